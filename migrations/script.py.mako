@@ -1,0 +1,24 @@
+"""${message}
+
+Safe while writers are at work? A migration may add tables, nullable columns and (concurrently)
+indexes. It must not rewrite `samples`, change what a position, record or chain means, or hold a
+lock on `samples` or `heads` for longer than a moment. Every upgrade has its downgrade.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+${imports if imports else ""}
+revision = ${repr(up_revision)}
+down_revision = ${repr(down_revision)}
+branch_labels = ${repr(branch_labels)}
+depends_on = ${repr(depends_on)}
+
+
+def upgrade() -> None:
+    ${upgrades if upgrades else "pass"}
+
+
+def downgrade() -> None:
+    ${downgrades if downgrades else "pass"}

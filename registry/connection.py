@@ -1,0 +1,126 @@
+"""A registry of datasets: one database."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy import Engine, Row, delete, insert, select
+
+from registry import schema
+from registry.chain import GENESIS
+from registry.codec import Codec
+from registry.cursor import Log
+from registry.dataset import Dataset
+from registry.engine import insert_if_new, make_engine, reading, writing
+from registry.errors import DatasetExistsError, DatasetNotFoundError, FeatureError
+from registry.features import Feature, Features
+from registry.models import datasets, heads, samples
+from registry.splits import intervals
+from registry.versions import NAME, Version
+
+DEFAULT_URL = "sqlite:///registry.db"
+
+
+def connect(url: str | None = None) -> Registry:
+    """Open the registry at a database URL, `$REGISTRY_URL`, or ``sqlite:///registry.db``.
+
+    A SQLite file is made where there is none. On PostgreSQL, `SchemaMissingError` or
+    `SchemaTooOldError` says which command sets the database up.
+    """
+    engine = make_engine(url or os.environ.get("REGISTRY_URL") or DEFAULT_URL)
+    schema.check(engine)
+    return Registry(engine)
+
+
+class Registry:
+    """The datasets of one database. Safe to share between threads, not over a fork."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; datasets opened from here make new ones if used again."""
+        self.engine.dispose()
+
+    def __repr__(self) -> str:
+        return f"<registry at {self.engine.url.render_as_string(hide_password=True)}>"
+
+    def create(
+        self,
+        name: str,
+        features: Mapping[str, Feature],
+        *,
+        splits: Mapping[str, float] | None = None,
+        description: str = "",
+    ) -> Dataset:
+        """Create an empty dataset; ``splits`` gives each split's share, adding up to 1.
+
+        Features and splits never change afterwards. Raises `DatasetExistsError` or `FeatureError`.
+        """
+        if not re.fullmatch(NAME, name):
+            raise FeatureError(
+                f"dataset name {name!r}: use 1 to 128 letters, digits, '_', '.' and '-'"
+            )
+        row = {
+            "uid": uuid.uuid4().hex,
+            "name": name,
+            "features": Features(features).to_json(),
+            "splits": {split: list(ends) for split, ends in intervals(splits or {}).items()},
+            "description": description,
+        }
+        with writing(self.engine) as connection:
+            if not insert_if_new(connection, datasets, row):
+                raise DatasetExistsError(name)
+            made = select(datasets.c.id).where(datasets.c.name == name)
+            dataset_id = connection.execute(made).scalar_one()
+            connection.execute(insert(heads).values(dataset_id=dataset_id, chain=GENESIS))
+        return self.open(name)
+
+    def open(self, name: str) -> Dataset:
+        """Open a dataset, or a version of one (``digits@1500:9f86d081…``).
+
+        Raises `DatasetNotFoundError`, or `VersionError` if the log does not hold that version.
+        """
+        version = Version.parse(name)
+        row = self._row(version.name if version else name)
+        log = Log(self.engine, row.id, Codec(Features.from_json(row.features)))
+        splits = {split: (start, stop) for split, (start, stop) in row.splits.items()}
+        return Dataset(log, row.name, splits, version)
+
+    def names(self) -> list[str]:
+        """Return the datasets' names in alphabetical order."""
+        with reading(self.engine) as connection:
+            found = connection.execute(select(datasets.c.name).order_by(datasets.c.name))
+            return list(found.scalars())
+
+    def drop(self, name: str) -> None:
+        """Remove a dataset with its samples, runs and epochs, for good."""
+        row = self._row(name)
+        with writing(self.engine) as connection:
+            # Writers hold the head's lock: take it, so that no row comes after the removal.
+            connection.execute(select(heads).where(heads.c.dataset_id == row.id).with_for_update())
+            connection.execute(delete(datasets).where(datasets.c.id == row.id))
+            connection.execute(delete(samples).where(samples.c.dataset_id == row.id))
+
+    def _row(self, name: str) -> Row[Any]:
+        with reading(self.engine) as connection:
+            row = connection.execute(select(datasets).where(datasets.c.name == name)).one_or_none()
+        if row is None:
+            raise DatasetNotFoundError(name, self.names())
+        return row

@@ -1,0 +1,253 @@
+"""A dataset as users hold it: insert, revise, read, follow, and open runs on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from sqlalchemy import select
+
+from registry import append, heads, revisions, runs
+from registry.append import Batch, Report
+from registry.chain import buckets
+from registry.codec import rows_to_columns
+from registry.cursor import Log, Page, follow, pages
+from registry.engine import reading
+from registry.errors import InvalidSampleError, SampleNotFoundError, VersionError
+from registry.features import Features
+from registry.heads import Head
+from registry.keys import check_keys, make_keys
+from registry.models import samples
+from registry.revisions import Entry
+from registry.splits import Interval, interval
+from registry.training import Run
+from registry.versions import Version
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One revision of a sample: its row in the log, and its values (None for a retraction)."""
+
+    entry: Entry
+    sample: dict[str, Any] | None
+
+
+class Dataset:
+    """A named, growing log of samples. Safe to share between threads.
+
+    A dataset opened at a version (``digits@1500:9f86d081…``) is that prefix of the log for ever:
+    reading stops there, and writing raises `VersionError`.
+    """
+
+    def __init__(
+        self, log: Log, name: str, splits: Mapping[str, Interval], version: Version | None = None
+    ) -> None:
+        self.name = name
+        self.splits = dict(splits)
+        self._log = log
+        self._version = version
+        if version is not None:
+            self._check_version(version)
+
+    @property
+    def features(self) -> Features:
+        return self._log.codec.features
+
+    @property
+    def head(self) -> Head:
+        """Where the log ends now."""
+        if self._version is None:
+            return self._log.head()
+        with reading(self._log.engine) as connection:
+            everything = interval(self.splits, None)
+            watermark = self._version.watermark
+            live = runs.Population(self._log.dataset_id, everything, watermark).count(connection)
+        return Head(watermark, live, bytes.fromhex(self._version.chain))
+
+    @property
+    def version(self) -> Version:
+        """The dataset as it is now; its text form can be opened for as long as the log lives."""
+        return self._version or self._version_at(self.head)
+
+    def __len__(self) -> int:
+        """Count the samples alive now."""
+        return self.head.live
+
+    def __repr__(self) -> str:
+        return f"<dataset {str(self._version or self.name)!r}>"
+
+    def insert(
+        self,
+        data: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        *,
+        keys: Sequence[str] | None = None,
+        source: str | None = None,
+    ) -> Report:
+        """Insert samples: a list of them, or columns (a value per sample, by feature).
+
+        A key that the dataset has already is revised, or left alone where the new record equals
+        the old to the byte; so repeating an insert is harmless. A key twice in one batch counts
+        as two inserts, one after the other. Without ``keys``, every sample gets one that no other
+        has. All of the batch is stored or none of it; one of over 65,536 rows or 64 MiB goes in
+        chunks, each of which is.
+
+        Raises `InvalidSampleError`, before anything is stored, for the first value that does not
+        fit.
+        """
+        self._check_writable()
+        columns = isinstance(data, Mapping)
+        count = _column_length(data) if isinstance(data, Mapping) else len(data)
+        if not count:
+            raise InvalidSampleError("the batch is empty; insert at least one sample")
+        named = check_keys(keys, count) if keys is not None else None
+        if not columns:
+            data = rows_to_columns(self.features, data, named)  # type: ignore[arg-type]
+        records = self._log.codec.encode(data, named)  # type: ignore[arg-type]
+        batch = Batch(named or make_keys(count), records, source, fresh=named is None)
+        return append.append(self._log.engine, self._log.dataset_id, batch)
+
+    def update(
+        self,
+        key: str,
+        fields: Mapping[str, Any] | None = None,
+        /,
+        *,
+        source: str | None = None,
+        **named: Any,
+    ) -> Report:
+        """Revise some features of a live sample, given by name or as a mapping.
+
+        Raises `SampleNotFoundError` where there is no such sample or it was retracted.
+        """
+        changes = {**(fields or {}), **named}
+        codec = self._log.codec
+
+        def change(record: bytes | None) -> bytes:
+            if record is None:
+                raise SampleNotFoundError(key, "it was retracted; insert it again")
+            merged = {**codec.decode_one(record), **changes}
+            return codec.encode(rows_to_columns(self.features, [merged], [key]), [key])[0]
+
+        return self._amend(key, change, source)
+
+    def retract(self, key: str, *, source: str | None = None) -> Report:
+        """Take a sample out of every later epoch; those already pinned keep it.
+
+        Raises `SampleNotFoundError` where the dataset never had the key.
+        """
+        return self._amend(key, lambda _: None, source)
+
+    def get(self, key: str) -> dict[str, Any]:
+        """Return a live sample's values by feature; raises `SampleNotFoundError`."""
+        found = self.history(key)
+        if not found:
+            raise SampleNotFoundError(key)
+        if found[-1].sample is None:
+            position = found[-1].entry.position
+            raise SampleNotFoundError(key, f"it was retracted at position {position}")
+        return found[-1].sample
+
+    def history(self, key: str) -> list[Revision]:
+        """Return every revision of a key, oldest first; empty if there is none."""
+        until = self.head.position
+        with reading(self._log.engine) as connection:
+            rows = revisions.history(connection, self._log.dataset_id, key, until)
+        decode = self._log.codec.decode_one
+        return [Revision(e, None if record is None else decode(record)) for e, record in rows]
+
+    def entries(self, after: int = 0, until: int | None = None) -> list[Entry]:
+        """Return the log's rows at positions ``[after, until)``, without their records."""
+        until = self._until(until)
+        with reading(self._log.engine) as connection:
+            return revisions.entries(connection, self._log.dataset_id, after, until)
+
+    def pages(self, after: int = 0, until: int | None = None) -> Iterator[Page]:
+        """Yield the log's pages over ``[after, until)``; up to the present head if None."""
+        return pages(self._log, after, self._until(until))
+
+    def follow(self, after: int = 0) -> Iterator[Page]:
+        """Yield pages from ``after`` on, for ever: at the end of the log, wait for the next commit.
+
+        A lost connection is made anew, and no row is skipped or seen twice.
+        """
+        self._check_writable()
+        return follow(self._log, after)
+
+    def split_of(self, key: str) -> str | None:
+        """Return the split that a key belongs to, whether or not it is in the dataset."""
+        bucket = int(buckets([key])[0])
+        return next((n for n, (start, stop) in self.splits.items() if start <= bucket < stop), None)
+
+    def run(
+        self,
+        name: str,
+        *,
+        seed: int | None = None,
+        split: str | None = None,
+        policy: str | None = None,
+    ) -> Run:
+        """Open the training run of this name, made with these settings if there is none.
+
+        A new run has seed 0, all splits and policy "all" where they are not given. Raises
+        `RunMismatchError` where the run exists with other settings.
+        """
+        self._check_writable()
+        interval(self.splits, split)
+        settings = runs.get_or_create(
+            self._log.engine, self._log.dataset_id, name, seed=seed, split=split, policy=policy
+        )
+        return Run(self._log, settings, interval(self.splits, settings.split))
+
+    def _amend(
+        self, key: str, change: Callable[[bytes | None], bytes | None], source: str | None
+    ) -> Report:
+        self._check_writable()
+        return append.amend(self._log.engine, self._log.dataset_id, key, change, source)
+
+    def _until(self, until: int | None) -> int:
+        head = self._version.watermark if self._version else self._log.head().position
+        if until is not None and until > head:
+            raise VersionError(f"{self.name!r} ends at position {head}; {until} is not there yet")
+        return head if until is None else until
+
+    def _check_writable(self) -> None:
+        if self._version is not None:
+            raise VersionError(f"{self._version} never changes; open {self.name!r} instead")
+
+    def _version_at(self, head: Head) -> Version:
+        return Version(self.name, head.position, head.chain.hex())
+
+    def _check_version(self, version: Version) -> None:
+        """Complete the version's chain from the log, or say what the log has instead."""
+        chain = _chain_at(self._log, version.watermark)
+        if chain is None:
+            _absent(f"{version}: {self.name!r} ends at position {self._log.head().position}")
+        if not chain.startswith(version.chain):
+            _absent(f"{version}: the log of {self.name!r} has {chain} there, another history")
+        self._version = Version(self.name, version.watermark, chain)
+
+
+def _chain_at(log: Log, watermark: int) -> str | None:
+    """Return the chain, in hex, after the log's first ``watermark`` rows."""
+    with reading(log.engine) as connection:
+        head = heads.read(connection, log.dataset_id)
+        if watermark == head.position:
+            return head.chain.hex()
+        chain = connection.execute(
+            select(samples.c.chain).where(
+                samples.c.dataset_id == log.dataset_id, samples.c.position == watermark - 1
+            )
+        ).scalar_one_or_none()
+    if watermark == 0:
+        return bytes(16).hex()
+    return None if chain is None else chain.hex()
+
+
+def _absent(why: str) -> NoReturn:
+    raise VersionError(f"this database does not hold {why}")
+
+
+def _column_length(columns: Mapping[str, Any]) -> int:
+    """Return the columns' common length as far as it can be told before they are checked."""
+    return max((len(c) for c in columns.values() if hasattr(c, "__len__")), default=1)

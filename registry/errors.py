@@ -1,0 +1,165 @@
+"""The error tree.
+
+::
+
+    RegistryError
+    ├── InvalidURLError            a database URL that cannot be used
+    ├── SchemaError                the database's tables are not the ones this version needs
+    │   ├── SchemaMissingError
+    │   ├── SchemaTooOldError
+    │   └── SchemaTooNewError
+    ├── TransientError             trying again may succeed; appends and reads do so themselves
+    │   ├── DatabaseUnavailableError   down, unreachable, or the connection was lost
+    │   └── ConflictError              deadlock, serialization failure, lock not had in time
+    ├── DatabaseError              the database refused for another reason
+    │   ├── ReadOnlyError
+    │   ├── PermissionDeniedError
+    │   └── DiskFullError
+    ├── FeatureError               a feature or split definition that makes no sense
+    ├── DatasetNotFoundError
+    ├── DatasetExistsError
+    ├── SampleNotFoundError        no live sample has this key
+    ├── InvalidSampleError         a value that does not fit its feature; nothing was stored
+    ├── VersionError               a dataset version that this database does not hold
+    ├── LogGapError                positions are missing: never returned as a short page
+    ├── RunMismatchError           a run of that name exists with other settings
+    └── EpochError                 an epoch that cannot be pinned (yet)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RegistryError(Exception):
+    """The base of every error that this package raises on purpose."""
+
+
+class InvalidURLError(RegistryError):
+    """A database URL that cannot be used. The message never holds the URL's password."""
+
+
+class SchemaError(RegistryError):
+    """The database's schema is not the one that this version of the package needs."""
+
+
+class SchemaMissingError(SchemaError):
+    """The database holds none of the registry's tables."""
+
+
+class SchemaTooOldError(SchemaError):
+    """The database's schema is older than this version of the package."""
+
+
+class SchemaTooNewError(SchemaError):
+    """The database's schema is newer than this version of the package."""
+
+
+class TransientError(RegistryError):
+    """Trying again may succeed. Appends and reads have already tried for a while."""
+
+
+class DatabaseUnavailableError(TransientError):
+    """The database is down or out of reach, or a connection to it was lost."""
+
+
+class ConflictError(TransientError):
+    """Another transaction was in the way: a deadlock, or a lock not had in time."""
+
+
+class DatabaseError(RegistryError):
+    """The database refused, and trying again will not help."""
+
+
+class ReadOnlyError(DatabaseError):
+    """A write to a database that can only be read."""
+
+
+class PermissionDeniedError(DatabaseError):
+    """The database's user lacks a right that this operation needs."""
+
+
+class DiskFullError(DatabaseError):
+    """The database has no room left; nothing of the batch was stored."""
+
+
+class FeatureError(RegistryError):
+    """A feature or split definition that makes no sense."""
+
+
+class DatasetNotFoundError(RegistryError):
+    """No dataset has this name."""
+
+    def __init__(self, name: str, existing: Iterable[str]) -> None:
+        close = difflib.get_close_matches(name, list(existing), n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "`registry ls` lists them"
+        super().__init__(f"no dataset named {name!r}; {hint}")
+        self.name = name
+        self.suggestion = close[0] if close else None
+
+
+class DatasetExistsError(RegistryError):
+    """A dataset of this name exists already."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"a dataset named {name!r} exists already; open it, or choose another name")
+        self.name = name
+
+
+class SampleNotFoundError(RegistryError):
+    """No live sample of the dataset has this key."""
+
+    def __init__(self, key: str, why: str = "no sample has this key") -> None:
+        super().__init__(f"key {key!r}: {why}")
+        self.key = key
+
+
+class InvalidSampleError(RegistryError):
+    """A value that does not fit its feature. Nothing of its batch was stored.
+
+    ``row`` counts from 0 in the batch; ``key`` and ``feature`` are None where the fault lies in
+    the row, or the batch, as a whole.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        row: int | None = None,
+        key: str | None = None,
+        feature: str | None = None,
+    ) -> None:
+        facts = (("row", row), ("key", key), ("feature", feature))
+        where = ", ".join(f"{name} {value!r}" for name, value in facts if value is not None)
+        super().__init__(f"{where}: {reason}" if where else reason)
+        self.reason = reason
+        self.row = row
+        self.key = key
+        self.feature = feature
+
+
+class VersionError(RegistryError):
+    """A dataset version (``name@watermark:chain``) that this database does not hold."""
+
+
+class LogGapError(RegistryError):
+    """Positions are missing from a dataset's log, so a page of it cannot be trusted."""
+
+    def __init__(self, after: int, until: int, found: int) -> None:
+        super().__init__(
+            f"positions [{after}, {until}) of the log hold {found} rows instead of {until - after}: "
+            "rows were removed from the database behind the registry's back; restore them from a "
+            "backup before reading on"
+        )
+        self.after = after
+        self.until = until
+        self.found = found
+
+
+class RunMismatchError(RegistryError):
+    """A run of this name exists with another seed, split or policy."""
+
+
+class EpochError(RegistryError):
+    """An epoch that cannot be pinned: the one before is not, or there is no sample to train on."""

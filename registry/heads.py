@@ -1,0 +1,57 @@
+"""A dataset's head: the next position, the live count and the chain, in one row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, select, update
+from sqlalchemy.sql import func
+
+from registry.models import heads
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where a dataset's log ends: a watermark.
+
+    ``position`` is the next row's, so the log is the positions ``[0, position)``; ``live`` counts
+    the samples alive there; ``chain`` (16 bytes) stands for everything before it.
+    """
+
+    position: int
+    live: int
+    chain: bytes
+
+
+def read(connection: Connection, dataset_id: int) -> Head:
+    """Read the head; the log is complete up to it."""
+    row = connection.execute(_select(dataset_id)).one()
+    return Head(row.position, row.live, row.chain)
+
+
+def lock(connection: Connection, dataset_id: int) -> Head:
+    """Read the head and keep other writers of this dataset waiting until the transaction ends.
+
+    This lock is what makes position order commit order: it is held from before a position is
+    given until its row is visible to all. It costs writers of one dataset their concurrency, so
+    it is taken last and held for one short group of statements.
+    """
+    row = connection.execute(_select(dataset_id).with_for_update(key_share=True)).one()
+    return Head(row.position, row.live, row.chain)
+
+
+def advance(connection: Connection, dataset_id: int, head: Head) -> None:
+    """Store a new head; the transaction must hold the lock."""
+    connection.execute(
+        update(heads)
+        .where(heads.c.dataset_id == dataset_id)
+        .values(
+            position=head.position, live=head.live, chain=head.chain, updated_at=func.now()
+        )
+    )
+
+
+def _select(dataset_id: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    return select(heads.c.position, heads.c.live, heads.c.chain).where(
+        heads.c.dataset_id == dataset_id
+    )

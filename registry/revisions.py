@@ -1,0 +1,113 @@
+"""Rows of the log by key: what a key's latest revision is, and what came before it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Row, select
+
+from registry.engine import driver
+from registry.models import samples
+
+
+class Latest(NamedTuple):
+    """The newest revision of a key: its position and record (None for a retraction)."""
+
+    position: int
+    record: bytes | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the log, without its record.
+
+    ``action`` is "insert", "revise" or "retract"; ``created_at`` is in UTC.
+    """
+
+    position: int
+    key: str
+    action: str
+    supersedes: int | None
+    source: str | None
+    created_at: datetime
+
+
+_POSTGRESQL = """
+    SELECT DISTINCT ON (key) key, position, record FROM samples
+    WHERE dataset_id = %s AND key = ANY(%s) ORDER BY key, position DESC
+"""
+_SQLITE = """
+    SELECT samples.key, samples.position, samples.record FROM json_each(?) AS asked
+    JOIN samples ON samples.dataset_id = ? AND samples.position = (
+        SELECT max(position) FROM samples WHERE dataset_id = ? AND key = asked.value
+    )
+"""
+
+
+def latest(connection: Connection, dataset_id: int, keys: Sequence[str]) -> dict[str, Latest]:
+    """Return the latest revision of each key that the dataset has ever had."""
+    if connection.dialect.name == "postgresql":
+        with driver(connection).cursor(binary=True) as cursor:
+            rows: Sequence[Any] = cursor.execute(_POSTGRESQL, (dataset_id, list(keys))).fetchall()
+    else:
+        asked = json.dumps(list(keys))
+        rows = connection.exec_driver_sql(_SQLITE, (asked, dataset_id, dataset_id)).fetchall()
+    return {key: Latest(position, record) for key, position, record in rows}
+
+
+_COLUMNS = (
+    samples.c.position,
+    samples.c.key,
+    samples.c.record.is_(None).label("retracted"),
+    samples.c.supersedes,
+    samples.c.source,
+    samples.c.created_at,
+)
+
+
+def history(
+    connection: Connection, dataset_id: int, key: str, until: int
+) -> list[tuple[Entry, bytes | None]]:
+    """Return every revision of a key before ``until``, oldest first, with its record."""
+    rows = connection.execute(
+        select(*_COLUMNS, samples.c.record)
+        .where(
+            samples.c.dataset_id == dataset_id,
+            samples.c.key == key,
+            samples.c.position < until,
+        )
+        .order_by(samples.c.position)
+    )
+    return [(_entry(row), row.record) for row in rows]
+
+
+def entries(connection: Connection, dataset_id: int, after: int, until: int) -> list[Entry]:
+    """Return the log's rows at positions ``[after, until)``, in order."""
+    rows = connection.execute(
+        select(*_COLUMNS)
+        .where(
+            samples.c.dataset_id == dataset_id,
+            samples.c.position >= after,
+            samples.c.position < until,
+        )
+        .order_by(samples.c.position)
+    )
+    return [_entry(row) for row in rows]
+
+
+def _entry(row: Row[Any]) -> Entry:
+    revised = "insert" if row.supersedes is None else "revise"
+    # SQLite keeps UTC without saying so.
+    aware = row.created_at if row.created_at.tzinfo else row.created_at.replace(tzinfo=UTC)
+    return Entry(
+        position=row.position,
+        key=row.key,
+        action="retract" if row.retracted else revised,
+        supersedes=row.supersedes,
+        source=row.source,
+        created_at=aware.astimezone(UTC),
+    )

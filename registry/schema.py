@@ -1,0 +1,69 @@
+"""The schema's revision: checked on connecting, brought up to date by the migrations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Engine, inspect, text
+
+from registry.engine import reading, retrying, writing
+from registry.errors import SchemaMissingError, SchemaTooNewError, SchemaTooOldError
+
+REVISION = "0001"
+"""The revision that this version of the package reads and writes."""
+VERSION_TABLE = "registry_alembic_version"
+
+
+def revision(engine: Engine) -> str | None:
+    """Return the revision that the database is at, or None where it has no registry tables."""
+    with reading(engine) as connection:
+        if not inspect(connection).has_table(VERSION_TABLE):
+            return None
+        found = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608
+        number: str | None = found.scalar()
+        return number
+
+
+def check(engine: Engine) -> None:
+    """Raise a `SchemaError` that names the remedy unless the database is at `REVISION`.
+
+    A SQLite file without tables gets them: the embedded database needs no set-up.
+    """
+    found = revision(engine)
+    place = engine.url.render_as_string(hide_password=True)
+    if found is None and engine.dialect.name == "sqlite":
+        upgrade(engine)
+    elif found is None:
+        raise SchemaMissingError(
+            f"{place} holds no registry yet; run `registry init --url {place}`"
+        )
+    elif found < REVISION:
+        raise SchemaTooOldError(
+            f"{place} is at schema {found} and this version needs {REVISION}; "
+            f"run `registry init --url {place}`"
+        )
+    elif found > REVISION:
+        raise SchemaTooNewError(
+            f"{place} is at schema {found} and this version knows {REVISION}; upgrade registry"
+        )
+
+
+def migrations() -> Path:
+    """Return the folder of the migrations: in the package when installed, else beside it."""
+    package = Path(__file__).parent
+    installed = package / "migrations"
+    return installed if installed.is_dir() else package.parent / "migrations"
+
+
+def upgrade(engine: Engine) -> None:
+    """Bring the database to `REVISION`, as ``alembic upgrade head`` does."""
+    # Alembic takes a third of a second to import, and only set-up needs it.
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations()).replace("%", "%%"))
+    for attempt in retrying():
+        with attempt, writing(engine) as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")

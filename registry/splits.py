@@ -1,0 +1,44 @@
+"""Splits: half-open intervals of the buckets 0..65535 that sample keys hash to.
+
+They are fixed when a dataset is created and a key's bucket never changes, so a sample never moves
+from one split to another, however much the dataset grows or is relabeled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from registry.errors import FeatureError
+
+BUCKETS = 1 << 16
+
+Interval = tuple[int, int]
+
+
+def intervals(fractions: Mapping[str, float]) -> dict[str, Interval]:
+    """Turn fractions that add up to 1, such as ``{"train": 0.9, "test": 0.1}``, into intervals."""
+    if not fractions:
+        return {}
+    if any(not name or not 0 < part <= 1 for name, part in fractions.items()):
+        raise FeatureError(f"splits {dict(fractions)!r}: each needs a name and a share above 0")
+    if abs(sum(fractions.values()) - 1) > 1e-6:
+        raise FeatureError(f"splits {dict(fractions)!r} add up to {sum(fractions.values())}, not 1")
+    found: dict[str, Interval] = {}
+    total, start = 0.0, 0
+    for name, part in fractions.items():
+        total += part
+        stop = round(total * BUCKETS)
+        found[name] = (start, stop)
+        start = stop
+    return found
+
+
+def interval(splits: Mapping[str, Interval], name: str | None) -> Interval:
+    """Return the buckets of a split, or all of them for ``None``."""
+    if name is None:
+        return (0, BUCKETS)
+    if name not in splits:
+        known = ", ".join(map(repr, splits)) or "none"
+        raise FeatureError(f"no split named {name!r}; this dataset has {known}")
+    start, stop = splits[name]
+    return (start, stop)

@@ -1,0 +1,40 @@
+"""Versions of a dataset: a watermark and the chain value there, with a text form.
+
+``digits@1500:9f86d081884c7d659a2feaa0c55ad015`` is the first 1,500 rows of the log of ``digits``.
+On reading, eight or more of the hex digits are enough.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from registry.errors import VersionError
+
+NAME = r"\w[\w.-]{0,127}"
+"""What a dataset may be called: letters, digits, ``_``, ``.`` and ``-``, 128 at most."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A dataset as it was at a watermark; ``chain`` is in hex, 8 to 32 digits."""
+
+    name: str
+    watermark: int
+    chain: str
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.watermark}:{self.chain}"
+
+    @classmethod
+    def parse(cls, text: str) -> Version | None:
+        """Read the text form; None for a plain dataset name."""
+        if "@" not in text:
+            return None
+        match = re.fullmatch(rf"({NAME})@(\d+):([0-9a-f]{{8,32}})…?", text)
+        if match is None:
+            raise VersionError(
+                f"{text!r} is not a dataset version; write name@watermark:chain with 8 to 32 hex "
+                "digits of the chain, as `registry show` prints it"
+            )
+        return cls(match[1], int(match[2]), match[3])
