@@ -1,0 +1,76 @@
+"""What trainers get from TensorFlow's side."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from registry import Dataset
+from registry.errors import FeatureError
+from registry.tensorflow import StreamDataset
+from tests.datasets import digit
+
+
+def test_a_stream_yields_full_batches_over_epochs_that_grow(digits: Dataset) -> None:
+    digits.insert([digit(n) for n in range(5)])
+    run = digits.run("r")
+    labels = []
+    stream = iter(StreamDataset(run, batch_size=4, x="image", y="label"))
+    for images, label in itertools.islice(stream, 10):
+        assert images.shape == (4, 2, 2)
+        assert images.dtype == tf.uint8
+        labels += label.numpy().tolist()
+    assert labels == [n % 5 for n in range(40)]
+    digits.insert([digit(n) for n in range(5, 8)])
+    seen = set(itertools.chain(*(label.numpy() for _, label in itertools.islice(stream, 100))))
+    assert {5, 6, 7} <= seen, "rows inserted under a running iterator are trained on"
+    epochs = [run.epoch(number) for number in range(20)]
+    assert [e.start for e in epochs[1:]] == list(itertools.accumulate(e.size for e in epochs))[:-1]
+
+
+def test_every_kind_of_feature_arrives_as_its_tensor(notes: Dataset) -> None:
+    samples = [
+        {"text": "cät", "label": "cat", "blob": b"\x00\xff\x00", "tokens": [1, 2, 3]},
+        {"text": "", "label": "dog", "blob": b"", "tokens": []},
+        {"text": "x", "label": 0, "blob": b"y", "tokens": [-7]},
+    ]
+    notes.insert(samples)
+    batch = next(iter(StreamDataset(notes.run("r"), batch_size=3)))
+    assert batch["text"].numpy().tolist() == ["cät".encode(), b"", b"x"]
+    assert batch["blob"].numpy().tolist() == [b"\x00\xff\x00", b"", b"y"]
+    np.testing.assert_array_equal(batch["label"], [0, 1, 0])
+    assert isinstance(batch["tokens"], tf.RaggedTensor)
+    assert batch["tokens"].to_list() == [[1, 2, 3], [], [-7]]
+    assert batch["tokens"].dtype == tf.int32
+
+
+def test_a_stream_is_a_dataset_of_known_spec_that_others_build_on(digits: Dataset) -> None:
+    digits.insert([digit(n) for n in range(8)])
+    stream = StreamDataset(digits.run("r"), batch_size=4, x=["image"], y="label")
+    assert isinstance(stream, tf.data.Dataset)
+    assert stream.element_spec == (
+        {"image": tf.TensorSpec((4, 2, 2), tf.uint8)},
+        tf.TensorSpec((4,), tf.int32),
+    )
+    shifted = stream.map(lambda _, y: y + 1).take(2)
+    assert [batch.numpy().tolist() for batch in shifted] == [[1, 2, 3, 4], [5, 6, 7, 8]]
+
+
+def test_keras_trains_on_a_stream(digits: Dataset) -> None:
+    digits.insert([digit(n) for n in range(32)])
+    model = tf.keras.Sequential([tf.keras.layers.Flatten(), tf.keras.layers.Dense(10)])
+    model.compile(loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    stream = StreamDataset(digits.run("r"), batch_size=8, x="image", y="label")
+    history = model.fit(stream, steps_per_epoch=5, epochs=3, shuffle=False, verbose=0)
+    assert len(history.history["loss"]) == 3
+    assert int(model.optimizer.iterations) == 15
+
+
+def test_a_feature_that_is_not_there_is_named(digits: Dataset) -> None:
+    with pytest.raises(FeatureError, match="no feature named 'img'; the features are 'image'"):
+        StreamDataset(digits.run("r"), batch_size=4, x="img", y="label")
+    with pytest.raises(FeatureError, match="y was named without x"):
+        StreamDataset(digits.run("r"), batch_size=4, y="label")
