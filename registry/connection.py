@@ -16,7 +16,7 @@ from registry.chain import GENESIS
 from registry.codec import Codec
 from registry.cursor import Log
 from registry.dataset import Dataset
-from registry.engine import insert_if_new, make_engine, reading, writing
+from registry.engine import insert_if_new, make_engine, read, writing
 from registry.errors import DatasetExistsError, DatasetNotFoundError, FeatureError
 from registry.features import Feature, Features
 from registry.models import datasets, heads, samples
@@ -98,16 +98,18 @@ class Registry:
         Raises `DatasetNotFoundError`, or `VersionError` if the log does not hold that version.
         """
         version = Version.parse(name)
-        row = self._row(version.name if version else name)
-        log = Log(self.engine, row.id, Codec(Features.from_json(row.features)))
-        splits = {split: (start, stop) for split, (start, stop) in row.splits.items()}
-        return Dataset(log, row.name, splits, version)
+        return self._dataset(self._row(version.name if version else name), version)
 
     def names(self) -> list[str]:
         """Return the datasets' names in alphabetical order."""
-        with reading(self.engine) as connection:
-            found = connection.execute(select(datasets.c.name).order_by(datasets.c.name))
-            return list(found.scalars())
+        wanted = select(datasets.c.name).order_by(datasets.c.name)
+        return read(self.engine, lambda connection: list(connection.execute(wanted).scalars()))
+
+    def datasets(self) -> list[Dataset]:
+        """Open every dataset, in the alphabetical order of their names."""
+        wanted = select(datasets).order_by(datasets.c.name)
+        rows = read(self.engine, lambda connection: connection.execute(wanted).all())
+        return [self._dataset(row) for row in rows]
 
     def drop(self, name: str) -> None:
         """Remove a dataset with its samples, runs and epochs, for good."""
@@ -118,9 +120,13 @@ class Registry:
             connection.execute(delete(datasets).where(datasets.c.id == row.id))
             connection.execute(delete(samples).where(samples.c.dataset_id == row.id))
 
+    def _dataset(self, row: Row[Any], version: Version | None = None) -> Dataset:
+        log = Log(self.engine, row.id, Codec(Features.from_json(row.features)))
+        return Dataset(log, row, version)
+
     def _row(self, name: str) -> Row[Any]:
-        with reading(self.engine) as connection:
-            row = connection.execute(select(datasets).where(datasets.c.name == name)).one_or_none()
+        wanted = select(datasets).where(datasets.c.name == name)
+        row = read(self.engine, lambda connection: connection.execute(wanted).one_or_none())
         if row is None:
             raise DatasetNotFoundError(name, self.names())
         return row

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 
 from registry import heads
 from registry.codec import Codec, Column
-from registry.engine import PATIENCE, driver, reading, retrying
+from registry.engine import PATIENCE, driver, read, retrying
 from registry.errors import LogGapError
 from registry.notifications import Pause, listening
 
@@ -37,8 +37,8 @@ class Log:
     codec: Codec
 
     def head(self) -> heads.Head:
-        with reading(self.engine) as connection:
-            return heads.read(connection, self.dataset_id)
+        """Read where the log ends now."""
+        return read(self.engine, lambda connection: heads.read(connection, self.dataset_id))
 
 
 @dataclass(frozen=True, repr=False)
@@ -93,12 +93,13 @@ def pages(
     if log.codec.fixed_width and log.engine.dialect.name == "postgresql":
         yield from _read_ahead(log, after, until, patience)
         return
-    rows = _FIRST_ROWS
+    rows = _page_rows(log)
     while after < until:
         page = _fetch(log, after, min(until, after + rows), patience)
         yield page
         after = page.stop
-        rows = min(MOST_ROWS, max(_FIRST_ROWS, 2 * len(page)))
+        if not log.codec.fixed_width:
+            rows = min(MOST_ROWS, max(_FIRST_ROWS, 2 * len(page)))
 
 
 def follow(log: Log, after: int) -> Iterator[Page]:
@@ -158,17 +159,14 @@ def _read_ahead(log: Log, after: int, until: int, patience: float | None) -> Ite
 
 
 def _page_rows(log: Log) -> int:
-    width = log.codec.header.itemsize
-    return max(1, min(MOST_ROWS, PAGE_BYTES // width))
+    if not log.codec.fixed_width:
+        return _FIRST_ROWS
+    return max(1, min(MOST_ROWS, PAGE_BYTES // log.codec.header.itemsize))
 
 
 def _fetch(log: Log, after: int, until: int, patience: float | None) -> Page:
-    for attempt in retrying(patience):
-        with attempt, reading(log.engine) as connection:
-            if log.engine.dialect.name == "postgresql":
-                return _from_postgresql(connection, log, after, until)
-            return _from_sqlite(connection, log, after, until)
-    raise AssertionError
+    fetch = _from_postgresql if log.engine.dialect.name == "postgresql" else _from_sqlite
+    return read(log.engine, lambda connection: fetch(connection, log, after, until), patience)
 
 
 # The server lays the records of a page end to end, and sends the few positions that revise or

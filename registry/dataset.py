@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 
-from sqlalchemy import select
+from sqlalchemy import Row, select
 
-from registry import append, heads, revisions, runs
+from registry import append, revisions, runs
 from registry.append import Batch, Report
-from registry.chain import buckets
+from registry.chain import GENESIS, buckets
 from registry.codec import rows_to_columns
 from registry.cursor import Log, Page, follow, pages
-from registry.engine import reading
+from registry.engine import read
 from registry.errors import InvalidSampleError, SampleNotFoundError, VersionError
 from registry.features import Features
 from registry.heads import Head
@@ -40,11 +41,13 @@ class Dataset:
     reading stops there, and writing raises `VersionError`.
     """
 
-    def __init__(
-        self, log: Log, name: str, splits: Mapping[str, Interval], version: Version | None = None
-    ) -> None:
-        self.name = name
-        self.splits = dict(splits)
+    def __init__(self, log: Log, row: Row[Any], version: Version | None = None) -> None:
+        self.name: str = row.name
+        self.description: str = row.description
+        made: datetime = row.created_at
+        # SQLite keeps UTC without saying so.
+        self.created_at = (made if made.tzinfo else made.replace(tzinfo=UTC)).astimezone(UTC)
+        self.splits: dict[str, Interval] = {n: (a, z) for n, (a, z) in row.splits.items()}
         self._log = log
         self._version = version
         if version is not None:
@@ -59,10 +62,9 @@ class Dataset:
         """Where the log ends now."""
         if self._version is None:
             return self._log.head()
-        with reading(self._log.engine) as connection:
-            everything = interval(self.splits, None)
-            watermark = self._version.watermark
-            live = runs.Population(self._log.dataset_id, everything, watermark).count(connection)
+        watermark = self._version.watermark
+        everything = runs.Population(self._log.dataset_id, interval({}, None), watermark)
+        live = read(self._log.engine, everything.count)
         return Head(watermark, live, bytes.fromhex(self._version.chain))
 
     @property
@@ -151,16 +153,15 @@ class Dataset:
     def history(self, key: str) -> list[Revision]:
         """Return every revision of a key, oldest first; empty if there is none."""
         until = self.head.position
-        with reading(self._log.engine) as connection:
-            rows = revisions.history(connection, self._log.dataset_id, key, until)
+        place = (self._log.dataset_id, key, until)
+        rows = read(self._log.engine, lambda connection: revisions.history(connection, *place))
         decode = self._log.codec.decode_one
         return [Revision(e, None if record is None else decode(record)) for e, record in rows]
 
     def entries(self, after: int = 0, until: int | None = None) -> list[Entry]:
         """Return the log's rows at positions ``[after, until)``, without their records."""
-        until = self._until(until)
-        with reading(self._log.engine) as connection:
-            return revisions.entries(connection, self._log.dataset_id, after, until)
+        place = (self._log.dataset_id, after, self._until(until))
+        return read(self._log.engine, lambda connection: revisions.entries(connection, *place))
 
     def pages(self, after: int = 0, until: int | None = None) -> Iterator[Page]:
         """Yield the log's pages over ``[after, until)``; up to the present head if None."""
@@ -230,17 +231,12 @@ class Dataset:
 
 def _chain_at(log: Log, watermark: int) -> str | None:
     """Return the chain, in hex, after the log's first ``watermark`` rows."""
-    with reading(log.engine) as connection:
-        head = heads.read(connection, log.dataset_id)
-        if watermark == head.position:
-            return head.chain.hex()
-        chain = connection.execute(
-            select(samples.c.chain).where(
-                samples.c.dataset_id == log.dataset_id, samples.c.position == watermark - 1
-            )
-        ).scalar_one_or_none()
     if watermark == 0:
-        return bytes(16).hex()
+        return GENESIS.hex()
+    wanted = select(samples.c.chain).where(
+        samples.c.dataset_id == log.dataset_id, samples.c.position == watermark - 1
+    )
+    chain = read(log.engine, lambda connection: connection.execute(wanted).scalar_one_or_none())
     return None if chain is None else chain.hex()
 
 

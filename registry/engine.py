@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import stamina
 from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url
@@ -26,6 +26,8 @@ from registry.errors import (
 
 if TYPE_CHECKING:
     import psycopg
+
+Result = TypeVar("Result")
 
 CONNECT_TIMEOUT = 10
 """Seconds to wait for a connection, and for a lock on a SQLite file three times as long."""
@@ -139,6 +141,24 @@ def insert_if_new(connection: Connection, table: Table, values: Mapping[str, Any
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     statement = insert(table).values(values).on_conflict_do_nothing()
     return connection.execute(statement.returning(*table.primary_key)).first() is not None
+
+
+def read(
+    engine: Engine, work: Callable[[Connection], Result], patience: float | None = PATIENCE
+) -> Result:
+    """Return what ``work`` reads, trying again while the database is out of reach."""
+    for attempt in retrying(patience):
+        with attempt, reading(engine) as connection:
+            return work(connection)
+    raise AssertionError
+
+
+def write(engine: Engine, work: Callable[[Connection], Result]) -> Result:
+    """Return what ``work`` does in a transaction, which must be harmless if done twice."""
+    for attempt in retrying():
+        with attempt, writing(engine) as connection:
+            return work(connection)
+    raise AssertionError
 
 
 def retrying(patience: float | None = PATIENCE) -> Iterator[Any]:

@@ -20,6 +20,7 @@
     ├── DatasetExistsError
     ├── SampleNotFoundError        no live sample has this key
     ├── InvalidSampleError         a value that does not fit its feature; nothing was stored
+    ├── ImportFileError            a file, or a line of it, that cannot be imported
     ├── VersionError               a dataset version that this database does not hold
     ├── LogGapError                positions are missing: never returned as a short page
     ├── RunMismatchError           a run of that name exists with other settings
@@ -137,6 +138,33 @@ class InvalidSampleError(RegistryError):
         self.row = row
         self.key = key
         self.feature = feature
+
+
+class ImportFileError(RegistryError):
+    """A file, or a line of it, that cannot be imported. Nothing of its batch was stored.
+
+    ``line`` counts from 1. ``stored`` counts the rows of the file that earlier batches stored;
+    importing the mended file again leaves them as they are and adds the rest.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        file: str,
+        line: int | None = None,
+        key: str | None = None,
+        feature: str | None = None,
+    ) -> None:
+        facts = (("line", line), ("key", key), ("feature", feature))
+        where = [file, *(f"{name} {value!r}" for name, value in facts if value is not None)]
+        super().__init__(f"{', '.join(where)}: {reason}")
+        self.reason = reason
+        self.file = file
+        self.line = line
+        self.key = key
+        self.feature = feature
+        self.stored = 0
 
 
 class VersionError(RegistryError):

@@ -7,12 +7,13 @@ later epoch by construction.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, exists, func, select
 
 from registry import heads
-from registry.engine import insert_if_new, reading, writing
+from registry.engine import insert_if_new, read, write
 from registry.errors import EpochError, RunMismatchError
 from registry.models import epochs, runs, samples
 from registry.splits import Interval
@@ -103,13 +104,16 @@ def get_or_create(
     `RunMismatchError` is raised.
     """
     mine = and_(runs.c.dataset_id == dataset_id, runs.c.name == name)
-    with reading(engine) as connection:
-        row = connection.execute(select(runs).where(mine)).one_or_none()
-    if row is None:
+
+    def find(connection: Connection) -> Row[Any] | None:
+        return connection.execute(select(runs).where(mine)).one_or_none()
+
+    def create(connection: Connection) -> Row[Any]:
         made = {"seed": seed or 0, "split": split, "policy": policy or "all"}
-        with writing(engine) as connection:
-            insert_if_new(connection, runs, {"dataset_id": dataset_id, "name": name, **made})
-            row = connection.execute(select(runs).where(mine)).one()
+        insert_if_new(connection, runs, {"dataset_id": dataset_id, "name": name, **made})
+        return connection.execute(select(runs).where(mine)).one()
+
+    row = read(engine, find) or write(engine, create)
     for setting, asked in (("seed", seed), ("split", split), ("policy", policy)):
         if asked is not None and asked != getattr(row, setting):
             raise RunMismatchError(
@@ -126,40 +130,49 @@ def pin(engine: Engine, run: Settings, number: int, dataset_id: int, interval: I
     """
     if number < 0:
         raise EpochError(f"epoch {number}: epochs count from 0")
-    with reading(engine) as connection:
-        if (found := _read(connection, run, number)) is not None:
-            return found
-        before = _read(connection, run, number - 1)
-        if before is None and number:
-            raise EpochError(
-                f"epoch {number} of run {run.name!r} cannot begin before epoch {number - 1} has"
-            )
-        head = heads.read(connection, dataset_id)
-        size = Population(dataset_id, interval, head.position).count(connection)
-    if not size:
-        place = "dataset" if run.split is None else f"split {run.split!r}"
-        raise EpochError(f"epoch {number} of run {run.name!r}: the {place} holds no sample yet")
-    row = {
-        "run_id": run.id,
-        "number": number,
-        "since": before.watermark if before else 0,
-        "watermark": head.position,
-        "chain": head.chain,
-        "size": size,
-        "start": before.start + before.size if before else 0,
-    }
-    with writing(engine) as connection:
-        insert_if_new(connection, epochs, row)
-        pinned = _read(connection, run, number)
+    found = read(engine, lambda connection: _find(connection, run, number))
+    if found is not None:
+        return found
+    proposed = read(
+        engine, lambda connection: _propose(connection, run, number, dataset_id, interval)
+    )
+
+    def store(connection: Connection) -> Pin | None:
+        insert_if_new(connection, epochs, {"run_id": run.id, **asdict(proposed)})
+        return _find(connection, run, number)
+
+    pinned = write(engine, store)
     assert pinned is not None
     return pinned
 
 
-def _read(connection: Connection, run: Settings, number: int) -> Pin | None:
+def _propose(
+    connection: Connection, run: Settings, number: int, dataset_id: int, interval: Interval
+) -> Pin:
+    """Return the epoch as it would be if it were pinned at the head that is read here."""
+    before = _find(connection, run, number - 1)
+    if before is None and number:
+        raise EpochError(
+            f"epoch {number} of run {run.name!r} cannot begin before epoch {number - 1} has"
+        )
+    head = heads.read(connection, dataset_id)
+    size = Population(dataset_id, interval, head.position).count(connection)
+    if not size:
+        place = "dataset" if run.split is None else f"split {run.split!r}"
+        raise EpochError(f"epoch {number} of run {run.name!r}: the {place} holds no sample yet")
+    return Pin(
+        number=number,
+        since=before.watermark if before else 0,
+        watermark=head.position,
+        chain=head.chain,
+        size=size,
+        start=before.start + before.size if before else 0,
+    )
+
+
+def _find(connection: Connection, run: Settings, number: int) -> Pin | None:
     wanted: ColumnElement[bool] = and_(epochs.c.run_id == run.id, epochs.c.number == number)
-    row: Row[tuple[object, ...]] | None = connection.execute(
-        select(epochs).where(wanted)
-    ).one_or_none()
+    row = connection.execute(select(epochs).where(wanted)).one_or_none()
     if row is None:
         return None
     return Pin(row.number, row.since, row.watermark, row.chain, row.size, row.start)

@@ -8,7 +8,7 @@ import numpy as np
 
 from registry.codec import Column
 from registry.cursor import Log, pages
-from registry.engine import reading
+from registry.engine import read
 from registry.runs import Population
 
 Columns = Mapping[str, Column]
@@ -18,8 +18,8 @@ def samples(log: Log, population: Population) -> Iterator[dict[str, Column]]:
     """Yield the population's samples in position order, as columns of up to a page's rows."""
     start, stop = population.interval
     for page in pages(log, 0, population.watermark):
-        with reading(log.engine) as connection:
-            superseded = population.superseded(connection, page.start, page.stop)
+        place = (page.start, page.stop)
+        superseded = read(log.engine, lambda c, place=place: population.superseded(c, *place))
         alive = (page.buckets >= start) & (page.buckets < stop)
         alive[np.array(superseded, np.int64) - page.start] = False
         kept = alive[page.positions - page.start]

@@ -1,0 +1,126 @@
+"""A connection cut at any moment: nothing lost, nothing doubled, nothing hangs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Connection, event
+from sqlalchemy.engine import make_url
+
+import registry
+from registry import Dataset
+from tests.datasets import FIXED, digit
+from tests.faults.proxy import Direction, Proxy, proxied
+
+DIRECTIONS: tuple[Direction, ...] = ("to server", "to client")
+
+
+@pytest.fixture
+def near(postgresql_url: str) -> Iterator[Dataset]:
+    """The dataset seen straight from the server."""
+    with registry.connect(postgresql_url) as reg:
+        yield reg.create("digits", FIXED)
+
+
+@pytest.fixture
+def through(postgresql_url: str, near: Dataset) -> Iterator[tuple[Proxy, Dataset, registry.Registry]]:
+    """The same dataset through a proxy, on a connection that is open already."""
+    with proxied(make_url(postgresql_url)) as (proxy, url):
+        with registry.connect(url.render_as_string(hide_password=False)) as reg:
+            dataset = reg.open("digits")
+            dataset.insert([digit(0)], keys=["first"])
+            yield proxy, dataset, reg
+
+
+def _exchange(proxy: Proxy, dataset: Dataset) -> dict[Direction, int]:
+    """Count the bytes of one insert in each direction."""
+    before = dict(proxy.forwarded)
+    dataset.insert([digit(1), digit(2)], keys=["w1", "w2"])
+    return {direction: proxy.forwarded[direction] - before[direction] for direction in DIRECTIONS}
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_batch_retried_after_a_cut_at_any_byte_is_there_once(
+    through: tuple[Proxy, Dataset, registry.Registry], near: Dataset, direction: Direction
+) -> None:
+    proxy, dataset, _ = through
+    total = _exchange(proxy, dataset)[direction]
+    expected = [entry.key for entry in near.entries()]
+    step = max(1, total // 60)
+    for number, after in enumerate([*range(0, total, step), *range(total - 12, total)]):
+        keys = [f"{number}-a", f"{number}-b"]
+        made = number % 2 == 0
+        proxy.arm(direction, after)
+        report = dataset.insert([digit(1), digit(2)], keys=None if made else keys)
+        proxy.disarm()
+        assert (report.inserted, report.unchanged) == (2, 0)
+        entries = near.entries(len(expected))
+        assert len(entries) == 2, f"cut after byte {after} {direction}"
+        if not made:
+            assert [entry.key for entry in entries] == keys
+        expected += [entry.key for entry in entries]
+    assert proxy.cuts > 60
+    assert len(near) == len(expected)
+
+
+def test_a_commit_whose_answer_was_lost_does_not_undo_what_came_after_it(
+    through: tuple[Proxy, Dataset, registry.Registry], near: Dataset
+) -> None:
+    """Between the lost answer and the retry somebody corrects the label: it must stay so."""
+    proxy, dataset, reg = through
+    begun = 0
+
+    @event.listens_for(reg.engine, "commit")
+    def lose_the_answer(_: Connection) -> None:
+        proxy.arm("to client", 0)
+
+    @event.listens_for(reg.engine, "begin")
+    def correct_before_the_retry(_: Connection) -> None:
+        nonlocal begun
+        begun += 1
+        if begun == 2:
+            event.remove(reg.engine, "commit", lose_the_answer)
+            near.update("a", label=9)
+
+    report = dataset.insert([digit(3)], keys=["a"])
+    assert proxy.cuts == 1
+    assert begun == 2
+    assert (report.inserted, report.head.position) == (1, 2)
+    assert [revision.entry.action for revision in near.history("a")] == ["insert", "revise"]
+    assert near.get("a")["label"] == 9
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_reader_cut_off_at_any_byte_reads_on_without_a_gap(
+    through: tuple[Proxy, Dataset, registry.Registry], near: Dataset, direction: Direction
+) -> None:
+    proxy, dataset, _ = through
+    near.insert([digit(n) for n in range(100)])
+    for _ in range(2):  # the first sends statements that the server then remembers
+        before = proxy.forwarded[direction]
+        assert [page.stop for page in dataset.pages()] == [101]
+    total = proxy.forwarded[direction] - before
+    cuts = range(0, total, max(1, total // 25))
+    for after in cuts:
+        proxy.arm(direction, after)
+        pages = list(dataset.pages())
+        assert [(page.start, page.stop) for page in pages] == [(0, 101)]
+    assert proxy.cuts == len(cuts)
+
+
+def test_a_follower_that_loses_its_connection_goes_on_without_a_gap(
+    through: tuple[Proxy, Dataset, registry.Registry], near: Dataset
+) -> None:
+    proxy, dataset, _ = through
+    pages = dataset.follow()
+    stop = next(pages).stop
+    for number in range(5):
+        for direction in DIRECTIONS:
+            proxy.arm(direction, 20 * number)
+            near.insert([digit(number)])
+            page = next(pages)
+            assert (page.start, page.stop) == (stop, stop + 1)
+            stop = page.stop
+    pages.close()
+    assert proxy.cuts >= 8
