@@ -33,7 +33,11 @@ def connect(url: str | None = None) -> Registry:
     `SchemaTooOldError` says which command sets the database up.
     """
     engine = make_engine(url or os.environ.get("REGISTRY_URL") or DEFAULT_URL)
-    schema.check(engine)
+    try:
+        schema.check(engine)
+    except BaseException:
+        engine.dispose()
+        raise
     return Registry(engine)
 
 

@@ -239,9 +239,10 @@ def _from_postgresql(error: Any, said: str, place: str) -> RegistryError:
         return ReadOnlyError(f"{place}: {said}; connect to the primary server to write")
     if state == "53100":
         return DiskFullError(f"{place}: {said}; free some space and try again")
-    if state.startswith("28"):
+    # libpq gives no state where a connection is refused, only what the server said.
+    if state.startswith("28") or "authentication failed" in said:
         return DatabaseError(f"{place}: {said}; check the user and password")
-    if state.startswith("3D"):
+    if state.startswith("3D") or ("FATAL" in said and "does not exist" in said):
         return DatabaseError(f"{place}: {said}; create it first (createdb), then `registry init`")
     lost = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and not state
     if lost or state.startswith(("08", "57P", "53300")):

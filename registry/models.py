@@ -61,7 +61,7 @@ datasets = Table(
     Column("name", Text, nullable=False, unique=True),
     Column("features", _json, nullable=False),
     Column("splits", _json, nullable=False),
-    Column("description", Text, nullable=False, server_default=""),
+    Column("description", Text, nullable=False, server_default=text("''")),
     _now(),
 )
 

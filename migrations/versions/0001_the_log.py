@@ -33,7 +33,7 @@ def create_datasets() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("features", json, nullable=False),
         sa.Column("splits", json, nullable=False),
-        sa.Column("description", sa.Text(), nullable=False, server_default=""),
+        sa.Column("description", sa.Text(), nullable=False, server_default=sa.text("''")),
         sa.Column("created_at", moment, nullable=False, server_default=sa.func.now()),
         sa.PrimaryKeyConstraint("id", name="pk_datasets"),
         sa.UniqueConstraint("uid", name="uq_datasets_uid"),
@@ -158,8 +158,9 @@ POSTGRESQL_GUARDS = [
         IF TG_OP = 'DELETE' AND NOT EXISTS (SELECT FROM datasets WHERE id = OLD.dataset_id) THEN
             RETURN OLD;
         END IF;
-        RAISE EXCEPTION 'samples are append-only: % is refused', TG_OP
-            USING HINT = 'insert a new revision of the key, or retract it';
+        RAISE EXCEPTION USING
+            MESSAGE = 'samples are append-only: ' || TG_OP || ' is refused',
+            HINT = 'insert a new revision of the key, or retract it';
     END $$
     """,
     """

@@ -1,0 +1,88 @@
+"""``python -m benchmarks``: run the subjects and show a table; exit with 1 if a ratio is missed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.inserting import insert
+from benchmarks.measure import Bench, Result
+from benchmarks.memory import memory
+from benchmarks.reading import flatness, read_images, read_numbers
+from benchmarks.server import postgresql
+from benchmarks.sqlite import sqlite
+
+Subject: TypeAlias = Callable[[Bench], list[Result]]
+SUBJECTS: dict[str, Subject] = {
+    "read": read_numbers,
+    "read-images": read_images,
+    "insert": insert,
+    "flatness": flatness,
+    "memory": memory,
+    "sqlite": sqlite,
+}
+Name = StrEnum("Name", {name: name for name in SUBJECTS})  # type: ignore[misc]
+
+
+def main(
+    rows: Annotated[int, typer.Option(min=1000, help="Rows of 44 bytes to work on.")] = 1_000_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds, after one to warm up.")] = 5,
+    only: Annotated[list[Name] | None, typer.Option(help="Run this subject; repeatable.")] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write results here.")] = None,
+) -> None:
+    """Measure the registry on a temporary PostgreSQL server."""
+    # A table cut at the 80 columns of a pipe or a log could not be read.
+    console = Console(width=max(100, Console().width))
+    results: list[Result] = []
+    with postgresql() as server, console.status("") as status:
+        for name in [chosen.value for chosen in only] if only else SUBJECTS:
+            status.update(f"{name}: {rows:,} rows, {rounds} rounds")
+            results += SUBJECTS[name](Bench(server, rows, rounds))
+    console.print(table(results))
+    if json_path is not None:
+        figures = {"rows": rows, "rounds": rounds, "results": [r.to_json() for r in results]}
+        json_path.write_text(json.dumps(figures, indent=2) + "\n")
+    raise typer.Exit(any(result.ok is False for result in results))
+
+
+def table(results: list[Result]) -> Table:
+    """Return the results as a table, a row for each."""
+    shown = Table("what", "unit")
+    for heading in ("ours", "baseline", "ratio", "required", "ok"):
+        shown.add_column(heading, justify="right")
+    for result in results:
+        shown.add_row(
+            result.what,
+            result.unit,
+            number(result.ours),
+            number(result.baseline),
+            "" if result.ratio is None else f"{result.ratio:.2f}",
+            required(result),
+            {True: "yes", False: "[red]NO[/red]", None: ""}[result.ok],
+        )
+    return shown
+
+
+def number(value: float | None) -> str:
+    """Return a figure with as many digits as matter."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}"  # noqa: PLR2004
+
+
+def required(result: Result) -> str:
+    """Return the requirement, on the ratio or on ours."""
+    if result.at_least is not None:
+        return f"≥ {result.at_least:g}"
+    return "" if result.at_most is None else f"≤ {result.at_most:g}"
+
+
+if __name__ == "__main__":
+    typer.run(main)

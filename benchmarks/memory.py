@@ -1,0 +1,68 @@
+"""Subject: the memory that reading takes, which must not grow with the dataset.
+
+Run as a module, it is the reader: a fresh process, in which nothing else has left its peak.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+import registry
+from benchmarks.data import loaded, numbers
+from benchmarks.measure import Bench, Result
+
+_STATUS = Path("/proc/self/status")
+
+
+def memory(bench: Bench) -> list[Result]:
+    """The peak at the end, less the peak after the first tenth."""
+    with (
+        bench.server.database() as database,
+        loaded(database, {"samples": numbers(bench.rows)}),
+    ):
+        said = subprocess.run(  # noqa: S603
+            [sys.executable, "-m", __name__, database.url, "samples"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    early, late = map(int, said.stdout.split())
+    return [
+        Result("peak memory after a tenth of the pages", "MiB", early / 2**20),
+        Result("growth of peak memory to the last page", "MiB", (late - early) / 2**20, at_most=16),
+    ]
+
+
+def peaks(url: str, name: str) -> tuple[int, int]:
+    """Read all pages; return the peak resident bytes after a tenth of the rows and at the end."""
+    early = peak = 0
+    with registry.connect(url) as reg:
+        dataset = reg.open(name)
+        tenth = dataset.head.position / 10
+        for page in dataset.pages():
+            for feature in dataset.features:
+                page[feature].sum()
+            peak = max(peak, _peak())
+            if not early and page.stop >= tenth:
+                early = peak
+    return early, peak
+
+
+def _peak() -> int:
+    """Return the highest resident size so far or, off Linux, the present one.
+
+    ``ru_maxrss`` would not do: it counts the parent's pages too, from before the exec.
+    """
+    if _STATUS.exists():
+        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    resident: int = psutil.Process().memory_info().rss
+    return resident
+
+
+if __name__ == "__main__":
+    print(*peaks(*sys.argv[1:]))

@@ -1,0 +1,113 @@
+"""Reading all the rows of a dataset: our pages, and other ways to the same rows.
+
+Each function opens what it needs beforehand and lends the work to be timed, since our own
+connections are open by then as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psycopg
+import pyarrow  # type: ignore[import-untyped]
+from adbc_driver_postgresql import dbapi  # type: ignore[import-untyped]
+from sqlalchemy import select
+
+from benchmarks.measure import Work
+from benchmarks.server import Database
+from registry import Dataset, Registry
+from registry.codec import Codec
+from registry.models import datasets, samples
+
+
+def records_query(reg: Registry, dataset: Dataset) -> str:
+    """Return the SQL that every reader but ours runs; tools differ in how they pass parameters."""
+    with reg.engine.connect() as connection:
+        found = select(datasets.c.id).where(datasets.c.name == dataset.name)
+        number = connection.execute(found).scalar_one()
+    return (
+        f"SELECT record FROM samples WHERE dataset_id = {number} AND position >= 0 "  # noqa: S608
+        f"AND position < {dataset.head.position} ORDER BY position"
+    )
+
+
+def page_reader(dataset: Dataset, times: int = 1) -> Work:
+    """Read every column of every page, ``times`` over."""
+    names = list(dataset.features)
+
+    def work() -> int:
+        rows = 0
+        for _ in range(times):
+            for page in dataset.pages():
+                rows += min(len(page[name]) for name in names)
+        return rows
+
+    return work
+
+
+@contextmanager
+def adbc_reader(database: Database, query: str, dataset: Dataset) -> Iterator[Work]:
+    """Read Arrow batches, viewed as structured arrays."""
+    layout = Codec(dataset.features).header
+    fields = list(layout.names or ())
+    with dbapi.connect(database.url, autocommit=True) as connection, connection.cursor() as cursor:
+
+        def work() -> int:
+            rows = 0
+            cursor.execute(query)
+            with cursor.fetch_record_batch() as batches:
+                for batch in batches:
+                    records = as_records(batch.column(0), layout)
+                    rows += min(len(records[field]) for field in fields)
+            return rows
+
+        yield work
+
+
+def as_records(column: pyarrow.Array, layout: np.dtype[Any]) -> npt.NDArray[Any]:
+    """View an Arrow binary column, whose values lie end to end, without copying it."""
+    _, offsets, data = column.buffers()
+    first = np.frombuffer(offsets, np.int32, 1, 4 * column.offset)[0] if len(column) else 0
+    return np.frombuffer(data, layout, len(column), int(first))
+
+
+@contextmanager
+def copy_reader(database: Database, query: str, dataset: Dataset) -> Iterator[Work]:
+    """Drain a binary COPY. The rows are counted by their bytes, being all of one width."""
+    # A field count, the record's length, and the record; around all rows, a header and a trailer.
+    width = 2 + 4 + Codec(dataset.features).header.itemsize
+    with psycopg.connect(database.url, autocommit=True) as connection:
+
+        def work() -> int:
+            with (
+                connection.cursor() as cursor,
+                cursor.copy(f"COPY ({query}) TO STDOUT (FORMAT BINARY)") as copy,
+            ):
+                size = sum(map(len, copy))
+            return (size - 19 - 2) // width
+
+        yield work
+
+
+@contextmanager
+def core_reader(reg: Registry, dataset: Dataset) -> Iterator[Work]:
+    """Stream with SQLAlchemy Core, and view the records a partition at a time."""
+    layout = Codec(dataset.features).header
+    found = select(datasets.c.id).where(datasets.c.name == dataset.name).scalar_subquery()
+    statement = (
+        select(samples.c.record)
+        .where(samples.c.dataset_id == found, samples.c.position >= 0)
+        .where(samples.c.position < dataset.head.position)
+        .order_by(samples.c.position)
+    )
+    with reg.engine.connect().execution_options(yield_per=10_000) as connection:
+
+        def work() -> int:
+            partitions = connection.execute(statement).scalars().partitions()
+            return sum(len(np.frombuffer(b"".join(part), layout)) for part in partitions)
+
+        yield work

@@ -1,0 +1,230 @@
+"""Values to records and back, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from registry import Bytes, ClassLabel, Dataset, Features, Image, Ragged, Tensor, Text
+from registry.chain import GENESIS, buckets, extend
+from registry.codec import Codec
+from registry.errors import FeatureError, InvalidSampleError
+from registry.features import DTYPES, Feature, parse_feature
+from registry.splits import intervals
+from tests.datasets import FIXED, VARIABLE, digit
+
+PNG = b"\x89PNG\r\n\x1a\n and so on"
+
+shapes = hnp.array_shapes(min_dims=0, max_dims=3, max_side=3)
+tensors = st.builds(Tensor, st.sampled_from(DTYPES), shapes)
+kinds: st.SearchStrategy[Feature] = st.one_of(
+    tensors,
+    st.builds(ClassLabel, st.integers(1, 1000)),
+    st.builds(ClassLabel, st.lists(st.text("abc", min_size=1), min_size=1, unique=True)),
+    st.just(Image("png")),
+    st.just(Text()),
+    st.just(Bytes()),
+    st.builds(Ragged, st.sampled_from(DTYPES)),
+)
+names = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1)
+mappings = st.dictionaries(names, kinds, min_size=1, max_size=5)
+
+
+def values(feature: Feature) -> st.SearchStrategy[Any]:
+    """Values that fit a feature exactly."""
+    if isinstance(feature, Tensor):
+        return hnp.arrays(feature.dtype, feature.shape)
+    if isinstance(feature, ClassLabel):
+        return st.integers(0, feature.count - 1)
+    if isinstance(feature, Text):
+        return st.text(st.characters(codec="utf-8", exclude_characters="\0"))
+    if isinstance(feature, Ragged):
+        return hnp.arrays(feature.dtype, st.integers(0, 5))
+    return st.binary().map(lambda rest: PNG + rest if isinstance(feature, Image) else rest)
+
+
+@given(st.data())
+def test_what_is_encoded_is_decoded_to_the_bit(data: st.DataObject) -> None:
+    features = Features(data.draw(mappings))
+    rows = data.draw(
+        st.lists(st.fixed_dictionaries({n: values(f) for n, f in features.items()}), max_size=4)
+    )
+    codec = Codec(features)
+    columns = {name: [row[name] for row in rows] for name in features}
+    records = codec.encode(columns) if rows else []
+    decoded = codec.decode(b"".join(records), len(records))
+    assert list(decoded) == list(features)
+    for name in features:
+        assert len(decoded[name]) == len(rows)
+        for back, row in zip(decoded[name], rows, strict=True):
+            np.testing.assert_array_equal(back, row[name])
+    for record, row in zip(records, rows, strict=True):
+        one = codec.decode_one(record)
+        assert codec.encode({name: [value] for name, value in one.items()}) == [record]
+        assert one.keys() == row.keys()
+
+
+@given(mappings)
+def test_features_survive_their_json_form(features: dict[str, Feature]) -> None:
+    assert Features.from_json(Features(features).to_json()) == Features(features)
+
+
+def test_the_layout_of_a_record_is_what_the_docs_say() -> None:
+    features = {"t": Text(), "x": Tensor("int16", (2,)), "b": Bytes(), "y": ClassLabel(3)}
+    (record,) = Codec(Features(features)).encode(
+        {"t": ["hé"], "x": [[1, -2]], "b": [b"\x07"], "y": [2]}
+    )
+    assert record == (
+        b"\x01\x00\xfe\xff"  # x
+        b"\x02\x00\x00\x00"  # y
+        b"\x03\x00\x00\x00\x01\x00\x00\x00"  # the lengths of t and b
+        b"h\xc3\xa9\x07"
+    )
+
+
+def test_a_page_of_fixed_width_records_is_viewed_and_not_copied() -> None:
+    codec = Codec(Features(FIXED))
+    data = b"".join(codec.encode({"image": np.zeros((3, 2, 2), np.uint8), "label": [1, 2, 3]}))
+    assert np.shares_memory(codec.decode(data, 3)["image"], np.frombuffer(data, np.uint8))
+
+
+def test_the_hashes_never_change() -> None:
+    assert buckets(["", "scan-17", "Zoë"]).tolist() == [59082, 54537, 34062]
+    chain = extend(GENESIS, [-1, 0, 1], np.array([5, 65535, 5], np.uint16), [b"a", b"b", None])
+    assert [value.hex() for value in chain] == [
+        "514f8e8e78bd114334aaccc833520b6f",
+        "72015fabc5591cd0020d37705d4c2caa",
+        "f67f13cac16a3b950335d4bc11def630",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "feature"),
+    [
+        ("uint8[8,8]", Tensor("uint8", (8, 8))),
+        ("float32", Tensor("float32")),
+        ("class:10", ClassLabel(10)),
+        ("class:cat,dog", ClassLabel(["cat", "dog"])),
+        ("image:jpeg", Image("jpeg")),
+        ("text", Text()),
+        ("bytes", Bytes()),
+        ("ragged:int64", Ragged("int64")),
+    ],
+)
+def test_features_have_a_short_form(text: str, feature: Feature) -> None:
+    assert parse_feature(text) == feature
+
+
+@pytest.mark.parametrize(
+    "text", ["", "uint9", "uint8[0]", "uint8[-1]", "class:", "class:0", "class:a,a", "image:gif"]
+)
+def test_a_feature_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(FeatureError):
+        parse_feature(text)
+
+
+@pytest.mark.parametrize("shares", [{"a": 0.5}, {"a": 0.9, "b": 0.2}, {"a": 1, "b": 0}, {"": 1}])
+def test_splits_that_do_not_add_up_are_refused(shares: dict[str, float]) -> None:
+    with pytest.raises(FeatureError, match="split"):
+        intervals(shares)
+
+
+BAD = [
+    (Tensor("uint8", (2,)), [1, 2, 3], r"shape \(3,\) is not \(2,\)"),
+    (Tensor("uint8", (2,)), [1, [2]], "is not an array of shape"),
+    (Tensor("uint8"), 300, "300 does not fit uint8 exactly"),
+    (Tensor("uint8"), -1, "-1 does not fit uint8 exactly"),
+    (Tensor("int32"), 1.5, "float64 does not fit int32 without loss"),
+    (Tensor("int32"), np.float32(1), "float32 does not fit int32 without loss"),
+    (Tensor("int32"), float("nan"), "NaN does not fit int32"),
+    (Tensor("bool"), 1, "int64 does not fit bool without loss"),
+    (Tensor("float32"), 16777217, "16777217 does not fit float32 exactly"),
+    (Tensor("float64"), 2**53 + 1, "9007199254740993 does not fit float64 exactly"),
+    (Tensor("float32"), 1e300, r"1e\+300 does not fit float32 exactly"),
+    (Tensor("float32"), 1j, "complex128 does not fit float32"),
+    (Tensor("float32"), "1.5", "does not fit float32"),
+    (Tensor("float32"), None, "None is not float32"),
+    (Tensor("float32"), object(), "type object is not float32"),
+    (Tensor("int64"), 2**70, "is not int64"),
+    (ClassLabel(["cat", "dog"]), "cow", "unknown class 'cow'; the classes are 'cat', 'dog'"),
+    (ClassLabel(2), "cat", "class 'cat': this feature has no names"),
+    (ClassLabel(2), 2, r"class index 2 is not in \[0, 2\)"),
+    (ClassLabel(2), -1, r"class index -1 is not in \[0, 2\)"),
+    (ClassLabel(2), True, "True is not a class index or name"),
+    (ClassLabel(2), 1.0, "1.0 is not a class index or name"),
+    (Text(), b"bytes", "is not text"),
+    (Text(), "a\0b", r"text cannot hold \\x00"),
+    (Text(), "\ud800", "lone surrogate"),
+    (Bytes(), "text", "is not bytes"),
+    (Image("png"), b"GIF89a", "the bytes are not a png file"),
+    (Image("jpeg"), PNG, "the bytes are not a jpeg file"),
+    (Ragged("int32"), [[1], [2]], "is not a one-dimensional array of int32"),
+    (Ragged("int32"), [1.5], "float64 does not fit int32"),
+    (Ragged("int32"), 7, "is not a one-dimensional array of int32"),
+]
+GOOD: dict[type, Any] = {
+    ClassLabel: 0, Text: "", Bytes: b"", Ragged: [], Image: None, Tensor: None
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("feature", "value", "reason"), BAD)
+def test_a_value_that_does_not_fit_is_refused_with_its_place(
+    feature: Feature, value: object, reason: str
+) -> None:
+    good: Any = GOOD[type(feature)]
+    if isinstance(feature, Tensor):
+        good = np.zeros(feature.shape, feature.dtype) if feature.shape else 0
+        if feature.dtype == "bool":
+            good = False
+    elif isinstance(feature, Image):
+        good = PNG if feature.encoding == "png" else b"\xff\xd8\xff"
+    codec = Codec(Features({"x": feature}))
+    with pytest.raises(InvalidSampleError, match=reason) as caught:
+        codec.encode({"x": [good, value, good]}, ["a", "b", "c"])
+    assert (caught.value.row, caught.value.key, caught.value.feature) == (1, "b", "x")
+    assert str(caught.value).startswith("row 1, key 'b', feature 'x': ")
+
+
+@pytest.mark.parametrize(
+    ("data", "keys", "reason"),
+    [
+        ([], None, "the batch is empty"),
+        ({"image": np.zeros((0, 2, 2)), "label": []}, None, "the batch is empty"),
+        ([{"image": [[0, 0], [0, 0]]}], ["a"], "row 0, key 'a': missing 'label'"),
+        ([{**digit(1), "z": 1}], None, "row 0: unknown 'z'; the features are 'image', 'label'"),
+        ([digit(1), 5], None, "row 1: a sample is a mapping"),
+        ({"image": np.zeros((2, 2, 2), np.uint8)}, None, "missing 'label'"),
+        ({"image": np.zeros((2, 2, 2)), "label": [1]}, None, "columns differ in length"),
+        ({"image": [[1, 2], [3, 4]], "label": 3}, None, "put a single sample in a list"),
+        ([digit(1)], ["a", "b"], "2 keys were given for 1 samples"),
+        ([digit(1)], "a", "keys is one str"),
+        ([digit(1), digit(2)], ["a", ""], "row 1: a key cannot be empty"),
+        ([digit(1)], ["k" * 513], "a key of 513 bytes is too long; at most 512"),
+        ([digit(1)], ["a\0b"], r"a key cannot hold \\x00"),
+        ([digit(1)], ["\ud800"], "a key cannot hold a lone surrogate"),
+        ([digit(1)], [7], "row 0, key 7: a key is text, not int"),
+        ([digit(1), digit(2) | {"label": 10}], ["a", "b"], "row 1, key 'b', feature 'label': "),
+        (
+            {"image": np.array([None, None]), "label": [1, 2]},
+            None,
+            r"row 0, feature 'image': shape \(\) is not \(2, 2\)",
+        ),
+    ],
+)
+def test_a_bad_batch_is_refused_and_nothing_of_it_is_stored(
+    digits: Dataset, data: Any, keys: Any, reason: str
+) -> None:
+    with pytest.raises(InvalidSampleError, match=reason):
+        digits.insert(data, keys=keys)
+    assert digits.head.position == 0
+
+
+def test_bytes_in_a_numpy_array_that_drops_zeros_are_refused(notes: Dataset) -> None:
+    columns = {name: [[]] for name in VARIABLE} | {"text": ["x"], "label": [0]}
+    with pytest.raises(InvalidSampleError, match="NumPy drops trailing zero bytes"):
+        notes.insert({**columns, "blob": np.array([b"a\0"])})

@@ -1,0 +1,197 @@
+"""The tables: made by the migrations, as the models say, and checked on connecting."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, event, inspect, text
+
+import registry
+from registry import Registry, Tensor
+from registry.engine import driver, make_engine, reading
+from registry.errors import (
+    DatabaseError,
+    DatabaseUnavailableError,
+    InvalidURLError,
+    SchemaMissingError,
+    SchemaTooNewError,
+    SchemaTooOldError,
+)
+from registry.models import metadata
+from registry.schema import REVISION, VERSION_TABLE, migrations, upgrade
+
+ROOT = Path(__file__).parent.parent
+
+
+def _alembic(url: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "alembic", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "REGISTRY_URL": url},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_the_migrations_make_what_the_models_say(reg: Registry) -> None:
+    with reg.engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"version_table": VERSION_TABLE, "compare_server_default": True}
+        )
+        assert compare_metadata(context, metadata) == []
+
+
+def test_the_newest_revision_is_the_one_the_package_needs() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(migrations()))
+    assert ScriptDirectory.from_config(config).get_current_head() == REVISION
+
+
+def test_alembic_upgrade_head_makes_a_registry_and_downgrade_removes_it(
+    empty_postgresql_url: str, tmp_path: Path
+) -> None:
+    for url in (empty_postgresql_url, f"sqlite:///{tmp_path}/new.db"):
+        _alembic(url, "upgrade", "head")
+        with registry.connect(url) as opened:
+            opened.create("d", {"x": Tensor("uint8")}).insert([{"x": 1}])
+        _alembic(url, "check")
+        _alembic(url, "downgrade", "base")
+        engine = create_engine(url)
+        assert inspect(engine).get_table_names() == [VERSION_TABLE]
+        _alembic(url, "upgrade", "head")
+        engine.dispose()
+
+
+def test_the_upgrade_can_be_written_as_sql(empty_postgresql_url: str) -> None:
+    script = _alembic(empty_postgresql_url, "upgrade", "head", "--sql")
+    engine = make_engine(empty_postgresql_url)
+    with engine.connect() as connection:
+        driver(connection).execute(script.encode())
+        driver(connection).commit()
+    with registry.connect(empty_postgresql_url) as opened:
+        assert opened.names() == []
+    engine.dispose()
+
+
+def test_upgrading_twice_is_harmless(reg: Registry) -> None:
+    reg.create("d", {"x": Tensor("uint8")}).insert([{"x": 1}])
+    upgrade(reg.engine)
+    assert len(reg.open("d")) == 1
+
+
+def test_a_postgresql_without_tables_names_the_command(empty_postgresql_url: str) -> None:
+    with pytest.raises(SchemaMissingError, match="run `registry init --url "):
+        registry.connect(empty_postgresql_url)
+
+
+@pytest.mark.parametrize(
+    ("revision", "error", "remedy"),
+    [
+        ("0000", SchemaTooOldError, "run `registry init"),
+        ("9999", SchemaTooNewError, "upgrade registry"),
+    ],
+)
+def test_a_schema_of_another_age_names_the_remedy(
+    reg: Registry, url: str, revision: str, error: type[Exception], remedy: str
+) -> None:
+    with reg.engine.begin() as connection:
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '{revision}'"))
+    with pytest.raises(error, match=remedy):
+        registry.connect(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "said"),
+    [
+        ("", InvalidURLError, None),
+        ("nonsense", InvalidURLError, "the database URL cannot be read"),
+        ("mysql://u:secret@h/d", InvalidURLError, "mysql:// databases are not supported"),
+        ("postgresql://u:secret@h:port/d", InvalidURLError, "cannot be read"),
+        ("sqlite://", InvalidURLError, "names no file"),
+        ("sqlite:////no/such/folder/x.db", DatabaseError, "check that its folder exists"),
+        (f"sqlite:///{__file__}", DatabaseError, "file is not a database"),
+        ("postgresql://u:secret@127.0.0.1:1/d", DatabaseUnavailableError, "server is up"),
+    ],
+)
+def test_a_database_that_cannot_be_opened_says_why(
+    url: str, error: type[Exception], said: str | None
+) -> None:
+    if said is None:
+        return
+    with pytest.raises(error, match=said) as caught:
+        registry.connect(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_database_that_does_not_exist_says_how_to_make_it(postgresql_url: str) -> None:
+    absent = make_engine(postgresql_url).url.set(database="nowhere")
+    with pytest.raises(DatabaseError, match="create it first"):
+        registry.connect(absent.render_as_string(hide_password=False))
+
+
+def test_sqlite_is_set_so_that_a_commit_survives_a_crash(tmp_path: Path) -> None:
+    with registry.connect(f"sqlite:///{tmp_path}/x.db") as opened, reading(opened.engine) as c:
+        settings = {
+            name: c.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+    assert settings == {
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "foreign_keys": 1,
+        "busy_timeout": 30000,
+    }
+
+
+def test_every_query_that_meets_a_log_goes_through_an_index(reg: Registry) -> None:
+    dataset = reg.create("d", {"x": Tensor("uint8")}, splits={"a": 0.5, "b": 0.5})
+    keys = [f"k{n}" for n in range(5000)]
+    dataset.insert({"x": [n % 200 for n in range(5000)]}, keys=keys)
+    dataset.update("k7", x=8)
+    if reg.engine.dialect.name == "postgresql":
+        with reg.engine.begin() as connection:
+            connection.execute(text("ANALYZE samples"))
+    for work, scans in (
+        (lambda: dataset.get("k1"), False),
+        (lambda: dataset.insert([{"x": 1}], keys=["k1"]), False),
+        (lambda: dataset.retract("k2"), False),
+        (lambda: dataset.entries(10, 20), False),
+        (lambda: list(dataset.pages(10, 20)), False),
+        (lambda: list(dataset.run("r", split="a").epoch(0).batches(100)), True),
+    ):
+        for plan in _plans(reg, work):
+            if scans:  # pinning an epoch counts its samples: one pass, and no pass in a pass
+                assert plan.count("USING PRIMARY KEY (dataset_id=?)") <= 1, plan
+                assert "Nested Loop" not in plan or "Index" in plan, plan
+            else:
+                assert "Seq Scan on samples" not in plan, plan
+                assert "(dataset_id=?)" not in plan, plan
+
+
+def _plans(reg: Registry, work: Callable[[], object]) -> list[str]:
+    """Run something and return the plan of each SELECT on samples that it made."""
+    seen: list[tuple[str, Any]] = []
+
+    def remember(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
+        if "samples" in statement and statement.lstrip().startswith("SELECT"):
+            seen.append((statement, parameters))
+
+    event.listen(reg.engine, "before_cursor_execute", remember)
+    work()
+    event.remove(reg.engine, "before_cursor_execute", remember)
+    explain = "EXPLAIN" if reg.engine.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
+    with reg.engine.connect() as connection:
+        plans = [connection.exec_driver_sql(f"{explain} {sql}", values) for sql, values in seen]
+        return ["\n".join(str(row) for row in plan) for plan in plans]
