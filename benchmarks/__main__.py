@@ -74,7 +74,7 @@ def number(value: float | None) -> str:
     """Return a figure with as many digits as matter."""
     if value is None:
         return ""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}"  # noqa: PLR2004
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}"
 
 
 def required(result: Result) -> str:

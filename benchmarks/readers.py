@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import psycopg
-import pyarrow  # type: ignore[import-untyped]
-from adbc_driver_postgresql import dbapi  # type: ignore[import-untyped]
+import pyarrow as pa  # type: ignore[import-untyped]
+from adbc_driver_postgresql import dbapi
 from sqlalchemy import select
 
 from benchmarks.measure import Work
@@ -30,7 +30,7 @@ def records_query(reg: Registry, dataset: Dataset) -> str:
         found = select(datasets.c.id).where(datasets.c.name == dataset.name)
         number = connection.execute(found).scalar_one()
     return (
-        f"SELECT record FROM samples WHERE dataset_id = {number} AND position >= 0 "  # noqa: S608
+        f"SELECT record FROM samples WHERE dataset_id = {number} AND position >= 0 "
         f"AND position < {dataset.head.position} ORDER BY position"
     )
 
@@ -68,7 +68,7 @@ def adbc_reader(database: Database, query: str, dataset: Dataset) -> Iterator[Wo
         yield work
 
 
-def as_records(column: pyarrow.Array, layout: np.dtype[Any]) -> npt.NDArray[Any]:
+def as_records(column: pa.Array, layout: np.dtype[Any]) -> npt.NDArray[Any]:
     """View an Arrow binary column, whose values lie end to end, without copying it."""
     _, offsets, data = column.buffers()
     first = np.frombuffer(offsets, np.int32, 1, 4 * column.offset)[0] if len(column) else 0

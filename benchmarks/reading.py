@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import numpy as np
-from adbc_driver_postgresql import dbapi  # type: ignore[import-untyped]
+from adbc_driver_postgresql import dbapi
 
 from benchmarks.data import Samples, images, loaded, numbers
 from benchmarks.measure import Bench, Result, Timing, compare, interleave, rate, ready

@@ -2,11 +2,11 @@
 
 from registry.append import Report
 from registry.connection import Registry, connect
-from registry.cursor import Page
 from registry.dataset import Dataset, Revision
 from registry.errors import RegistryError
 from registry.features import Bytes, ClassLabel, Features, Image, Ragged, Tensor, Text
 from registry.heads import Head
+from registry.page import Page
 from registry.revisions import Entry
 from registry.training import Epoch, Run
 from registry.versions import Version

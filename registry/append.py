@@ -202,9 +202,7 @@ def _write(
         [
             (dataset_id, position, bucket, record, chain, old, source, key)
             for position, (bucket, record, chain, old, key) in enumerate(
-                zip(
-                    hashes.tolist(), plan.records, chains, plan.supersedes, plan.keys, strict=True
-                ),
+                zip(hashes.tolist(), plan.records, chains, plan.supersedes, plan.keys, strict=True),
                 start=head.position,
             )
         ],

@@ -42,7 +42,9 @@ app = typer.Typer(
 
 Url = Annotated[
     str | None,
-    typer.Option(envvar="REGISTRY_URL", help=f"The database; {DEFAULT_URL} if not given."),
+    typer.Option(
+        metavar="URL", envvar="REGISTRY_URL", help=f"The database; {DEFAULT_URL} if not given."
+    ),
 ]
 Name = Annotated[
     str, typer.Argument(metavar="DATASET", help="A dataset's name, or a version of it.")
@@ -77,7 +79,7 @@ def init(url: Url = None) -> None:
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="The new dataset's name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The new dataset's name.")],
     feature: Annotated[
         list[str],
         typer.Option(
@@ -93,7 +95,7 @@ def create(
             help="A split and its share of the samples: train=0.9. Repeat; they add up to 1.",
         ),
     ] = None,
-    description: Annotated[str, typer.Option(help="What the dataset holds.")] = "",
+    description: Annotated[str, typer.Option(metavar="TEXT", help="What the dataset holds.")] = "",
     url: Url = None,
 ) -> None:
     """Create an empty dataset."""
@@ -106,11 +108,11 @@ def create(
 
 @app.command()
 def insert(
-    dataset: Annotated[str, typer.Argument(help="The dataset's name.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="The dataset's name.")],
     paths: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FILE...", exists=True, dir_okay=False, help=f"Files: {', '.join(READERS)}."
+            metavar="FILE", exists=True, dir_okay=False, help=f"Files: {', '.join(READERS)}."
         ),
     ],
     key: Annotated[
@@ -155,7 +157,7 @@ def show(dataset: Name, as_json: AsJson = False, url: Url = None) -> None:
 
 
 @app.command()
-def log(  # noqa: PLR0913, PLR0917  # a parameter for each option
+def log(
     dataset: Name,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with rows as they come, until Ctrl-C.")
@@ -176,7 +178,7 @@ def log(  # noqa: PLR0913, PLR0917  # a parameter for each option
     as_json: AsJsonLines = False,
     url: Url = None,
 ) -> None:
-    """Show the rows of a dataset's log, each a sample's insert, revision or retraction."""
+    """Show a dataset's log: its inserts, revisions and retractions."""
     with connect(url) as registry:
         opened = registry.open(dataset)
         head = opened.head.position
@@ -196,10 +198,11 @@ def log(  # noqa: PLR0913, PLR0917  # a parameter for each option
 @app.command()
 def demo(
     folder: Annotated[
-        Path, typer.Option(file_okay=False, help="Where its database and chart go.")
+        Path,
+        typer.Option(metavar="FOLDER", file_okay=False, help="Where its database and chart go."),
     ] = Path("registry-demo"),
 ) -> None:
-    """Train a model on a dataset while another process is still labeling it."""
+    """Train a model on a dataset while another process labels it."""
     try:
         from registry.demo import run  # noqa: PLC0415  # loads what the [demo] extra brings
 

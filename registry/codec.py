@@ -7,8 +7,7 @@ is variable, a page of records is one ``np.frombuffer`` away from arrays.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,9 +30,7 @@ class Codec:
         self.header = np.dtype(fields + lengths)
         self.fixed_width = not lengths
 
-    def encode(
-        self, columns: Mapping[str, Any], keys: Sequence[str] | None = None
-    ) -> list[bytes]:
+    def encode(self, columns: Mapping[str, Any], keys: Sequence[str] | None = None) -> list[bytes]:
         """Pack columns (a value per sample, by feature) into one record per sample.
 
         Raises `InvalidSampleError` with the row, the key (from ``keys``) and the feature of the
@@ -72,11 +69,12 @@ class Codec:
         ``bytes`` or one-dimensional arrays.
         """
         if self.fixed_width:
-            header, cuts = np.frombuffer(data, self.header, count), []
+            header = np.frombuffer(data, self.header, count)
+            variable: Iterator[list[bytes]] = iter(())
         else:
             header, cuts = self._cut(data, count)
+            variable = iter(cuts)
         fixed = (header[_field(i)] for i in range(len(self.features.fixed)))
-        variable = iter(cuts)
         return {
             name: next(fixed)
             if isinstance(feature, FixedFeature)
@@ -87,7 +85,8 @@ class Codec:
     def _cut(self, data: bytes | memoryview, count: int) -> tuple[Column, list[list[bytes]]]:
         """Find each record's header and variable fields: each header tells where the next lies."""
         view, size, names = memoryview(data), self.header.itemsize, self.features.variable
-        headers, cuts = [], [[] for _ in names]  # type: tuple[list[bytes], list[list[bytes]]]
+        headers: list[bytes] = []
+        cuts: list[list[bytes]] = [[] for _ in names]
         offset = 0
         for _ in range(count):
             head = bytes(view[offset : offset + size])
@@ -109,7 +108,7 @@ def rows_to_columns(
     features: Features, rows: Sequence[Mapping[str, Any]], keys: Sequence[str] | None = None
 ) -> dict[str, list[Any]]:
     """Turn samples into columns; raises `InvalidSampleError` for missing or extra features."""
-    names = features.keys()
+    names = set(features)
     for row, sample in enumerate(rows):
         if not isinstance(sample, Mapping) or sample.keys() != names:
             key = keys[row] if keys is not None else None

@@ -16,7 +16,7 @@ from registry.chain import GENESIS
 from registry.codec import Codec
 from registry.cursor import Log
 from registry.dataset import Dataset
-from registry.engine import insert_if_new, make_engine, read, writing
+from registry.engine import insert_if_new, make_engine, read, shown, writing
 from registry.errors import DatasetExistsError, DatasetNotFoundError, FeatureError
 from registry.features import Feature, Features
 from registry.models import datasets, heads, samples
@@ -63,7 +63,7 @@ class Registry:
         self.engine.dispose()
 
     def __repr__(self) -> str:
-        return f"<registry at {self.engine.url.render_as_string(hide_password=True)}>"
+        return f"<registry at {shown(self.engine.url)}>"
 
     def create(
         self,

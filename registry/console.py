@@ -42,7 +42,7 @@ INTERRUPTED = 130
 class Commands(TyperGroup):
     """Commands whose `RegistryError` is a line on stderr and exit code 1, not a traceback."""
 
-    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  # typer's own signature
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except RegistryError as error:
@@ -85,10 +85,7 @@ def progress(name: str, total: int) -> Iterator[Callable[[int, int], None] | Non
         TextColumn("{task.fields[rate]:,.0f} rows/s"),
         TimeRemainingColumn(),
     )
-    # Left to itself, the bar would take over stdout too, and write what goes there to stderr.
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True, redirect_stdout=False
-    ) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(plain(name), total=total, rows=0, rate=0.0)
 
         def show(rows: int, size: int) -> None:

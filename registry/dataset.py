@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NoReturn
@@ -13,13 +13,14 @@ from registry import append, revisions, runs
 from registry.append import Batch, Report
 from registry.chain import GENESIS, buckets
 from registry.codec import rows_to_columns
-from registry.cursor import Log, Page, follow, pages
+from registry.cursor import Log, follow, pages
 from registry.engine import read
 from registry.errors import InvalidSampleError, SampleNotFoundError, VersionError
 from registry.features import Features
 from registry.heads import Head
-from registry.keys import check_keys, make_keys
+from registry.keys import Keys, check_keys, make_keys
 from registry.models import samples
+from registry.page import Page
 from registry.revisions import Entry
 from registry.splits import Interval, interval
 from registry.training import Run
@@ -83,7 +84,7 @@ class Dataset:
         self,
         data: Mapping[str, Any] | Sequence[Mapping[str, Any]],
         *,
-        keys: Sequence[str] | None = None,
+        keys: Keys | None = None,
         source: str | None = None,
     ) -> Report:
         """Insert samples: a list of them, or columns (a value per sample, by feature).
@@ -163,11 +164,11 @@ class Dataset:
         place = (self._log.dataset_id, after, self._until(until))
         return read(self._log.engine, lambda connection: revisions.entries(connection, *place))
 
-    def pages(self, after: int = 0, until: int | None = None) -> Iterator[Page]:
+    def pages(self, after: int = 0, until: int | None = None) -> Generator[Page]:
         """Yield the log's pages over ``[after, until)``; up to the present head if None."""
         return pages(self._log, after, self._until(until))
 
-    def follow(self, after: int = 0) -> Iterator[Page]:
+    def follow(self, after: int = 0) -> Generator[Page]:
         """Yield pages from ``after`` on, for ever: at the end of the log, wait for the next commit.
 
         A lost connection is made anew, and no row is skipped or seen twice.

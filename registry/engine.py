@@ -34,6 +34,9 @@ CONNECT_TIMEOUT = 10
 PATIENCE = 30.0
 """Seconds for which appends and page reads try again after a transient error."""
 
+# Every query on a log goes by an index in order. While a new table has no statistics, PostgreSQL
+# cannot know that, and may read all of it instead.
+_PLANS = "-c enable_seqscan=off -c enable_bitmapscan=off -c jit=off"
 _POSTGRESQL = ("postgres", "postgresql", "postgresql+psycopg")
 _SQLITE = ("sqlite", "sqlite+pysqlite")
 
@@ -52,12 +55,18 @@ def parse_url(url: str | URL) -> URL:
     if parsed.drivername in _SQLITE:
         if parsed.database in (None, "", ":memory:"):
             raise InvalidURLError(
-                f"{parsed} names no file; write sqlite:///path/to/file.db (processes share it)"
+                f"{shown(parsed)} names no file to share; write sqlite:///path/to/file.db"
             )
         return parsed.set(drivername="sqlite")
     raise InvalidURLError(
         f"{parsed.drivername}:// databases are not supported; use postgresql:// or sqlite:///"
     )
+
+
+def shown(url: URL) -> str:
+    """Return the URL's text without its passwords, which may also stand in its query."""
+    secret = [name for name in url.query if "password" in name]
+    return url.difference_update_query(secret).render_as_string(hide_password=True)
 
 
 def make_engine(url: str | URL) -> Engine:
@@ -72,10 +81,11 @@ def make_engine(url: str | URL) -> Engine:
                 "connect_timeout": CONNECT_TIMEOUT,
                 "application_name": "registry",
                 **parsed.query,
+                "options": f"{_PLANS} {parsed.query.get('options', '')}",
             },
         )
     except (ArgumentError, NoSuchModuleError, TypeError) as error:
-        raise InvalidURLError(f"{parsed!r} cannot be used: {error}") from error
+        raise InvalidURLError(f"{shown(parsed)} cannot be used: {error}") from error
 
 
 def _sqlite(url: URL) -> Engine:
@@ -178,7 +188,7 @@ def retrying(patience: float | None = PATIENCE) -> Iterator[Any]:
 @contextmanager
 def _lent(engine: Engine) -> Iterator[Connection]:
     """Lend a connection; raise the driver's errors as ours."""
-    errors = _driver_errors(engine)
+    errors: tuple[type[Exception], ...] = (engine.dialect.loaded_dbapi.Error,)
     try:
         with engine.connect() as connection:
             try:
@@ -188,7 +198,7 @@ def _lent(engine: Engine) -> Iterator[Connection]:
                 if engine.dialect.name == "postgresql" and driver(connection).closed:
                     connection.invalidate()
                 raise
-    except (SQLAlchemyError, *errors) as error:
+    except (SQLAlchemyError, *errors) as error:  # type: ignore[misc]  # mypy cannot unpack here
         ours = translate(error, engine.url)
         if isinstance(ours, DatabaseUnavailableError):
             # The server went away: the pool's other connections have gone with it.
@@ -196,15 +206,11 @@ def _lent(engine: Engine) -> Iterator[Connection]:
         raise ours from error
 
 
-def _driver_errors(engine: Engine) -> tuple[type[Exception], ...]:
-    return (engine.dialect.loaded_dbapi.Error,)
-
-
 def translate(error: Exception, url: URL) -> RegistryError:
     """Return the error of `errors.py` that a driver's error means."""
     original = error.orig if isinstance(error, DBAPIError) and error.orig else error
     said = str(original).strip().partition("\n")[0] or type(original).__name__
-    place = url.render_as_string(hide_password=True)
+    place = shown(url)
     if isinstance(original, sqlite3.Error):
         return _from_sqlite(original, said, place)
     if hasattr(original, "sqlstate"):
@@ -227,24 +233,34 @@ def _from_sqlite(error: sqlite3.Error, said: str, place: str) -> RegistryError:
     return DatabaseError(f"{place}: {said}")
 
 
-def _from_postgresql(error: Any, said: str, place: str) -> RegistryError:
-    import psycopg  # noqa: PLC0415  # loaded by now; importing it takes a tenth of a second
+# SQLSTATEs, or their beginnings, in PostgreSQL's documentation, "Error Codes".
+_STATES: dict[str, tuple[type[RegistryError], str]] = {
+    "40001": (ConflictError, "try again"),
+    "40P01": (ConflictError, "try again"),
+    "55P03": (ConflictError, "try again"),
+    "42501": (PermissionDeniedError, "ask its owner to grant this right"),
+    "25006": (ReadOnlyError, "connect to the primary server to write"),
+    "53100": (DiskFullError, "free some space and try again"),
+    "28": (DatabaseError, "check the user and password"),
+    "3D": (DatabaseError, "create it first (createdb), then `registry init`"),
+    "08": (DatabaseUnavailableError, "check that the server is up"),
+    "57P": (DatabaseUnavailableError, "check that the server is up"),
+    "53300": (DatabaseUnavailableError, "raise max_connections, or close some"),
+}
 
-    state = error.sqlstate or ""
-    if state in ("40001", "40P01", "55P03"):
-        return ConflictError(f"{place}: {said}; try again")
-    if state == "42501":
-        return PermissionDeniedError(f"{place}: {said}; ask its owner to grant this right")
-    if state == "25006":
-        return ReadOnlyError(f"{place}: {said}; connect to the primary server to write")
-    if state == "53100":
-        return DiskFullError(f"{place}: {said}; free some space and try again")
-    # libpq gives no state where a connection is refused, only what the server said.
-    if state.startswith("28") or "authentication failed" in said:
-        return DatabaseError(f"{place}: {said}; check the user and password")
-    if state.startswith("3D") or ("FATAL" in said and "does not exist" in said):
-        return DatabaseError(f"{place}: {said}; create it first (createdb), then `registry init`")
-    lost = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and not state
-    if lost or state.startswith(("08", "57P", "53300")):
-        return DatabaseUnavailableError(f"{place}: {said}; check that the server is up")
+
+def _from_postgresql(error: Any, said: str, place: str) -> RegistryError:
+    state = error.sqlstate or _state_of_refusal(said)
+    for prefix, (kind, remedy) in _STATES.items():
+        if state.startswith(prefix):
+            return kind(f"{place}: {said}; {remedy}")
     return DatabaseError(f"{place}: {said}")
+
+
+def _state_of_refusal(said: str) -> str:
+    """Guess the state where there is none: libpq gives only text if a connection fails."""
+    if "authentication failed" in said:
+        return "28P01"
+    if "FATAL" in said and "does not exist" in said:
+        return "3D000"
+    return "08006"

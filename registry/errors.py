@@ -104,7 +104,7 @@ class DatasetExistsError(RegistryError):
     """A dataset of this name exists already."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"a dataset named {name!r} exists already; open it, or choose another name")
+        super().__init__(f"a dataset named {name!r} exists already; open it or choose another name")
         self.name = name
 
 
@@ -176,9 +176,9 @@ class LogGapError(RegistryError):
 
     def __init__(self, after: int, until: int, found: int) -> None:
         super().__init__(
-            f"positions [{after}, {until}) of the log hold {found} rows instead of {until - after}: "
-            "rows were removed from the database behind the registry's back; restore them from a "
-            "backup before reading on"
+            f"positions [{after}, {until}) of the log hold {found} rows instead of "
+            f"{until - after}: rows were removed behind the registry's back; restore them from "
+            "a backup before reading on"
         )
         self.after = after
         self.until = until

@@ -39,7 +39,7 @@ class Tensor:
         if any(not isinstance(side, int) or side < 1 for side in self.shape):
             raise FeatureError(f"shape {self.shape} must be of whole numbers from 1 on")
         if math.prod(self.shape) * 8 > LARGEST_RECORD:
-            raise FeatureError(f"shape {self.shape} is too large for one sample; cut it into several")
+            raise FeatureError(f"shape {self.shape} is too large for one sample; cut it up")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,9 @@ class ClassLabel:
         names = None if isinstance(classes, int) else tuple(classes)
         count = classes if isinstance(classes, int) else len(classes)
         if isinstance(classes, str) or not 0 < count < 2**31:
-            raise FeatureError(f"ClassLabel takes a count from 1 on or a list of names, not {classes!r}")
+            raise FeatureError(
+                f"ClassLabel takes a count above 0 or a list of names, not {classes!r}"
+            )
         if names is not None:
             if not all(isinstance(name, str) and name and "\0" not in name for name in names):
                 raise FeatureError("class names must be non-empty text")
@@ -74,7 +76,7 @@ class Image:
 
     def __post_init__(self) -> None:
         if self.encoding not in ("png", "jpeg"):
-            raise FeatureError(f"image encoding {self.encoding!r} is not known; use 'png' or 'jpeg'")
+            raise FeatureError(f"image encoding {self.encoding!r} is unknown; use 'png' or 'jpeg'")
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,7 @@ def advance(connection: Connection, dataset_id: int, head: Head) -> None:
     connection.execute(
         update(heads)
         .where(heads.c.dataset_id == dataset_id)
-        .values(
-            position=head.position, live=head.live, chain=head.chain, updated_at=func.now()
-        )
+        .values(position=head.position, live=head.live, chain=head.chain, updated_at=func.now())
     )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from registry.errors import InvalidSampleError
+
+Keys = Sequence[str] | npt.NDArray[np.str_]
 
 LONGEST = 512
 """Bytes of UTF-8 that a key may have at most."""
@@ -21,7 +23,7 @@ def make_keys(count: int) -> list[str]:
     return [f"{batch}-{number}" for number in range(count)]
 
 
-def check_keys(keys: Sequence[str] | np.ndarray[Any, Any], count: int) -> list[str]:
+def check_keys(keys: Keys, count: int) -> list[str]:
     """Return the keys as a list; raises `InvalidSampleError` for one that cannot be a key."""
     if isinstance(keys, str | bytes):
         raise InvalidSampleError(f"keys is one {type(keys).__name__}; give a list of {count} keys")
@@ -38,7 +40,7 @@ def check_keys(keys: Sequence[str] | np.ndarray[Any, Any], count: int) -> list[s
     if not sound:
         for row, key in enumerate(listed):
             if reason := _fault(key):
-                raise InvalidSampleError(reason, row=row, key=key if key else None)
+                raise InvalidSampleError(reason, row=row, key=key or None)
     return listed
 
 

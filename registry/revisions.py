@@ -37,12 +37,14 @@ class Entry:
 
 
 # Keys travel as JSON: turning a list into an array costs the driver more than finding the keys.
+# The sum keeps PostgreSQL from walking back along the primary key until it meets the key, which
+# it believes to be soon while the table has no statistics: a bulk load then takes hours.
 _POSTGRESQL = """
     SELECT asked.key, found.position, found.record
     FROM json_array_elements_text(%s::json) AS asked (key)
     CROSS JOIN LATERAL (
         SELECT position, record FROM samples WHERE dataset_id = %s AND key = asked.key COLLATE "C"
-        ORDER BY position DESC LIMIT 1
+        ORDER BY position + 0 DESC LIMIT 1
     ) AS found
 """
 # Left to itself, SQLite goes through the whole log for every batch: CROSS JOIN keeps the order of

@@ -76,7 +76,7 @@ class Population:
         )
         return counted.scalar_one()
 
-    def superseded(self, connection: Connection, after: int, until: int) -> list[int]:
+    def superseded(self, after: int, until: int, connection: Connection) -> list[int]:
         """Return the positions in ``[after, until)`` whose key has a newer revision."""
         found = connection.execute(
             select(samples.c.supersedes).where(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine, inspect, text
 
-from registry.engine import reading, retrying, writing
+from registry.engine import reading, retrying, shown, writing
 from registry.errors import SchemaMissingError, SchemaTooNewError, SchemaTooOldError
 
 REVISION = "0001"
@@ -30,7 +30,7 @@ def check(engine: Engine) -> None:
     A SQLite file without tables gets them: the embedded database needs no set-up.
     """
     found = revision(engine)
-    place = engine.url.render_as_string(hide_password=True)
+    place = shown(engine.url)
     if found is None and engine.dialect.name == "sqlite":
         upgrade(engine)
     elif found is None:

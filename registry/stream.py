@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -18,8 +19,7 @@ def samples(log: Log, population: Population) -> Iterator[dict[str, Column]]:
     """Yield the population's samples in position order, as columns of up to a page's rows."""
     start, stop = population.interval
     for page in pages(log, 0, population.watermark):
-        place = (page.start, page.stop)
-        superseded = read(log.engine, lambda c, place=place: population.superseded(c, *place))
+        superseded = read(log.engine, partial(population.superseded, page.start, page.stop))
         alive = (page.buckets >= start) & (page.buckets < stop)
         alive[np.array(superseded, np.int64) - page.start] = False
         kept = alive[page.positions - page.start]

@@ -38,9 +38,7 @@ class StreamDataset(tf.data.Dataset):  # type: ignore[misc]  # TensorFlow ships 
         batches = pages.rebatch(batch_size, drop_remainder=True).map(select)
         # The pages come from a database, so no other process can read a share of their files.
         options = tf.data.Options()
-        options.experimental_distribute.auto_shard_policy = (
-            tf.data.experimental.AutoShardPolicy.OFF
-        )
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
         self._whole = batches.prefetch(tf.data.AUTOTUNE).with_options(options)
         super().__init__(self._whole._variant_tensor)  # noqa: SLF001  # as tf.data's own subclasses
 

@@ -7,6 +7,7 @@ narrower float, which is what a float32 feature asks for.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -44,9 +45,20 @@ def pack_fixed(feature: FixedFeature, values: Any, count: int) -> Array:
         array = np.asarray(values)
     except (ValueError, TypeError, OverflowError):
         array = None
+    if array is not None and array.dtype == np.float64 and array is not values:
+        array = _wide(array, values, feature.dtype)
     if array is None or array.dtype == object or array.shape != (count, *feature.shape):
         raise _first_misfit(feature, values)
     return _cast(array, feature.dtype, values)
+
+
+def _wide(array: Array, values: Any, dtype: str) -> Array:
+    """Undo what NumPy does to whole numbers on both sides of 2**63: it makes them floats."""
+    numbers = np.asarray(values, object)
+    if np.dtype(dtype).kind in "iu" and all(type(number) is int for number in numbers.flat):
+        with suppress(OverflowError):
+            return numbers.astype(dtype)
+    return array
 
 
 def pack_variable(feature: VariableFeature, values: Any, count: int) -> list[bytes]:
@@ -71,8 +83,9 @@ def _pack_one(feature: VariableFeature, value: Any) -> bytes:
         return _ragged(feature, value)
     if not isinstance(value, bytes | bytearray | memoryview):
         raise Refused(f"{_name(value)} is not bytes")
-    if isinstance(feature, Image) and bytes(value[:8])[: len(_MAGIC[feature.encoding])] != (
-        _MAGIC[feature.encoding]
+    if (
+        isinstance(feature, Image)
+        and bytes(value[:8])[: len(_MAGIC[feature.encoding])] != (_MAGIC[feature.encoding])
     ):
         raise Refused(f"the bytes are not a {feature.encoding} file")
     return bytes(value)
@@ -121,8 +134,10 @@ def _cast(array: Array, dtype: str, values: Any) -> Array:
         bad = _inexact(array, cast)
     else:
         bounds = np.iinfo(target)
-        bad = (array < bounds.min) | (array > bounds.max) if kind in "iu" and source != "b" else (
-            np.zeros(1, bool)
+        bad = (
+            (array < bounds.min) | (array > bounds.max)
+            if kind in "iu" and source != "b"
+            else (np.zeros(1, bool))
         )
     if bad.any():
         index = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -233,4 +248,3 @@ def _name(value: object) -> str:
     if value is None or isinstance(value, str | int | float):
         return repr(value) if len(repr(value)) < 40 else f"a {type(value).__name__}"
     return f"a value of type {type(value).__name__}"
-

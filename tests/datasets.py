@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from registry import Bytes, ClassLabel, Dataset, Ragged, Registry, Tensor, Text
+from registry.features import Feature
 
-FIXED = {"image": Tensor("uint8", (2, 2)), "label": ClassLabel(10)}
-VARIABLE = {
+FIXED: dict[str, Feature] = {"image": Tensor("uint8", (2, 2)), "label": ClassLabel(10)}
+VARIABLE: dict[str, Feature] = {
     "text": Text(),
     "label": ClassLabel(["cat", "dog"]),
     "blob": Bytes(),

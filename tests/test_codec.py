@@ -75,7 +75,12 @@ def test_features_survive_their_json_form(features: dict[str, Feature]) -> None:
 
 
 def test_the_layout_of_a_record_is_what_the_docs_say() -> None:
-    features = {"t": Text(), "x": Tensor("int16", (2,)), "b": Bytes(), "y": ClassLabel(3)}
+    features: dict[str, Feature] = {
+        "t": Text(),
+        "x": Tensor("int16", (2,)),
+        "b": Bytes(),
+        "y": ClassLabel(3),
+    }
     (record,) = Codec(Features(features)).encode(
         {"t": ["hé"], "x": [[1, -2]], "b": [b"\x07"], "y": [2]}
     )
@@ -165,6 +170,7 @@ BAD = [
     (Image("jpeg"), PNG, "the bytes are not a jpeg file"),
     (Ragged("int32"), [[1], [2]], "is not a one-dimensional array of int32"),
     (Ragged("int32"), [1.5], "float64 does not fit int32"),
+    (Tensor("uint64"), -1, "-1 does not fit uint64 exactly"),
     (Ragged("int32"), 7, "is not a one-dimensional array of int32"),
 ]
 GOOD: dict[type, Any] = {
@@ -222,6 +228,12 @@ def test_a_bad_batch_is_refused_and_nothing_of_it_is_stored(
     with pytest.raises(InvalidSampleError, match=reason):
         digits.insert(data, keys=keys)
     assert digits.head.position == 0
+
+
+def test_whole_numbers_on_both_sides_of_two_to_the_63_fit_uint64() -> None:
+    codec = Codec(Features({"x": Tensor("uint64")}))
+    (record, _) = codec.encode({"x": [2**64 - 1, 7]})
+    assert codec.decode_one(record)["x"] == 2**64 - 1
 
 
 def test_bytes_in_a_numpy_array_that_drops_zeros_are_refused(notes: Dataset) -> None:

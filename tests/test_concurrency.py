@@ -94,7 +94,7 @@ def _write_plainly(dsn: str, writer: int) -> None:
 
 
 def test_readers_never_skip_past_a_writer_that_stops_before_its_commit(
-    reg: Registry, url: str, digits: Dataset
+    url: str, digits: Dataset
 ) -> None:
     digits.insert([digit(0)])
     with registry.connect(url) as slow:
@@ -146,7 +146,7 @@ def _in_thread(work: object) -> threading.Thread:
     return thread
 
 
-def test_following_sees_rows_that_come_later(reg: Registry, digits: Dataset) -> None:
+def test_following_sees_rows_that_come_later(digits: Dataset) -> None:
     digits.insert([digit(0)])
     pages = digits.follow()
     assert next(pages)["label"].tolist() == [0]

@@ -21,6 +21,7 @@ from registry.errors import (
     SampleNotFoundError,
     VersionError,
 )
+from registry.features import Feature
 from tests.datasets import digit
 
 numbers = itertools.count()
@@ -39,14 +40,14 @@ def test_inserted_samples_are_read_back_in_order(digits: Dataset) -> None:
 
 
 def test_columns_and_rows_make_the_same_log(reg: Registry) -> None:
-    features = {"x": Tensor("float32", (3,)), "y": ClassLabel(["cat", "dog"])}
+    features: dict[str, Feature] = {"x": Tensor("float32", (3,)), "y": ClassLabel(["cat", "dog"])}
     x = np.linspace(0, 1, 30, dtype=np.float32).reshape(10, 3)
     names = np.array(["cat", "dog"] * 5)
     keys = [f"k{n}" for n in range(10)]
     rows = reg.create("rows", features)
     rows.insert([{"x": a, "y": b} for a, b in zip(x, names, strict=True)], keys=keys)
     columns = reg.create("columns", features)
-    columns.insert({"x": x, "y": names}, keys=np.array(keys))  # type: ignore[arg-type]
+    columns.insert({"x": x, "y": names}, keys=np.array(keys))
     assert rows.head.chain == columns.head.chain
 
 
@@ -70,7 +71,7 @@ def test_an_update_changes_the_named_features_alone(digits: Dataset) -> None:
     report = digits.update("a", label=9, source="review")
     assert report.revised == 1
     assert digits.get("a")["label"] == 9
-    np.testing.assert_array_equal(digits.get("a")["image"], digit(7)["image"])  # type: ignore[arg-type]
+    np.testing.assert_array_equal(digits.get("a")["image"], digit(7)["image"])
     (first, second) = digits.history("a")
     assert first.sample is not None
     assert first.sample["label"] == 7
@@ -129,7 +130,7 @@ def test_pages_of_any_size_join_up_to_the_whole(
     ]
     notes.insert(text_rows, keys=[f"k{n}" for n in range(20)])
     notes.retract("k0")
-    monkeypatch.setattr("registry.cursor.PAGE_BYTES", rows * 8)
+    monkeypatch.setattr("registry.page.PAGE_BYTES", rows * 8)
     for dataset, name in ((digits, "label"), (notes, "text")):
         for after, until in ((0, None), (4, 17), (5, 5)):
             pages = list(dataset.pages(after, until))
@@ -152,7 +153,9 @@ def test_a_gap_in_the_log_is_an_error_and_never_a_short_page(
         else:
             connection.execute(text("DROP TRIGGER samples_never_leave"))
         connection.execute(text("DELETE FROM samples WHERE position = 4"))
-    with pytest.raises(LogGapError, match=r"positions \[0, 9\) of the log hold 8 rows instead of 9"):
+    with pytest.raises(
+        LogGapError, match=r"positions \[0, 9\) of the log hold 8 rows instead of 9"
+    ):
         list(digits.pages())
     assert [len(page) for page in digits.pages(5)] == [4]
 
@@ -200,7 +203,7 @@ def test_a_version_is_the_dataset_as_it_was(reg: Registry, digits: Dataset) -> N
 
 def test_a_version_of_another_history_is_refused(reg: Registry, digits: Dataset) -> None:
     digits.insert([digit(1)])
-    with pytest.raises(VersionError, match="has [0-9a-f]{32} there, another history"):
+    with pytest.raises(VersionError, match=r"has [0-9a-f]{32} there, another history"):
         reg.open("digits@1:00000000")
     with pytest.raises(VersionError, match="'digits' ends at position 1"):
         reg.open("digits@7:00000000")
@@ -222,7 +225,9 @@ def test_a_sample_never_changes_its_split(digits: Dataset) -> None:
 def test_a_dataset_that_is_not_there_is_named_with_the_nearest(
     reg: Registry, digits: Dataset
 ) -> None:
-    with pytest.raises(DatasetNotFoundError, match="no dataset named 'digit'; did you mean 'digits"):
+    with pytest.raises(
+        DatasetNotFoundError, match="no dataset named 'digit'; did you mean 'digits"
+    ):
         reg.open("digit")
     with pytest.raises(DatasetExistsError, match="'digits' exists already"):
         reg.create("digits", digits.features)

@@ -14,9 +14,7 @@ def test_importing_registry_loads_nothing_heavy_and_no_database() -> None:
         "import sys, json; before = set(sys.modules); import registry; "
         "print(json.dumps(sorted(set(sys.modules) - before)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(json.loads(done.stdout))
     heavy = {"tensorflow", "keras", "fastapi", "pyarrow", "alembic", "psycopg", "typer", "sklearn"}
     assert not loaded & heavy

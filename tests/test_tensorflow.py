@@ -32,7 +32,7 @@ def test_a_stream_yields_full_batches_over_epochs_that_grow(digits: Dataset) -> 
 
 
 def test_every_kind_of_feature_arrives_as_its_tensor(notes: Dataset) -> None:
-    samples = [
+    samples: list[dict[str, object]] = [
         {"text": "cät", "label": "cat", "blob": b"\x00\xff\x00", "tokens": [1, 2, 3]},
         {"text": "", "label": "dog", "blob": b"", "tokens": []},
         {"text": "x", "label": 0, "blob": b"y", "tokens": [-7]},

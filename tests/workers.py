@@ -12,8 +12,9 @@ from sqlalchemy import Connection, event
 import registry
 from registry import Tensor
 from registry.dataset import Dataset
+from registry.features import Feature
 
-FEATURES = {"writer": Tensor("int32"), "serial": Tensor("int64")}
+FEATURES: dict[str, Feature] = {"writer": Tensor("int32"), "serial": Tensor("int64")}
 STOP = -1
 """The writer number of the sample that tells readers to stop."""
 

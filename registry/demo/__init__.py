@@ -50,7 +50,9 @@ def run(folder: Path) -> None:
             f"A labeling process inserts into {url}; this one trains on what is there.\n",
             soft_wrap=True,
         )
-        labeler = subprocess.Popen([sys.executable, "-m", "registry.demo.labeler", url])
+        labeler = subprocess.Popen(  # noqa: S603  # our own module
+            [sys.executable, "-m", "registry.demo.labeler", url]
+        )
         try:
             measured = trainer.train(console, digits, lambda: labeler.poll() is None)
         finally:

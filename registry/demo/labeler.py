@@ -51,7 +51,7 @@ class Drawer:
 
 
 def label(digits: Dataset) -> None:
-    """Insert the test split, rightly labeled; then the rest in bursts, corrected one burst later."""
+    """Insert the test split, rightly labeled; then the rest in bursts, each corrected later."""
     drawer = Drawer.load()
     splits = np.array([digits.split_of(key) for key in drawer.keys])
     drawer.insert(digits, np.flatnonzero(splits == "test"), drawer.truth)

@@ -39,9 +39,7 @@ def warm_up() -> None:
         pass
 
 
-def train(
-    console: Console, digits: Dataset, labeling: Callable[[], bool]
-) -> list[Measurement]:
+def train(console: Console, digits: Dataset, labeling: Callable[[], bool]) -> list[Measurement]:
     """Train until labeling has ended and all it made was trained on."""
     run = digits.run("demo", seed=7, split="train")
     watch = _Watch(console, digits, run, labeling)
@@ -128,9 +126,9 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no 
 
 def draw(measured: list[Measurement], path: Path) -> Path:
     """Draw accuracy against samples as a PNG."""
-    from matplotlib import pyplot  # noqa: PLC0415  # heavy, and needed at the end only
+    from matplotlib import pyplot as plt  # noqa: PLC0415  # heavy, and needed at the end only
 
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     axes.plot([m.samples for m in measured], [m.accuracy for m in measured], marker="o")
     axes.set(
         title="Accuracy while the dataset grows",
@@ -140,5 +138,5 @@ def draw(measured: list[Measurement], path: Path) -> Path:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+    plt.close(figure)
     return path

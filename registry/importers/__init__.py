@@ -74,15 +74,16 @@ def insert_file(
 
 def _rows(path: Path, features: Features, key: str | None) -> Iterator[Row]:
     """Yield the file's rows, each with a key."""
+    name = _name(path)
     try:
         for row in reader(path)(path, features, key):
-            yield row if row.key is not None else row._replace(key=_make_key(path, row))
+            yield row if row.key is not None else row._replace(key=_make_key(name, row))
     except OSError as error:
         raise ImportFileError(error.strerror or str(error), file=str(path)) from error
 
 
-def _make_key(path: Path, row: Row) -> str:
-    return f"{_name(path)}:{row.line}:{hashlib.blake2b(row.raw, digest_size=4).hexdigest()}"
+def _make_key(name: str, row: Row) -> str:
+    return f"{name}:{row.line}:{hashlib.blake2b(row.raw, digest_size=4).hexdigest()}"
 
 
 def _name(path: Path) -> str:

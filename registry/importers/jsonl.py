@@ -49,5 +49,5 @@ def _take_key(values: dict[str, Any], name: str, *, keep: bool) -> str:
         raise ValueError(f"there is no {name!r} to take the key from")
     found = values[name] if keep else values.pop(name)
     if isinstance(found, bool) or not isinstance(found, str | int):
-        raise ValueError(f"the key in {name!r} is neither text nor a whole number")
+        raise ValueError(f"the key in {name!r} is neither text nor a whole number")  # noqa: TRY004
     return str(found)

@@ -59,7 +59,7 @@ def decode(raw: bytes) -> str:
         ) from None
 
 
-def from_json(text: str) -> Any:  # noqa: ANN401  # that is what JSON holds
+def from_json(text: str) -> Any:
     """Read JSON, and nothing that JSON does not allow or that could be read in two ways."""
     try:
         return _decoder.decode(text)

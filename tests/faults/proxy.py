@@ -45,9 +45,7 @@ class Proxy:
         async with listener:
             await stop.wait()
 
-    async def _connect(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, port = self._server.query.get("host") or self._server.host, self._server.port or 5432
         if isinstance(host, str) and host.startswith("/"):
             far = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")

@@ -24,13 +24,17 @@ def near(postgresql_url: str) -> Iterator[Dataset]:
 
 
 @pytest.fixture
-def through(postgresql_url: str, near: Dataset) -> Iterator[tuple[Proxy, Dataset, registry.Registry]]:
+def through(
+    postgresql_url: str, near: Dataset
+) -> Iterator[tuple[Proxy, Dataset, registry.Registry]]:
     """The same dataset through a proxy, on a connection that is open already."""
-    with proxied(make_url(postgresql_url)) as (proxy, url):
-        with registry.connect(url.render_as_string(hide_password=False)) as reg:
-            dataset = reg.open("digits")
-            dataset.insert([digit(0)], keys=["first"])
-            yield proxy, dataset, reg
+    with (
+        proxied(make_url(postgresql_url)) as (proxy, url),
+        registry.connect(url.render_as_string(hide_password=False)) as reg,
+    ):
+        dataset = reg.open(near.name)
+        dataset.insert([digit(0)], keys=["first"])
+        yield proxy, dataset, reg
 
 
 def _exchange(proxy: Proxy, dataset: Dataset) -> dict[Direction, int]:

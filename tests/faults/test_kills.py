@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from registry import Dataset, Registry
+from registry import Dataset
 from tests.datasets import digit
 
 BATCH = 50
@@ -27,9 +27,7 @@ with registry.connect(sys.argv[1]) as reg:
 """
 
 
-def test_a_writer_killed_at_any_moment_leaves_whole_batches(
-    reg: Registry, url: str, digits: Dataset
-) -> None:
+def test_a_writer_killed_at_any_moment_leaves_whole_batches(url: str, digits: Dataset) -> None:
     rng = random.Random(3)
     acknowledged = -1
     for _ in range(4):

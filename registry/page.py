@@ -1,0 +1,190 @@
+"""Pages of the log: how each database lays the rows of a range end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain as concatenate
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import Connection
+
+from registry.codec import Codec, Column
+from registry.engine import driver
+from registry.errors import LogGapError
+
+PAGE_BYTES = 1 << 20
+"""Bytes of records in a page, about."""
+MOST_ROWS = 1 << 16
+FIRST_ROWS = 64
+"""Rows in the first page of a log whose records differ in length."""
+GROUP_BYTES = 1 << 17
+"""Bytes of records that PostgreSQL joins to one value. Larger ones cost it fresh memory each."""
+
+Positions = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, repr=False)
+class Page:
+    """The log's rows at positions ``[start, stop)``.
+
+    ``page["image"]`` is a feature's column: one array of shape ``(rows, *shape)`` with a row for
+    each record, in position order, as `Codec.decode` describes; ``positions`` (int64) says where
+    each stands. Retractions have no record: their positions are in ``retracted``. Positions in
+    ``superseding`` replace the older revisions at ``supersedes``, pair by pair. ``buckets``
+    (uint16) has one value per position, retractions included.
+    """
+
+    start: int
+    stop: int
+    data: bytes
+    buckets: npt.NDArray[np.uint16]
+    superseding: Positions
+    supersedes: Positions
+    retracted: Positions
+    codec: Codec
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __repr__(self) -> str:
+        return f"<page [{self.start}, {self.stop})>"
+
+    def __getitem__(self, feature: str) -> Column:
+        return self.columns[feature]
+
+    @cached_property
+    def columns(self) -> dict[str, Column]:
+        """Every feature's column, by name."""
+        return self.codec.decode(self.data, len(self) - len(self.retracted))
+
+    @cached_property
+    def positions(self) -> Positions:
+        """The position of each record."""
+        return np.setdiff1d(np.arange(self.start, self.stop), self.retracted, assume_unique=True)
+
+
+def first_rows(codec: Codec) -> int:
+    """Return how many rows to ask for at first; all pages of fixed-width records have as many."""
+    if not codec.fixed_width:
+        return FIRST_ROWS
+    return max(1, min(MOST_ROWS, PAGE_BYTES // codec.header.itemsize))
+
+
+def fetch(connection: Connection, dataset_id: int, codec: Codec, after: int, until: int) -> Page:
+    """Read the rows at ``[after, until)``, or fewer where records differ in length.
+
+    Raises `LogGapError` where a position is missing.
+    """
+    if connection.dialect.name == "sqlite":
+        return _from_sqlite(connection, dataset_id, codec, after, until)
+    if codec.fixed_width:
+        return _grouped(connection, dataset_id, codec, after, until)
+    return _single(connection, dataset_id, codec, after, until)
+
+
+# The server lays small records end to end, a group of them to one value, and sends the few
+# positions that revise or retract apart: what costs time per row is then done in its own loops.
+# Each group is a range of the primary key of its own, so it is sent while the next is read.
+# Buckets go as int16, the narrowest integer that PostgreSQL can send.
+_GROUPED = """
+    SELECT part.* FROM generate_series(%(after)s::bigint, %(until)s::bigint - 1, %(rows)s::bigint)
+        AS edge CROSS JOIN LATERAL (
+            SELECT count(*), string_agg(record, '' ORDER BY position),
+                string_agg(int2send((bucket - 32768)::int2), '' ORDER BY position),
+                array_agg(position ORDER BY position) FILTER (WHERE supersedes IS NOT NULL),
+                array_agg(supersedes ORDER BY position) FILTER (WHERE supersedes IS NOT NULL),
+                array_agg(position ORDER BY position) FILTER (WHERE record IS NULL)
+            FROM samples WHERE dataset_id = %(dataset_id)s AND position >= edge
+                AND position < least(edge + %(rows)s::bigint, %(until)s::bigint)
+        ) AS part
+"""
+
+
+def _grouped(connection: Connection, dataset_id: int, codec: Codec, after: int, until: int) -> Page:
+    rows = max(1, GROUP_BYTES // codec.header.itemsize)
+    place = {"dataset_id": dataset_id, "after": after, "until": until, "rows": rows}
+    with driver(connection).cursor(binary=True) as cursor:
+        groups = cursor.execute(_GROUPED, place, prepare=True).fetchall()
+    counts, data, buckets, superseding, supersedes, retracted = zip(*groups, strict=True)
+    _check_dense(after, until, sum(counts))
+    shifted = np.frombuffer(b"".join(buckets), ">i2").astype(np.int32) + 32768
+    return Page(
+        start=after,
+        stop=until,
+        data=b"".join(part or b"" for part in data),
+        buckets=shifted.astype(np.uint16),
+        superseding=_joined(superseding),
+        supersedes=_joined(supersedes),
+        retracted=_joined(retracted),
+        codec=codec,
+    )
+
+
+def _joined(parts: Sequence[list[int] | None]) -> Positions:
+    return np.array(list(concatenate.from_iterable(part or () for part in parts)), np.int64)
+
+
+# Where records differ in length, the page ends at the row that fills it; a value's length is
+# known without reading the value.
+_SINGLE = """
+    SELECT position, record, bucket, supersedes FROM (
+        SELECT position, record, bucket, supersedes, coalesce(sum(octet_length(record)) OVER (
+            ORDER BY position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before
+        FROM samples WHERE dataset_id = %s AND position >= %s AND position < %s
+    ) AS ranked WHERE before < %s ORDER BY position
+"""
+
+
+def _single(connection: Connection, dataset_id: int, codec: Codec, after: int, until: int) -> Page:
+    place = (dataset_id, after, until, PAGE_BYTES)
+    with driver(connection).cursor(binary=True) as cursor:
+        rows = cursor.execute(_SINGLE, place, prepare=True).fetchall()
+    return _from_rows(codec, after, until, rows)
+
+
+_SQLITE = """
+    SELECT position, record, bucket, supersedes FROM samples
+    WHERE dataset_id = ? AND position >= ? AND position < ? ORDER BY position
+"""
+
+
+def _from_sqlite(
+    connection: Connection, dataset_id: int, codec: Codec, after: int, until: int
+) -> Page:
+    found = connection.exec_driver_sql(_SQLITE, (dataset_id, after, until)).cursor
+    assert found is not None
+    if codec.fixed_width:
+        return _from_rows(codec, after, until, found.fetchall())
+    rows, size = [], 0
+    while size < PAGE_BYTES and (row := found.fetchone()):
+        rows.append(row)
+        size += len(row[1] or b"")
+    return _from_rows(codec, after, until, rows)
+
+
+def _from_rows(codec: Codec, after: int, until: int, rows: Sequence[tuple[Any, ...]]) -> Page:
+    """Make a page of (position, record, bucket, supersedes) rows from ``after`` on."""
+    full = sum(len(record or b"") for _, record, _, _ in rows) >= PAGE_BYTES
+    stop = rows[-1][0] + 1 if full and not codec.fixed_width else until
+    _check_dense(after, stop, len(rows))
+    revised = [(position, old) for position, _, _, old in rows if old is not None]
+    return Page(
+        start=after,
+        stop=stop,
+        data=b"".join([record for _, record, _, _ in rows if record is not None]),
+        buckets=np.array([bucket for _, _, bucket, _ in rows], np.uint16),
+        superseding=np.array([position for position, _ in revised], np.int64),
+        supersedes=np.array([old for _, old in revised], np.int64),
+        retracted=np.array([p for p, record, _, _ in rows if record is None], np.int64),
+        codec=codec,
+    )
+
+
+def _check_dense(after: int, until: int, found: int) -> None:
+    """Positions are unique, so as many rows as positions means that none is missing."""
+    if found != until - after:
+        raise LogGapError(after, until, found)
