@@ -35,15 +35,26 @@ def records_query(reg: Registry, dataset: Dataset) -> str:
     )
 
 
-def page_reader(dataset: Dataset, times: int = 1) -> Work:
-    """Read every column of every page, ``times`` over."""
+def page_reader(dataset: Dataset) -> Work:
+    """Read every column of every page."""
     names = list(dataset.features)
 
     def work() -> int:
+        return sum(min(len(page[name]) for name in names) for page in dataset.pages())
+
+    return work
+
+
+def span_reader(dataset: Dataset, span: int, times: int) -> Work:
+    """Read ``times`` ranges of ``span`` rows, at places drawn by a fixed seed."""
+    span = min(span, len(dataset))
+    starts = np.random.default_rng(0).integers(0, len(dataset) - span, times, endpoint=True)
+
+    def work() -> int:
         rows = 0
-        for _ in range(times):
-            for page in dataset.pages():
-                rows += min(len(page[name]) for name in names)
+        for start in starts.tolist():
+            for page in dataset.pages(start, start + span):
+                rows += min(len(page[name]) for name in dataset.features)
         return rows
 
     return work

@@ -5,7 +5,7 @@ bytes, ``supersedes`` a little-endian int64 (-1 for none), ``bucket`` a little-e
 ``record`` empty for a retraction (no stored record is empty). Equal chains at a position mean
 equal logs up to it, in whatever database they lie.
 
-A key's bucket is the first two bytes, little-endian, of blake2b-16 of its UTF-8 form.
+A key's bucket is blake2b with a digest of two bytes, little-endian, of its UTF-8 form.
 
 BLAKE2: RFC 7693.
 """
@@ -27,7 +27,7 @@ _LINK = np.dtype([("supersedes", "<i8"), ("bucket", "<u2")])
 
 def buckets(keys: Iterable[str]) -> npt.NDArray[np.uint16]:
     """Hash keys to buckets 0..65535, one uint16 per key."""
-    digests = [blake2b(key.encode(), digest_size=16).digest()[:2] for key in keys]
+    digests = [blake2b(key.encode(), digest_size=2).digest() for key in keys]
     return np.frombuffer(b"".join(digests), "<u2").astype(np.uint16, copy=False)
 
 

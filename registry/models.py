@@ -96,12 +96,15 @@ samples = Table(
     PrimaryKeyConstraint("dataset_id", "position"),
     sqlite_with_rowid=False,
 )
-Index("ix_samples_key", samples.c.dataset_id, samples.c.key, samples.c.position.desc())
+# These two do not begin with the dataset, since the primary key does. To PostgreSQL a dataset that
+# is newer than its statistics holds no rows, so that any index which begins with it is as good as
+# another: it then walks through the whole log along the primary key for every key that is sought.
+Index("ix_samples_key", samples.c.key, samples.c.dataset_id, samples.c.position.desc())
 # A revision is superseded once: a key's history can never fork.
 Index(
     "uq_samples_supersedes",
-    samples.c.dataset_id,
     samples.c.supersedes,
+    samples.c.dataset_id,
     unique=True,
     postgresql_where=text("supersedes IS NOT NULL"),
     sqlite_where=text("supersedes IS NOT NULL"),

@@ -80,7 +80,7 @@ class Population:
         """Return the positions in ``[after, until)`` whose key has a newer revision."""
         found = connection.execute(
             select(samples.c.supersedes).where(
-                samples.c.dataset_id == self.dataset_id,
+                samples.c.dataset_id + 0 == self.dataset_id,  # keeps it off the primary key
                 samples.c.supersedes >= after,
                 samples.c.supersedes < until,
                 samples.c.position < self.watermark,

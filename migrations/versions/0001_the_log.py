@@ -67,11 +67,11 @@ def create_samples() -> None:
         sa.PrimaryKeyConstraint("dataset_id", "position", name="pk_samples"),
         sqlite_with_rowid=False,
     )
-    op.create_index("ix_samples_key", "samples", ["dataset_id", "key", sa.text("position DESC")])
+    op.create_index("ix_samples_key", "samples", ["key", "dataset_id", sa.text("position DESC")])
     op.create_index(
         "uq_samples_supersedes",
         "samples",
-        ["dataset_id", "supersedes"],
+        ["supersedes", "dataset_id"],
         unique=True,
         postgresql_where=sa.text("supersedes IS NOT NULL"),
         sqlite_where=sa.text("supersedes IS NOT NULL"),
