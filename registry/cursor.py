@@ -15,7 +15,7 @@ from registry.engine import PATIENCE, read, retrying
 from registry.notifications import Pause, listening
 from registry.page import FIRST_ROWS, MOST_ROWS, Page, fetch, first_rows
 
-AHEAD = 2
+AHEAD = 3
 """Pages that are read at the same time, each on a connection of its own."""
 LEAST_ROWS = 1024
 """Rows for which a page of its own, read at the same time as another, is worth while."""

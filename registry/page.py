@@ -21,7 +21,7 @@ PAGE_BYTES = 1 << 22
 MOST_ROWS = 1 << 16
 FIRST_ROWS = 64
 """Rows in the first page of a log whose records differ in length."""
-GROUP_BYTES = 1 << 17
+GROUP_BYTES = 1 << 18
 """Bytes of records that PostgreSQL joins to one value. Larger ones cost it fresh memory each."""
 
 Positions = npt.NDArray[np.int64]
