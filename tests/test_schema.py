@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, event, inspect, text
 
 import registry
-from registry import Registry, Tensor
+from registry import Registry, Tensor, revisions
 from registry.engine import driver, make_engine, reading
 from registry.errors import (
     DatabaseError,
@@ -176,6 +176,23 @@ def test_every_query_that_meets_a_log_goes_through_an_index(reg: Registry) -> No
             else:
                 assert "Seq Scan on samples" not in plan, plan
                 assert "(dataset_id=?)" not in plan, plan
+
+
+def test_a_bulk_load_into_a_dataset_that_statistics_do_not_know_stays_fast(
+    postgresql_url: str,
+) -> None:
+    """Without an index of its own order, every key would be sought along the whole log."""
+    with registry.connect(postgresql_url) as reg:
+        old = reg.create("old", {"x": Tensor("uint8")})
+        old.insert({"x": [1] * 5000})
+        with reg.engine.begin() as connection:
+            connection.execute(text("ANALYZE samples"))
+        new = reg.create("new", {"x": Tensor("uint8")})
+        new.insert({"x": [1] * 5000}, keys=[f"k{n}" for n in range(5000)])
+        with reading(reg.engine) as connection:
+            asked = {"keys": '["a", "b"]', "dataset_id": 2}
+            plan = driver(connection).execute(f"EXPLAIN {revisions._POSTGRESQL}", asked).fetchall()
+        assert "Index Scan using ix_samples_key" in str(plan)
 
 
 def _plans(reg: Registry, work: Callable[[], object]) -> list[str]:
