@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Generator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, SupportsIndex
 
 from sqlalchemy import Row, select
 
@@ -18,7 +19,7 @@ from registry.engine import read
 from registry.errors import InvalidSampleError, SampleNotFoundError, VersionError
 from registry.features import Features
 from registry.heads import Head
-from registry.keys import Keys, check_keys, make_keys
+from registry.keys import Keys, check_key, check_keys, check_source, make_keys
 from registry.models import samples
 from registry.page import Page
 from registry.revisions import Entry
@@ -99,8 +100,9 @@ class Dataset:
         fit.
         """
         self._check_writable()
+        check_source(source)
         columns = isinstance(data, Mapping)
-        count = _column_length(data) if isinstance(data, Mapping) else len(data)
+        count = _column_length(data) if isinstance(data, Mapping) else _length(data)
         if not count:
             raise InvalidSampleError("the batch is empty; insert at least one sample")
         named = check_keys(keys, count) if keys is not None else None
@@ -153,31 +155,35 @@ class Dataset:
 
     def history(self, key: str) -> list[Revision]:
         """Return every revision of a key, oldest first; empty if there is none."""
+        check_key(key)
         until = self.head.position
         place = (self._log.dataset_id, key, until)
         rows = read(self._log.engine, lambda connection: revisions.history(connection, *place))
         decode = self._log.codec.decode_one
         return [Revision(e, None if record is None else decode(record)) for e, record in rows]
 
-    def entries(self, after: int = 0, until: int | None = None) -> list[Entry]:
+    def entries(self, after: SupportsIndex = 0, until: SupportsIndex | None = None) -> list[Entry]:
         """Return the log's rows at positions ``[after, until)``, without their records."""
-        place = (self._log.dataset_id, after, self._until(until))
+        place = (self._log.dataset_id, *self._range(after, until))
         return read(self._log.engine, lambda connection: revisions.entries(connection, *place))
 
-    def pages(self, after: int = 0, until: int | None = None) -> Generator[Page]:
+    def pages(
+        self, after: SupportsIndex = 0, until: SupportsIndex | None = None
+    ) -> Generator[Page]:
         """Yield the log's pages over ``[after, until)``; up to the present head if None."""
-        return pages(self._log, after, self._until(until))
+        return pages(self._log, *self._range(after, until))
 
-    def follow(self, after: int = 0) -> Generator[Page]:
+    def follow(self, after: SupportsIndex = 0) -> Generator[Page]:
         """Yield pages from ``after`` on, for ever: at the end of the log, wait for the next commit.
 
         A lost connection is made anew, and no row is skipped or seen twice.
         """
         self._check_writable()
-        return follow(self._log, after)
+        return follow(self._log, self._range(after, None)[0])
 
     def split_of(self, key: str) -> str | None:
         """Return the split that a key belongs to, whether or not it is in the dataset."""
+        check_key(key)
         bucket = int(buckets([key])[0])
         return next((n for n, (start, stop) in self.splits.items() if start <= bucket < stop), None)
 
@@ -185,7 +191,7 @@ class Dataset:
         self,
         name: str,
         *,
-        seed: int | None = None,
+        seed: SupportsIndex | None = None,
         split: str | None = None,
         policy: str | None = None,
     ) -> Run:
@@ -205,13 +211,17 @@ class Dataset:
         self, key: str, change: Callable[[bytes | None], bytes | None], source: str | None
     ) -> Report:
         self._check_writable()
+        check_key(key)
+        check_source(source)
         return append.amend(self._log.engine, self._log.dataset_id, key, change, source)
 
-    def _until(self, until: int | None) -> int:
+    def _range(self, after: SupportsIndex, until: SupportsIndex | None) -> tuple[int, int]:
+        """Return the positions asked for, as far as the log goes now."""
         head = self._version.watermark if self._version else self._log.head().position
-        if until is not None and until > head:
-            raise VersionError(f"{self.name!r} ends at position {head}; {until} is not there yet")
-        return head if until is None else until
+        start, stop = operator.index(after), head if until is None else operator.index(until)
+        if not 0 <= start <= stop <= head:
+            raise VersionError(f"{self.name!r} has positions [0, {head}), not [{start}, {stop})")
+        return start, stop
 
     def _check_writable(self) -> None:
         if self._version is not None:
@@ -245,6 +255,19 @@ def _absent(why: str) -> NoReturn:
     raise VersionError(f"this database does not hold {why}")
 
 
+def _length(rows: object) -> int:
+    if not isinstance(rows, Sequence):
+        raise InvalidSampleError(
+            f"samples come as a list, or as a mapping of columns, not as {type(rows).__name__}"
+        )
+    return len(rows)
+
+
 def _column_length(columns: Mapping[str, Any]) -> int:
     """Return the columns' common length as far as it can be told before they are checked."""
-    return max((len(c) for c in columns.values() if hasattr(c, "__len__")), default=1)
+    shapes = (getattr(c, "shape", None) or (len(c),) for c in columns.values() if _sized(c))
+    return max((shape[0] for shape in shapes), default=1)
+
+
+def _sized(column: object) -> bool:
+    return isinstance(column, Sized) and getattr(column, "shape", None) != ()

@@ -77,6 +77,7 @@ def make_engine(url: str | URL) -> Engine:
             return _sqlite(parsed)
         return create_engine(
             parsed,
+            max_overflow=-1,  # a waiting follower keeps its connection, however many there are
             connect_args={
                 "connect_timeout": CONNECT_TIMEOUT,
                 "application_name": "registry",
@@ -91,7 +92,7 @@ def make_engine(url: str | URL) -> Engine:
 def _sqlite(url: URL) -> Engine:
     if sqlite3.sqlite_version_info < (3, 35):
         raise DatabaseError(f"SQLite {sqlite3.sqlite_version} is too old; 3.35 or later is needed")
-    engine = create_engine(url, connect_args={"timeout": 3 * CONNECT_TIMEOUT})
+    engine = create_engine(url, connect_args={"timeout": 3 * CONNECT_TIMEOUT}, max_overflow=-1)
 
     @event.listens_for(engine, "connect")
     def settings(connection: sqlite3.Connection, _: object) -> None:
@@ -250,7 +251,8 @@ _STATES: dict[str, tuple[type[RegistryError], str]] = {
 
 
 def _from_postgresql(error: Any, said: str, place: str) -> RegistryError:
-    state = error.sqlstate or _state_of_refusal(said)
+    lost = type(error).__name__ in ("OperationalError", "InterfaceError")
+    state = error.sqlstate or (_state_of_refusal(said) if lost else "")
     for prefix, (kind, remedy) in _STATES.items():
         if state.startswith(prefix):
             return kind(f"{place}: {said}; {remedy}")

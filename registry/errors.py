@@ -18,6 +18,7 @@
     ├── FeatureError               a feature or split definition that makes no sense
     ├── DatasetNotFoundError
     ├── DatasetExistsError
+    ├── DatasetDroppedError        a dataset that was open here and was dropped since
     ├── SampleNotFoundError        no live sample has this key
     ├── InvalidSampleError         a value that does not fit its feature; nothing was stored
     ├── ImportFileError            a file, or a line of it, that cannot be imported
@@ -106,6 +107,13 @@ class DatasetExistsError(RegistryError):
     def __init__(self, name: str) -> None:
         super().__init__(f"a dataset named {name!r} exists already; open it or choose another name")
         self.name = name
+
+
+class DatasetDroppedError(RegistryError):
+    """The dataset was dropped after it was opened here."""
+
+    def __init__(self) -> None:
+        super().__init__("the dataset was dropped; open the one that you want by name again")
 
 
 class SampleNotFoundError(RegistryError):

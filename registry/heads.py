@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, Select, select, update
 from sqlalchemy.sql import func
 
+from registry.errors import DatasetDroppedError
 from registry.models import heads
 
 
@@ -25,8 +27,7 @@ class Head:
 
 def read(connection: Connection, dataset_id: int) -> Head:
     """Read the head; the log is complete up to it."""
-    row = connection.execute(_select(dataset_id)).one()
-    return Head(row.position, row.live, row.chain)
+    return _head(connection, _select(dataset_id))
 
 
 def lock(connection: Connection, dataset_id: int) -> Head:
@@ -36,8 +37,7 @@ def lock(connection: Connection, dataset_id: int) -> Head:
     given until its row is visible to all. It costs writers of one dataset their concurrency, so
     it is taken last and held for one short group of statements.
     """
-    row = connection.execute(_select(dataset_id).with_for_update(key_share=True)).one()
-    return Head(row.position, row.live, row.chain)
+    return _head(connection, _select(dataset_id).with_for_update(key_share=True))
 
 
 def advance(connection: Connection, dataset_id: int, head: Head) -> None:
@@ -49,7 +49,14 @@ def advance(connection: Connection, dataset_id: int, head: Head) -> None:
     )
 
 
-def _select(dataset_id: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _head(connection: Connection, query: Select[Any]) -> Head:
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise DatasetDroppedError
+    return Head(row.position, row.live, row.chain)
+
+
+def _select(dataset_id: int) -> Select[Any]:
     return select(heads.c.position, heads.c.live, heads.c.chain).where(
         heads.c.dataset_id == dataset_id
     )

@@ -25,7 +25,7 @@ def make_keys(count: int) -> list[str]:
 
 def check_keys(keys: Keys, count: int) -> list[str]:
     """Return the keys as a list; raises `InvalidSampleError` for one that cannot be a key."""
-    if isinstance(keys, str | bytes):
+    if not isinstance(keys, Sequence | np.ndarray) or isinstance(keys, str | bytes):
         raise InvalidSampleError(f"keys is one {type(keys).__name__}; give a list of {count} keys")
     listed = keys.tolist() if isinstance(keys, np.ndarray) else list(keys)
     if len(listed) != count:
@@ -42,6 +42,17 @@ def check_keys(keys: Keys, count: int) -> list[str]:
             if reason := _fault(key):
                 raise InvalidSampleError(reason, row=row, key=key or None)
     return listed
+
+
+def check_key(key: str) -> None:
+    """Raise `InvalidSampleError` for what can be no sample's key."""
+    check_keys([key], 1)
+
+
+def check_source(source: str | None) -> None:
+    """Raise `InvalidSampleError` unless the name of a source is plain text, or None."""
+    if source is not None and (reason := _fault(source)):
+        raise InvalidSampleError(reason.replace("a key", "a source"))
 
 
 def _fault(key: object) -> str | None:

@@ -63,6 +63,7 @@ datasets = Table(
     Column("splits", _json, nullable=False),
     Column("description", Text, nullable=False, server_default=text("''")),
     _now(),
+    sqlite_autoincrement=True,  # the id of a dropped dataset never names another
 )
 
 # Apart from `datasets`, so that the foreign keys' row locks never meet the head lock. Most of

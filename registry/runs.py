@@ -7,14 +7,15 @@ later epoch by construction.
 
 from __future__ import annotations
 
+import operator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, SupportsIndex
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, exists, func, select
 
 from registry import heads
 from registry.engine import insert_if_new, read, write
-from registry.errors import EpochError, RunMismatchError
+from registry.errors import EpochError, FeatureError, RunMismatchError
 from registry.models import epochs, runs, samples
 from registry.splits import Interval
 
@@ -94,7 +95,7 @@ def get_or_create(
     dataset_id: int,
     name: str,
     *,
-    seed: int | None,
+    seed: SupportsIndex | None,
     split: str | None,
     policy: str | None,
 ) -> Settings:
@@ -103,6 +104,12 @@ def get_or_create(
     Settings left None are taken from the run that exists; others must equal its own, or
     `RunMismatchError` is raised.
     """
+    if policy not in (None, "all"):
+        raise FeatureError(f"policy {policy!r} is not known; use 'all'")
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise FeatureError(f"a run's name is non-empty text, not {name!r}")
+    if seed is not None and not 0 <= (seed := operator.index(seed)) < 2**63:
+        raise FeatureError(f"seed {seed} is not in [0, 2**63)")
     mine = and_(runs.c.dataset_id == dataset_id, runs.c.name == name)
 
     def find(connection: Connection) -> Row[Any] | None:
@@ -128,7 +135,7 @@ def pin(engine: Engine, run: Settings, number: int, dataset_id: int, interval: I
 
     Raises `EpochError` if the epoch before it is not pinned, or there is no sample to train on.
     """
-    if number < 0:
+    if (number := operator.index(number)) < 0:
         raise EpochError(f"epoch {number}: epochs count from 0")
     found = read(engine, lambda connection: _find(connection, run, number))
     if found is not None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Connection, Engine, inspect, text
 
-from registry.engine import reading, retrying, shown, writing
+from registry.engine import read, reading, retrying, shown, writing
 from registry.errors import SchemaMissingError, SchemaTooNewError, SchemaTooOldError
 
 REVISION = "0001"
@@ -16,12 +16,20 @@ VERSION_TABLE = "registry_alembic_version"
 
 def revision(engine: Engine) -> str | None:
     """Return the revision that the database is at, or None where it has no registry tables."""
-    with reading(engine) as connection:
+
+    def find(connection: Connection) -> str | None:
         if not inspect(connection).has_table(VERSION_TABLE):
             return None
         found = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608
         number: str | None = found.scalar()
         return number
+
+    # A SQLite file that others are setting up is locked for a moment; a server that is down is
+    # said to be so at once.
+    if engine.dialect.name == "sqlite":
+        return read(engine, find)
+    with reading(engine) as connection:
+        return find(connection)
 
 
 def check(engine: Engine) -> None:
@@ -42,9 +50,15 @@ def check(engine: Engine) -> None:
             f"{place} is at schema {found} and this version needs {REVISION}; "
             f"run `registry init --url {place}`"
         )
-    elif found > REVISION:
+    else:
+        _check_known(engine, found)
+
+
+def _check_known(engine: Engine, found: str | None) -> None:
+    if found is not None and found > REVISION:
         raise SchemaTooNewError(
-            f"{place} is at schema {found} and this version knows {REVISION}; upgrade registry"
+            f"{shown(engine.url)} is at schema {found} and this version knows {REVISION}; "
+            "upgrade registry"
         )
 
 
@@ -61,6 +75,7 @@ def upgrade(engine: Engine) -> None:
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
 
+    _check_known(engine, revision(engine))
     config = Config()
     config.set_main_option("script_location", str(migrations()).replace("%", "%%"))
     for attempt in retrying():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 
@@ -10,6 +11,7 @@ import numpy as np
 from registry.codec import Column
 from registry.cursor import Log, pages
 from registry.engine import read
+from registry.errors import FeatureError
 from registry.runs import Population
 
 Columns = Mapping[str, Column]
@@ -31,6 +33,14 @@ def batches(
     parts: Iterable[Columns], batch_size: int, *, drop_remainder: bool = False
 ) -> Iterator[dict[str, Column]]:
     """Cut columns of any lengths into columns of ``batch_size`` rows; the last may be shorter."""
+    if operator.index(batch_size) < 1:
+        raise FeatureError(f"batch_size {batch_size} is not a whole number from 1 on")
+    return _cut(parts, batch_size, drop_remainder=drop_remainder)
+
+
+def _cut(
+    parts: Iterable[Columns], batch_size: int, *, drop_remainder: bool
+) -> Iterator[dict[str, Column]]:
     held: list[Columns] = []
     rows = 0
     for part in parts:

@@ -6,7 +6,8 @@ narrower float, which is what a float32 feature asks for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from typing import Any
 
@@ -39,6 +40,7 @@ class Refused(Exception):  # noqa: N818  # control flow inside the package, neve
 
 def pack_fixed(feature: FixedFeature, values: Any, count: int) -> Array:
     """Return an array of shape ``(count, *shape)`` that the feature's storage takes exactly."""
+    _check_column(values, count)
     if isinstance(feature, ClassLabel):
         return _labels(feature, values, count)
     try:
@@ -52,6 +54,18 @@ def pack_fixed(feature: FixedFeature, values: Any, count: int) -> Array:
     return _cast(array, feature.dtype, values)
 
 
+def _check_column(values: Any, count: int) -> None:
+    """Refuse what has no order of its own, and masked values, which would lose their mask."""
+    if isinstance(values, str | bytes | bytearray | AbstractSet | Mapping):
+        raise Refused(f"a column of {count} values is a list, not {type(values).__name__}")
+    if isinstance(values, np.ma.MaskedArray):
+        raise Refused("masked arrays are not taken; fill the masked values, or leave them out")
+    if not isinstance(values, np.ndarray):
+        for row, value in enumerate(values):
+            if isinstance(value, np.ma.MaskedArray):
+                raise Refused("masked arrays are not taken; fill the masked values", row)
+
+
 def _wide(array: Array, values: Any, dtype: str) -> Array:
     """Undo what NumPy does to whole numbers on both sides of 2**63: it makes them floats."""
     numbers = np.asarray(values, object)
@@ -63,10 +77,9 @@ def _wide(array: Array, values: Any, dtype: str) -> Array:
 
 def pack_variable(feature: VariableFeature, values: Any, count: int) -> list[bytes]:
     """Return each value's bytes."""
+    _check_column(values, count)
     if isinstance(values, np.ndarray) and values.dtype.kind == "S":
         raise Refused("NumPy drops trailing zero bytes from such arrays; give a list of bytes")
-    if isinstance(values, str | bytes | bytearray):
-        raise Refused(f"a column of {count} values is a list, not {type(values).__name__}")
     packed = []
     for row, value in enumerate(values):
         try:
@@ -109,6 +122,8 @@ def _ragged(feature: Ragged, value: Any) -> bytes:
         array = np.empty((), object)
     if array.shape == (0,):
         return b""
+    if array.dtype == np.float64 and array is not value:
+        array = _wide(array, value, feature.dtype)
     if array.ndim != 1 or array.dtype == object:
         raise Refused(f"{_name(value)} is not a one-dimensional array of {feature.dtype}")
     return _cast(array, feature.dtype, value).tobytes()

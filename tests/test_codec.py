@@ -31,7 +31,8 @@ kinds: st.SearchStrategy[Feature] = st.one_of(
     st.just(Bytes()),
     st.builds(Ragged, st.sampled_from(DTYPES)),
 )
-names = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1)
+printable = st.characters(codec="utf-8", exclude_categories=("Cc", "Cs"))
+names = st.text(printable, min_size=1, max_size=128)
 mappings = st.dictionaries(names, kinds, min_size=1, max_size=5)
 
 
@@ -139,6 +140,7 @@ def test_splits_that_do_not_add_up_are_refused(shares: dict[str, float]) -> None
         intervals(shares)
 
 
+MASKED = np.ma.array([1, 2], mask=[False, True])
 BAD = [
     (Tensor("uint8", (2,)), [1, 2, 3], r"shape \(3,\) is not \(2,\)"),
     (Tensor("uint8", (2,)), [1, [2]], "is not an array of shape"),
@@ -162,6 +164,8 @@ BAD = [
     (ClassLabel(2), -1, r"class index -1 is not in \[0, 2\)"),
     (ClassLabel(2), True, "True is not a class index or name"),
     (ClassLabel(2), 1.0, "1.0 is not a class index or name"),
+    (Tensor("float32", (2,)), MASKED, "masked arrays are not taken"),
+    (Ragged("int32"), MASKED, "masked arrays are not taken"),
     (Text(), b"bytes", "is not text"),
     (Text(), "a\0b", r"text cannot hold \\x00"),
     (Text(), "\ud800", "lone surrogate"),
@@ -209,6 +213,11 @@ def test_a_value_that_does_not_fit_is_refused_with_its_place(
         ({"image": [[1, 2], [3, 4]], "label": 3}, None, "put a single sample in a list"),
         ([digit(1)], ["a", "b"], "2 keys were given for 1 samples"),
         ([digit(1)], "a", "keys is one str"),
+        (None, None, "samples come as a list, or as a mapping of columns, not as NoneType"),
+        ((digit(n) for n in range(3)), None, "not as generator"),
+        ({"image": np.array(5), "label": 1}, None, "put a single sample in a list"),
+        ({"image": {1, 2}, "label": [1, 2]}, None, "a column of 2 values is a list, not set"),
+        ([digit(1), digit(2)], {"a", "b"}, "keys is one set"),
         ([digit(1), digit(2)], ["a", ""], "row 1: a key cannot be empty"),
         ([digit(1)], ["k" * 513], "a key of 513 bytes is too long; at most 512"),
         ([digit(1)], ["a\0b"], r"a key cannot hold \\x00"),
@@ -233,6 +242,7 @@ def test_a_bad_batch_is_refused_and_nothing_of_it_is_stored(
 def test_whole_numbers_on_both_sides_of_two_to_the_63_fit_uint64() -> None:
     codec = Codec(Features({"x": Tensor("uint64")}))
     (record, _) = codec.encode({"x": [2**64 - 1, 7]})
+    Codec(Features({"x": Ragged("uint64")})).encode({"x": [[2**64 - 1, 7]]})
     assert codec.decode_one(record)["x"] == 2**64 - 1
 
 

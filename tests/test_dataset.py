@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -14,8 +16,11 @@ import registry
 from registry import ClassLabel, Dataset, Registry, Tensor
 from registry.append import CHUNK_ROWS
 from registry.errors import (
+    DatasetDroppedError,
     DatasetExistsError,
     DatasetNotFoundError,
+    FeatureError,
+    InvalidSampleError,
     LogGapError,
     ReadOnlyError,
     SampleNotFoundError,
@@ -183,6 +188,58 @@ def test_a_dropped_dataset_leaves_nothing_and_its_name_is_free(
         runs = connection.execute(text("SELECT count(*) FROM runs")).scalar()
     assert (left, runs) == (1, 0)
     reg.create("digits", {"x": Tensor("uint8")})
+
+
+def test_a_dataset_that_was_dropped_says_so_and_never_becomes_another(
+    reg: Registry, digits: Dataset
+) -> None:
+    digits.insert([digit(1)])
+    reg.drop("digits")
+    reg.create("digits", {"x": Tensor("uint8")}).insert([{"x": 1}])
+    for use in (lambda: digits.insert([digit(2)]), lambda: len(digits), lambda: digits.get("a")):
+        with pytest.raises(DatasetDroppedError, match="open the one that you want by name again"):
+            use()
+    assert len(reg.open("digits")) == 1
+
+
+def test_positions_settings_and_keys_that_make_no_sense_are_refused(digits: Dataset) -> None:
+    digits.insert([digit(n) for n in range(3)])
+    for after, until in ((-1, None), (0, 4), (4, None), (2, 1)):
+        with pytest.raises(VersionError, match=r"'digits' has positions \[0, 3\), not \["):
+            digits.pages(after, until)
+    assert [page.start for page in digits.pages(np.int64(1))] == [1]
+    epoch = digits.run("r", seed=np.int64(3)).epoch(0)
+    assert digits.run("r", seed=3).seed == 3
+    with pytest.raises(FeatureError, match="batch_size 0 is not a whole number from 1 on"):
+        epoch.batches(0)
+    for bad_settings in ({"policy": "weird"}, {"seed": -1}, {"seed": 2**63}, {"split": "nowhere"}):
+        with pytest.raises(FeatureError):
+            digits.run("s", **bad_settings)
+    for bad in ("", "a\0b", "\ud800", 5):
+        for use in (digits.get, digits.retract, digits.history, digits.split_of):
+            with pytest.raises(InvalidSampleError, match="a key"):
+                use(bad)  # type: ignore[arg-type]
+        with pytest.raises(InvalidSampleError, match="a source"):
+            digits.insert([digit(9)], source=bad)  # type: ignore[arg-type]
+
+
+def test_more_followers_than_a_pool_has_connections_leave_room_for_writers(
+    digits: Dataset,
+) -> None:
+    seen = threading.Barrier(31)
+
+    def follow() -> None:
+        next(digits.follow())
+        seen.wait(60)
+
+    followers = [threading.Thread(target=follow) for _ in range(30)]
+    for thread in followers:
+        thread.start()
+    time.sleep(0.3)
+    digits.insert([digit(1)])
+    seen.wait(60)
+    for thread in followers:
+        thread.join()
 
 
 def test_a_version_is_the_dataset_as_it_was(reg: Registry, digits: Dataset) -> None:

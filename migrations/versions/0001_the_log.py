@@ -38,6 +38,7 @@ def create_datasets() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_datasets"),
         sa.UniqueConstraint("uid", name="uq_datasets_uid"),
         sa.UniqueConstraint("name", name="uq_datasets_name"),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "heads",
