@@ -27,7 +27,7 @@ from registry.console import (
     summary,
 )
 from registry.dataset import Dataset
-from registry.engine import make_engine, retrying
+from registry.engine import make_engine, retrying, shown
 from registry.features import parse_feature
 from registry.importers import READERS, insert_file, reader
 from registry.revisions import Entry
@@ -73,8 +73,7 @@ def init(url: Url = None) -> None:
     schema.upgrade(engine)
     revision = schema.revision(engine)
     engine.dispose()
-    shown = engine.url.difference_update_query(["password"]).render_as_string(hide_password=True)
-    typer.echo(f"{plain(shown)} is at schema {revision}")
+    typer.echo(f"{plain(shown(engine.url))} is at schema {revision}")
 
 
 @app.command()

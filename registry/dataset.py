@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Generator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, NoReturn, SupportsIndex
 
 from sqlalchemy import Row, select
@@ -46,9 +45,7 @@ class Dataset:
     def __init__(self, log: Log, row: Row[Any], version: Version | None = None) -> None:
         self.name: str = row.name
         self.description: str = row.description
-        made: datetime = row.created_at
-        # SQLite keeps UTC without saying so.
-        self.created_at = (made if made.tzinfo else made.replace(tzinfo=UTC)).astimezone(UTC)
+        self.created_at = revisions.utc(row.created_at)
         self.splits: dict[str, Interval] = {n: (a, z) for n, (a, z) in row.splits.items()}
         self._log = log
         self._version = version
@@ -72,7 +69,10 @@ class Dataset:
     @property
     def version(self) -> Version:
         """The dataset as it is now; its text form can be opened for as long as the log lives."""
-        return self._version or self._version_at(self.head)
+        if self._version is not None:
+            return self._version
+        head = self.head
+        return Version(self.name, head.position, head.chain.hex())
 
     def __len__(self) -> int:
         """Count the samples alive now."""
@@ -226,9 +226,6 @@ class Dataset:
     def _check_writable(self) -> None:
         if self._version is not None:
             raise VersionError(f"{self._version} never changes; open {self.name!r} instead")
-
-    def _version_at(self, head: Head) -> Version:
-        return Version(self.name, head.position, head.chain.hex())
 
     def _check_version(self, version: Version) -> None:
         """Complete the version's chain from the log, or say what the log has instead."""

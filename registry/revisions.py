@@ -135,13 +135,16 @@ def entries(connection: Connection, dataset_id: int, after: int, until: int) -> 
 
 def _entry(row: Row[Any]) -> Entry:
     revised = "insert" if row.supersedes is None else "revise"
-    # SQLite keeps UTC without saying so.
-    aware = row.created_at if row.created_at.tzinfo else row.created_at.replace(tzinfo=UTC)
     return Entry(
         position=row.position,
         key=row.key,
         action="retract" if row.retracted else revised,
         supersedes=row.supersedes,
         source=row.source,
-        created_at=aware.astimezone(UTC),
+        created_at=utc(row.created_at),
     )
+
+
+def utc(moment: datetime) -> datetime:
+    """Return a moment from the database in UTC, which SQLite keeps without saying so."""
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
