@@ -168,8 +168,9 @@ def _from_sqlite(
 
 def _from_rows(codec: Codec, after: int, until: int, rows: Sequence[tuple[Any, ...]]) -> Page:
     """Make a page of (position, record, bucket, supersedes) rows from ``after`` on."""
-    full = sum(len(record or b"") for _, record, _, _ in rows) >= PAGE_BYTES
-    stop = rows[-1][0] + 1 if full and not codec.fixed_width else until
+    stop = until
+    if not codec.fixed_width and sum(len(record or b"") for _, record, _, _ in rows) >= PAGE_BYTES:
+        stop = rows[-1][0] + 1  # full before its end
     _check_dense(after, stop, len(rows))
     revised = [(position, old) for position, _, _, old in rows if old is not None]
     return Page(
