@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import chain as concatenate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,11 @@ from registry.codec import Codec, Column
 from registry.engine import driver
 from registry.errors import LogGapError
 
-PAGE_BYTES = 1 << 22
+if TYPE_CHECKING:
+    from psycopg.abc import Buffer
+    from psycopg.adapt import Loader
+
+PAGE_BYTES = 1 << 23
 """Bytes of records in a page, about. Smaller ones cost more hand-overs between threads."""
 MOST_ROWS = 1 << 16
 FIRST_ROWS = 64
@@ -108,6 +112,7 @@ def _grouped(connection: Connection, dataset_id: int, codec: Codec, after: int, 
     rows = max(1, GROUP_BYTES // codec.header.itemsize)
     place = {"dataset_id": dataset_id, "after": after, "until": until, "rows": rows}
     with driver(connection).cursor(binary=True) as cursor:
+        cursor.adapters.register_loader("bytea", _lender())
         groups = cursor.execute(_GROUPED, place, prepare=True).fetchall()
     counts, data, buckets, superseding, supersedes, retracted = zip(*groups, strict=True)
     _check_dense(after, until, sum(counts))
@@ -122,6 +127,21 @@ def _grouped(connection: Connection, dataset_id: int, codec: Codec, after: int, 
         retracted=_joined(retracted),
         codec=codec,
     )
+
+
+@cache
+def _lender() -> type[Loader]:
+    """Return a loader of values that lends them as they lie in libpq's memory, uncopied."""
+    from psycopg.adapt import Loader  # noqa: PLC0415  # not needed on SQLite
+    from psycopg.pq import Format  # noqa: PLC0415
+
+    class Lender(Loader):
+        format = Format.BINARY
+
+        def load(self, data: Buffer) -> Buffer:
+            return data
+
+    return Lender
 
 
 def _joined(parts: Sequence[list[int] | None]) -> Positions:
