@@ -1,0 +1,32 @@
+from .append import Report
+from .connection import Registry, connect
+from .dataset import Dataset, Revision
+from .errors import RegistryError
+from .features import Bytes, ClassLabel, Features, Image, Ragged, Tensor, Text
+from .heads import Head
+from .page import Page
+from .revisions import Entry
+from .training import Epoch, Run
+from .versions import Version
+
+__all__ = [
+    "Bytes",
+    "ClassLabel",
+    "Dataset",
+    "Entry",
+    "Epoch",
+    "Features",
+    "Head",
+    "Image",
+    "Page",
+    "Ragged",
+    "Registry",
+    "RegistryError",
+    "Report",
+    "Revision",
+    "Run",
+    "Tensor",
+    "Text",
+    "Version",
+    "connect",
+]
