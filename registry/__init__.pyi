@@ -5,6 +5,7 @@ from .errors import RegistryError
 from .features import Bytes, ClassLabel, Features, Image, Ragged, Tensor, Text
 from .heads import Head
 from .page import Page
+from .policies import Replay
 from .revisions import Entry
 from .training import Epoch, Run
 from .versions import Version
@@ -22,6 +23,7 @@ __all__ = [
     "Ragged",
     "Registry",
     "RegistryError",
+    "Replay",
     "Report",
     "Revision",
     "Run",

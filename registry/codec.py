@@ -82,6 +82,21 @@ class Codec:
             for name, feature in self.features.items()
         }
 
+    def decode_rows(self, rows: npt.NDArray[np.uint8]) -> dict[str, Column]:
+        """View fixed-width records that are the first bytes of rows, shape ``(count, width)``."""
+        fields: Mapping[str, Any] = self.header.fields or {}
+        names = list(fields)
+        layout = np.dtype(
+            {
+                "names": names,
+                "formats": [fields[name][0] for name in names],
+                "offsets": [fields[name][1] for name in names],
+                "itemsize": rows.shape[1],
+            }
+        )
+        header = np.ascontiguousarray(rows).view(layout)[:, 0]
+        return {name: header[_field(i)] for i, name in enumerate(self.features)}
+
     def _cut(self, data: bytes | memoryview, count: int) -> tuple[Column, list[list[bytes]]]:
         """Find each record's header and variable fields: each header tells where the next lies."""
         view, size, names = memoryview(data), self.header.itemsize, self.features.variable

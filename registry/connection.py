@@ -125,7 +125,7 @@ class Registry:
             connection.execute(delete(samples).where(samples.c.dataset_id == row.id))
 
     def _dataset(self, row: Row[Any], version: Version | None = None) -> Dataset:
-        log = Log(self.engine, row.id, Codec(Features.from_json(row.features)))
+        log = Log(self.engine, row.id, row.uid, Codec(Features.from_json(row.features)))
         return Dataset(log, row, version)
 
     def _row(self, name: str) -> Row[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,11 +28,18 @@ class Log:
 
     engine: Engine
     dataset_id: int
+    uid: str
     codec: Codec
 
     def head(self) -> heads.Head:
         """Read where the log ends now."""
         return read(self.engine, lambda connection: heads.read(connection, self.dataset_id))
+
+    def chain_at(self, watermark: int) -> bytes | None:
+        """Read the chain after the log's first ``watermark`` rows; None if it has not so many."""
+        return read(
+            self.engine, lambda connection: heads.chain_at(connection, self.dataset_id, watermark)
+        )
 
     def page(self, after: int, until: int, patience: float | None) -> Page:
         """Read a page of the range, in a transaction of its own."""
@@ -65,13 +73,17 @@ def follow(log: Log, after: int) -> Generator[Page]:
     """
     while True:
         head = await_growth(log, after)
+        assert head is not None
         for page in pages(log, after, head, patience=None):
             yield page
             after = page.stop
 
 
-def await_growth(log: Log, after: int) -> int:
-    """Wait until the log's head is past ``after``, and return it."""
+def await_growth(log: Log, after: int, until: float | None = None) -> int | None:
+    """Wait until the log's head is past ``after``, and return it.
+
+    None if the monotonic clock reaches ``until`` before.
+    """
     pause = Pause()
     for attempt in retrying(patience=None):
         with attempt:
@@ -81,6 +93,8 @@ def await_growth(log: Log, after: int) -> int:
                 # Listening began before this look at the head: a commit that came before it is
                 # seen here, a later one ends the wait.
                 while (head := log.head().position) <= after:
+                    if until is not None and time.monotonic() >= until:
+                        return None
                     wait(pause.next())
             return head
     raise AssertionError

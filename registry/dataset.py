@@ -7,11 +7,11 @@ from collections.abc import Callable, Generator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, NoReturn, SupportsIndex
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row
 
 from registry import append, revisions, runs
 from registry.append import Batch, Report
-from registry.chain import GENESIS, buckets
+from registry.chain import buckets
 from registry.codec import rows_to_columns
 from registry.cursor import Log, follow, pages
 from registry.engine import read
@@ -19,8 +19,9 @@ from registry.errors import InvalidSampleError, SampleNotFoundError, VersionErro
 from registry.features import Features
 from registry.heads import Head
 from registry.keys import Keys, check_key, check_keys, check_source, make_keys
-from registry.models import samples
 from registry.page import Page
+from registry.policies import Policy
+from registry.population import Population, count_in_database
 from registry.revisions import Entry
 from registry.splits import Interval, interval
 from registry.training import Run
@@ -62,8 +63,11 @@ class Dataset:
         if self._version is None:
             return self._log.head()
         watermark = self._version.watermark
-        everything = runs.Population(self._log.dataset_id, interval({}, None), watermark)
-        live = read(self._log.engine, everything.count)
+        everything = Population(watermark, interval({}, None))
+        live = read(
+            self._log.engine,
+            lambda connection: count_in_database(connection, self._log.dataset_id, everything),
+        )
         return Head(watermark, live, bytes.fromhex(self._version.chain))
 
     @property
@@ -193,10 +197,12 @@ class Dataset:
         *,
         seed: SupportsIndex | None = None,
         split: str | None = None,
-        policy: str | None = None,
+        policy: Policy | None = None,
     ) -> Run:
         """Open the training run of this name, made with these settings if there is none.
 
+        ``policy`` says what each epoch holds: "all" every live sample, "new" those that came
+        since the epoch before (epoch 0 holds everything so far), `Replay` also some older ones.
         A new run has seed 0, all splits and policy "all" where they are not given. Raises
         `RunMismatchError` where the run exists with other settings.
         """
@@ -229,23 +235,13 @@ class Dataset:
 
     def _check_version(self, version: Version) -> None:
         """Complete the version's chain from the log, or say what the log has instead."""
-        chain = _chain_at(self._log, version.watermark)
-        if chain is None:
+        found = self._log.chain_at(version.watermark)
+        if found is None:
             _absent(f"{version}: {self.name!r} ends at position {self._log.head().position}")
+        chain = found.hex()
         if not chain.startswith(version.chain):
             _absent(f"{version}: the log of {self.name!r} has {chain} there, another history")
         self._version = Version(self.name, version.watermark, chain)
-
-
-def _chain_at(log: Log, watermark: int) -> str | None:
-    """Return the chain, in hex, after the log's first ``watermark`` rows."""
-    if watermark == 0:
-        return GENESIS.hex()
-    wanted = select(samples.c.chain).where(
-        samples.c.dataset_id == log.dataset_id, samples.c.position == watermark - 1
-    )
-    chain = read(log.engine, lambda connection: connection.execute(wanted).scalar_one_or_none())
-    return None if chain is None else chain.hex()
 
 
 def _absent(why: str) -> NoReturn:

@@ -25,7 +25,12 @@
     ├── VersionError               a dataset version that this database does not hold
     ├── LogGapError                positions are missing: never returned as a short page
     ├── RunMismatchError           a run of that name exists with other settings
-    └── EpochError                 an epoch that cannot be pinned (yet)
+    ├── EpochError                 an epoch that cannot be pinned (yet)
+    ├── DivergenceError            the database holds another history than a run was trained on
+    └── MirrorError                the local copy cannot be mended from the database
+
+Warnings: `DivergenceWarning` where a local copy was cut back to what the database holds,
+`CacheWarning` where there can be none, so that rows come from the database each time.
 """
 
 from __future__ import annotations
@@ -199,3 +204,19 @@ class RunMismatchError(RegistryError):
 
 class EpochError(RegistryError):
     """An epoch that cannot be pinned: the one before is not, or there is no sample to train on."""
+
+
+class DivergenceError(RegistryError):
+    """The database holds another history than the one that this run was trained on."""
+
+
+class MirrorError(RegistryError):
+    """The local copy of a log does not hold what it should, and reading it again did not help."""
+
+
+class DivergenceWarning(UserWarning):
+    """The local copy held rows of another history than the database; they were dropped."""
+
+
+class CacheWarning(UserWarning):
+    """The cache directory cannot be used; rows are read from the database each time."""

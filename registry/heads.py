@@ -8,8 +8,9 @@ from typing import Any
 from sqlalchemy import Connection, Select, select, update
 from sqlalchemy.sql import func
 
+from registry.chain import GENESIS
 from registry.errors import DatasetDroppedError
-from registry.models import heads
+from registry.models import heads, samples
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,18 @@ class Head:
 def read(connection: Connection, dataset_id: int) -> Head:
     """Read the head; the log is complete up to it."""
     return _head(connection, _select(dataset_id))
+
+
+def chain_at(connection: Connection, dataset_id: int, watermark: int) -> bytes | None:
+    """Return the chain after the log's first ``watermark`` rows; None if it has not so many."""
+    if watermark == 0:
+        return GENESIS
+    chain: bytes | None = connection.execute(
+        select(samples.c.chain).where(
+            samples.c.dataset_id == dataset_id, samples.c.position == watermark - 1
+        )
+    ).scalar_one_or_none()
+    return chain
 
 
 def lock(connection: Connection, dataset_id: int) -> Head:

@@ -39,7 +39,8 @@ class Page:
     each record, in position order, as `Codec.decode` describes; ``positions`` (int64) says where
     each stands. Retractions have no record: their positions are in ``retracted``. Positions in
     ``superseding`` replace the older revisions at ``supersedes``, pair by pair. ``buckets``
-    (uint16) has one value per position, retractions included.
+    (uint16) has one value per position, retractions included. ``sizes`` are the records' lengths
+    in bytes, None where all have the codec's.
     """
 
     start: int
@@ -50,6 +51,7 @@ class Page:
     supersedes: Positions
     retracted: Positions
     codec: Codec
+    sizes: Positions | None = None
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -193,15 +195,17 @@ def _from_rows(codec: Codec, after: int, until: int, rows: Sequence[tuple[Any, .
         stop = rows[-1][0] + 1  # full before its end
     _check_dense(after, stop, len(rows))
     revised = [(position, old) for position, _, _, old in rows if old is not None]
+    records = [record for _, record, _, _ in rows if record is not None]
     return Page(
         start=after,
         stop=stop,
-        data=b"".join([record for _, record, _, _ in rows if record is not None]),
+        data=b"".join(records),
         buckets=np.array([bucket for _, _, bucket, _ in rows], np.uint16),
         superseding=np.array([position for position, _ in revised], np.int64),
         supersedes=np.array([old for _, old in revised], np.int64),
         retracted=np.array([p for p, record, _, _ in rows if record is None], np.int64),
         codec=codec,
+        sizes=None if codec.fixed_width else np.array([len(r) for r in records], np.int64),
     )
 
 

@@ -133,6 +133,30 @@ def entries(connection: Connection, dataset_id: int, after: int, until: int) -> 
     return [_entry(row) for row in rows]
 
 
+_AT_POSTGRESQL = """
+    SELECT record FROM unnest(%s::bigint[]) WITH ORDINALITY AS asked (position, rank)
+    JOIN samples ON samples.dataset_id = %s AND samples.position = asked.position ORDER BY rank
+"""
+_AT_SQLITE = """
+    SELECT record FROM json_each(?) AS asked
+    CROSS JOIN samples ON samples.dataset_id = ? AND samples.position = asked.value
+    ORDER BY asked.key
+"""
+
+
+def records_at(connection: Connection, dataset_id: int, positions: Sequence[int]) -> list[bytes]:
+    """Return the records at these positions, in the order asked for; absent ones are left out."""
+    if connection.dialect.name == "postgresql":
+        with driver(connection).cursor(binary=True) as cursor:
+            rows: Sequence[Any] = cursor.execute(
+                _AT_POSTGRESQL, (list(positions), dataset_id)
+            ).fetchall()
+    else:
+        place = (json.dumps(list(positions)), dataset_id)
+        rows = connection.exec_driver_sql(_AT_SQLITE, place).fetchall()
+    return [record for (record,) in rows if record is not None]
+
+
 def _entry(row: Row[Any]) -> Entry:
     revised = "insert" if row.supersedes is None else "revise"
     return Entry(

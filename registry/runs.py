@@ -11,24 +11,24 @@ import operator
 from dataclasses import asdict, dataclass
 from typing import Any, SupportsIndex
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, exists, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, select, update
 
-from registry import heads
+from registry import policies
 from registry.engine import insert_if_new, read, write
-from registry.errors import EpochError, FeatureError, RunMismatchError
-from registry.models import epochs, runs, samples
-from registry.splits import Interval
+from registry.errors import FeatureError, RunMismatchError
+from registry.models import epochs, runs
+from registry.policies import Policy
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A run's row. ``split`` None means all splits; ``policy`` "all" means every live sample."""
+    """A run's row. ``split`` None means all splits."""
 
     id: int
     name: str
     seed: int
     split: str | None
-    policy: str
+    policy: Policy
 
 
 @dataclass(frozen=True)
@@ -48,48 +48,6 @@ class Pin:
     start: int
 
 
-@dataclass(frozen=True)
-class Population:
-    """Which samples an epoch draws on: those of one dataset alive at a watermark, in a split."""
-
-    dataset_id: int
-    interval: Interval
-    watermark: int
-
-    def count(self, connection: Connection) -> int:
-        """Count the samples."""
-        newer = samples.alias("newer")
-        superseded = exists().where(
-            newer.c.dataset_id == samples.c.dataset_id,
-            newer.c.supersedes == samples.c.position,
-            newer.c.position < self.watermark,
-        )
-        start, stop = self.interval
-        counted = connection.execute(
-            select(func.count()).where(
-                samples.c.dataset_id == self.dataset_id,
-                samples.c.position < self.watermark,
-                samples.c.record.is_not(None),
-                samples.c.bucket >= start,
-                samples.c.bucket < stop,
-                ~superseded,
-            )
-        )
-        return counted.scalar_one()
-
-    def superseded(self, after: int, until: int, connection: Connection) -> list[int]:
-        """Return the positions in ``[after, until)`` whose key has a newer revision."""
-        found = connection.execute(
-            select(samples.c.supersedes).where(
-                samples.c.dataset_id + 0 == self.dataset_id,  # keeps it off the primary key
-                samples.c.supersedes >= after,
-                samples.c.supersedes < until,
-                samples.c.position < self.watermark,
-            )
-        )
-        return [position for position in found.scalars() if position is not None]
-
-
 def get_or_create(
     engine: Engine,
     dataset_id: int,
@@ -97,15 +55,15 @@ def get_or_create(
     *,
     seed: SupportsIndex | None,
     split: str | None,
-    policy: str | None,
+    policy: Policy | None,
 ) -> Settings:
     """Return the run of this name, made with the settings given if there is none.
 
     Settings left None are taken from the run that exists; others must equal its own, or
     `RunMismatchError` is raised.
     """
-    if policy not in (None, "all"):
-        raise FeatureError(f"policy {policy!r} is not known; use 'all'")
+    if policy is not None:
+        policies.check(policy)
     if not isinstance(name, str) or not name or "\0" in name:
         raise FeatureError(f"a run's name is non-empty text, not {name!r}")
     if seed is not None and not 0 <= (seed := operator.index(seed)) < 2**63:
@@ -116,70 +74,63 @@ def get_or_create(
         return connection.execute(select(runs).where(mine)).one_or_none()
 
     def create(connection: Connection) -> Row[Any]:
-        made = {"seed": seed or 0, "split": split, "policy": policy or "all"}
+        made = {"seed": seed or 0, "split": split, "policy": str(policy or "all")}
         insert_if_new(connection, runs, {"dataset_id": dataset_id, "name": name, **made})
         return connection.execute(select(runs).where(mine)).one()
 
     row = read(engine, find) or write(engine, create)
+    found = Settings(row.id, row.name, row.seed, row.split, policies.parse(row.policy))
     for setting, asked in (("seed", seed), ("split", split), ("policy", policy)):
-        if asked is not None and asked != getattr(row, setting):
+        if asked is not None and asked != getattr(found, setting):
             raise RunMismatchError(
-                f"run {name!r} has {setting} {getattr(row, setting)!r}, not {asked!r}; "
+                f"run {name!r} has {setting} {getattr(found, setting)!r}, not {asked!r}; "
                 "leave it out to go on with that run, or choose another name"
             )
-    return Settings(row.id, row.name, row.seed, row.split, row.policy)
+    return found
 
 
-def pin(engine: Engine, run: Settings, number: int, dataset_id: int, interval: Interval) -> Pin:
-    """Pin an epoch at the dataset's head, or read back what it was pinned at.
+def find(engine: Engine, run: Settings, number: int) -> Pin | None:
+    """Read an epoch's row; None while it is not pinned."""
+    return read(engine, lambda connection: _find(connection, epochs.c.number == number, run))
 
-    Raises `EpochError` if the epoch before it is not pinned, or there is no sample to train on.
-    """
-    if (number := operator.index(number)) < 0:
-        raise EpochError(f"epoch {number}: epochs count from 0")
-    found = read(engine, lambda connection: _find(connection, run, number))
-    if found is not None:
-        return found
-    proposed = read(
-        engine, lambda connection: _propose(connection, run, number, dataset_id, interval)
-    )
+
+def find_at(engine: Engine, run: Settings, sample: int) -> Pin | None:
+    """Read the row of the last epoch that begins at or before a sample of the run."""
+    return read(engine, lambda connection: _find(connection, epochs.c.start <= sample, run))
+
+
+def pin(engine: Engine, run: Settings, proposed: Pin) -> Pin:
+    """Pin an epoch as proposed, unless another worker was faster; return what holds."""
 
     def store(connection: Connection) -> Pin | None:
         insert_if_new(connection, epochs, {"run_id": run.id, **asdict(proposed)})
-        return _find(connection, run, number)
+        return _find(connection, epochs.c.number == proposed.number, run)
 
     pinned = write(engine, store)
     assert pinned is not None
     return pinned
 
 
-def _propose(
-    connection: Connection, run: Settings, number: int, dataset_id: int, interval: Interval
-) -> Pin:
-    """Return the epoch as it would be if it were pinned at the head that is read here."""
-    before = _find(connection, run, number - 1)
-    if before is None and number:
-        raise EpochError(
-            f"epoch {number} of run {run.name!r} cannot begin before epoch {number - 1} has"
-        )
-    head = heads.read(connection, dataset_id)
-    size = Population(dataset_id, interval, head.position).count(connection)
-    if not size:
-        place = "dataset" if run.split is None else f"split {run.split!r}"
-        raise EpochError(f"epoch {number} of run {run.name!r}: the {place} holds no sample yet")
-    return Pin(
-        number=number,
-        since=before.watermark if before else 0,
-        watermark=head.position,
-        chain=head.chain,
-        size=size,
-        start=before.start + before.size if before else 0,
-    )
+def consumed(engine: Engine, run: Settings) -> int:
+    """Read how many of the run's samples have been trained on."""
+    wanted = select(runs.c.consumed).where(runs.c.id == run.id)
+    samples: int = read(engine, lambda connection: connection.execute(wanted).scalar_one())
+    return samples
 
 
-def _find(connection: Connection, run: Settings, number: int) -> Pin | None:
-    wanted: ColumnElement[bool] = and_(epochs.c.run_id == run.id, epochs.c.number == number)
-    row = connection.execute(select(epochs).where(wanted)).one_or_none()
+def record(engine: Engine, run: Settings, samples: int) -> None:
+    """Store how many of the run's samples have been trained on."""
+    stored = update(runs).where(runs.c.id == run.id).values(consumed=samples)
+    write(engine, lambda connection: connection.execute(stored))
+
+
+def _find(connection: Connection, wanted: ColumnElement[bool], run: Settings) -> Pin | None:
+    row = connection.execute(
+        select(epochs)
+        .where(epochs.c.run_id == run.id, wanted)
+        .order_by(epochs.c.number.desc())
+        .limit(1)
+    ).one_or_none()
     if row is None:
         return None
     return Pin(row.number, row.since, row.watermark, row.chain, row.size, row.start)

@@ -1,46 +1,20 @@
-"""Batches of samples, framework-free: pages of the log become an epoch's samples in order."""
+"""Batches of samples, framework-free: an epoch's order turned into arrays."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
 
 import numpy as np
 
 from registry.codec import Column
-from registry.cursor import Log, pages
-from registry.engine import read
-from registry.errors import FeatureError
-from registry.runs import Population
 
 Columns = Mapping[str, Column]
-
-
-def samples(log: Log, population: Population) -> Iterator[dict[str, Column]]:
-    """Yield the population's samples in position order, as columns of up to a page's rows."""
-    start, stop = population.interval
-    for page in pages(log, 0, population.watermark):
-        superseded = read(log.engine, partial(population.superseded, page.start, page.stop))
-        alive = (page.buckets >= start) & (page.buckets < stop)
-        alive[np.array(superseded, np.int64) - page.start] = False
-        kept = alive[page.positions - page.start]
-        if kept.any():
-            yield {name: column[kept] for name, column in page.columns.items()}
 
 
 def batches(
     parts: Iterable[Columns], batch_size: int, *, drop_remainder: bool = False
 ) -> Iterator[dict[str, Column]]:
     """Cut columns of any lengths into columns of ``batch_size`` rows; the last may be shorter."""
-    if operator.index(batch_size) < 1:
-        raise FeatureError(f"batch_size {batch_size} is not a whole number from 1 on")
-    return _cut(parts, batch_size, drop_remainder=drop_remainder)
-
-
-def _cut(
-    parts: Iterable[Columns], batch_size: int, *, drop_remainder: bool
-) -> Iterator[dict[str, Column]]:
     held: list[Columns] = []
     rows = 0
     for part in parts:

@@ -1,0 +1,194 @@
+"""The files of a mirror: where they lie, what they hold and how they grow.
+
+A mirror is a folder with a file ``state`` and a subfolder per generation; a new generation replaces
+one that turned out damaged or diverged, while processes that mapped the old one keep it. A
+generation's files only ever grow:
+
+=========  ====================================================================================
+records    fixed-width records as sealed rows (`seals.SealedRows`), at ``position * stride``;
+           others end to end
+places     for records that differ in length: `PLACE` per position
+buckets    uint16 per position
+changes    `CHANGE` per row that supersedes or retracts
+anchors    `ANCHOR` per page that was appended: where the chain is known
+=========  ====================================================================================
+
+Nothing is synced to disk: what a power cut leaves behind does not pass the seals and sums below,
+and comes from the database again. The state is replaced as a whole, by renaming, after the rows
+that it counts; what lies beyond it in the files is a torn tail.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+from zlib import crc32
+
+import numpy as np
+import numpy.typing as npt
+from xxhash import xxh3_64_intdigest
+
+from registry.chain import GENESIS
+from registry.codec import Codec
+from registry.page import Page
+from registry.seals import SealedRows
+
+FORMAT = 1
+PLACE = np.dtype([("end", "<u8"), ("seal", "<u8")])
+"""Where a record ends among the records, and its hash with its position and end."""
+CHANGE = np.dtype([("position", "<i8"), ("supersedes", "<i8"), ("retracted", "?")])
+ANCHOR = np.dtype([("position", "<i8"), ("bytes", "<i8"), ("chain", "V16")])
+"""The chain after the first ``position`` rows, whose records take so many bytes."""
+SUMMED = ("buckets", "changes", "anchors")
+"""Files that are read as a whole, so that a CRC-32 of each is enough."""
+FILES = ("records", "places", *SUMMED)
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a mirror goes: committed bytes and sums of each file, and the chain at its end."""
+
+    generation: int
+    position: int
+    chain: str
+    sizes: dict[str, int]
+    sums: dict[str, int]
+
+    @classmethod
+    def empty(cls, generation: int) -> State:
+        return cls(generation, 0, GENESIS.hex(), dict.fromkeys(FILES, 0), dict.fromkeys(SUMMED, 0))
+
+
+def load(folder: Path) -> State | None:
+    """Read the state; None where there is none that can be trusted."""
+    try:
+        total, _, text = (folder / "state").read_bytes().partition(b" ")
+        if int(total, 16) != crc32(text):
+            return None
+        fields = json.loads(text)
+    except (FileNotFoundError, ValueError):
+        return None
+    if fields.pop("format") != FORMAT:
+        return None
+    return State(**fields)
+
+
+def publish(folder: Path, state: State) -> None:
+    """Make a state the current one, in one step."""
+    text = json.dumps({"format": FORMAT, **asdict(state)}).encode()
+    draft = folder / "state.draft"
+    draft.write_bytes(b"%08x %s" % (crc32(text), text))
+    draft.replace(folder / "state")
+
+
+def path(folder: Path, generation: int, name: str) -> Path:
+    return folder / str(generation) / name
+
+
+def complete(folder: Path, state: State) -> bool:
+    """Tell whether every file is as long as the state says."""
+    try:
+        return all(
+            path(folder, state.generation, name).stat().st_size >= size
+            for name, size in state.sizes.items()
+        )
+    except FileNotFoundError:
+        return False
+
+
+def seal_record(record: bytes | memoryview, position: int, end: int) -> int:
+    """Return the seal of a record that differs from others in length."""
+    return xxh3_64_intdigest(record, (position << 32) ^ end)
+
+
+class Appender:
+    """Appends pages behind a state. Its owner holds the mirror's lock."""
+
+    def __init__(self, folder: Path, state: State, codec: Codec) -> None:
+        self.state = state
+        self._folder = folder
+        self._codec = codec
+        (folder / str(state.generation)).mkdir(parents=True, exist_ok=True)
+        self._files: dict[str, BinaryIO] = {}
+        for name, size in state.sizes.items():
+            place = path(folder, state.generation, name)
+            place.touch()
+            self._files[name] = file = place.open("r+b", buffering=0)
+            file.truncate(size)
+            file.seek(size)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def append(self, page: Page, chain: bytes) -> None:
+        """Append a page after which the log has this chain, and publish."""
+        assert page.start == self.state.position
+        columns = contents(page, self._codec, self.state.sizes["records"])
+        columns["buckets"] = page.buckets.astype("<u2")
+        columns["changes"] = _changes(page)
+        end = self.state.sizes["records"] + columns["records"].nbytes
+        columns["anchors"] = np.array([(page.stop, end, chain)], ANCHOR)
+        sizes, sums = dict(self.state.sizes), dict(self.state.sums)
+        for name, column in columns.items():
+            data = column.reshape(-1).view(np.uint8).data
+            write_all(self._files[name], data)
+            sizes[name] += len(data)
+            if name in sums:
+                sums[name] = crc32(data, sums[name])
+        self.state = State(self.state.generation, page.stop, chain.hex(), sizes, sums)
+        publish(self._folder, self.state)
+
+
+def write_all(file: BinaryIO, data: memoryview) -> None:
+    """Write without a buffer in between, which the system may do in parts."""
+    while len(data):
+        data = data[file.write(data) :]
+
+
+def contents(page: Page, codec: Codec, first: int) -> dict[str, npt.NDArray[Any]]:
+    """Return a page's share of ``records`` and ``places``; ``first`` is its first byte's offset."""
+    positions = np.arange(page.start, page.stop)
+    held = np.ones(len(page), bool)
+    held[page.retracted - page.start] = False
+    if page.sizes is None:
+        records = np.frombuffer(page.data, f"V{codec.header.itemsize}")
+        if len(page.retracted):
+            records, kept = np.zeros(len(page), records.dtype), records
+            records[held] = kept
+        return {
+            "records": SealedRows(codec.header.itemsize).seal(records, positions),
+            "places": np.empty(0, PLACE),
+        }
+    sizes = np.zeros(len(page), np.int64)
+    sizes[held] = page.sizes
+    places = np.empty(len(page), PLACE)
+    ends = np.cumsum(sizes)
+    places["end"] = ends + first
+    data = memoryview(page.data)
+    places["seal"] = [
+        seal_record(data[end - size : end], position, end + first)
+        for position, size, end in zip(
+            positions.tolist(), sizes.tolist(), ends.tolist(), strict=True
+        )
+    ]
+    return {"records": np.frombuffer(page.data, np.uint8), "places": places}
+
+
+def _changes(page: Page) -> npt.NDArray[Any]:
+    changes = np.empty(len(page.superseding), CHANGE)
+    changes["position"] = page.superseding
+    changes["supersedes"] = page.supersedes
+    changes["retracted"] = np.isin(page.superseding, page.retracted)
+    return changes

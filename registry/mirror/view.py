@@ -1,0 +1,125 @@
+"""A mirror's rows as memory maps: read at any place, each row checked where it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from registry.chain import GENESIS, NONE, extend
+from registry.codec import Codec
+from registry.mirror import files
+from registry.mirror.files import ANCHOR, CHANGE, PLACE, State
+from registry.seals import Positions, Rows, SealedRows
+
+
+class View:
+    """The first ``position`` rows of a log, in files that other processes may be adding to.
+
+    Memory maps are not the process's own memory: it does not grow with the log.
+    """
+
+    def __init__(self, folder: Path, state: State, codec: Codec) -> None:
+        self.state = state
+        self.position = state.position
+        self._folder = folder
+        self._codec = codec
+
+    @cached_property
+    def seals(self) -> SealedRows:
+        """The layout of the rows, where records have one width."""
+        return SealedRows(self._codec.header.itemsize)
+
+    @property
+    def path(self) -> Path:
+        """The file of the records."""
+        return files.path(self._folder, self.state.generation, "records")
+
+    @cached_property
+    def rows(self) -> Rows:
+        """Sealed rows, shape ``(position, stride)``."""
+        return self._map("records", np.uint8).reshape(-1, self.seals.stride)
+
+    @cached_property
+    def records(self) -> npt.NDArray[np.uint8]:
+        """Records that differ in length, end to end."""
+        return self._map("records", np.uint8)
+
+    @cached_property
+    def places(self) -> npt.NDArray[Any]:
+        return self._map("places", PLACE)
+
+    @cached_property
+    def buckets(self) -> npt.NDArray[np.uint16]:
+        return self._map("buckets", "<u2")
+
+    @cached_property
+    def changes(self) -> npt.NDArray[Any]:
+        return self._map("changes", CHANGE)
+
+    @cached_property
+    def anchors(self) -> npt.NDArray[Any]:
+        return self._map("anchors", ANCHOR)
+
+    def take_rows(self, positions: Positions) -> tuple[Rows, npt.NDArray[np.bool_]]:
+        """Copy the sealed rows at these positions; the second tells which are broken."""
+        flat = self.rows.view(f"V{self.seals.stride}")[:, 0]
+        rows = flat.take(positions).view(np.uint8).reshape(-1, self.seals.stride)
+        return rows, self.seals.broken(rows, positions)
+
+    def take_records(self, positions: Positions) -> tuple[list[bytes], npt.NDArray[np.bool_]]:
+        """Copy records that differ in length; the second tells which are broken."""
+        ends = self.places["end"].take(positions).astype(np.int64)
+        starts = self.places["end"].take(positions - 1, mode="clip").astype(np.int64)
+        starts[positions == 0] = 0
+        seals = self.places["seal"].take(positions)
+        size, data = len(self.records), memoryview(self.records)  # type: ignore[arg-type]
+        records = [
+            bytes(data[start:end]) if 0 <= start <= end <= size else b""
+            for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+        ]
+        places = zip(records, positions.tolist(), ends.tolist(), strict=True)
+        found = np.array([files.seal_record(*place) for place in places], np.uint64)
+        return records, found != seals
+
+    def anchor(self, position: int) -> tuple[int, int, bytes]:
+        """Return the last anchor at or before a position: its position, bytes and chain."""
+        index = int(np.searchsorted(self.anchors["position"], position, side="right")) - 1
+        if index < 0:
+            return 0, 0, GENESIS
+        found = self.anchors[index]
+        return int(found["position"]), int(found["bytes"]), found["chain"].tobytes()
+
+    def chain_values(self, after: int, until: int, chain: bytes) -> list[bytes]:
+        """Compute the chain over ``[after, until)`` from the value before it."""
+        positions = np.arange(after, until)
+        part = slice(*np.searchsorted(self.changes["position"], [after, until]))
+        at = self.changes["position"][part] - after
+        supersedes = np.full(len(positions), NONE, np.int64)
+        supersedes[at] = self.changes["supersedes"][part]
+        records: list[bytes | None]
+        if self._codec.fixed_width:
+            width = self._codec.header.itemsize
+            records = [row[:width].tobytes() for row in self.take_rows(positions)[0]]
+        else:
+            records = list(self.take_records(positions)[0])
+        for retracted in at[self.changes["retracted"][part]].tolist():
+            records[retracted] = None
+        return extend(chain, supersedes, self.buckets[after:until], records)
+
+    def chain_at(self, position: int) -> bytes:
+        """Compute the chain after the first ``position`` rows, from the anchor before."""
+        after, _, chain = self.anchor(position)
+        values: Sequence[bytes] = self.chain_values(after, position, chain)
+        return values[-1] if values else chain
+
+    def _map(self, name: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        count = self.state.sizes[name] // np.dtype(dtype).itemsize
+        if not count:  # an empty file cannot be mapped
+            return np.empty(0, dtype)
+        path = files.path(self._folder, self.state.generation, name)
+        return np.memmap(path, dtype, "r", shape=(count,)).view(np.ndarray)

@@ -1,0 +1,102 @@
+"""The order of an epoch: a keyed permutation, computed index by index in any framework.
+
+A generalised Feistel network with cycle walking (Black and Rogaway, "Ciphers with Arbitrary
+Finite Domains", 2002, methods 2 and 3). All numbers are whole. Frozen: epochs replay for ever.
+
+Keys: eight uint32, the little-endian words of BLAKE2b (RFC 7693) with a 32-byte digest and the
+personalisation ``registry-<purpose>``, over seed and epoch as little-endian uint64. The order of an
+epoch has the purpose ``order``.
+
+To permute ``[0, n)``: let ``a = max(16, ceil(sqrt(n)))`` and ``b = max(16, ceil(n / a))``.
+
+1. Split x: ``low = x mod a``, ``high = x div a``.
+2. For j = 0 … 7, with ``h = F(high + key[j])`` where j is even, ``h = F(low + key[j])`` where odd
+   (sums modulo 2³²): where j is even, ``low = (low + (h · a div 2³²)) mod a``, and where it is odd,
+   ``high = (high + (h · b div 2³²)) mod b``.
+3. ``y = high · a + low``. Where ``y >= n``, begin again with ``x = y``; otherwise y is the image.
+
+F is the finaliser of MurmurHash3 (Appleby): ``v ^= v >> 16; v *= 0x85ebca6b; v ^= v >> 13;
+v *= 0xc2b2ae35; v ^= v >> 16``, modulo 2³².
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+import numpy.typing as npt
+
+ROUNDS = 8
+LEAST_SIDE = 16
+"""Below it a side is too short for rounds to mix: the walk covers what it adds."""
+MULTIPLIERS = (0x85EBCA6B, 0xC2B2AE35)
+LARGEST = 1 << 62
+
+Indices = npt.NDArray[np.int64]
+_Words = npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """A permutation of ``[0, size)``; ``keys`` are eight uint32."""
+
+    size: int
+    keys: tuple[int, ...]
+
+    @classmethod
+    def keyed(cls, size: int, seed: int, epoch: int, purpose: str = "order") -> Permutation:
+        """Make the permutation of a seed and an epoch, both in ``[0, 2**64)``."""
+        person = f"registry-{purpose}".encode()
+        text = seed.to_bytes(8, "little") + epoch.to_bytes(8, "little")
+        digest = blake2b(text, digest_size=4 * ROUNDS, person=person).digest()
+        return cls(size, tuple(np.frombuffer(digest, "<u4").tolist()))
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.size <= LARGEST:
+            raise ValueError(f"a permutation of {self.size} is out of [0, 2**62]")
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The sides a and b of the rectangle that the network permutes; ``a * b >= size``."""
+        low = max(LEAST_SIDE, math.isqrt(max(self.size - 1, 0)) + 1)
+        return low, max(LEAST_SIDE, -(-self.size // low))
+
+    def __call__(self, indices: npt.ArrayLike) -> Indices:
+        """Return the images (int64) of any indices in ``[0, size)``, in one dimension."""
+        images = self._once(np.asarray(indices, np.int64))
+        outside = np.flatnonzero(images >= self.size)
+        while len(outside):
+            images[outside] = self._once(images[outside])
+            outside = outside[images[outside] >= self.size]
+        return images
+
+    def _once(self, indices: Indices) -> Indices:
+        a, b = self.sides
+        quotient = indices // a
+        low = (indices - quotient * a).astype(np.uint32)
+        high = quotient.astype(np.uint32)
+        for number, key in enumerate(self.keys):
+            if number % 2 == 0:
+                _turn(low, high, key, a)
+            else:
+                _turn(high, low, key, b)
+        return high.astype(np.int64) * a + low
+
+
+def _turn(side: _Words, other: _Words, key: int, length: int) -> None:
+    """Move ``side`` round its circle of ``length``, by a hash of the other side."""
+    word = other + np.uint32(key)
+    word ^= word >> np.uint32(16)
+    word *= np.uint32(MULTIPLIERS[0])
+    word ^= word >> np.uint32(13)
+    word *= np.uint32(MULTIPLIERS[1])
+    word ^= word >> np.uint32(16)
+    scaled = word.astype(np.uint64)
+    scaled *= np.uint64(length)
+    scaled >>= np.uint64(32)
+    side += scaled.astype(np.uint32)
+    # Both terms were below the length, so their sum is the remainder or one length above it;
+    # below zero wraps around to something large.
+    np.minimum(side, side - np.uint32(length), out=side)

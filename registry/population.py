@@ -1,0 +1,100 @@
+"""Which samples an epoch draws on, and how to find them in the database or in a mirror."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, Select, and_, exists, func, select
+
+from registry.mirror import View
+from registry.models import samples
+from registry.policies import Replay
+from registry.seals import Positions
+from registry.splits import BUCKETS, Interval
+
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A draw of older samples beside the new ones, by the seed of a run and an epoch's number."""
+
+    replay: Replay
+    seed: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Population:
+    """The samples of a split that are alive at a watermark.
+
+    Of those, the ones whose latest revision stands at ``since`` or later; a ``draw`` adds some of
+    the others.
+    """
+
+    watermark: int
+    interval: Interval
+    since: int = 0
+    draw: Draw | None = None
+
+    @property
+    def name(self) -> str:
+        """A name that no other population of the dataset has."""
+        fields: list[object] = [self.watermark, self.since, *self.interval]
+        if self.draw:
+            fields += [self.draw.replay, self.draw.seed, self.draw.epoch]
+        return "-".join(map(str, fields))
+
+
+def live_in_view(view: View, population: Population, after: int, until: int) -> Iterator[Positions]:
+    """Yield the positions in ``[after, until)`` that are alive, in order, some at a time."""
+    changes = view.changes[: np.searchsorted(view.changes["position"], population.watermark)]
+    retractions = changes["position"][changes["retracted"]]
+    dead = np.concatenate([changes["supersedes"], retractions])
+    dead = np.sort(dead[(dead >= after) & (dead < until)])
+    start, stop = population.interval
+    for low in range(after, until, CHUNK):
+        high = min(until, low + CHUNK)
+        alive = np.ones(high - low, bool)
+        if (start, stop) != (0, BUCKETS):
+            buckets = view.buckets[low:high]
+            alive = (buckets >= start) & (buckets < stop)
+        alive[dead[slice(*np.searchsorted(dead, [low, high]))] - low] = False
+        yield np.flatnonzero(alive) + low
+
+
+def live_in_database(
+    connection: Connection, dataset_id: int, population: Population, after: int, until: int
+) -> Positions:
+    """Read the positions in ``[after, until)`` that are alive, in order."""
+    found = connection.execute(_live(dataset_id, population, after, until))
+    return np.array(found.scalars().all(), np.int64)
+
+
+def count_in_database(connection: Connection, dataset_id: int, population: Population) -> int:
+    """Count the samples alive at the watermark."""
+    alive = _live(dataset_id, population, 0, population.watermark).order_by(None)
+    return connection.execute(alive.with_only_columns(func.count())).scalar_one()
+
+
+def _live(dataset_id: int, population: Population, after: int, until: int) -> Select[Any]:
+    newer = samples.alias("newer")
+    superseded = exists().where(
+        newer.c.dataset_id == samples.c.dataset_id,
+        newer.c.supersedes == samples.c.position,
+        newer.c.position < population.watermark,
+    )
+    start, stop = population.interval
+    alive = and_(
+        samples.c.dataset_id == dataset_id,
+        samples.c.position >= after,
+        samples.c.position < until,
+        samples.c.record.is_not(None),
+        samples.c.bucket >= start,
+        samples.c.bucket < stop,
+        ~superseded,
+    )
+    return select(samples.c.position).where(alive).order_by(samples.c.position)

@@ -1,0 +1,181 @@
+"""Training runs as `tf.data` datasets."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any, SupportsIndex, TypeAlias
+
+import tensorflow as tf
+
+from registry.errors import EpochError
+from registry.sharding import Shard, Share
+from registry.source import MirrorSource
+from registry.tensorflow import graph
+from registry.tensorflow.elements import Elements, Names, row_decoder, signature, tensors
+from registry.training import ALONE, Epoch, Run
+
+Worker: TypeAlias = Shard | Any
+"""A pair of index and count, or a `tf.distribute.InputContext`."""
+
+
+class _Wrapped(tf.data.Dataset):  # type: ignore[misc]  # TensorFlow ships no types
+    """A dataset that is another one, as it comes, under a class of its own."""
+
+    def __init__(self, whole: tf.data.Dataset) -> None:
+        # The samples come from a database, so no other process can read a share of their files.
+        options = tf.data.Options()
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+        self._whole = whole.prefetch(tf.data.AUTOTUNE).with_options(options)
+        super().__init__(self._whole._variant_tensor)  # noqa: SLF001  # as tf.data's own subclasses
+
+    def _inputs(self) -> list[tf.data.Dataset]:
+        return [self._whole]
+
+    @property
+    def element_spec(self) -> Any:
+        """The dtypes and shapes of a batch."""
+        return self._whole.element_spec
+
+
+class EpochDataset(_Wrapped):
+    """One epoch's samples, each once, in batches of ``batch_size``; its cardinality is known.
+
+    Elements are dicts by feature; with ``x``, ``y`` and ``weight`` they are ``x``, ``(x, y)`` or
+    ``(x, y, weight)``, and a list of names makes a dict of them. A batch has the shape
+    ``(batch_size, *shape)`` and the feature's dtype: class labels are int32, `Text` and `Bytes`
+    strings and `Ragged` a RaggedTensor. `Image` is decoded to uint8, shape ``(batch_size, height,
+    width, channels)``, and resized to ``image_size``, ``(height, width)``, if that is given.
+
+    With ``shard``, ``(index, count)`` or a `tf.distribute.InputContext`, only that worker's
+    part of every ``batch_size * count`` samples. ``start`` is the offset in the epoch of the first
+    sample of all shards. The last batch is shorter where the size is no multiple, or left out.
+
+    Where all features have a fixed width, no Python runs while batches are made: iterators are
+    saved and restored by `tf.train.Checkpoint`, and tf.data service can run the dataset in another
+    process that sees the cache directory.
+    """
+
+    def __init__(
+        self,
+        epoch: Epoch,
+        *,
+        batch_size: SupportsIndex,
+        x: Names | None = None,
+        y: Names | None = None,
+        weight: str | None = None,
+        shard: Worker = ALONE,
+        start: SupportsIndex = 0,
+        drop_remainder: bool = False,
+        channels: int = 3,
+        image_size: tuple[int, int] | None = None,
+    ) -> None:
+        elements = Elements(epoch.run.features, x, y, weight, channels, image_size)
+        share = Share.of(batch_size, _pair(shard))
+        if not 0 <= (first := operator.index(start)) <= epoch.size:
+            raise EpochError(f"{epoch!r} has no sample {first} to start at")
+        size = share.size(epoch.size - first, drop_remainder=drop_remainder)
+        if epoch.codec.fixed_width and isinstance(epoch.source, MirrorSource):
+            chunks = _in_graph(epoch, epoch.source, share, first, size, elements)
+        else:
+            chunks = _generated(
+                elements,
+                lambda: (
+                    (epoch, offsets)
+                    for offsets in epoch.chunks(share, first, drop_remainder=drop_remainder)
+                ),
+                epoch.run,
+            )
+        batches = _batched(chunks, elements, share.batch_size, drop_remainder=drop_remainder)
+        count = -(-size // share.batch_size)
+        super().__init__(batches.apply(tf.data.experimental.assert_cardinality(count)))
+
+
+class StreamDataset(_Wrapped):
+    """A run's samples for ever, epoch after epoch, in full batches that straddle epochs.
+
+    Arguments and elements are as in `EpochDataset`. ``start`` counts the run's samples before the
+    first one, of all shards; None goes on, whenever an iterator is made, after those recorded as
+    consumed (`Run.record`). So an iterator that is made and thrown away loses nothing.
+
+    An epoch is pinned when its first sample is read, which is a little before it is trained on:
+    batches are prefetched.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        batch_size: SupportsIndex,
+        x: Names | None = None,
+        y: Names | None = None,
+        weight: str | None = None,
+        shard: Worker = ALONE,
+        start: SupportsIndex | None = None,
+        channels: int = 3,
+        image_size: tuple[int, int] | None = None,
+    ) -> None:
+        elements = Elements(run.features, x, y, weight, channels, image_size)
+        share = Share.of(batch_size, _pair(shard))
+
+        def chunks() -> Iterator[tuple[Epoch, Any]]:
+            return run.chunks(share, run.consumed if start is None else operator.index(start))
+
+        batches = _batched(
+            _generated(elements, chunks, run), elements, share.batch_size, drop_remainder=True
+        )
+        endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+        super().__init__(batches.apply(endless))
+
+
+def _pair(shard: Worker) -> Shard:
+    if isinstance(shard, tf.distribute.InputContext):
+        return shard.input_pipeline_id, shard.num_input_pipelines
+    index, count = shard
+    return index, count
+
+
+def _in_graph(
+    epoch: Epoch, source: MirrorSource, share: Share, start: int, size: int, elements: Elements
+) -> tf.data.Dataset:
+    """Return chunks of columns that graph operations gather from the mirror."""
+    epoch.scan()
+    places = graph.offsets(share, epoch.size - start, start)
+    decode = row_decoder(epoch.codec, elements.wanted)
+    rows = epoch.chunk_rows(share.batch_size)
+
+    def chunk(number: Any) -> Any:
+        offsets = places(number * rows, tf.minimum((number + 1) * rows, size))
+        at = graph.positions(epoch.index, graph.permute(epoch.order, offsets))
+        return decode(graph.rows(source.view, at))
+
+    return tf.data.Dataset.range(-(-size // rows)).map(chunk, tf.data.AUTOTUNE)
+
+
+def _generated(
+    elements: Elements, chunks: Callable[[], Iterator[tuple[Epoch, Any]]], run: Run
+) -> tf.data.Dataset:
+    """Return chunks of columns that Python gathers; fixed-width ones are decoded in the graph."""
+    codec, wanted = run.log.codec, elements.wanted
+    if codec.fixed_width:
+        spec = tf.TensorSpec((None, None), tf.uint8)
+        rows = tf.data.Dataset.from_generator(
+            lambda: (epoch.rows(offsets) for epoch, offsets in chunks()), output_signature=spec
+        )
+        return rows.map(row_decoder(codec, wanted), tf.data.AUTOTUNE)
+    features = codec.features
+    return tf.data.Dataset.from_generator(
+        lambda: (tensors(features, epoch.columns(offsets), wanted) for epoch, offsets in chunks()),
+        output_signature=signature(features, wanted),
+    )
+
+
+def _batched(
+    chunks: tf.data.Dataset, elements: Elements, batch_size: int, *, drop_remainder: bool
+) -> tf.data.Dataset:
+    if not elements.images:
+        batches = chunks.rebatch(batch_size, drop_remainder=drop_remainder)
+    else:
+        samples = chunks.unbatch().map(elements.decode_images, tf.data.AUTOTUNE)
+        batches = samples.batch(batch_size, drop_remainder=drop_remainder)
+    return batches.map(elements.select) if elements.x is not None else batches

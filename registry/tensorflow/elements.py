@@ -1,0 +1,135 @@
+"""What a batch is made of: dtypes, shapes, and what a model is given of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from registry.codec import Codec, Column
+from registry.errors import FeatureError
+from registry.features import ClassLabel, Feature, Features, Image, Ragged, Tensor
+
+Names = str | Sequence[str]
+
+
+@dataclass(frozen=True)
+class Elements:
+    """What a user asked for: features by name as x, y and weight, and how to decode images."""
+
+    features: Features
+    x: Names | None = None
+    y: Names | None = None
+    weight: str | None = None
+    channels: int = 3
+    image_size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        for names in (self.x, self.y, self.weight):
+            for name in [names] if isinstance(names, str) else names or ():
+                if name not in self.features:
+                    known = ", ".join(map(repr, self.features))
+                    raise FeatureError(f"no feature named {name!r}; the features are {known}")
+        if self.x is None and self.y is not None:
+            raise FeatureError("y was named without x; name both, or neither for dicts")
+        if self.y is None and self.weight is not None:
+            raise FeatureError("weight was named without y; name x, y and weight")
+
+    @property
+    def wanted(self) -> list[str]:
+        """The features that a batch holds, in order."""
+        named = [
+            name
+            for names in (self.x, self.y, self.weight)
+            for name in ([names] if isinstance(names, str) else names or ())
+        ]
+        return [name for name in self.features if name in named or self.x is None]
+
+    @property
+    def images(self) -> list[str]:
+        """The wanted features that are encoded images."""
+        return [name for name in self.wanted if isinstance(self.features[name], Image)]
+
+    def select(self, batch: Mapping[str, Any]) -> Any:
+        """Return a dict by feature as x, (x, y) or (x, y, weight)."""
+        if self.x is None:
+            return dict(batch)
+        parts = [
+            _pick(batch, names) for names in (self.x, self.y, self.weight) if names is not None
+        ]
+        return parts[0] if len(parts) == 1 else tuple(parts)
+
+    def decode_images(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """Decode one sample's images to uint8, shape ``(height, width, channels)``."""
+        return {
+            name: self._decode(value) if name in self.images else value
+            for name, value in sample.items()
+        }
+
+    def _decode(self, value: Any) -> Any:
+        image = tf.io.decode_image(value, self.channels, expand_animations=False)
+        image.set_shape((None, None, self.channels))
+        if self.image_size is None:
+            return image
+        resized = tf.image.resize(image, self.image_size)
+        return tf.saturate_cast(tf.round(resized), tf.uint8)
+
+
+def _pick(batch: Mapping[str, Any], names: Names) -> Any:
+    return batch[names] if isinstance(names, str) else {name: batch[name] for name in names}
+
+
+def row_decoder(codec: Codec, wanted: Sequence[str]) -> Callable[[Any], dict[str, Any]]:
+    """Return a graph function from fixed-width records, uint8 ``(count, width)``, to columns."""
+    fields: Mapping[str, Any] = codec.header.fields or {}
+    places = dict(zip(codec.features, codec.header.names or (), strict=True))
+
+    def decode(rows: Any) -> dict[str, Any]:
+        return {
+            name: _from_bytes(rows, codec.features[name], *fields[places[name]][:2])
+            for name in wanted
+        }
+
+    return decode
+
+
+def _from_bytes(rows: Any, feature: Feature, field: np.dtype[Any], offset: int) -> Any:
+    base = field.base
+    cut = tf.reshape(rows[:, offset : offset + field.itemsize], (-1, *field.shape, base.itemsize))
+    if base == np.bool_:
+        return tf.not_equal(cut[..., 0], 0)
+    if base.itemsize == 1:
+        cut = cut[..., 0]
+    dtype = tf.int32 if isinstance(feature, ClassLabel) else tf.as_dtype(base.newbyteorder("="))
+    return tf.bitcast(cut, dtype)
+
+
+def tensors(features: Features, columns: Mapping[str, Column], wanted: Sequence[str]) -> Any:
+    """Return columns as what `spec` describes."""
+    return {name: _tensor(features[name], columns[name]) for name in wanted}
+
+
+def _tensor(feature: Feature, column: Column) -> Any:
+    if isinstance(feature, Ragged):
+        values = np.concatenate([np.empty(0, feature.dtype), *column], dtype=feature.dtype)
+        lengths = np.array([len(value) for value in column], np.int64)
+        return tf.RaggedTensor.from_row_lengths(values, lengths, validate=False)
+    return column
+
+
+def signature(features: Features, wanted: Sequence[str]) -> dict[str, tf.TypeSpec]:
+    """Return the specs of columns of any number of rows."""
+    return {name: _spec(features[name]) for name in wanted}
+
+
+def _spec(feature: Feature) -> tf.TypeSpec:
+    if isinstance(feature, Tensor):
+        return tf.TensorSpec((None, *feature.shape), feature.dtype)
+    if isinstance(feature, ClassLabel):
+        return tf.TensorSpec((None,), tf.int32)
+    if isinstance(feature, Ragged):
+        return tf.RaggedTensorSpec((None, None), feature.dtype)
+    return tf.TensorSpec((None,), tf.string)

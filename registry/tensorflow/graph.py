@@ -1,0 +1,130 @@
+"""An epoch's samples as graph operations: order, index and mirror, without Python in between.
+
+The same numbers as `registry.order` and `registry.seals` compute, where they are defined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from registry import seals
+from registry.mirror import View
+from registry.order import MULTIPLIERS, Permutation
+from registry.seals import ENTRY_SHIFT, POSITION_BITS, SealedRows
+from registry.sharding import Share
+from registry.source import Index
+
+DAMAGED = "a local copy of the log is damaged; make the dataset anew, which mends it"
+
+
+def offsets(share: Share, length: int, start: int) -> Callable[[Any, Any], Any]:
+    """Return the graph function that is `Share.bounded` with ``start`` added."""
+    steps, rest = divmod(length, share.step)
+    whole = steps * share.batch_size
+    shift = steps * share.step + rest * share.index // share.count - whole
+
+    def places(after: Any, until: Any) -> Any:
+        local = tf.range(after, until, dtype=tf.int64)
+        if share.count == 1:
+            return local + start
+        step = local // share.batch_size
+        place = step * (share.step - share.batch_size) + local + share.index * share.batch_size
+        return tf.where(local < whole, place, local + shift) + start
+
+    return places
+
+
+def permute(permutation: Permutation, indices: Any) -> Any:
+    """Return `Permutation.__call__` of an int64 vector."""
+
+    def walk(images: Any) -> Any:
+        outside = tf.where(images >= permutation.size)
+        return tf.tensor_scatter_nd_update(
+            images, outside, _once(permutation, tf.gather_nd(images, outside))
+        )
+
+    images = _once(permutation, indices)
+    return tf.while_loop(lambda images: tf.reduce_any(images >= permutation.size), walk, [images])[
+        0
+    ]
+
+
+def positions(index: Index, ranks: Any) -> Any:
+    """Return `Index.positions`; an entry that is damaged fails the graph."""
+    if index.entries is None:
+        return ranks + index.first
+    entries = tf.gather(_mapped(index.path, tf.int64, [index.size]), ranks)
+    found = tf.bitwise.bitwise_and(entries, tf.constant((1 << POSITION_BITS) - 1, tf.int64))
+    total = tf.cast(ranks + 1, tf.uint64) * _u64(seals.MULTIPLIERS[0])
+    total += tf.cast(found + 1, tf.uint64) * _u64(seals.MULTIPLIERS[1])
+    total = _mix(total, 32) * _u64(seals.MULTIPLIERS[0])
+    sealed = tf.cast(tf.bitwise.right_shift(total, _u64(ENTRY_SHIFT)), tf.int64)
+    stored = tf.bitwise.right_shift(entries, tf.constant(POSITION_BITS, tf.int64))
+    return _checked(found, tf.reduce_all(tf.equal(sealed, stored)))
+
+
+def rows(view: View, at: Any) -> Any:
+    """Return `View.take_rows`; a row that is damaged fails the graph."""
+    layout = view.seals
+    mapped = _mapped(view.path, tf.uint8, [view.position, layout.stride])
+    found = tf.gather(mapped, at)
+    return _checked(found, tf.reduce_all(_intact(layout, found, at)))
+
+
+def _intact(layout: SealedRows, found: Any, at: Any) -> Any:
+    words = tf.bitcast(tf.reshape(found, (-1, layout.stride // 8, 8)), tf.uint64)
+    stored = tf.cast(tf.bitwise.right_shift(words[:, -1], _u64(32)), tf.uint32)
+    mask = np.full(layout.stride // 8, 2**64 - 1, np.uint64)
+    mask[-1] = 2**32 - 1
+    words = _mix(tf.bitwise.bitwise_and(words, tf.constant(mask)), 32)
+    total = tf.reduce_sum(words * tf.constant(layout.multipliers[:-1]), axis=1)
+    total += tf.cast(at + 1, tf.uint64) * _u64(int(layout.multipliers[-1]))
+    return tf.equal(tf.cast(_mix(total, 32), tf.uint32), stored)
+
+
+def _once(permutation: Permutation, indices: Any) -> Any:
+    a, b = permutation.sides
+    quotient = indices // a
+    low = tf.cast(indices - quotient * a, tf.uint32)
+    high = tf.cast(quotient, tf.uint32)
+    for number, key in enumerate(permutation.keys):
+        if number % 2 == 0:
+            low = _turn(low, high, key, a)
+        else:
+            high = _turn(high, low, key, b)
+    return tf.cast(high, tf.int64) * a + tf.cast(low, tf.int64)
+
+
+def _turn(side: Any, other: Any, key: int, length: int) -> Any:
+    word = _mix(other + _u32(key), 16) * _u32(MULTIPLIERS[0])
+    word = _mix(_mix(word, 13) * _u32(MULTIPLIERS[1]), 16)
+    scaled = tf.bitwise.right_shift(tf.cast(word, tf.uint64) * _u64(length), _u64(32))
+    moved = side + tf.cast(scaled, tf.uint32)
+    return tf.minimum(moved, moved - _u32(length))
+
+
+def _mix(word: Any, shift: int) -> Any:
+    return tf.bitwise.bitwise_xor(
+        word, tf.bitwise.right_shift(word, tf.constant(shift, word.dtype))
+    )
+
+
+def _checked(value: Any, intact: Any) -> Any:
+    with tf.control_dependencies([tf.debugging.Assert(intact, [DAMAGED])]):
+        return tf.identity(value)
+
+
+def _mapped(path: Any, dtype: Any, shape: list[int]) -> Any:
+    return tf.raw_ops.ImmutableConst(dtype=dtype, shape=shape, memory_region_name=str(path))
+
+
+def _u32(value: int) -> Any:
+    return tf.constant(value, tf.uint32)
+
+
+def _u64(value: int) -> Any:
+    return tf.constant(value, tf.uint64)
