@@ -191,12 +191,16 @@ class Run:
         """
         if (number := operator.index(number)) < 0:
             raise EpochError(f"epoch {number}: epochs count from 0")
+        if epoch := self.pinned(number):
+            return epoch
+        until = None if timeout is None else time.monotonic() + timeout
+        return self._open(self._pin(number, wait=self.policy != "all", until=until))
+
+    def pinned(self, number: int) -> Epoch | None:
+        """Return an epoch if it is pinned."""
         self._memory.check()
         pin = runs.find(self.log.engine, self._settings, number)
-        if pin is None:
-            until = None if timeout is None else time.monotonic() + timeout
-            pin = self._pin(number, wait=self.policy != "all", until=until)
-        return self._open(pin)
+        return self._open(pin) if pin else None
 
     def at(self, sample: int) -> Epoch:
         """Return the epoch that a sample of the run belongs to; pins it if it is the next one."""
@@ -215,9 +219,7 @@ class Run:
 
     def begin(self, number: int) -> Epoch:
         """Return an epoch as `epoch` does, but wait for a first sample under any policy."""
-        self._memory.check()
-        pin = runs.find(self.log.engine, self._settings, number)
-        return self._open(pin or self._pin(number, wait=True))
+        return self.pinned(number) or self._open(self._pin(number, wait=True))
 
     def chunks(self, share: Share, start: int) -> Iterator[tuple[Epoch, Positions]]:
         """Yield the epochs and offsets of a worker's samples from ``start`` on, for ever.

@@ -71,7 +71,7 @@ class EpochDataset(_Wrapped):
         image_size: tuple[int, int] | None = None,
     ) -> None:
         elements = Elements(epoch.run.features, x, y, weight, channels, image_size)
-        share = Share.of(batch_size, _pair(shard))
+        share = Share.of(batch_size, pair(shard))
         if not 0 <= (first := operator.index(start)) <= epoch.size:
             raise EpochError(f"{epoch!r} has no sample {first} to start at")
         size = share.size(epoch.size - first, drop_remainder=drop_remainder)
@@ -116,7 +116,7 @@ class StreamDataset(_Wrapped):
         image_size: tuple[int, int] | None = None,
     ) -> None:
         elements = Elements(run.features, x, y, weight, channels, image_size)
-        share = Share.of(batch_size, _pair(shard))
+        share = Share.of(batch_size, pair(shard))
 
         def chunks() -> Iterator[tuple[Epoch, Any]]:
             return run.chunks(share, run.consumed if start is None else operator.index(start))
@@ -128,7 +128,8 @@ class StreamDataset(_Wrapped):
         super().__init__(batches.apply(endless))
 
 
-def _pair(shard: Worker) -> Shard:
+def pair(shard: Worker) -> Shard:
+    """Return a worker's index and the number of workers."""
     if isinstance(shard, tf.distribute.InputContext):
         return shard.input_pipeline_id, shard.num_input_pipelines
     index, count = shard
