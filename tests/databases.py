@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,14 @@ from registry.engine import make_engine, parse_url
 from registry.schema import upgrade
 
 _numbers = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for the mirrors of every test, so that none writes into the user's cache."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("REGISTRY_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +104,16 @@ def reg(url: str) -> Iterator[registry.Registry]:
     """A registry on each kind of database, which must have no connection in use at the end."""
     with registry.connect(url) as opened:
         yield opened
-        assert opened.engine.pool.checkedout() == 0, "a connection was left open"  # type: ignore[attr-defined]
+        # TensorFlow's threads may still be winding down.
+        deadline = time.monotonic() + 5
+        while _connections_in_use(opened) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert _connections_in_use(opened) == 0, "a connection was left open"
+
+
+def _connections_in_use(reg: registry.Registry) -> int:
+    count: int = reg.engine.pool.checkedout()  # type: ignore[attr-defined]
+    return count
 
 
 @contextmanager

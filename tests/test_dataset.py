@@ -372,6 +372,8 @@ def test_any_mix_of_changes_is_what_a_simple_model_says(
     read = [label for page in dataset.pages() for label in page["label"].tolist()]
     assert read == [label for _, label in log if label is not None]
     if alive:
-        (batch,) = dataset.run("r").epoch(0).batches(100)
+        epoch = dataset.run("r").epoch(0)
+        (batch,) = epoch.batches(100)
         last = {key: number for number, (key, _) in enumerate(log)}
-        assert batch["label"].tolist() == [alive[k] for k in sorted(alive, key=last.__getitem__)]
+        by_rank = [alive[key] for key in sorted(alive, key=last.__getitem__)]
+        assert batch["label"].tolist() == [by_rank[n] for n in epoch.order(range(len(alive)))]
