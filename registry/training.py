@@ -275,6 +275,9 @@ class Run:
             if size:
                 made = runs.Pin(number, since, head.position, head.chain, size, start)
                 return runs.pin(self.log.engine, self._settings, made)
+            # Another worker may have seen samples that were retracted since, and pinned them.
+            if pinned := runs.find(self.log.engine, self._settings, number):
+                return pinned
             if not wait:
                 break
             if await_growth(self.log, head.position, until) is None:

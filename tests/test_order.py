@@ -171,7 +171,7 @@ def test_neighbours_are_as_far_apart_as_by_chance(
 ) -> None:
     """Neighbours in the log within the epoch (inverse), and neighbours in the epoch within it."""
     bins = 10
-    observed, followed = np.zeros(bins), 0
+    observed, followed = np.zeros(bins), 0.0
     for number in range(count):
         images = shuffle(size, number)
         steps = np.diff(np.argsort(images) if inverse else images)
@@ -190,7 +190,7 @@ def test_one_order_tells_nothing_of_the_next(shuffle: Shuffle) -> None:
     """Samples that keep their place from one epoch to the next are one an epoch, as by chance."""
     count, size = 400, 500
     orders = [shuffle(size, number) for number in range(count)]
-    kept = sum(np.count_nonzero(a == b) for a, b in pairwise(orders))
+    kept = sum(int((a == b).sum()) for a, b in pairwise(orders))
     assert abs(kept - count) < LIMIT * math.sqrt(count)
 
 

@@ -1,18 +1,22 @@
-"""Processes that write and follow a log, for the tests to run side by side."""
+"""Processes that write, follow and train on a log, for the tests to run side by side."""
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from dataclasses import dataclass
+from itertools import count
 from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier, Event
 
 from sqlalchemy import Connection, event
 
 import registry
-from registry import Tensor
+from registry import Replay, Tensor
 from registry.dataset import Dataset
 from registry.features import Feature
+from registry.policies import Policy
 
 FEATURES: dict[str, Feature] = {"writer": Tensor("int32"), "serial": Tensor("int64")}
 STOP = -1
@@ -99,3 +103,44 @@ def read(url: str, reader: int, logs: Queue[tuple[int, list[Seen]]]) -> None:
 
 Seen = tuple[int, int | None, int | None]
 """A position, and the writer and serial read there (None for a retraction)."""
+
+
+POLICIES: dict[str, Policy] = {"every": "all", "new": "new", "replay": Replay(0.5)}
+"""Runs by name."""
+
+Reached = list[tuple[int, int, bytes, int, int, list[int]]]
+"""Of each epoch: since, watermark, chain, size, start, and its samples in order."""
+
+
+def keep_changing(url: str, done: Event) -> None:
+    """Insert, revise and retract until told to stop."""
+    with registry.connect(url) as opened:
+        dataset = opened.open("shared")
+        for serial in count():
+            if done.is_set():
+                return
+            dataset.insert([{"writer": 0, "serial": serial}], keys=[f"k{serial}"])
+            dataset.update(f"k{serial // 2}", writer=serial)
+            if serial % 5 == 0:
+                dataset.insert([{"writer": 0, "serial": serial}], keys=["fleeting"])
+                dataset.retract("fleeting")
+            time.sleep(0.01)  # an embedded database gives others little room between writes
+
+
+def train(
+    url: str, cache: str, start: Barrier, epochs: int, reached: Queue[dict[str, Reached]]
+) -> None:
+    """Reach each epoch of each run at the same moment as all other workers."""
+    os.environ["REGISTRY_CACHE"] = cache
+    found: dict[str, Reached] = {name: [] for name in POLICIES}
+    with registry.connect(url) as opened:
+        dataset = opened.open("shared")
+        runs = [dataset.run(name, seed=3, policy=policy) for name, policy in POLICIES.items()]
+        for number in range(epochs):
+            for run in runs:
+                start.wait(60)
+                epoch = run.epoch(number)
+                samples = [n for batch in epoch.batches(64) for n in batch["serial"].tolist()]
+                place = (epoch.since, epoch.watermark, epoch.chain, epoch.size, epoch.start)
+                found[run.name].append((*place, samples))
+    reached.put(found)
