@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from enum import StrEnum
+from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -12,14 +14,30 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.chart import draw
 from benchmarks.inserting import insert
 from benchmarks.measure import Bench, Result
 from benchmarks.memory import memory
+from benchmarks.mirroring import sync
+from benchmarks.quiet import quiet
 from benchmarks.reading import flatness, read_images, read_numbers
 from benchmarks.server import postgresql
 from benchmarks.sqlite import sqlite
 
 Subject: TypeAlias = Callable[[Bench], list[Result]]
+
+
+def late(module: str, name: str) -> Subject:
+    """Return a subject that is imported when it is run: TensorFlow takes seconds to load."""
+
+    def subject(bench: Bench) -> list[Result]:
+        with quiet():
+            found: Subject = getattr(import_module(f"benchmarks.{module}"), name)
+        return found(bench)
+
+    return subject
+
+
 SUBJECTS: dict[str, Subject] = {
     "read": read_numbers,
     "read-images": read_images,
@@ -27,6 +45,12 @@ SUBJECTS: dict[str, Subject] = {
     "flatness": flatness,
     "memory": memory,
     "sqlite": sqlite,
+    "sync": sync,
+    "train": late("training", "train"),
+    "train-photos": late("photos", "train_photos"),
+    "resume": late("starting", "resume"),
+    "latency": late("latency", "latency"),
+    "large": late("large", "large"),
 }
 Name = StrEnum("Name", {name: name for name in SUBJECTS})  # type: ignore[misc]
 
@@ -36,19 +60,26 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds, after one to warm up.")] = 5,
     only: Annotated[list[Name] | None, typer.Option(help="Run this subject; repeatable.")] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write results here.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Draw the rates of 'train' here.")] = None,
 ) -> None:
     """Measure the registry on a temporary PostgreSQL server."""
+    names = [chosen.value for chosen in only] if only else list(SUBJECTS)
+    if png is not None and "train" not in names:
+        raise typer.BadParameter("--png draws the subject 'train', which --only leaves out")
     # A table cut at the 80 columns of a pipe or a log could not be read.
     console = Console(width=max(100, Console().width))
-    results: list[Result] = []
+    found: dict[str, list[Result]] = {}
     with postgresql() as server, console.status("") as status:
-        for name in [chosen.value for chosen in only] if only else SUBJECTS:
+        for name in names:
             status.update(f"{name}: {rows:,} rows, {rounds} rounds")
-            results += SUBJECTS[name](Bench(server, rows, rounds))
+            found[name] = SUBJECTS[name](Bench(server, rows, rounds))
+    results = list(chain.from_iterable(found.values()))
     console.print(table(results))
     if json_path is not None:
         figures = {"rows": rows, "rounds": rounds, "results": [r.to_json() for r in results]}
         json_path.write_text(json.dumps(figures, indent=2) + "\n")
+    if png is not None:
+        draw([result for result in found["train"] if result.baseline is None], rows, png)
     raise typer.Exit(any(result.ok is False for result in results))
 
 

@@ -15,6 +15,7 @@ from registry import ClassLabel, Dataset, Registry, Tensor
 from registry.features import Features
 
 SEED = 20240229
+PIECE = 10**6
 NUMBERS = Features({"x": Tensor("float32", (10,)), "label": ClassLabel(10)})
 """Records of 44 bytes."""
 IMAGES = Features({"image": Tensor("uint8", (3072,))})
@@ -39,11 +40,12 @@ class Samples:
         return dataset
 
 
-def numbers(rows: int) -> Samples:
-    rng = np.random.default_rng(SEED)
+def numbers(rows: int, first: int = 0) -> Samples:
+    """``first`` is the number of the first row: other rows have other values and keys."""
+    rng = np.random.default_rng(SEED + first)
     x = rng.standard_normal((rows, 10), np.float32)
     label = rng.integers(0, 10, rows, np.int32)
-    return Samples(NUMBERS, {"x": x, "label": label}, _keys(rows))
+    return Samples(NUMBERS, {"x": x, "label": label}, _keys(rows, first))
 
 
 def images(rows: int) -> Samples:
@@ -63,5 +65,12 @@ def loaded(database: Database, datasets: dict[str, Samples]) -> Iterator[Registr
         yield reg
 
 
-def _keys(rows: int) -> list[str]:
-    return [f"sample-{row:09}" for row in range(rows)]
+def grow(dataset: Dataset, rows: int) -> None:
+    """Insert so many new rows of `numbers`, in pieces: ten million would take much memory."""
+    for after in range(0, rows, PIECE):
+        piece = numbers(min(PIECE, rows - after), dataset.head.position)
+        dataset.insert(piece.columns, keys=piece.keys)
+
+
+def _keys(rows: int, first: int = 0) -> list[str]:
+    return [f"sample-{row:09}" for row in range(first, first + rows)]

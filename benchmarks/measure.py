@@ -39,6 +39,11 @@ class Timing:
         """Rows per second, at the median."""
         return self.rows / median(self.seconds)
 
+    @property
+    def milliseconds(self) -> float:
+        """The time that the work took, at the median."""
+        return 1000 * median(self.seconds)
+
 
 @dataclass(frozen=True)
 class Result:
@@ -101,10 +106,38 @@ def rate(what: str, ours: Timing) -> Result:
     return Result(what, "rows/s", ours.rate, seconds=(ours.seconds,))
 
 
-def compare(what: str, ours: Timing, baseline: Timing, at_least: float | None = None) -> Result:
-    """Compare two rates; raises `ValueError` unless both handled as many rows."""
-    if ours.rows != baseline.rows:
-        raise ValueError(f"{what}: {ours.rows} rows beside {baseline.rows} cannot be compared")
+def duration(what: str, ours: Timing, at_most: float | None = None) -> Result:
+    """Return a time, which may have a limit in milliseconds."""
+    return Result(what, "ms", ours.milliseconds, at_most=at_most, seconds=(ours.seconds,))
+
+
+def compare_durations(what: str, ours: Timing, baseline: Timing, at_most: float) -> Result:
+    """Compare the times that the same work took in two places."""
+    _alike(what, ours, baseline)
+    return Result(
+        what,
+        "ms",
+        ours.milliseconds,
+        baseline.milliseconds,
+        at_most=at_most,
+        seconds=(ours.seconds, baseline.seconds),
+    )
+
+
+def compare(
+    what: str,
+    ours: Timing,
+    baseline: Timing,
+    at_least: float | None = None,
+    *,
+    slow_baseline: bool = False,
+) -> Result:
+    """Compare two rates; raises `ValueError` unless both handled as many rows.
+
+    A slow baseline may have handled fewer: it would take minutes to tell the same rate.
+    """
+    if not slow_baseline:
+        _alike(what, ours, baseline)
     return Result(
         what,
         "rows/s",
@@ -113,3 +146,8 @@ def compare(what: str, ours: Timing, baseline: Timing, at_least: float | None = 
         at_least=at_least,
         seconds=(ours.seconds, baseline.seconds),
     )
+
+
+def _alike(what: str, ours: Timing, baseline: Timing) -> None:
+    if ours.rows != baseline.rows:
+        raise ValueError(f"{what}: {ours.rows} rows beside {baseline.rows} cannot be compared")

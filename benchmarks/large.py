@@ -1,0 +1,73 @@
+"""Subject: what must not grow with the dataset, on ten times the rows of the other subjects.
+
+They share one dataset: ten million rows take a minute to insert.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import registry
+from benchmarks import trainer
+from benchmarks.cache import cache
+from benchmarks.data import NUMBERS, grow
+from benchmarks.measure import Bench, Result, compare_durations, duration
+from benchmarks.mirroring import PICKED_UP, pickups
+from benchmarks.server import Database
+from benchmarks.starting import first_batches
+from registry import Dataset
+
+SMALL = 10**4
+FIRST_BATCH_MS = 100
+
+
+def large(bench: Bench) -> list[Result]:
+    """First batches, the memory of a trainer, and picking up new rows."""
+    sizes = [min(SMALL, bench.rows), bench.rows, min(10**7, 10 * bench.rows)]
+    with cache(), bench.server.database() as database, registry.connect(database.url) as reg:
+        datasets = {size: reg.create(f"n{size}", NUMBERS) for size in sizes}
+        for size, dataset in datasets.items():
+            grow(dataset, size)
+        database.settle()
+        return [
+            *_first_batches(datasets[sizes[-1]], bench.rounds),
+            *_private_memory(database, *(datasets[size] for size in sizes[1:])),
+            _pickup(datasets[sizes[0]], datasets[sizes[-1]], bench.rounds),
+        ]
+
+
+def _first_batches(dataset: Dataset, rounds: int) -> list[Result]:
+    timings = first_batches(dataset, rounds)
+    return [
+        duration(f"{name}: first batch out of {len(dataset):,}", timing, at_most=FIRST_BATCH_MS)
+        for name, timing in timings.items()
+    ]
+
+
+def _private_memory(database: Database, small: Dataset, large: Dataset) -> list[Result]:
+    """The limit is 1.1 times the memory on the smaller dataset, and 32 MiB."""
+    less, more = (_trainer_memory(database, dataset) / 2**20 for dataset in (small, large))
+    return [
+        Result(f"private memory of a trainer on {len(small):,} rows", "MiB", less),
+        Result(f"private memory of a trainer on {len(large):,} rows", "MiB", more),
+        Result("the latter, less 1.1 times the former", "MiB", more - 1.1 * less, at_most=32),
+    ]
+
+
+def _trainer_memory(database: Database, dataset: Dataset) -> int:
+    """Return a trainer's private bytes, once the mirror is there."""
+    dataset.run(trainer.RUN).epoch(0)
+    said = subprocess.run(
+        [sys.executable, "-m", trainer.__name__, database.url, dataset.name],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return int(said.stdout)
+
+
+def _pickup(small: Dataset, large: Dataset, rounds: int) -> Result:
+    what = f"pick up {PICKED_UP:,} rows at {len(large):,}, beside {len(small):,}"
+    timings = pickups({"small": small, "large": large}, 3 * rounds)
+    return compare_durations(what, timings["large"], timings["small"], at_most=1.5)

@@ -1,0 +1,66 @@
+"""Subjects: the local copy of a log, first made and then kept up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from benchmarks.cache import cache
+from benchmarks.data import grow, loaded, numbers
+from benchmarks.measure import Bench, Result, Timing, Work, compare, interleave, ready
+from benchmarks.readers import page_reader
+from registry import Dataset
+from registry.cursor import Log
+from registry.mirror import Mirror
+
+PICKED_UP = 1000
+
+
+def sync(bench: Bench) -> list[Result]:
+    """Into an empty folder each round, beside reading the pages and keeping nothing."""
+    with (
+        bench.server.database() as database,
+        loaded(database, {"samples": numbers(bench.rows)}) as reg,
+    ):
+        dataset = reg.open("samples")
+        timings = interleave(
+            {"ours": lambda: _first_sync(dataset), "pages": ready(page_reader(dataset))},
+            bench.rounds,
+        )
+    what = "first sync of 44-byte records, beside reading pages"
+    return [compare(what, timings["ours"], timings["pages"], at_least=0.7)]
+
+
+def pickups(datasets: dict[str, Dataset], rounds: int) -> dict[str, Timing]:
+    """Time the sync of a few new rows into mirrors that have all others, by name."""
+    with cache() as root:
+        mirrors = {name: Mirror(log_of(dataset), root) for name, dataset in datasets.items()}
+        return interleave(
+            {
+                name: lambda name=name: _pickup(datasets[name], mirrors[name])  # type: ignore[misc]
+                for name in datasets
+            },
+            rounds,
+        )
+
+
+def log_of(dataset: Dataset) -> Log:
+    """Return a dataset's log, which a run on it lends to trainers."""
+    return dataset.run("any").log
+
+
+@contextmanager
+def _first_sync(dataset: Dataset) -> Iterator[Work]:
+    head = dataset.head
+    with cache() as root:
+        mirror = Mirror(log_of(dataset), root)
+        yield lambda: mirror.sync(head.position, head.chain).position
+
+
+@contextmanager
+def _pickup(dataset: Dataset, mirror: Mirror) -> Iterator[Work]:
+    head = dataset.head
+    before = mirror.sync(head.position, head.chain).position
+    grow(dataset, PICKED_UP)
+    head = dataset.head
+    yield lambda: mirror.sync(head.position, head.chain).position - before

@@ -1,0 +1,72 @@
+"""Subjects: how long it takes to the first batch, wherever it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from benchmarks.cache import cache
+from benchmarks.data import loaded, numbers
+from benchmarks.measure import Bench, Result, Timing, Work, compare_durations, interleave
+from benchmarks.pipelines import BATCH
+from registry import Dataset
+from registry.tensorflow import EpochDataset, StreamDataset
+
+RUN = "starting"
+
+
+def resume(bench: Bench) -> list[Result]:
+    """A run goes on at its first sample, and after nine tenths of an epoch."""
+    with (
+        cache(),
+        bench.server.database() as database,
+        loaded(database, {"samples": numbers(bench.rows)}) as reg,
+    ):
+        dataset = reg.open("samples")
+        size = dataset.run(RUN).epoch(0).size
+        starts = {"begin": 0, "resume": size * 9 // 10}
+        timings = interleave(
+            {name: partial(_resume, dataset, start) for name, start in starts.items()},
+            3 * bench.rounds,
+        )
+    what = "first batch at 90 % of an epoch, beside its beginning"
+    return [compare_durations(what, timings["resume"], timings["begin"], at_most=2)]
+
+
+def first_batches(dataset: Dataset, rounds: int) -> dict[str, Timing]:
+    """Time the first batch that TensorFlow gets; the mirror is there and the epoch pinned."""
+    dataset.run(RUN).epoch(0)
+    return interleave(
+        {
+            "StreamDataset": lambda: _first_batch(dataset, streaming=True),
+            "EpochDataset": lambda: _first_batch(dataset, streaming=False),
+        },
+        rounds,
+    )
+
+
+@contextmanager
+def _resume(dataset: Dataset, start: int) -> Iterator[Work]:
+    run = dataset.run(RUN)  # a new one knows nothing of the mirror, like a new process
+    batches = run.stream(BATCH, start=start)
+    yield lambda: len(next(batches)["label"])
+
+
+@contextmanager
+def _first_batch(dataset: Dataset, *, streaming: bool) -> Iterator[Work]:
+    run = dataset.run(RUN)
+    kept: list[Any] = []  # to end an iterator, which reads ahead, is not part of the work
+
+    def work() -> int:
+        pinned = run.epoch(0)
+        batches = (
+            StreamDataset(run, batch_size=BATCH, x="x", y="label")
+            if streaming
+            else EpochDataset(pinned, batch_size=BATCH, x="x", y="label")
+        )
+        kept.append(iter(batches))
+        return len(next(kept[-1])[1])
+
+    yield work

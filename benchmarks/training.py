@@ -1,0 +1,75 @@
+"""Subject: batches for training, beside what else makes them of the same samples."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+
+from benchmarks.cache import cache
+from benchmarks.data import Samples, loaded, numbers
+from benchmarks.measure import Bench, Contender, Result, Timing, compare, interleave, rate
+from benchmarks.pipelines import (
+    Make,
+    check,
+    consumer,
+    epoch,
+    generated,
+    hugging_face,
+    in_memory,
+    streamed,
+)
+
+STREAM = "StreamDataset"
+EPOCH = "EpochDataset"
+MEMORY = "from_tensor_slices().shuffle()"
+HUGGING_FACE = "Hugging Face to_tf_dataset()"
+GENERATOR = "a Python generator of rows"
+SLICE = 50_000
+"""Rows that are enough for those that take a row at a time in Python."""
+
+
+def train(bench: Bench) -> list[Result]:
+    """Batches of 256 records of 44 bytes, in the graph; the mirror is there, the epoch pinned."""
+    samples = numbers(bench.rows)
+    few = _first(samples, SLICE)
+    with (
+        cache(),
+        bench.server.database() as database,
+        loaded(database, {"samples": samples}) as reg,
+    ):
+        run = reg.open("samples").run("train", seed=1)
+        ways: dict[str, tuple[Make, Samples]] = {
+            STREAM: (partial(streamed, run, bench.rows), samples),
+            EPOCH: (partial(epoch, run), samples),
+            MEMORY: (partial(in_memory, samples), samples),
+            HUGGING_FACE: (partial(hugging_face, few), few),
+            GENERATOR: (partial(generated, few), few),
+        }
+        for name, (make, expected) in ways.items():
+            check(name, make(), expected)
+        timings = interleave(
+            {name: _contender(make) for name, (make, _) in ways.items()}, bench.rounds
+        )
+    return [*(rate(name, timing) for name, timing in timings.items()), *_compared(timings)]
+
+
+def _compared(timings: dict[str, Timing]) -> list[Result]:
+    stream, epoch = timings[STREAM], timings[EPOCH]
+    memory, generator = timings[MEMORY], timings[GENERATOR]
+    return [
+        compare("StreamDataset, beside in-memory shuffle", stream, memory, 8),
+        compare(
+            "StreamDataset, beside a row at a time", stream, generator, 150, slow_baseline=True
+        ),
+        compare("EpochDataset, beside in-memory shuffle", epoch, memory, 12),
+    ]
+
+
+def _contender(make: Make) -> Contender:
+    return lambda: nullcontext(consumer(make()))
+
+
+def _first(samples: Samples, rows: int) -> Samples:
+    columns = {name: column[:rows] for name, column in samples.columns.items()}
+    return replace(samples, columns=columns, keys=samples.keys[:rows])
