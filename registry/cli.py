@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -19,17 +20,19 @@ from registry.console import (
     EntryTable,
     fail,
     imported,
-    plain,
     print_dataset,
     print_datasets,
     print_json_entries,
+    print_runs,
     progress,
+    run_summary,
     summary,
 )
 from registry.dataset import Dataset
 from registry.engine import make_engine, retrying, shown
 from registry.features import parse_feature
 from registry.importers import READERS, insert_file, reader
+from registry.listing import plain
 from registry.revisions import Entry
 
 app = typer.Typer(
@@ -55,6 +58,7 @@ AsJsonLines = Annotated[bool, typer.Option("--json", help="Print a JSON object p
 _CHUNK = 1000
 """Rows of the log that are taken into memory at a time."""
 _LAST = 20
+_REMEDY = "restore a database from a backup; remove a mirror's folder, and it is made anew"
 _DEMO_EXTRA = ("keras", "matplotlib", "sklearn", "tensorflow")
 
 
@@ -192,6 +196,33 @@ def log(
             with suppress(KeyboardInterrupt):
                 for entries in _followed(opened, max(start, head)):
                     out(entries)
+
+
+@app.command()
+def runs(dataset: Name, as_json: AsJson = False, url: Url = None) -> None:
+    """List a dataset's training runs and how far each has come."""
+    with connect(url) as registry:
+        found = [(run, run.last, run.consumed) for run in registry.open(dataset).runs()]
+    if as_json:
+        typer.echo(json.dumps([run_summary(*each) for each in found], indent=2))
+        return
+    print_runs(found)
+
+
+@app.command()
+def verify(dataset: Name, as_json: AsJson = False, url: Url = None) -> None:
+    """Compute the chain again from all rows, in the database and in the local mirror."""
+    with connect(url) as registry:
+        found = registry.open(dataset).verify()
+    if as_json:
+        typer.echo(json.dumps([asdict(each) for each in found], indent=2))
+    for each in found:
+        if each.differs is not None:
+            fail(f"{each.place}: the chain differs from position {each.differs} on; {_REMEDY}")
+        elif not as_json:
+            typer.echo(f"{each.place}: {each.position:,} rows lead to the chain that they should")
+    if any(each.differs is not None for each in found):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -1,8 +1,4 @@
-"""What commands print: tables, JSON, one-line errors and progress, with none of the data lost.
-
-Names, keys and sources come from users. They are never read as Rich's markup, and characters that
-a terminal would act on are shown as escapes.
-"""
+"""What commands print: datasets, entries and runs, as tables or JSON, errors and progress."""
 
 from __future__ import annotations
 
@@ -11,15 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import typer
-from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from typer.core import TyperGroup
 
 from registry.append import Report
@@ -27,14 +21,13 @@ from registry.dataset import Dataset
 from registry.errors import RegistryError
 from registry.features import Bytes, ClassLabel, Feature, Image, Ragged, Tensor, Text
 from registry.heads import Head
+from registry.listing import Column, Listing, plain, print_facts
 from registry.revisions import Entry
+from registry.runs import Pin
 from registry.splits import BUCKETS
+from registry.training import Run
 from registry.versions import Version
 
-_ENDLESS = 1 << 20
-"""Columns of an output that is no terminal: lines are not folded for a reader with a program."""
-_ROOMY = 80
-_KEPT = 24
 INTERRUPTED = 130
 """The exit code that shells give to a command ended by Ctrl-C."""
 
@@ -58,13 +51,6 @@ def fail(message: str, error: BaseException | None = None) -> None:
     typer.echo(f"{typer.style('error:', fg='red', bold=True)} {plain(message)}", err=True)
     for note in getattr(error, "__notes__", ()):
         typer.echo(f"  {plain(note)}", err=True)
-
-
-def plain(text: str) -> str:
-    """Return text of one line with nothing in it that a terminal would act on."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @contextmanager
@@ -97,12 +83,12 @@ def progress(name: str, total: int) -> Iterator[Callable[[int, int], None] | Non
 
 def print_datasets(found: Iterable[tuple[Dataset, Head]]) -> None:
     """Print a line for each dataset."""
-    listing = _Listing(
-        _Column("name"),
-        _Column("live", right=True, whole=True),
-        _Column("positions", right=True, whole=True),
-        _Column("created", whole=True),
-        _Column("features"),
+    listing = Listing(
+        Column("name"),
+        Column("live", right=True, whole=True),
+        Column("positions", right=True, whole=True),
+        Column("created", whole=True),
+        Column("features"),
     )
     listing.print(
         (
@@ -118,7 +104,7 @@ def print_datasets(found: Iterable[tuple[Dataset, Head]]) -> None:
 
 def print_dataset(dataset: Dataset, head: Head) -> None:
     """Print all there is to say about a dataset."""
-    _print_facts(
+    print_facts(
         [
             ("name", dataset.name),
             *(("description", line) for line in dataset.description.splitlines()),
@@ -150,12 +136,12 @@ class EntryTable:
     """Prints rows of the log as a table that goes on."""
 
     def __init__(self) -> None:
-        self._listing = _Listing(
-            _Column("position", right=True, whole=True),
-            _Column("time (UTC)", whole=True),
-            _Column("action", whole=True),
-            _Column("key"),
-            _Column("source"),
+        self._listing = Listing(
+            Column("position", right=True, whole=True),
+            Column("time (UTC)", whole=True),
+            Column("action", whole=True),
+            Column("key"),
+            Column("source"),
         )
 
     def __call__(self, entries: list[Entry]) -> None:
@@ -177,6 +163,47 @@ def print_json_entries(entries: list[Entry]) -> None:
         typer.echo(json.dumps({**asdict(entry), "created_at": entry.created_at.isoformat()}))
 
 
+def print_runs(found: Iterable[tuple[Run, Pin | None, int]]) -> None:
+    """Print a line for each run, its last epoch and how much of it was trained on."""
+    listing = Listing(
+        Column("run"),
+        Column("seed", right=True, whole=True),
+        Column("split"),
+        Column("policy", whole=True),
+        Column("epochs", right=True, whole=True),
+        Column("watermark", right=True, whole=True),
+        Column("samples", right=True, whole=True),
+        Column("consumed", right=True, whole=True),
+    )
+    listing.print(
+        (
+            run.name,
+            str(run.seed),
+            run.split or "",
+            str(run.policy),
+            f"{last.number + 1:,}" if last else "0",
+            f"{last.watermark:,}" if last else "",
+            f"{last.start + last.size:,}" if last else "0",
+            f"{consumed:,}",
+        )
+        for run, last, consumed in found
+    )
+
+
+def run_summary(run: Run, last: Pin | None, consumed: int) -> dict[str, Any]:
+    """Return all there is to say about a run, for JSON."""
+    return {
+        "name": run.name,
+        "seed": run.seed,
+        "split": run.split,
+        "policy": str(run.policy),
+        "epochs": last.number + 1 if last else 0,
+        "watermark": last.watermark if last else None,
+        "samples": last.start + last.size if last else 0,
+        "consumed": consumed,
+    }
+
+
 def imported(dataset: Dataset, path: Path, report: Report, *, as_json: bool) -> str:
     """Return a line on what inserting a file did."""
     counts = {
@@ -189,62 +216,6 @@ def imported(dataset: Dataset, path: Path, report: Report, *, as_json: bool) -> 
         return json.dumps({"file": str(path), **counts, "version": version})
     said = ", ".join(f"{count:,} {name}" for name, count in counts.items())
     return f"{plain(str(path))}: {said}; {version}"
-
-
-@dataclass(frozen=True)
-class _Column:
-    """A table's column; the values of a whole one stay on one line."""
-
-    name: str
-    right: bool = False
-    whole: bool = False
-
-
-class _Listing:
-    """A table that may be printed in several parts, its header with the first."""
-
-    def __init__(self, *columns: _Column) -> None:
-        self._columns = columns
-        self._widths = [0] * len(columns)
-        self._begun = False
-
-    def print(self, rows: Iterable[Iterable[str]]) -> None:
-        console = _stdout()
-        cells = [[plain(cell) for cell in row] for row in rows]
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=not self._begun)
-        # Rich cuts off what has no room: only where there is enough may columns insist on theirs.
-        roomy = console.width >= _ROOMY
-        for place, column in enumerate(self._columns):
-            table.add_column(
-                column.name,
-                justify="right" if column.right else "left",
-                min_width=self._widths[place] if roomy else None,
-                no_wrap=column.whole and roomy,
-                overflow="fold",
-            )
-        for row in cells:
-            table.add_row(*row)
-        console.print(table)
-        self._begun = True
-        self._keep_widths(cells)
-
-    def _keep_widths(self, cells: list[list[str]]) -> None:
-        """Let the next part's columns, but for the last, stand under this part's."""
-        for place, column in enumerate(self._columns[:-1]):
-            longest = max([len(column.name), *(cell_len(row[place]) for row in cells)])
-            self._widths[place] = max(self._widths[place], min(longest, _KEPT))
-
-
-def _print_facts(facts: Iterable[tuple[str, str]]) -> None:
-    """Print names and what they stand for; one that comes again in a row is not repeated."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    before = ""
-    for name, value in facts:
-        table.add_row("" if name == before else name, plain(value))
-        before = name
-    _stdout().print(table)
 
 
 def _feature(feature: Feature, *, brief: bool = False) -> str:
@@ -271,8 +242,3 @@ def _version(dataset: Dataset, head: Head) -> str:
 def _shares(dataset: Dataset) -> dict[str, float]:
     """Return each split's share as it was given, but for the rounding to whole buckets."""
     return {n: round((stop - start) / BUCKETS, 4) for n, (start, stop) in dataset.splits.items()}
-
-
-def _stdout() -> Console:
-    width = None if sys.stdout.isatty() else _ENDLESS
-    return Console(width=width, markup=False, highlight=False, emoji=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Generator, Mapping, Sequence, Sized
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn, SupportsIndex
 
@@ -19,12 +20,15 @@ from registry.errors import InvalidSampleError, SampleNotFoundError, VersionErro
 from registry.features import Features
 from registry.heads import Head
 from registry.keys import Keys, check_key, check_keys, check_source, make_keys
+from registry.mirror import Mirror
 from registry.page import Page
 from registry.policies import Policy
 from registry.population import Population, count_in_database
 from registry.revisions import Entry
+from registry.source import cache_folder
 from registry.splits import Interval, interval
 from registry.training import Run
+from registry.verification import Verification, verify_database, verify_mirror
 from registry.versions import Version
 
 
@@ -190,6 +194,26 @@ class Dataset:
         check_key(key)
         bucket = int(buckets([key])[0])
         return next((n for n, (start, stop) in self.splits.items() if start <= bucket < stop), None)
+
+    def verify(self) -> list[Verification]:
+        """Compute the chain again from all rows: the database's, and the local mirror's if any.
+
+        A version's own chain is compared, too, when it is opened.
+        """
+        head = self.head
+        found = [verify_database(self._log, head.position)]
+        with suppress(OSError):
+            view = Mirror(self._log, cache_folder()).view()
+            if view is not None:
+                found.append(verify_mirror(self._log, view))
+        return found
+
+    def runs(self) -> list[Run]:
+        """Open every run, in the alphabetical order of their names."""
+        return [
+            Run(self._log, settings, interval(self.splits, settings.split))
+            for settings in runs.settings(self._log.engine, self._log.dataset_id)
+        ]
 
     def run(
         self,

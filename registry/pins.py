@@ -6,15 +6,15 @@ under their numbers. So the last epoch of each run is kept beside the mirror, to
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
 
 from registry import runs
 from registry.cursor import Log
 from registry.errors import DivergenceError
+from registry.mirror.files import read_summed, write_summed
 from registry.source import Sources
 
 
@@ -56,16 +56,14 @@ class PinMemory:
         with suppress(OSError):  # without a cache, this process alone remembers
             path = self._path()
             path.parent.mkdir(exist_ok=True)
-            draft = path.with_suffix(".draft")
-            draft.write_text(json.dumps({**asdict(pin), "chain": pin.chain.hex()}))
-            draft.replace(path)
+            write_summed(path, {**asdict(pin), "chain": pin.chain.hex()})
 
     def _recall(self) -> runs.Pin | None:
-        with suppress(OSError, ValueError, TypeError):
-            kept = runs.Pin(**json.loads(self._path().read_text()))
-            kept = replace(kept, chain=bytes.fromhex(kept.chain))  # type: ignore[arg-type]
-            if self._last is None or kept.number > self._last.number:
-                self._last = kept
+        with suppress(OSError):
+            if fields := read_summed(self._path()):
+                kept = runs.Pin(**{**fields, "chain": bytes.fromhex(fields["chain"])})
+                if self._last is None or kept.number > self._last.number:
+                    self._last = kept
         return self._last
 
     def _path(self) -> Path:
@@ -74,6 +72,7 @@ class PinMemory:
 
     def _shared(self, last: runs.Pin) -> str:
         with suppress(OSError):
-            position = self._sources.mirror().shared_with(last.watermark)
-            return f"; the logs agree up to position {position}"
+            position = self._sources.mirror().shared_with(last.watermark, last.chain)
+            if position is not None:
+                return f"; the logs agree up to position {position}"
         return ""

@@ -11,7 +11,7 @@ import operator
 from dataclasses import asdict, dataclass
 from typing import Any, SupportsIndex
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, select, true, update
 
 from registry import policies
 from registry.engine import insert_if_new, read, write
@@ -79,7 +79,7 @@ def get_or_create(
         return connection.execute(select(runs).where(mine)).one()
 
     row = read(engine, find) or write(engine, create)
-    found = Settings(row.id, row.name, row.seed, row.split, policies.parse(row.policy))
+    found = _settings(row)
     for setting, asked in (("seed", seed), ("split", split), ("policy", policy)):
         if asked is not None and asked != getattr(found, setting):
             raise RunMismatchError(
@@ -89,9 +89,20 @@ def get_or_create(
     return found
 
 
+def settings(engine: Engine, dataset_id: int) -> list[Settings]:
+    """Read the settings of every run of a dataset, by name."""
+    wanted = select(runs).where(runs.c.dataset_id == dataset_id).order_by(runs.c.name)
+    return [_settings(row) for row in read(engine, lambda c: c.execute(wanted).all())]
+
+
 def find(engine: Engine, run: Settings, number: int) -> Pin | None:
     """Read an epoch's row; None while it is not pinned."""
     return read(engine, lambda connection: _find(connection, epochs.c.number == number, run))
+
+
+def last(engine: Engine, run: Settings) -> Pin | None:
+    """Read the row of the last epoch that is pinned."""
+    return read(engine, lambda connection: _find(connection, true(), run))
 
 
 def find_at(engine: Engine, run: Settings, sample: int) -> Pin | None:
@@ -122,6 +133,10 @@ def record(engine: Engine, run: Settings, samples: int) -> None:
     """Store how many of the run's samples have been trained on."""
     stored = update(runs).where(runs.c.id == run.id).values(consumed=samples)
     write(engine, lambda connection: connection.execute(stored))
+
+
+def _settings(row: Row[Any]) -> Settings:
+    return Settings(row.id, row.name, row.seed, row.split, policies.parse(row.policy))
 
 
 def _find(connection: Connection, wanted: ColumnElement[bool], run: Settings) -> Pin | None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -17,44 +15,25 @@ from registry.codec import Codec, Column
 from registry.cursor import Log
 from registry.engine import read
 from registry.errors import CacheWarning, LogGapError, MirrorError
-from registry.mirror import Mirror, View
+from registry.mirror import Index, Indexes, Mirror, confirm, in_memory
+from registry.mirror.index import Gather
 from registry.order import Permutation
 from registry.population import Population, live_in_database, live_in_view
 from registry.revisions import records_at
-from registry.seals import Positions, Rows, open_entries, seal_entries
+from registry.seals import Positions, Rows
 
-CHUNK = 1 << 16
-KEPT = 8
-"""Index files that a mirror keeps, the last used ones."""
+__all__ = [
+    "DatabaseSource",
+    "Index",
+    "MirrorSource",
+    "Source",
+    "Sources",
+    "cache_folder",
+    "columns",
+]
 
-
-@dataclass(frozen=True)
-class Index:
-    """The positions of a population's samples, by rank.
-
-    Where they are all there are from ``first`` on, ``entries`` is None; otherwise it holds sealed
-    entries (`seals`), in a file at ``path`` if it is not None.
-    """
-
-    size: int
-    first: int = 0
-    entries: Positions | None = None
-    path: Path | None = None
-
-    def positions(self, ranks: Positions) -> Positions:
-        """Return the positions at some ranks; raises `MirrorError` where an entry is damaged."""
-        if self.entries is None:
-            return ranks + self.first
-        positions, broken = open_entries(self.entries.take(ranks), ranks)
-        if broken.any():
-            raise MirrorError(f"{self.path}: {broken.sum()} entries are damaged")
-        return positions
-
-    def check(self) -> None:
-        """Look at every entry; raises `MirrorError` where one is damaged."""
-        if self.entries is not None:
-            for after in range(0, self.size, CHUNK):
-                self.positions(np.arange(after, min(after + CHUNK, self.size)))
+TRIES = 3
+"""How often rows are taken that turn out broken, with a repair in between."""
 
 
 class Source(Protocol):
@@ -80,49 +59,76 @@ class Source(Protocol):
 class MirrorSource:
     """Reads a mirror that goes as far as the watermark; mends what it finds broken."""
 
-    def __init__(self, mirror: Mirror, view: View, log: Log) -> None:
+    def __init__(self, mirror: Mirror, watermark: int, chain: bytes) -> None:
         self.mirror = mirror
-        self.view = view
-        self._log = log
+        self.view = mirror.sync(watermark, chain)
+        self._history = watermark, chain
+        self._indexes = Indexes(mirror.folder / "epochs")
 
     @property
     def record_bytes(self) -> int:
         return self.view.state.sizes["records"] // max(1, self.view.position)
 
     def index(self, population: Population, size: int | None) -> Index:
-        if population.draw is None and size == population.watermark - population.since:
-            return Index(size, population.since)
-        folder = self.mirror.folder / "epochs"
-        folder.mkdir(exist_ok=True)
-        # The chain tells apart what two histories of one log would call the same.
-        path = folder / f"{population.name}-{self.view.state.generation}"
-        if size is None or not path.exists() or path.stat().st_size != 8 * size:
-            found = _write(path, self._ranges(population, path))
-            if population.draw is None and found == population.watermark - population.since:
-                path.unlink()
-                return Index(found, population.since)
-            _forget(folder)
-        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
-        return _mapped(path)
+        # What is drawn is in no order, so it always needs entries.
+        count = population.watermark - population.since if population.draw is None else -1
+        dense = Index(count, population.since)
+        if size == dense.size:
+            return dense
+        if not self.view.intact(population.since if count >= 0 else 0, population.watermark):
+            self.mirror.restart(self.view)
+            self._renew()
+        # Generations tell apart what two histories of one log would call the same.
+        name = f"{population.name}-{self.view.state.generation}"
+        try:
+            found = None if size is None else self._indexes.find(name, size)
+            parts = self._live(population, self._indexes.spill)
+            return found or self._indexes.make(name, parts, dense)
+        except OSError as error:
+            _warn(f"an epoch's index cannot be stored ({error}), so it stays in memory")
+            return in_memory(self._live(population, in_memory))
 
     def take_rows(self, positions: Positions) -> Rows:
-        for _ in range(2):
+        for _ in range(TRIES):
             rows, broken = self.view.take_rows(positions)
             if not broken.any():
                 return rows
-            self.mirror.repair(self.view, positions[broken])
+            if not self._mend(positions[broken]):
+                return self._database().take_rows(positions)
         raise self._hopeless(positions[broken])
 
     def take_records(self, positions: Positions) -> Sequence[bytes]:
-        for _ in range(2):
+        for _ in range(TRIES):
             records, broken = self.view.take_records(positions)
             if not broken.any():
                 return records
-            self.mirror.repair(self.view, positions[broken])
+            if not self._mend(positions[broken]):
+                return self._database().take_records(positions)
         raise self._hopeless(positions[broken])
 
     def scan(self) -> None:
-        self.mirror.scan(self.view)
+        if self.view.gone:
+            self._renew()
+        self.mirror.scan(self.view, *self._history)
+
+    def _mend(self, positions: Positions) -> bool:
+        """Mend the rows at these positions; tell whether that is possible."""
+        try:
+            if self.view.gone:
+                self._renew()
+            else:
+                self.mirror.repair(self.view, positions, *self._history)
+        except OSError as error:
+            _warn(f"damaged rows cannot be mended ({error}), so they are read from the database")
+            return False
+        return True
+
+    def _renew(self) -> None:
+        """Map the mirror's files anew: those mapped here have been replaced."""
+        self.view = self.mirror.sync(*self._history)
+
+    def _database(self) -> DatabaseSource:
+        return DatabaseSource(self.mirror.log, *self._history)
 
     def _hopeless(self, positions: Positions) -> MirrorError:
         return MirrorError(
@@ -130,26 +136,23 @@ class MirrorSource:
             "after writing it again; check the disk, or point $REGISTRY_CACHE elsewhere"
         )
 
-    def _ranges(self, population: Population, path: Path) -> Iterator[Positions]:
-        yield from live_in_view(self.view, population, population.since, population.watermark)
+    def _live(self, population: Population, gather: Gather) -> Iterator[Positions]:
+        def live(after: int, until: int) -> Iterator[Positions]:
+            return live_in_view(self.view, population, after, until)
+
+        yield from live(population.since, population.watermark)
         if population.draw is not None:
-            new = sum(
-                map(
-                    len, live_in_view(self.view, population, population.since, population.watermark)
-                )
-            )
-            older = path.with_suffix(".older")
-            count = _write(older, live_in_view(self.view, population, 0, population.since))
-            ranks = drawn(population, new, count)
-            yield _mapped(older).positions(ranks)
-            older.unlink()
+            new = sum(map(len, live(population.since, population.watermark)))
+            older = gather(live(0, population.since))
+            yield older.positions(drawn(population, new, older.size))
 
 
 class DatabaseSource:
     """Reads the database each time: the way out where no mirror can be kept."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, watermark: int, chain: bytes) -> None:
         self._log = log
+        self._history = watermark, chain
 
     @property
     def record_bytes(self) -> int:
@@ -168,7 +171,7 @@ class DatabaseSource:
         if population.draw is not None:
             older = live(0, population.since)
             positions = np.append(positions, older[drawn(population, len(positions), len(older))])
-        return Index(len(positions), entries=seal_entries(positions, 0))
+        return in_memory(iter([positions]))
 
     def take_rows(self, positions: Positions) -> Rows:
         records = self.take_records(positions)
@@ -180,6 +183,7 @@ class DatabaseSource:
             self._log.engine,
             lambda connection: records_at(connection, self._log.dataset_id, wanted),
         )
+        confirm(self._log, *self._history)
         if len(records) != len(wanted):
             raise LogGapError(min(wanted), max(wanted) + 1, len(records))
         return records
@@ -223,16 +227,10 @@ class Sources:
         Warns with `CacheWarning` where the cache directory cannot be written or is full.
         """
         try:
-            mirror = self.mirror()
-            return MirrorSource(mirror, mirror.sync(watermark, chain), self._log)
+            return MirrorSource(self.mirror(), watermark, chain)
         except OSError as error:
-            warnings.warn(
-                f"no local copy can be kept in {cache_folder()} ({error}), so each sample is read "
-                "from the database, slowly; point $REGISTRY_CACHE to a directory with room",
-                CacheWarning,
-                stacklevel=2,
-            )
-            return DatabaseSource(self._log)
+            _warn(f"no local copy can be kept ({error}), so all is read from the database, slowly")
+            return DatabaseSource(self._log, watermark, chain)
 
     def mirror(self) -> Mirror:
         """Return the mirror; raises `OSError` where there can be none."""
@@ -241,32 +239,9 @@ class Sources:
         return self._mirror
 
 
-def _write(path: Path, parts: Iterator[Positions]) -> int:
-    """Write an index file in one step; return how many entries it has."""
-    count = 0
-    draft = path.with_name(f".{path.name}-{os.getpid()}")
-    with draft.open("wb") as file:
-        for part in parts:
-            file.write(seal_entries(part, count).tobytes())
-            count += len(part)
-    draft.replace(path)
-    return count
-
-
-def _mapped(path: Path) -> Index:
-    size = path.stat().st_size // 8
-    entries = np.memmap(path, "<i8", "r", shape=(size,)).view(np.ndarray) if size else None
-    return Index(size, entries=entries, path=path)
-
-
-def _forget(folder: Path) -> None:
-    """Remove the index files that were not used for longest."""
-
-    def used(path: Path) -> float:
-        try:
-            return path.stat().st_atime
-        except FileNotFoundError:  # another process was faster
-            return 0.0
-
-    for path in sorted(folder.iterdir(), key=used, reverse=True)[KEPT:]:
-        path.unlink(missing_ok=True)
+def _warn(what: str) -> None:
+    warnings.warn(
+        f"{what}; point $REGISTRY_CACHE, now {cache_folder()}, to a directory with room",
+        CacheWarning,
+        stacklevel=3,
+    )

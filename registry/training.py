@@ -165,6 +165,11 @@ class Run:
         """How many of the run's samples have been trained on, as far as was recorded."""
         return runs.consumed(self.log.engine, self._settings)
 
+    @property
+    def last(self) -> runs.Pin | None:
+        """The last epoch that is pinned, as the database holds it; None before the first."""
+        return runs.last(self.log.engine, self._settings)
+
     def record(self, consumed: SupportsIndex) -> None:
         """Store that the run's first ``consumed`` samples have been trained on."""
         if (samples := operator.index(consumed)) < 0:

@@ -1,6 +1,7 @@
 """The local copy of a log: each row leaves the database once per machine."""
 
-from registry.mirror.sync import Mirror
+from registry.mirror.index import Index, Indexes, in_memory
+from registry.mirror.sync import Mirror, confirm
 from registry.mirror.view import View
 
-__all__ = ["Mirror", "View"]
+__all__ = ["Index", "Indexes", "Mirror", "View", "confirm", "in_memory"]

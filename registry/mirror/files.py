@@ -21,10 +21,11 @@ that it counts; what lies beyond it in the files is a torn tail.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
+from uuid import uuid4
 from zlib import crc32
 
 import numpy as np
@@ -40,8 +41,9 @@ FORMAT = 1
 PLACE = np.dtype([("end", "<u8"), ("seal", "<u8")])
 """Where a record ends among the records, and its hash with its position and end."""
 CHANGE = np.dtype([("position", "<i8"), ("supersedes", "<i8"), ("retracted", "?")])
-ANCHOR = np.dtype([("position", "<i8"), ("bytes", "<i8"), ("chain", "V16")])
-"""The chain after the first ``position`` rows, whose records take so many bytes."""
+ANCHOR = np.dtype([("position", "<i8"), ("bytes", "<i8"), ("chain", "V16"), ("buckets", "<i8")])
+"""The chain after the first ``position`` rows, whose records take so many bytes, and the CRC-32 of
+the buckets since the anchor before."""
 SUMMED = ("buckets", "changes", "anchors")
 """Files that are read as a whole, so that a CRC-32 of each is enough."""
 FILES = ("records", "places", *SUMMED)
@@ -49,39 +51,60 @@ FILES = ("records", "places", *SUMMED)
 
 @dataclass(frozen=True)
 class State:
-    """How far a mirror goes: committed bytes and sums of each file, and the chain at its end."""
+    """How far a mirror goes: committed bytes and sums of each file, and the chain at its end.
+
+    ``parted`` is the least position from which on it ever dropped the rows of another history.
+    """
 
     generation: int
     position: int
     chain: str
     sizes: dict[str, int]
     sums: dict[str, int]
+    parted: int | None = None
 
     @classmethod
     def empty(cls, generation: int) -> State:
         return cls(generation, 0, GENESIS.hex(), dict.fromkeys(FILES, 0), dict.fromkeys(SUMMED, 0))
 
 
-def load(folder: Path) -> State | None:
-    """Read the state; None where there is none that can be trusted."""
+def read_summed(place: Path) -> dict[str, Any] | None:
+    """Read what `write_summed` wrote; None where there is nothing that can be trusted."""
     try:
-        total, _, text = (folder / "state").read_bytes().partition(b" ")
-        if int(total, 16) != crc32(text):
-            return None
-        fields = json.loads(text)
+        total, _, text = place.read_bytes().partition(b" ")
+        fields: dict[str, Any] = json.loads(text)
+        return fields if int(total, 16) == crc32(text) else None
     except (FileNotFoundError, ValueError):
         return None
-    if fields.pop("format") != FORMAT:
+
+
+def write_summed(place: Path, fields: dict[str, Any]) -> None:
+    """Replace a small file in one step."""
+    text = json.dumps(fields).encode()
+    draft = draft_of(place)
+    try:
+        draft.write_bytes(b"%08x %s" % (crc32(text), text))
+        draft.replace(place)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def draft_of(place: Path) -> Path:
+    """Return where to write what shall replace a file; no process on any machine writes there."""
+    return place.with_name(f".{uuid4().hex}")
+
+
+def load(folder: Path) -> State | None:
+    """Read the state; None where there is none that can be trusted."""
+    fields = read_summed(folder / "state")
+    if fields is None or fields.pop("format") != FORMAT:
         return None
     return State(**fields)
 
 
 def publish(folder: Path, state: State) -> None:
     """Make a state the current one, in one step."""
-    text = json.dumps({"format": FORMAT, **asdict(state)}).encode()
-    draft = folder / "state.draft"
-    draft.write_bytes(b"%08x %s" % (crc32(text), text))
-    draft.replace(folder / "state")
+    write_summed(folder / "state", {"format": FORMAT, **asdict(state)})
 
 
 def path(folder: Path, generation: int, name: str) -> Path:
@@ -97,6 +120,15 @@ def complete(folder: Path, state: State) -> bool:
         )
     except FileNotFoundError:
         return False
+
+
+def checksum(file: BinaryIO, length: int, start: int, copy: BinaryIO | None = None) -> int:
+    """Return the CRC-32 of a file's next bytes after ``start``, that of those before."""
+    while length and (data := file.read(min(length, 1 << 20))):
+        start, length = crc32(data, start), length - len(data)
+        if copy is not None:
+            copy.write(data)
+    return start
 
 
 def seal_record(record: bytes | memoryview, position: int, end: int) -> int:
@@ -139,7 +171,9 @@ class Appender:
         columns["buckets"] = page.buckets.astype("<u2")
         columns["changes"] = _changes(page)
         end = self.state.sizes["records"] + columns["records"].nbytes
-        columns["anchors"] = np.array([(page.stop, end, chain)], ANCHOR)
+        columns["anchors"] = np.array(
+            [(page.stop, end, chain, crc32(columns["buckets"].data))], ANCHOR
+        )
         sizes, sums = dict(self.state.sizes), dict(self.state.sums)
         for name, column in columns.items():
             data = column.reshape(-1).view(np.uint8).data
@@ -147,7 +181,9 @@ class Appender:
             sizes[name] += len(data)
             if name in sums:
                 sums[name] = crc32(data, sums[name])
-        self.state = State(self.state.generation, page.stop, chain.hex(), sizes, sums)
+        self.state = replace(
+            self.state, position=page.stop, chain=chain.hex(), sizes=sizes, sums=sums
+        )
         publish(self._folder, self.state)
 
 

@@ -6,16 +6,15 @@ import shutil
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from zlib import crc32
 
 import numpy as np
 from filelock import FileLock
 
 from registry.cursor import Log, pages
-from registry.errors import DivergenceWarning, MirrorError
+from registry.errors import DivergenceError, DivergenceWarning, MirrorError
 from registry.mirror import files
 from registry.mirror.files import SUMMED, Appender, State
 from registry.mirror.view import View
@@ -34,7 +33,7 @@ class Mirror:
     """
 
     def __init__(self, log: Log, root: Path) -> None:
-        self._log = log
+        self.log = log
         self.folder = root / log.uid
         self.folder.mkdir(parents=True, exist_ok=True)
         self._file_lock = FileLock(self.folder / "lock")
@@ -49,13 +48,20 @@ class Mirror:
         database, it is cut back to where they part, with a `DivergenceWarning`.
         """
         with self._thread_lock:
-            state = self._load()
-            if state is None or state.position < until or not self._agrees(state, until, chain):
-                with self._locked():
-                    state = self._bring(until, chain)
-            if self._view is None or self._view.state != state:
-                self._view = View(self.folder, state, self._log.codec)
-            return self._view
+            while True:
+                state = self._load()
+                if state is None or state.position < until or not self._agrees(state, until, chain):
+                    with self._locked():
+                        state = self._bring(until, chain)
+                if self._view is not None and self._view.state == state:
+                    return self._view
+                with suppress(FileNotFoundError):  # another process began the next generation
+                    self._view = View(self.folder, state, self.log.codec)
+
+    def view(self) -> View | None:
+        """Return the rows that are there already; None where there is no mirror yet."""
+        state = self._load()
+        return None if state is None else View(self.folder, state, self.log.codec)
 
     def shared(self, view: View, until: int) -> int:
         """Return the last position up to which mirror and database are known to agree."""
@@ -64,59 +70,72 @@ class Mirror:
         while low < high:
             middle = (low + high) // 2
             anchor = anchors[middle]
-            if self._log.chain_at(int(anchor["position"])) == anchor["chain"].tobytes():
+            if self.log.chain_at(int(anchor["position"])) == anchor["chain"].tobytes():
                 low = middle + 1
             else:
                 high = middle
         return int(anchors[low - 1]["position"]) if low else 0
 
-    def shared_with(self, until: int) -> int:
-        """Return the last position up to which the database is known to hold the same rows."""
-        state = self._load()
-        return self.shared(View(self.folder, state, self._log.codec), until) if state else 0
+    def shared_with(self, until: int, chain: bytes) -> int | None:
+        """Return a position up to which the database has the history that has this chain.
 
-    def repair(self, view: View, positions: Positions) -> None:
-        """Read the rows at broken positions again from the database, into their old places."""
+        The last one if the mirror still holds that history; None if it tells nothing about it.
+        """
+        view = self.view()
+        if view is None:
+            return None
+        if until <= view.position and view.chain_at(until) == chain:
+            return self.shared(view, until)
+        return view.state.parted
+
+    def repair(self, view: View, positions: Positions, until: int, chain: bytes) -> None:
+        """Read the rows at broken positions again from the database, into their old places.
+
+        Raises `DivergenceError` unless its first ``until`` rows are still those in the view.
+        """
+        # A record begins where the one before it ends, so that place may be the broken one.
+        before = positions if self.log.codec.fixed_width else np.maximum(positions - 1, 0)
         with self._thread_lock, self._locked():
-            for block in np.unique(positions // REPAIRED).tolist():
+            for block in np.unique(np.append(positions, before) // REPAIRED).tolist():
                 after = block * REPAIRED
-                self._rewrite(view, after, min(after + REPAIRED, view.position))
+                self._rewrite(view, after, min(after + REPAIRED, until), chain, until)
 
-    def scan(self, view: View) -> None:
-        """Check every row of fixed width if the file changed behind our back, and repair it."""
-        if self._sound(view.state):
-            return
-        with self._thread_lock, self._locked():
-            for after in range(0, view.position, SCANNED):
-                positions = np.arange(after, min(after + SCANNED, view.position))
-                broken = view.seals.broken(view.rows[after : after + SCANNED], positions)
-                if broken.any():
-                    self.repair(view, positions[broken])
-            self._stamp(view.state)
+    def scan(self, view: View, until: int, chain: bytes) -> None:
+        """Check the first ``until`` rows, of fixed width, unless that was done; mend them.
 
-    def _sound(self, state: State) -> bool:
-        """Tell whether the records are as this class last left them, going by the file's times."""
-        try:
-            return (self.folder / "scanned").read_text() == self._look(state)
-        except FileNotFoundError:
-            return False
+        It was done if the file's times are as this class last left them.
+        """
+        for after in range(self._sound(view.state), until, SCANNED):
+            positions = np.arange(after, min(after + SCANNED, until))
+            broken = view.seals.broken(view.rows[after : after + len(positions)], positions)
+            if broken.any():
+                self.repair(view, positions[broken], until, chain)
+        if self._sound(view.state) < until:
+            self._stamp(view.state, until)
 
-    def _stamp(self, state: State) -> None:
-        (self.folder / "scanned").write_text(self._look(state))
+    def _sound(self, state: State) -> int:
+        """Return up to where the records are known to be undamaged, going by the file's times."""
+        found = files.read_summed(self.folder / "scanned")
+        if found is None or found["file"] != self._look(state):
+            return 0
+        return int(found["until"])
 
-    def _look(self, state: State) -> str:
+    def _stamp(self, state: State, until: int) -> None:
+        with suppress(OSError):  # then they are looked through again
+            stamp = {"file": self._look(state), "until": until}
+            files.write_summed(self.folder / "scanned", stamp)
+
+    def _look(self, state: State) -> list[int]:
         found = files.path(self.folder, state.generation, "records").stat()
-        return f"{found.st_ino} {found.st_size} {found.st_mtime_ns}"
+        return [found.st_ino, found.st_size, found.st_mtime_ns]
 
-    def _rewrite(self, view: View, after: int, until: int) -> None:
-        fixed = self._log.codec.fixed_width
-        offset = 0
-        if fixed:
-            offset = after * view.seals.stride
-        else:
+    def _rewrite(self, view: View, after: int, until: int, chain: bytes, watermark: int) -> None:
+        offset = after * view.seals.stride
+        if not self.log.codec.fixed_width:
             after, offset, _ = view.anchor(after)
-        for page in pages(self._log, after, until):
-            columns = files.contents(page, self._log.codec, offset)
+        for page in pages(self.log, after, until):
+            confirm(self.log, watermark, chain)
+            columns = files.contents(page, self.log.codec, offset)
             places = {"records": offset, "places": page.start * files.PLACE.itemsize}
             for name, column in columns.items():
                 path = files.path(self.folder, view.state.generation, name)
@@ -125,10 +144,11 @@ class Mirror:
                     files.write_all(file, column.reshape(-1).view(np.uint8).data)
             offset += columns["records"].nbytes
 
-    def restart(self) -> None:
+    def restart(self, view: View) -> None:
         """Begin anew with empty files: these are damaged where they cannot be mended row by row."""
         with self._thread_lock, self._locked():
-            self._begin(State.empty(self._next_generation()))
+            if not view.gone:
+                self._begin(State.empty(self._next_generation()))
 
     def _load(self) -> State | None:
         """Read the state; None unless all files hold what it says."""
@@ -145,27 +165,27 @@ class Mirror:
         known = self._trusted
         if known is None or known.generation != state.generation or known.position > state.position:
             known = State.empty(state.generation)
-        for name in SUMMED:
-            place = files.path(self.folder, state.generation, name)
-            with place.open("rb") as file:
-                file.seek(known.sizes[name])
-                found, left = known.sums[name], state.sizes[name] - known.sizes[name]
-                while left:
-                    data = file.read(min(left, 1 << 20))
-                    found, left = crc32(data, found), left - len(data)
-                if found != state.sums[name]:
-                    return False
+        try:
+            for name in SUMMED:
+                place = files.path(self.folder, state.generation, name)
+                with place.open("rb") as file:
+                    file.seek(known.sizes[name])
+                    left = state.sizes[name] - known.sizes[name]
+                    if files.checksum(file, left, known.sums[name]) != state.sums[name]:
+                        return False
+        except FileNotFoundError:  # another process has just begun the next generation
+            return False
         return True
 
     def _agrees(self, state: State, until: int, chain: bytes) -> bool:
         """Tell whether mirror and database hold the same rows, as far as both go or ``until``."""
         if state.position == until:
             return bytes.fromhex(state.chain) == chain
-        found = self._log.chain_at(state.position)
+        found = self.log.chain_at(state.position)
         if found is not None:
             return found.hex() == state.chain
         # The mirror goes further than this database: a replica that lags, or a restored one.
-        return View(self.folder, state, self._log.codec).chain_at(until) == chain
+        return View(self.folder, state, self.log.codec).chain_at(until) == chain
 
     def _bring(self, until: int, chain: bytes) -> State:
         """Bring the files up to a position; the lock is held."""
@@ -175,21 +195,21 @@ class Mirror:
         if not self._agrees(state, until, chain):
             state = self._cut_back(state, until)
         if state.position < until:
-            sound = state.position == 0 or self._sound(state)
-            with Appender(self.folder, state, self._log.codec) as appender:
-                for page in pages(self._log, state.position, until):
-                    at_stop = chain if page.stop == until else self._log.chain_at(page.stop)
+            before, sound = state.position, 0 if state.position == 0 else self._sound(state)
+            with Appender(self.folder, state, self.log.codec) as appender:
+                for page in pages(self.log, state.position, until):
+                    at_stop = chain if page.stop == until else self.log.chain_at(page.stop)
                     if at_stop is None:
                         raise MirrorError(f"the log lost its row {page.stop - 1} while being read")
                     appender.append(page, at_stop)
                 self._trusted = state = appender.state
-            if sound:
-                self._stamp(state)
+            if sound or not before:
+                self._stamp(state, state.position if sound >= before else sound)
         return state
 
     def _cut_back(self, state: State, until: int) -> State:
         """Go on in a new generation from where the mirror and the database part."""
-        view = View(self.folder, state, self._log.codec)
+        view = View(self.folder, state, self.log.codec)
         position = self.shared(view, until)
         warnings.warn(
             f"the mirror in {self.folder} holds {state.position} rows, but agrees with the database"
@@ -215,9 +235,9 @@ class Mirror:
             target.parent.mkdir(exist_ok=True)
             sums[name] = _copy(files.path(self.folder, state.generation, name), target, length)
         kept = {name: sums[name] for name in SUMMED}
-        return self._begin(
-            replace(fresh, position=position, chain=chain.hex(), sizes=sizes, sums=kept)
-        )
+        parted = min(position, state.parted if state.parted is not None else position)
+        state = replace(fresh, position=position, chain=chain.hex(), sizes=sizes, sums=kept)
+        return self._begin(replace(state, parted=parted))
 
     def _begin(self, state: State) -> State:
         """Make a generation the current one and remove the others."""
@@ -240,12 +260,18 @@ class Mirror:
             yield
 
 
+def confirm(log: Log, until: int, chain: bytes) -> None:
+    """Raise `DivergenceError` unless the database's first ``until`` rows have this chain."""
+    found = log.chain_at(until)
+    if found != chain:
+        said = "ends before" if found is None else f"has {found.hex()} there, another history"
+        raise DivergenceError(
+            f"rows of the log up to position {until} ({chain.hex()}) are to be read again, but the "
+            f"database's log {said}: was it restored, or did it fail over?"
+        )
+
+
 def _copy(source: Path, target: Path, length: int) -> int:
     """Copy the first bytes of a file and return their sum."""
-    found = 0
     with source.open("rb") as origin, target.open("wb") as copy:
-        while length:
-            data = origin.read(min(length, 1 << 20))
-            copy.write(data)
-            found, length = crc32(data, found), length - len(data)
-    return found
+        return files.checksum(origin, length, 0, copy)

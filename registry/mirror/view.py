@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,14 @@ from registry.codec import Codec
 from registry.mirror import files
 from registry.mirror.files import ANCHOR, CHANGE, PLACE, State
 from registry.seals import Positions, Rows, SealedRows
+
+DTYPES: dict[str, npt.DTypeLike] = {
+    "records": np.uint8,
+    "places": PLACE,
+    "buckets": "<u2",
+    "changes": CHANGE,
+    "anchors": ANCHOR,
+}
 
 
 class View:
@@ -28,6 +37,8 @@ class View:
         self.position = state.position
         self._folder = folder
         self._codec = codec
+        # At once: another process may replace the files by a new generation's.
+        self._maps = {name: self._map(name, dtype) for name, dtype in DTYPES.items()}
 
     @cached_property
     def seals(self) -> SealedRows:
@@ -39,31 +50,50 @@ class View:
         """The file of the records."""
         return files.path(self._folder, self.state.generation, "records")
 
+    @property
+    def gone(self) -> bool:
+        """Whether another generation has replaced the files, which stay mapped here."""
+        return not self.path.exists()
+
     @cached_property
     def rows(self) -> Rows:
         """Sealed rows, shape ``(position, stride)``."""
-        return self._map("records", np.uint8).reshape(-1, self.seals.stride)
+        return self.records.reshape(-1, self.seals.stride)
 
-    @cached_property
+    @property
     def records(self) -> npt.NDArray[np.uint8]:
         """Records that differ in length, end to end."""
-        return self._map("records", np.uint8)
+        return self._maps["records"]
 
-    @cached_property
+    @property
     def places(self) -> npt.NDArray[Any]:
-        return self._map("places", PLACE)
+        return self._maps["places"]
 
-    @cached_property
+    @property
     def buckets(self) -> npt.NDArray[np.uint16]:
-        return self._map("buckets", "<u2")
+        return self._maps["buckets"]
 
-    @cached_property
+    @property
     def changes(self) -> npt.NDArray[Any]:
-        return self._map("changes", CHANGE)
+        return self._maps["changes"]
 
-    @cached_property
+    @property
     def anchors(self) -> npt.NDArray[Any]:
-        return self._map("anchors", ANCHOR)
+        return self._maps["anchors"]
+
+    def intact(self, after: int, until: int) -> bool:
+        """Tell whether changes, anchors and the buckets in ``[after, until)`` are undamaged."""
+        for name in ("changes", "anchors"):
+            if crc32(self._maps[name].view(np.uint8).data) != self.state.sums[name]:
+                return False
+        first, last = np.searchsorted(self.anchors["position"], [after + 1, until])
+        start = self.anchor(after)[0]
+        for anchor in self.anchors[first : last + 1]:
+            stop = int(anchor["position"])
+            if crc32(self.buckets[start:stop].data) != anchor["buckets"]:
+                return False
+            start = stop
+        return True
 
     def take_rows(self, positions: Positions) -> tuple[Rows, npt.NDArray[np.bool_]]:
         """Copy the sealed rows at these positions; the second tells which are broken."""
