@@ -1,0 +1,73 @@
+"""Processes that train under `tf.distribute` strategies, or work for tf.data service."""
+
+from __future__ import annotations
+
+import os
+import sys
+from multiprocessing.queues import Queue
+from typing import Any
+
+import tensorflow as tf
+
+import registry
+from registry.tensorflow import EpochDataset
+
+Seen = tuple[int, list[int]]
+"""The process's number, and the samples that it was trained on."""
+
+
+def train(number: int, arguments: dict[str, Any], queue: Queue[Seen]) -> None:
+    """Run a step on every batch of an epoch, on every replica, and tell what was in them."""
+    if "config" in arguments:
+        os.environ["TF_CONFIG"] = arguments["config"]
+        strategy: Any = tf.distribute.MultiWorkerMirroredStrategy()
+    else:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+        )
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with registry.connect(arguments["url"]) as reg:
+        epoch = reg.open("digits").run("r").epoch(0)
+
+        def dataset(context: Any) -> EpochDataset:
+            return EpochDataset(epoch, batch_size=arguments["batch_size"], shard=context)
+
+        if "config" in arguments:
+            batches = strategy.distribute_datasets_from_function(dataset)
+        else:
+            batches = strategy.experimental_distribute_dataset(dataset((0, 1)))
+        queue.put((number, _train(strategy, batches)))
+
+
+def _train(strategy: Any, batches: Any) -> list[int]:
+    @tf.function  # type: ignore[untyped-decorator]
+    def step(batch: Any) -> Any:
+        def on_replica(batch: Any) -> Any:
+            image = tf.cast(batch["image"], tf.int64)
+            # An all-reduce, as gradients need: workers that are out of step would hang in it.
+            context = tf.distribute.get_replica_context()
+            context.all_reduce("SUM", tf.cast(tf.shape(image)[0], tf.float32))
+            return image[:, 0, 0] + 256 * image[:, 0, 1]
+
+        return strategy.run(on_replica, args=(batch,))
+
+    seen: list[int] = []
+    for batch in batches:
+        for part in strategy.experimental_local_results(step(batch)):
+            seen += part.numpy().tolist()
+    return seen
+
+
+def work(dispatcher: str) -> None:
+    """Be a worker of tf.data service until standard input ends."""
+    config = tf.data.experimental.service.WorkerConfig(dispatcher_address=dispatcher)
+    server = tf.data.experimental.service.WorkerServer(config)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+    del server
+
+
+if __name__ == "__main__":
+    work(sys.argv[2])
