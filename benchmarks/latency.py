@@ -48,13 +48,12 @@ def latency(bench: Bench) -> list[Result]:
 
 
 def follow(url: str) -> None:
-    """Print each serial and the time when its batch was there, until the last one."""
+    """Print each serial and the time when its batch was there, until there are no more."""
     with registry.connect(url) as reg:
         run = reg.open(_NAME).run("latency", policy="new")
-        for batch in StreamDataset(run, batch_size=1, x="serial"):
-            serial = int(batch[0])
-            print(serial, time.time(), flush=True)
-            if serial == ROWS:
+        for number, batch in enumerate(StreamDataset(run, batch_size=1, x="serial")):
+            print(int(batch[0]), time.time(), flush=True)
+            if number == ROWS:
                 # The dataset waits for the next row already, which nobody will insert.
                 os._exit(0)
 
