@@ -141,7 +141,7 @@ def deviation(observed: np.ndarray, expected: np.ndarray | float, freedom: int) 
 @both
 @pytest.mark.parametrize("size", [3, 4])
 def test_all_permutations_of_a_few_samples_are_equally_likely(shuffle: Shuffle, size: int) -> None:
-    count = 360
+    count = 240
     found = Counter(tuple(shuffle(size, number).tolist()) for number in range(count))
     observed = np.array([found[p] for p in permutations(range(size))])
     assert observed.sum() == count

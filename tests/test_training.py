@@ -279,8 +279,8 @@ def test_whatever_happens_epochs_hold_each_live_sample_once_and_replay(
     run_state_machine_as_test(
         lambda: Training(reg, cache),  # type: ignore[arg-type]  # its own words: a factory
         settings=settings(
-            max_examples=30,
-            stateful_step_count=30,
+            max_examples=25,
+            stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
