@@ -1,13 +1,14 @@
 from .append import Report
 from .connection import Registry, connect
 from .dataset import Dataset, Revision
+from .epoch import Epoch
 from .errors import RegistryError
 from .features import Bytes, ClassLabel, Features, Image, Ragged, Tensor, Text
 from .heads import Head
 from .page import Page
 from .policies import Replay
 from .revisions import Entry
-from .training import Epoch, Run
+from .training import Run
 from .versions import Version
 
 __all__ = [

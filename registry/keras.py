@@ -14,11 +14,12 @@ from typing import Any, SupportsIndex
 
 import keras
 
+from registry.epoch import ALONE, Epoch
 from registry.errors import DivergenceError
 from registry.sharding import Share
 from registry.tensorflow import EpochDataset
 from registry.tensorflow.datasets import Worker, pair
-from registry.training import ALONE, Epoch, Run
+from registry.training import Run
 
 INTERVAL = 5.0
 """Seconds between two writings of how much was trained on."""

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 
 import numpy as np
@@ -65,11 +66,26 @@ class Permutation:
 
     def __call__(self, indices: npt.ArrayLike) -> Indices:
         """Return the images (int64) of any indices in ``[0, size)``, in one dimension."""
+        if self.size <= LEAST_SIDE**2:
+            return self._table.take(np.asarray(indices, np.int64))
         images = self._once(np.asarray(indices, np.int64))
         outside = np.flatnonzero(images >= self.size)
         while len(outside):
             images[outside] = self._once(images[outside])
             outside = outside[images[outside] >= self.size]
+        return images
+
+    @cached_property
+    def _table(self) -> Indices:
+        """All images of a small permutation: nearly every step of its walks leads outside."""
+        a, b = self.sides
+        once = self._once(np.arange(a * b)).tolist()
+        images = np.empty(self.size, np.int64)
+        for index in range(self.size):
+            image = once[index]
+            while image >= self.size:
+                image = once[image]
+            images[index] = image
         return images
 
     def _once(self, indices: Indices) -> Indices:

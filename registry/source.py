@@ -75,6 +75,8 @@ class MirrorSource:
         dense = Index(count, population.since)
         if size == dense.size:
             return dense
+        if self.view.gone:
+            self._renew()
         if not self.view.intact(population.since if count >= 0 else 0, population.watermark):
             self.mirror.restart(self.view)
             self._renew()

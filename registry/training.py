@@ -4,130 +4,25 @@ from __future__ import annotations
 
 import operator
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import count
 from typing import SupportsIndex
 
 import numpy as np
 
 from registry import runs, stream
-from registry.codec import Codec, Column
+from registry.codec import Column
 from registry.cursor import Log, await_growth
-from registry.errors import DivergenceError, EpochError, MirrorError
+from registry.epoch import ALONE, Epoch
+from registry.errors import DivergenceError, EpochError
 from registry.features import Features
-from registry.order import Permutation
 from registry.pins import PinMemory
 from registry.policies import Policy, Replay
 from registry.population import Draw, Population
-from registry.seals import Positions, Rows
+from registry.seals import Positions
 from registry.sharding import Shard, Share
-from registry.source import Index, Source, Sources, columns
+from registry.source import Sources
 from registry.splits import Interval
-
-ALONE: Shard = (0, 1)
-CHUNK_BYTES = 1 << 22
-CHUNK_ROWS = 1 << 14
-
-
-class Epoch:
-    """One pinned epoch of a run: a fixed set of samples in a fixed order.
-
-    ``number``, ``since``, ``watermark``, ``chain``, ``size`` and ``start`` are as in `runs.Pin`.
-    Samples are named by their offset in the epoch's order, ``[0, size)``. Safe to share between
-    threads.
-    """
-
-    def __init__(self, run: Run, pin: runs.Pin, source: Source) -> None:
-        self.run = run
-        self.number = pin.number
-        self.since = pin.since
-        self.watermark = pin.watermark
-        self.chain = pin.chain
-        self.size = pin.size
-        self.start = pin.start
-        self.order = Permutation.keyed(pin.size, run.seed, pin.number)
-        self.source = source
-        self.index = self._find(pin.size)
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __repr__(self) -> str:
-        return f"<epoch {self.number} of run {self.run.name!r}: {self.size} samples>"
-
-    @property
-    def codec(self) -> Codec:
-        return self.run.log.codec
-
-    def positions(self, offsets: Positions) -> Positions:
-        """Return the log's positions of the samples at these offsets."""
-        ranks = self.order(offsets)
-        try:
-            return self.index.positions(ranks)
-        except MirrorError:
-            self.index = self._find(None)
-            return self.index.positions(ranks)
-
-    def scan(self) -> None:
-        """Look for damage in local files before they are read without Python, and mend it."""
-        try:
-            self.index.check()
-        except MirrorError:
-            self.index = self._find(None)
-        self.source.scan()
-
-    def rows(self, offsets: Positions) -> Rows:
-        """Return fixed-width samples as bytes, uint8 of shape ``(count, their width or more)``."""
-        return self.source.take_rows(self.positions(offsets))
-
-    def columns(self, offsets: Positions) -> dict[str, Column]:
-        """Return the samples at these offsets as columns, in their order."""
-        return columns(self.source, self.codec, self.positions(offsets))
-
-    def chunks(
-        self, share: Share, start: int = 0, *, drop_remainder: bool = False
-    ) -> Iterator[Positions]:
-        """Yield the offsets of a worker's samples from ``start`` on, some batches at a time."""
-        if not 0 <= start <= self.size:
-            raise EpochError(f"epoch {self.number} has samples [0, {self.size}), not {start}")
-        length = self.size - start
-        size = share.size(length, drop_remainder=drop_remainder)
-        chunk = self.chunk_rows(share.batch_size)
-        for after in range(0, size, chunk):
-            yield share.bounded(after, min(size, after + chunk), length) + start
-
-    def chunk_rows(self, batch_size: int) -> int:
-        """Return how many samples to gather at a time: whole batches, about `CHUNK_BYTES`."""
-        rows = min(CHUNK_ROWS, CHUNK_BYTES // max(1, self.source.record_bytes))
-        return max(1, rows // batch_size) * batch_size
-
-    def batches(
-        self,
-        batch_size: int,
-        *,
-        shard: Shard = ALONE,
-        start: SupportsIndex = 0,
-        drop_remainder: bool = False,
-    ) -> Iterator[dict[str, Column]]:
-        """Yield the epoch's samples as dicts of arrays with ``batch_size`` rows.
-
-        With ``shard=(index, count)``, only that worker's part of every ``batch_size * count``
-        samples; ``start`` is the offset of the first sample, of all shards. The last batch is
-        shorter where the size is no multiple, or left out.
-        """
-        share = Share.of(batch_size, shard)
-        chunks = self.chunks(share, operator.index(start), drop_remainder=drop_remainder)
-        return stream.batches(map(self.columns, chunks), share.batch_size)
-
-    def _find(self, size: int | None) -> Index:
-        index = self.source.index(
-            self.run.population(self.number, self.since, self.watermark), size
-        )
-        if index.size != self.size:
-            raise DivergenceError(
-                f"{self!r} was pinned with {self.size} samples, but the log has {index.size} for it"
-            )
-        return index
 
 
 class Run:
@@ -198,8 +93,12 @@ class Run:
             raise EpochError(f"epoch {number}: epochs count from 0")
         if epoch := self.pinned(number):
             return epoch
-        until = None if timeout is None else time.monotonic() + timeout
-        return self._open(self._pin(number, wait=self.policy != "all", until=until))
+        patience = 0.0 if self.policy == "all" else timeout
+        if epoch := self.begin(number, patience):
+            return epoch
+        place = "dataset" if self.split is None else f"split {self.split!r}"
+        what = "no sample yet" if self.policy == "all" else "nothing new"
+        raise EpochError(f"epoch {number} of run {self.name!r}: the {place} holds {what}")
 
     def pinned(self, number: int) -> Epoch | None:
         """Return an epoch if it is pinned."""
@@ -209,30 +108,43 @@ class Run:
 
     def at(self, sample: int) -> Epoch:
         """Return the epoch that a sample of the run belongs to; pins it if it is the next one."""
+        return self.epoch(self._number_at(sample))
+
+    def _number_at(self, sample: int) -> int:
         pin = runs.find_at(self.log.engine, self._settings, sample)
         end = pin.start + pin.size if pin else 0
+        if sample < 0:
+            raise EpochError(f"a run's samples count from 0, so it has no sample {sample}")
         if pin is not None and sample < end:
-            self._memory.check()
-            return self._open(pin)
+            return pin.number
         if sample == end:
-            return self.begin(pin.number + 1 if pin else 0)
+            return pin.number + 1 if pin else 0
         raise DivergenceError(
             f"run {self.name!r} is to go on at sample {sample}, but the epochs that this database "
             f"has pinned end at sample {end}: it is older than the training; restore the newer "
             "database, or start another run"
         )
 
-    def begin(self, number: int) -> Epoch:
-        """Return an epoch as `epoch` does, but wait for a first sample under any policy."""
-        return self.pinned(number) or self._open(self._pin(number, wait=True))
+    def begin(self, number: int, timeout: float | None = None) -> Epoch | None:
+        """Return an epoch as `epoch` does, but wait for a first sample under any policy.
 
-    def chunks(self, share: Share, start: int) -> Iterator[tuple[Epoch, Positions]]:
+        None if there is none after ``timeout`` seconds.
+        """
+        if epoch := self.pinned(number):
+            return epoch
+        until = None if timeout is None else time.monotonic() + timeout
+        pin = self._pin(number, until)
+        return self._open(pin) if pin else None
+
+    def chunks(
+        self, share: Share, start: int, patience: float | None = None
+    ) -> Iterator[tuple[Epoch, Positions] | None]:
         """Yield the epochs and offsets of a worker's samples from ``start`` on, for ever.
 
         An epoch is pinned when the first of its samples is reached; while there is none at all,
-        this waits for one.
+        this waits for one, and yields None whenever ``patience`` seconds have passed.
         """
-        epoch = self.at(start)
+        epoch = yield from self._await(self._number_at(start), patience)
         for after in count(0, chunk := epoch.chunk_rows(share.batch_size)):
             wanted = share.endless(after, after + chunk) + start
             while len(wanted):
@@ -240,8 +152,13 @@ class Run:
                 if inside:
                     yield epoch, wanted[:inside] - epoch.start
                 if inside < len(wanted):
-                    epoch = self.begin(epoch.number + 1)
+                    epoch = yield from self._await(epoch.number + 1, patience)
                 wanted = wanted[inside:]
+
+    def _await(self, number: int, patience: float | None) -> Generator[None, None, Epoch]:
+        while (epoch := self.begin(number, patience)) is None:
+            yield None
+        return epoch
 
     def stream(
         self,
@@ -257,16 +174,19 @@ class Run:
         """
         share = Share.of(batch_size, shard)
         first = self.consumed if start is None else operator.index(start)
-        parts = (epoch.columns(offsets) for epoch, offsets in self.chunks(share, first))
+        chunks = filter(None, self.chunks(share, first))
+        parts = (epoch.columns(offsets) for epoch, offsets in chunks)
         return stream.batches(parts, share.batch_size)
 
     def _open(self, pin: runs.Pin) -> Epoch:
-        epoch = Epoch(self, pin, self._sources.at(pin.watermark, pin.chain))
+        source = self._sources.at(pin.watermark, pin.chain)
+        population = self.population(pin.number, pin.since, pin.watermark)
+        epoch = Epoch(self._settings, pin, self.log.codec, population, source)
         self._memory.remember(pin)
         return epoch
 
-    def _pin(self, number: int, *, wait: bool, until: float | None = None) -> runs.Pin:
-        """Pin an epoch at the first head that has samples for it."""
+    def _pin(self, number: int, until: float | None) -> runs.Pin | None:
+        """Pin an epoch at the first head that has samples for it; None if the time is up."""
         before = runs.find(self.log.engine, self._settings, number - 1) if number else None
         if before is None and number:
             raise EpochError(
@@ -283,10 +203,5 @@ class Run:
             # Another worker may have seen samples that were retracted since, and pinned them.
             if pinned := runs.find(self.log.engine, self._settings, number):
                 return pinned
-            if not wait:
-                break
             if await_growth(self.log, head.position, until) is None:
-                break
-        place = "dataset" if self.split is None else f"split {self.split!r}"
-        what = "no sample yet" if self.policy == "all" else "nothing new"
-        raise EpochError(f"epoch {number} of run {self.name!r}: the {place} holds {what}")
+                return None

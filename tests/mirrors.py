@@ -11,10 +11,10 @@ import numpy as np
 
 from registry import Dataset, Registry
 from registry.codec import Column
+from registry.epoch import Epoch
 from registry.features import Feature
 from registry.order import Permutation
 from registry.policies import Replay
-from registry.training import Epoch
 from tests.datasets import FIXED, VARIABLE, digit
 
 Row = tuple[Any, ...]

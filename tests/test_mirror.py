@@ -15,11 +15,12 @@ import pytest
 import registry
 from registry import Dataset, Registry, Replay
 from registry.cursor import Log
+from registry.epoch import Epoch
 from registry.mirror import index
 from registry.page import Page
 from registry.policies import Policy
 from registry.tensorflow import EpochDataset
-from registry.training import Epoch, Run
+from registry.training import Run
 from tests.mirrors import KINDS, Kind, Row, due, rows, yielded
 
 POLICIES: list[Policy] = ["all", "new", Replay(0.5)]

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from registry import Dataset
+from registry import Dataset, Epoch
 from registry.tensorflow import EpochDataset
-from registry.training import Epoch
 from tests import strategies
 from tests.datasets import digit
 

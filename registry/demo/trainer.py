@@ -14,8 +14,9 @@ import tensorflow as tf
 from rich.console import Console
 
 from registry.dataset import Dataset
+from registry.epoch import Epoch
 from registry.tensorflow import StreamDataset
-from registry.training import Epoch, Run
+from registry.training import Run
 
 BATCH = 32
 STEPS = 50

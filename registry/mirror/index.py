@@ -53,7 +53,9 @@ class Index:
         return positions
 
     def check(self) -> None:
-        """Look at every entry; raises `MirrorError` where one is damaged."""
+        """Look at file and entries; raises `MirrorError` where it is gone or one is damaged."""
+        if self.path is not None and not self.path.exists():
+            raise MirrorError(f"{self.path} is gone")
         if self.entries is not None:
             for after in range(0, self.size, CHUNK):
                 self.positions(np.arange(after, min(after + CHUNK, self.size)))

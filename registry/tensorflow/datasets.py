@@ -6,17 +6,27 @@ import operator
 from collections.abc import Callable, Iterator
 from typing import Any, SupportsIndex, TypeAlias
 
+import numpy as np
 import tensorflow as tf
 
+from registry.codec import Codec
+from registry.epoch import ALONE, Epoch
 from registry.errors import EpochError
+from registry.seals import Positions
 from registry.sharding import Shard, Share
 from registry.source import MirrorSource
 from registry.tensorflow import graph
 from registry.tensorflow.elements import Elements, Names, row_decoder, signature, tensors
-from registry.training import ALONE, Epoch, Run
+from registry.training import Run
 
 Worker: TypeAlias = Shard | Any
 """A pair of index and count, or a `tf.distribute.InputContext`."""
+
+
+Chunk = tuple[Epoch, Positions]
+"""An epoch, and the offsets of some of its samples."""
+PATIENCE = 0.2
+"""Seconds after which a stream that waits for samples can be given up."""
 
 
 class _Wrapped(tf.data.Dataset):  # type: ignore[misc]  # TensorFlow ships no types
@@ -70,7 +80,7 @@ class EpochDataset(_Wrapped):
         channels: int = 3,
         image_size: tuple[int, int] | None = None,
     ) -> None:
-        elements = Elements(epoch.run.features, x, y, weight, channels, image_size)
+        elements = Elements(epoch.features, x, y, weight, channels, image_size)
         share = Share.of(batch_size, pair(shard))
         if not 0 <= (first := operator.index(start)) <= epoch.size:
             raise EpochError(f"{epoch!r} has no sample {first} to start at")
@@ -84,7 +94,7 @@ class EpochDataset(_Wrapped):
                     (epoch, offsets)
                     for offsets in epoch.chunks(share, first, drop_remainder=drop_remainder)
                 ),
-                epoch.run,
+                epoch.codec,
             )
         batches = _batched(chunks, elements, share.batch_size, drop_remainder=drop_remainder)
         count = -(-size // share.batch_size)
@@ -118,11 +128,16 @@ class StreamDataset(_Wrapped):
         elements = Elements(run.features, x, y, weight, channels, image_size)
         share = Share.of(batch_size, pair(shard))
 
-        def chunks() -> Iterator[tuple[Epoch, Any]]:
-            return run.chunks(share, run.consumed if start is None else operator.index(start))
+        def chunks() -> Iterator[Chunk | None]:
+            return run.chunks(
+                share, run.consumed if start is None else operator.index(start), PATIENCE
+            )
 
         batches = _batched(
-            _generated(elements, chunks, run), elements, share.batch_size, drop_remainder=True
+            _generated(elements, chunks, run.log.codec),
+            elements,
+            share.batch_size,
+            drop_remainder=True,
         )
         endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
         super().__init__(batches.apply(endless))
@@ -150,25 +165,32 @@ def _in_graph(
         at = graph.positions(epoch.index, graph.permute(epoch.order, offsets))
         return decode(graph.rows(source.view, at))
 
-    return tf.data.Dataset.range(-(-size // rows)).map(chunk, tf.data.AUTOTUNE)
+    return _map(tf.data.Dataset.range(-(-size // rows)), chunk, tf.data.AUTOTUNE)
 
 
 def _generated(
-    elements: Elements, chunks: Callable[[], Iterator[tuple[Epoch, Any]]], run: Run
+    elements: Elements, chunks: Callable[[], Iterator[Chunk | None]], codec: Codec
 ) -> tf.data.Dataset:
-    """Return chunks of columns that Python gathers; fixed-width ones are decoded in the graph."""
-    codec, wanted = run.log.codec, elements.wanted
+    """Return chunks of columns that Python gathers; fixed-width ones are decoded in the graph.
+
+    Where there is nothing yet, chunks are empty: TensorFlow cannot interrupt Python, but it can
+    give up between two chunks.
+    """
+    features, wanted = codec.features, elements.wanted
     if codec.fixed_width:
-        spec = tf.TensorSpec((None, None), tf.uint8)
+        empty = np.empty((0, codec.header.itemsize), np.uint8)
         rows = tf.data.Dataset.from_generator(
-            lambda: (epoch.rows(offsets) for epoch, offsets in chunks()), output_signature=spec
+            lambda: (chunk[0].rows(chunk[1]) if chunk else empty for chunk in chunks()),
+            output_signature=tf.TensorSpec((None, None), tf.uint8),
         )
-        return rows.map(row_decoder(codec, wanted), tf.data.AUTOTUNE)
-    features = codec.features
-    return tf.data.Dataset.from_generator(
-        lambda: (tensors(features, epoch.columns(offsets), wanted) for epoch, offsets in chunks()),
-        output_signature=signature(features, wanted),
-    )
+        return _map(rows, row_decoder(codec, wanted), tf.data.AUTOTUNE)
+    nothing = codec.decode(b"", 0)
+
+    def parts() -> Iterator[Any]:
+        for chunk in chunks():
+            yield tensors(features, chunk[0].columns(chunk[1]) if chunk else nothing, wanted)
+
+    return tf.data.Dataset.from_generator(parts, output_signature=signature(features, wanted))
 
 
 def _batched(
@@ -177,6 +199,13 @@ def _batched(
     if not elements.images:
         batches = chunks.rebatch(batch_size, drop_remainder=drop_remainder)
     else:
-        samples = chunks.unbatch().map(elements.decode_images, tf.data.AUTOTUNE)
+        samples = _map(chunks.unbatch(), elements.decode_images, tf.data.AUTOTUNE)
         batches = samples.batch(batch_size, drop_remainder=drop_remainder)
-    return batches.map(elements.select) if elements.x is not None else batches
+    return batches if elements.x is None else _map(batches, elements.select)
+
+
+def _map(
+    dataset: tf.data.Dataset, function: Callable[[Any], Any], parallel: int | None = None
+) -> tf.data.Dataset:
+    """Map by a function that is graph operations alone: AutoGraph only takes its time with it."""
+    return dataset.map(tf.autograph.experimental.do_not_convert(function), parallel)

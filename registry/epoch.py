@@ -1,0 +1,130 @@
+"""One epoch of a run: its samples, in its order."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from typing import SupportsIndex
+
+from registry import runs, stream
+from registry.codec import Codec, Column
+from registry.errors import DivergenceError, EpochError, MirrorError
+from registry.features import Features
+from registry.order import Permutation
+from registry.population import Population
+from registry.seals import Positions, Rows
+from registry.sharding import Shard, Share
+from registry.source import Index, Source, columns
+
+ALONE: Shard = (0, 1)
+CHUNK_BYTES = 1 << 22
+CHUNK_ROWS = 1 << 14
+
+
+class Epoch:
+    """One pinned epoch of a run: a fixed set of samples in a fixed order.
+
+    ``run`` are the run's settings; ``number``, ``since``, ``watermark``, ``chain``, ``size`` and
+    ``start`` are as in `runs.Pin`.
+    Samples are named by their offset in the epoch's order, ``[0, size)``. Safe to share between
+    threads.
+    """
+
+    def __init__(
+        self,
+        run: runs.Settings,
+        pin: runs.Pin,
+        codec: Codec,
+        population: Population,
+        source: Source,
+    ) -> None:
+        self.run = run
+        self.codec = codec
+        self.number = pin.number
+        self.since = pin.since
+        self.watermark = pin.watermark
+        self.chain = pin.chain
+        self.size = pin.size
+        self.start = pin.start
+        self.order = Permutation.keyed(pin.size, run.seed, pin.number)
+        self.source = source
+        self._population = population
+        self.index = self._find(pin.size)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __repr__(self) -> str:
+        return f"<epoch {self.number} of run {self.run.name!r}: {self.size} samples>"
+
+    @property
+    def features(self) -> Features:
+        return self.codec.features
+
+    def positions(self, offsets: Positions) -> Positions:
+        """Return the log's positions of the samples at these offsets."""
+        ranks = self.order(offsets)
+        try:
+            return self.index.positions(ranks)
+        except MirrorError:
+            self.index = self._find(None)
+            return self.index.positions(ranks)
+
+    def scan(self) -> None:
+        """Look for damage in local files before they are read without Python, and mend it."""
+        try:
+            self.index.check()
+        except MirrorError:
+            self.index = self._find(None)
+        self.source.scan()
+
+    def rows(self, offsets: Positions) -> Rows:
+        """Return fixed-width samples as bytes, uint8 of shape ``(count, their width or more)``."""
+        return self.source.take_rows(self.positions(offsets))
+
+    def columns(self, offsets: Positions) -> dict[str, Column]:
+        """Return the samples at these offsets as columns, in their order."""
+        return columns(self.source, self.codec, self.positions(offsets))
+
+    def chunks(
+        self, share: Share, start: int = 0, *, drop_remainder: bool = False
+    ) -> Iterator[Positions]:
+        """Yield the offsets of a worker's samples from ``start`` on, some batches at a time."""
+        if not 0 <= start <= self.size:
+            raise EpochError(f"epoch {self.number} has samples [0, {self.size}), not {start}")
+        length = self.size - start
+        size = share.size(length, drop_remainder=drop_remainder)
+        chunk = self.chunk_rows(share.batch_size)
+        for after in range(0, size, chunk):
+            yield share.bounded(after, min(size, after + chunk), length) + start
+
+    def chunk_rows(self, batch_size: int) -> int:
+        """Return how many samples to gather at a time: whole batches, about `CHUNK_BYTES`."""
+        rows = min(CHUNK_ROWS, CHUNK_BYTES // max(1, self.source.record_bytes))
+        return max(1, rows // batch_size) * batch_size
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        shard: Shard = ALONE,
+        start: SupportsIndex = 0,
+        drop_remainder: bool = False,
+    ) -> Iterator[dict[str, Column]]:
+        """Yield the epoch's samples as dicts of arrays with ``batch_size`` rows.
+
+        With ``shard=(index, count)``, only that worker's part of every ``batch_size * count``
+        samples; ``start`` is the offset of the first sample, of all shards. The last batch is
+        shorter where the size is no multiple, or left out.
+        """
+        share = Share.of(batch_size, shard)
+        chunks = self.chunks(share, operator.index(start), drop_remainder=drop_remainder)
+        return stream.batches(map(self.columns, chunks), share.batch_size)
+
+    def _find(self, size: int | None) -> Index:
+        index = self.source.index(self._population, size)
+        if index.size != self.size:
+            raise DivergenceError(
+                f"{self!r} was pinned with {self.size} samples, but the log has {index.size} for it"
+            )
+        return index
