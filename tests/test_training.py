@@ -267,12 +267,21 @@ class Training(RuleBasedStateMachine):
         assert found == len(self.epochs)
 
     def teardown(self) -> None:
+        shutil.rmtree(self.cache, ignore_errors=True)
         run = self.reg.open(self.name).run("run")
-        for number, pinned in enumerate(self.epochs):
+        # From the last to the first: a mirror that knows what came later must not let it show.
+        for number, pinned in reversed(list(enumerate(self.epochs))):
             again = [row for batch in run.epoch(number).batches(5) for row in rows(batch)]
             assert again == pinned.rows
 
 
+@pytest.fixture
+def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few samples suffice to cross from one chunk to the next."""
+    monkeypatch.setattr(Epoch, "chunk_rows", lambda _, batch_size: 2 * batch_size)
+
+
+@pytest.mark.usefixtures("short_chunks")
 def test_whatever_happens_epochs_hold_each_live_sample_once_and_replay(
     reg: Registry, cache: Path
 ) -> None:
@@ -287,6 +296,7 @@ def test_whatever_happens_epochs_hold_each_live_sample_once_and_replay(
     )
 
 
+@pytest.mark.usefixtures("short_chunks")
 def test_a_run_stopped_anywhere_goes_on_with_the_very_samples_that_were_left(
     reg: Registry, dataset: Dataset
 ) -> None:
@@ -436,11 +446,11 @@ def test_a_replay_draws_older_samples_by_its_ratio_and_seed(dataset: Dataset) ->
             assert sorted(n for n in found if n >= after) == list(range(after, until))
             assert 0 not in older
             assert len(older) == min(after - 1, math.floor(place[1] * new + 0.5))
-            drawn[place].append(older)
+            drawn[place].append(sorted(older))
     for (seed, ratio, _), draws in drawn.items():
         assert draws == drawn[seed, ratio, True], "the same seed draws the same"
     assert drawn[1, 0.5, True] != drawn[2, 0.5, True]
-    assert drawn[1, 0.5, True][0] != drawn[1, 0.5, True][2][:3]
+    assert drawn[1, 0.5, True][0] != drawn[1, 0.5, True][2]
 
 
 def test_a_run_keeps_its_settings_and_refuses_others(reg: Registry, dataset: Dataset) -> None:
