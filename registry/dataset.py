@@ -198,14 +198,13 @@ class Dataset:
     def verify(self) -> list[Verification]:
         """Compute the chain again from all rows: the database's, and the local mirror's if any.
 
-        A version's own chain is compared, too, when it is opened.
+        Rows of the mirror that are damaged are read again before.
         """
-        head = self.head
-        found = [verify_database(self._log, head.position)]
+        found = [verify_database(self._log, self.head.position)]
         with suppress(OSError):
-            view = Mirror(self._log, cache_folder()).view()
-            if view is not None:
-                found.append(verify_mirror(self._log, view))
+            mirror = Mirror(self._log, cache_folder())
+            if (view := mirror.view()) is not None:
+                found.append(verify_mirror(self._log, mirror, view))
         return found
 
     def runs(self) -> list[Run]:

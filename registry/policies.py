@@ -8,6 +8,8 @@ from typing import Literal
 
 from registry.errors import FeatureError
 
+LARGEST_RATIO = 1_000_000
+
 
 @dataclass(frozen=True)
 class Replay:
@@ -20,10 +22,11 @@ class Replay:
     ratio: float
 
     def __post_init__(self) -> None:
-        if isinstance(self.ratio, bool) or not (
-            isinstance(self.ratio, int | float) and 0 <= self.ratio < math.inf
-        ):
-            raise FeatureError(f"a replay's ratio is a number from 0 on, not {self.ratio!r}")
+        number = isinstance(self.ratio, int | float) and not isinstance(self.ratio, bool)
+        if not (number and 0 <= self.ratio <= LARGEST_RATIO):
+            raise FeatureError(
+                f"a replay's ratio is a number from 0 to {LARGEST_RATIO:,}, not {self.ratio!r}"
+            )
 
     def __str__(self) -> str:
         return f"replay:{float(self.ratio)!r}"

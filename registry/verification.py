@@ -11,7 +11,7 @@ from sqlalchemy import select
 from registry.chain import GENESIS, NONE, extend
 from registry.cursor import Log, pages
 from registry.engine import read
-from registry.mirror import View
+from registry.mirror import Mirror, View
 from registry.models import samples
 from registry.page import Page
 
@@ -39,16 +39,22 @@ def verify_database(log: Log, until: int) -> Verification:
     return Verification("database", until, None)
 
 
-def verify_mirror(log: Log, view: View) -> Verification:
-    """Compute a mirror's chain again; its rows must lead to the values in the database."""
+def verify_mirror(log: Log, mirror: Mirror, view: View) -> Verification:
+    """Compute a mirror's chain again; its rows must lead to the values in the database.
+
+    Rows that are not what was written to them are mended first.
+    """
+    place = f"mirror {mirror.folder}"
+    if log.codec.fixed_width:
+        mirror.scan(view, view.position, bytes.fromhex(view.state.chain), again=True)
     chain = GENESIS
     for after in range(0, view.position, BLOCK):
         values = view.chain_values(after, min(after + BLOCK, view.position), chain)
         differs = _first_difference(log, after, values)
         if differs is not None:
-            return Verification(f"mirror {view.path.parent}", view.position, differs)
+            return Verification(place, view.position, differs)
         chain = values[-1]
-    return Verification(f"mirror {view.path.parent}", view.position, None)
+    return Verification(place, view.position, None)
 
 
 def _chain_values(page: Page, chain: bytes) -> list[bytes]:

@@ -81,7 +81,6 @@ def test_fit_trains_exactly_as_a_loop_over_the_epochs_does(growing: Dataset) -> 
 
 def test_callbacks_and_validation_work_across_epochs(growing: Dataset, tmp_path: Path) -> None:
     samples = next(growing.run("v").epoch(0).batches(100))
-    (tmp_path / "models").mkdir()
     stopping = keras.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True)
     history = fit(
         fitted := model(learning_rate=0.0),
@@ -93,9 +92,7 @@ def test_callbacks_and_validation_work_across_epochs(growing: Dataset, tmp_path:
         validation_data=(samples["x"], samples["y"]),
         callbacks=[
             stopping,
-            keras.callbacks.ModelCheckpoint(
-                tmp_path / "{epoch}.weights.h5", save_weights_only=True
-            ),
+            keras.callbacks.ModelCheckpoint(tmp_path / "models" / "{epoch}.keras"),
             Batches(lambda: grow(growing, 10)),
         ],
         verbose=0,

@@ -100,12 +100,12 @@ class Mirror:
                 after = block * REPAIRED
                 self._rewrite(view, after, min(after + REPAIRED, until), chain, until)
 
-    def scan(self, view: View, until: int, chain: bytes) -> None:
+    def scan(self, view: View, until: int, chain: bytes, *, again: bool = False) -> None:
         """Check the first ``until`` rows, of fixed width, unless that was done; mend them.
 
-        It was done if the file's times are as this class last left them.
+        It was done if the file's times are as this class last left them, and not ``again``.
         """
-        for after in range(self._sound(view.state), until, SCANNED):
+        for after in range(0 if again else self._sound(view.state), until, SCANNED):
             positions = np.arange(after, min(after + SCANNED, until))
             broken = view.seals.broken(view.rows[after : after + len(positions)], positions)
             if broken.any():

@@ -85,7 +85,9 @@ class EpochDataset(_Wrapped):
         if not 0 <= (first := operator.index(start)) <= epoch.size:
             raise EpochError(f"{epoch!r} has no sample {first} to start at")
         size = share.size(epoch.size - first, drop_remainder=drop_remainder)
-        if epoch.codec.fixed_width and isinstance(epoch.source, MirrorSource):
+        epoch.scan()
+        on_disk = epoch.index.entries is None or epoch.index.path is not None
+        if epoch.codec.fixed_width and isinstance(epoch.source, MirrorSource) and on_disk:
             chunks = _in_graph(epoch, epoch.source, share, first, size, elements)
         else:
             chunks = _generated(
@@ -155,7 +157,6 @@ def _in_graph(
     epoch: Epoch, source: MirrorSource, share: Share, start: int, size: int, elements: Elements
 ) -> tf.data.Dataset:
     """Return chunks of columns that graph operations gather from the mirror."""
-    epoch.scan()
     places = graph.offsets(share, epoch.size - start, start)
     decode = row_decoder(epoch.codec, elements.wanted)
     rows = epoch.chunk_rows(share.batch_size)

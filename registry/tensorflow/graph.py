@@ -18,7 +18,10 @@ from registry.seals import ENTRY_SHIFT, POSITION_BITS, SealedRows
 from registry.sharding import Share
 from registry.source import Index
 
-DAMAGED = "a local copy of the log is damaged; make the dataset anew, which mends it"
+DAMAGED = (
+    "a local copy of the log is damaged; make the dataset anew, which mends what was written over, "
+    "or run `registry verify` first, if it was the disk that lost a bit"
+)
 
 
 def offsets(share: Share, length: int, start: int) -> Callable[[Any, Any], Any]:

@@ -174,6 +174,23 @@ def test_damage_under_a_graph_fails_it_and_is_mended_for_the_next(subject: Subje
         assert in_graph(epoch) == subject.due["all", 1]
 
 
+@pytest.mark.parametrize("kind", ["fixed"], indirect=True)
+def test_a_bit_that_the_disk_loses_is_mended_by_verifying(subject: Subject) -> None:
+    epoch = subject.dataset.run("all").epoch(1)
+    records = next(subject.cache.glob("*/0/records"))
+    before = records.stat()
+    flip(
+        records,
+        int(epoch.positions(np.array([5]))[0]) * SealedRows(epoch.codec.header.itemsize).stride,
+        3,
+    )
+    os.utime(records, ns=(before.st_atime_ns, before.st_mtime_ns))  # nobody has written to it
+    with pytest.raises(tf.errors.InvalidArgumentError, match="or run `registry verify` first"):
+        in_graph(epoch)
+    assert [found.differs for found in subject.dataset.verify()] == [None, None]
+    assert in_graph(epoch) == subject.due["all", 1]
+
+
 @pytest.mark.usefixtures("small")
 def test_a_bit_that_flips_under_open_epochs_reaches_no_sample(subject: Subject, kind: Kind) -> None:
     """Their files are mapped already."""
