@@ -156,7 +156,7 @@ def pair(shard: Worker) -> Shard:
 def _in_graph(
     epoch: Epoch, source: MirrorSource, share: Share, start: int, size: int, elements: Elements
 ) -> tf.data.Dataset:
-    """Return chunks of columns that graph operations gather from the mirror."""
+    """Return chunks of samples that graph operations gather from the mirror."""
     places = graph.offsets(share, epoch.size - start, start)
     decode = row_decoder(epoch.codec, elements.wanted)
     rows = epoch.chunk_rows(share.batch_size)
@@ -164,7 +164,7 @@ def _in_graph(
     def chunk(number: Any) -> Any:
         offsets = places(number * rows, tf.minimum((number + 1) * rows, size))
         at = graph.positions(epoch.index, graph.permute(epoch.order, offsets))
-        return decode(graph.rows(source.view, at))
+        return elements.select(decode(graph.rows(source.view, at)))
 
     return _map(tf.data.Dataset.range(-(-size // rows)), chunk, tf.data.AUTOTUNE)
 
@@ -172,7 +172,7 @@ def _in_graph(
 def _generated(
     elements: Elements, chunks: Callable[[], Iterator[Chunk | None]], codec: Codec
 ) -> tf.data.Dataset:
-    """Return chunks of columns that Python gathers; fixed-width ones are decoded in the graph.
+    """Return chunks of samples that Python gathers; fixed-width ones are decoded in the graph.
 
     Where there is nothing yet, chunks are empty: TensorFlow cannot interrupt Python, but it can
     give up between two chunks.
@@ -184,25 +184,27 @@ def _generated(
             lambda: (chunk[0].rows(chunk[1]) if chunk else empty for chunk in chunks()),
             output_signature=tf.TensorSpec((None, None), tf.uint8),
         )
-        return _map(rows, row_decoder(codec, wanted), tf.data.AUTOTUNE)
+        decode = row_decoder(codec, wanted)
+        return _map(rows, lambda found: elements.select(decode(found)), tf.data.AUTOTUNE)
     nothing = codec.decode(b"", 0)
 
     def parts() -> Iterator[Any]:
         for chunk in chunks():
             yield tensors(features, chunk[0].columns(chunk[1]) if chunk else nothing, wanted)
 
-    return tf.data.Dataset.from_generator(parts, output_signature=signature(features, wanted))
+    columns = tf.data.Dataset.from_generator(parts, output_signature=signature(features, wanted))
+    if not elements.images:
+        return _map(columns, elements.select)
+    samples = _map(columns.unbatch(), elements.decode_images, tf.data.AUTOTUNE)
+    return samples.map(elements.select)
 
 
 def _batched(
-    chunks: tf.data.Dataset, elements: Elements, batch_size: int, *, drop_remainder: bool
+    samples: tf.data.Dataset, elements: Elements, batch_size: int, *, drop_remainder: bool
 ) -> tf.data.Dataset:
-    if not elements.images:
-        batches = chunks.rebatch(batch_size, drop_remainder=drop_remainder)
-    else:
-        samples = _map(chunks.unbatch(), elements.decode_images, tf.data.AUTOTUNE)
-        batches = samples.batch(batch_size, drop_remainder=drop_remainder)
-    return batches if elements.x is None else _map(batches, elements.select)
+    """Return batches of samples that come in chunks or, where there are images, one by one."""
+    cut = samples.batch if elements.images else samples.rebatch
+    return cut(batch_size, drop_remainder=drop_remainder)
 
 
 def _map(
