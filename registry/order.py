@@ -15,8 +15,8 @@ To permute ``[0, n)``: let ``a = max(16, ceil(sqrt(n)))`` and ``b = max(16, ceil
    ``high = (high + (h · b div 2³²)) mod b``.
 3. ``y = high · a + low``. Where ``y >= n``, begin again with ``x = y``; otherwise y is the image.
 
-F is the finaliser of MurmurHash3 (Appleby): ``v ^= v >> 16; v *= 0x85ebca6b; v ^= v >> 13;
-v *= 0xc2b2ae35; v ^= v >> 16``, modulo 2³².
+F is ``v *= 0x85ebca6b; v ^= v >> 15; v *= 0xc2b2ae35``, modulo 2³², with the multipliers of
+MurmurHash3's finaliser (Appleby): the high bits, which alone step 2 uses, depend on all of v.
 """
 
 from __future__ import annotations
@@ -104,11 +104,9 @@ class Permutation:
 def _turn(side: _Words, other: _Words, key: int, length: int) -> None:
     """Move ``side`` round its circle of ``length``, by a hash of the other side."""
     word = other + np.uint32(key)
-    word ^= word >> np.uint32(16)
     word *= np.uint32(MULTIPLIERS[0])
-    word ^= word >> np.uint32(13)
+    word ^= word >> np.uint32(15)
     word *= np.uint32(MULTIPLIERS[1])
-    word ^= word >> np.uint32(16)
     scaled = word.astype(np.uint64)
     scaled *= np.uint64(length)
     scaled >>= np.uint64(32)

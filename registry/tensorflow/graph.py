@@ -106,8 +106,7 @@ def _once(permutation: Permutation, indices: Any) -> Any:
 
 
 def _turn(side: Any, other: Any, key: Any, length: int) -> Any:
-    word = _mix(other + key, 16) * _u32(MULTIPLIERS[0])
-    word = _mix(_mix(word, 13) * _u32(MULTIPLIERS[1]), 16)
+    word = _mix((other + key) * _u32(MULTIPLIERS[0]), 15) * _u32(MULTIPLIERS[1])
     scaled = tf.bitwise.right_shift(tf.cast(word, tf.uint64) * _u64(length), _u64(32))
     moved = side + tf.cast(scaled, tf.uint32)
     return tf.minimum(moved, moved - _u32(length))
