@@ -74,25 +74,25 @@ def follow(log: Log, after: int) -> Generator[Page]:
     while True:
         head = await_growth(log, after)
         assert head is not None
-        for page in pages(log, after, head, patience=None):
+        for page in pages(log, after, head.position, patience=None):
             yield page
             after = page.stop
 
 
-def await_growth(log: Log, after: int, until: float | None = None) -> int | None:
-    """Wait until the log's head is past ``after``, and return it.
+def await_growth(log: Log, after: int, until: float | None = None) -> heads.Head | None:
+    """Wait until the log's head is past ``after``, and return the head.
 
     None if the monotonic clock reaches ``until`` before.
     """
     pause = Pause()
     for attempt in retrying(patience=None):
         with attempt:
-            if (head := log.head().position) > after:
+            if (head := log.head()).position > after:
                 return head
             with listening(log.engine, log.dataset_id) as wait:
                 # Listening began before this look at the head: a commit that came before it is
                 # seen here, a later one ends the wait.
-                while (head := log.head().position) <= after:
+                while (head := log.head()).position <= after:
                     if until is not None and time.monotonic() >= until:
                         return None
                     wait(pause.next())

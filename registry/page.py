@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import chain as concatenate
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection
 
+from registry.chain import NONE, extend
 from registry.codec import Codec, Column
 from registry.engine import driver
 from registry.errors import LogGapError
@@ -71,6 +72,25 @@ class Page:
     def positions(self) -> Positions:
         """The position of each record."""
         return np.setdiff1d(np.arange(self.start, self.stop), self.retracted, assume_unique=True)
+
+    def chain_values(self, chain: bytes) -> list[bytes]:
+        """Compute the chain after each of the rows, from the value before the first."""
+        supersedes = np.full(len(self), NONE, np.int64)
+        supersedes[self.superseding - self.start] = self.supersedes
+        return extend(chain, supersedes, self.buckets, list(self._records()))
+
+    def _records(self) -> Iterator[bytes | None]:
+        retracted = set(self.retracted.tolist())
+        width = self.codec.header.itemsize
+        sizes = iter(self.sizes.tolist() if self.sizes is not None else ())
+        start = 0
+        for position in range(self.start, self.stop):
+            if position in retracted:
+                yield None
+                continue
+            stop = start + next(sizes, width)
+            yield self.data[start:stop]
+            start = stop
 
 
 def first_rows(codec: Codec) -> int:

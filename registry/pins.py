@@ -14,7 +14,7 @@ from pathlib import Path
 from registry import runs
 from registry.cursor import Log
 from registry.errors import DivergenceError
-from registry.mirror.files import read_summed, write_summed
+from registry.mirror.summed import read_summed, write_summed
 from registry.source import Sources
 
 
@@ -26,6 +26,11 @@ class PinMemory:
         self._run = run
         self._sources = sources
         self._last: runs.Pin | None = None
+
+    @property
+    def last(self) -> runs.Pin | None:
+        """The furthest epoch that is remembered, as `check` found it in the database."""
+        return self._last
 
     def check(self) -> None:
         """Raise `DivergenceError` unless the database has what is remembered."""

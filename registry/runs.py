@@ -114,7 +114,8 @@ def pin(engine: Engine, run: Settings, proposed: Pin) -> Pin:
     """Pin an epoch as proposed, unless another worker was faster; return what holds."""
 
     def store(connection: Connection) -> Pin | None:
-        insert_if_new(connection, epochs, {"run_id": run.id, **asdict(proposed)})
+        if insert_if_new(connection, epochs, {"run_id": run.id, **asdict(proposed)}):
+            return proposed
         return _find(connection, epochs.c.number == proposed.number, run)
 
     pinned = write(engine, store)

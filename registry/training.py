@@ -16,6 +16,7 @@ from registry.cursor import Log, await_growth
 from registry.epoch import ALONE, Epoch
 from registry.errors import DivergenceError, EpochError
 from registry.features import Features
+from registry.heads import Head
 from registry.pins import PinMemory
 from registry.policies import Policy, Replay
 from registry.population import Draw, Population
@@ -187,14 +188,16 @@ class Run:
 
     def _pin(self, number: int, until: float | None) -> runs.Pin | None:
         """Pin an epoch at the first head that has samples for it; None if the time is up."""
-        before = runs.find(self.log.engine, self._settings, number - 1) if number else None
+        before = self._memory.last
+        if before is None or before.number != number - 1:
+            before = runs.find(self.log.engine, self._settings, number - 1)
         if before is None and number:
             raise EpochError(
                 f"epoch {number} of run {self.name!r} cannot begin before epoch {number - 1} has"
             )
         since, start = (before.watermark, before.start + before.size) if before else (0, 0)
-        while True:
-            head = self.log.head()
+        head: Head | None = self.log.head()
+        while head is not None:
             source = self._sources.at(head.position, head.chain)
             size = source.index(self.population(number, since, head.position), None).size
             if size:
@@ -203,5 +206,5 @@ class Run:
             # Another worker may have seen samples that were retracted since, and pinned them.
             if pinned := runs.find(self.log.engine, self._settings, number):
                 return pinned
-            if await_growth(self.log, head.position, until) is None:
-                return None
+            head = await_growth(self.log, head.position, until)
+        return None

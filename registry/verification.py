@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 from sqlalchemy import select
 
-from registry.chain import GENESIS, NONE, extend
+from registry.chain import GENESIS
 from registry.cursor import Log, pages
 from registry.engine import read
 from registry.mirror import Mirror, View
 from registry.models import samples
-from registry.page import Page
 
 BLOCK = 1 << 14
 
@@ -31,7 +28,7 @@ def verify_database(log: Log, until: int) -> Verification:
     """Compute the database's chain again; its rows must lead to the values stored with them."""
     chain = GENESIS
     for page in pages(log, 0, until):
-        values = _chain_values(page, chain)
+        values = page.chain_values(chain)
         differs = _first_difference(log, page.start, values)
         if differs is not None:
             return Verification("database", until, differs)
@@ -55,26 +52,6 @@ def verify_mirror(log: Log, mirror: Mirror, view: View) -> Verification:
             return Verification(place, view.position, differs)
         chain = values[-1]
     return Verification(place, view.position, None)
-
-
-def _chain_values(page: Page, chain: bytes) -> list[bytes]:
-    supersedes = np.full(len(page), NONE, np.int64)
-    supersedes[page.superseding - page.start] = page.supersedes
-    return extend(chain, supersedes, page.buckets, list(_records(page)))
-
-
-def _records(page: Page) -> Iterator[bytes | None]:
-    retracted = set(page.retracted.tolist())
-    width = page.codec.header.itemsize
-    sizes = iter(page.sizes.tolist() if page.sizes is not None else ())
-    start = 0
-    for position in range(page.start, page.stop):
-        if position in retracted:
-            yield None
-            continue
-        stop = start + next(sizes, width)
-        yield page.data[start:stop]
-        start = stop
 
 
 def _first_difference(log: Log, after: int, values: list[bytes]) -> int | None:

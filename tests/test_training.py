@@ -29,6 +29,7 @@ from registry import ClassLabel, Dataset, Epoch, Registry, Replay, Report, Run, 
 from registry.cursor import await_growth
 from registry.errors import DivergenceError, EpochError, FeatureError, RunMismatchError
 from registry.features import Feature
+from registry.heads import Head
 from registry.policies import Policy
 from tests.workers import FEATURES, POLICIES, Reached, keep_changing, train
 
@@ -378,7 +379,7 @@ def test_a_waiting_worker_goes_on_when_another_has_pinned_what_is_gone_again(
     run.epoch(0)
     slept: list[Report] = []
 
-    def sleep_through(*place: Any) -> int | None:
+    def sleep_through(*place: Any) -> Head | None:
         if not slept:
             fill(dataset, 3, 4)
             assert other.epoch(1).size == 1

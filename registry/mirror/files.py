@@ -14,13 +14,12 @@ anchors    `ANCHOR` per page that was appended: where the chain is known
 =========  ====================================================================================
 
 Nothing is synced to disk: what a power cut leaves behind does not pass the seals and sums below,
-and comes from the database again. The state is replaced as a whole, by renaming, after the rows
-that it counts; what lies beyond it in the files is a torn tail.
+and comes from the database again. The state is replaced as a whole (`summed`) after the rows that
+it counts; what lies beyond it in the files is a torn tail.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +33,7 @@ from xxhash import xxh3_64_intdigest
 
 from registry.chain import GENESIS
 from registry.codec import Codec
+from registry.mirror.summed import read_summed, write_summed
 from registry.page import Page
 from registry.seals import SealedRows
 
@@ -66,27 +66,6 @@ class State:
     @classmethod
     def empty(cls, generation: int) -> State:
         return cls(generation, 0, GENESIS.hex(), dict.fromkeys(FILES, 0), dict.fromkeys(SUMMED, 0))
-
-
-def read_summed(place: Path) -> dict[str, Any] | None:
-    """Read what `write_summed` wrote; None where there is nothing that can be trusted."""
-    try:
-        total, _, text = place.read_bytes().partition(b" ")
-        fields: dict[str, Any] = json.loads(text)
-        return fields if int(total, 16) == crc32(text) else None
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def write_summed(place: Path, fields: dict[str, Any]) -> None:
-    """Replace a small file in one step."""
-    text = json.dumps(fields).encode()
-    draft = draft_of(place)
-    try:
-        draft.write_bytes(b"%08x %s" % (crc32(text), text))
-        draft.replace(place)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def draft_of(place: Path) -> Path:
@@ -149,7 +128,7 @@ class Appender:
             place = path(folder, state.generation, name)
             place.touch()
             self._files[name] = file = place.open("r+b", buffering=0)
-            file.truncate(size)
+            # What lies beyond is written over, not cut off: another process may have mapped it.
             file.seek(size)
 
     def __enter__(self) -> Self:

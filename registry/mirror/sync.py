@@ -17,9 +17,13 @@ from registry.cursor import Log, pages
 from registry.errors import DivergenceError, DivergenceWarning, MirrorError
 from registry.mirror import files
 from registry.mirror.files import SUMMED, Appender, State
+from registry.mirror.summed import read_summed, write_summed
 from registry.mirror.view import View
+from registry.page import Page
 from registry.seals import Positions
 
+FEW = 1024
+"""Rows whose chain is sooner computed than asked for."""
 SCANNED = 1 << 16
 REPAIRED = 4096
 """Rows that are read again where one of them is broken."""
@@ -53,10 +57,10 @@ class Mirror:
                 if state is None or state.position < until or not self._agrees(state, until, chain):
                     with self._locked():
                         state = self._bring(until, chain)
-                if self._view is not None and self._view.state == state:
-                    return self._view
                 with suppress(FileNotFoundError):  # another process began the next generation
-                    self._view = View(self.folder, state, self.log.codec)
+                    if self._view is None or self._view.state != state:
+                        self._view = View(self.folder, state, self.log.codec)
+                    return self._view
 
     def view(self) -> View | None:
         """Return the rows that are there already; None where there is no mirror yet."""
@@ -115,7 +119,7 @@ class Mirror:
 
     def _sound(self, state: State) -> int:
         """Return up to where the records are known to be undamaged, going by the file's times."""
-        found = files.read_summed(self.folder / "scanned")
+        found = read_summed(self.folder / "scanned")
         if found is None or found["file"] != self._look(state):
             return 0
         return int(found["until"])
@@ -123,7 +127,7 @@ class Mirror:
     def _stamp(self, state: State, until: int) -> None:
         with suppress(OSError):  # then they are looked through again
             stamp = {"file": self._look(state), "until": until}
-            files.write_summed(self.folder / "scanned", stamp)
+            write_summed(self.folder / "scanned", stamp)
 
     def _look(self, state: State) -> list[int]:
         found = files.path(self.folder, state.generation, "records").stat()
@@ -192,12 +196,13 @@ class Mirror:
         state = self._load()
         if state is None:
             state = self._begin(State.empty(self._next_generation()))
-        if not self._agrees(state, until, chain):
+        found = self._next(state, until, chain)
+        if found is None and not self._agrees(state, until, chain):
             state = self._cut_back(state, until)
         if state.position < until:
             before, sound = state.position, 0 if state.position == 0 else self._sound(state)
             with Appender(self.folder, state, self.log.codec) as appender:
-                for page in pages(self.log, state.position, until):
+                for page in found or pages(self.log, state.position, until):
                     at_stop = chain if page.stop == until else self.log.chain_at(page.stop)
                     if at_stop is None:
                         raise MirrorError(f"the log lost its row {page.stop - 1} while being read")
@@ -206,6 +211,15 @@ class Mirror:
             if sound or not before:
                 self._stamp(state, state.position if sound >= before else sound)
         return state
+
+    def _next(self, state: State, until: int, chain: bytes) -> list[Page] | None:
+        """Read a few rows that are all that is missing; None if they do not lead to the chain."""
+        if not 0 < until - state.position <= FEW:
+            return None
+        found, value = list(pages(self.log, state.position, until)), bytes.fromhex(state.chain)
+        for page in found:
+            value = page.chain_values(value)[-1]
+        return found if value == chain else None
 
     def _cut_back(self, state: State, until: int) -> State:
         """Go on in a new generation from where the mirror and the database part."""
@@ -241,6 +255,8 @@ class Mirror:
 
     def _begin(self, state: State) -> State:
         """Make a generation the current one and remove the others."""
+        # There is always a folder, so that the number of a generation is never given again.
+        (self.folder / str(state.generation)).mkdir(exist_ok=True)
         files.publish(self.folder, state)
         for old in self._generations():
             if old != state.generation:

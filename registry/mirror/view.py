@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from mmap import PROT_READ, mmap
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -151,5 +152,6 @@ class View:
         count = self.state.sizes[name] // np.dtype(dtype).itemsize
         if not count:  # an empty file cannot be mapped
             return np.empty(0, dtype)
-        path = files.path(self._folder, self.state.generation, name)
-        return np.memmap(path, dtype, "r", shape=(count,)).view(np.ndarray)
+        with files.path(self._folder, self.state.generation, name).open("rb") as file:
+            held = mmap(file.fileno(), self.state.sizes[name], prot=PROT_READ)
+        return np.frombuffer(held, dtype, count)
