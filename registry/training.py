@@ -204,7 +204,8 @@ class Run:
                 made = runs.Pin(number, since, head.position, head.chain, size, start)
                 return runs.pin(self.log.engine, self._settings, made)
             # Another worker may have seen samples that were retracted since, and pinned them.
-            if pinned := runs.find(self.log.engine, self._settings, number):
+            newer = head.position > since
+            if newer and (pinned := runs.find(self.log.engine, self._settings, number)):
                 return pinned
             head = await_growth(self.log, head.position, until)
         return None
