@@ -33,12 +33,11 @@ def main(url: str, name: str) -> None:
 def private() -> int:
     """Return the bytes that are this process's own or, off Linux, about that.
 
-    Pages of a mapped file that nobody has written to are not: the system drops them when it likes,
-    and they are the same ones for every process, though Linux counts them as private and clean
-    while there is only one.
+    Pages of a mapped file are not: they are the system's cache of it, the same ones for every
+    process, though Linux counts them as private while there is only one.
     """
     if _MAPS.exists():
-        lines = (line for line in _MAPS.read_text().splitlines() if "Private_Dirty" in line)
+        lines = (line for line in _MAPS.read_text().splitlines() if line.startswith("Anonymous:"))
         return int(next(lines).split()[1]) * 1024
     unique: int = psutil.Process().memory_full_info().uss
     return unique

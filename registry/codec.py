@@ -7,7 +7,7 @@ is variable, a page of records is one ``np.frombuffer`` away from arrays.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,17 +70,40 @@ class Codec:
         """
         if self.fixed_width:
             header = np.frombuffer(data, self.header, count)
-            variable: Iterator[list[bytes]] = iter(())
-        else:
-            header, cuts = self._cut(data, count)
-            variable = iter(cuts)
+            return {name: header[_field(i)] for i, name in enumerate(self.features)}
+        view, records, start = memoryview(data), [], 0
+        for _ in range(count):
+            records.append(view[start:])
+            start += self.header.itemsize + sum(self._lengths(records[-1]))
+        return self.decode_records(records)
+
+    def decode_records(self, records: Sequence[bytes | memoryview]) -> dict[str, Column]:
+        """Unpack records that differ in length, as `decode`; bytes after a record do not count."""
+        size, names = self.header.itemsize, self.features.variable
+        headers = b"".join([record[:size] for record in records])
+        header = np.frombuffer(headers, self.header)
+        cuts: list[list[bytes]] = [[] for _ in names]
+        for record in records:
+            start = size
+            for cut, length in zip(cuts, self._lengths(record), strict=True):
+                cut.append(bytes(record[start : start + length]))
+                start += length
         fixed = (header[_field(i)] for i in range(len(self.features.fixed)))
+        variable = iter(cuts)
         return {
             name: next(fixed)
             if isinstance(feature, FixedFeature)
             else _unpack(feature, next(variable))
             for name, feature in self.features.items()
         }
+
+    def _lengths(self, record: bytes | memoryview) -> list[int]:
+        """Read the lengths of a record's variable fields, which end its header."""
+        count = len(self.features.variable)
+        lengths: list[int] = np.frombuffer(
+            record, "<u4", count, self.header.itemsize - 4 * count
+        ).tolist()
+        return lengths
 
     def decode_rows(self, rows: npt.NDArray[np.uint8]) -> dict[str, Column]:
         """View fixed-width records that are the first bytes of rows, shape ``(count, width)``."""
@@ -96,23 +119,6 @@ class Codec:
         )
         header = np.ascontiguousarray(rows).view(layout)[:, 0]
         return {name: header[_field(i)] for i, name in enumerate(self.features)}
-
-    def _cut(self, data: bytes | memoryview, count: int) -> tuple[Column, list[list[bytes]]]:
-        """Find each record's header and variable fields: each header tells where the next lies."""
-        view, size, names = memoryview(data), self.header.itemsize, self.features.variable
-        headers: list[bytes] = []
-        cuts: list[list[bytes]] = [[] for _ in names]
-        offset = 0
-        for _ in range(count):
-            head = bytes(view[offset : offset + size])
-            headers.append(head)
-            offset += size
-            for cut, length in zip(
-                cuts, np.frombuffer(head, "<u4", len(names), size - 4 * len(names)), strict=True
-            ):
-                cut.append(bytes(view[offset : offset + int(length)]))
-                offset += int(length)
-        return np.frombuffer(b"".join(headers), self.header), cuts
 
     def decode_one(self, record: bytes) -> dict[str, Any]:
         """Unpack one record into a value per feature: arrays, scalars, ``str`` or ``bytes``."""

@@ -25,7 +25,7 @@ from registry.page import Page
 from registry.policies import Policy
 from registry.population import Population, count_in_database
 from registry.revisions import Entry
-from registry.source import cache_folder
+from registry.source import Sources, cache_folder
 from registry.splits import Interval, interval
 from registry.training import Run
 from registry.verification import Verification, verify_database, verify_mirror
@@ -53,6 +53,7 @@ class Dataset:
         self.created_at = revisions.utc(row.created_at)
         self.splits: dict[str, Interval] = {n: (a, z) for n, (a, z) in row.splits.items()}
         self._log = log
+        self._sources = Sources(log)  # of all runs: what one has checked, none checks again
         self._version = version
         if version is not None:
             self._check_version(version)
@@ -210,7 +211,7 @@ class Dataset:
     def runs(self) -> list[Run]:
         """Open every run, in the alphabetical order of their names."""
         return [
-            Run(self._log, settings, interval(self.splits, settings.split))
+            Run(self._log, settings, interval(self.splits, settings.split), self._sources)
             for settings in runs.settings(self._log.engine, self._log.dataset_id)
         ]
 
@@ -234,7 +235,7 @@ class Dataset:
         settings = runs.get_or_create(
             self._log.engine, self._log.dataset_id, name, seed=seed, split=split, policy=policy
         )
-        return Run(self._log, settings, interval(self.splits, settings.split))
+        return Run(self._log, settings, interval(self.splits, settings.split), self._sources)
 
     def _amend(
         self, key: str, change: Callable[[bytes | None], bytes | None], source: str | None

@@ -35,6 +35,8 @@ __all__ = [
 TRIES = 3
 """How often rows are taken that turn out broken, with a repair in between."""
 
+Record = bytes | memoryview
+
 
 class Source(Protocol):
     """What an epoch needs of the log. Safe to share between threads."""
@@ -45,7 +47,7 @@ class Source(Protocol):
     def take_rows(self, positions: Positions) -> Rows:
         """Return fixed-width records as uint8, shape ``(count, their width or more)``."""
 
-    def take_records(self, positions: Positions) -> Sequence[bytes]:
+    def take_records(self, positions: Positions) -> Sequence[Record]:
         """Return records that differ in length."""
 
     def scan(self) -> None:
@@ -99,7 +101,7 @@ class MirrorSource:
                 return self._database().take_rows(positions)
         raise self._hopeless(positions[broken])
 
-    def take_records(self, positions: Positions) -> Sequence[bytes]:
+    def take_records(self, positions: Positions) -> Sequence[Record]:
         for _ in range(TRIES):
             records, broken = self.view.take_records(positions)
             if not broken.any():
@@ -179,7 +181,7 @@ class DatabaseSource:
         records = self.take_records(positions)
         return np.frombuffer(b"".join(records), np.uint8).reshape(len(records), -1)
 
-    def take_records(self, positions: Positions) -> Sequence[bytes]:
+    def take_records(self, positions: Positions) -> Sequence[Record]:
         wanted = positions.tolist()
         records = read(
             self._log.engine,
@@ -206,8 +208,7 @@ def columns(source: Source, codec: Codec, positions: Positions) -> dict[str, Col
     """Return the samples at some positions as columns, in that order."""
     if codec.fixed_width:
         return codec.decode_rows(source.take_rows(positions))
-    records = source.take_records(positions)
-    return codec.decode(b"".join(records), len(records))
+    return codec.decode_records(source.take_records(positions))
 
 
 def cache_folder() -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Generator, Iterator
-from itertools import count
+from itertools import chain, count, pairwise
 from typing import SupportsIndex
 
 import numpy as np
@@ -29,12 +29,14 @@ from registry.splits import Interval
 class Run:
     """One training run over a dataset that grows: a name, a seed, a split and a policy."""
 
-    def __init__(self, log: Log, settings: runs.Settings, interval: Interval) -> None:
+    def __init__(
+        self, log: Log, settings: runs.Settings, interval: Interval, sources: Sources
+    ) -> None:
         self.log = log
         self._settings = settings
         self._interval = interval
-        self._sources = Sources(log)
-        self._memory = PinMemory(log, settings, self._sources)
+        self._sources = sources
+        self._memory = PinMemory(log, settings, sources)
 
     @property
     def name(self) -> str:
@@ -146,8 +148,10 @@ class Run:
         this waits for one, and yields None whenever ``patience`` seconds have passed.
         """
         epoch = yield from self._await(self._number_at(start), patience)
-        for after in count(0, chunk := epoch.chunk_rows(share.batch_size)):
-            wanted = share.endless(after, after + chunk) + start
+        rows = epoch.chunk_rows(share.batch_size)
+        # One batch at first, which is soon there.
+        for after, until in pairwise(chain([0], count(share.batch_size, rows))):
+            wanted = share.endless(after, until) + start
             while len(wanted):
                 inside = int(np.searchsorted(wanted, epoch.start + epoch.size))
                 if inside:

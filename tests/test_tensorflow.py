@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from registry import Dataset
+from registry import ClassLabel, Dataset, Image, Registry, Tensor
 from registry.errors import FeatureError
-from registry.tensorflow import StreamDataset
+from registry.tensorflow import EpochDataset, StreamDataset
 from tests.datasets import digit
 
 
@@ -81,3 +82,33 @@ def test_a_feature_that_is_not_there_is_named(digits: Dataset) -> None:
         StreamDataset(digits.run("r"), batch_size=4, x="img", y="label")
     with pytest.raises(FeatureError, match="y was named without x"):
         StreamDataset(digits.run("r"), batch_size=4, y="label")
+
+
+@pytest.mark.parametrize("encoding", ["png", "jpeg"])
+def test_images_are_decoded_beside_their_labels_and_weights(reg: Registry, encoding: str) -> None:
+    encode = {"png": tf.io.encode_png, "jpeg": tf.io.encode_jpeg}[encoding]
+    photos = reg.create(
+        "photos",
+        {"photo": Image(encoding), "label": ClassLabel(10), "weight": Tensor("float32")},  # type: ignore[arg-type]
+    )
+    pixels = [np.full((6, 8, 3), 20 * label, np.uint8) for label in range(10)]
+    files = [encode(image).numpy() for image in pixels]
+    photos.insert({"photo": files, "label": np.arange(10), "weight": np.arange(10) / 10})
+    epoch = photos.run("r").epoch(0)
+    named: dict[str, Any] = {"batch_size": 4, "x": "photo", "y": "label", "weight": "weight"}
+    dataset = EpochDataset(epoch, **named)
+    assert dataset.cardinality() == 3
+    order = [label for batch in epoch.batches(4) for label in batch["label"].tolist()]
+    seen = []
+    for images, labels, weights in dataset:
+        assert images.dtype == tf.uint8
+        assert images.shape[1:] == (6, 8, 3)
+        np.testing.assert_allclose(images[:, 0, 0, 0], 20 * labels.numpy(), atol=2)
+        np.testing.assert_allclose(weights, labels.numpy() / 10, rtol=1e-6)
+        seen += labels.numpy().tolist()
+    assert seen == order
+    small = EpochDataset(epoch, batch_size=4, x="photo", image_size=(3, 2), channels=1)
+    assert next(iter(small)).shape == (4, 3, 2, 1)
+    stream = StreamDataset(photos.run("r"), start=0, **named)
+    assert stream.cardinality() == tf.data.INFINITE_CARDINALITY
+    assert [label for _, y, _ in stream.take(5) for label in y.numpy().tolist()][:10] == order

@@ -102,15 +102,15 @@ class View:
         rows = flat.take(positions).view(np.uint8).reshape(-1, self.seals.stride)
         return rows, self.seals.broken(rows, positions)
 
-    def take_records(self, positions: Positions) -> tuple[list[bytes], npt.NDArray[np.bool_]]:
-        """Copy records that differ in length; the second tells which are broken."""
+    def take_records(self, positions: Positions) -> tuple[list[memoryview], npt.NDArray[np.bool_]]:
+        """Return records that differ in length, as they lie; the second tells which are broken."""
         ends = self.places["end"].take(positions).astype(np.int64)
         starts = self.places["end"].take(positions - 1, mode="clip").astype(np.int64)
         starts[positions == 0] = 0
         seals = self.places["seal"].take(positions)
         size, data = len(self.records), memoryview(self.records)  # type: ignore[arg-type]
         records = [
-            bytes(data[start:end]) if 0 <= start <= end <= size else b""
+            data[start:end] if 0 <= start <= end <= size else data[:0]
             for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
         ]
         places = zip(records, positions.tolist(), ends.tolist(), strict=True)
@@ -137,7 +137,7 @@ class View:
             width = self._codec.header.itemsize
             records = [row[:width].tobytes() for row in self.take_rows(positions)[0]]
         else:
-            records = list(self.take_records(positions)[0])
+            records = [bytes(record) for record in self.take_records(positions)[0]]
         for retracted in at[self.changes["retracted"][part]].tolist():
             records[retracted] = None
         return extend(chain, supersedes, self.buckets[after:until], records)

@@ -195,8 +195,11 @@ def _generated(
     columns = tf.data.Dataset.from_generator(parts, output_signature=signature(features, wanted))
     if not elements.images:
         return _map(columns, elements.select)
-    samples = _map(columns.unbatch(), elements.decode_images, tf.data.AUTOTUNE)
-    return samples.map(elements.select)
+    # One chunk ahead, or decoding waits while Python gathers the next.
+    samples = columns.prefetch(1).unbatch()
+    return _map(
+        samples, lambda sample: elements.select(elements.decode_images(sample)), tf.data.AUTOTUNE
+    )
 
 
 def _batched(

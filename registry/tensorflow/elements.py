@@ -64,14 +64,14 @@ class Elements:
 
     def decode_images(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Decode one sample's images to uint8, shape ``(height, width, channels)``."""
-        return {
-            name: self._decode(value) if name in self.images else value
-            for name, value in sample.items()
-        }
+        return {name: self._decode(name, value) for name, value in sample.items()}
 
-    def _decode(self, value: Any) -> Any:
-        image = tf.io.decode_image(value, self.channels, expand_animations=False)
-        image.set_shape((None, None, self.channels))
+    def _decode(self, name: str, value: Any) -> Any:
+        feature = self.features[name]
+        if not isinstance(feature, Image):
+            return value
+        decode = tf.io.decode_jpeg if feature.encoding == "jpeg" else tf.io.decode_png
+        image = decode(value, self.channels)
         if self.image_size is None:
             return image
         resized = tf.image.resize(image, self.image_size)
