@@ -237,8 +237,9 @@ class Sources:
 
     def mirror(self) -> Mirror:
         """Return the mirror; raises `OSError` where there can be none."""
-        if self._mirror is None:
-            self._mirror = Mirror(self._log, cache_folder())
+        folder = cache_folder()
+        if self._mirror is None or self._mirror.folder.parent != folder:
+            self._mirror = Mirror(self._log, folder)
         return self._mirror
 
 

@@ -474,7 +474,7 @@ def test_a_run_keeps_its_settings_and_refuses_others(reg: Registry, dataset: Dat
     assert dataset.run("default").policy == "all"
 
 
-@pytest.mark.parametrize("ratio", [-0.1, 1e300, math.inf, math.nan, True, "1", None])
+@pytest.mark.parametrize("ratio", [-0.1, 1e9, math.inf, math.nan, True, "1", None])
 def test_a_ratio_that_makes_no_sense_is_refused(ratio: Any) -> None:
     with pytest.raises(FeatureError, match=f"a number from 0 to 1,000,000, not {ratio!r}"):
         Replay(ratio)

@@ -5,6 +5,7 @@ The same numbers as `registry.order` and `registry.seals` compute, where they ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -42,18 +43,22 @@ def offsets(share: Share, length: int, start: int) -> Callable[[Any, Any], Any]:
 
 
 def permute(permutation: Permutation, indices: Any) -> Any:
-    """Return `Permutation.__call__` of an int64 vector."""
+    """Return `Permutation.__call__` of an int64 vector.
+
+    The first step of all walks is in the same loop as the others, since what a graph holds twice
+    takes time twice when it starts: indices begin beyond the rectangle, where no walk leads.
+    """
+    area = math.prod(permutation.sides)
 
     def walk(images: Any) -> Any:
         outside = tf.where(images >= permutation.size)
-        return tf.tensor_scatter_nd_update(
-            images, outside, _once(permutation, tf.gather_nd(images, outside))
-        )
+        found = tf.gather_nd(images, outside)
+        stepped = _once(permutation, tf.where(found >= area, found - area, found))
+        return tf.tensor_scatter_nd_update(images, outside, stepped)
 
-    images = _once(permutation, indices)
-    return tf.while_loop(lambda images: tf.reduce_any(images >= permutation.size), walk, [images])[
-        0
-    ]
+    return tf.while_loop(
+        lambda images: tf.reduce_any(images >= permutation.size), walk, [indices + area]
+    )[0]
 
 
 def positions(index: Index, ranks: Any) -> Any:
