@@ -49,7 +49,7 @@ def first_batches(dataset: Dataset, rounds: int) -> dict[str, Timing]:
 
 @contextmanager
 def _resume(dataset: Dataset, start: int) -> Iterator[Work]:
-    run = dataset.run(RUN)  # a new one knows nothing of the mirror, like a new process
+    run = dataset.run(RUN)
     batches = run.stream(BATCH, start=start)
     yield lambda: len(next(batches)["label"])
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from platformdirs import user_cache_path
 
 from registry.codec import Codec, Column
 from registry.cursor import Log
 from registry.engine import read
 from registry.errors import CacheWarning, LogGapError, MirrorError
-from registry.mirror import Index, Indexes, Mirror, confirm, in_memory
+from registry.mirror import Index, Indexes, Mirror, View, confirm, in_memory
 from registry.mirror.index import Gather
 from registry.order import Permutation
 from registry.population import Population, live_in_database, live_in_view
@@ -36,6 +37,7 @@ TRIES = 3
 """How often rows are taken that turn out broken, with a repair in between."""
 
 Record = bytes | memoryview
+Taken = TypeVar("Taken")
 
 
 class Source(Protocol):
@@ -93,27 +95,33 @@ class MirrorSource:
             return in_memory(self._live(population, in_memory))
 
     def take_rows(self, positions: Positions) -> Rows:
-        for _ in range(TRIES):
-            rows, broken = self.view.take_rows(positions)
-            if not broken.any():
-                return rows
-            if not self._mend(positions[broken]):
-                return self._database().take_rows(positions)
-        raise self._hopeless(positions[broken])
+        return self._take(View.take_rows, DatabaseSource.take_rows, positions)
 
     def take_records(self, positions: Positions) -> Sequence[Record]:
-        for _ in range(TRIES):
-            records, broken = self.view.take_records(positions)
-            if not broken.any():
-                return records
-            if not self._mend(positions[broken]):
-                return self._database().take_records(positions)
-        raise self._hopeless(positions[broken])
+        return self._take(View.take_records, DatabaseSource.take_records, positions)
 
     def scan(self) -> None:
         if self.view.gone:
             self._renew()
         self.mirror.scan(self.view, *self._history)
+
+    def _take(
+        self,
+        take: Callable[[View, Positions], tuple[Taken, npt.NDArray[np.bool_]]],
+        instead: Callable[[DatabaseSource, Positions], Taken],
+        positions: Positions,
+    ) -> Taken:
+        """Take rows from the mirror, mended where they are broken, or from the database."""
+        for _ in range(TRIES):
+            taken, broken = take(self.view, positions)
+            if not broken.any():
+                return taken
+            if not self._mend(positions[broken]):
+                return instead(DatabaseSource(self.mirror.log, *self._history), positions)
+        raise MirrorError(
+            f"{self.mirror.folder}: the row at position {positions[broken][0]} is damaged, and "
+            "stays so after writing it again; check the disk, or point $REGISTRY_CACHE elsewhere"
+        )
 
     def _mend(self, positions: Positions) -> bool:
         """Mend the rows at these positions; tell whether that is possible."""
@@ -130,15 +138,6 @@ class MirrorSource:
     def _renew(self) -> None:
         """Map the mirror's files anew: those mapped here have been replaced."""
         self.view = self.mirror.sync(*self._history)
-
-    def _database(self) -> DatabaseSource:
-        return DatabaseSource(self.mirror.log, *self._history)
-
-    def _hopeless(self, positions: Positions) -> MirrorError:
-        return MirrorError(
-            f"{self.mirror.folder}: the row at position {positions[0]} is damaged, and stays so "
-            "after writing it again; check the disk, or point $REGISTRY_CACHE elsewhere"
-        )
 
     def _live(self, population: Population, gather: Gather) -> Iterator[Positions]:
         def live(after: int, until: int) -> Iterator[Positions]:

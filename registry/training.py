@@ -94,8 +94,6 @@ class Run:
         """
         if (number := operator.index(number)) < 0:
             raise EpochError(f"epoch {number}: epochs count from 0")
-        if epoch := self.pinned(number):
-            return epoch
         patience = 0.0 if self.policy == "all" else timeout
         if epoch := self.begin(number, patience):
             return epoch

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import select
 
@@ -13,6 +15,8 @@ from registry.mirror import Mirror, View
 from registry.models import samples
 
 BLOCK = 1 << 14
+Block = tuple[int, Callable[[bytes], list[bytes]]]
+"""Where rows begin, and what computes the chain after each from the value before them."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +30,8 @@ class Verification:
 
 def verify_database(log: Log, until: int) -> Verification:
     """Compute the database's chain again; its rows must lead to the values stored with them."""
-    chain = GENESIS
-    for page in pages(log, 0, until):
-        values = page.chain_values(chain)
-        differs = _first_difference(log, page.start, values)
-        if differs is not None:
-            return Verification("database", until, differs)
-        chain = values[-1]
-    return Verification("database", until, None)
+    blocks = ((page.start, page.chain_values) for page in pages(log, 0, until))
+    return Verification("database", until, _differs(log, blocks))
 
 
 def verify_mirror(log: Log, mirror: Mirror, view: View) -> Verification:
@@ -41,17 +39,25 @@ def verify_mirror(log: Log, mirror: Mirror, view: View) -> Verification:
 
     Rows that are not what was written to them are mended first.
     """
-    place = f"mirror {mirror.folder}"
     if log.codec.fixed_width:
         mirror.scan(view, view.position, bytes.fromhex(view.state.chain), again=True)
+    blocks = (
+        (after, partial(view.chain_values, after, min(after + BLOCK, view.position)))
+        for after in range(0, view.position, BLOCK)
+    )
+    return Verification(f"mirror {mirror.folder}", view.position, _differs(log, blocks))
+
+
+def _differs(log: Log, blocks: Iterable[Block]) -> int | None:
+    """Compute the chain over blocks of rows; return the first position where it differs."""
     chain = GENESIS
-    for after in range(0, view.position, BLOCK):
-        values = view.chain_values(after, min(after + BLOCK, view.position), chain)
+    for after, chain_values in blocks:
+        values = chain_values(chain)
         differs = _first_difference(log, after, values)
         if differs is not None:
-            return Verification(place, view.position, differs)
+            return differs
         chain = values[-1]
-    return Verification(place, view.position, None)
+    return None
 
 
 def _first_difference(log: Log, after: int, values: list[bytes]) -> int | None:

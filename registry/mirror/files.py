@@ -122,7 +122,6 @@ class Appender:
         self.state = state
         self._folder = folder
         self._codec = codec
-        (folder / str(state.generation)).mkdir(parents=True, exist_ok=True)
         self._files: dict[str, BinaryIO] = {}
         for name, size in state.sizes.items():
             place = path(folder, state.generation, name)

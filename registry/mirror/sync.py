@@ -5,8 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,7 +54,7 @@ class Mirror:
             while True:
                 state = self._load()
                 if state is None or state.position < until or not self._agrees(state, until, chain):
-                    with self._locked():
+                    with self._file_lock:
                         state = self._bring(until, chain)
                 with suppress(FileNotFoundError):  # another process began the next generation
                     if self._view is None or self._view.state != state:
@@ -99,7 +98,7 @@ class Mirror:
         """
         # A record begins where the one before it ends, so that place may be the broken one.
         before = positions if self.log.codec.fixed_width else np.maximum(positions - 1, 0)
-        with self._thread_lock, self._locked():
+        with self._thread_lock, self._file_lock:
             for block in np.unique(np.append(positions, before) // REPAIRED).tolist():
                 after = block * REPAIRED
                 self._rewrite(view, after, min(after + REPAIRED, until), chain, until)
@@ -150,7 +149,7 @@ class Mirror:
 
     def restart(self, view: View) -> None:
         """Begin anew with empty files: these are damaged where they cannot be mended row by row."""
-        with self._thread_lock, self._locked():
+        with self._thread_lock, self._file_lock:
             if not view.gone:
                 self._begin(State.empty(self._next_generation()))
 
@@ -269,11 +268,6 @@ class Mirror:
 
     def _generations(self) -> list[int]:
         return [int(entry.name) for entry in self.folder.iterdir() if entry.name.isdecimal()]
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with self._file_lock:
-            yield
 
 
 def confirm(log: Log, until: int, chain: bytes) -> None:

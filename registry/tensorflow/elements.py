@@ -28,11 +28,10 @@ class Elements:
     image_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        for names in (self.x, self.y, self.weight):
-            for name in [names] if isinstance(names, str) else names or ():
-                if name not in self.features:
-                    known = ", ".join(map(repr, self.features))
-                    raise FeatureError(f"no feature named {name!r}; the features are {known}")
+        for name in self._named:
+            if name not in self.features:
+                known = ", ".join(map(repr, self.features))
+                raise FeatureError(f"no feature named {name!r}; the features are {known}")
         if self.x is None and self.y is not None:
             raise FeatureError("y was named without x; name both, or neither for dicts")
         if self.y is None and self.weight is not None:
@@ -41,12 +40,15 @@ class Elements:
     @property
     def wanted(self) -> list[str]:
         """The features that a batch holds, in order."""
-        named = [
+        return [name for name in self.features if name in self._named or self.x is None]
+
+    @property
+    def _named(self) -> list[str]:
+        return [
             name
             for names in (self.x, self.y, self.weight)
             for name in ([names] if isinstance(names, str) else names or ())
         ]
-        return [name for name in self.features if name in named or self.x is None]
 
     @property
     def images(self) -> list[str]:
@@ -108,7 +110,7 @@ def _from_bytes(rows: Any, feature: Feature, field: np.dtype[Any], offset: int) 
 
 
 def tensors(features: Features, columns: Mapping[str, Column], wanted: Sequence[str]) -> Any:
-    """Return columns as what `spec` describes."""
+    """Return columns as what `signature` describes."""
     return {name: _tensor(features[name], columns[name]) for name in wanted}
 
 
