@@ -22,7 +22,7 @@ from registry.inbox import Inbox
 from registry.keys import Keys, check_key, check_source
 from registry.mirror import Mirror
 from registry.page import Page
-from registry.plan import Outcome, Report
+from registry.plan import Batch, Outcome, Report
 from registry.policies import Policy
 from registry.population import Population, count_in_database
 from registry.revisions import Entry
@@ -120,8 +120,11 @@ class Dataset:
         Raises `InvalidSampleError`, before anything is stored, for the first value that does not
         fit.
         """
+        return self.append(insertion(self._log.codec, data, keys, source))
+
+    def append(self, batch: Batch) -> Report:
+        """Append records that are packed already; as `insert`, which says what is stored."""
         self._check_writable()
-        batch = insertion(self._log.codec, data, keys, source)
         return append.append(self._log.engine, self._log.dataset_id, batch)
 
     def update(

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 import registry
 from registry import Dataset
 from registry.cli import app
+from registry.plan import Batch
 from registry.schema import REVISION
 from tests.datasets import digit
 
@@ -149,17 +150,16 @@ def test_an_interrupted_import_says_so(
     url: str, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(*CREATE, url=url)
-    monkeypatch.setattr("registry.importers.BATCH_ROWS", 10)
-    insert, calls = Dataset.insert, iter([0, 1])
+    monkeypatch.setattr("registry.importers.packing.PIECE_ROWS", 10)
+    monkeypatch.setattr("registry.importers.packing.BATCH_ROWS", 10)
+    append, calls = Dataset.append, iter([0, 1])
 
-    def interrupted(
-        dataset: Dataset, data: list[dict[str, object]], *, keys: list[str], source: str
-    ) -> registry.Report:
+    def interrupted(dataset: Dataset, batch: Batch) -> registry.Report:
         if next(calls):
             raise KeyboardInterrupt
-        return insert(dataset, data, keys=keys, source=source)
+        return append(dataset, batch)
 
-    monkeypatch.setattr(Dataset, "insert", interrupted)
+    monkeypatch.setattr(Dataset, "append", interrupted)
     result = run("insert", "digits", file, "--key=id", url=url, code=130)
     assert result.stderr == (
         f"error: interrupted\n  {file}: 10 rows or more are stored; import it again for the rest\n"

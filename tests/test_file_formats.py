@@ -264,7 +264,8 @@ def test_a_mapping_picks_and_renames(reg: Registry, tmp_path: Path) -> None:
 def test_a_rehearsal_tells_what_would_become_of_a_file_and_writes_nothing(
     reg: Registry, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("registry.importers.BATCH_ROWS", 2)
+    monkeypatch.setattr("registry.importers.packing.PIECE_ROWS", 2)
+    monkeypatch.setattr("registry.importers.packing.BATCH_ROWS", 2)
     digits.insert([digit(n) for n in range(3)], keys=["k0", "k1", "k2"])
     digits.retract("k2")
     path = tmp_path / "d.jsonl"

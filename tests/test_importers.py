@@ -100,7 +100,8 @@ def test_importing_again_changes_nothing_and_an_edited_line_overwrites_nothing(
 def test_a_bad_row_leaves_nothing_of_its_batch_and_mending_it_completes_the_import(
     digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("registry.importers.BATCH_ROWS", 2)
+    monkeypatch.setattr("registry.importers.packing.PIECE_ROWS", 2)
+    monkeypatch.setattr("registry.importers.packing.BATCH_ROWS", 2)
     samples = [digit(n) for n in range(7)]
     samples[5]["label"] = 10
     path = write(tmp_path / "d.jsonl", "\n\n".join(map(json.dumps, samples)))
@@ -124,7 +125,8 @@ def test_batches_are_bounded_by_bytes_too(
     digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = json.dumps(digit(1))
-    monkeypatch.setattr("registry.importers.BATCH_BYTES", 2 * len(line))
+    monkeypatch.setattr("registry.importers.packing.PIECE_BYTES", 2 * len(line))
+    monkeypatch.setattr("registry.importers.packing.BATCH_BYTES", 2 * len(line))
     path = write(tmp_path / "d.jsonl", f"{line}\n" * 5)
     seen: list[tuple[int, int]] = []
     insert_file(digits, path, progress=lambda *done: seen.append(done))

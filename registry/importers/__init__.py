@@ -6,26 +6,22 @@ takes the memory of one batch.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Protocol
 
-from registry.errors import ImportFileError, InvalidSampleError, RegistryError
+from registry.codec import Codec
+from registry.errors import ImportFileError, RegistryError
 from registry.features import Features
 from registry.heads import Head
 from registry.importers.formats import FORMATS, find
 from registry.importers.images import extent as images_extent
+from registry.importers.packing import BATCH_ROWS, Origin, batches
 from registry.importers.rehearsal import Rehearsal
 from registry.importers.rows import Mapped, Reader, Row
-from registry.plan import Report
+from registry.plan import Batch, Report
 
-__all__ = ["FORMATS", "Progress", "Rehearsal", "extent", "find", "insert_file"]
-
-BATCH_ROWS = 4096
-BATCH_BYTES = 16 << 20
-"""Bytes of the file in a batch, about; as Python values they take several times as much."""
+__all__ = ["BATCH_ROWS", "FORMATS", "Progress", "Rehearsal", "extent", "find", "insert_file"]
 
 Progress = Callable[[int, int], None]
 """Told, after every batch, how many rows and bytes of the file are stored."""
@@ -40,9 +36,7 @@ class Target(Protocol):
     @property
     def head(self) -> Head: ...
 
-    def insert(
-        self, data: Sequence[dict[str, Any]], /, *, keys: Sequence[str], source: str | None
-    ) -> Report: ...
+    def append(self, batch: Batch) -> Report: ...
 
 
 def extent(path: Path, form: str | None = None) -> int | None:
@@ -71,15 +65,15 @@ def insert_file(
     its batch.
     """
     form_, read = find(path, form)
-    source = _name(path)
+    origin = Origin(path, _name(path), form_.unit)
     total = Report(0, 0, 0, 0, dataset.head)
     done, size = 0, 0
     try:
         rows = _rows(read, path, dataset.features, key, mapped or {})
-        for batch in _batches(rows, source):
-            total += _insert(dataset, batch, path, form_.unit)
+        for batch, bytes_ in batches(Codec(dataset.features), rows, origin):
+            total += dataset.append(batch)
             done += len(batch.keys)
-            size += batch.size
+            size += bytes_
             if progress is not None:
                 progress(done, size)
     except (RegistryError, KeyboardInterrupt) as error:
@@ -116,62 +110,3 @@ def _rows(
 def _name(path: Path) -> str:
     """Return the file's name as text: on some systems it may be bytes that are not UTF-8."""
     return (path.name or path.resolve().name).encode(errors="replace").decode()
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Rows to insert together, without their bytes, which are let go of as early as can be."""
-
-    source: str
-    lines: list[int] = field(default_factory=list)
-    values: list[dict[str, Any]] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
-    size: int = 0
-
-
-def _batches(rows: Iterable[Row], source: str) -> Iterator[_Batch]:
-    batch = _Batch(source)
-    count, size = 0, 0
-    for line, values, key, raw in rows:
-        if key is None:
-            # The line tells apart rows that are alike, the hash a row that was edited.
-            key = f"{source}:{line}:{hashlib.blake2b(raw, digest_size=4).hexdigest()}"  # noqa: PLW2901  # the key that it lacks
-        batch.lines.append(line)
-        batch.values.append(values)
-        batch.keys.append(key)
-        count += 1
-        size += len(raw) + 1
-        if count == BATCH_ROWS or size >= BATCH_BYTES:
-            batch.size = size
-            yield batch
-            batch = _Batch(source)
-            count, size = 0, 0
-    if count:
-        batch.size = size
-        yield batch
-
-
-def _insert(dataset: Target, batch: _Batch, path: Path, unit: str) -> Report:
-    if len({*batch.keys}) < len(batch.keys):
-        _refuse_twice(batch, path, unit)
-    try:
-        return dataset.insert(batch.values, keys=batch.keys, source=f"file:{batch.source}")
-    except InvalidSampleError as error:
-        reason, line, key = error.reason, batch.lines[0], error.key
-        if error.row is None:
-            reason = f"{reason} (in this {unit} or one after it, up to {unit} {batch.lines[-1]})"
-        else:
-            line, key = batch.lines[error.row], batch.keys[error.row]
-        raise ImportFileError(
-            reason, file=str(path), line=line, key=key, feature=error.feature, unit=unit
-        ) from error
-
-
-def _refuse_twice(batch: _Batch, path: Path, unit: str) -> NoReturn:
-    """Refuse a key that comes twice: each import of the file would revise it to and fro."""
-    first: dict[str, int] = {}
-    for line, key in zip(batch.lines, batch.keys, strict=True):
-        if first.setdefault(key, line) != line:
-            reason = f"the key is that of {unit} {first[key]}, too; give each sample its own"
-            raise ImportFileError(reason, file=str(path), line=line, key=key, unit=unit)
-    raise AssertionError

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import Engine
 
-from registry.changes import insertion
-from registry.codec import Codec
 from registry.dataset import Dataset
 from registry.engine import read
 from registry.features import Features
@@ -30,7 +26,6 @@ class Rehearsal:
         self.features: Features = dataset.features
         self._engine = engine
         self.dataset = dataset
-        self._codec = Codec(dataset.features)
         self._seen = sqlite3.connect("")  # a temporary file, gone when it is closed
         self._seen.execute("CREATE TABLE seen (key TEXT PRIMARY KEY, digest BLOB) WITHOUT ROWID")
 
@@ -38,11 +33,8 @@ class Rehearsal:
     def head(self) -> Head:
         return self.dataset.head
 
-    def insert(
-        self, data: Sequence[dict[str, Any]], /, *, keys: Sequence[str], source: str | None
-    ) -> Report:
-        """Return the report that `Dataset.insert` would; raises as it does."""
-        batch = insertion(self._codec, data, keys, source)
+    def append(self, batch: Batch) -> Report:
+        """Return the report that `Dataset.append` would; raises as it does."""
         digests = [_digest(record) for record in batch.records if isinstance(record, bytes)]
         known = self._known(list(batch.keys))
         plan = resolve(Batch(batch.keys, digests, batch.sources), known, 0)
