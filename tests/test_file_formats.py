@@ -350,6 +350,12 @@ def test_lines_are_objects_of_their_own_wherever_they_are_cut(lines: list[str]) 
     assert parse_block([b'{"a": 1}', b'{"a": 2} ']) == [{"a": 1}, {"a": 2}]
 
 
+def test_small_floats_are_not_taken_for_long_whole_numbers() -> None:
+    small, large = "0.00012345678901234567", "1234567890123456789"
+    assert parse_block([f'{{"a": {small}}}'.encode()]) == [{"a": float(small)}]
+    assert parse_block([f'{{"a": [{small}, {large}]}}'.encode()]) is None
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [

@@ -18,6 +18,7 @@ from registry.importers.text import decode, lines
 
 _ZEROS = bytes(ord("0") if chr(code).isdecimal() and code < 128 else code for code in range(256))
 _LONG = b"0" * 19
+_FRACTION = b"." + b"0" * 16
 _begins = methodcaller("startswith", b"{")
 _BLOCK_BYTES = 1 << 12
 """Bytes of lines that are read in one go: few enough to stay in the processor's cache."""
@@ -109,13 +110,13 @@ def parse_block(raws: Sequence[bytes]) -> list[dict[str, Any]] | None:
     # Each line begins with the only brace in it, and as many objects came of it: so each brace
     # opens one, which ends within its line. orjson keeps the last of two properties of one name:
     # there are as many as colons, so none was there twice. It makes floats of whole numbers that
-    # are too large, and numbers that long are left to the other reader.
+    # are too large, and whole numbers that long are left to the other reader.
     sound = (
         joined.count(b"{") == len(raws) == len(found)
         and all(map(_begins, raws))
         and {*map(type, found)} == {dict}
         and joined.count(b":") == sum(map(len, found))
-        and _LONG not in joined.translate(_ZEROS)
+        and _LONG not in joined.translate(_ZEROS).replace(_FRACTION, b"")
     )
     return found if sound else None
 
