@@ -1,3 +1,3 @@
 """Fixtures live in plugin files by subject."""
 
-pytest_plugins = ["tests.databases", "tests.datasets"]
+pytest_plugins = ["tests.databases", "tests.datasets", "tests.faults.figures"]
