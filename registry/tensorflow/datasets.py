@@ -157,15 +157,18 @@ def _in_graph(
     epoch: Epoch, source: MirrorSource, share: Share, start: int, size: int, elements: Elements
 ) -> tf.data.Dataset:
     """Return chunks of samples that graph operations gather from the mirror."""
-    decode = row_decoder(epoch.codec, elements.wanted)
     rows = epoch.chunk_rows(share.batch_size)
-    facts = graph.Facts.of(epoch.order, epoch.index, share, rows, start, size)
-    gather = graph.gatherer(source.view, epoch.index, epoch.order, facts)
-
-    def chunk(number: Any) -> Any:
-        return elements.select(decode(gather(number)))
-
-    return _map(tf.data.Dataset.range(-(-size // rows)), chunk, tf.data.AUTOTUNE)
+    kind = graph.Kind(
+        epoch.features,
+        tuple(elements.wanted),
+        rows,
+        indexed=epoch.index.entries is not None,
+        alone=share.count == 1,
+    )
+    facts = graph.Facts.of(epoch.order, epoch.index, share, start, size)
+    gather = graph.gatherer(kind, source.view, epoch.index, epoch.order, facts)
+    chunks = tf.data.Dataset.range(-(-size // rows))
+    return _map(chunks, lambda number: elements.select(gather(number)), tf.data.AUTOTUNE)
 
 
 def _generated(

@@ -15,11 +15,14 @@ import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
 
 from registry import seals
+from registry.codec import Codec
+from registry.features import Features
 from registry.mirror import View
 from registry.order import MULTIPLIERS, ROUNDS, Permutation
 from registry.seals import ENTRY_SHIFT, POSITION_BITS, SealedRows
 from registry.sharding import Share
 from registry.source import Index
+from registry.tensorflow.elements import row_decoder
 
 DAMAGED = (
     "a local copy of the log is damaged; make the dataset anew, which mends what was written over, "
@@ -33,8 +36,6 @@ class Facts(NamedTuple):
     They are given to the graph instead of being written into it, so that it is traced once.
     """
 
-    chunk: Any
-    """Samples that are gathered at a time."""
     size: Any
     """The shard's samples."""
     start: Any
@@ -56,13 +57,10 @@ class Facts(NamedTuple):
     """The first position of an index without entries."""
 
     @classmethod
-    def of(
-        cls, order: Permutation, index: Index, share: Share, chunk: int, start: int, size: int
-    ) -> Facts:
+    def of(cls, order: Permutation, index: Index, share: Share, start: int, size: int) -> Facts:
         steps, rest = divmod(order.size - start, share.step)
         whole = steps * share.batch_size
         return cls(
-            chunk=chunk,
             size=size,
             start=start,
             batch_size=share.batch_size,
@@ -77,49 +75,77 @@ class Facts(NamedTuple):
         )
 
 
-def gatherer(view: View, index: Index, order: Permutation, facts: Facts) -> Callable[[Any], Any]:
-    """Return the graph function from a chunk's number to its rows, uint8 ``(count, stride)``.
+class Kind(NamedTuple):
+    """What a graph is traced and compiled for."""
+
+    features: Features
+    wanted: tuple[str, ...]
+    rows: int
+    """Samples that are gathered at a time."""
+    indexed: bool
+    """Whether the index has entries."""
+    alone: bool
+    """Whether there is one shard only."""
+
+
+def gatherer(
+    kind: Kind, view: View, index: Index, order: Permutation, facts: Facts
+) -> Callable[[Any], dict[str, Any]]:
+    """Return the graph function from a chunk's number to its columns.
 
     What is damaged fails the graph.
     """
-    alone = facts.step == facts.batch_size
-    gather = _gather(view.seals.width, indexed=index.entries is not None, alone=alone)
+    gather = _gather(kind)
 
-    def chunk(number: Any) -> Any:
+    def chunk(number: Any) -> dict[str, Any]:
         keys = tf.constant(order.keys, tf.uint32)
         rows = _mapped(view.path, tf.uint8, [view.position, view.seals.stride])
         entries = (
-            tf.zeros(0, tf.int64)
-            if index.entries is None
-            else _mapped(index.path, tf.int64, [index.size])
+            _mapped(index.path, tf.int64, [index.size]) if kind.indexed else tf.zeros(0, tf.int64)
         )
-        found, intact = gather(number, tf.constant(facts, tf.int64), keys, rows, entries)
+        columns, intact = gather(number, tf.constant(facts, tf.int64), keys, rows, entries)
         # The operation itself: `tf.debugging.Assert` wraps it in branches that take time to start.
         with tf.control_dependencies([tf.raw_ops.Assert(condition=intact, data=[DAMAGED])]):
-            return tf.identity(found)
+            return {name: tf.identity(column) for name, column in columns.items()}
 
     return chunk
 
 
 @cache
-def _gather(width: int, *, indexed: bool, alone: bool) -> Any:
-    """Return the function to rows and whether they are intact.
+def _gather(kind: Kind) -> Any:
+    """Return the function to columns and whether they are intact.
 
-    It is traced at its first use in a process, which takes a while. It holds nothing that counts
-    as state, which would keep iterators from being saved.
+    It is traced and compiled at its first use in a process, which takes half a second. What XLA
+    compiles has fixed shapes: a last chunk is filled up with its last sample and cut at the end,
+    and the mirror, which grows, is read by TensorFlow in between. Nothing in it may count as
+    state, which would keep iterators from being saved.
     """
-    layout = SealedRows(width)
+    codec = Codec(kind.features)
+    layout, decode = SealedRows(codec.header.itemsize), row_decoder(codec, kind.wanted)
+
+    @_compiled
+    def ranked(number: Any, facts: Any, keys: Any) -> Any:
+        known = Facts(*tf.unstack(facts))
+        after = number * kind.rows
+        local = tf.minimum(after + tf.range(kind.rows, dtype=tf.int64), known.size - 1)
+        ranks = _permute(known, keys, _offsets(known, local, alone=kind.alone))
+        count = tf.minimum(tf.constant(kind.rows, tf.int64), known.size - after)
+        return ranks if kind.indexed else ranks + known.first, [count]
+
+    located = _compiled(_positions)
+
+    @_compiled
+    def opened(found: Any, at: Any) -> Any:
+        return decode(found), tf.reduce_all(_intact(layout, found, at))
 
     def gather(number: Any, facts: Any, keys: Any, rows: Any, entries: Any) -> Any:
-        known = Facts(*tf.unstack(facts))
-        ranks = _permute(known, keys, _offsets(known, number, alone=alone))
-        if not indexed:
-            at = ranks + known.first
-            found = tf.gather(rows, at)
-            return found, tf.reduce_all(_intact(layout, found, at))
-        at, sound = _positions(entries, ranks)
-        found = tf.gather(rows, at)
-        return found, tf.reduce_all(sound & _intact(layout, found, at))
+        at, count = ranked(number, facts, keys)
+        sound = True
+        if kind.indexed:
+            at, sound = located(tf.gather(entries, at), at)
+        columns, intact = opened(tf.gather(rows, at), at)
+        cut = {name: tf.strided_slice(column, [0], count) for name, column in columns.items()}
+        return cut, tf.logical_and(sound, intact)
 
     return tf.function(
         gather,
@@ -134,10 +160,13 @@ def _gather(width: int, *, indexed: bool, alone: bool) -> Any:
     )
 
 
-def _offsets(known: Facts, number: Any, *, alone: bool) -> Any:
-    """Return `Share.bounded` of a chunk, with the start added."""
-    after = number * known.chunk
-    local = tf.range(after, tf.minimum(after + known.chunk, known.size))
+def _compiled(function: Callable[..., Any]) -> Any:
+    """Have XLA compile a function: one loop in place of an operation's pass after another's."""
+    return tf.function(function, autograph=False, jit_compile=True)
+
+
+def _offsets(known: Facts, local: Any, *, alone: bool) -> Any:
+    """Return `Share.bounded` of a shard's samples, with the start added."""
     if alone:
         return local + known.start
     step = local // known.batch_size
@@ -149,15 +178,13 @@ def _permute(known: Facts, keys: Any, indices: Any) -> Any:
     """Return `Permutation.__call__` of an int64 vector.
 
     The first step of all walks is in the same loop as the others, since what a graph holds twice
-    takes time twice when it starts: indices begin beyond the rectangle, where no walk leads.
+    is compiled twice: indices begin beyond the rectangle, where no walk leads.
     """
     area = known.low * known.high
 
     def walk(images: Any) -> Any:
-        outside = tf.where(images >= known.length)
-        found = tf.gather_nd(images, outside)
-        stepped = _once(known, keys, tf.where(found >= area, found - area, found))
-        return tf.tensor_scatter_nd_update(images, outside, stepped)
+        stepped = _once(known, keys, tf.where(images >= area, images - area, images))
+        return tf.where(images >= known.length, stepped, images)
 
     return tf.while_loop(
         lambda images: tf.reduce_any(images >= known.length), walk, [indices + area]
@@ -165,7 +192,7 @@ def _permute(known: Facts, keys: Any, indices: Any) -> Any:
 
 
 def _once(known: Facts, keys: Any, indices: Any) -> Any:
-    """Go through the rounds in a loop: a graph without it takes twice as long to start."""
+    """Go through the rounds in a loop, which is compiled once."""
     a, b = tf.cast(known.low, tf.uint32), tf.cast(known.high, tf.uint32)
     pairs = tf.reshape(keys, (-1, 2))
 
@@ -188,9 +215,8 @@ def _turn(side: Any, other: Any, key: Any, length: Any) -> Any:
     return tf.minimum(moved, moved - length)
 
 
-def _positions(entries: Any, ranks: Any) -> Any:
-    """Return the positions in entries at some ranks, 0 for the damaged, and which are intact."""
-    found = tf.gather(entries, ranks)
+def _positions(found: Any, ranks: Any) -> Any:
+    """Return the positions in some ranks' entries, 0 for the damaged, and if all are intact."""
     places = tf.bitwise.bitwise_and(found, tf.constant((1 << POSITION_BITS) - 1, tf.int64))
     total = tf.cast(ranks + 1, tf.uint64) * _u64(seals.MULTIPLIERS[0])
     total += tf.cast(places + 1, tf.uint64) * _u64(seals.MULTIPLIERS[1])
@@ -198,7 +224,7 @@ def _positions(entries: Any, ranks: Any) -> Any:
     sealed = tf.cast(tf.bitwise.right_shift(total, _u64(ENTRY_SHIFT)), tf.int64)
     stored = tf.bitwise.right_shift(found, tf.constant(POSITION_BITS, tf.int64))
     intact = tf.equal(sealed, stored)
-    return tf.where(intact, places, tf.zeros_like(places)), intact
+    return tf.where(intact, places, tf.zeros_like(places)), tf.reduce_all(intact)
 
 
 def _intact(layout: SealedRows, found: Any, at: Any) -> Any:
