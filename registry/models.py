@@ -78,6 +78,7 @@ heads = Table(
     Column("live", BigInteger, nullable=False, server_default="0"),
     Column("chain", LargeBinary, nullable=False),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("erased", BigInteger, nullable=False, server_default="0"),
     postgresql_with={"fillfactor": 10},
 )
 
@@ -111,6 +112,18 @@ Index(
     unique=True,
     postgresql_where=text("supersedes IS NOT NULL"),
     sqlite_where=text("supersedes IS NOT NULL"),
+)
+
+# Rows whose record was removed for good, in the order of their removal, from 0 on; `heads.erased`
+# counts them. Such a row keeps its place, with an empty record: no stored record is empty.
+erasures = Table(
+    "erasures",
+    metadata,
+    _dataset(primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, nullable=False),
+    Column("erased_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    UniqueConstraint("dataset_id", "position"),
 )
 
 inbox = Table(

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 from registry.engine import read, reading, shown
 from registry.errors import SchemaMissingError, SchemaTooNewError, SchemaTooOldError
 
-REVISION = "0003"
+REVISION = "0004"
 """The revision that this version of the package reads and writes."""
 VERSION_TABLE = "registry_alembic_version"
 _one_at_a_time = threading.Lock()

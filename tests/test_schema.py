@@ -100,7 +100,7 @@ def test_many_upgrades_at_once_make_one_registry(empty_postgresql_url: str, tmp_
 
 def test_an_upgrade_gives_way_to_whoever_works_on_its_table(postgresql_url: str) -> None:
     """It tries for a lock again and again, and never keeps others waiting behind it for long."""
-    _alembic(postgresql_url, "downgrade", "-1")
+    _alembic(postgresql_url, "downgrade", "0002")
     engine = create_engine(make_engine(postgresql_url).url)
     with engine.begin() as tool:
         tool.execute(text("LOCK TABLE inbox IN ROW EXCLUSIVE MODE"))
