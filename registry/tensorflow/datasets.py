@@ -16,6 +16,7 @@ from registry.seals import Positions
 from registry.sharding import Shard, Share
 from registry.source import MirrorSource
 from registry.tensorflow import graph
+from registry.tensorflow.batches import Batches
 from registry.tensorflow.elements import Elements, Names, row_decoder, signature, tensors
 from registry.training import Run
 
@@ -88,17 +89,19 @@ class EpochDataset(_Wrapped):
         epoch.scan()
         on_disk = epoch.index.entries is None or epoch.index.path is not None
         if epoch.codec.fixed_width and isinstance(epoch.source, MirrorSource) and on_disk:
-            chunks = _in_graph(epoch, epoch.source, share, first, size, elements)
+            numbers, chunk = _in_graph(epoch, epoch.source, share, first, size, elements)
+            batches = Batches(numbers, chunk, share.batch_size, drop_remainder=drop_remainder)
         else:
-            chunks = _generated(
+            batches = _generated(
                 elements,
                 lambda: (
                     (epoch, offsets)
                     for offsets in epoch.chunks(share, first, drop_remainder=drop_remainder)
                 ),
                 epoch.codec,
+                share.batch_size,
+                drop_remainder=drop_remainder,
             )
-        batches = _batched(chunks, elements, share.batch_size, drop_remainder=drop_remainder)
         count = -(-size // share.batch_size)
         super().__init__(batches.apply(tf.data.experimental.assert_cardinality(count)))
 
@@ -135,12 +138,7 @@ class StreamDataset(_Wrapped):
                 share, run.consumed if start is None else operator.index(start), PATIENCE
             )
 
-        batches = _batched(
-            _generated(elements, chunks, run.log.codec),
-            elements,
-            share.batch_size,
-            drop_remainder=True,
-        )
+        batches = _generated(elements, chunks, run.log.codec, share.batch_size, drop_remainder=True)
         endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
         super().__init__(batches.apply(endless))
 
@@ -155,8 +153,8 @@ def pair(shard: Worker) -> Shard:
 
 def _in_graph(
     epoch: Epoch, source: MirrorSource, share: Share, start: int, size: int, elements: Elements
-) -> tf.data.Dataset:
-    """Return chunks of samples that graph operations gather from the mirror."""
+) -> tuple[tf.data.Dataset, Callable[[Any], Any]]:
+    """Return the chunks' numbers, and what gathers a chunk from the mirror by graph operations."""
     rows = epoch.chunk_rows(share.batch_size)
     kind = graph.Kind(
         epoch.features,
@@ -167,14 +165,19 @@ def _in_graph(
     )
     facts = graph.Facts.of(epoch.order, epoch.index, share, start, size)
     gather = graph.gatherer(kind, source.view, epoch.index, epoch.order, facts)
-    chunks = tf.data.Dataset.range(-(-size // rows))
-    return _map(chunks, lambda number: elements.select(gather(number)), tf.data.AUTOTUNE)
+    numbers = tf.data.Dataset.range(-(-size // rows))
+    return numbers, lambda number: elements.select(gather(number))
 
 
 def _generated(
-    elements: Elements, chunks: Callable[[], Iterator[Chunk | None]], codec: Codec
+    elements: Elements,
+    chunks: Callable[[], Iterator[Chunk | None]],
+    codec: Codec,
+    batch_size: int,
+    *,
+    drop_remainder: bool,
 ) -> tf.data.Dataset:
-    """Return chunks of samples that Python gathers; fixed-width ones are decoded in the graph.
+    """Return batches of samples that Python gathers; fixed-width ones are decoded in the graph.
 
     Where there is nothing yet, chunks are empty: TensorFlow cannot interrupt Python, but it can
     give up between two chunks.
@@ -187,7 +190,12 @@ def _generated(
             output_signature=tf.TensorSpec((None, None), tf.uint8),
         )
         decode = row_decoder(codec, wanted)
-        return _map(rows, lambda found: elements.select(decode(found)), tf.data.AUTOTUNE)
+        return Batches(
+            rows,
+            lambda found: elements.select(decode(found)),
+            batch_size,
+            drop_remainder=drop_remainder,
+        )
     nothing = codec.decode(b"", 0)
 
     def parts() -> Iterator[Any]:
@@ -196,20 +204,13 @@ def _generated(
 
     columns = tf.data.Dataset.from_generator(parts, output_signature=signature(features, wanted))
     if not elements.images:
-        return _map(columns, elements.select)
+        return _map(columns, elements.select).rebatch(batch_size, drop_remainder=drop_remainder)
     # One chunk ahead, or decoding waits while Python gathers the next.
     samples = columns.prefetch(1).unbatch()
-    return _map(
+    decoded = _map(
         samples, lambda sample: elements.select(elements.decode_images(sample)), tf.data.AUTOTUNE
     )
-
-
-def _batched(
-    samples: tf.data.Dataset, elements: Elements, batch_size: int, *, drop_remainder: bool
-) -> tf.data.Dataset:
-    """Return batches of samples that come in chunks or, where there are images, one by one."""
-    cut = samples.batch if elements.images else samples.rebatch
-    return cut(batch_size, drop_remainder=drop_remainder)
+    return decoded.batch(batch_size, drop_remainder=drop_remainder)
 
 
 def _map(

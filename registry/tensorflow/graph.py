@@ -113,12 +113,12 @@ def gatherer(
 
 @cache
 def _gather(kind: Kind) -> Any:
-    """Return the function to columns and whether they are intact.
+    """Return what makes columns, and whether they are intact, of a chunk's number.
 
-    It is traced and compiled at its first use in a process, which takes half a second. What XLA
-    compiles has fixed shapes: a last chunk is filled up with its last sample and cut at the end,
-    and the mirror, which grows, is read by TensorFlow in between. Nothing in it may count as
-    state, which would keep iterators from being saved.
+    Its parts are traced and compiled at the first use in a process, which takes half a second.
+    What XLA compiles has fixed shapes: a last chunk is filled up with its last sample and cut at
+    the end, and the mirror, which grows, is read by TensorFlow in between. Nothing in it may count
+    as state, which would keep iterators from being saved.
     """
     codec = Codec(kind.features)
     layout, decode = SealedRows(codec.header.itemsize), row_decoder(codec, kind.wanted)
@@ -147,17 +147,7 @@ def _gather(kind: Kind) -> Any:
         cut = {name: tf.strided_slice(column, [0], count) for name, column in columns.items()}
         return cut, tf.logical_and(sound, intact)
 
-    return tf.function(
-        gather,
-        autograph=False,
-        input_signature=(
-            tf.TensorSpec((), tf.int64),
-            tf.TensorSpec((len(Facts._fields),), tf.int64),
-            tf.TensorSpec((ROUNDS,), tf.uint32),
-            tf.TensorSpec((None, layout.stride), tf.uint8),
-            tf.TensorSpec((None,), tf.int64),
-        ),
-    )
+    return gather
 
 
 def _compiled(function: Callable[..., Any]) -> Any:
