@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import URL, Connection, create_engine
 
-from registry.engine import make_engine, parse_url
+from registry.engine import make_engine
 from registry.schema import upgrade
+from registry.urls import parse_url
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from alembic import context
 from sqlalchemy import Connection, Engine, text
 
-from registry.engine import lent, make_engine, parse_url, reading, retrying, shown, writing
+from registry.engine import lent, make_engine, reading, retrying, writing
 from registry.errors import ConflictError
 from registry.models import metadata
 from registry.schema import VERSION_TABLE
+from registry.urls import parse_url, shown
 
 # Any number will do that no other tool takes: "registry" read as bytes, cut to 63 bits.
 LOCK = int.from_bytes(b"registry") >> 1

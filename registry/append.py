@@ -78,7 +78,7 @@ def transact(
     where the lock cannot be had in about so many seconds.
     """
     sent: _Sent[Result] | None = None
-    for attempt in retrying(PATIENCE if wait is None else wait):
+    for attempt in retrying(PATIENCE if wait is None else wait, engine):
         with attempt, writing(engine, wait) as connection:
             head = heads.lock(connection, dataset_id)
             if sent is not None and _landed(connection, dataset_id, sent):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine
 
-from registry.engine import driver, reading
+from registry.engine import driver, pooled, reading
 from registry.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -51,16 +51,21 @@ def notify(engine: Engine, dataset_id: int) -> None:
 @contextmanager
 def listening(engine: Engine, dataset_id: int) -> Iterator[Wait]:
     """Lend a function that waits for commits to the dataset, from this moment on."""
+    if pooled(engine):
+        yield time.sleep  # nobody listens in a session that is another in the next transaction
+        return
     with reading(engine) as connection:
-        if engine.dialect.name == "postgresql":
-            connection.exec_driver_sql(f"LISTEN {_channel(dataset_id)}")
-            try:
-                yield lambda seconds: _notified(driver(connection), seconds)
-            finally:
-                with suppress(Exception):  # it may be the loss of this connection that ended it
-                    connection.exec_driver_sql(f"UNLISTEN {_channel(dataset_id)}")
-        else:
+        if engine.dialect.name == "sqlite":
             yield _Changes(connection)
+            return
+        connection.exec_driver_sql(f"LISTEN {_channel(dataset_id)}")
+        try:
+            yield lambda seconds: _notified(driver(connection), seconds)
+        except BaseException:
+            # If the network was lost, this connection cannot be told to stop, either.
+            connection.invalidate()
+            raise
+        connection.exec_driver_sql(f"UNLISTEN {_channel(dataset_id)}")
 
 
 class Pause:

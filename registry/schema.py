@@ -7,8 +7,9 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, text
 
-from registry.engine import read, reading, shown
+from registry.engine import read, reading
 from registry.errors import SchemaMissingError, SchemaTooNewError, SchemaTooOldError
+from registry.urls import shown
 
 REVISION = "0004"
 """The revision that this version of the package reads and writes."""

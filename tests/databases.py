@@ -17,8 +17,9 @@ import pytest
 from sqlalchemy import URL, Connection, create_engine, make_url
 
 import registry
-from registry.engine import make_engine, parse_url
+from registry.engine import make_engine
 from registry.schema import upgrade
+from registry.urls import parse_url
 
 _numbers = itertools.count()
 

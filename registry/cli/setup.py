@@ -9,9 +9,10 @@ import typer
 from registry import schema
 from registry.cli.base import Url, app, pairs
 from registry.connection import DEFAULT_URL, connect
-from registry.engine import make_engine, shown
+from registry.engine import make_engine
 from registry.features import parse_feature
 from registry.listing import plain
+from registry.urls import shown
 
 
 @app.command()

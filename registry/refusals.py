@@ -1,0 +1,81 @@
+"""Drivers' errors made ours: what happened, where, and what to do."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from sqlalchemy import URL
+from sqlalchemy.exc import DBAPIError
+
+from registry.errors import (
+    ConflictError,
+    DatabaseError,
+    DatabaseUnavailableError,
+    DiskFullError,
+    PermissionDeniedError,
+    ReadOnlyError,
+    RegistryError,
+)
+from registry.urls import shown
+
+
+def translate(error: Exception, url: URL) -> RegistryError:
+    """Return the error of `errors.py` that a driver's error means."""
+    original = error.orig if isinstance(error, DBAPIError) and error.orig else error
+    said = str(original).strip().partition("\n")[0] or type(original).__name__
+    place = shown(url)
+    if isinstance(original, sqlite3.Error):
+        return _from_sqlite(original, said, place)
+    if hasattr(original, "sqlstate"):
+        return _from_postgresql(original, said, place)
+    return DatabaseError(f"{place}: {said}")
+
+
+def _from_sqlite(error: sqlite3.Error, said: str, place: str) -> RegistryError:
+    code = getattr(error, "sqlite_errorname", "")
+    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return ConflictError(f"{place} is locked by another process ({said}); try again")
+    if code.startswith("SQLITE_READONLY"):
+        return ReadOnlyError(f"{place} can only be read; check the rights of the file and folder")
+    if code.startswith("SQLITE_FULL"):
+        return DiskFullError(f"{place}: {said}; free some space and try again")
+    if code.startswith("SQLITE_CANTOPEN"):
+        return DatabaseError(f"{place}: {said}; check that its folder exists and may be written")
+    if code.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+        return DatabaseError(f"{place}: {said}; name another file, or restore a backup")
+    return DatabaseError(f"{place}: {said}")
+
+
+# SQLSTATEs, or their beginnings, in PostgreSQL's documentation, "Error Codes".
+_STATES: dict[str, tuple[type[RegistryError], str]] = {
+    "40001": (ConflictError, "try again"),
+    "40P01": (ConflictError, "try again"),
+    "55P03": (ConflictError, "try again"),
+    "42501": (PermissionDeniedError, "ask its owner to grant this right"),
+    "25006": (ReadOnlyError, "connect to the primary server to write"),
+    "53100": (DiskFullError, "free some space and try again"),
+    "28": (DatabaseError, "check the user and password"),
+    "3D": (DatabaseError, "create it first (createdb), then `registry init`"),
+    "08": (DatabaseUnavailableError, "check that the server is up"),
+    "57P": (DatabaseUnavailableError, "check that the server is up"),
+    "53300": (DatabaseUnavailableError, "raise max_connections, or close some"),
+}
+
+
+def _from_postgresql(error: Any, said: str, place: str) -> RegistryError:
+    lost = type(error).__name__ in ("OperationalError", "InterfaceError")
+    state = error.sqlstate or (_state_of_refusal(said) if lost else "")
+    for prefix, (kind, remedy) in _STATES.items():
+        if state.startswith(prefix):
+            return kind(f"{place}: {said}; {remedy}")
+    return DatabaseError(f"{place}: {said}")
+
+
+def _state_of_refusal(said: str) -> str:
+    """Guess the state where there is none: libpq gives only text if a connection fails."""
+    if "authentication failed" in said:
+        return "28P01"
+    if "FATAL" in said and "does not exist" in said:
+        return "3D000"
+    return "08006"
