@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import registry
 from registry import ClassLabel, Dataset, Image, Registry, Tensor
 from registry.errors import FeatureError
+from registry.features import DTYPES
 from registry.tensorflow import EpochDataset, StreamDataset
 from tests.datasets import digit
 
@@ -53,6 +55,31 @@ def test_every_kind_of_feature_arrives_as_its_tensor(notes: Dataset) -> None:
     assert isinstance(batch["tokens"], tf.RaggedTensor)
     assert batch["tokens"].to_list() == [tokens[n] for n in order]
     assert batch["tokens"].dtype == tf.int32
+
+
+def test_values_of_every_dtype_arrive_to_the_bit(sqlite_url: str) -> None:
+    rng = np.random.default_rng(1)
+    columns = {
+        name: rng.integers(0, 2, (500, 3)).astype(bool)
+        if name == "bool"
+        else rng.integers(0, 256, (500, 3 * np.dtype(name).itemsize), np.uint8).view(name)
+        for name in DTYPES
+    }
+    # What has no value of its own, or several forms: -0, infinities, NaNs that carry bits.
+    columns["float32"][:6, 0] = np.array(
+        [0x80000000, 0x7F800000, 0x7FC00001, 0x7FA00000, 0xFFFFFFFF, 1], np.uint32
+    ).view(np.float32)
+    with registry.connect(sqlite_url) as reg:
+        dataset = reg.create("all", {name: Tensor(name, (3,)) for name in DTYPES})
+        dataset.insert(columns)
+        run = dataset.run("r")
+        order = run.epoch(0).order(range(500))
+        for made in (EpochDataset(run.epoch(0), batch_size=64), StreamDataset(run, batch_size=500)):
+            batches = list(made.take(8).as_numpy_iterator())
+            for name, column in columns.items():
+                found = np.concatenate([batch[name] for batch in batches])[:500]
+                assert found.dtype == name
+                assert found.tobytes() == column[order].tobytes(), name
 
 
 def test_a_stream_is_a_dataset_of_known_spec_that_others_build_on(digits: Dataset) -> None:
