@@ -1,0 +1,66 @@
+"""The command that copies datasets between databases."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from registry.cli.base import AsJsonLines, app
+from registry.connection import Registry, connect
+from registry.console import progress
+from registry.copying import Copied, copy_dataset
+from registry.listing import plain
+from registry.urls import parse_url, shown
+
+
+@app.command()
+def copy(
+    source: Annotated[str, typer.Argument(metavar="FROM_URL", help="The database to read.")],
+    target: Annotated[str, typer.Argument(metavar="TO_URL", help="The database to copy to.")],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="DATASET", help="Datasets; all if none is given."),
+    ] = None,
+    as_json: AsJsonLines = False,
+) -> None:
+    """Copy datasets to another database, with their runs, versions and times.
+
+    Interrupted, or when the source has grown, do it again: it goes on where it was. Let nobody
+    write to the copy before you are done. Access tokens are not copied.
+    """
+    _check_there(source)
+    with connect(source) as origin, connect(target) as other:
+        for name in names or origin.names():
+            copied = _copy(origin, other, name)
+            typer.echo(_as_json(copied) if as_json else _said(copied))
+
+
+def _check_there(url: str) -> None:
+    """Refuse a SQLite file that is not there: connecting would make it."""
+    parsed = parse_url(url)
+    if parsed.drivername == "sqlite" and not Path(parsed.database or "").exists():
+        raise typer.BadParameter(f"{shown(parsed)} is not there", param_hint="FROM_URL")
+
+
+def _copy(source: Registry, target: Registry, name: str) -> Copied:
+    with progress(name, source.open(name).head.position) as show:
+        return copy_dataset(source, target, name, show)
+
+
+def _as_json(copied: Copied) -> str:
+    return json.dumps(
+        {"version": str(copied.version), "rows": copied.rows, **asdict(copied.beside)}
+    )
+
+
+def _said(copied: Copied) -> str:
+    beside = copied.beside
+    parts = [f"{copied.rows:,} rows copied"]
+    parts += [f"{beside.runs:,} runs"] if beside.runs else []
+    parts += [f"{beside.refused:,} refused rows in the inbox"] if beside.refused else []
+    parts += [f"{beside.left:,} inbox rows left behind"] if beside.left else []
+    return f"{plain(copied.version.name)}: {', '.join(parts)}; {plain(str(copied.version))}"
