@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +12,7 @@ from registry.cli.base import AsJsonLines, app
 from registry.connection import Registry, connect
 from registry.console import progress
 from registry.copying import Copied, copy_dataset
+from registry.doctor import is_there
 from registry.listing import plain
 from registry.urls import parse_url, shown
 
@@ -40,9 +40,8 @@ def copy(
 
 
 def _check_there(url: str) -> None:
-    """Refuse a SQLite file that is not there: connecting would make it."""
     parsed = parse_url(url)
-    if parsed.drivername == "sqlite" and not Path(parsed.database or "").exists():
+    if not is_there(parsed):
         raise typer.BadParameter(f"{shown(parsed)} is not there", param_hint="FROM_URL")
 
 

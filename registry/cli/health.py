@@ -1,0 +1,48 @@
+"""The command that looks after a registry."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import typer
+
+from registry.cli.base import AsJson, Url, app
+from registry.connection import DEFAULT_URL
+from registry.console import fail
+from registry.doctor import Finding, examine
+from registry.errors import RegistryError
+from registry.listing import Column, Listing, plain
+from registry.urls import parse_url, shown
+
+_CODES = {"note": 0, "warning": 1, "error": 2}
+
+
+@app.command()
+def doctor(as_json: AsJson = False, url: Url = None) -> None:
+    """Look for what is wrong: settings, schema, triggers, indexes, heads, inbox and mirrors.
+
+    Exits with 0 if all is well, with 1 after warnings and with 2 after errors. Nothing is changed.
+    """
+    place = url or DEFAULT_URL
+    try:
+        found = examine(place)
+    except RegistryError as error:
+        if not as_json:
+            fail(str(error), error)
+            raise typer.Exit(_CODES["error"]) from None
+        found = [Finding("error", "database", str(error), "see what it says")]
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in found], indent=2))
+    elif not found:
+        typer.echo(f"{plain(shown(parse_url(place)))}: nothing is wrong")
+    else:
+        _print(found)
+    raise typer.Exit(max((_CODES[finding.severity] for finding in found), default=0))
+
+
+def _print(found: list[Finding]) -> None:
+    listing = Listing(
+        Column("severity", whole=True), Column("subject"), Column("finding"), Column("remedy")
+    )
+    listing.print((each.severity, each.subject, each.said, each.remedy) for each in found)

@@ -1,0 +1,96 @@
+"""A look at a registry: whether its database keeps what it is given, and its parts agree.
+
+Nothing is changed, and no lock is taken. Counting a log takes about as long as reading its index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sqlalchemy import URL, Engine
+
+from registry import schema
+from registry.doctor.catalog import check_guards, check_indexes, check_tables
+from registry.doctor.findings import Check, Finding, Severity
+from registry.doctor.logs import check_epochs, check_inbox, check_logs
+from registry.doctor.mirrors import check_mirrors
+from registry.doctor.servers import check_postgresql, check_sessions, check_sqlite
+from registry.engine import make_engine
+from registry.errors import DatabaseError, PermissionDeniedError
+from registry.urls import shown
+
+__all__ = ["Finding", "Severity", "examine", "is_there"]
+
+_ON_SERVERS: dict[str, Check] = {
+    "settings": check_postgresql,
+    "sessions": check_sessions,
+    "tables": check_tables,
+}
+_ON_FILES: dict[str, Check] = {"settings": check_sqlite}
+_ANYWHERE: dict[str, Check] = {
+    "triggers": check_guards,
+    "indexes": check_indexes,
+    "logs": check_logs,
+    "epochs": check_epochs,
+    "inbox": check_inbox,
+    "mirrors": check_mirrors,
+}
+
+
+def examine(url: str) -> list[Finding]:
+    """Return what is wrong with the registry at a URL, errors first.
+
+    What the database's user may not look at is a finding, too. Raises a `RegistryError` where the
+    database cannot be reached at all.
+    """
+    engine = make_engine(url)
+    try:
+        found = list(_examine(engine))
+    finally:
+        engine.dispose()
+    order = ("error", "warning", "note")
+    return sorted(found, key=lambda finding: order.index(finding.severity))
+
+
+def is_there(url: URL) -> bool:
+    """Tell whether a SQLite database's file exists, which connecting would make."""
+    path = url.database or ""
+    return url.drivername != "sqlite" or path.startswith("file:") or Path(path).exists()
+
+
+def _examine(engine: Engine) -> Iterator[Finding]:
+    place = shown(engine.url)
+    on_file = engine.dialect.name == "sqlite"
+    if not is_there(engine.url):
+        yield _unready(f"{place} is not there", f"registry init --url {place}")
+        return
+    revision = schema.revision(engine)
+    yield from _run("settings", (_ON_FILES if on_file else _ON_SERVERS)["settings"], engine)
+    if revision is None:
+        yield _unready("the database holds no registry yet", f"registry init --url {place}")
+    elif revision < schema.REVISION:
+        said = f"it is {revision}, and this version of the package needs {schema.REVISION}"
+        yield _unready(said, f"registry init --url {place}")
+    elif revision > schema.REVISION:
+        said = f"it is {revision}, and this version of the package knows {schema.REVISION}"
+        yield _unready(said, "pip install --upgrade registry")
+    else:
+        checks = _ANYWHERE | ({} if on_file else _ON_SERVERS)
+        for name, check in checks.items():
+            if name != "settings":
+                yield from _run(name, check, engine)
+
+
+def _unready(said: str, remedy: str) -> Finding:
+    return Finding("error", "schema", said, remedy)
+
+
+def _run(name: str, check: Check, engine: Engine) -> Iterator[Finding]:
+    try:
+        yield from check(engine)
+    except PermissionDeniedError as error:
+        said = f"{name} cannot be looked at: {error}"
+        yield Finding("note", name, said, "registry grants says which rights a role needs")
+    except DatabaseError as error:
+        yield Finding("error", name, str(error), "registry init --sql prints what must be there")
