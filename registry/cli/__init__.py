@@ -1,6 +1,7 @@
 """The command line: ``registry``, or ``python -m registry``. Help lists commands in this order."""
 
 from registry.cli import setup as setup  # isort: skip
+from registry.cli import roles as roles  # isort: skip
 from registry.cli import files as files  # isort: skip
 from registry.cli import inbox as inbox  # isort: skip
 from registry.cli import serving as serving  # isort: skip

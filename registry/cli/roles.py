@@ -1,0 +1,66 @@
+"""The command that says, or sets, who may do what in the database."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from registry import grants as rights
+from registry.cli.base import Url, app
+from registry.connection import DEFAULT_URL
+from registry.engine import make_engine
+from registry.grants import Kind
+from registry.listing import plain
+from registry.urls import shown
+
+
+def _option(help_text: str) -> typer.models.OptionInfo:
+    found: typer.models.OptionInfo = typer.Option(metavar="ROLE", help=f"{help_text} Repeat.")
+    return found
+
+
+@app.command()
+def grants(
+    *,
+    writer: Annotated[
+        list[str] | None,
+        _option("Labels: inserts samples, and by SQL into the inbox; changes and removes nothing."),
+    ] = None,
+    reader: Annotated[
+        list[str] | None, _option("Trains: reads, makes runs, pins epochs, records progress.")
+    ] = None,
+    server: Annotated[
+        list[str] | None, _option("Runs `registry serve` and `registry drain`.")
+    ] = None,
+    owner: Annotated[
+        str | None,
+        typer.Option(metavar="ROLE", help="Owns the tables: migrates, drops datasets, has tokens."),
+    ] = None,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Run the statements instead of printing them.")
+    ] = False,
+    url: Url = None,
+) -> None:
+    """Give PostgreSQL roles the least rights that they need.
+
+    Prints the statements as SQL for psql. Give the rights again after an upgrade of the schema.
+    """
+    roles: dict[Kind, list[str]] = {
+        "owner": [owner] if owner is not None else [],
+        "reader": reader or [],
+        "writer": writer or [],
+        "server": server or [],
+    }
+    if not any(roles.values()):
+        raise typer.BadParameter("name a role with --writer, --reader, --server or --owner")
+    engine = make_engine(url or DEFAULT_URL)
+    try:
+        found = rights.statements(engine, roles)
+        if apply:
+            rights.apply(engine, found)
+            typer.echo(f"{plain(shown(engine.url))}: {len(found)} statements done")
+        else:
+            typer.echo("".join(f"{statement};\n" for statement in found), nl=False)
+    finally:
+        engine.dispose()

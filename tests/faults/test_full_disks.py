@@ -1,0 +1,204 @@
+"""Disks that are full for real: a typed error, nothing half done, and on it goes with new room."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import URL
+
+import registry
+from registry import Dataset, Tensor, schema
+from registry.engine import make_engine
+from registry.errors import DiskFullError
+from tests.databases import administrator
+from tests.faults.figures import Figure, rounds
+from tests.faults.test_upgrades import ROOT, check, fill
+
+BATCH = 200
+BYTES = 1000
+NEEDED = 1 << 18
+"""Bytes that an upgrade takes, about."""
+Copies = Callable[[], AbstractContextManager[str]]
+"""Lends the URL of a copy, on the small disk, of a database that is elsewhere."""
+
+
+class Disk:
+    """A small file system of its own, in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._ballast = folder / "ballast"
+
+    @property
+    def room(self) -> int:
+        """How many bytes are free."""
+        found = os.statvfs(self.folder)
+        return found.f_bavail * found.f_frsize
+
+    def fill(self, room: int) -> None:
+        """Leave so many bytes free."""
+        with self._ballast.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, self.room - room)
+
+    def free(self) -> None:
+        self._ballast.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def disk() -> Iterator[Disk]:
+    """A disk of 64 MiB, where this user may mount one."""
+    # Not pytest's folder: run by root, the server is another user's, who may not enter that.
+    folder = Path(tempfile.mkdtemp(prefix="registry-tests-disk-"))
+    folder.chmod(0o755)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "registry-tests", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        folder.rmdir()
+        pytest.skip(f"takes a user who may mount a file system: {done.stderr.strip()}")
+    yield Disk(folder)
+    subprocess.run(["umount", str(folder)], check=True)
+    folder.rmdir()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each kind of database in turn."""
+    found: str = request.param
+    return found
+
+
+@pytest.fixture
+def source(kind: str, request: pytest.FixtureRequest) -> str:
+    """A database with the schema, on a disk with room."""
+    found: str = request.getfixturevalue(f"{kind}_url")
+    return found
+
+
+@pytest.fixture
+def copies(kind: str, source: str, disk: Disk, request: pytest.FixtureRequest) -> Iterator[Copies]:
+    """What puts the source on the small disk."""
+    if kind == "sqlite":
+        yield lambda: _file(source, disk)
+        return
+    with _tablespace(request.getfixturevalue("server"), disk) as tablespace:
+        yield lambda: _database(source, tablespace, disk)
+
+
+@contextmanager
+def _file(source: str, disk: Disk) -> Iterator[str]:
+    copied = disk.folder / "registry.db"
+    shutil.copy(source.removeprefix("sqlite:///"), copied)
+    try:
+        yield f"sqlite:///{copied}"
+    finally:
+        for left in disk.folder.glob("registry.db*"):
+            left.unlink()
+
+
+@contextmanager
+def _tablespace(server: URL, disk: Disk) -> Iterator[str]:
+    name, folder = f"registry_small_{os.getpid()}", disk.folder / "tablespace"
+    folder.mkdir()
+    with administrator(server) as connection:
+        data = Path(str(connection.exec_driver_sql("SHOW data_directory").scalar()))
+        if not data.exists():
+            pytest.skip(f"takes a server on this machine, which has no {data}")
+        os.chown(folder, data.stat().st_uid, data.stat().st_gid)
+        connection.exec_driver_sql(f"CREATE TABLESPACE {name} LOCATION '{folder}'")
+        try:
+            yield name
+        finally:
+            connection.exec_driver_sql(f"DROP TABLESPACE {name}")
+
+
+@contextmanager
+def _database(source: str, tablespace: str, disk: Disk) -> Iterator[str]:
+    place = make_engine(source).url
+    name = f"{place.database}_small"
+    with administrator(place.set(database="template1")) as connection:
+        connection.exec_driver_sql(
+            f"CREATE DATABASE {name} TEMPLATE {place.database} TABLESPACE {tablespace}"
+        )
+        try:
+            yield place.set(database=name).render_as_string(hide_password=False)
+        finally:
+            disk.free()  # a checkpoint, which this takes, may want room
+            connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _insert(dataset: Dataset, number: int) -> int:
+    """Insert a batch that its number tells; return how many of its rows are new."""
+    x = np.random.default_rng(number).integers(0, 256, (BATCH, BYTES), np.uint8)
+    return dataset.insert({"x": x}, keys=[f"{number}-{n}" for n in range(BATCH)]).inserted
+
+
+@rounds(4, 25)
+def test_a_batch_that_the_disk_has_no_room_for_leaves_nothing_and_fits_later(
+    kind: str, copies: Copies, disk: Disk, rounds: int, figure: Figure
+) -> None:
+    rng = random.Random(rounds)
+    with copies() as url, registry.connect(url) as reg:
+        dataset = reg.create("large", {"x": Tensor("uint8", (BYTES,))})
+        batches = 0
+        for _ in range(rounds):
+            disk.fill(rng.randrange(3 * BATCH * BYTES))
+            with pytest.raises(DiskFullError, match="free some space and try again"):  # noqa: PT012
+                while True:
+                    _insert(dataset, batches)
+                    batches += 1
+            assert dataset.head.position == len(dataset) == batches * BATCH
+            assert sum(map(len, dataset.pages())) == batches * BATCH
+            disk.free()
+            assert _insert(dataset, batches) == BATCH
+            batches += 1
+        assert {each.differs for each in dataset.verify()} == {None}
+        keys = [entry.key for entry in dataset.entries()]
+        assert keys == [f"{number}-{n}" for number in range(batches) for n in range(BATCH)]
+    figure(
+        f"{kind}: disk full in an insert, {rounds} times",
+        "DiskFullError, 0 partial batches, the same batch stored once there was room",
+    )
+
+
+@rounds(3, 40)
+def test_an_upgrade_that_the_disk_has_no_room_for_is_completed_later(
+    kind: str, source: str, copies: Copies, disk: Disk, rounds: int, figure: Figure
+) -> None:
+    rng = random.Random(rounds)
+    fill(source, 100)
+    full = 0
+    for number in range(rounds):
+        with copies() as url:
+            engine = make_engine(url)
+            with engine.connect():  # makes what both databases need on opening
+                disk.fill(rng.randrange(1 + NEEDED * number // rounds))
+                said = subprocess.run(
+                    [sys.executable, "-m", "registry", "init", "--url", url],
+                    cwd=ROOT,
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                if said.returncode:
+                    full += 1
+                    assert re.fullmatch("error: .*; free some space and try again\n", said.stderr)
+            disk.free()
+            schema.upgrade(engine)
+            engine.dispose()
+            check(url, 101)
+    assert full
+    figure(
+        f"{kind}: disk full in an upgrade, {rounds} times",
+        f"DiskFullError in {full}, each completed once there was room",
+    )

@@ -1,0 +1,15 @@
+"""The contract of runs and epochs, kept by a role that may only label and train."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import test_training
+from tests.test_grants import as_role, contract, new_role, url
+
+__all__ = ["as_role", "dataset", "new_role", "short_chunks", "url"]
+
+pytestmark = pytest.mark.slow
+dataset, short_chunks = test_training.dataset, test_training.short_chunks
+_TAMPERS = (test_training.test_a_run_never_goes_on_from_where_its_database_has_not_been,)
+globals().update(contract(test_training, without=_TAMPERS))

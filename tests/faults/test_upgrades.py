@@ -1,0 +1,299 @@
+"""Upgrades that run at once, are killed, or meet writers at work."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import psycopg
+import pytest
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, text
+
+import registry
+from registry import schema
+from registry.codec import Codec
+from registry.engine import make_engine
+from registry.features import Features
+from tests.datasets import FIXED, digit
+from tests.faults.figures import Figure, rounds
+
+ROOT = Path(__file__).parent.parent.parent
+AT_ONCE = 10
+INVALID = text("SELECT count(*) FROM pg_index WHERE NOT indisvalid")
+DEADLOCKS = text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+ALEMBIC = """
+import logging
+import alembic.config
+logging.basicConfig(level=logging.INFO)
+alembic.config.main()
+"""
+READY_TO_MIGRATE = """
+import sys
+from alembic import command
+from alembic.config import Config
+from registry.engine import make_engine
+engine = make_engine(sys.argv[1])
+engine.connect().close()
+print("ready", flush=True)
+command.upgrade(Config("alembic.ini", attributes={"engine": engine}), sys.argv[2])
+"""
+
+
+def config(engine: Engine) -> Config:
+    return Config(ROOT / "alembic.ini", attributes={"engine": engine})
+
+
+def _revisions() -> list[str]:
+    """Return every revision, the first one first."""
+    script = ScriptDirectory(str(schema.migrations()))
+    return [each.revision for each in script.walk_revisions()][::-1]
+
+
+def fill(url: str, rows: int) -> None:
+    """Put rows into every part of the first revision's tables, and leave it at that."""
+    engine = make_engine(url)
+    schema.upgrade(engine)
+    with registry.connect(url) as reg:
+        digits = reg.create("digits", FIXED)
+        columns = {"image": np.zeros((rows, 2, 2), np.uint8), "label": np.arange(rows) % 10}
+        digits.insert(columns, keys=[f"k{n:08}" for n in range(rows)])
+        digits.run("r").epoch(0)
+    command.downgrade(config(engine), "0001")
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO inbox (dataset_id, key, fields) VALUES (1, 'waits', :fields)"),
+            {"fields": json.dumps(digit(1))},
+        )
+    engine.dispose()
+
+
+def check(url: str, samples: int) -> None:
+    """The newest schema, every index valid, no deadlock ever, and the log proven row by row."""
+    with registry.connect(url) as reg:
+        with reg.engine.connect() as connection:
+            if reg.engine.dialect.name == "postgresql":
+                assert connection.scalar(INVALID) == 0
+                assert connection.scalar(DEADLOCKS) == 0
+            else:
+                assert connection.scalar(text("PRAGMA integrity_check")) == "ok"
+        for dataset in reg.datasets():
+            assert len(dataset) == samples
+            assert {each.differs for each in dataset.verify()} == {None}
+            assert dataset.run("r").epoch(0).size
+
+
+@rounds(1, 10)
+def test_ten_upgrades_at_once_all_succeed_and_run_each_migration_once(
+    empty_postgresql_url: str, rounds: int, figure: Figure
+) -> None:
+    engine = make_engine(empty_postgresql_url)
+    for _ in range(rounds):
+        assert _upgrade_at_once(empty_postgresql_url) == dict.fromkeys(_revisions(), 1)
+        check(empty_postgresql_url, 0)
+        fill(empty_postgresql_url, 1000)
+        assert _upgrade_at_once(empty_postgresql_url) == dict.fromkeys(_revisions()[1:], 1)
+        check(empty_postgresql_url, 1001)
+        with engine.begin() as connection:
+            connection.execute(text("DROP SCHEMA public CASCADE"))
+            connection.execute(text("CREATE SCHEMA public"))
+    engine.dispose()
+    figure(
+        f"{AT_ONCE} upgrades at once, empty and full, {rounds} rounds",
+        "all succeed, each revision once, 0 deadlocks",
+    )
+
+
+def _upgrade_at_once(url: str) -> Counter[str]:
+    """Return how often each revision was upgraded to by all the processes together."""
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", ALEMBIC, "upgrade", "head"],
+            cwd=ROOT,
+            env={**os.environ, "REGISTRY_URL": url},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(AT_ONCE)
+    ]
+    said = [process.communicate(timeout=200)[1] for process in running]
+    assert [process.returncode for process in running] == [0] * AT_ONCE, said
+    steps = [line for each in said for line in each.splitlines() if "Running upgrade" in line]
+    return Counter(line.split("-> ")[1].split(",")[0] for line in steps)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without any tables, of each kind in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/empty.db"
+    found: str = request.getfixturevalue("empty_postgresql_url")
+    return found
+
+
+@pytest.mark.parametrize("revision", _revisions())
+@rounds(1, 50)
+def test_an_upgrade_killed_at_any_moment_is_completed_by_the_next(
+    empty_url: str, revision: str, rounds: int, figure: Figure
+) -> None:
+    rng = random.Random(revision)
+    engine = make_engine(empty_url)
+    fill(empty_url, 100)
+    before = f"{int(revision) - 1:04}" if revision > "0001" else "base"
+    longest, killed = 0.0, 0
+    for number in range(rounds + 1):
+        schema.upgrade(engine)
+        command.downgrade(config(engine), before)
+        began = time.monotonic()
+        if number:  # the first shows how long it takes
+            killed += _kill(empty_url, revision, rng.uniform(0, longest))
+        command.upgrade(config(engine), revision)
+        longest = max(longest, time.monotonic() - began) if not number else longest
+        schema.upgrade(engine)
+        check(empty_url, 0 if before == "base" else 101)
+    engine.dispose()
+    figure(
+        f"{engine.dialect.name}: migration {revision} killed, {rounds} times",
+        f"{killed} before its end; the next reached head, 0 invalid indexes",
+    )
+
+
+def _kill(url: str, revision: str, after: float) -> bool:
+    """Kill a migration so many seconds after its beginning; tell whether it was still at work."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", READY_TO_MIGRATE, url, revision],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(after)
+    process.send_signal(signal.SIGKILL)
+    process.stdout.close()
+    return process.wait() == -signal.SIGKILL
+
+
+def test_an_index_whose_building_died_with_the_server_process_is_built_again(
+    postgresql_url: str,
+) -> None:
+    """A reader's old snapshot keeps the build from its end, and so in the state to die in."""
+    engine = make_engine(postgresql_url)
+    command.downgrade(config(engine), "0002")
+    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as reader:
+        reader.execute(text("SELECT count(*) FROM datasets"))
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
+            building = subprocess.Popen(
+                [sys.executable, "-c", READY_TO_MIGRATE, postgresql_url, "0003"], cwd=ROOT
+            )
+            while not other.scalar(INVALID):
+                assert building.poll() is None
+            building.send_signal(signal.SIGKILL)
+            building.wait()
+            other.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE query LIKE 'CREATE INDEX%' AND datname = current_database()"
+                )
+            )
+            assert other.scalar(INVALID) == 1
+    schema.upgrade(engine)
+    with engine.connect() as connection:
+        assert connection.scalar(INVALID) == 0
+    engine.dispose()
+
+
+# As the first version of the package wrote: a transaction for a row of the log and, now and then,
+# one for the inbox. It prints how many rows of each are acknowledged and the longest wait.
+WRITER = """
+import json, select, sys, time
+import psycopg
+from registry.chain import NONE, buckets, extend
+url, writer, record, fields = sys.argv[1:]
+record, counts, longest = bytes.fromhex(record), [0, 0], 0.0
+with psycopg.connect(url, autocommit=True) as connection:
+    print("ready", flush=True)
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        began = time.monotonic()
+        key = f"{writer}-{sum(counts)}"
+        if sum(counts) % 10 == 9:
+            connection.execute(
+                "INSERT INTO inbox (dataset_id, key, fields) VALUES (1, %s, %s)", (key, fields)
+            )
+            counts[1] += 1
+        else:
+            with connection.transaction():
+                position, live, chain = connection.execute(
+                    "SELECT position, live, chain FROM heads WHERE dataset_id = 1"
+                    " FOR NO KEY UPDATE"
+                ).fetchone()
+                bucket = int(buckets([key])[0])
+                (chain,) = extend(chain, [NONE], buckets([key]), [record])
+                connection.execute(
+                    "INSERT INTO samples (dataset_id, position, bucket, record, chain, key)"
+                    " VALUES (1, %s, %s, %s, %s, %s)",
+                    (position, bucket, record, chain, key),
+                )
+                connection.execute(
+                    "UPDATE heads SET position = %s, live = %s, chain = %s WHERE dataset_id = 1",
+                    (position + 1, live + 1, chain),
+                )
+            counts[0] += 1
+        longest = max(longest, time.monotonic() - began)
+print(json.dumps([*counts, longest]))
+"""
+LONGEST_WAIT = 5
+"""Seconds."""
+
+
+@rounds(20_000, 1_000_000)
+def test_writers_at_work_hardly_notice_an_upgrade(
+    empty_postgresql_url: str, rounds: int, figure: Figure
+) -> None:
+    """Not even while a long transaction that reads the same tables is in the way of it."""
+    fill(empty_postgresql_url, rounds)
+    plain = make_engine(empty_postgresql_url).url.set(drivername="postgresql")
+    dsn = plain.render_as_string(hide_password=False)
+    (record,) = Codec(Features(FIXED)).encode({"image": [digit(7)["image"]], "label": [7]}, None)
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, dsn, f"w{n}", record.hex(), json.dumps(digit(7))],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for n in range(4)
+    ]
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+    with psycopg.connect(dsn) as reader:
+        reader.execute("SELECT count(*) FROM samples, heads, inbox WHERE samples.position < 0")
+        upgrading = subprocess.Popen(
+            [sys.executable, "-m", "alembic", "upgrade", "head"],
+            cwd=ROOT,
+            env={**os.environ, "REGISTRY_URL": empty_postgresql_url},
+        )
+        time.sleep(4)  # long enough for the upgrade to come to where the reader is in its way
+        assert upgrading.poll() is None
+    assert upgrading.wait(timeout=200) == 0
+    told = [json.loads(writer.communicate("stop\n", timeout=60)[0]) for writer in writers]
+    assert [writer.returncode for writer in writers] == [0] * len(writers)
+    appended, waiting, waits = zip(*told, strict=True)
+    check(empty_postgresql_url, rounds + sum(appended) + sum(waiting) + 1)
+    assert max(waits) < LONGEST_WAIT
+    figure(
+        f"upgrade under 4 writers, {rounds:,} rows",
+        f"longest wait {max(waits):.1f} s, 0 of {sum(appended) + sum(waiting):,} writes lost",
+    )
