@@ -307,6 +307,30 @@ def test_rows_that_wait_are_moved_first_and_refused_ones_come_along_once(
     assert copy.inbox.drain().refused == 1
 
 
+def test_what_the_source_has_erased_is_erased_in_the_copy(
+    pair: tuple[Registry, Registry], kind: Kind
+) -> None:
+    source, target = pair
+    dataset = kind.create(source)
+    kind.grow(dataset, 20)
+    dataset.erase("5")
+    assert copy_dataset(source, target, "growing").beside.erased == 0
+    with writing(target.engine) as connection:
+        place = {"dataset_id": target.open("growing").id, "key": "0", "error": "no"}
+        connection.execute(insert(models.inbox).values(place))
+    for key, rows_held in [("0", 3), ("7", 1)]:
+        dataset.erase(key)
+        kind.grow(dataset, 3)
+        assert copy_dataset(source, target, "growing").beside.erased == rows_held
+        assert contents(target) == contents(source)
+    copy = target.open("growing")
+    assert copy.verify()[0].differs is None
+    assert copy.head == dataset.head
+    copy.erase("9")
+    with pytest.raises(DivergenceError, match="only up to position"):
+        copy_dataset(source, target, "growing")
+
+
 def test_the_command_copies_all_or_some_and_says_what(
     pair: tuple[Registry, Registry], origin: Dataset, tmp_path: Path
 ) -> None:
@@ -320,7 +344,7 @@ def test_the_command_copies_all_or_some_and_says_what(
     said = run("copy", *urls).stdout.splitlines()[1]
     assert said == f"growing: 46 rows copied, 1 runs; {origin.version}"
     (_, again) = run("copy", *urls, "--json").stdout.splitlines()
-    counts = {"rows": 0, "runs": 1, "refused": 0, "left": 0}
+    counts = {"rows": 0, "runs": 1, "refused": 0, "left": 0, "erased": 0}
     assert json.loads(again) == {"version": str(origin.version), **counts}
     target.open("growing").retract("0")
     refused = run("copy", *urls, code=1)

@@ -62,4 +62,6 @@ def _said(copied: Copied) -> str:
     parts += [f"{beside.runs:,} runs"] if beside.runs else []
     parts += [f"{beside.refused:,} refused rows in the inbox"] if beside.refused else []
     parts += [f"{beside.left:,} inbox rows left behind"] if beside.left else []
+    if beside.erased:
+        parts.append(f"{beside.erased:,} erased, of which its files keep the bytes until VACUUM")
     return f"{plain(copied.version.name)}: {', '.join(parts)}; {plain(str(copied.version))}"

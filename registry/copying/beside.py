@@ -54,11 +54,15 @@ Place = tuple[Connection, int]
 
 @dataclass(frozen=True)
 class Beside:
-    """How many runs and refused rows the copy has, and how many inbox rows were left behind."""
+    """How many runs and refused rows the copy has, and how many inbox rows were left behind.
+
+    ``erased`` rows of the copy have lost their records now, as they did in the source.
+    """
 
     runs: int
     refused: int
     left: int
+    erased: int
 
 
 def copy_beside(source: Place, target: Place) -> Beside:
@@ -66,16 +70,16 @@ def copy_beside(source: Place, target: Place) -> Beside:
 
     Raises `DivergenceError` where a run has gone on by itself there.
     """
-    _copy_erasures(source, target)
+    erased = _copy_erasures(source, target)
     for table in _LEDGERS:
         _copy_ledger(table, source, target)
     found = _copy_runs(source, target)
     refused, left = _copy_refused(source, target)
-    return Beside(found, refused, left)
+    return Beside(found, refused, left, erased)
 
 
-def _copy_erasures(source: Place, target: Place) -> None:
-    """Erase in the copy what the source has erased since it was copied."""
+def _copy_erasures(source: Place, target: Place) -> int:
+    """Erase in the copy what the source has erased since it was copied; return how many rows."""
     connection, dataset_id = target
     erased, before = _erasures(*source), _erasures(*target)
     for one, other in zip_longest(erased[: len(before)], before):
@@ -84,7 +88,7 @@ def _copy_erasures(source: Place, target: Place) -> None:
                 f"the copy has erased the row at position {other['position']} by itself; copy to "
                 "another database"
             )
-    added = erased[len(before) :]
+    added, count = erased[len(before) :], 0
     for start in range(0, len(added), _TOGETHER):
         part = added[start : start + _TOGETHER]
         connection.execute(insert(erasures), [{**row, "dataset_id": dataset_id} for row in part])
@@ -93,13 +97,13 @@ def _copy_erasures(source: Place, target: Place) -> None:
             samples.c.position.in_([row["position"] for row in part]),
         )
         emptied = update(samples).where(*rows, samples.c.record != ERASED).values(record=ERASED)
-        connection.execute(emptied)
+        count += connection.execute(emptied).rowcount
         keys = select(samples.c.key).where(*rows)
-        for table in (inbox, tool_annotations):
-            of_them = (table.c.dataset_id == dataset_id, table.c.key.in_(keys))
-            connection.execute(delete(table).where(*of_them))
+        refused = (inbox.c.dataset_id == dataset_id, inbox.c.key.in_(keys))
+        connection.execute(delete(inbox).where(*refused))
     total = update(heads).where(heads.c.dataset_id == dataset_id).values(erased=len(erased))
     connection.execute(total)
+    return count
 
 
 def _erasures(connection: Connection, dataset_id: int) -> list[dict[str, Any]]:
