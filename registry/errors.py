@@ -100,7 +100,8 @@ class DatasetNotFoundError(RegistryError):
     """No dataset has this name."""
 
     def __init__(self, name: str, existing: Iterable[str]) -> None:
-        close = difflib.get_close_matches(name, list(existing), n=1)
+        known = list(existing)
+        close = difflib.get_close_matches(name, known, n=1) if known else []
         hint = f"did you mean {close[0]!r}?" if close else "`registry ls` lists them"
         super().__init__(f"no dataset named {name!r}; {hint}")
         self.name = name

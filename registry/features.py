@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
 from registry.errors import FeatureError
+from registry.texts import fault
 
 DTYPES = (
     "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split()  # noqa: SIM905
@@ -23,7 +24,7 @@ LARGEST_RECORD = 256 << 20
 
 def _dtype(name: str) -> None:
     if name not in DTYPES:
-        raise FeatureError(f"dtype {name!r} is not known; choose one of {', '.join(DTYPES)}")
+        raise FeatureError(f"dtype {name!r:.200} is not known; choose one of {', '.join(DTYPES)}")
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,17 @@ class ClassLabel:
     names: tuple[str, ...] | None
 
     def __init__(self, classes: int | Sequence[str]) -> None:
-        names = None if isinstance(classes, int) else tuple(classes)
-        count = classes if isinstance(classes, int) else len(classes)
-        if isinstance(classes, str) or not 0 < count < 2**31:
+        counted = isinstance(classes, int) and not isinstance(classes, bool)
+        names = None if counted or not isinstance(classes, Iterable) else tuple(classes)
+        count = classes if isinstance(classes, int) and counted else len(names or ())
+        if isinstance(classes, str | bytes) or not 0 < count < 2**31:
             raise FeatureError(
-                f"ClassLabel takes a count above 0 or a list of names, not {classes!r}"
+                f"ClassLabel takes a count above 0 or a list of names, not {classes!r:.200}"
             )
         if names is not None:
-            if not all(isinstance(name, str) and name and "\0" not in name for name in names):
-                raise FeatureError("class names must be non-empty text")
+            for name in names:
+                if wrong := fault(name) or (None if name else "cannot be empty"):
+                    raise FeatureError(f"a class name {wrong}")
             if len(set(names)) != len(names):
                 raise FeatureError("class names must differ from one another")
         object.__setattr__(self, "count", count)
@@ -76,7 +79,9 @@ class Image:
 
     def __post_init__(self) -> None:
         if self.encoding not in ("png", "jpeg"):
-            raise FeatureError(f"image encoding {self.encoding!r} is unknown; use 'png' or 'jpeg'")
+            raise FeatureError(
+                f"image encoding {self.encoding!r:.200} is unknown; use 'png' or 'jpeg'"
+            )
 
 
 @dataclass(frozen=True)
@@ -115,10 +120,12 @@ class Features(Mapping[str, Feature]):
         if not features:
             raise FeatureError("a dataset needs at least one feature")
         for name, feature in features.items():
-            if not isinstance(name, str) or not re.fullmatch(r"[^\x00-\x1f]{1,128}", name):
-                raise FeatureError(f"feature name {name!r} must be 1 to 128 printable characters")
+            if fault(name) is not None or not re.fullmatch(r"[^\x00-\x1f]{1,128}", name):
+                raise FeatureError(
+                    f"feature name {name!r:.200} must be 1 to 128 printable characters"
+                )
             if type(feature) not in _KINDS.values():
-                raise FeatureError(f"feature {name!r} is {feature!r}; use {', '.join(_KINDS)}")
+                raise FeatureError(f"feature {name!r} is {feature!r:.200}; use {', '.join(_KINDS)}")
         self._features = dict(features)
 
     def __getitem__(self, name: str) -> Feature:
@@ -185,17 +192,19 @@ def parse_feature(text: str) -> Feature:
     """
     kind, _, rest = text.partition(":")
     if kind == "class" and rest:
-        return ClassLabel(int(rest) if rest.isdecimal() else rest.split(","))
+        # Thousands of digits Python would refuse in words of its own; eleven are too many as well.
+        return ClassLabel(int(rest[:11]) if rest.isdecimal() else rest.split(","))
     if kind == "image":
         return Image(rest or "png")  # type: ignore[arg-type]  # checked by Image itself
     if kind == "ragged" and rest:
         return Ragged(rest)
     if text in ("text", "bytes"):
         return Text() if text == "text" else Bytes()
-    if match := re.fullmatch(r"(\w+)(?:\[([\d,\s]*)\])?", text):
-        sides = (match[2] or "").replace(" ", "")
-        return Tensor(match[1], tuple(int(side) for side in sides.split(",") if side))
+    if match := re.fullmatch(r"(\w+)(?:\[([\d, ]*)\])?", text):
+        sides = (match[2] or "").replace(" ", "").split(",")
+        if max(map(len, sides)) <= 9:
+            return Tensor(match[1], tuple(int(side) for side in sides if side))
     raise FeatureError(
-        f"{text!r} is not a feature; write uint8[8,8], float32, class:10, class:cat,dog, "
+        f"{text!r:.200} is not a feature; write uint8[8,8], float32, class:10, class:cat,dog, "
         "image:png, text, bytes or ragged:int64"
     )

@@ -128,7 +128,10 @@ class Inbox:
 
     def _refused(self, ids: Sequence[int] | None) -> list[Any]:
         wanted = [inbox.c.dataset_id == self.dataset_id, inbox.c.error.is_not(None)]
-        return wanted if ids is None else [*wanted, inbox.c.id.in_(ids)]
+        if ids is None:
+            return wanted
+        # A number that no column of the database takes is the id of no row.
+        return [*wanted, inbox.c.id.in_([number for number in ids if abs(number) < 1 << 63])]
 
     def _move(self, writer: Writer) -> tuple[int, Drained]:
         """Move the first rows that wait; return how many were found, too."""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from registry.errors import InvalidSampleError
+from registry.texts import fault
 
 Keys = Sequence[str] | npt.NDArray[np.str_]
 
@@ -56,14 +57,10 @@ def check_source(source: str | None) -> None:
 
 
 def _fault(key: object) -> str | None:
-    if not isinstance(key, str):
-        return f"a key is text, not {type(key).__name__}"
+    if (wrong := fault(key)) is not None:
+        return f"a key {wrong}"
+    assert isinstance(key, str)
     if not key:
         return "a key cannot be empty"
-    if "\0" in key:
-        return r"a key cannot hold \x00"
-    try:
-        size = len(key.encode())
-    except UnicodeEncodeError:
-        return "a key cannot hold a lone surrogate"
+    size = len(key.encode())
     return f"a key of {size} bytes is too long; at most {LONGEST}" if size > LONGEST else None

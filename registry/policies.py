@@ -25,7 +25,7 @@ class Replay:
         number = isinstance(self.ratio, int | float) and not isinstance(self.ratio, bool)
         if not (number and 0 <= self.ratio <= LARGEST_RATIO):
             raise FeatureError(
-                f"a replay's ratio is a number from 0 to {LARGEST_RATIO:,}, not {self.ratio!r}"
+                f"a replay's ratio is a number from 0 to {LARGEST_RATIO:,}, not {self.ratio!r:.200}"
             )
 
     def __str__(self) -> str:
@@ -50,4 +50,6 @@ def parse(text: str) -> Policy:
 def check(policy: object) -> None:
     """Raise `FeatureError` unless it is a policy."""
     if policy not in ("all", "new") and not isinstance(policy, Replay):
-        raise FeatureError(f"policy {policy!r} is not known; use 'all', 'new' or Replay(ratio)")
+        raise FeatureError(
+            f"policy {policy!r:.200} is not known; use 'all', 'new' or Replay(ratio)"
+        )

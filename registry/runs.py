@@ -18,6 +18,10 @@ from registry.engine import insert_if_new, read, write
 from registry.errors import FeatureError, RunMismatchError
 from registry.models import epochs, runs
 from registry.policies import Policy
+from registry.texts import fault
+
+END = 2**63
+"""Past all numbers that the database can hold."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,9 @@ def get_or_create(
     """
     if policy is not None:
         policies.check(policy)
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise FeatureError(f"a run's name is non-empty text, not {name!r}")
-    if seed is not None and not 0 <= (seed := operator.index(seed)) < 2**63:
+    if wrong := fault(name) or (None if name else "cannot be empty"):
+        raise FeatureError(f"a run's name {wrong}")
+    if seed is not None and not 0 <= (seed := operator.index(seed)) < END:
         raise FeatureError(f"seed {seed} is not in [0, 2**63)")
     mine = and_(runs.c.dataset_id == dataset_id, runs.c.name == name)
 
@@ -97,6 +101,8 @@ def settings(engine: Engine, dataset_id: int) -> list[Settings]:
 
 def find(engine: Engine, run: Settings, number: int) -> Pin | None:
     """Read an epoch's row; None while it is not pinned."""
+    if abs(number) >= END:
+        return None
     return read(engine, lambda connection: _find(connection, epochs.c.number == number, run))
 
 
@@ -107,7 +113,8 @@ def last(engine: Engine, run: Settings) -> Pin | None:
 
 def find_at(engine: Engine, run: Settings, sample: int) -> Pin | None:
     """Read the row of the last epoch that begins at or before a sample of the run."""
-    return read(engine, lambda connection: _find(connection, epochs.c.start <= sample, run))
+    begun = epochs.c.start <= min(sample, END - 1)
+    return read(engine, lambda connection: _find(connection, begun, run))
 
 
 def pin(engine: Engine, run: Settings, proposed: Pin) -> Pin:

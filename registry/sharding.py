@@ -17,6 +17,8 @@ import numpy as np
 from registry.errors import FeatureError
 from registry.seals import Positions
 
+LARGEST = 1 << 30
+"""Samples of a batch, and shards, at most: products of both are still 64-bit integers."""
 Shard = tuple[int, int]
 """A worker's index and the number of workers."""
 
@@ -33,9 +35,9 @@ class Share:
     def of(cls, batch_size: SupportsIndex, shard: Shard) -> Share:
         """Check the sizes that a user gave."""
         size, (index, count) = operator.index(batch_size), shard
-        if size < 1:
-            raise FeatureError(f"batch_size {size} is not a whole number from 1 on")
-        if not 0 <= operator.index(index) < operator.index(count):
+        if not 0 < size <= LARGEST:
+            raise FeatureError(f"batch_size {size} is not a whole number from 1 to {LARGEST:,}")
+        if not 0 <= operator.index(index) < operator.index(count) <= LARGEST:
             raise FeatureError(f"shard {shard}: the index counts from 0 up to the number of shards")
         return cls(size, index, count)
 

@@ -7,8 +7,10 @@ from one split to another, however much the dataset grows or is relabeled.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import SupportsFloat
 
 from registry.errors import FeatureError
+from registry.texts import fault
 
 BUCKETS = 1 << 16
 
@@ -19,6 +21,11 @@ def intervals(fractions: Mapping[str, float]) -> dict[str, Interval]:
     """Turn fractions that add up to 1, such as ``{"train": 0.9, "test": 0.1}``, into intervals."""
     if not fractions:
         return {}
+    for name, part in fractions.items():
+        if wrong := fault(name):
+            raise FeatureError(f"a split's name {wrong}")
+        if not isinstance(part, SupportsFloat):
+            raise FeatureError(f"split {name!r:.200}: a share is a number, not {part!r:.200}")
     if any(not name or not 0 < part <= 1 for name, part in fractions.items()):
         raise FeatureError(f"splits {dict(fractions)!r}: each needs a name and a share above 0")
     if abs(sum(fractions.values()) - 1) > 1e-6:
@@ -39,6 +46,6 @@ def interval(splits: Mapping[str, Interval], name: str | None) -> Interval:
         return (0, BUCKETS)
     if name not in splits:
         known = ", ".join(map(repr, splits)) or "none"
-        raise FeatureError(f"no split named {name!r}; this dataset has {known}")
+        raise FeatureError(f"no split named {name!r:.200}; this dataset has {known}")
     start, stop = splits[name]
     return (start, stop)

@@ -8,7 +8,6 @@ an index tells an attacker nothing by its timing: nearby digests belong to unrel
 from __future__ import annotations
 
 import hashlib
-import re
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,12 +19,14 @@ from registry.engine import PATIENCE, insert_if_new, read, write
 from registry.errors import RegistryError
 from registry.models import datasets, tokens
 from registry.revisions import utc
-from registry.versions import NAME
+from registry.texts import fault
+from registry.versions import is_name
 
 Right = Literal["read", "write"]
 
 PREFIX = "rgy_"
 """What a token begins with, so that tools which search code for leaked secrets can know it."""
+LONGEST_LIFE = timedelta(days=36525)
 _RETIRED = "~"
 """Stands in a rotated token's old name, and so in no name that is given."""
 
@@ -67,10 +68,13 @@ def create(
     lifetime: timedelta | None = None,
 ) -> str:
     """Make a token and return its secret, which is not kept and cannot be shown again."""
-    if not re.fullmatch(NAME, name):
-        raise TokenError(f"token name {name!r}: use 1 to 128 letters, digits, '_', '.' and '-'")
+    if not is_name(name):
+        raise TokenError(
+            f"token name {name!r:.200}: use 1 to 128 letters, digits, '_', '.' and '-'"
+        )
     if rights not in get_args(Right):
-        raise TokenError(f"rights {rights!r}: a token may 'read' or 'write'")
+        raise TokenError(f"rights {rights!r:.200}: a token may 'read' or 'write'")
+    _check_life(lifetime)
     secret = _secret()
     expires = datetime.now(UTC) + lifetime if lifetime is not None else None
     row = {"name": name, "dataset": dataset, "rights": rights, "expires_at": expires}
@@ -96,7 +100,7 @@ def revoke(engine: Engine, name: str) -> None:
 
     def work(connection: Connection) -> None:
         if not _present(connection, name):
-            raise TokenError(f"no token named {name!r}; `registry token ls` lists them")
+            raise TokenError(f"no token named {name!r:.200}; `registry token ls` lists them")
         connection.execute(
             update(tokens)
             .where(_named(name), tokens.c.revoked_at.is_(None))
@@ -111,12 +115,15 @@ def rotate(engine: Engine, name: str, *, grace: timedelta) -> str:
 
     The new one lives as long, from now, as the old one did from its making.
     """
+    _check_life(grace)
     secret, now = _secret(), datetime.now(UTC)
 
     def work(connection: Connection) -> None:
         row = _present(connection, name)
         if not row or not (old := _token(row)).usable(now):
-            raise TokenError(f"no token named {name!r} is in use; make one with `token create`")
+            raise TokenError(
+                f"no token named {name!r:.200} is in use; make one with `token create`"
+            )
         lifetime = old.expires_at - old.created_at if old.expires_at else None
         until = min(now + grace, old.expires_at) if old.expires_at else now + grace
         connection.execute(
@@ -154,7 +161,13 @@ def any_usable(engine: Engine) -> bool:
 
 def digest(secret: str) -> bytes:
     """Return all that is kept of a token's secret: 32 bytes."""
-    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
+def _check_life(life: timedelta | None) -> None:
+    """Refuse what the calendar has no end for."""
+    if life is not None and abs(life) > LONGEST_LIFE:
+        raise TokenError(f"a token lives for {LONGEST_LIFE.days:,} days at most, not {life.days:,}")
 
 
 def _secret() -> str:
@@ -167,13 +180,15 @@ def _named(name: str) -> ColumnElement[bool]:
 
 
 def _present(connection: Connection, name: str) -> Row[tuple[object, ...]] | None:
+    if fault(name) is not None:
+        return None
     return connection.execute(select(tokens).where(tokens.c.name == name)).one_or_none()
 
 
 def _check_dataset(connection: Connection, name: str) -> None:
-    found = connection.execute(select(datasets.c.id).where(datasets.c.name == name))
-    if found.first() is None:
-        raise TokenError(f"no dataset named {name!r}; `registry ls` lists them")
+    found = select(datasets.c.id).where(datasets.c.name == name)
+    if not is_name(name) or connection.execute(found).first() is None:
+        raise TokenError(f"no dataset named {name!r:.200}; `registry ls` lists them")
 
 
 def _token(row: Row[tuple[object, ...]]) -> Token:

@@ -70,7 +70,7 @@ class Run:
 
     def record(self, consumed: SupportsIndex) -> None:
         """Store that the run's first ``consumed`` samples have been trained on."""
-        if (samples := operator.index(consumed)) < 0:
+        if not 0 <= (samples := operator.index(consumed)) < runs.END:
             raise EpochError(f"{samples} samples cannot have been consumed")
         runs.record(self.log.engine, self._settings, samples)
 
@@ -112,10 +112,10 @@ class Run:
         return self.epoch(self._number_at(sample))
 
     def _number_at(self, sample: int) -> int:
-        pin = runs.find_at(self.log.engine, self._settings, sample)
-        end = pin.start + pin.size if pin else 0
         if sample < 0:
             raise EpochError(f"a run's samples count from 0, so it has no sample {sample}")
+        pin = runs.find_at(self.log.engine, self._settings, sample)
+        end = pin.start + pin.size if pin else 0
         if pin is not None and sample < end:
             return pin.number
         if sample == end:

@@ -8,6 +8,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from registry.errors import InvalidURLError
+from registry.texts import fault
 
 TIMEOUT = 30.0
 """Seconds until a database that is out of reach is an error, where nothing else is said."""
@@ -22,8 +23,11 @@ def parse_url(url: str | URL) -> URL:
     ``%`` escapes are undone in user, password, host and database. A host that begins with ``/`` is
     the folder of a Unix socket, as in ``?host=/run/postgresql``.
     """
-    if isinstance(url, str) and url.startswith("postgres"):
-        _refuse_bare_at(url)
+    if isinstance(url, str):
+        if wrong := fault(url) or fault(unquote(url)):
+            raise InvalidURLError(f"a database URL {wrong}")
+        if url.startswith("postgres"):
+            _refuse_bare_at(url)
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as error:
@@ -32,6 +36,7 @@ def parse_url(url: str | URL) -> URL:
             "or sqlite:///path/to/file.db"
         ) from (None if "@" in str(url) else error)
     if parsed.drivername in _POSTGRESQL:
+        _check_hosts(parsed)
         return _with_socket(parsed.set(drivername="postgresql+psycopg"))
     if parsed.drivername in _SQLITE:
         if parsed.database in (None, "", ":memory:"):
@@ -66,6 +71,15 @@ def _refuse_bare_at(url: str) -> None:
             "the database URL has more than one @; write %40 for one in a user or password "
             "(and %2F for /, %3A for :, %25 for %)"
         )
+
+
+def _check_hosts(url: URL) -> None:
+    for host in f"{url.host or ''},{url.query.get('host', '')}".split(","):
+        try:
+            if not host.startswith(("/", "%2F", "%2f")):
+                host.encode("idna")  # as looking it up would, in words of Python's own
+        except UnicodeError:
+            raise InvalidURLError(f"{host!r:.200} is no name of a host") from None
 
 
 def _with_socket(url: URL) -> URL:

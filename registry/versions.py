@@ -15,6 +15,11 @@ NAME = r"\w[\w.-]{0,127}"
 """What a dataset may be called: letters, digits, ``_``, ``.`` and ``-``, 128 at most."""
 
 
+def is_name(value: object) -> bool:
+    """Tell whether a dataset, or a token, could be called this."""
+    return isinstance(value, str) and re.fullmatch(NAME, value) is not None
+
+
 @dataclass(frozen=True)
 class Version:
     """A dataset as it was at a watermark; ``chain`` is in hex, 8 to 32 digits."""
@@ -29,12 +34,12 @@ class Version:
     @classmethod
     def parse(cls, text: str) -> Version | None:
         """Read the text form; None for a plain dataset name."""
-        if "@" not in text:
+        if not isinstance(text, str) or "@" not in text:
             return None
-        match = re.fullmatch(rf"({NAME})@(\d+):([0-9a-f]{{8,32}})…?", text)
+        match = re.fullmatch(rf"({NAME})@(\d{{1,18}}):([0-9a-f]{{8,32}})…?", text)
         if match is None:
             raise VersionError(
-                f"{text!r} is not a dataset version; write name@watermark:chain with 8 to 32 hex "
-                "digits of the chain, as `registry show` prints it"
+                f"{text!r:.200} is not a dataset version; write name@watermark:chain with 8 to 32 "
+                "hex digits of the chain, as `registry show` prints it"
             )
         return cls(match[1], int(match[2]), match[3])

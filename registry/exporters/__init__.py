@@ -16,6 +16,7 @@ from registry.dataset import Dataset
 from registry.errors import ExportFileError
 from registry.exporters.living import Samples, live_samples
 from registry.features import Features
+from registry.texts import fault, path_fault
 
 __all__ = ["FORMATS", "export_file"]
 
@@ -63,6 +64,10 @@ def export_file(
     complete. Raises `ExportFileError`.
     """
     writer = _find(path, form)
+    if wrong := fault(key):
+        raise ExportFileError(f"the name of the keys {wrong}", file=str(path))
+    if wrong := path_fault(path):
+        raise ExportFileError(f"the name of a file {wrong}", file=repr(str(path)))
     if key in dataset.features:
         reason = f"{key!r} is a feature; choose another name for the keys with --key"
         raise ExportFileError(reason, file=str(path))

@@ -20,6 +20,7 @@ from registry.importers.packing import BATCH_ROWS, Origin, batches
 from registry.importers.rehearsal import Rehearsal
 from registry.importers.rows import Mapped, Reader, Row
 from registry.plan import Batch, Report
+from registry.texts import path_fault
 
 __all__ = ["BATCH_ROWS", "FORMATS", "Progress", "Rehearsal", "extent", "find", "insert_file"]
 
@@ -64,6 +65,8 @@ def insert_file(
     one. Raises `ImportFileError` for the first line that does not fit, and then stores nothing of
     its batch.
     """
+    if wrong := path_fault(path):
+        raise ImportFileError(f"the name of a file {wrong}", file=repr(str(path)))
     form_, read = find(path, form)
     origin = Origin(path, _name(path), form_.unit)
     total = Report(0, 0, 0, 0, dataset.head)

@@ -39,6 +39,7 @@ from registry.labeling import answers
 from registry.labeling.annotation import Annotation
 from registry.labeling.media import load, safe
 from registry.labeling.paths import parts
+from registry.texts import fault
 
 _FACTS: dict[tuple[str, str], Callable[[Annotation], Any]] = {
     ("task", "id"): lambda annotation: annotation.task,
@@ -72,7 +73,7 @@ def check_mapping(features: Features, mapping: Mapping[str, str] | None) -> Rule
     for name in mapping or {}:
         if name not in features:
             known = ", ".join(map(repr, features))
-            raise FeatureError(f"the mapping names {name!r}; the features are {known}")
+            raise FeatureError(f"the mapping names {name!r:.200}; the features are {known}")
     given = mapping or {}
     return {
         name: _rule(name, feature, given[name]) if name in given else _Rule("", name)
@@ -175,15 +176,15 @@ def _misfit(annotation: Annotation, reason: str, feature: str) -> InvalidSampleE
 
 
 def _rule(name: str, feature: Feature, path: Any) -> _Rule:
-    if not isinstance(path, str):
-        raise FeatureError(f"feature {name!r}: a path is text, not {path!r:.40}")
+    if wrong := fault(path):
+        raise FeatureError(f"feature {name!r}: a path {wrong}")
     root, _, rest = path.partition(".")
     if root == "data" and rest:
         return _Rule(root, rest)
     if (root, rest) in _FACTS:
         return _Rule(root, rest)
     if root != "result" or not rest:
-        raise FeatureError(f"feature {name!r}: {path!r} is no path; write {_FORMS}")
+        raise FeatureError(f"feature {name!r}: {path!r:.200} is no path; write {_FORMS}")
     try:
         control, part, classes = parts(rest)
     except ValueError as error:

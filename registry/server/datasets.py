@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
+from starlette.convertors import Convertor, register_url_convertor
 
 from registry.changes import Change
 from registry.errors import SampleNotFoundError
@@ -20,6 +21,21 @@ from registry.server.problems import Problem
 from registry.server.service import Opened, Service
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"], dependencies=[documents.BEARER])
+
+
+class _Key(Convertor[str]):
+    """All that is left of a path: unlike Starlette's own, also across line breaks."""
+
+    regex = r"(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("key", _Key())
 
 _LARGE = 1 << 16
 """Bytes of a body that would take the event loop more than a millisecond or so to parse."""
@@ -73,7 +89,7 @@ async def samples(
     return Response(found, media_type=JSON)
 
 
-@router.get("/{name}/samples/{key:path}", response_model=documents.Row, responses=_REFUSED)
+@router.get("/{name}/samples/{key:key}", response_model=documents.Row, responses=_REFUSED)
 async def sample(name: str, key: str, request: Request) -> Response:
     """Show a live sample."""
     service, opened = await _opened(request, name)
