@@ -1,0 +1,231 @@
+"""Names, keys, filters and numbers that mean no good, through every door there is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from registry import ClassLabel, Registry, Text
+from registry.cli import app
+from registry.server.app import application
+from registry.server.bodies import JSON, NDJSON
+from registry.server.settings import Settings
+from registry.urls import shown
+from tests.faults.attacks import ATTACKS, Attack
+from tests.faults.figures import Figure, rounds
+from tests.faults.hostile import NUMBERS, WORDS, Case, cases, catalog, confined, rows_of, tried
+from tests.servers import SECRETS, serving
+
+FEATURES: dict[str, Any] = {"text": Text(), "label": ClassLabel(["cat", "dog"])}
+FIRST = [{"text": "as it was", "label": 1}]
+TYPED = {"content-type": JSON}
+
+
+@pytest.fixture
+def unharmed(reg: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    """A registry to attack, of which all but the dataset under attack must stay as it is."""
+    folder = tmp_path / "a" / "b" / "c"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    other = reg.create("bystander", FEATURES, splits={"a": 0.5, "b": 0.5})
+    other.insert([{"text": "as it was", "label": 1}] * 3, keys=["a", "b", "c"], source="them")
+    other.run("theirs").epoch(0)
+    reg.create("digits", FEATURES, splits={"a": 0.5, "b": 0.5}).insert(FIRST)
+    before = catalog(reg), rows_of(reg, "bystander")
+    yield reg
+    assert (catalog(reg), rows_of(reg, "bystander")) == before
+    assert all(each.differs is None for each in [*other.verify(), *reg.open("digits").verify()])
+
+
+@rounds(150, 5_000)
+def test_the_library_does_what_it_is_told_exactly_or_refuses(
+    unharmed: Registry, rounds: int, figure: Figure
+) -> None:
+    @tried(rounds)
+    @given(st.sampled_from(ATTACKS), cases)
+    def attempt(attack: Attack, case: Case) -> None:
+        attack(unharmed, case)
+
+    attempt()
+    _tell(figure, "the library", rounds, unharmed)
+
+
+@rounds(40, 1_000)
+def test_rows_that_tools_insert_by_sql_are_moved_exactly_or_stay(
+    unharmed: Registry, rounds: int, figure: Figure
+) -> None:
+    dataset = unharmed.open("digits")
+    kind = "jsonb" if unharmed.engine.dialect.name == "postgresql" else "text"
+    statement = text(
+        "INSERT INTO inbox (dataset_id, key, fields, action, source)"
+        f" VALUES (:dataset, :key, CAST(:fields AS {kind}), :action, :source)"
+    )
+
+    @tried(rounds)
+    @given(cases)
+    def attempt(case: Case) -> None:
+        key, fields = case.thing(), {"text": case.thing("x"), case.thing("label"): case.thing(1)}
+        row = {
+            "dataset": dataset.id,
+            "key": key,
+            "fields": json.dumps(case.choice([fields, case.thing()]), default=repr),
+            "action": case.thing("insert", "insert", "update", "retract"),
+            "source": case.thing(None),
+        }
+        # What the database itself, or the driver, does not take never gets there.
+        with suppress(SQLAlchemyError, ValueError), unharmed.engine.begin() as connection:
+            connection.execute(statement, row)
+        found = dataset.inbox.drain()
+        assert found.moved + found.refused <= 1
+        if found.moved and key is not None:
+            assert dataset.history(str(key))[-1].entry.key == str(key)
+        assert all(each.error for each in dataset.inbox.refused())
+        assert dataset.inbox.discard() == found.refused
+
+    attempt()
+    _tell(figure, "the inbox", rounds, unharmed)
+
+
+@rounds(60, 2_000)
+def test_commands_do_what_they_are_told_or_say_in_a_line_why_not(
+    url: str, unharmed: Registry, rounds: int, figure: Figure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGISTRY_URL", url)
+    Path("rows.jsonl").write_text(json.dumps({"text": "t", "label": 0}))
+    known = _commands(get_command(app))
+    place = shown(unharmed.engine.url)
+
+    @tried(rounds)
+    @given(st.sampled_from(sorted(known)), cases)
+    def attempt(name: str, case: Case) -> None:
+        arguments = [*name.split(), *_arguments(known[name], case)]
+        result = CliRunner().invoke(app, arguments)
+        said = f"{arguments!r:.2000}: {result.output[:2000]}"
+        assert result.exception is None or isinstance(result.exception, SystemExit), said
+        assert "Traceback" not in result.output
+        if name == "doctor":
+            return  # its table and exit codes say what it found
+        first, *notes = result.stderr.splitlines() or [""]
+        if result.exit_code == 1:
+            assert first.startswith(("error: ", "Aborted.")), said
+            assert all(note.startswith("  ") for note in notes), said
+            # A role that is not there is looked for by name, and so is the database.
+            assert place not in result.stderr or name == "grants", said
+        else:
+            assert result.exit_code == 0 or "Error" in result.stderr, said
+
+    attempt()
+    _tell(figure, f"{len(known)} commands", rounds, unharmed)
+
+
+def _commands(command: Any, path: str = "") -> dict[str, Any]:
+    """Return every command by its words, but for those that end only when they are stopped."""
+    if not hasattr(command, "commands"):
+        return {path: command}
+    below = [
+        _commands(each, f"{path} {name}".strip())
+        for name, each in command.commands.items()
+        if name not in ("serve", "demo")
+    ]
+    return {name: each for commands in below for name, each in commands.items()}
+
+
+def _arguments(command: Any, case: Case) -> list[str]:
+    """Return hostile values for all that a command must be given, and for some that it may be."""
+    options: list[str] = []
+    places: list[str] = []
+    for parameter in command.params:
+        value = _value(parameter, case)
+        if parameter.name in ("help", "watch", "follow"):
+            continue
+        if parameter.param_type_name == "argument":
+            places.append(value)
+        elif parameter.required or case.choice([0, 0, 1]):
+            options += parameter.opts[:1] if parameter.is_flag else [parameter.opts[0], value]
+    return [*options, *places]
+
+
+def _value(parameter: Any, case: Case) -> str:
+    word = confined(case.choice(WORDS))
+    if parameter.name == "url":
+        return f"sqlite:///{word}"
+    pair = case.choice(["x=text", f"{word}=text", f"text={word}"])
+    return str(case.choice([word, "digits", "digits", "rows.jsonl", pair, case.choice(NUMBERS)]))
+
+
+@rounds(100, 4_000)
+def test_http_requests_are_answered_or_refused_with_a_problem(
+    unharmed: Registry, rounds: int, figure: Figure
+) -> None:
+    settings = Settings(insecure=True, secrets=SECRETS, rate=1e9)
+    paths = application(unharmed, settings).openapi()["paths"]
+    operations = sorted((path, method) for path, each in paths.items() for method in each)
+
+    with serving(unharmed, settings) as at, httpx.Client(base_url=at) as http:
+
+        @tried(rounds)
+        @given(st.sampled_from(operations), cases)
+        def attempt(operation: tuple[str, str], case: Case) -> None:
+            path, method = operation
+            name, key = case.text("digits", "digits"), case.text()
+            query = {case.text("after"): case.text(), "limit": case.number(10)}
+            body = _body(case)
+            answer = http.request(
+                method,
+                path.replace("{name}", _quoted(name)).replace("{key}", _quoted(key)),
+                params=urlencode(query, errors="surrogatepass") if case.choice([0, 1]) else "",
+                content=body if method == "post" else b"",
+                headers={"content-type": case.choice([JSON, JSON, NDJSON])},
+            )
+            _check(answer)
+            item = {"key": key, "fields": {"text": name.strip("\0") or "x", "label": 0}}
+            stored = http.post("/v1/datasets/digits/samples", content=_json(item), headers=TYPED)
+            _check(stored)
+            if stored.status_code == 200:
+                found = http.get(f"/v1/datasets/digits/samples/{_quoted(key)}")
+                assert found.status_code == 200, f"{key!r}: {found.text}"
+                assert found.json()["key"] == key
+
+        attempt()
+    _tell(figure, f"{len(operations)} HTTP routes", rounds, unharmed)
+
+
+def _body(case: Case) -> bytes:
+    fields = {"text": case.thing("x"), case.text("label"): case.thing(0)}
+    item = {"key": case.thing(), "fields": fields, "action": case.thing("insert", "retract")}
+    item[case.text("source")] = case.thing("tool")
+    return _json(case.choice([item, [item, item], case.thing()]))
+
+
+def _json(item: object) -> bytes:
+    return json.dumps(item, default=repr).encode()
+
+
+def _quoted(name: str) -> str:
+    """Return a name as a step of a path, in which clients would act on dots."""
+    return quote(name, safe="", errors="surrogatepass").replace(".", "%2E")
+
+
+def _check(answer: httpx.Response) -> None:
+    assert answer.status_code < 500, answer.text
+    if answer.status_code >= 400:
+        assert answer.headers["content-type"] == "application/problem+json", answer.text
+        assert answer.json()["status"] == answer.status_code
+
+
+def _tell(figure: Figure, door: str, count: int, reg: Registry) -> None:
+    kind = reg.engine.dialect.name
+    figure(f"hostile input to {door}, {kind}, {count:,} times", "0 SQL errors, catalog unchanged")
