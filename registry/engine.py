@@ -34,7 +34,7 @@ Insert = postgresql_dialect.Insert | sqlite_dialect.Insert
 PATIENCE = 30.0
 """Seconds for which appends and page reads try again after a transient error, at most."""
 _MARGIN = 5.0
-"""Seconds before the end of a database's timeout in which nothing is tried anew."""
+"""Seconds before the end of a database's timeout in which nothing is tried anew, at most."""
 
 
 def make_engine(url: str | URL, timeout: float | None = None) -> Engine:
@@ -204,7 +204,7 @@ def retrying(patience: float | None = PATIENCE, engine: Engine | None = None) ->
     until, longest = None, 2.0
     if patience is not None and engine is not None:
         timeout = engine.get_execution_options()["registry_timeout"]
-        patience = min(patience, max(1.0, timeout - _MARGIN))
+        patience = min(patience, max(0.55 * timeout, timeout - _MARGIN))
         longest = min(longest, timeout / 10)
         until = time.monotonic() + timeout - 1
     attempts = stamina.retry_context(

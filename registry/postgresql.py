@@ -2,7 +2,7 @@
 
 A network that swallows packets, or a proxy that takes them and stays silent, looks to a client
 like a server at work; TCP tells of neither in useful time. So a connection on which nothing came
-for half of its timeout asks the server over another one. A statement at which the server still
+for a third of its timeout asks the server over another one. A statement at which the server still
 works may go on, for hours if need be; else the connection is closed and the error says so.
 
 A pooler in transaction mode (PgBouncer, say) lends out another session for every transaction. It
@@ -29,8 +29,8 @@ from sqlalchemy.exc import ArgumentError
 
 from registry.patience import left
 
-LEAST_TIMEOUT = 6.0
-"""Seconds; libpq waits for two to connect, and there must be time to ask."""
+LEAST_TIMEOUT = 10.0
+"""Seconds; libpq takes two to give up connecting, and there must be time to ask and try again."""
 _CONNECT_TIMEOUT = 10
 _OURS = {"context", "timeout"}
 _UNANSWERED = "nothing came from the server for {:.0f} seconds"
@@ -99,7 +99,7 @@ class Connection(psycopg.Connection[Any]):
         """Pass on what is waited for and what is ready, unless that is nothing for too long."""
         since = time.monotonic()
         budget = left(self._timeout)
-        patience = budget / 2 if self._place else 0.9 * budget
+        patience = budget / 3 if self._place else 0.9 * budget
         try:
             wanted = next(gen)
             while True:

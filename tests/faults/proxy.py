@@ -1,4 +1,4 @@
-"""A proxy between client and PostgreSQL that cuts a connection at a chosen byte."""
+"""A proxy between client and PostgreSQL that cuts, delays or swallows what goes through it."""
 
 from __future__ import annotations
 
@@ -12,34 +12,52 @@ from typing import Literal
 from sqlalchemy import URL
 
 Direction = Literal["to server", "to client"]
+DIRECTIONS: tuple[Direction, ...] = ("to server", "to client")
 
 
 @dataclass
-class Cut:
-    """Where to cut: after so many bytes in one direction from now on, once."""
+class Fault:
+    """What to do after so many bytes in one direction, once.
+
+    A connection that is not cut but silent stays open, and what is sent on it is taken and lost.
+    """
 
     direction: Direction
     after: int
+    silent: bool
+
+
+@dataclass
+class Link:
+    """A connection; ``silent`` once something of it was lost."""
+
+    silent: bool = False
 
 
 class Proxy:
-    """Forwards connections; `arm` has the next bytes counted and the connection cut."""
+    """Forwards connections; `arm` has the next bytes counted and the connection cut or silent.
+
+    While ``black_hole``, everything is taken and nothing forwarded, of new connections, too;
+    ``delay`` holds everything up for so many seconds.
+    """
 
     def __init__(self, server: URL) -> None:
         self._server = server
-        self._cut: Cut | None = None
-        self.forwarded: dict[Direction, int] = {"to server": 0, "to client": 0}
+        self._fault: Fault | None = None
+        self.black_hole = False
+        self.delay = 0.0
+        self.forwarded: dict[Direction, int] = dict.fromkeys(DIRECTIONS, 0)
         self.cuts = 0
         self.port = 0
 
-    def arm(self, direction: Direction, after: int) -> None:
-        self._cut = Cut(direction, after)
+    def arm(self, direction: Direction, after: int, *, silent: bool = False) -> None:
+        self._fault = Fault(direction, after, silent)
 
     def disarm(self) -> None:
-        self._cut = None
+        self._fault = None
 
-    async def serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
-        listener = await asyncio.start_server(self._connect, "127.0.0.1", 0)
+    async def serve(self, host: str, ready: threading.Event, stop: asyncio.Event) -> None:
+        listener = await asyncio.start_server(self._connect, host, 0)
         self.port = listener.sockets[0].getsockname()[1]
         ready.set()
         async with listener:
@@ -51,9 +69,10 @@ class Proxy:
             far = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
         else:
             far = await asyncio.open_connection(str(host), port)
+        link = Link()
         pumps = [
-            asyncio.ensure_future(self._pump(reader, far[1], "to server")),
-            asyncio.ensure_future(self._pump(far[0], writer, "to client")),
+            asyncio.ensure_future(self._pump(link, reader, far[1], "to server")),
+            asyncio.ensure_future(self._pump(link, far[0], writer, "to client")),
         ]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -68,26 +87,37 @@ class Proxy:
                     await end.wait_closed()
 
     async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction
+        self,
+        link: Link,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        direction: Direction,
     ) -> None:
         with suppress(ConnectionError):
             while data := await reader.read(1 << 16):
-                cut = self._cut
-                if cut is not None and cut.direction == direction:
-                    if len(data) > cut.after:
-                        self._cut = None
+                if self.delay:
+                    await asyncio.sleep(self.delay)
+                link.silent |= self.black_hole
+                fault = self._fault
+                if fault is not None and fault.direction == direction and not link.silent:
+                    if len(data) > fault.after:
+                        self._fault = None
                         self.cuts += 1
-                        writer.write(data[: cut.after])
+                        data = data[: fault.after]
+                        writer.write(data)
                         await writer.drain()
-                        return
-                    cut.after -= len(data)
-                self.forwarded[direction] += len(data)
-                writer.write(data)
-                await writer.drain()
+                        if not fault.silent:
+                            return
+                        link.silent = True
+                    fault.after -= len(data)
+                if not link.silent:
+                    self.forwarded[direction] += len(data)
+                    writer.write(data)
+                    await writer.drain()
 
 
 @contextmanager
-def proxied(server: URL) -> Iterator[tuple[Proxy, URL]]:
+def proxied(server: URL, host: str = "127.0.0.1") -> Iterator[tuple[Proxy, URL]]:
     """Lend a running proxy and the URL that leads through it."""
     proxy = Proxy(server)
     ready = threading.Event()
@@ -96,14 +126,14 @@ def proxied(server: URL) -> Iterator[tuple[Proxy, URL]]:
 
     async def serve() -> None:
         loops.append(asyncio.get_running_loop())
-        await proxy.serve(ready, stop)
+        await proxy.serve(host, ready, stop)
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
     assert ready.wait(10)
     query = {name: value for name, value in server.query.items() if name != "host"}
     try:
-        yield proxy, server.set(host="127.0.0.1", port=proxy.port, query=query)
+        yield proxy, server.set(host=host, port=proxy.port, query=query)
     finally:
         loops[0].call_soon_threadsafe(stop.set)
         thread.join()

@@ -1,0 +1,169 @@
+"""A network that takes everything and answers nothing: a typed error, in time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import URL, text
+from sqlalchemy.engine import make_url
+
+import registry
+from registry import Dataset, Registry
+from registry.engine import driver, reading, writing
+from registry.errors import DatabaseUnavailableError
+from tests.datasets import FIXED, digit
+from tests.faults.figures import Figure
+from tests.faults.proxy import DIRECTIONS, Direction, proxied
+
+COPY_IN = "COPY samples (dataset_id, position, bucket, chain, key) FROM STDIN"
+COPY_OUT = "COPY (SELECT repeat('x', 1000) FROM generate_series(1, 1000000)) TO STDOUT"
+
+
+@pytest.fixture
+def near(postgresql_url: str) -> Iterator[Dataset]:
+    """The dataset seen straight from the server."""
+    with registry.connect(postgresql_url) as reg:
+        yield reg.create("digits", FIXED)
+
+
+def _copy_in(reg: Registry, silent: threading.Event) -> None:
+    with (
+        writing(reg.engine) as connection,
+        driver(connection).cursor() as cursor,
+        cursor.copy(COPY_IN) as copy,
+    ):
+        while not silent.is_set():
+            copy.write("1\t0\t0\t\\\\x00\tkey\n" * 1000)
+
+
+def _copy_out(reg: Registry, _: threading.Event) -> None:
+    with reading(reg.engine) as connection, driver(connection).cursor() as cursor:
+        while True:
+            with cursor.copy(COPY_OUT) as copy:
+                for _data in copy:
+                    pass
+
+
+def _sleep(reg: Registry, _: threading.Event) -> None:
+    with reading(reg.engine) as connection:
+        connection.execute(text("SELECT pg_sleep(1000)"))
+
+
+def _read(reg: Registry, _: threading.Event) -> None:
+    dataset = reg.open("digits")
+    while True:
+        assert len(list(dataset.pages())) == 1
+
+
+def _insert(reg: Registry, _: threading.Event) -> None:
+    dataset = reg.open("digits")
+    while True:
+        dataset.insert([digit(1)], keys=["again"])
+
+
+def _commit(reg: Registry, _: threading.Event) -> None:
+    while True:
+        with writing(reg.engine) as connection:
+            connection.execute(text("SELECT 1"))
+
+
+def _connect(reg: Registry, _: threading.Event) -> None:
+    while True:
+        with registry.connect(reg.engine.url.render_as_string(hide_password=False)):
+            time.sleep(0.01)
+
+
+Work = Callable[[Registry, threading.Event], None]
+WORK: dict[str, Work] = {
+    "connecting": _connect,
+    "a statement": _sleep,
+    "pages": _read,
+    "an insert": _insert,
+    "a commit": _commit,
+    "COPY in": _copy_in,
+    "COPY out": _copy_out,
+}
+
+
+@pytest.mark.parametrize("seconds", [10, pytest.param(30, marks=pytest.mark.slow)])
+def test_whatever_a_client_does_when_the_network_falls_silent_fails_in_time(
+    postgresql_url: str, near: Dataset, seconds: int, figure: Figure
+) -> None:
+    near.insert([digit(0)])
+    with proxied(make_url(postgresql_url)) as (proxy, plain):
+        url = _text(plain if seconds == 30 else _with_timeout(plain, seconds))
+        silent = threading.Event()
+        since = 0.0
+
+        def timed(work: Work) -> float:
+            with registry.connect(url) as reg:
+                with pytest.raises(DatabaseUnavailableError, match="check that the server is up"):
+                    work(reg, silent)
+                assert silent.is_set()
+                return time.monotonic() - since
+
+        with ThreadPoolExecutor(len(WORK)) as pool, registry.connect(url) as reg:
+            pages = reg.open("digits").follow()
+            assert next(pages).stop == 1
+            follower = pool.submit(lambda: next(pages).stop)
+            found = {name: pool.submit(timed, work) for name, work in WORK.items()}
+            time.sleep(2)
+            since = time.monotonic()
+            proxy.black_hole = True
+            silent.set()
+            took = {name: future.result() for name, future in found.items()}
+            near.insert([digit(1)])
+            proxy.black_hole = False
+            assert follower.result(seconds) == 2
+            pages.close()
+    longest = max(took, key=lambda name: took[name])
+    assert took[longest] < seconds, took
+    figure(
+        f"black-holed network, {seconds} s allowed",
+        f"typed error after {min(took.values()):.1f} to {took[longest]:.1f} s ({longest})",
+    )
+
+
+def test_an_insert_whose_bytes_are_swallowed_on_the_way_is_there_once(postgresql_url: str) -> None:
+    """The server's half still holds the lock: it is ended, or the retry would wait for it."""
+
+    def lose(direction: Direction, share: float) -> None:
+        with (
+            proxied(make_url(postgresql_url)) as (proxy, url),
+            registry.connect(_text(_with_timeout(url, 10))) as reg,
+        ):
+            dataset = reg.create(f"{direction[3:]}-{share}", FIXED)
+            samples = [digit(n) for n in range(500)]
+            for _ in range(2):
+                before = proxy.forwarded[direction]
+                dataset.insert(samples)
+            total = proxy.forwarded[direction] - before
+            proxy.arm(direction, int(share * (total - 20)), silent=True)
+            since = time.monotonic()
+            dataset.insert(samples)
+            assert time.monotonic() - since < 10
+            assert proxy.cuts == 1
+            assert len(dataset) == dataset.head.position == 3 * len(samples)
+
+    places = [(direction, share) for direction in DIRECTIONS for share in (0.0, 0.5, 1.0)]
+    with ThreadPoolExecutor(len(places)) as pool:
+        for done in [pool.submit(lose, *place) for place in places]:
+            done.result()
+
+
+def test_a_statement_that_the_server_works_on_is_let_go_on(postgresql_url: str) -> None:
+    url = _text(_with_timeout(make_url(postgresql_url), 10))
+    with registry.connect(url) as reg, reading(reg.engine) as connection:
+        connection.execute(text("SELECT pg_sleep(8)"))
+
+
+def _with_timeout(url: URL, seconds: int) -> URL:
+    return url.update_query_dict({"timeout": str(seconds)})
+
+
+def _text(url: URL) -> str:
+    return url.render_as_string(hide_password=False)
