@@ -110,6 +110,7 @@ def offline() -> None:
         target_metadata=metadata,
         version_table=VERSION_TABLE,
         literal_binds=True,
+        dialect_opts={"paramstyle": "named"},  # else percent signs are doubled, as for a driver
         transactional_ddl=True,
         transaction_per_migration=True,
     )

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
+import sysconfig
+import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -17,7 +22,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, event, inspect, text
 
 import registry
-from registry import Registry, Tensor, revisions, schema
+from registry import Registry, Tensor, revisions, schema, tokens
 from registry.engine import driver, make_engine, reading
 from registry.errors import (
     DatabaseError,
@@ -27,8 +32,12 @@ from registry.errors import (
     SchemaTooNewError,
     SchemaTooOldError,
 )
+from registry.labeling.ledger import State
+from registry.labeling.settling import settle
+from registry.mappings import set_mapping
 from registry.models import metadata
 from registry.schema import REVISION, VERSION_TABLE, migrations, upgrade
+from registry.server import deliveries
 from tests.databases import psql
 
 ROOT = Path(__file__).parent.parent
@@ -60,19 +69,90 @@ def test_the_newest_revision_is_the_one_the_package_needs() -> None:
     assert ScriptDirectory.from_config(config).get_current_head() == REVISION
 
 
-def test_alembic_upgrade_head_makes_a_registry_and_downgrade_removes_it(
+def test_alembic_upgrade_head_makes_a_registry_beside_what_other_tools_have_there(
     empty_postgresql_url: str, tmp_path: Path
 ) -> None:
     for url in (empty_postgresql_url, f"sqlite:///{tmp_path}/new.db"):
-        _alembic(url, "upgrade", "head")
-        with registry.connect(url) as opened:
-            opened.create("d", {"x": Tensor("uint8")}).insert([{"x": 1}])
-        _alembic(url, "check")
-        _alembic(url, "downgrade", "base")
         engine = create_engine(url)
-        assert inspect(engine).get_table_names() == [VERSION_TABLE]
+        with engine.begin() as connection:
+            connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32))"))
+            connection.execute(text("INSERT INTO alembic_version VALUES ('theirs')"))
         _alembic(url, "upgrade", "head")
+        _alembic(url, "check")
+        assert {*inspect(engine).get_table_names()} == {
+            *metadata.tables,
+            VERSION_TABLE,
+            "alembic_version",
+        }
+        _alembic(url, "downgrade", "base")
+        assert {*inspect(engine).get_table_names()} == {VERSION_TABLE, "alembic_version"}
+        with engine.connect() as connection:
+            assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "theirs"
         engine.dispose()
+
+
+def test_every_revision_goes_down_and_up_again_with_rows_in_every_table(reg: Registry) -> None:
+    dataset = reg.create("d", {"x": Tensor("uint8")})
+    dataset.insert([{"x": 1}, {"x": 2}])
+    dataset.run("r").epoch(0)
+    tokens.create(reg.engine, "tool")
+    set_mapping(reg.engine, dataset.id, "tool", {"x": "x"})
+    deliveries.record(reg.engine, dataset.id, "tool", "event", b"digest")
+    settle(dataset, [[State(1, 2, None)]])
+    with reg.engine.begin() as connection:
+        connection.execute(text("INSERT INTO inbox (dataset_id) VALUES (1)"))
+        connection.execute(
+            text("INSERT INTO erasures (dataset_id, number, position) VALUES (1, 0, 0)")
+        )
+        for table in metadata.sorted_tables:
+            assert connection.execute(table.select()).first(), f"{table.name} has no rows"
+    config = Config(ROOT / "alembic.ini", attributes={"engine": reg.engine})
+    for _ in range(int(REVISION) - 1):
+        command.downgrade(config, "-1")
+    for _ in range(int(REVISION) - 1):
+        command.upgrade(config, "+1")
+    assert [page["x"].tolist() for page in dataset.pages()] == [[1, 2]]
+    test_the_migrations_make_what_the_models_say(reg)
+    command.downgrade(config, "base")
+    assert inspect(reg.engine).get_table_names() == [VERSION_TABLE]
+
+
+def test_a_new_revision_begins_with_what_makes_it_safe(tmp_path: Path) -> None:
+    copied = shutil.copytree(migrations(), tmp_path / "migrations")
+    engine = make_engine(f"sqlite:///{tmp_path}/new.db")
+    config = Config(ROOT / "alembic.ini", attributes={"engine": engine})
+    config.set_main_option("script_location", str(copied))
+    command.revision(config, "the next", rev_id="9999")
+    made = (copied / "versions" / "9999_the_next.py").read_text()
+    assert "Is it safe while writers are at work?" in made
+    command.upgrade(config, "head")
+    command.downgrade(config, "-1")
+    assert schema.revision(engine) == REVISION
+    engine.dispose()
+
+
+def test_the_wheel_alone_sets_a_database_up(empty_postgresql_url: str, tmp_path: Path) -> None:
+    def run(*command: str | Path, cwd: Path = tmp_path) -> str:
+        return subprocess.run(
+            command, cwd=cwd, capture_output=True, text=True, check=True, timeout=120
+        ).stdout
+
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=ROOT)
+    (wheel,) = tmp_path.glob("*.whl")
+    venv.create(tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", wheel)
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    # What the package needs comes from this environment, where it may itself be a link to the
+    # checkout: that is in a .pth file, which are not read in a folder that one of them names.
+    (site / "needed.pth").write_text(sysconfig.get_path("purelib"))
+    assert run(python, "-c", "import registry; print(registry.__file__)").startswith(str(site))
+    command = python.with_name("registry")
+    expected = _alembic(empty_postgresql_url, "upgrade", "head", "--sql")
+    assert run(command, "init", "--sql", "--url", empty_postgresql_url) == expected
+    for url in (empty_postgresql_url, f"sqlite:///{tmp_path}/new.db"):
+        assert run(command, "init", "--url", url).endswith(f"is at schema {REVISION}\n")
+        assert run(command, "ls", "--json", "--url", url) == "[]\n"
 
 
 def test_the_upgrade_can_be_written_as_sql(
@@ -84,18 +164,57 @@ def test_the_upgrade_can_be_written_as_sql(
     psql(empty_postgresql_url, script)
     with registry.connect(empty_postgresql_url) as opened:
         assert opened.names() == []
+    script = _alembic(empty_postgresql_url, "downgrade", f"{REVISION}:base", "--sql")
+    psql(empty_postgresql_url, script)
+    with pytest.raises(SchemaMissingError):
+        registry.connect(empty_postgresql_url)
 
 
-def test_many_upgrades_at_once_make_one_registry(empty_postgresql_url: str, tmp_path: Path) -> None:
-    for url in (empty_postgresql_url, f"sqlite:///{tmp_path}/new.db"):
-        command = [sys.executable, "-m", "registry", "init", "--url", url]
-        running = [
-            subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-            for _ in range(6)
-        ]
-        said = [process.communicate(timeout=120)[0].decode() for process in running]
-        assert [process.returncode for process in running] == [0] * 6, said
-        assert all(f"is at schema {REVISION}" in each for each in said)
+def test_the_upgrade_of_a_file_can_be_written_as_sql(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{tmp_path}/new.db"
+    schema.upgrade_sql(url)
+    made = sqlite3.connect(tmp_path / "new.db")
+    made.executescript(capsys.readouterr().out)
+    made.close()
+    with registry.connect(url) as opened:
+        test_the_migrations_make_what_the_models_say(opened)
+
+
+def test_many_upgrades_of_a_file_at_once_make_one_registry(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "registry", "init", "--url", f"sqlite:///{tmp_path}/new.db"]
+    running = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for _ in range(4)
+    ]
+    said = [process.communicate(timeout=120)[0].decode() for process in running]
+    assert [process.returncode for process in running] == [0] * 4, said
+    assert all(f"is at schema {REVISION}" in each for each in said)
+
+
+def test_an_upgrade_waits_for_another_without_standing_in_the_way_of_anybody(
+    empty_postgresql_url: str,
+) -> None:
+    """It asks again and again: a process that waits in a lock would hold index builds up."""
+    lock = {"lock": int.from_bytes(b"registry") >> 1}
+    engine = create_engine(empty_postgresql_url, isolation_level="AUTOCOMMIT")
+    asking = text("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_try_advisory_lock%'")
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    with engine.connect() as other:
+        other.execute(text("SELECT pg_advisory_lock(:lock)"), lock)
+        upgrading = subprocess.Popen(
+            [sys.executable, "-m", "alembic", "upgrade", "head"],
+            cwd=ROOT,
+            env={**os.environ, "REGISTRY_URL": empty_postgresql_url},
+        )
+        while other.scalar(asking) < 2:  # this query is the other one
+            assert upgrading.poll() is None
+        assert other.scalar(waiting) == 0
+        assert inspect(other).get_table_names() == []
+        other.execute(text("SELECT pg_advisory_unlock(:lock)"), lock)
+    assert upgrading.wait(timeout=60) == 0
+    engine.dispose()
 
 
 def test_an_upgrade_gives_way_to_whoever_works_on_its_table(postgresql_url: str) -> None:
