@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from sqlalchemy import Connection, Engine, select
 
-from registry import heads, pgcopy
+from registry import heads, histories, pgcopy
 from registry.chain import NONE, buckets, extend
 from registry.engine import PATIENCE, driver, retrying, writing
 from registry.errors import RegistryError
@@ -82,13 +82,15 @@ def transact(
         with attempt, writing(engine, wait) as connection:
             head = heads.lock(connection, dataset_id)
             if sent is not None and _landed(connection, dataset_id, sent):
-                return sent.result
+                break
+            histories.check(connection, dataset_id, head)
             writer = Writer(connection, dataset_id, head)
             result = work(writer)
             if writer.last is None:
                 return result
             sent = _Sent(writer.last, writer.head, result)
     assert sent is not None
+    histories.remember(engine, dataset_id, sent.head)
     notify(engine, dataset_id)
     return sent.result
 
@@ -134,7 +136,7 @@ class Writer:
                 rows = zip(plan.keys, plan.records, strict=True)
                 known |= {key: Latest(position + n, record) for n, (key, record) in enumerate(rows)}
             position += len(plan.keys)
-        self._write([plan for plan in found if isinstance(plan, Plan)])
+        self.write([plan for plan in found if isinstance(plan, Plan)])
         return [each.report(self.head) if isinstance(each, Plan) else each for each in found]
 
     def _known(self, batches: Sequence[Batch]) -> dict[str, Latest]:
@@ -143,7 +145,8 @@ class Writer:
             return {}
         return latest(self.connection, self.dataset_id, list(keys))
 
-    def _write(self, plans: Sequence[Plan]) -> None:
+    def write(self, plans: Sequence[Plan]) -> None:
+        """Append the rows that were planned for this head."""
         rows = plans[0] if len(plans) == 1 else _joined(plans)
         if not rows.keys:
             return

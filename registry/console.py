@@ -149,7 +149,7 @@ class EntryTable:
             (
                 str(entry.position),
                 f"{entry.created_at:%Y-%m-%d %H:%M:%S}",
-                f"{entry.action}s{'' if entry.supersedes is None else f' {entry.supersedes}'}",
+                _action(entry),
                 entry.key,
                 entry.source or "",
             )
@@ -246,6 +246,11 @@ def _feature(feature: Feature, *, brief: bool = False) -> str:
             return "text"
         case Bytes():
             return "bytes"
+
+
+def _action(entry: Entry) -> str:
+    over = "" if entry.supersedes is None else f" {entry.supersedes}"
+    return f"{entry.action}s{over}{' (erased)' if entry.erased else ''}"
 
 
 def _version(dataset: Dataset, head: Head) -> str:

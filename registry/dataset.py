@@ -5,17 +5,17 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, NoReturn, SupportsIndex
 
 from sqlalchemy import Connection, Row
 
-from registry import append, revisions, runs
+from registry import append, erasing, revisions, runs
 from registry.chain import buckets
 from registry.changes import Change, batches, insertion, merge
 from registry.cursor import Log, follow, pages
 from registry.engine import read
-from registry.errors import SampleNotFoundError, VersionError
+from registry.erasing import Erasure
+from registry.errors import VersionError
 from registry.features import Features
 from registry.heads import Head
 from registry.inbox import Inbox
@@ -25,20 +25,12 @@ from registry.page import Page
 from registry.plan import Batch, Outcome, Report
 from registry.policies import Policy
 from registry.population import Population, count_in_database
-from registry.revisions import Entry
+from registry.revisions import Entry, Revision
 from registry.source import Sources, cache_folder
 from registry.splits import Interval, interval
 from registry.training import Run
 from registry.verification import Verification, verify_database, verify_mirror
 from registry.versions import Version
-
-
-@dataclass(frozen=True)
-class Revision:
-    """One revision of a sample: its row in the log, and its values (None for a retraction)."""
-
-    entry: Entry
-    sample: dict[str, Any] | None
 
 
 class Dataset:
@@ -179,12 +171,20 @@ class Dataset:
     def get(self, key: str) -> dict[str, Any]:
         """Return a live sample's values by feature; raises `SampleNotFoundError`."""
         found = self.history(key)
-        if not found:
-            raise SampleNotFoundError(key)
-        if found[-1].sample is None:
-            position = found[-1].entry.position
-            raise SampleNotFoundError(key, f"it was retracted at position {position}")
-        return found[-1].sample
+        if found and found[-1].sample is not None:
+            return found[-1].sample
+        raise revisions.missing(key, [revision.entry for revision in found])
+
+    def erase(self, *keys: str, full: bool = False) -> Erasure:
+        """Remove all content of samples for good; mirrors follow when they are next brought up.
+
+        Their rows keep positions, keys and chain values, and are retracted. Epochs that hold them
+        raise `ErasedError` from then on. ``full`` has PostgreSQL write its tables anew, during
+        which nobody reads them. Backups and WAL archives are not touched, and inserting the values
+        again is an insert like any other. Raises `SampleNotFoundError`, before anything is erased.
+        """
+        self._check_writable()
+        return erasing.erase(self._log.engine, self._log.dataset_id, keys, full=full)
 
     def history(self, key: str) -> list[Revision]:
         """Return every revision of a key, oldest first; empty if there is none."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
-from typing import SupportsIndex
+from contextlib import contextmanager
+from typing import NoReturn, SupportsIndex
+
+import numpy as np
 
 from registry import runs, stream
 from registry.codec import Codec, Column
-from registry.errors import DivergenceError, EpochError, MirrorError
+from registry.errors import DivergenceError, EpochError, ErasedError, MirrorError
 from registry.features import Features
 from registry.order import Permutation
 from registry.population import Population
@@ -28,6 +31,8 @@ class Epoch:
     ``start`` are as in `runs.Pin`.
     Samples are named by their offset in the epoch's order, ``[0, size)``. Safe to share between
     threads.
+
+    Raises `ErasedError` where samples of it were erased: when it is opened, or when they are met.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class Epoch:
         self.source = source
         self._population = population
         self.index = self._find(pin.size)
+        self._refuse_erased()
 
     def __len__(self) -> int:
         return self.size
@@ -72,6 +78,7 @@ class Epoch:
 
     def scan(self) -> None:
         """Look for damage in local files before they are read without Python, and mend it."""
+        self._refuse_erased()
         try:
             self.index.check()
         except MirrorError:
@@ -80,11 +87,13 @@ class Epoch:
 
     def rows(self, offsets: Positions) -> Rows:
         """Return fixed-width samples as bytes, uint8 of shape ``(count, their width or more)``."""
-        return self.source.take_rows(self.positions(offsets))
+        with self._telling():
+            return self.source.take_rows(self.positions(offsets))
 
     def columns(self, offsets: Positions) -> dict[str, Column]:
         """Return the samples at these offsets as columns, in their order."""
-        return columns(self.source, self.codec, self.positions(offsets))
+        with self._telling():
+            return columns(self.source, self.codec, self.positions(offsets))
 
     def chunks(
         self, share: Share, start: int = 0, *, drop_remainder: bool = False
@@ -120,6 +129,37 @@ class Epoch:
         share = Share.of(batch_size, shard)
         chunks = self.chunks(share, operator.index(start), drop_remainder=drop_remainder)
         return stream.batches(map(self.columns, chunks), share.batch_size)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Say of an erased sample which epoch held it."""
+        try:
+            yield
+        except ErasedError as error:
+            self._refuse_erased()
+            self._refuse(list(zip(error.positions, error.keys, strict=True)))
+
+    def _refuse_erased(self) -> None:
+        """Raise `ErasedError` if any sample of the epoch is known to be erased."""
+        found = self.source.erased(self._population)
+        if found and self._population.draw is not None:
+            wanted = np.array([position for position, _ in found])
+            drawn: set[int] = set()
+            for after in range(0, self.size, CHUNK_ROWS):
+                ranks = np.arange(after, min(self.size, after + CHUNK_ROWS))
+                drawn.update(np.intersect1d(self.index.positions(ranks), wanted).tolist())
+            found = [sample for sample in found if sample[0] in drawn]
+        if found:
+            self._refuse(found)
+
+    def _refuse(self, erased: list[tuple[int, str]]) -> NoReturn:
+        end = self.start + self.size
+        raise ErasedError(
+            f"epoch {self.number} of run {self.run.name!r}",
+            erased,
+            "it cannot be replayed; go on with the next epoch: "
+            f"run.record(consumed={end}), then run.epoch({self.number + 1}) or run.stream(…)",
+        ) from None
 
     def _find(self, size: int | None) -> Index:
         index = self.source.index(self._population, size)

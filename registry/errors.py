@@ -24,6 +24,7 @@
     ├── ImportFileError            a file, or a line of it, that cannot be imported
     ├── ExportFileError            a file that cannot be written
     ├── VersionError               a dataset version that this database does not hold
+    ├── ErasedError                samples that an epoch or version held were erased since
     ├── LogGapError                positions are missing: never returned as a short page
     ├── RunMismatchError           a run of that name exists with other settings
     ├── EpochError                 an epoch that cannot be pinned (yet)
@@ -103,7 +104,7 @@ class DatasetNotFoundError(RegistryError):
         known = list(existing)
         close = difflib.get_close_matches(name, known, n=1) if known else []
         hint = f"did you mean {close[0]!r}?" if close else "`registry ls` lists them"
-        super().__init__(f"no dataset named {name!r}; {hint}")
+        super().__init__(f"no dataset named {name!r:.200}; {hint}")
         self.name = name
         self.suggestion = close[0] if close else None
 
@@ -196,6 +197,22 @@ class ExportFileError(RegistryError):
 
 class VersionError(RegistryError):
     """A dataset version (``name@watermark:chain``) that this database does not hold."""
+
+
+class ErasedError(RegistryError):
+    """Samples that are asked for were erased: only their places in the log are left.
+
+    ``positions`` and ``keys`` are theirs, one by one.
+    """
+
+    def __init__(self, holder: str, samples: Iterable[tuple[int, str]], remedy: str) -> None:
+        found = list(samples)
+        some = [f"{key!r} at position {position}" for position, key in found[:3]]
+        named = ", ".join([*some, "…"] if len(found) > 3 else some)
+        count = "a sample" if len(found) == 1 else f"{len(found):,} samples"
+        super().__init__(f"{holder} held {count} whose content was erased ({named}); {remedy}")
+        self.positions = [position for position, _ in found]
+        self.keys = [key for _, key in found]
 
 
 class LogGapError(RegistryError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, exists, select, update
+from sqlalchemy import Connection, Row, Select, and_, bindparam, exists, select, update
 from sqlalchemy.sql import func
 
 from registry.chain import GENESIS
@@ -18,12 +18,14 @@ class Head:
     """Where a dataset's log ends: a watermark.
 
     ``position`` is the next row's, so the log is the positions ``[0, position)``; ``live`` counts
-    the samples alive there; ``chain`` (16 bytes) stands for everything before it.
+    the samples alive there; ``chain`` (16 bytes) stands for everything before it; ``erased`` counts
+    the rows that have lost their records for good by now.
     """
 
     position: int
     live: int
     chain: bytes
+    erased: int = 0
 
 
 def read(connection: Connection, dataset_id: int) -> tuple[Head, bool]:
@@ -47,6 +49,20 @@ def chain_at(connection: Connection, dataset_id: int, watermark: int) -> bytes |
     return chain
 
 
+def seen(connection: Connection, dataset_id: int, watermark: int) -> tuple[bytes | None, int]:
+    """Return the chain as `chain_at` does and how many rows are erased, at one look."""
+    last = and_(samples.c.dataset_id == heads.c.dataset_id, samples.c.position == bindparam("last"))
+    row = connection.execute(
+        select(samples.c.chain, heads.c.erased)
+        .select_from(heads.outerjoin(samples, last))
+        .where(heads.c.dataset_id == dataset_id),
+        {"last": watermark - 1},
+    ).one_or_none()
+    if row is None:
+        raise DatasetDroppedError
+    return (row.chain if watermark else GENESIS), row.erased
+
+
 def lock(connection: Connection, dataset_id: int) -> Head:
     """Read the head and keep other writers of this dataset waiting until the transaction ends.
 
@@ -67,13 +83,17 @@ def advance(connection: Connection, dataset_id: int, head: Head) -> None:
     )
 
 
+def count_erased(connection: Connection, dataset_id: int, erased: int) -> None:
+    """Store how many rows are erased; the transaction must hold the lock."""
+    connection.execute(update(heads).where(heads.c.dataset_id == dataset_id).values(erased=erased))
+
+
 def _head(row: Row[Any] | None) -> Head:
     if row is None:
         raise DatasetDroppedError
-    return Head(row.position, row.live, row.chain)
+    return Head(row.position, row.live, row.chain, row.erased)
 
 
 def _select(dataset_id: int) -> Select[Any]:
-    return select(heads.c.position, heads.c.live, heads.c.chain).where(
-        heads.c.dataset_id == dataset_id
-    )
+    columns = (heads.c.position, heads.c.live, heads.c.chain, heads.c.erased)
+    return select(*columns).where(heads.c.dataset_id == dataset_id)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import chain as concatenate
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection
 
-from registry.chain import NONE, extend
+from registry.chain import NONE, extend_past
 from registry.codec import Codec, Column
 from registry.engine import driver
 from registry.errors import LogGapError
@@ -38,10 +38,11 @@ class Page:
 
     ``page["image"]`` is a feature's column: one array of shape ``(rows, *shape)`` with a row for
     each record, in position order, as `Codec.decode` describes; ``positions`` (int64) says where
-    each stands. Retractions have no record: their positions are in ``retracted``. Positions in
-    ``superseding`` replace the older revisions at ``supersedes``, pair by pair. ``buckets``
-    (uint16) has one value per position, retractions included. ``sizes`` are the records' lengths
-    in bytes, None where all have the codec's.
+    each stands. Retractions have no record: their positions are in ``retracted``; nor have rows
+    that were erased, whose positions are in ``erased``. Positions in ``superseding`` replace the
+    older revisions at ``supersedes``, pair by pair. ``buckets`` (uint16) has one value per
+    position, those without a record included. ``sizes`` are the records' lengths in bytes, None
+    where all have the codec's.
     """
 
     start: int
@@ -53,6 +54,7 @@ class Page:
     retracted: Positions
     codec: Codec
     sizes: Positions | None = None
+    erased: Positions = field(default_factory=lambda: np.empty(0, np.int64))
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -66,26 +68,38 @@ class Page:
     @cached_property
     def columns(self) -> dict[str, Column]:
         """Every feature's column, by name."""
-        return self.codec.decode(self.data, len(self) - len(self.retracted))
+        return self.codec.decode(self.data, int(self.held.sum()))
+
+    @property
+    def held(self) -> npt.NDArray[np.bool_]:
+        """Which of the rows have a record, one bool each."""
+        held = np.ones(len(self), bool)
+        held[self.retracted - self.start] = False
+        held[self.erased - self.start] = False
+        return held
 
     @cached_property
     def positions(self) -> Positions:
         """The position of each record."""
-        return np.setdiff1d(np.arange(self.start, self.stop), self.retracted, assume_unique=True)
+        return np.flatnonzero(self.held) + self.start
 
-    def chain_values(self, chain: bytes) -> list[bytes]:
-        """Compute the chain after each of the rows, from the value before the first."""
+    def chain_values(self, chain: bytes, known: Mapping[int, bytes] | None = None) -> list[bytes]:
+        """Compute the chain after each of the rows, from the value before the first.
+
+        ``known`` has the value after each row that was erased, by position.
+        """
         supersedes = np.full(len(self), NONE, np.int64)
         supersedes[self.superseding - self.start] = self.supersedes
-        return extend(chain, supersedes, self.buckets, list(self._records()))
+        at = {position - self.start: value for position, value in (known or {}).items()}
+        return extend_past(at, chain, supersedes, self.buckets, list(self._records()))
 
     def _records(self) -> Iterator[bytes | None]:
-        retracted = set(self.retracted.tolist())
+        without = {*self.retracted.tolist(), *self.erased.tolist()}
         width = self.codec.header.itemsize
         sizes = iter(self.sizes.tolist() if self.sizes is not None else ())
         start = 0
         for position in range(self.start, self.stop):
-            if position in retracted:
+            if position in without:
                 yield None
                 continue
             stop = start + next(sizes, width)
@@ -138,17 +152,36 @@ def _grouped(connection: Connection, dataset_id: int, codec: Codec, after: int, 
         groups = cursor.execute(_GROUPED, place, prepare=True).fetchall()
     counts, data, buckets, superseding, supersedes, retracted = zip(*groups, strict=True)
     _check_dense(after, until, sum(counts))
+    gone = _joined(retracted)
+    records = b"".join(part or b"" for part in data)
+    if len(records) != codec.header.itemsize * (until - after - len(gone)):
+        # Some rows were erased. Another look at which could meet a later state of the log.
+        return _row_by_row(connection, dataset_id, codec, after, until)
     shifted = np.frombuffer(b"".join(buckets), ">i2").astype(np.int32) + 32768
     return Page(
         start=after,
         stop=until,
-        data=b"".join(part or b"" for part in data),
+        data=records,
         buckets=shifted.astype(np.uint16),
         superseding=_joined(superseding),
         supersedes=_joined(supersedes),
-        retracted=_joined(retracted),
+        retracted=gone,
         codec=codec,
     )
+
+
+_ROWS = """
+    SELECT position, record, bucket, supersedes FROM samples
+    WHERE dataset_id = %s AND position >= %s AND position < %s ORDER BY position
+"""
+
+
+def _row_by_row(
+    connection: Connection, dataset_id: int, codec: Codec, after: int, until: int
+) -> Page:
+    with driver(connection).cursor(binary=True) as cursor:
+        rows = cursor.execute(_ROWS, (dataset_id, after, until), prepare=True).fetchall()
+    return _from_rows(codec, after, until, rows)
 
 
 @cache
@@ -216,16 +249,21 @@ def _from_rows(codec: Codec, after: int, until: int, rows: Sequence[tuple[Any, .
     _check_dense(after, stop, len(rows))
     revised = [(position, old) for position, _, _, old in rows if old is not None]
     records = [record for _, record, _, _ in rows if record is not None]
+    data = b"".join(records)
+    sizes = None if codec.fixed_width else np.array([len(r) for r in records], np.int64)
+    whole = sizes.all() if sizes is not None else len(data) == codec.header.itemsize * len(records)
+    erased = [] if whole else [position for position, record, _, _ in rows if record == b""]
     return Page(
         start=after,
         stop=stop,
-        data=b"".join(records),
+        data=data,
         buckets=np.array([bucket for _, _, bucket, _ in rows], np.uint16),
         superseding=np.array([position for position, _ in revised], np.int64),
         supersedes=np.array([old for _, old in revised], np.int64),
         retracted=np.array([p for p, record, _, _ in rows if record is None], np.int64),
         codec=codec,
-        sizes=None if codec.fixed_width else np.array([len(r) for r in records], np.int64),
+        sizes=sizes if sizes is None else sizes[sizes > 0],
+        erased=np.array(erased, np.int64),
     )
 
 

@@ -13,10 +13,13 @@ from sqlalchemy import Connection, Select, and_, exists, func, select
 from registry.mirror import View
 from registry.models import samples
 from registry.policies import Replay
+from registry.revisions import erased_between
 from registry.seals import Positions
 from registry.splits import BUCKETS, Interval
 
 CHUNK = 1 << 20
+TOGETHER = 1000
+"""Parameters in one statement, at most."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Population:
-    """The samples of a split that are alive at a watermark.
+    """The samples of a split that are alive at a watermark, with those that were erased since.
 
     Of those, the ones whose latest revision stands at ``since`` or later; a ``draw`` adds some of
     the others.
@@ -79,6 +82,25 @@ def count_in_database(connection: Connection, dataset_id: int, population: Popul
     """Count the samples alive at the watermark."""
     alive = _live(dataset_id, population, 0, population.watermark).order_by(None)
     return connection.execute(alive.with_only_columns(func.count())).scalar_one()
+
+
+def erased_in_database(
+    connection: Connection, dataset_id: int, population: Population
+) -> list[tuple[int, str]]:
+    """Return the positions and keys of the samples that were erased, in order.
+
+    Of the older ones that a draw may add, all are returned.
+    """
+    after = 0 if population.draw is not None else population.since
+    rows = erased_between(connection, dataset_id, after, population.watermark)
+    positions = sorted(row.position for row in rows)
+    keys = {row.position: row.key for row in rows}
+    alive = _live(dataset_id, population, after, population.watermark)
+    found: list[int] = []
+    for start in range(0, len(positions), TOGETHER):
+        some = alive.where(samples.c.position.in_(positions[start : start + TOGETHER]))
+        found += connection.execute(some).scalars()
+    return [(position, keys[position]) for position in found]
 
 
 def _live(dataset_id: int, population: Population, after: int, until: int) -> Select[Any]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, select, tuple_
 
 from registry.engine import driver
-from registry.models import samples
+from registry.errors import SampleNotFoundError
+from registry.models import erasures, samples
 
 
 class Latest(NamedTuple):
@@ -25,7 +26,8 @@ class Latest(NamedTuple):
 class Entry:
     """One row of the log, without its record.
 
-    ``action`` is "insert", "revise" or "retract"; ``created_at`` is in UTC.
+    ``action`` is "insert", "revise" or "retract"; ``created_at`` is in UTC. An ``erased`` row has
+    lost its record for good.
     """
 
     position: int
@@ -34,6 +36,26 @@ class Entry:
     supersedes: int | None
     source: str | None
     created_at: datetime
+    erased: bool = False
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One revision of a sample: its row in the log, and its values.
+
+    They are None for a retraction, and for what was erased.
+    """
+
+    entry: Entry
+    sample: dict[str, Any] | None
+
+
+class Erased(NamedTuple):
+    """A row that has lost its record for good: its place, its key and the chain after it."""
+
+    position: int
+    key: str
+    chain: bytes
 
 
 # Keys travel as JSON: turning a list into an array costs the driver more than finding the keys.
@@ -57,6 +79,16 @@ _SQLITE = """
         WHERE dataset_id = ? AND key = asked.value
     )
 """
+
+
+def missing(key: str, found: Sequence[Entry]) -> SampleNotFoundError:
+    """Return the error that says why a key with these revisions has no sample."""
+    if not found:
+        return SampleNotFoundError(key)
+    held = next(entry for entry in reversed(found) if entry.action != "retract")
+    if held.erased:
+        return SampleNotFoundError(key, "it was erased; insert it again if it may be kept")
+    return SampleNotFoundError(key, f"it was retracted at position {found[-1].position}")
 
 
 def latest(connection: Connection, dataset_id: int, keys: Sequence[str]) -> dict[str, Latest]:
@@ -95,6 +127,7 @@ _COLUMNS = (
     samples.c.position,
     samples.c.key,
     samples.c.record.is_(None).label("retracted"),
+    (func.length(samples.c.record) == 0).label("erased"),
     samples.c.supersedes,
     samples.c.source,
     samples.c.created_at,
@@ -104,19 +137,21 @@ _COLUMNS = (
 def history(
     connection: Connection, dataset_id: int, key: str, until: int
 ) -> list[tuple[Entry, bytes | None]]:
-    """Return every revision of a key before ``until``, oldest first, with its record."""
+    """Return every revision of a key before ``until``, oldest first, with its record if any."""
+    wanted = _of_key(select(*_COLUMNS, samples.c.record), dataset_id, key)
+    rows = connection.execute(wanted.where(samples.c.position < until))
+    return [(_entry(row), row.record or None) for row in rows]
+
+
+def places(connection: Connection, dataset_id: int, key: str) -> list[tuple[int, int | None]]:
+    """Return where a key's revisions are, oldest first, and the bytes of their records.
+
+    A retraction has None of them, and a row that was erased has 0.
+    """
     rows = connection.execute(
-        select(*_COLUMNS, samples.c.record)
-        # SQLite would otherwise go through the whole log, since that is in order.
-        .with_hint(samples, "INDEXED BY ix_samples_key", "sqlite")
-        .where(
-            samples.c.key == key,
-            samples.c.dataset_id + 0 == dataset_id,  # keeps it off the primary key
-            samples.c.position < until,
-        )
-        .order_by(samples.c.position)
+        _of_key(select(samples.c.position, func.length(samples.c.record)), dataset_id, key)
     )
-    return [(_entry(row), row.record) for row in rows]
+    return [(position, size) for position, size in rows]
 
 
 def entries(connection: Connection, dataset_id: int, after: int, until: int) -> list[Entry]:
@@ -133,6 +168,18 @@ def entries(connection: Connection, dataset_id: int, after: int, until: int) -> 
     return [_entry(row) for row in rows]
 
 
+def _of_key(wanted: Select[Any], dataset_id: int, key: str) -> Select[Any]:
+    return (
+        # SQLite would otherwise go through the whole log, since that is in order.
+        wanted.with_hint(samples, "INDEXED BY ix_samples_key", "sqlite")
+        .where(
+            samples.c.key == key,
+            samples.c.dataset_id + 0 == dataset_id,  # keeps it off the primary key
+        )
+        .order_by(samples.c.position)
+    )
+
+
 _AT_POSTGRESQL = """
     SELECT record FROM unnest(%s::bigint[]) WITH ORDINALITY AS asked (position, rank)
     JOIN samples ON samples.dataset_id = %s AND samples.position = asked.position ORDER BY rank
@@ -145,7 +192,10 @@ _AT_SQLITE = """
 
 
 def records_at(connection: Connection, dataset_id: int, positions: Sequence[int]) -> list[bytes]:
-    """Return the records at these positions, in the order asked for; absent ones are left out."""
+    """Return the records at these positions, in the order asked for; absent ones are left out.
+
+    That of an erased row is empty.
+    """
     if connection.dialect.name == "postgresql":
         with driver(connection).cursor(binary=True) as cursor:
             rows: Sequence[Any] = cursor.execute(
@@ -166,7 +216,38 @@ def _entry(row: Row[Any]) -> Entry:
         supersedes=row.supersedes,
         source=row.source,
         created_at=utc(row.created_at),
+        erased=bool(row.erased),
     )
+
+
+def erased_from(connection: Connection, dataset_id: int, number: int) -> list[Erased]:
+    """Return the rows that were erased, in the order of that, from the one of this number on."""
+    return _erased(connection, dataset_id, erasures.c.number >= number)
+
+
+def erased_between(connection: Connection, dataset_id: int, after: int, until: int) -> list[Erased]:
+    """Return the rows at positions ``[after, until)`` that were erased."""
+    place = and_(erasures.c.position >= after, erasures.c.position < until)
+    return _erased(connection, dataset_id, place)
+
+
+def _erased(connection: Connection, dataset_id: int, which: ColumnElement[bool]) -> list[Erased]:
+    # A subquery for each: a join could be made the other way round, through the whole log.
+    found = [
+        select(column)
+        .where(
+            samples.c.dataset_id == erasures.c.dataset_id,
+            samples.c.position == erasures.c.position,
+        )
+        .scalar_subquery()
+        for column in (samples.c.key, samples.c.chain)
+    ]
+    rows = connection.execute(
+        select(erasures.c.position, *found)
+        .where(erasures.c.dataset_id == dataset_id, which)
+        .order_by(erasures.c.number)
+    )
+    return [Erased(*row) for row in rows]
 
 
 def utc(moment: datetime) -> datetime:

@@ -15,12 +15,17 @@ from platformdirs import user_cache_path
 from registry.codec import Codec, Column
 from registry.cursor import Log
 from registry.engine import read
-from registry.errors import CacheWarning, LogGapError, MirrorError
+from registry.errors import CacheWarning, ErasedError, LogGapError, MirrorError
 from registry.mirror import Index, Indexes, Mirror, View, confirm, in_memory
 from registry.mirror.index import Gather
 from registry.order import Permutation
-from registry.population import Population, live_in_database, live_in_view
-from registry.revisions import records_at
+from registry.population import (
+    Population,
+    erased_in_database,
+    live_in_database,
+    live_in_view,
+)
+from registry.revisions import erased_between, records_at
 from registry.seals import Positions, Rows
 
 __all__ = [
@@ -41,7 +46,10 @@ Taken = TypeVar("Taken")
 
 
 class Source(Protocol):
-    """What an epoch needs of the log. Safe to share between threads."""
+    """What an epoch needs of the log. Safe to share between threads.
+
+    Rows that were erased are counted, but taking them raises `ErasedError`.
+    """
 
     def index(self, population: Population, size: int | None) -> Index:
         """Return the index of a population, of which the size may be known."""
@@ -55,6 +63,9 @@ class Source(Protocol):
     def scan(self) -> None:
         """Look for damage in local files if they may have changed, and mend it."""
 
+    def erased(self, population: Population) -> list[tuple[int, str]]:
+        """Return as `erased_in_database` does; nothing where no row at all is known as erased."""
+
     @property
     def record_bytes(self) -> int:
         """The length of a record, about."""
@@ -63,9 +74,11 @@ class Source(Protocol):
 class MirrorSource:
     """Reads a mirror that goes as far as the watermark; mends what it finds broken."""
 
-    def __init__(self, mirror: Mirror, watermark: int, chain: bytes) -> None:
+    def __init__(
+        self, mirror: Mirror, watermark: int, chain: bytes, erased: int | None = None
+    ) -> None:
         self.mirror = mirror
-        self.view = mirror.sync(watermark, chain)
+        self.view = mirror.sync(watermark, chain, erased)
         self._history = watermark, chain
         self._indexes = Indexes(mirror.folder / "epochs")
 
@@ -105,6 +118,11 @@ class MirrorSource:
             self._renew()
         self.mirror.scan(self.view, *self._history)
 
+    def erased(self, population: Population) -> list[tuple[int, str]]:
+        if self.mirror.erasures == 0:
+            return []
+        return DatabaseSource(self.mirror.log, *self._history).erased(population)
+
     def _take(
         self,
         take: Callable[[View, Positions], tuple[Taken, npt.NDArray[np.bool_]]],
@@ -116,6 +134,7 @@ class MirrorSource:
             taken, broken = take(self.view, positions)
             if not broken.any():
                 return taken
+            refuse([(row.position, row.key) for row in self.mirror.erased(positions[broken])])
             if not self._mend(positions[broken]):
                 return instead(DatabaseSource(self.mirror.log, *self._history), positions)
         raise MirrorError(
@@ -189,10 +208,26 @@ class DatabaseSource:
         confirm(self._log, *self._history)
         if len(records) != len(wanted):
             raise LogGapError(min(wanted), max(wanted) + 1, len(records))
+        if not all(records):
+            place = (self._log.dataset_id, min(wanted), max(wanted) + 1)
+            rows = read(self._log.engine, lambda connection: erased_between(connection, *place))
+            refuse([(row.position, row.key) for row in rows if row.position in wanted])
         return records
 
     def scan(self) -> None:
         pass
+
+    def erased(self, population: Population) -> list[tuple[int, str]]:
+        return read(
+            self._log.engine,
+            lambda connection: erased_in_database(connection, self._log.dataset_id, population),
+        )
+
+
+def refuse(samples: Sequence[tuple[int, str]]) -> None:
+    """Raise `ErasedError` if there are any."""
+    if samples:
+        raise ErasedError("what is read here", samples, "read a later version or epoch")
 
 
 def drawn(population: Population, new: int, older: int) -> Positions:
@@ -223,13 +258,14 @@ class Sources:
         self._log = log
         self._mirror: Mirror | None = None
 
-    def at(self, watermark: int, chain: bytes) -> Source:
+    def at(self, watermark: int, chain: bytes, erased: int | None = None) -> Source:
         """Return a source of the log's first ``watermark`` rows, which end in this chain.
 
+        ``erased`` is how many rows the database has erased, if that is known.
         Warns with `CacheWarning` where the cache directory cannot be written or is full.
         """
         try:
-            return MirrorSource(self.mirror(), watermark, chain)
+            return MirrorSource(self.mirror(), watermark, chain, erased)
         except OSError as error:
             _warn(f"no local copy can be kept ({error}), so all is read from the database, slowly")
             return DatabaseSource(self._log, watermark, chain)

@@ -1,10 +1,13 @@
-"""Proving a log: its chain computed again from its rows, in the database and in the mirror."""
+"""Proving a log: its chain computed again from its rows, in the database and in the mirror.
+
+The value after a row that was erased cannot be computed again. It is taken as it is stored, so that
+the rows from there on are proven as they were before.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from sqlalchemy import select
 
@@ -13,25 +16,44 @@ from registry.cursor import Log, pages
 from registry.engine import read
 from registry.mirror import Mirror, View
 from registry.models import samples
+from registry.revisions import erased_between
 
 BLOCK = 1 << 14
-Block = tuple[int, Callable[[bytes], list[bytes]]]
-"""Where rows begin, and what computes the chain after each from the value before them."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found: ``differs`` is the first position whose chain is not what it should be."""
+    """What was found: ``differs`` is the first position whose chain is not what it should be.
+
+    ``erased`` rows have lost their records, so that nothing is proven of what they held.
+    """
 
     place: str
     position: int
     differs: int | None
+    erased: int = 0
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Rows at ``[start, stop)``, which of them were erased, and what computes the chain.
+
+    It takes the value before the rows, and by position the values after those that were erased.
+    """
+
+    start: int
+    stop: int
+    erased: Sequence[int]
+    chain_values: Callable[[bytes, Mapping[int, bytes]], list[bytes]]
 
 
 def verify_database(log: Log, until: int) -> Verification:
     """Compute the database's chain again; its rows must lead to the values stored with them."""
-    blocks = ((page.start, page.chain_values) for page in pages(log, 0, until))
-    return Verification("database", until, _differs(log, blocks))
+    blocks = (
+        _Block(page.start, page.stop, _listed(log, page.erased.tolist()), page.chain_values)
+        for page in pages(log, 0, until)
+    )
+    return _verified(log, "database", until, blocks)
 
 
 def verify_mirror(log: Log, mirror: Mirror, view: View) -> Verification:
@@ -41,39 +63,57 @@ def verify_mirror(log: Log, mirror: Mirror, view: View) -> Verification:
     """
     if log.codec.fixed_width:
         mirror.scan(view, view.position, bytes.fromhex(view.state.chain), again=True)
-    blocks = (
-        (after, partial(view.chain_values, after, min(after + BLOCK, view.position)))
-        for after in range(0, view.position, BLOCK)
+    erased = sorted(view.erased)
+    blocks = (_of_view(view, after, erased) for after in range(0, view.position, BLOCK))
+    return _verified(log, f"mirror {mirror.folder}", view.position, blocks)
+
+
+def _of_view(view: View, after: int, erased: Sequence[int]) -> _Block:
+    until = min(after + BLOCK, view.position)
+    inside = [position for position in erased if after <= position < until]
+    return _Block(
+        after, until, inside, lambda chain, known: view.chain_values(after, until, chain, known)
     )
-    return Verification(f"mirror {mirror.folder}", view.position, _differs(log, blocks))
 
 
-def _differs(log: Log, blocks: Iterable[Block]) -> int | None:
-    """Compute the chain over blocks of rows; return the first position where it differs."""
-    chain = GENESIS
-    for after, chain_values in blocks:
-        values = chain_values(chain)
-        differs = _first_difference(log, after, values)
-        if differs is not None:
-            return differs
+def _listed(log: Log, positions: Sequence[int]) -> list[int]:
+    """Return those of these rows that the database says were erased; others lost their records."""
+    if not positions:
+        return []
+    place = (log.dataset_id, positions[0], positions[-1] + 1)
+    rows = read(log.engine, lambda connection: erased_between(connection, *place))
+    return sorted({row.position for row in rows}.intersection(positions))
+
+
+def _verified(log: Log, place: str, until: int, blocks: Iterable[_Block]) -> Verification:
+    """Compute the chain over blocks of rows, and compare it to what is stored in the database."""
+    chain, erased = GENESIS, 0
+    for block in blocks:
+        stored = _stored(log, block.start, block.stop)
+        known = {
+            position: stored[position - block.start]
+            for position in block.erased
+            if position - block.start < len(stored)
+        }
+        values = block.chain_values(chain, known)
+        if stored != values:
+            pairs = zip(stored, values, strict=False)
+            same = next((n for n, (one, other) in enumerate(pairs) if one != other), len(stored))
+            return Verification(place, until, block.start + same, erased)
         chain = values[-1]
-    return None
+        erased += len(known)
+    return Verification(place, until, None, erased)
 
 
-def _first_difference(log: Log, after: int, values: list[bytes]) -> int | None:
-    """Return the first position whose stored chain is missing or not the value given."""
+def _stored(log: Log, after: int, until: int) -> list[bytes]:
+    """Read the chain values stored with the rows at ``[after, until)``."""
     wanted = (
         select(samples.c.chain)
         .where(
             samples.c.dataset_id == log.dataset_id,
             samples.c.position >= after,
-            samples.c.position < after + len(values),
+            samples.c.position < until,
         )
         .order_by(samples.c.position)
     )
-    stored = read(log.engine, lambda connection: connection.execute(wanted).scalars().all())
-    if list(stored) == values:
-        return None
-    pairs = zip(stored, values, strict=False)
-    same = next((n for n, (one, other) in enumerate(pairs) if one != other), len(stored))
-    return after + same
+    return list(read(log.engine, lambda connection: connection.execute(wanted).scalars()))

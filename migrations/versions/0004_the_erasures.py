@@ -77,7 +77,7 @@ def upgrade() -> None:
     if op.get_context().dialect.name == "sqlite":
         guard_sqlite(SQLITE_UNLESS)
     else:
-        guard_postgresql("DECLARE erased samples%ROWTYPE;", POSTGRESQL_UNLESS)
+        guard_postgresql("DECLARE erased samples;", POSTGRESQL_UNLESS)
 
 
 def guard_sqlite(unless: str) -> None:

@@ -116,7 +116,10 @@ def verify(dataset: Name, as_json: AsJson = False, url: Url = None) -> None:
         if each.differs is not None:
             fail(f"{each.place}: the chain differs from position {each.differs} on; {_REMEDY}")
         elif not as_json:
-            typer.echo(f"{each.place}: {each.position:,} rows lead to the chain that they should")
+            erased = f", {each.erased:,} of them erased" if each.erased else ""
+            typer.echo(
+                f"{each.place}: {each.position:,} rows{erased} lead to the chain that they should"
+            )
     if any(each.differs is not None for each in found):
         raise typer.Exit(1)
 

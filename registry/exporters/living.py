@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, func, select
 from registry.codec import Codec, Column
 from registry.dataset import Dataset
 from registry.engine import read
-from registry.errors import LogGapError
+from registry.errors import ErasedError, LogGapError
 from registry.models import samples
 from registry.population import Population, live_in_database
 from registry.revisions import records_at
@@ -41,7 +41,9 @@ class Samples(NamedTuple):
 def live_samples(engine: Engine, dataset: Dataset) -> Iterator[Samples]:
     """Yield the samples alive at the dataset's head, as it is when the first are asked for.
 
-    Raises `LogGapError` where rows are missing, as they are when the dataset is dropped meanwhile.
+    Raises `ErasedError` where some of them were erased meanwhile, or since the version that the
+    dataset was opened at, and `LogGapError` where rows are missing, as they are when the dataset is
+    dropped meanwhile.
     """
     codec = Codec(dataset.features)
     everything = Population(dataset.head.position, interval({}, None))
@@ -56,6 +58,13 @@ def live_samples(engine: Engine, dataset: Dataset) -> Iterator[Samples]:
             records = read(engine, fetch)
             if len(records) != len(positions):
                 raise LogGapError(positions[0], positions[-1] + 1, len(records))
+            if not all(records):
+                rows = zip(page, records, strict=True)
+                raise ErasedError(
+                    repr(str(dataset.version)),
+                    [(place.position, place.key) for place, record in rows if not record],
+                    "export a later version",
+                )
             data = b"".join(records)
             columns = codec.decode(data, len(records))
             yield Samples([place.key for place in page], columns, len(data))

@@ -2,7 +2,7 @@
 
 A mirror is a folder with a file ``state`` and a subfolder per generation; a new generation replaces
 one that turned out damaged or diverged, while processes that mapped the old one keep it. A
-generation's files only ever grow:
+generation's files only ever grow, but for rows that are mended or erased where they lie:
 
 =========  ====================================================================================
 records    fixed-width records as sealed rows (`seals.SealedRows`), at ``position * stride``;
@@ -11,15 +11,17 @@ places     for records that differ in length: `PLACE` per position
 buckets    uint16 per position
 changes    `CHANGE` per row that supersedes or retracts
 anchors    `ANCHOR` per page that was appended: where the chain is known
+erased     `ERASED` per erasure in the database, in its order, up to the last that was applied here
 =========  ====================================================================================
 
-Nothing is synced to disk: what a power cut leaves behind does not pass the seals and sums below,
-and comes from the database again. The state is replaced as a whole (`summed`) after the rows that
-it counts; what lies beyond it in the files is a torn tail.
+Only erasures are synced to disk: what else a power cut leaves behind does not pass the seals and
+sums below, and comes from the database again. The state is replaced as a whole (`summed`) after the
+rows that it counts; what lies beyond it in the files is a torn tail.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -35,16 +37,18 @@ from registry.chain import GENESIS
 from registry.codec import Codec
 from registry.mirror.summed import read_summed, write_summed
 from registry.page import Page
-from registry.seals import SealedRows
+from registry.seals import Positions, Rows, SealedRows
 
-FORMAT = 1
+FORMAT = 2
 PLACE = np.dtype([("end", "<u8"), ("seal", "<u8")])
 """Where a record ends among the records, and its hash with its position and end."""
 CHANGE = np.dtype([("position", "<i8"), ("supersedes", "<i8"), ("retracted", "?")])
 ANCHOR = np.dtype([("position", "<i8"), ("bytes", "<i8"), ("chain", "V16"), ("buckets", "<i8")])
 """The chain after the first ``position`` rows, whose records take so many bytes, and the CRC-32 of
 the buckets since the anchor before."""
-SUMMED = ("buckets", "changes", "anchors")
+ERASED = np.dtype([("position", "<i8"), ("chain", "V16")])
+"""A row that has lost its record for good, and the chain after it."""
+SUMMED = ("buckets", "changes", "anchors", "erased")
 """Files that are read as a whole, so that a CRC-32 of each is enough."""
 FILES = ("records", "places", *SUMMED)
 
@@ -66,6 +70,11 @@ class State:
     @classmethod
     def empty(cls, generation: int) -> State:
         return cls(generation, 0, GENESIS.hex(), dict.fromkeys(FILES, 0), dict.fromkeys(SUMMED, 0))
+
+    @property
+    def erased(self) -> int:
+        """How many of the database's erasures are applied here."""
+        return self.sizes["erased"] // ERASED.itemsize
 
 
 def draft_of(place: Path) -> Path:
@@ -113,6 +122,22 @@ def checksum(file: BinaryIO, length: int, start: int, copy: BinaryIO | None = No
 def seal_record(record: bytes | memoryview, position: int, end: int) -> int:
     """Return the seal of a record that differs from others in length."""
     return xxh3_64_intdigest(record, (position << 32) ^ end)
+
+
+def blank_rows(codec: Codec, positions: Positions) -> Rows:
+    """Return what stands for erased rows of fixed width: zeros under seals that are not theirs."""
+    width = codec.header.itemsize
+    rows = SealedRows(width).seal(np.zeros(len(positions), f"V{width}"), positions)
+    rows.view("<u4")[:, -1] ^= np.uint32(0xFFFFFFFF)
+    return rows
+
+
+def blank_seals(
+    records: Sequence[bytes], positions: Positions, ends: Sequence[int]
+) -> npt.NDArray[np.uint64]:
+    """Return the seals of erased rows that differ in length, which are not their records'."""
+    places = zip(records, positions.tolist(), ends, strict=True)
+    return ~np.array([seal_record(*place) for place in places], np.uint64)
 
 
 class Appender:
@@ -174,17 +199,15 @@ def write_all(file: BinaryIO, data: memoryview) -> None:
 def contents(page: Page, codec: Codec, first: int) -> dict[str, npt.NDArray[Any]]:
     """Return a page's share of ``records`` and ``places``; ``first`` is its first byte's offset."""
     positions = np.arange(page.start, page.stop)
-    held = np.ones(len(page), bool)
-    held[page.retracted - page.start] = False
+    held, erased = page.held, page.erased - page.start
     if page.sizes is None:
         records = np.frombuffer(page.data, f"V{codec.header.itemsize}")
-        if len(page.retracted):
+        if not held.all():
             records, kept = np.zeros(len(page), records.dtype), records
             records[held] = kept
-        return {
-            "records": SealedRows(codec.header.itemsize).seal(records, positions),
-            "places": np.empty(0, PLACE),
-        }
+        rows = SealedRows(codec.header.itemsize).seal(records, positions)
+        rows[erased] = blank_rows(codec, page.erased)
+        return {"records": rows, "places": np.empty(0, PLACE)}
     sizes = np.zeros(len(page), np.int64)
     sizes[held] = page.sizes
     places = np.empty(len(page), PLACE)
@@ -197,6 +220,8 @@ def contents(page: Page, codec: Codec, first: int) -> dict[str, npt.NDArray[Any]
             positions.tolist(), sizes.tolist(), ends.tolist(), strict=True
         )
     ]
+    nothing = [b""] * len(erased)
+    places["seal"][erased] = blank_seals(nothing, page.erased, places["end"][erased].tolist())
     return {"records": np.frombuffer(page.data, np.uint8), "places": places}
 
 

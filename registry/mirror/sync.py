@@ -6,19 +6,24 @@ import shutil
 import threading
 import warnings
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
 
 from registry.cursor import Log, pages
-from registry.errors import DivergenceError, DivergenceWarning, MirrorError
+from registry.engine import read
+from registry.errors import DivergenceWarning, MirrorError
+from registry.heads import seen
 from registry.mirror import files
+from registry.mirror.cutting import cut
+from registry.mirror.erased import blank
 from registry.mirror.files import SUMMED, Appender, State
-from registry.mirror.summed import read_summed, write_summed
+from registry.mirror.mending import rewrite
+from registry.mirror.scanned import sound, stamp
 from registry.mirror.view import View
 from registry.page import Page
+from registry.revisions import Erased, erased_between, erased_from
 from registry.seals import Positions
 
 FEW = 1024
@@ -44,18 +49,26 @@ class Mirror:
         self._trusted: State | None = None
         self._view: View | None = None
 
-    def sync(self, until: int, chain: bytes) -> View:
+    def sync(self, until: int, chain: bytes, erased: int | None = None) -> View:
         """Return the log's rows up to ``until`` at least, where the database has this chain.
 
-        What is there already is not read again. Where the mirror holds another history than the
+        What is there already is not read again, but what the database has erased, ``erased`` rows
+        if that is known, is overwritten here. Where the mirror holds another history than the
         database, it is cut back to where they part, with a `DivergenceWarning`.
         """
         with self._thread_lock:
             while True:
-                state = self._load()
-                if state is None or state.position < until or not self._agrees(state, until, chain):
+                state, found = self._load(), None
+                if erased is None or (state is not None and state.position > until):
+                    found, erased = self._seen(state.position if state is not None else 0)
+                if (
+                    state is None
+                    or state.position < until
+                    or state.erased < erased
+                    or not self._agrees(state, until, chain, found)
+                ):
                     with self._file_lock:
-                        state = self._bring(until, chain)
+                        state = self._bring(until, chain, erased)
                 with suppress(FileNotFoundError):  # another process began the next generation
                     if self._view is None or self._view.state != state:
                         self._view = View(self.folder, state, self.log.codec)
@@ -65,6 +78,20 @@ class Mirror:
         """Return the rows that are there already; None where there is no mirror yet."""
         state = self._load()
         return None if state is None else View(self.folder, state, self.log.codec)
+
+    @property
+    def erasures(self) -> int | None:
+        """How many of the database's erasures are applied; None where there is no mirror yet."""
+        state = files.load(self.folder)
+        return None if state is None else state.erased
+
+    def erased(self, positions: Positions) -> list[Erased]:
+        """Return those of these rows that the database has erased."""
+        if not len(positions):
+            return []
+        place = (self.log.dataset_id, int(positions.min()), int(positions.max()) + 1)
+        found = read(self.log.engine, lambda connection: erased_between(connection, *place))
+        return [row for row in found if row.position in positions]
 
     def shared(self, view: View, until: int) -> int:
         """Return the last position up to which mirror and database are known to agree."""
@@ -101,51 +128,27 @@ class Mirror:
         with self._thread_lock, self._file_lock:
             for block in np.unique(np.append(positions, before) // REPAIRED).tolist():
                 after = block * REPAIRED
-                self._rewrite(view, after, min(after + REPAIRED, until), chain, until)
+                stop = min(after + REPAIRED, until)
+                if not rewrite(self.log, self.folder, view, after, stop, (until, chain)):
+                    self.restart(view)
+                    return
 
     def scan(self, view: View, until: int, chain: bytes, *, again: bool = False) -> None:
         """Check the first ``until`` rows, of fixed width, unless that was done; mend them.
 
+        Rows that were erased stay as they are.
+
         It was done if the file's times are as this class last left them, and not ``again``.
         """
-        for after in range(0 if again else self._sound(view.state), until, SCANNED):
+        for after in range(0 if again else sound(self.folder, view.state), until, SCANNED):
             positions = np.arange(after, min(after + SCANNED, until))
-            broken = view.seals.broken(view.rows[after : after + len(positions)], positions)
-            if broken.any():
-                self.repair(view, positions[broken], until, chain)
-        if self._sound(view.state) < until:
-            self._stamp(view.state, until)
-
-    def _sound(self, state: State) -> int:
-        """Return up to where the records are known to be undamaged, going by the file's times."""
-        found = read_summed(self.folder / "scanned")
-        if found is None or found["file"] != self._look(state):
-            return 0
-        return int(found["until"])
-
-    def _stamp(self, state: State, until: int) -> None:
-        with suppress(OSError):  # then they are looked through again
-            stamp = {"file": self._look(state), "until": until}
-            write_summed(self.folder / "scanned", stamp)
-
-    def _look(self, state: State) -> list[int]:
-        found = files.path(self.folder, state.generation, "records").stat()
-        return [found.st_ino, found.st_size, found.st_mtime_ns]
-
-    def _rewrite(self, view: View, after: int, until: int, chain: bytes, watermark: int) -> None:
-        offset = after * view.seals.stride
-        if not self.log.codec.fixed_width:
-            after, offset, _ = view.anchor(after)
-        for page in pages(self.log, after, until):
-            confirm(self.log, watermark, chain)
-            columns = files.contents(page, self.log.codec, offset)
-            places = {"records": offset, "places": page.start * files.PLACE.itemsize}
-            for name, column in columns.items():
-                path = files.path(self.folder, view.state.generation, name)
-                with path.open("r+b", buffering=0) as file:
-                    file.seek(places[name])
-                    files.write_all(file, column.reshape(-1).view(np.uint8).data)
-            offset += columns["records"].nbytes
+            rows = view.rows[after : after + len(positions)]
+            broken = positions[view.seals.broken(rows, positions)]
+            damaged = np.setdiff1d(broken, [row.position for row in self.erased(broken)])
+            if len(damaged):
+                self.repair(view, damaged, until, chain)
+        if sound(self.folder, view.state) < until:
+            stamp(self.folder, view.state, until)
 
     def restart(self, view: View) -> None:
         """Begin anew with empty files: these are damaged where they cannot be mended row by row."""
@@ -180,36 +183,64 @@ class Mirror:
             return False
         return True
 
-    def _agrees(self, state: State, until: int, chain: bytes) -> bool:
-        """Tell whether mirror and database hold the same rows, as far as both go or ``until``."""
+    def _seen(self, position: int) -> tuple[bytes | None, int]:
+        """Read the database's chain at a position, and how many rows it has erased."""
+        place = (self.log.dataset_id, position)
+        return read(self.log.engine, lambda connection: seen(connection, *place))
+
+    def _agrees(self, state: State, until: int, chain: bytes, found: bytes | None) -> bool:
+        """Tell whether mirror and database hold the same rows, as far as both go or ``until``.
+
+        ``found`` is the database's chain where the mirror ends.
+        """
         if state.position == until:
             return bytes.fromhex(state.chain) == chain
-        found = self.log.chain_at(state.position)
         if found is not None:
             return found.hex() == state.chain
         # The mirror goes further than this database: a replica that lags, or a restored one.
         return View(self.folder, state, self.log.codec).chain_at(until) == chain
 
-    def _bring(self, until: int, chain: bytes) -> State:
-        """Bring the files up to a position; the lock is held."""
+    def _bring(self, until: int, chain: bytes, erased: int) -> State:
+        """Bring the files up to a position and a number of erasures; the lock is held."""
         state = self._load()
         if state is None:
             state = self._begin(State.empty(self._next_generation()))
         found = self._next(state, until, chain)
-        if found is None and not self._agrees(state, until, chain):
-            state = self._cut_back(state, until)
+        if found is None:
+            at_end = chain if state.position == until else self.log.chain_at(state.position)
+            if not self._agrees(state, until, chain, at_end):
+                state = self._cut_back(state, until)
+        blanks = False
         if state.position < until:
-            before, sound = state.position, 0 if state.position == 0 else self._sound(state)
+            before = state.position
+            known = sound(self.folder, state) if before else 0
             with Appender(self.folder, state, self.log.codec) as appender:
                 for page in found or pages(self.log, state.position, until):
                     at_stop = chain if page.stop == until else self.log.chain_at(page.stop)
                     if at_stop is None:
                         raise MirrorError(f"the log lost its row {page.stop - 1} while being read")
                     appender.append(page, at_stop)
+                    blanks = blanks or len(page.erased) > 0
                 self._trusted = state = appender.state
-            if sound or not before:
-                self._stamp(state, state.position if sound >= before else sound)
-        return state
+            if known or not before:
+                stamp(self.folder, state, state.position if known >= before else known)
+        # Last, so that no page which was read before is left out.
+        return self._erase(state, until, chain) if blanks or state.erased < erased else state
+
+    def _erase(self, state: State, until: int, chain: bytes) -> State:
+        """Apply the database's erasures since the last that was."""
+        place = (self.log.dataset_id, state.erased)
+        rows = read(self.log.engine, lambda connection: erased_from(connection, *place))
+        known = sound(self.folder, state) if state.position else 0
+        erased = blank(self.folder, state, self.log.codec, rows)
+        if erased is None:  # in a new generation, they are blank from the start
+            self._begin(State.empty(self._next_generation()))
+            return self._bring(until, chain, state.erased + len(rows))
+        files.publish(self.folder, erased)
+        if known:
+            stamp(self.folder, erased, known)
+        self._trusted = erased
+        return erased
 
     def _next(self, state: State, until: int, chain: bytes) -> list[Page] | None:
         """Read a few rows that are all that is missing; None if they do not lead to the chain."""
@@ -231,26 +262,7 @@ class Mirror:
             DivergenceWarning,
             stacklevel=2,
         )
-        _, size, chain = view.anchor(position)
-        sizes = {
-            "records": size,
-            "places": position * files.PLACE.itemsize if len(view.places) else 0,
-            "buckets": position * 2,
-            "changes": int(np.searchsorted(view.changes["position"], position))
-            * files.CHANGE.itemsize,
-            "anchors": int(np.searchsorted(view.anchors["position"], position, side="right"))
-            * files.ANCHOR.itemsize,
-        }
-        fresh = State.empty(self._next_generation())
-        sums = {}
-        for name, length in sizes.items():
-            target = files.path(self.folder, fresh.generation, name)
-            target.parent.mkdir(exist_ok=True)
-            sums[name] = _copy(files.path(self.folder, state.generation, name), target, length)
-        kept = {name: sums[name] for name in SUMMED}
-        parted = min(position, state.parted if state.parted is not None else position)
-        state = replace(fresh, position=position, chain=chain.hex(), sizes=sizes, sums=kept)
-        return self._begin(replace(state, parted=parted))
+        return self._begin(cut(self.folder, view, position, self._next_generation()))
 
     def _begin(self, state: State) -> State:
         """Make a generation the current one and remove the others."""
@@ -268,20 +280,3 @@ class Mirror:
 
     def _generations(self) -> list[int]:
         return [int(entry.name) for entry in self.folder.iterdir() if entry.name.isdecimal()]
-
-
-def confirm(log: Log, until: int, chain: bytes) -> None:
-    """Raise `DivergenceError` unless the database's first ``until`` rows have this chain."""
-    found = log.chain_at(until)
-    if found != chain:
-        said = "ends before" if found is None else f"has {found.hex()} there, another history"
-        raise DivergenceError(
-            f"rows of the log up to position {until} ({chain.hex()}) are to be read again, but the "
-            f"database's log {said}: was it restored, or did it fail over?"
-        )
-
-
-def _copy(source: Path, target: Path, length: int) -> int:
-    """Copy the first bytes of a file and return their sum."""
-    with source.open("rb") as origin, target.open("wb") as copy:
-        return files.checksum(origin, length, 0, copy)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from mmap import PROT_READ, mmap
 from pathlib import Path
@@ -12,10 +12,10 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from registry.chain import GENESIS, NONE, extend
+from registry.chain import GENESIS, NONE, extend_past
 from registry.codec import Codec
 from registry.mirror import files
-from registry.mirror.files import ANCHOR, CHANGE, PLACE, State
+from registry.mirror.files import ANCHOR, CHANGE, ERASED, PLACE, State
 from registry.seals import Positions, Rows, SealedRows
 
 DTYPES: dict[str, npt.DTypeLike] = {
@@ -24,6 +24,7 @@ DTYPES: dict[str, npt.DTypeLike] = {
     "buckets": "<u2",
     "changes": CHANGE,
     "anchors": ANCHOR,
+    "erased": ERASED,
 }
 
 
@@ -82,6 +83,13 @@ class View:
     def anchors(self) -> npt.NDArray[Any]:
         return self._maps["anchors"]
 
+    @cached_property
+    def erased(self) -> dict[int, bytes]:
+        """The rows that were erased, by position, with the chain after each."""
+        found = self._maps["erased"]
+        rows = zip(found["position"].tolist(), found["chain"].tolist(), strict=True)
+        return {position: chain for position, chain in rows if position < self.position}
+
     def intact(self, after: int, until: int) -> bool:
         """Tell whether changes, anchors and the buckets in ``[after, until)`` are undamaged."""
         for name in ("changes", "anchors"):
@@ -125,8 +133,14 @@ class View:
         found = self.anchors[index]
         return int(found["position"]), int(found["bytes"]), found["chain"].tobytes()
 
-    def chain_values(self, after: int, until: int, chain: bytes) -> list[bytes]:
-        """Compute the chain over ``[after, until)`` from the value before it."""
+    def chain_values(
+        self, after: int, until: int, chain: bytes, known: Mapping[int, bytes] | None = None
+    ) -> list[bytes]:
+        """Compute the chain over ``[after, until)`` from the value before it.
+
+        ``known`` has the value after each row that was erased, by position; those noted here if it
+        is None.
+        """
         positions = np.arange(after, until)
         part = slice(*np.searchsorted(self.changes["position"], [after, until]))
         at = self.changes["position"][part] - after
@@ -140,7 +154,9 @@ class View:
             records = [bytes(record) for record in self.take_records(positions)[0]]
         for retracted in at[self.changes["retracted"][part]].tolist():
             records[retracted] = None
-        return extend(chain, supersedes, self.buckets[after:until], records)
+        given = self.erased if known is None else known
+        blanks = {p - after: value for p, value in given.items() if after <= p < until}
+        return extend_past(blanks, chain, supersedes, self.buckets[after:until], records)
 
     def chain_at(self, position: int) -> bytes:
         """Compute the chain after the first ``position`` rows, from the anchor before."""

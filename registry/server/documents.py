@@ -63,7 +63,7 @@ class DatasetFacts(BaseModel):
 
 
 class Row(BaseModel):
-    """A row of the log; ``fields`` is null for a retraction."""
+    """A row of the log; ``fields`` is null for a retraction, and for a row that was erased."""
 
     position: int
     key: str
@@ -72,6 +72,7 @@ class Row(BaseModel):
     source: str | None
     created_at: datetime
     fields: dict[str, Any] | None
+    erased: bool
 
 
 class Rows(BaseModel):

@@ -23,6 +23,7 @@ import registry
 from registry import Registry, Replay
 from registry.errors import CacheWarning
 from registry.mirror import Mirror, sync
+from registry.mirror.scanned import stamp
 from registry.policies import Policy
 from registry.seals import SealedRows
 from registry.tensorflow import EpochDataset, StreamDataset
@@ -46,7 +47,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Subject:
-    """A dataset with pinned epochs, and a mirror that goes as far as all of them but the last."""
+    """A dataset with pinned epochs, and a mirror that goes as far as all of them but the last.
+
+    Beside the epochs lies a sample that was erased.
+    """
 
     def __init__(self, reg: Registry, kind: Kind, cache: Path) -> None:
         self.reg = reg
@@ -56,8 +60,13 @@ class Subject:
         runs = {name: self.dataset.run(name, split="train") for name in ("all", "later")}
         runs["replay"] = self.dataset.run("replay", split="train", policy=Replay(0.5))
         self.due: dict[tuple[str, int], list[Row]] = {}
+        gone = next(f"{n}" for n in range(500, 1000) if self.dataset.split_of(f"{n}") == "test")
         for number in range(3):
             kind.grow(self.dataset, 12)
+            if number == 0:
+                self.dataset.insert([kind.sample(int(gone))], keys=[gone])
+            if number == 1:
+                self.dataset.erase(gone)
             if number == 2:
                 shutil.copytree(cache, self.kept)
             for name in ("all", "replay") if number < 2 else ("later",):
@@ -71,7 +80,7 @@ class Subject:
         mirror = Mirror(self.dataset.run("all").log, self.cache)
         state = mirror._load()
         assert state is not None
-        mirror._stamp(state, state.position)
+        stamp(mirror.folder, state, state.position)
 
     def check(self) -> None:
         """An older epoch of each run, then one that needs more rows, as a new process has them."""
@@ -161,7 +170,7 @@ def test_damage_reaches_no_sample_in_a_graph(subject: Subject) -> None:
 def test_damage_under_a_graph_fails_it_and_is_mended_for_the_next(subject: Subject) -> None:
     epoch = subject.dataset.run("all").epoch(1)
     records = next(subject.cache.glob("*/0/records"))
-    entries = next(subject.cache.glob(f"*/epochs/{epoch.watermark}-*"))
+    entries = next(subject.cache.glob(f"*/epochs/{epoch.watermark}-0-*"))
     used = int(epoch.positions(np.array([5]))[0])
     for path, offset in (
         (records, used * SealedRows(epoch.codec.header.itemsize).stride),

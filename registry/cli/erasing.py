@@ -1,0 +1,49 @@
+"""The command that removes content for good."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from registry.cli.base import Url, app
+from registry.connection import connect
+
+
+@app.command()
+def erase(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset's name.")],
+    keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Keys of samples.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full",
+            help="On PostgreSQL, write the tables anew, so that nothing stays in their free space. "
+            "Nobody can read or write them meanwhile, and it takes as much room again.",
+        ),
+    ] = False,
+    url: Url = None,
+) -> None:
+    """Remove all content of samples for good: in the database, and in mirrors when next synced.
+
+    Their rows stay in the log, retracted and empty, so that everything else can still be verified
+    and replayed. Epochs and versions that hold them say so when they are read.
+
+    Not reached are backups, WAL archives and replicas that lag, files that were exported, mirrors
+    that are never synced again, and inbox rows without a key. Whoever imports the same file again
+    inserts the samples again. A SQLite file is written anew, for which it needs as much room again.
+    """
+    with connect(url) as registry:
+        opened = registry.open(dataset)
+        if not yes:
+            some = f"{len(keys)} samples" if len(keys) > 1 else f"{keys[0]!r}"
+            typer.confirm(
+                f"Erase all that {opened.name} ever held of {some}, for good?", abort=True
+            )
+        done = opened.erase(*keys, full=full)
+    typer.echo(
+        f"{opened.name}: {done.rows:,} rows of the log erased, {done.inbox_rows:,} of the inbox"
+    )
+    if done.remains is not None:
+        typer.echo(f"note: {done.remains}", err=True)

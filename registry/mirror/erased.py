@@ -1,0 +1,97 @@
+"""Rows of a mirror whose samples were erased: overwritten where they lie, for good.
+
+A blank row is zeros under a seal that is not theirs, so that whoever reads it takes it for damaged
+and asks the database, which knows that it was erased. Its place is noted in the file ``erased``,
+with the chain after it, which cannot be computed again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+
+from registry.codec import Codec
+from registry.mirror import files
+from registry.mirror.files import ERASED, PLACE, State
+from registry.mirror.view import View
+from registry.revisions import Erased
+from registry.seals import Positions
+
+_Writes = list[tuple[int, memoryview]]
+
+
+def blank(folder: Path, state: State, codec: Codec, rows: Sequence[Erased]) -> State | None:
+    """Overwrite rows and note them; return the state that counts them, for the caller to publish.
+
+    What was done of it already, before a crash, is done again. The owner holds the mirror's lock.
+    None where damage hides the place of a row.
+    """
+    positions = np.array([row.position for row in rows if row.position < state.position], np.int64)
+    if len(positions):
+        writes = _fixed if codec.fixed_width else _variable
+        found = writes(folder, state, codec, positions)
+        if found is None:
+            return None
+        for name, each in found.items():
+            _overwrite(files.path(folder, state.generation, name), each)
+    entries = np.array([(row.position, row.chain) for row in rows], ERASED)
+    data = entries.view(np.uint8).data
+    size = state.sizes["erased"]
+    place = files.path(folder, state.generation, "erased")
+    place.touch()
+    with place.open("r+b", buffering=0) as file:
+        file.seek(size)
+        files.write_all(file, data)
+    return replace(
+        state,
+        sizes={**state.sizes, "erased": size + len(data)},
+        sums={**state.sums, "erased": crc32(data, state.sums["erased"])},
+    )
+
+
+def _fixed(_: Path, __: State, codec: Codec, positions: Positions) -> dict[str, _Writes] | None:
+    rows = files.blank_rows(codec, positions)
+    stride = rows.shape[1]
+    return {
+        "records": [(p * stride, row.data) for p, row in zip(positions.tolist(), rows, strict=True)]
+    }
+
+
+def _variable(
+    folder: Path, state: State, codec: Codec, positions: Positions
+) -> dict[str, _Writes] | None:
+    view = View(folder, state, codec)
+    records, broken = view.take_records(positions)
+    places = view.places[positions]
+    blanks = [bytes(len(record)) for record in records]
+    ends = places["end"].tolist()
+    seals = files.blank_seals(blanks, positions, ends)
+    # Where a row is damaged, its end may be, too, and what lies before that another row's.
+    if (broken & (places["seal"] != seals)).any():
+        return None
+    places["seal"] = seals
+    return {
+        # First, so that rows which are half overwritten are known for what they are.
+        "places": [
+            (position * PLACE.itemsize, memoryview(place.tobytes()))
+            for position, place in zip(positions.tolist(), places, strict=True)
+        ],
+        "records": [
+            (end - len(record), memoryview(record))
+            for end, record in zip(ends, blanks, strict=True)
+        ],
+    }
+
+
+def _overwrite(path: Path, writes: _Writes) -> None:
+    with path.open("r+b", buffering=0) as file:
+        for offset, data in writes:
+            file.seek(offset)
+            files.write_all(file, data)
+        # The state may reach the disk first, and then these rows would never be looked at again.
+        os.fsync(file.fileno())
