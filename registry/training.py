@@ -200,7 +200,7 @@ class Run:
         since, start = (before.watermark, before.start + before.size) if before else (0, 0)
         head: Head | None = self.log.head()
         while head is not None:
-            source = self._sources.at(head.position, head.chain)
+            source = self._sources.at(head.position, head.chain, head.erased)
             size = source.index(self.population(number, since, head.position), None).size
             if size:
                 made = runs.Pin(number, since, head.position, head.chain, size, start)

@@ -4,6 +4,7 @@ from registry.cli import setup as setup  # isort: skip
 from registry.cli import roles as roles  # isort: skip
 from registry.cli import files as files  # isort: skip
 from registry.cli import inbox as inbox  # isort: skip
+from registry.cli import erasing as erasing  # isort: skip
 from registry.cli import serving as serving  # isort: skip
 from registry.cli import reading as reading  # isort: skip
 from registry.cli import trying as trying  # isort: skip
