@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import uuid
 from collections.abc import Mapping
 from types import TracebackType
@@ -16,23 +15,32 @@ from registry.chain import GENESIS
 from registry.codec import Codec
 from registry.cursor import Log
 from registry.dataset import Dataset
-from registry.engine import insert_if_new, make_engine, read, shown, writing
+from registry.engine import insert_if_new, make_engine, read, writing
 from registry.errors import DatasetExistsError, DatasetNotFoundError, FeatureError
 from registry.features import Feature, Features
 from registry.models import datasets, heads, samples
 from registry.splits import intervals
-from registry.versions import NAME, Version
+from registry.texts import fault
+from registry.urls import shown
+from registry.versions import Version, is_name
 
 DEFAULT_URL = "sqlite:///registry.db"
 
 
-def connect(url: str | None = None) -> Registry:
+def connect(url: str | None = None, *, timeout: float | None = None) -> Registry:
     """Open the registry at a database URL, `$REGISTRY_URL`, or ``sqlite:///registry.db``.
 
     A SQLite file is made where there is none. On PostgreSQL, `SchemaMissingError` or
-    `SchemaTooOldError` says which command sets the database up.
+    `SchemaTooOldError` says which command sets the database up; whatever the URL leaves out is
+    taken from services, ``PG…`` variables and password files, as psql does.
+
+    ``timeout``, in seconds, is how long it may take from the moment that the server cannot be
+    reached any more, or a SQLite file is locked, until `DatabaseUnavailableError` or
+    `ConflictError` says so, retries included; only followers go on trying. It can also stand in
+    the URL (``?timeout=60``) and is 30 otherwise. A statement that PostgreSQL is known to be at
+    work on may take longer.
     """
-    engine = make_engine(url or os.environ.get("REGISTRY_URL") or DEFAULT_URL)
+    engine = make_engine(url or os.environ.get("REGISTRY_URL") or DEFAULT_URL, timeout)
     try:
         schema.check(engine)
     except BaseException:
@@ -42,7 +50,10 @@ def connect(url: str | None = None) -> Registry:
 
 
 class Registry:
-    """The datasets of one database. Safe to share between threads, not over a fork."""
+    """The datasets of one database.
+
+    Safe to share between threads. After a fork, the child makes connections of its own.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -77,10 +88,12 @@ class Registry:
 
         Features and splits never change afterwards. Raises `DatasetExistsError` or `FeatureError`.
         """
-        if not re.fullmatch(NAME, name):
+        if not is_name(name):
             raise FeatureError(
-                f"dataset name {name!r}: use 1 to 128 letters, digits, '_', '.' and '-'"
+                f"dataset name {name!r:.200}: use 1 to 128 letters, digits, '_', '.' and '-'"
             )
+        if (wrong := fault(description)) is not None:
+            raise FeatureError(f"a description {wrong}")
         row = {
             "uid": uuid.uuid4().hex,
             "name": name,
@@ -129,6 +142,8 @@ class Registry:
         return Dataset(log, row, version)
 
     def _row(self, name: str) -> Row[Any]:
+        if not is_name(name):
+            raise DatasetNotFoundError(name, ())
         wanted = select(datasets).where(datasets.c.name == name)
         row = read(self.engine, lambda connection: connection.execute(wanted).one_or_none())
         if row is None:

@@ -23,7 +23,7 @@ from registry.errors import (
 )
 from registry.patience import bounded
 from registry.refusals import translate
-from registry.urls import parse_url, shown, timeout_of
+from registry.urls import parse_url, secrets, shown, timeout_of
 
 if TYPE_CHECKING:
     from registry.postgresql import Connection as Driver
@@ -63,8 +63,10 @@ def _postgresql(url: URL, timeout: float) -> Engine:
             f"a timeout of {timeout:g} seconds is too short for PostgreSQL; "
             f"give {postgresql.LEAST_TIMEOUT:g} or more"
         )
+    hidden = secrets(url)
     engine = create_engine(
-        url,
+        url.difference_update_query(hidden),  # SQLAlchemy shows all of a query
+        connect_args=hidden,
         max_overflow=-1,  # a waiting follower keeps its connection, however many there are
         use_native_hstore=False,  # spares looking for it
     )
@@ -80,6 +82,8 @@ def _postgresql(url: URL, timeout: float) -> Engine:
 def _sqlite(url: URL, timeout: float) -> Engine:
     if sqlite3.sqlite_version_info < (3, 35):
         raise DatabaseError(f"SQLite {sqlite3.sqlite_version} is too old; 3.35 or later is needed")
+    if hidden := secrets(url):
+        raise InvalidURLError(f"{shown(url)}: SQLite knows no {', '.join(hidden)}; leave it out")
     engine = create_engine(url, connect_args={"timeout": timeout}, max_overflow=-1)
 
     @event.listens_for(engine, "connect")

@@ -64,7 +64,8 @@ _STATES: dict[str, tuple[type[RegistryError], str]] = {
 
 
 def _from_postgresql(error: Any, said: str, place: str) -> RegistryError:
-    lost = type(error).__name__ in ("OperationalError", "InterfaceError")
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    lost = not kinds.isdisjoint(("OperationalError", "InterfaceError"))
     state = error.sqlstate or (_state_of_refusal(said) if lost else "")
     for prefix, (kind, remedy) in _STATES.items():
         if state.startswith(prefix):
@@ -72,9 +73,12 @@ def _from_postgresql(error: Any, said: str, place: str) -> RegistryError:
     return DatabaseError(f"{place}: {said}")
 
 
+_REFUSED = ("authentication failed", "no password supplied", "no pg_hba.conf entry")
+
+
 def _state_of_refusal(said: str) -> str:
     """Guess the state where there is none: libpq gives only text if a connection fails."""
-    if "authentication failed" in said:
+    if any(each in said for each in _REFUSED):
         return "28P01"
     if "FATAL" in said and "does not exist" in said:
         return "3D000"

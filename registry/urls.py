@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from urllib.parse import unquote
 
 from sqlalchemy import URL, make_url
@@ -28,13 +29,14 @@ def parse_url(url: str | URL) -> URL:
             raise InvalidURLError(f"a database URL {wrong}")
         if url.startswith("postgres"):
             _refuse_bare_at(url)
-    try:
+    parsed = None
+    with suppress(ArgumentError, ValueError):
         parsed = make_url(url)
-    except (ArgumentError, ValueError) as error:
+    if parsed is None:  # raised out here, since the other error may quote a password
         raise InvalidURLError(
             "the database URL cannot be read; write postgresql://user@host/database "
             "or sqlite:///path/to/file.db"
-        ) from (None if "@" in str(url) else error)
+        )
     if parsed.drivername in _POSTGRESQL:
         _check_hosts(parsed)
         return _with_socket(parsed.set(drivername="postgresql+psycopg"))
@@ -51,8 +53,16 @@ def parse_url(url: str | URL) -> URL:
 
 def shown(url: URL) -> str:
     """Return the URL's text without its passwords, which may also stand in its query."""
-    secret = [name for name in url.query if any(part in name for part in _SECRET)]
-    return url.difference_update_query(secret).render_as_string(hide_password=True)
+    return url.difference_update_query(secrets(url)).render_as_string(hide_password=True)
+
+
+def secrets(url: URL) -> dict[str, str | tuple[str, ...]]:
+    """Return what is secret of the URL's query."""
+    return {
+        name: value
+        for name, value in url.query.items()
+        if any(part in name.lower() for part in _SECRET)
+    }
 
 
 def timeout_of(url: URL) -> float:
@@ -85,5 +95,5 @@ def _check_hosts(url: URL) -> None:
 def _with_socket(url: URL) -> URL:
     host = unquote(url.host or "")
     if host.startswith("/"):
-        return url.set(host=None).update_query_dict({"host": host})
+        return url._replace(host=None).update_query_dict({"host": host})
     return url

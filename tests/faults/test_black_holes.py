@@ -71,10 +71,9 @@ def _commit(reg: Registry, _: threading.Event) -> None:
             connection.execute(text("SELECT 1"))
 
 
-def _connect(reg: Registry, _: threading.Event) -> None:
-    while True:
-        with registry.connect(reg.engine.url.render_as_string(hide_password=False)):
-            time.sleep(0.01)
+def _connect(reg: Registry, silent: threading.Event) -> None:
+    silent.wait()
+    registry.connect(_text(reg.engine.url))
 
 
 Work = Callable[[Registry, threading.Event], None]
