@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from alembic import context
 from sqlalchemy import Connection, Engine, text
 
-from registry.engine import lent, make_engine, reading, retrying, writing
-from registry.errors import ConflictError
+from registry.engine import lent, make_engine, pooled, reading, retrying, writing
+from registry.errors import ConflictError, DatabaseError
 from registry.models import metadata
 from registry.schema import VERSION_TABLE
 from registry.urls import parse_url, shown
@@ -35,6 +35,11 @@ def url() -> str:
 
 def run(engine: Engine) -> None:
     """Upgrade, or downgrade, while no other process does."""
+    if pooled(engine):
+        raise DatabaseError(
+            f"{shown(engine.url)} leads to a pooler, which keeps neither locks nor settings; "
+            "migrate by a URL of the server itself"
+        )
     if engine.dialect.name == "postgresql":
         with locked(engine):
             for attempt in retrying(WAIT):
