@@ -82,7 +82,8 @@ def transact(
         with attempt, writing(engine, wait) as connection:
             head = heads.lock(connection, dataset_id)
             if sent is not None and _landed(connection, dataset_id, sent):
-                break
+                histories.remember(engine, dataset_id, sent.head)
+                return sent.result
             histories.check(connection, dataset_id, head)
             writer = Writer(connection, dataset_id, head)
             result = work(writer)

@@ -15,6 +15,7 @@ from registry import heads
 from registry.codec import Codec
 from registry.engine import PATIENCE, read, retrying
 from registry.errors import ConflictError, DiskFullError, PermissionDeniedError, ReadOnlyError
+from registry.histories import check_reader
 from registry.inbox import Inbox
 from registry.notifications import Pause, listening
 from registry.page import FIRST_ROWS, MOST_ROWS, Page, fetch, first_rows
@@ -89,30 +90,43 @@ def pages(log: Log, after: int, until: int, patience: float | None = PATIENCE) -
 def follow(log: Log, after: int) -> Generator[Page]:
     """Yield pages from ``after`` on for ever, waiting for commits at the end of the log.
 
-    A lost connection is made anew for as long as it takes; no row is skipped or seen twice.
+    A lost connection is made anew for as long as it takes; no row is skipped or seen twice. Raises
+    `DivergenceError`, before a row of it is yielded, where the log has come to another history.
     """
+    chain = log.chain_at(after)
     while True:
-        head = await_growth(log, after)
+        head = await_growth(log, after, chain=chain)
         assert head is not None
         for page in pages(log, after, head.position, patience=None):
             yield page
             after = page.stop
+        chain = head.chain
 
 
-def await_growth(log: Log, after: int, until: float | None = None) -> heads.Head | None:
+def await_growth(
+    log: Log, after: int, until: float | None = None, chain: bytes | None = None
+) -> heads.Head | None:
     """Wait until the log's head is past ``after``, and return the head.
 
-    None if the monotonic clock reaches ``until`` before.
+    None if the monotonic clock reaches ``until`` before. With ``chain``, raises `DivergenceError`
+    unless that is the log's value at ``after``.
     """
+
+    def look() -> heads.Head:
+        head = log.head()
+        if chain is not None:
+            check_reader(log.engine, log.dataset_id, head, after, chain)
+        return head
+
     pause = Pause()
     for attempt in retrying(patience=None):
         with attempt:
-            if (head := log.head()).position > after:
+            if (head := look()).position > after:
                 return head
             with listening(log.engine, log.dataset_id) as wait:
                 # Listening began before this look at the head: a commit that came before it is
                 # seen here, a later one ends the wait.
-                while (head := log.head()).position <= after:
+                while (head := look()).position <= after:
                     if until is not None and time.monotonic() >= until:
                         return None
                     wait(pause.next())

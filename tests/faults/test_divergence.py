@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from sqlalchemy import URL
 
-from registry import Dataset, Registry
+import registry
+from registry import Dataset, Page, Registry
 from registry.errors import CacheWarning, DivergenceError, DivergenceWarning
 from registry.tensorflow import EpochDataset
 from tests.databases import administrator
@@ -54,6 +55,11 @@ class Backup:
     def remove(self) -> None:
         if not self._sqlite:
             self._drop(self._name)
+
+    def regrow(self, kind: Kind, count: int, first: int | None = None) -> None:
+        """Have somebody else write rows, who knows nothing of those that are gone."""
+        with registry.connect(self._reg.engine.url.render_as_string(hide_password=False)) as reg:
+            kind.grow(reg.open("growing"), count, first)
 
     @property
     def _sqlite(self) -> bool:
@@ -108,6 +114,55 @@ with registry.connect(sys.argv[1]) as reg:
 """
 
 
+def test_who_wrote_rows_that_are_gone_is_told_once(
+    dataset: Dataset, backup: Backup, kind: Kind
+) -> None:
+    kind.grow(dataset, 10)
+    written = dataset.head
+    for back, found in [
+        (None, r"ends at position 33: was"),
+        (10, r"has another history there \("),
+        (30, r"has another history there \("),
+    ]:
+        backup.restore()
+        if back is not None:
+            backup.regrow(kind, back, 500)
+        said = rf"up to position 46 \({written.chain.hex()}\) were committed here, but .* {found}"
+        before = dataset.head
+        with pytest.raises(DivergenceError, match=said):
+            dataset.insert([kind.sample(1)], keys=["mine"])
+        assert dataset.head == before
+        assert dataset.insert([kind.sample(1)], keys=["mine"]).inserted == 1
+        backup.restore()
+        with pytest.raises(DivergenceError, match="were committed here"):
+            kind.grow(dataset, 10)
+        kind.grow(dataset, 10)
+
+
+@pytest.mark.parametrize("others", [0, 10, 30])
+def test_who_follows_a_log_that_went_back_is_told_before_the_next_row(
+    dataset: Dataset, backup: Backup, kind: Kind, others: int
+) -> None:
+    kind.grow(dataset, 10)
+    read = dataset.head
+    pages = dataset.follow(after=30)
+    assert [position for page in pages_until(pages, 46) for position in page] == [*range(30, 46)]
+    backup.restore()
+    if others:
+        backup.regrow(kind, others, 500)
+    said = rf"rows up to position 46 \({read.chain.hex()}\) were read, but the database's log"
+    with pytest.raises(DivergenceError, match=said):
+        next(pages)
+
+
+def pages_until(pages: Iterator[Page], end: int) -> Iterator[range]:
+    """Yield the positions of pages until one ends there."""
+    for page in pages:
+        yield range(page.start, page.stop)
+        if page.stop == end:
+            return
+
+
 def test_a_run_that_went_further_than_a_restored_database_stops(
     reg: Registry, url: str, dataset: Dataset, backup: Backup, kind: Kind
 ) -> None:
@@ -123,7 +178,7 @@ def test_a_run_that_went_further_than_a_restored_database_stops(
     )
     for grows in (False, True):
         if grows:
-            kind.grow(dataset, 30, 500)
+            backup.regrow(kind, 30, 500)
         for number in (0, 1, 2):
             with pytest.raises(DivergenceError, match=said):
                 run.epoch(number)
@@ -152,7 +207,7 @@ def test_a_run_whose_epoch_is_pinned_anew_on_another_history_stops(
     mine = dataset.run("r")
     mine.epoch(1)
     backup.restore()
-    kind.grow(dataset, 10, 500)
+    backup.regrow(kind, 10, 500)
     monkeypatch.setenv("REGISTRY_CACHE", str(cache.with_name("elsewhere")))
     theirs = reg.open("growing").run("r").epoch(1)
     assert yielded(theirs) == due(dataset, theirs)
@@ -177,7 +232,7 @@ def test_a_database_that_is_merely_behind_yields_what_it_has(
     for epoch in epochs:
         assert epoch.watermark == 33
         assert yielded(epoch) == due(dataset, epoch)
-    kind.grow(dataset, 10)  # keys made of positions: the same rows as before
+    backup.regrow(kind, 10)  # keys made of positions: the same rows as before
     epoch = dataset.run("fresh").epoch(1)
     assert epoch.watermark == 46
     assert yielded(epoch) == due(dataset, epoch)
@@ -190,7 +245,7 @@ def test_damaged_rows_are_never_mended_with_another_history(
     epoch = dataset.run("r").epoch(1)
     samples = yielded(epoch)
     backup.restore()
-    kind.grow(dataset, 10, 500)
+    backup.regrow(kind, 10, 500)
     records = next(cache.glob("*/0/records"))
     pristine = records.read_bytes()
     for offset in range(0, len(pristine), len(pristine) // 20):
@@ -215,7 +270,7 @@ def test_an_epoch_read_without_a_mirror_stops_where_the_database_diverges(
         epoch = run.epoch(0)
     assert yielded(epoch) == due(dataset, epoch)
     backup.restore()
-    kind.grow(dataset, 10, 500)
+    backup.regrow(kind, 10, 500)
     with pytest.raises(DivergenceError, match=ANOTHER):
         yielded(epoch)
     with pytest.raises(DivergenceError, match="reached epoch 0 at position 46"):
