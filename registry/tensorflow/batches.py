@@ -1,4 +1,4 @@
-"""Chunks of samples by a graph function, cut into batches."""
+"""Graph functions over a dataset, and batches cut of what they make."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-_HERE = {"experimental_ints_on_device": True}
+HERE = {"experimental_ints_on_device": True}
 """Has a function run where its iterator is, not be spread over devices.
 
 That would take TensorFlow half of the time until the first batch: it optimizes a function's graph
@@ -16,56 +16,76 @@ https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/core/data/captu
 """
 
 
-class Batches(tf.data.Dataset):  # type: ignore[misc]  # TensorFlow ships no types
-    """Batches of the chunks that a function of graph operations makes of single tensors.
+class Made(tf.data.Dataset):  # type: ignore[misc]  # TensorFlow ships no types
+    """A dataset of dense tensors that an operation makes."""
 
-    As ``inputs.map(function, tf.data.AUTOTUNE).rebatch(batch_size, drop_remainder)``, for dense
-    tensors only and without what that does for all others.
+    def __init__(self, variant: Any, spec: Any, *inputs: tf.data.Dataset) -> None:
+        self._made_of = list(inputs)
+        self._spec = spec
+        super().__init__(variant)
+
+    def _inputs(self) -> list[tf.data.Dataset]:
+        return self._made_of
+
+    @property
+    def element_spec(self) -> Any:
+        """The dtypes and shapes of an element."""
+        return self._spec
+
+
+class Mapped(Made):
+    """What a function of graph operations makes of each element, in parallel and in order.
+
+    As ``inputs.map(function, tf.data.AUTOTUNE)``, but for functions of dense tensors alone.
     """
 
-    def __init__(
-        self,
-        inputs: tf.data.Dataset,
-        function: Callable[[Any], Any],
-        batch_size: int,
-        *,
-        drop_remainder: bool,
-    ) -> None:
-        self._inputs_ = [inputs]
-        self._function = tf.function(
-            function,
-            autograph=False,
-            input_signature=[inputs.element_spec],
-            experimental_attributes=_HERE,
-        ).get_concrete_function()
-        made = self._function.structured_outputs
-        rows = batch_size if drop_remainder else None
-        self._spec = tf.nest.map_structure(
-            lambda each: tf.TensorSpec([rows, *each.shape[1:]], each.dtype), made
+    def __init__(self, inputs: tf.data.Dataset, function: Callable[[Any], Any]) -> None:
+        self._function = graph_function(function, inputs.element_spec)
+        spec = tf.nest.map_structure(
+            lambda each: tf.TensorSpec(each.shape, each.dtype), self._function.structured_outputs
         )
-        types = [each.dtype for each in tf.nest.flatten(made)]
-        chunks = tf.raw_ops.ParallelMapDatasetV2(
+        variant = tf.raw_ops.ParallelMapDatasetV2(
             input_dataset=inputs._variant_tensor,  # noqa: SLF001  # as tf.data's own datasets
             other_arguments=self._function.captured_inputs,
             num_parallel_calls=tf.constant(tf.data.AUTOTUNE, tf.int64),
             f=self._function,
-            output_types=types,
-            output_shapes=[each.shape for each in tf.nest.flatten(made)],
             preserve_cardinality=True,
+            **flat(spec),
         )
-        batches = tf.raw_ops.RebatchDatasetV2(
-            input_dataset=chunks,
+        super().__init__(variant, spec, inputs)
+
+
+class Rebatched(Made):
+    """Batches of what lies in ``chunks`` one after another.
+
+    As ``chunks.rebatch(batch_size, drop_remainder)``, but for dense tensors alone.
+    """
+
+    def __init__(self, chunks: tf.data.Dataset, batch_size: int, *, drop_remainder: bool) -> None:
+        rows = batch_size if drop_remainder else None
+        spec = tf.nest.map_structure(
+            lambda each: tf.TensorSpec([rows, *each.shape[1:]], each.dtype), chunks.element_spec
+        )
+        variant = tf.raw_ops.RebatchDatasetV2(
+            input_dataset=chunks._variant_tensor,  # noqa: SLF001  # as tf.data's own datasets
             batch_sizes=tf.constant(batch_size, tf.int64),
             drop_remainder=drop_remainder,
-            output_types=types,
-            output_shapes=[each.shape for each in tf.nest.flatten(self._spec)],
+            **flat(spec),
         )
-        super().__init__(batches)
+        super().__init__(variant, spec, chunks)
 
-    def _inputs(self) -> list[tf.data.Dataset]:
-        return self._inputs_
 
-    @property
-    def element_spec(self) -> Any:
-        """The dtypes and shapes of a batch."""
-        return self._spec
+def graph_function(function: Callable[..., Any], *spec: Any) -> Any:
+    """Trace a function of graph operations that stays where the iterator is."""
+    return tf.function(
+        function, autograph=False, input_signature=spec, experimental_attributes=HERE
+    ).get_concrete_function()
+
+
+def flat(spec: Any) -> dict[str, Any]:
+    """Return the attributes by which operations tell what a dataset's elements are."""
+    specs = tf.nest.flatten(spec)
+    return {
+        "output_types": [each.dtype for each in specs],
+        "output_shapes": [each.shape for each in specs],
+    }

@@ -12,12 +12,21 @@ import tensorflow as tf
 from registry.codec import Codec
 from registry.epoch import ALONE, Epoch
 from registry.errors import EpochError
+from registry.features import Ragged
 from registry.seals import Positions
 from registry.sharding import Shard, Share
 from registry.source import MirrorSource
 from registry.tensorflow import graph
-from registry.tensorflow.batches import Batches
-from registry.tensorflow.elements import Elements, Names, row_decoder, signature, tensors
+from registry.tensorflow.batches import Mapped, Rebatched
+from registry.tensorflow.elements import (
+    Elements,
+    Names,
+    arrays,
+    joined,
+    row_decoder,
+    signature,
+)
+from registry.tensorflow.generated import Generated
 from registry.training import Run
 
 Worker: TypeAlias = Shard | Any
@@ -89,8 +98,8 @@ class EpochDataset(_Wrapped):
         epoch.scan()
         on_disk = epoch.index.entries is None or epoch.index.path is not None
         if epoch.codec.fixed_width and isinstance(epoch.source, MirrorSource) and on_disk:
-            numbers, chunk = _in_graph(epoch, epoch.source, share, first, size, elements)
-            batches = Batches(numbers, chunk, share.batch_size, drop_remainder=drop_remainder)
+            chunks = _in_graph(epoch, epoch.source, share, first, size, elements)
+            batches = Rebatched(chunks, share.batch_size, drop_remainder=drop_remainder)
         else:
             batches = _generated(
                 elements,
@@ -153,8 +162,8 @@ def pair(shard: Worker) -> Shard:
 
 def _in_graph(
     epoch: Epoch, source: MirrorSource, share: Share, start: int, size: int, elements: Elements
-) -> tuple[tf.data.Dataset, Callable[[Any], Any]]:
-    """Return the chunks' numbers, and what gathers a chunk from the mirror by graph operations."""
+) -> tf.data.Dataset:
+    """Return chunks of samples that graph operations gather from the mirror."""
     rows = epoch.chunk_rows(share.batch_size)
     kind = graph.Kind(
         epoch.features,
@@ -166,7 +175,7 @@ def _in_graph(
     facts = graph.Facts.of(epoch.order, epoch.index, share, start, size)
     gather = graph.gatherer(kind, source.view, epoch.index, epoch.order, facts)
     numbers = tf.data.Dataset.range(-(-size // rows))
-    return numbers, lambda number: elements.select(gather(number))
+    return Mapped(numbers, lambda number: elements.select(gather(number)))
 
 
 def _generated(
@@ -185,32 +194,33 @@ def _generated(
     features, wanted = codec.features, elements.wanted
     if codec.fixed_width:
         empty = np.empty((0, codec.header.itemsize), np.uint8)
-        rows = tf.data.Dataset.from_generator(
+        rows = Generated(
             lambda: (chunk[0].rows(chunk[1]) if chunk else empty for chunk in chunks()),
-            output_signature=tf.TensorSpec((None, None), tf.uint8),
+            tf.TensorSpec((None, None), tf.uint8),
         )
         decode = row_decoder(codec, wanted)
-        return Batches(
-            rows,
-            lambda found: elements.select(decode(found)),
-            batch_size,
-            drop_remainder=drop_remainder,
-        )
+        decoded = Mapped(rows, lambda found: elements.select(decode(found)))
+        return Rebatched(decoded, batch_size, drop_remainder=drop_remainder)
     nothing = codec.decode(b"", 0)
 
     def parts() -> Iterator[Any]:
         for chunk in chunks():
-            yield tensors(features, chunk[0].columns(chunk[1]) if chunk else nothing, wanted)
+            yield arrays(features, chunk[0].columns(chunk[1]) if chunk else nothing, wanted)
 
-    columns = tf.data.Dataset.from_generator(parts, output_signature=signature(features, wanted))
+    columns = Generated(parts, signature(features, wanted))
     if not elements.images:
-        return _map(columns, elements.select).rebatch(batch_size, drop_remainder=drop_remainder)
+        chosen = _map(columns, lambda found: elements.select(joined(found)))
+        return chosen.rebatch(batch_size, drop_remainder=drop_remainder)
+    ragged = any(isinstance(features[name], Ragged) for name in wanted)
+    whole = _map(columns, joined) if ragged else columns
     # One chunk ahead, or decoding waits while Python gathers the next.
-    samples = columns.prefetch(1).unbatch()
-    decoded = _map(
-        samples, lambda sample: elements.select(elements.decode_images(sample)), tf.data.AUTOTUNE
-    )
-    return decoded.batch(batch_size, drop_remainder=drop_remainder)
+    samples = whole.prefetch(1).unbatch()
+
+    def opened(sample: Any) -> Any:
+        return elements.select(elements.decode_images(sample))
+
+    images = _map(samples, opened, tf.data.AUTOTUNE) if ragged else Mapped(samples, opened)
+    return images.batch(batch_size, drop_remainder=drop_remainder)
 
 
 def _map(

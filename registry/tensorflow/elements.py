@@ -109,29 +109,38 @@ def _from_bytes(rows: Any, feature: Feature, field: np.dtype[Any], offset: int) 
     return tf.bitcast(cut, dtype)
 
 
-def tensors(features: Features, columns: Mapping[str, Column], wanted: Sequence[str]) -> Any:
+def arrays(features: Features, columns: Mapping[str, Column], wanted: Sequence[str]) -> Any:
     """Return columns as what `signature` describes."""
-    return {name: _tensor(features[name], columns[name]) for name in wanted}
+    return {name: _array(features[name], columns[name]) for name in wanted}
 
 
-def _tensor(feature: Feature, column: Column) -> Any:
+def _array(feature: Feature, column: Column) -> Any:
     if isinstance(feature, Ragged):
         values = np.concatenate([np.empty(0, feature.dtype), *column], dtype=feature.dtype)
-        lengths = np.array([len(value) for value in column], np.int64)
-        return tf.RaggedTensor.from_row_lengths(values, lengths, validate=False)
+        return values, np.array([len(value) for value in column], np.int64)
     return column
 
 
-def signature(features: Features, wanted: Sequence[str]) -> dict[str, tf.TypeSpec]:
-    """Return the specs of columns of any number of rows."""
+def signature(features: Features, wanted: Sequence[str]) -> dict[str, Any]:
+    """Return the specs of columns of any number of rows; a `Ragged` one is values and lengths."""
     return {name: _spec(features[name]) for name in wanted}
 
 
-def _spec(feature: Feature) -> tf.TypeSpec:
+def _spec(feature: Feature) -> Any:
     if isinstance(feature, Tensor):
         return tf.TensorSpec((None, *feature.shape), feature.dtype)
     if isinstance(feature, ClassLabel):
         return tf.TensorSpec((None,), tf.int32)
     if isinstance(feature, Ragged):
-        return tf.RaggedTensorSpec((None, None), feature.dtype)
+        return tf.TensorSpec((None,), feature.dtype), tf.TensorSpec((None,), tf.int64)
     return tf.TensorSpec((None,), tf.string)
+
+
+def joined(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Make RaggedTensors of values and lengths."""
+    return {
+        name: tf.RaggedTensor.from_row_lengths(*column, validate=False)
+        if isinstance(column, tuple)
+        else column
+        for name, column in columns.items()
+    }

@@ -1,0 +1,75 @@
+"""What Python generators yield, as a dataset."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from registry.tensorflow.batches import Made, flat, graph_function
+
+
+class Generated(Made):
+    """Elements of a generator, a new one for each iterator.
+
+    As ``tf.data.Dataset.from_generator(make, output_signature=spec)``, which starts several times
+    as long, for dense arrays only. ``make`` yields arrays in the structure of ``spec``.
+    """
+
+    def __init__(self, make: Callable[[], Iterator[Any]], spec: Any) -> None:
+        specs = tf.nest.flatten(spec)
+        types = [each.dtype for each in specs]
+        running: dict[int, Iterator[Any]] = {}
+        numbers = itertools.count()
+
+        def begin() -> np.int64:
+            number = next(numbers)
+            running[number] = make()
+            return np.int64(number)
+
+        def proceed(number: np.int64) -> list[Any]:
+            return list(tf.nest.flatten(next(running[int(number)])))
+
+        def end(number: np.int64) -> np.int64:
+            del running[int(number)]
+            return number
+
+        def shaped(number: Any) -> list[Any]:
+            found = tf.numpy_function(proceed, [number], types)
+            for each, known in zip(found, specs, strict=True):
+                each.set_shape(known.shape)
+            return list(found)
+
+        handle = tf.TensorSpec((), tf.int64)
+        self._functions_ = [
+            graph_function(lambda: tf.numpy_function(begin, [], tf.int64)),
+            graph_function(shaped, handle),
+            graph_function(lambda number: tf.numpy_function(end, [number], tf.int64), handle),
+        ]
+        start, follow, finish = self._functions_
+
+        def generate(number: Any) -> Any:  # noqa: ARG001  # names a node
+            return tf.raw_ops.GeneratorDataset(
+                init_func_other_args=[],
+                next_func_other_args=[],
+                finalize_func_other_args=[],
+                init_func=start,
+                next_func=follow,
+                finalize_func=finish,
+                **flat(spec),
+            )
+
+        # Within a function, or TensorFlow could not write the whole down as a graph, which it
+        # does to optimize it.
+        one = tf.data.Dataset.range(1)
+        self._generate = graph_function(generate, one.element_spec)
+        variant = tf.raw_ops.FlatMapDataset(
+            input_dataset=one._variant_tensor,  # noqa: SLF001  # as tf.data's own datasets
+            other_arguments=[],
+            f=self._generate,
+            **flat(spec),
+        )
+        super().__init__(variant, spec, one)
