@@ -149,17 +149,19 @@ def _purge(engine: Engine, *, full: bool) -> str | None:
 
 
 def _vacuum(engine: Engine, *, full: bool) -> str | None:
-    tables = "samples, inbox"
-    said: list[Diagnostic] = []
+    said: list[str] = []
+
+    def note(found: Diagnostic) -> None:  # its text is only there until this returns
+        said.append(found.message_primary or "VACUUM was refused")
+
     with lent(engine) as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT")
         session = driver(connection)
-        session.add_notice_handler(said.append)
+        session.add_notice_handler(note)
         try:
-            connection.exec_driver_sql(f"VACUUM {'(FULL) ' if full else ''}{tables}")
+            connection.exec_driver_sql(f"VACUUM {'(FULL) ' if full else ''}samples, inbox")
         finally:
-            session.remove_notice_handler(said.append)
+            session.remove_notice_handler(note)
     if said:  # the right is lacking, which is no error to PostgreSQL
-        why = said[0].message_primary
-        return f"the database's files still hold the bytes: {why}; have its owner run VACUUM"
+        return f"the database's files still hold the bytes: {said[0]}; have its owner run VACUUM"
     return None if full else _FREE_SPACE
