@@ -142,7 +142,7 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("revision", _revisions())
-@rounds(1, 50)
+@rounds(1, 20)
 def test_an_upgrade_killed_at_any_moment_is_completed_by_the_next(
     empty_url: str, revision: str, rounds: int, figure: Figure
 ) -> None:
