@@ -235,7 +235,8 @@ def lent(engine: Engine) -> Iterator[Connection]:
                 yield connection
             except errors:
                 # A driver's own call may have lost the connection without SQLAlchemy's seeing it.
-                if engine.dialect.name == "postgresql" and driver(connection).closed:
+                postgresql = engine.dialect.name == "postgresql" and not connection.invalidated
+                if postgresql and driver(connection).closed:
                     connection.invalidate()
                 raise
     except (SQLAlchemyError, *errors) as error:  # type: ignore[misc]  # mypy cannot unpack here

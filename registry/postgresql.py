@@ -67,19 +67,19 @@ class Connection(psycopg.Connection[Any]):
     for_transaction: Mapping[str, str] = {}
     """Settings to make in every transaction."""
     _timeout = LEAST_TIMEOUT
-    _process = 0
     _place: Mapping[str, Any] | None = None
 
     def wait(self, gen: PQGen[RV], *args: Any, **options: Any) -> RV:
         return super().wait(self._watched(gen), *args, **options)
 
     def __del__(self, *_: Any) -> None:
-        if self._process == os.getpid():  # after a fork, it is the parent's to close
-            super().__del__()
+        # psycopg warns here of what was not closed. A pool that was given up lets go of its
+        # connections, and libpq closes those that this process has opened; after a fork, the
+        # others are the parent's.
+        pass
 
     def limit(self, timeout: float) -> None:
-        """Have this process wait so many seconds for an answer."""
-        self._process = os.getpid()
+        """Wait so many seconds for an answer."""
         self._timeout = timeout
 
     def settle(self, place: Mapping[str, Any]) -> None:

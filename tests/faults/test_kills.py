@@ -6,12 +6,26 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
-from registry import Dataset
+import numpy as np
+
+import registry
+from registry import Dataset, Tensor
+from tests.databases import administrator
 from tests.datasets import digit
+from tests.faults.figures import Figure, rounds
+from tests.faults.test_server_kills import own_postgresql
+from tests.servers import eventually
 
 BATCH = 50
+WITHIN = 10.0
+"""Seconds in which readers go on once the server is up again."""
 WRITER = """
 import sys
 import registry
@@ -27,10 +41,14 @@ with registry.connect(sys.argv[1]) as reg:
 """
 
 
-def test_a_writer_killed_at_any_moment_leaves_whole_batches(url: str, digits: Dataset) -> None:
+@rounds(3, 50)
+def test_a_writer_killed_at_any_moment_leaves_whole_batches(
+    url: str, digits: Dataset, rounds: int, figure: Figure
+) -> None:
     rng = random.Random(3)
     acknowledged = -1
-    for _ in range(4):
+    unanswered = 0
+    for _ in range(rounds):
         writer = subprocess.Popen(
             [sys.executable, "-c", WRITER, url, str(acknowledged + 1)],
             stdout=subprocess.PIPE,
@@ -44,16 +62,117 @@ def test_a_writer_killed_at_any_moment_leaves_whole_batches(url: str, digits: Da
         writer.wait()
         writer.stdout.close()
         acknowledged = max([acknowledged, *map(int, told)])
-        _check(digits, acknowledged)
+        unanswered += _check(digits, acknowledged)
     again = [f"{acknowledged}-{row}" for row in range(BATCH)]
     assert digits.insert([digit(row) for row in range(BATCH)], keys=again).unchanged == BATCH
+    figure(
+        f"writer killed mid-batch, {rounds} times, on {url.partition(':')[0].partition('+')[0]}",
+        f"all or nothing, 1 copy of each of {digits.head.position // BATCH} batches; "
+        f"{unanswered} stored unanswered and sent again",
+    )
 
 
-def _check(digits: Dataset, acknowledged: int) -> None:
-    """The log is whole batches, in order: all that were acknowledged, and one more at most."""
+def _check(digits: Dataset, acknowledged: int) -> int:
+    """The log is whole batches, in order: all that were acknowledged, and one more at most.
+
+    Return how many more.
+    """
     batches, rest = divmod(digits.head.position, BATCH)
     assert rest == 0
     assert acknowledged + 1 <= batches <= acknowledged + 2
     assert sum(map(len, digits.pages())) == batches * BATCH
     keys = [entry.key for entry in digits.entries()]
     assert keys == [f"{n}-{row}" for n in range(batches) for row in range(BATCH)]
+    return batches - acknowledged - 1
+
+
+@dataclass
+class Work:
+    """What threads write and read, over and over, while the server is killed.
+
+    ``acknowledged`` are serial numbers; ``read`` and ``followed`` count log reads and rows.
+    """
+
+    dataset: Dataset
+    done: threading.Event = field(default_factory=threading.Event)
+    acknowledged: list[int] = field(default_factory=list)
+    read: int = 0
+    followed: int = 0
+
+    def write(self) -> None:
+        padding = np.zeros((BATCH, 1000), "uint8")
+        for start in range(0, 10**9, BATCH):
+            if self.done.is_set():
+                return
+            serials = np.arange(start, start + BATCH)
+            self.dataset.insert({"serial": serials, "padding": padding})
+            self.acknowledged += serials.tolist()
+
+    def read_all(self) -> None:
+        while not self.done.is_set():
+            known = len(self.acknowledged)
+            assert sum(map(len, self.dataset.pages())) >= known
+            self.read += 1
+
+    def follow(self) -> None:
+        for page in self.dataset.follow():
+            self.followed += len(page)
+            if self.done.is_set():
+                return
+
+
+@contextmanager
+def _busy(dataset: Dataset) -> Iterator[Work]:
+    work = Work(dataset)
+    threads = [threading.Thread(target=each) for each in (work.write, work.read_all, work.follow)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield work
+    finally:
+        work.done.set()
+        threads[0].join()
+        dataset.insert([{"serial": -1, "padding": np.zeros(1000, "uint8")}])  # ends the wait
+        for thread in threads:
+            thread.join()
+
+
+def _goes_on(counts: Callable[[], tuple[int, ...]]) -> float:
+    """Wait until every count has grown; return the seconds that took."""
+    before, since = counts(), time.monotonic()
+    eventually(
+        lambda: all(now > old for now, old in zip(counts(), before, strict=True)), seconds=60
+    )
+    return time.monotonic() - since
+
+
+@rounds(2, 50)
+def test_a_database_killed_amid_pages_and_inserts_loses_and_doubles_nothing(
+    rounds: int, figure: Figure
+) -> None:
+    rng = random.Random(7)
+    longest = 0.0
+    with own_postgresql() as (url, kill), registry.connect(url) as reg:
+        with administrator(reg.engine.url) as connection:
+            assert connection.exec_driver_sql("SHOW fsync").scalar() == "on"
+        dataset = reg.create("d", {"serial": Tensor("int64"), "padding": Tensor("uint8", (1000,))})
+        with _busy(dataset) as work:
+            _goes_on(lambda: (len(work.acknowledged), work.read, work.followed))
+            for _ in range(rounds):
+                time.sleep(rng.uniform(0, 0.2))
+                kill()
+                took = _goes_on(lambda: (len(work.acknowledged), work.read, work.followed))
+                assert took < WITHIN
+                longest = max(longest, took)
+        serials = [serial for page in dataset.pages() for serial in page["serial"].tolist()]
+        assert dataset.verify()[0].differs is None
+    lost = set(work.acknowledged) - set(serials)
+    doubled = [serial for serial, count in Counter(serials).items() if count > 1]
+    assert (lost, doubled) == (set(), [])
+    assert serials.pop() == -1
+    assert len(serials) % BATCH == 0
+    figure(
+        f"PostgreSQL killed mid-page and mid-insert, {rounds} times, fsync=on",
+        f"0 of {len(work.acknowledged)} acknowledged rows lost, 0 doubled; "
+        f"readers and writers went on within {longest:.1f} s",
+    )
