@@ -1,0 +1,200 @@
+"""Databases that move: dumped and restored, copied, or lost but for a standby."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL
+
+import registry
+from registry import Dataset, Registry, Replay
+from registry.errors import DivergenceError, DivergenceWarning
+from registry.policies import Policy
+from tests.clusters import Cluster, catch_up, cluster, cut_off, set_up, standby, tool
+from tests.faults.figures import Figure, rounds
+from tests.mirrors import KINDS, Kind, Row, due, yielded
+from tests.mirrors import rows as rows_of
+from tests.test_cli import run
+from tests.test_copying import contents
+
+POLICIES: dict[str, Policy] = {"every": "all", "new": "new", "replay": Replay(0.5)}
+
+
+@pytest.fixture(scope="module")
+def clusters() -> Iterator[tuple[Cluster, Cluster]]:
+    """A server with the schema, and one that has had fewer transactions."""
+    with cluster() as older, cluster() as younger:
+        set_up(older.url)
+        older.do(
+            "DO $$ BEGIN FOR n IN 1..10000 LOOP"
+            " PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$"
+        )
+        yield older, younger
+
+
+def kind_of(number: int) -> Kind:
+    """Return the kind of dataset that a round is for."""
+    return KINDS["fixed" if number % 2 else "variable"]
+
+
+def text(url: URL) -> str:
+    return url.render_as_string(hide_password=False)
+
+
+def train(dataset: Dataset, kind: Kind) -> None:
+    """Let runs of every policy have two epochs, and stop in the middle of the first."""
+    for _ in range(2):
+        kind.grow(dataset, 30)
+        for number, (name, policy) in enumerate(POLICIES.items()):
+            made = dataset.run(name, seed=number, split="train", policy=policy)
+            made.epoch(0 if made.last is None else 1)
+            made.record(13)
+
+
+def go_on(dataset: Dataset) -> list[Row]:
+    """Return what each run is trained on next, from where it was."""
+    found = []
+    for name in POLICIES:
+        # Past the epochs that were pinned, where the policy has something for it.
+        batches = dataset.run(name).stream(5)
+        found += [row for batch in islice(batches, 6) for row in rows_of(batch)]
+    return found
+
+
+def check_same(source: Registry, target: Registry) -> None:
+    """Compare two databases to the last row, and what their runs go on with."""
+    assert contents(target) == contents(source)
+    copy, dataset = target.open("growing"), source.open("growing")
+    assert copy.head == dataset.head
+    assert {found.differs for found in copy.verify()} == {None}
+    assert go_on(copy) == go_on(dataset)
+
+
+@rounds(2, 10)
+def test_a_dump_restored_into_a_younger_cluster_is_the_same_registry(
+    rounds: int,
+    clusters: tuple[Cluster, Cluster],
+    tmp_path: Path,
+    figure: Figure,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    older, younger = clusters
+    for number in range(rounds):
+        restored = younger.url.set(database=f"restored_{rounds}_{number}")
+        younger.do(f"CREATE DATABASE {restored.database}")
+        with registry.connect(text(older.url)) as source:
+            train(kind_of(number).create(source), kind_of(number))
+            assert _transactions(younger) < _transactions(older)
+            file = str(tmp_path / f"{number}.dump")
+            dump = ["-Fc", "-f", file, "-d", _plain(older.url)]
+            subprocess.run([tool("pg_dump"), *dump], check=True)
+            restore = ["--exit-on-error", "-d", _plain(restored), file]
+            subprocess.run([tool("pg_restore"), *restore], check=True)
+            with registry.connect(text(restored)) as target:
+                check_same(source, target)
+                _check_elsewhere(source, target, monkeypatch, tmp_path / f"{number}")
+            source.drop("growing")
+    figure(
+        f"pg_dump restored into a younger cluster, {rounds} times",
+        "same positions and chains, runs go on with the same batches",
+    )
+
+
+@rounds(2, 10)
+def test_a_registry_copied_from_sqlite_to_postgresql_and_back_is_the_same(
+    rounds: int,
+    postgresql_url: str,
+    tmp_path: Path,
+    figure: Figure,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for number in range(rounds):
+        first, last = (f"sqlite:///{tmp_path / f'{number}-{name}.db'}" for name in "az")
+        with (
+            registry.connect(first) as source,
+            registry.connect(postgresql_url) as target,
+            registry.connect(last) as back,
+        ):
+            train(kind_of(number).create(source), kind_of(number))
+            run("copy", first, postgresql_url, "growing")
+            check_same(source, target)
+            run("copy", postgresql_url, last, "growing")
+            check_same(target, back)
+            _check_elsewhere(source, back, monkeypatch, tmp_path / f"{number}")
+            target.drop("growing")
+    figure(
+        f"SQLite copied to PostgreSQL and back, {rounds} times",
+        "same positions and chains, runs go on with the same batches",
+    )
+
+
+def _check_elsewhere(
+    source: Registry, target: Registry, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    """Compare what runs go on with on a machine that has no mirror yet."""
+    expected = go_on(source.open("growing"))
+    with monkeypatch.context() as patch:
+        patch.setenv("REGISTRY_CACHE", str(folder))
+        assert go_on(target.open("growing")) == expected
+
+
+def _transactions(of: Cluster) -> int:
+    return int(of.ask("SELECT pg_snapshot_xmax(pg_current_snapshot())::text"))
+
+
+def _plain(url: URL) -> str:
+    return text(url.set(drivername="postgresql"))
+
+
+@rounds(1, 10)
+def test_a_standby_promoted_without_the_last_commits_is_noticed_by_all_who_had_seen_them(
+    rounds: int, figure: Figure
+) -> None:
+    for number in range(rounds):
+        with cluster() as primary:
+            set_up(primary.url)
+            with standby(primary) as follower:
+                _fail_over(kind_of(number + 1), primary, follower)
+    figure(
+        f"standby promoted without the last commits, {rounds} times",
+        "run, writer, follower and mirror each told the position, never silent",
+    )
+
+
+def _fail_over(kind: Kind, primary: Cluster, follower: Cluster) -> None:
+    # As libpq fails over: whichever of the two can be written to.
+    query = {"host": f"{primary.host},{follower.host}", "target_session_attrs": "read-write"}
+    with registry.connect(text(primary.url.set(query=query))) as reg:
+        dataset = kind.create(reg)
+        kind.grow(dataset, 30)
+        trained = dataset.run("r")
+        trained.epoch(0)
+        catch_up(follower, primary)
+        cut_off(follower)
+        kind.grow(dataset, 10)
+        pages = dataset.follow(after=33)
+        while next(pages).stop < 46:
+            pass
+        epoch = trained.epoch(1)
+        chain, samples = dataset.head.chain.hex(), yielded(epoch)
+        primary.kill()
+        follower.ask("SELECT pg_promote()")
+
+        for run_again in (trained, reg.open("growing").run("r")):
+            with pytest.raises(DivergenceError, match=rf"epoch 1 at position 46 \({chain}\)"):
+                run_again.epoch(1)
+        with pytest.raises(DivergenceError, match=rf"up to position 46 \({chain}\) were read"):
+            next(pages)
+        with pytest.raises(DivergenceError, match=rf"up to position 46 \({chain}\) were committed"):
+            kind.grow(dataset, 20, 500)
+        assert dataset.head.position == 33
+        kind.grow(dataset, 20, 500)
+        assert yielded(epoch) == samples, "what is here already is what it was"
+        with pytest.warns(DivergenceWarning, match="only up to position 33"):
+            fresh = dataset.run("new").epoch(0)
+        assert yielded(fresh) == due(dataset, fresh)
+        assert dataset.verify()[0].differs is None
