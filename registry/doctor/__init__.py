@@ -56,7 +56,10 @@ def examine(url: str) -> list[Finding]:
 def is_there(url: URL) -> bool:
     """Tell whether a SQLite database's file exists, which connecting would make."""
     path = url.database or ""
-    return url.drivername != "sqlite" or path.startswith("file:") or Path(path).exists()
+    try:
+        return url.drivername != "sqlite" or path.startswith("file:") or Path(path).exists()
+    except OSError:  # no file can have that name
+        return False
 
 
 def _examine(engine: Engine) -> Iterator[Finding]:

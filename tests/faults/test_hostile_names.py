@@ -33,6 +33,8 @@ FEATURES: dict[str, Any] = {"text": Text(), "label": ClassLabel(["cat", "dog"])}
 FIRST = [{"text": "as it was", "label": 1}]
 TYPED = {"content-type": JSON}
 
+pytestmark = pytest.mark.timeout(3600)
+
 
 @pytest.fixture
 def unharmed(reg: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
@@ -50,7 +52,7 @@ def unharmed(reg: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert all(each.differs is None for each in [*other.verify(), *reg.open("digits").verify()])
 
 
-@rounds(150, 5_000)
+@rounds(100, 5_000)
 def test_the_library_does_what_it_is_told_exactly_or_refuses(
     unharmed: Registry, rounds: int, figure: Figure
 ) -> None:
@@ -99,7 +101,7 @@ def test_rows_that_tools_insert_by_sql_are_moved_exactly_or_stay(
     _tell(figure, "the inbox", rounds, unharmed)
 
 
-@rounds(60, 2_000)
+@rounds(40, 2_000)
 def test_commands_do_what_they_are_told_or_say_in_a_line_why_not(
     url: str, unharmed: Registry, rounds: int, figure: Figure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,7 +168,7 @@ def _value(parameter: Any, case: Case) -> str:
     return str(case.choice([word, "digits", "digits", "rows.jsonl", pair, case.choice(NUMBERS)]))
 
 
-@rounds(100, 4_000)
+@rounds(60, 4_000)
 def test_http_requests_are_answered_or_refused_with_a_problem(
     unharmed: Registry, rounds: int, figure: Figure
 ) -> None:
