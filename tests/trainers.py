@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 
@@ -77,12 +80,31 @@ class _Seen(keras.callbacks.Callback):  # type: ignore[misc]
         time.sleep(self._pause)
 
 
+def _mend(folder: Path) -> None:
+    """Have a backup that a kill tore give way to the one before it, if there is one.
+
+    Keras writes them in place, and by itself goes back from torn weights only, not from a first
+    backup or a torn note of the epoch.
+    """
+    names = ("latest.weights.h5", "training_metadata.json")
+    try:
+        with h5py.File(folder / names[0]):
+            json.loads((folder / names[1]).read_text())
+    except (OSError, ValueError):
+        if all((folder / f"{name}.bkp").exists() for name in names):
+            for name in names:
+                shutil.copy(folder / f"{name}.bkp", folder / name)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def train(arguments: dict[str, Any]) -> None:
     """Train for so many batches of 10; go on from a backup if there is one.
 
     The way "fit" backs up every 7 batches, "stream" after each Keras epoch of 5.
     """
     folder = Path(arguments["folder"])
+    _mend(folder / "backup")
     frequency = 7 if arguments["way"] == "fit" else "epoch"
     backup = keras.callbacks.BackupAndRestore(folder / "backup", frequency, double_checkpoint=True)
     callbacks = [backup, _Seen(folder / "seen", arguments["pause"])]
