@@ -65,8 +65,9 @@ def grown(digits: Dataset) -> Dataset:
     return digits
 
 
-@pytest.mark.usefixtures("grown")
-def test_a_registry_that_is_well_has_no_findings(url: str) -> None:
+def test_a_registry_that_is_well_has_no_findings(url: str, grown: Dataset) -> None:
+    grown.erase("k5")
+    grown.run("r").epoch(1)
     assert found(url) == []
 
 
@@ -320,10 +321,14 @@ def test_what_a_role_may_not_look_at_is_a_note(postgresql_url: str) -> None:
             theirs = make_url(postgresql_url).set(username=role)
             with reg.engine.connect():
                 findings = found(theirs.render_as_string(hide_password=False))
+                run("grants", "--reader", role, "--apply", "--url", postgresql_url)
+                as_reader = found(theirs.render_as_string(hide_password=False))
         finally:
             administer(postgresql_url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
     assert {finding.severity for finding in findings} == {"note"}
     assert {finding.subject for finding in findings} == {"epochs", "inbox", "sessions"}
+    assert {finding.severity for finding in as_reader} == {"note"}
+    assert {finding.subject for finding in as_reader} < {"epochs", "inbox", "sessions"}
 
 
 def test_the_command_prints_a_table_or_json_and_exits_by_the_worst(

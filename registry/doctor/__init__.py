@@ -94,6 +94,6 @@ def _run(name: str, check: Check, engine: Engine) -> Iterator[Finding]:
         yield from check(engine)
     except PermissionDeniedError as error:
         said = f"{name} cannot be looked at: {error}"
-        yield Finding("note", name, said, "registry grants says which rights a role needs")
+        yield Finding("note", name, said, "registry grants --reader ROLE")
     except DatabaseError as error:
         yield Finding("error", name, str(error), "registry init --sql prints what must be there")

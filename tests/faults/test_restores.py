@@ -12,6 +12,7 @@ from sqlalchemy import URL
 
 import registry
 from registry import Dataset, Registry, Replay
+from registry.doctor import examine
 from registry.errors import DivergenceError, DivergenceWarning
 from registry.policies import Policy
 from tests.clusters import Cluster, catch_up, cluster, cut_off, set_up, standby, tool
@@ -150,6 +151,7 @@ def _plain(url: URL) -> str:
     return text(url.set(drivername="postgresql"))
 
 
+@pytest.mark.timeout(900)
 @rounds(1, 10)
 def test_a_standby_promoted_without_the_last_commits_is_noticed_by_all_who_had_seen_them(
     rounds: int, figure: Figure
@@ -174,6 +176,7 @@ def _fail_over(kind: Kind, primary: Cluster, follower: Cluster) -> None:
         trained = dataset.run("r")
         trained.epoch(0)
         catch_up(follower, primary)
+        assert any("is a standby" in finding.said for finding in examine(text(follower.url)))
         cut_off(follower)
         kind.grow(dataset, 10)
         pages = dataset.follow(after=33)
@@ -183,6 +186,9 @@ def _fail_over(kind: Kind, primary: Cluster, follower: Cluster) -> None:
         chain, samples = dataset.head.chain.hex(), yielded(epoch)
         primary.kill()
         follower.ask("SELECT pg_promote()")
+        diverged = [f for f in examine(text(follower.url)) if f.severity == "error"]
+        assert [finding.subject for finding in diverged] == ["mirror of growing"]
+        assert "agree up to position 33" in diverged[0].said
 
         for run_again in (trained, reg.open("growing").run("r")):
             with pytest.raises(DivergenceError, match=rf"epoch 1 at position 46 \({chain}\)"):
