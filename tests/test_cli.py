@@ -83,6 +83,7 @@ def test_the_log_is_listed_from_its_end_or_from_a_position(url: str, digits: Dat
         "action": "retract",
         "supersedes": 4,
         "source": None,
+        "erased": False,
     }
     table = [line.split() for line in run("log", "digits", "-n3", url=url).stdout.splitlines()]
     assert table[0] == ["position", "time", "(UTC)", "action", "key", "source"]

@@ -410,7 +410,7 @@ def test_erasing_among_writers_and_followers_leaves_every_row_in_its_place(  # n
     with ThreadPoolExecutor() as pool:
         following = pool.submit(lambda: list(follow(0)))
         jobs = [(write, 1), (write, 2), (erase, 0), (erase, 0), (sync, 0)]
-        for job in [pool.submit(work, worker) for work, worker in jobs]:  # type: ignore[arg-type]
+        for job in [pool.submit(work, worker) for work, worker in jobs]:
             job.result()
         ranges = following.result(timeout=60)
     assert refused <= {f"k{n}" for n in range(11)}
