@@ -93,6 +93,7 @@ def check(url: str, samples: int) -> None:
             assert dataset.run("r").epoch(0).size
 
 
+@pytest.mark.timeout(1200)
 @rounds(1, 10)
 def test_ten_upgrades_at_once_all_succeed_and_run_each_migration_once(
     empty_postgresql_url: str, rounds: int, figure: Figure
@@ -150,13 +151,14 @@ def test_an_upgrade_killed_at_any_moment_is_completed_by_the_next(
     engine = make_engine(empty_url)
     fill(empty_url, 100)
     before = f"{int(revision) - 1:04}" if revision > "0001" else "base"
-    longest, killed = 0.0, 0
+    longest, midway = 0.0, 0
     for number in range(rounds + 1):
         schema.upgrade(engine)
         command.downgrade(config(engine), before)
         began = time.monotonic()
         if number:  # the first shows how long it takes
-            killed += _kill(empty_url, revision, rng.uniform(0, longest))
+            _kill(empty_url, revision, rng.uniform(0, longest))
+            midway += schema.revision(engine) != revision
         command.upgrade(config(engine), revision)
         longest = max(longest, time.monotonic() - began) if not number else longest
         schema.upgrade(engine)
@@ -164,12 +166,12 @@ def test_an_upgrade_killed_at_any_moment_is_completed_by_the_next(
     engine.dispose()
     figure(
         f"{engine.dialect.name}: migration {revision} killed, {rounds} times",
-        f"{killed} before its end; the next reached head, 0 invalid indexes",
+        f"{midway} before it was done; the next reached head, 0 invalid indexes",
     )
 
 
-def _kill(url: str, revision: str, after: float) -> bool:
-    """Kill a migration so many seconds after its beginning; tell whether it was still at work."""
+def _kill(url: str, revision: str, after: float) -> None:
+    """Kill a migration so many seconds after its beginning."""
     process = subprocess.Popen(
         [sys.executable, "-c", READY_TO_MIGRATE, url, revision],
         cwd=ROOT,
@@ -181,7 +183,7 @@ def _kill(url: str, revision: str, after: float) -> bool:
     time.sleep(after)
     process.send_signal(signal.SIGKILL)
     process.stdout.close()
-    return process.wait() == -signal.SIGKILL
+    process.wait()
 
 
 def test_an_index_whose_building_died_with_the_server_process_is_built_again(
