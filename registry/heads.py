@@ -19,7 +19,7 @@ class Head:
 
     ``position`` is the next row's, so the log is the positions ``[0, position)``; ``live`` counts
     the samples alive there; ``chain`` (16 bytes) stands for everything before it; ``erased`` counts
-    the rows that have lost their records for good by now.
+    the rows that have lost their records for good by now (0 for a version of a dataset).
     """
 
     position: int
