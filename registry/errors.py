@@ -28,7 +28,7 @@
     ├── LogGapError                positions are missing: never returned as a short page
     ├── RunMismatchError           a run of that name exists with other settings
     ├── EpochError                 an epoch that cannot be pinned (yet)
-    ├── DivergenceError            the database holds another history than a run was trained on
+    ├── DivergenceError            the database holds another history than was seen before
     └── MirrorError                the local copy cannot be mended from the database
 
 Warnings: `DivergenceWarning` where a local copy was cut back to what the database holds,
@@ -238,7 +238,7 @@ class EpochError(RegistryError):
 
 
 class DivergenceError(RegistryError):
-    """The database holds another history than the one that this run was trained on."""
+    """The database holds another history than the one that was read, written or trained on."""
 
 
 class MirrorError(RegistryError):
