@@ -38,7 +38,7 @@ def _from_sqlite(error: sqlite3.Error, said: str, place: str) -> RegistryError:
         return ConflictError(f"{place} is locked by another process ({said}); try again")
     if code.startswith("SQLITE_READONLY"):
         return ReadOnlyError(f"{place} can only be read; check the rights of the file and folder")
-    if code.startswith("SQLITE_FULL"):
+    if code.startswith(("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")):  # no room for the WAL's index
         return DiskFullError(f"{place}: {said}; free some space and try again")
     if code.startswith("SQLITE_CANTOPEN"):
         return DatabaseError(f"{place}: {said}; check that its folder exists and may be written")
@@ -82,4 +82,6 @@ def _state_of_refusal(said: str) -> str:
         return "28P01"
     if "FATAL" in said and "does not exist" in said:
         return "3D000"
+    if "No space left on device" in said:  # of the cache file that each new session may write
+        return "53100"
     return "08006"
