@@ -71,12 +71,12 @@ def export_file(
     if key in dataset.features:
         reason = f"{key!r} is a feature; choose another name for the keys with --key"
         raise ExportFileError(reason, file=str(path))
-    if path.name == "-" or (path.exists() and not path.is_file()):
-        reason = "it is no file that can be replaced; name one, which may not be there yet"
-        raise ExportFileError(reason, file=str(path))
-    path = path.resolve()  # a link stays, and leads to what is written
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
+        if path.name == "-" or (path.exists() and not path.is_file()):
+            reason = "it is no file that can be replaced; name one, which may not be there yet"
+            raise ExportFileError(reason, file=str(path))
+        path = path.resolve()  # a link stays, and leads to what is written
+        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         try:
             with writer(part, dataset.features, key) as write:
                 count = _write(write, live_samples(engine, dataset), progress)

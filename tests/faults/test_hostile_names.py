@@ -79,7 +79,7 @@ def test_rows_that_tools_insert_by_sql_are_moved_exactly_or_stay(
     @tried(rounds)
     @given(cases)
     def attempt(case: Case) -> None:
-        key, fields = case.thing(), {"text": case.thing("x"), case.thing("label"): case.thing(1)}
+        key, fields = case.thing(), {"text": case.thing("x"), case.text("label"): case.thing(1)}
         row = {
             "dataset": dataset.id,
             "key": key,
@@ -88,12 +88,15 @@ def test_rows_that_tools_insert_by_sql_are_moved_exactly_or_stay(
             "source": case.thing(None),
         }
         # What the database itself, or the driver, does not take never gets there.
-        with suppress(SQLAlchemyError, ValueError), unharmed.engine.begin() as connection:
+        with (
+            suppress(SQLAlchemyError, ValueError, OverflowError),
+            unharmed.engine.begin() as connection,
+        ):
             connection.execute(statement, row)
         found = dataset.inbox.drain()
         assert found.moved + found.refused <= 1
-        if found.moved and key is not None:
-            assert dataset.history(str(key))[-1].entry.key == str(key)
+        if found.moved and isinstance(key, str):
+            assert dataset.history(key)[-1].entry.key == key
         assert all(each.error for each in dataset.inbox.refused())
         assert dataset.inbox.discard() == found.refused
 
