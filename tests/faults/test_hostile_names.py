@@ -52,6 +52,7 @@ def unharmed(reg: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert all(each.differs is None for each in [*other.verify(), *reg.open("digits").verify()])
 
 
+@pytest.mark.filterwarnings("ignore:Query string argument")  # of a SQLite URL, SQLAlchemy's own
 @rounds(100, 5_000)
 def test_the_library_does_what_it_is_told_exactly_or_refuses(
     unharmed: Registry, rounds: int, figure: Figure
