@@ -210,7 +210,7 @@ def test_positions_settings_and_keys_that_make_no_sense_are_refused(digits: Data
     assert [page.start for page in digits.pages(np.int64(1))] == [1]
     epoch = digits.run("r", seed=np.int64(3)).epoch(0)
     assert digits.run("r", seed=3).seed == 3
-    with pytest.raises(FeatureError, match="batch_size 0 is not a whole number from 1 on"):
+    with pytest.raises(FeatureError, match="batch_size 0 is not a whole number from 1 to"):
         epoch.batches(0)
     for bad_settings in ({"policy": "weird"}, {"seed": -1}, {"seed": 2**63}, {"split": "nowhere"}):
         with pytest.raises(FeatureError):
