@@ -143,7 +143,10 @@ def psql(url: str, script: str) -> None:
 def _database(server: URL, template: str) -> Iterator[str]:
     name = f"registry_test_{os.getpid()}_{next(_numbers)}"
     with administrator(server) as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+        # Half a thousand times in all: copying the files takes half as long as logging each page.
+        known = (connection.dialect.server_version_info or ()) >= (15,)
+        how = "STRATEGY FILE_COPY" if known else ""
+        connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template} {how}")
     yield server.set(database=name).render_as_string(hide_password=False)
     with administrator(server) as connection:
         connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")

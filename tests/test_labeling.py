@@ -460,7 +460,7 @@ def test_an_event_without_the_tasks_data_is_completed_by_an_export(
     ("mapping", "reason"),
     [
         ({"nothing": "data.x"}, "the mapping names 'nothing'; the features are 'text', 'n', 'f'"),
-        ({"text": 3}, "feature 'text': a path is text, not 3"),
+        ({"text": 3}, "feature 'text': a path is text, not int"),
         ({"text": "text"}, "'text' is no path; write data.NAME, result.NAME"),
         ({"text": "result."}, "'result.' is no path"),
         ({"text": "project.token"}, "'project.token' is no path"),

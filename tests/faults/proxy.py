@@ -64,27 +64,32 @@ class Proxy:
             await stop.wait()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host, port = self._server.query.get("host") or self._server.host, self._server.port or 5432
-        if isinstance(host, str) and host.startswith("/"):
-            far = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
-        else:
-            far = await asyncio.open_connection(str(host), port)
-        link = Link()
-        pumps = [
-            asyncio.ensure_future(self._pump(link, reader, far[1], "to server")),
-            asyncio.ensure_future(self._pump(link, far[0], writer, "to client")),
-        ]
+        link, ends = Link(), [writer]
+        pumps: list[asyncio.Future[None]] = []
         try:
+            far = await self._reach()
+            ends.append(far[1])
+            pumps = [
+                asyncio.ensure_future(self._pump(link, reader, far[1], "to server")),
+                asyncio.ensure_future(self._pump(link, far[0], writer, "to client")),
+            ]
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             pass  # the proxy is closing
         finally:
             for pump in pumps:
                 pump.cancel()
-            for end in (far[1], writer):
+            for end in ends:
                 end.transport.abort()
+            for end in ends:
                 with suppress(ConnectionError):
                     await end.wait_closed()
+
+    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        host, port = self._server.query.get("host") or self._server.host, self._server.port or 5432
+        if isinstance(host, str) and host.startswith("/"):
+            return await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+        return await asyncio.open_connection(str(host), port)
 
     async def _pump(
         self,

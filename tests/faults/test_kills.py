@@ -146,7 +146,7 @@ def _goes_on(counts: Callable[[], tuple[int, ...]]) -> float:
     return time.monotonic() - since
 
 
-@rounds(2, 50)
+@rounds(1, 50)
 def test_a_database_killed_amid_pages_and_inserts_loses_and_doubles_nothing(
     rounds: int, figure: Figure
 ) -> None:

@@ -135,7 +135,8 @@ def test_a_stream_over_many_epochs_keeps_its_memory_and_no_transaction(
     check(figure, f"{reg.engine.dialect.name}: {steps:,} batches streamed", found, states)
 
 
-@rounds(8, 1_000)
+@pytest.mark.slow
+@pytest.mark.parametrize("rounds", [1_000])
 def test_many_datasets_and_iterators_of_tensorflow_keep_their_memory(
     sqlite_url: str, rounds: int, figure: Figure
 ) -> None:

@@ -75,7 +75,7 @@ def check_same(source: Registry, target: Registry) -> None:
     assert go_on(copy) == go_on(dataset)
 
 
-@rounds(2, 10)
+@rounds(1, 10)
 def test_a_dump_restored_into_a_younger_cluster_is_the_same_registry(
     rounds: int,
     clusters: tuple[Cluster, Cluster],
@@ -105,7 +105,7 @@ def test_a_dump_restored_into_a_younger_cluster_is_the_same_registry(
     )
 
 
-@rounds(2, 10)
+@rounds(1, 10)
 def test_a_registry_copied_from_sqlite_to_postgresql_and_back_is_the_same(
     rounds: int,
     postgresql_url: str,
