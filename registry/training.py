@@ -22,7 +22,7 @@ from registry.policies import Policy, Replay
 from registry.population import Draw, Population
 from registry.seals import Positions
 from registry.sharding import Shard, Share
-from registry.source import Sources
+from registry.source import Source, Sources
 from registry.splits import Interval
 
 
@@ -134,8 +134,8 @@ class Run:
         if epoch := self.pinned(number):
             return epoch
         until = None if timeout is None else time.monotonic() + timeout
-        pin = self._pin(number, until)
-        return self._open(pin) if pin else None
+        found = self._pin(number, until)
+        return self._open(*found) if found else None
 
     def chunks(
         self, share: Share, start: int, patience: float | None = None
@@ -181,15 +181,18 @@ class Run:
         parts = (epoch.columns(offsets) for epoch, offsets in chunks)
         return stream.batches(parts, share.batch_size)
 
-    def _open(self, pin: runs.Pin) -> Epoch:
-        source = self._sources.at(pin.watermark, pin.chain)
+    def _open(self, pin: runs.Pin, source: Source | None = None) -> Epoch:
+        source = source or self._sources.at(pin.watermark, pin.chain)
         population = self.population(pin.number, pin.since, pin.watermark)
         epoch = Epoch(self._settings, pin, self.log.codec, population, source)
         self._memory.remember(pin)
         return epoch
 
-    def _pin(self, number: int, until: float | None) -> runs.Pin | None:
-        """Pin an epoch at the first head that has samples for it; None if the time is up."""
+    def _pin(self, number: int, until: float | None) -> tuple[runs.Pin, Source | None] | None:
+        """Pin an epoch at the first head that has samples for it; None if the time is up.
+
+        With the pin comes its source, unless another worker has pinned another head.
+        """
         before = self._memory.last
         if before is None or before.number != number - 1:
             before = runs.find(self.log.engine, self._settings, number - 1)
@@ -204,10 +207,12 @@ class Run:
             size = source.index(self.population(number, since, head.position), None).size
             if size:
                 made = runs.Pin(number, since, head.position, head.chain, size, start)
-                return runs.pin(self.log.engine, self._settings, made)
+                pin = runs.pin(self.log.engine, self._settings, made)
+                same = (pin.watermark, pin.chain) == (head.position, head.chain)
+                return pin, source if same else None
             # Another worker may have seen samples that were retracted since, and pinned them.
             newer = head.position > since
             if newer and (pinned := runs.find(self.log.engine, self._settings, number)):
-                return pinned
+                return pinned, None
             head = await_growth(self.log, head.position, until)
         return None
