@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sqlite3
 import tempfile
 import warnings
@@ -216,6 +217,11 @@ def test_rows_that_were_refused_or_wait_long_are_found(url: str, grown: Dataset)
 def test_mirrors_that_are_behind_damaged_or_diverged_are_found(
     url: str, grown: Dataset, cache: Path
 ) -> None:
+    (folder,) = cache.iterdir()
+    shutil.rmtree(folder)
+    assert [each.place for each in grown.verify()] == ["database"]
+    assert found(url) == []
+    grown.run("r").epoch(0).batches(1)
     grown.insert([digit(99)], keys=["late"])
     finding = one(url)
     assert (finding.severity, finding.said) == ("note", "it is 1 rows behind")

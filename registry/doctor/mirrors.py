@@ -21,7 +21,8 @@ def check_mirrors(engine: Engine) -> Iterator[Finding]:
     query = select(datasets, heads.c.position).join(heads, heads.c.dataset_id == datasets.c.id)
     for row in ask(engine, query.order_by(datasets.c.name)):
         try:
-            if (folder / row.uid).is_dir():
+            # Who has only looked for a mirror, as `verify` does, leaves its folder empty.
+            if (folder / row.uid).is_dir() and any((folder / row.uid).iterdir()):
                 yield from _check(engine, row)
         except OSError as error:
             yield Finding(
