@@ -29,7 +29,13 @@ NAMELESS = {"id", "dataset_id", "run_id", "updated_at"}
 BESIDE = [models.webhooks, models.tool_annotations, models.deliveries, models.inbox]
 
 
-@pytest.fixture(params=["sqlite to postgresql", "postgresql to sqlite", "sqlite to sqlite"])
+@pytest.fixture(
+    params=[
+        "sqlite to postgresql",
+        "postgresql to sqlite",
+        pytest.param("sqlite to sqlite", marks=pytest.mark.slow),
+    ]
+)
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Registry, Registry]]:
     """Two registries, of which the second is empty."""
     source, _, target = request.param.split(" ")

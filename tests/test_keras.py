@@ -18,6 +18,7 @@ from registry import Dataset, Registry, Replay, Tensor
 from registry.errors import DivergenceError
 from registry.keras import Consumption, fit
 from registry.tensorflow import StreamDataset
+from tests.faults.figures import rounds
 from tests.trainers import Batches, grow, model, train, weights
 
 # Keras's own, where it saves a variable.
@@ -180,17 +181,18 @@ def test_a_stream_under_fit_neither_loses_nor_repeats_a_sample(growing: Dataset)
 
 
 @pytest.mark.parametrize("way", ["fit", "stream"])
+@rounds(1, 5)
 def test_a_trainer_killed_at_random_moments_ends_with_the_same_weights(
-    growing: Dataset, url: str, tmp_path: Path, way: str
+    growing: Dataset, url: str, tmp_path: Path, way: str, rounds: int
 ) -> None:
-    """Five times each, twenty in all: both ways to train, on both databases."""
+    """In full five times each, twenty in all: both ways to train, on both databases."""
     grow(growing, 400)
     arguments = {"url": url, "way": way, "batches": 300, "pause": 0.005}
     calm = _Trainer(tmp_path / "calm", {**arguments, "run": "calm"})
     calm.finish()
     killed = _Trainer(tmp_path / "killed", {**arguments, "run": "killed"})
     rng = random.Random(f"{way} {growing.name}")
-    for _ in range(5):
+    for _ in range(rounds):
         assert killed.kill(after=rng.uniform(0, 0.25)), "it ended before it was killed"
     killed.finish()
     for one, other in zip(calm.weights(), killed.weights(), strict=True):

@@ -154,6 +154,7 @@ def test_an_insert_whose_bytes_are_swallowed_on_the_way_is_there_once(postgresql
             done.result()
 
 
+@pytest.mark.slow
 def test_a_statement_that_the_server_works_on_is_let_go_on(postgresql_url: str) -> None:
     url = _text(_with_timeout(make_url(postgresql_url), 10))
     with registry.connect(url) as reg, reading(reg.engine) as connection:

@@ -53,7 +53,7 @@ def unharmed(reg: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.filterwarnings("ignore:Query string argument")  # of a SQLite URL, SQLAlchemy's own
-@rounds(100, 5_000)
+@rounds(50, 5_000)
 def test_the_library_does_what_it_is_told_exactly_or_refuses(
     unharmed: Registry, rounds: int, figure: Figure
 ) -> None:
@@ -66,7 +66,7 @@ def test_the_library_does_what_it_is_told_exactly_or_refuses(
     _tell(figure, "the library", rounds, unharmed)
 
 
-@rounds(40, 1_000)
+@rounds(20, 1_000)
 def test_rows_that_tools_insert_by_sql_are_moved_exactly_or_stay(
     unharmed: Registry, rounds: int, figure: Figure
 ) -> None:
@@ -105,7 +105,7 @@ def test_rows_that_tools_insert_by_sql_are_moved_exactly_or_stay(
     _tell(figure, "the inbox", rounds, unharmed)
 
 
-@rounds(40, 2_000)
+@rounds(20, 2_000)
 def test_commands_do_what_they_are_told_or_say_in_a_line_why_not(
     url: str, unharmed: Registry, rounds: int, figure: Figure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,7 +172,7 @@ def _value(parameter: Any, case: Case) -> str:
     return str(case.choice([word, "digits", "digits", "rows.jsonl", pair, case.choice(NUMBERS)]))
 
 
-@rounds(60, 4_000)
+@rounds(30, 4_000)
 def test_http_requests_are_answered_or_refused_with_a_problem(
     unharmed: Registry, rounds: int, figure: Figure
 ) -> None:

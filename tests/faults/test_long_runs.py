@@ -114,7 +114,7 @@ def test_a_reader_of_many_pages_keeps_its_memory_and_no_transaction(
     assert states or kind == "sqlite"
 
 
-@rounds(3, 600)
+@rounds(1, 600)
 def test_a_follower_of_many_writes_keeps_its_memory_and_no_transaction(
     reg: Registry, digits: Dataset, rounds: int, figure: Figure
 ) -> None:
@@ -126,7 +126,7 @@ def test_a_follower_of_many_writes_keeps_its_memory_and_no_transaction(
     assert states or kind == "sqlite"
 
 
-@rounds(800, 300_000)
+@rounds(400, 300_000)
 def test_a_stream_over_many_epochs_keeps_its_memory_and_no_transaction(
     reg: Registry, digits: Dataset, rounds: int, figure: Figure
 ) -> None:
