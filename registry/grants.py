@@ -15,6 +15,7 @@ from registry import schema
 from registry.engine import driver, read, write
 from registry.errors import RegistryError
 from registry.schema import VERSION_TABLE
+from registry.texts import quoted
 from registry.urls import shown
 
 Kind = Literal["owner", "reader", "writer", "server"]
@@ -94,7 +95,7 @@ def statements(engine: Engine, roles: Mapping[Kind, Iterable[str]]) -> list[str]
             if role not in known:
                 raise RoleError(
                     f"{shown(engine.url)} has no role {role!r} to be a {kind}; "
-                    f"create it first: CREATE ROLE {_quote(role)} LOGIN"
+                    f"create it first: CREATE ROLE {quoted(role)} LOGIN"
                 )
         return list(dict.fromkeys(each for kind, role in named for each in written.of(kind, role)))
 
@@ -120,10 +121,10 @@ class _Statements:
             ),
             {"table": VERSION_TABLE},
         ).one()
-        self._database, self._schema = (_quote(name) for name in place)
+        self._database, self._schema = (quoted(name) for name in place)
 
     def of(self, kind: Kind, role: str) -> Iterator[str]:
-        to = _quote(role)
+        to = quoted(role)
         yield f"GRANT CONNECT ON DATABASE {self._database} TO {to}"
         yield f"GRANT USAGE ON SCHEMA {self._schema} TO {to}"
         if kind == "owner":
@@ -141,9 +142,4 @@ class _Statements:
         yield f"ALTER FUNCTION {self._table('samples_append_only')}() OWNER TO {to}"
 
     def _table(self, name: str) -> str:
-        return f"{self._schema}.{_quote(name)}"
-
-
-def _quote(name: str) -> str:
-    """Quote an identifier for psql, too: SQLAlchemy would double percent signs for the driver."""
-    return '"' + name.replace('"', '""') + '"'
+        return f"{self._schema}.{quoted(name)}"

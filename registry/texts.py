@@ -1,4 +1,4 @@
-"""Text that every database keeps exactly as it was given."""
+"""Text that every database keeps exactly as it was given, and names as SQL takes them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ def fault(value: object) -> str | None:
     except UnicodeEncodeError:
         return "cannot hold a lone surrogate"
     return None
+
+
+def quoted(name: str) -> str:
+    """Quote an identifier for psql, too: SQLAlchemy would double percent signs for the driver."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def path_fault(path: Path) -> str | None:

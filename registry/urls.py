@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 from urllib.parse import unquote
 
 from sqlalchemy import URL, make_url
@@ -54,6 +55,15 @@ def parse_url(url: str | URL) -> URL:
 def shown(url: URL) -> str:
     """Return the URL's text without its passwords, which may also stand in its query."""
     return url.difference_update_query(secrets(url)).render_as_string(hide_password=True)
+
+
+def is_there(url: URL) -> bool:
+    """Tell whether a SQLite database's file exists, which connecting would make."""
+    path = url.database or ""
+    try:
+        return url.drivername != "sqlite" or path.startswith("file:") or Path(path).exists()
+    except OSError:  # no file can have that name
+        return False
 
 
 def secrets(url: URL) -> dict[str, str | tuple[str, ...]]:

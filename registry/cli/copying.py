@@ -12,9 +12,8 @@ from registry.cli.base import AsJsonLines, app
 from registry.connection import Registry, connect
 from registry.console import progress
 from registry.copying import Copied, copy_dataset
-from registry.doctor import is_there
 from registry.listing import plain
-from registry.urls import parse_url, shown
+from registry.urls import is_there, parse_url, shown
 
 
 @app.command()

@@ -6,9 +6,8 @@ Nothing is changed, and no lock is taken. Counting a log takes about as long as 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from sqlalchemy import URL, Engine
+from sqlalchemy import Engine
 
 from registry import schema
 from registry.doctor.catalog import check_guards, check_indexes, check_tables
@@ -18,9 +17,9 @@ from registry.doctor.mirrors import check_mirrors
 from registry.doctor.servers import check_postgresql, check_sessions, check_sqlite
 from registry.engine import make_engine
 from registry.errors import DatabaseError, PermissionDeniedError
-from registry.urls import shown
+from registry.urls import is_there, shown
 
-__all__ = ["Finding", "Severity", "examine", "is_there"]
+__all__ = ["Finding", "Severity", "examine"]
 
 _ON_SERVERS: dict[str, Check] = {
     "settings": check_postgresql,
@@ -51,15 +50,6 @@ def examine(url: str) -> list[Finding]:
         engine.dispose()
     order = ("error", "warning", "note")
     return sorted(found, key=lambda finding: order.index(finding.severity))
-
-
-def is_there(url: URL) -> bool:
-    """Tell whether a SQLite database's file exists, which connecting would make."""
-    path = url.database or ""
-    try:
-        return url.drivername != "sqlite" or path.startswith("file:") or Path(path).exists()
-    except OSError:  # no file can have that name
-        return False
 
 
 def _examine(engine: Engine) -> Iterator[Finding]:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from sqlalchemy import Constraint, Engine, Index, UniqueConstraint
 from sqlalchemy.schema import AddConstraint, CreateIndex
 
-from registry.doctor.findings import Finding, ask, quoted
+from registry.doctor.findings import Finding, ask
 from registry.models import metadata
+from registry.texts import quoted
 
 _GUARDS = {
     "postgresql": ("samples_append_only", "samples_never_emptied"),

@@ -33,8 +33,3 @@ def ask(engine: Engine, query: Any, **given: object) -> Sequence[Any]:
     with reading(engine) as connection:
         statement = text(query) if isinstance(query, str) else query
         return connection.execute(statement, given).all()
-
-
-def quoted(name: str) -> str:
-    """Return a name as SQL takes it."""
-    return '"{}"'.format(name.replace('"', '""'))

@@ -8,8 +8,9 @@ from typing import Any
 
 from sqlalchemy import Engine, Row
 
-from registry.doctor.findings import Finding, Severity, ask, quoted
+from registry.doctor.findings import Finding, Severity, ask
 from registry.models import metadata
+from registry.texts import quoted
 
 OLDEST = 14
 """The oldest major version of PostgreSQL that the registry is made for."""
