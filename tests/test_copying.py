@@ -175,12 +175,13 @@ def test_a_source_that_is_written_to_meanwhile_is_copied_up_to_one_moment(
     source, target = pair
     monkeypatch.setattr(rows, "BLOCK_ROWS", 16)
     done = threading.Event()
+    run = origin.run("r")  # before the first copy: else the copy would make a run of its own
 
     def write() -> None:
         number = 1000
         while not done.is_set():
             KINDS["fixed"].grow(origin, 5, number)
-            origin.run("r").epoch(number // 5 - 200)
+            run.epoch(number // 5 - 200)
             number += 5
 
     writer = threading.Thread(target=write)
