@@ -15,6 +15,7 @@ from benchmarks.measure import Bench, Contender, Result, compare, interleave
 from benchmarks.pipelines import Make
 from registry.features import ClassLabel, Features, Image
 from registry.tensorflow import StreamDataset
+from registry.tensorflow.datasets import DECODERS
 from registry.training import Run
 
 FILES = 400
@@ -61,7 +62,7 @@ def streamed(run: Run) -> tf.data.Dataset:
 
 def in_memory(samples: Samples) -> tf.data.Dataset:
     files = tf.data.Dataset.from_tensor_slices((samples.columns["image"], samples.columns["label"]))
-    decoded = files.shuffle(FILES).repeat().map(_decode, tf.data.AUTOTUNE)
+    decoded = files.shuffle(FILES).repeat().map(_decode, DECODERS)
     return decoded.batch(BATCH, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
 

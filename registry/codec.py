@@ -8,6 +8,7 @@ is variable, a page of records is one ``np.frombuffer`` away from arrays.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ class Codec:
         lengths = [(f"l{i}", "<u4", ()) for i in range(len(features.variable))]
         self.header = np.dtype(fields + lengths)
         self.fixed_width = not lengths
+        before = self.header.itemsize - 4 * len(lengths)
+        self._lengths = Struct(f"<{before}x{len(lengths)}I")
 
     def encode(self, columns: Mapping[str, Any], keys: Sequence[str] | None = None) -> list[bytes]:
         """Pack columns (a value per sample, by feature) into one record per sample.
@@ -74,7 +77,7 @@ class Codec:
         view, records, start = memoryview(data), [], 0
         for _ in range(count):
             records.append(view[start:])
-            start += self.header.itemsize + sum(self._lengths(records[-1]))
+            start += self.header.itemsize + sum(self._lengths.unpack_from(records[-1]))
         return self.decode_records(records)
 
     def decode_records(self, records: Sequence[bytes | memoryview]) -> dict[str, Column]:
@@ -85,7 +88,7 @@ class Codec:
         cuts: list[list[bytes]] = [[] for _ in names]
         for record in records:
             start = size
-            for cut, length in zip(cuts, self._lengths(record), strict=True):
+            for cut, length in zip(cuts, self._lengths.unpack_from(record), strict=True):
                 cut.append(bytes(record[start : start + length]))
                 start += length
         fixed = (header[_field(i)] for i in range(len(self.features.fixed)))
@@ -96,14 +99,6 @@ class Codec:
             else _unpack(feature, next(variable))
             for name, feature in self.features.items()
         }
-
-    def _lengths(self, record: bytes | memoryview) -> list[int]:
-        """Read the lengths of a record's variable fields, which end its header."""
-        count = len(self.features.variable)
-        lengths: list[int] = np.frombuffer(
-            record, "<u4", count, self.header.itemsize - 4 * count
-        ).tolist()
-        return lengths
 
     def decode_rows(self, rows: npt.NDArray[np.uint8]) -> dict[str, Column]:
         """View fixed-width records that are the first bytes of rows, shape ``(count, width)``."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn, SupportsIndex
+from functools import partial
+from itertools import chain
+from typing import NoReturn, SupportsIndex, TypeVar
 
 import numpy as np
 
@@ -16,12 +18,13 @@ from registry.features import Features
 from registry.order import Permutation
 from registry.population import Population
 from registry.seals import Positions, Rows
-from registry.sharding import Shard, Share
+from registry.sharding import CHUNK_ROWS, Shard, Share
 from registry.source import Index, Source, columns
 
+T = TypeVar("T")
 ALONE: Shard = (0, 1)
-CHUNK_BYTES = 1 << 22
-CHUNK_ROWS = 1 << 14
+CHUNK_BYTES = 3 << 19
+"""Bytes that are gathered at a time, or one sample: more would leave the processor's cache."""
 
 
 class Epoch:
@@ -85,29 +88,33 @@ class Epoch:
             self.index = self._find(None)
         self.source.scan()
 
-    def rows(self, offsets: Positions) -> Rows:
-        """Return fixed-width samples as bytes, uint8 of shape ``(count, their width or more)``."""
-        with self._telling():
-            return self.source.take_rows(self.positions(offsets))
+    def rows(self, offsets: Positions) -> Iterator[Rows]:
+        """Yield fixed-width samples as bytes, uint8 of shape ``(count, their width or more)``."""
+        return self._gathered(self.source.take_rows, offsets)
 
-    def columns(self, offsets: Positions) -> dict[str, Column]:
-        """Return the samples at these offsets as columns, in their order."""
-        with self._telling():
-            return columns(self.source, self.codec, self.positions(offsets))
+    def columns(self, offsets: Positions) -> Iterator[dict[str, Column]]:
+        """Yield the samples at these offsets as columns, in their order."""
+        return self._gathered(partial(columns, self.source, self.codec), offsets)
+
+    def _gathered(self, take: Callable[[Positions], T], offsets: Positions) -> Iterator[T]:
+        positions, rows = self.positions(offsets), self.chunk_rows()
+        for after in range(0, len(positions), rows):
+            with self._telling():
+                part = take(positions[after : after + rows])
+            yield part
 
     def chunks(
         self, share: Share, start: int = 0, *, drop_remainder: bool = False
     ) -> Iterator[Positions]:
-        """Yield the offsets of a worker's samples from ``start`` on, some batches at a time."""
+        """Yield the offsets of a worker's samples from ``start`` on, `Share.chunk` at a time."""
         if not 0 <= start <= self.size:
             raise EpochError(f"epoch {self.number} has samples [0, {self.size}), not {start}")
         length = self.size - start
         size = share.size(length, drop_remainder=drop_remainder)
-        chunk = self.chunk_rows(share.batch_size)
-        for after in range(0, size, chunk):
-            yield share.bounded(after, min(size, after + chunk), length) + start
+        for after in range(0, size, share.chunk):
+            yield share.bounded(after, min(size, after + share.chunk), length) + start
 
-    def chunk_rows(self, batch_size: int) -> int:
+    def chunk_rows(self, batch_size: int = 1) -> int:
         """Return how many samples to gather at a time: whole batches, about `CHUNK_BYTES`."""
         rows = min(CHUNK_ROWS, CHUNK_BYTES // max(1, self.source.record_bytes))
         return max(1, rows // batch_size) * batch_size
@@ -128,7 +135,7 @@ class Epoch:
         """
         share = Share.of(batch_size, shard)
         chunks = self.chunks(share, operator.index(start), drop_remainder=drop_remainder)
-        return stream.batches(map(self.columns, chunks), share.batch_size)
+        return stream.batches(chain.from_iterable(map(self.columns, chunks)), share.batch_size)
 
     @contextmanager
     def _telling(self) -> Iterator[None]:

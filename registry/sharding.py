@@ -19,6 +19,8 @@ from registry.seals import Positions
 
 LARGEST = 1 << 30
 """Samples of a batch, and shards, at most: products of both are still 64-bit integers."""
+CHUNK_ROWS = 1 << 14
+"""How many samples are looked for at a time, or a batch, where that is more."""
 Shard = tuple[int, int]
 """A worker's index and the number of workers."""
 
@@ -45,6 +47,11 @@ class Share:
     def step(self) -> int:
         """Samples of all shards in a global step."""
         return self.batch_size * self.count
+
+    @property
+    def chunk(self) -> int:
+        """The shard's samples that are looked for at a time: whole batches."""
+        return max(1, CHUNK_ROWS // self.batch_size) * self.batch_size
 
     def endless(self, after: int, until: int) -> Positions:
         """Return where the shard's samples ``[after, until)`` stand in an endless sequence."""

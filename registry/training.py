@@ -146,9 +146,8 @@ class Run:
         this waits for one, and yields None whenever ``patience`` seconds have passed.
         """
         epoch = yield from self._await(self._number_at(start), patience)
-        rows = epoch.chunk_rows(share.batch_size)
         # One batch at first, which is soon there.
-        for after, until in pairwise(chain([0], count(share.batch_size, rows))):
+        for after, until in pairwise(chain([0], count(share.batch_size, share.chunk))):
             wanted = share.endless(after, until) + start
             while len(wanted):
                 inside = int(np.searchsorted(wanted, epoch.start + epoch.size))
@@ -178,7 +177,7 @@ class Run:
         share = Share.of(batch_size, shard)
         first = self.consumed if start is None else operator.index(start)
         chunks = filter(None, self.chunks(share, first))
-        parts = (epoch.columns(offsets) for epoch, offsets in chunks)
+        parts = (part for epoch, offsets in chunks for part in epoch.columns(offsets))
         return stream.batches(parts, share.batch_size)
 
     def _open(self, pin: runs.Pin, source: Source | None = None) -> Epoch:

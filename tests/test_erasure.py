@@ -272,7 +272,7 @@ def test_an_epoch_yields_what_it_held_or_says_what_was_erased(
 def test_an_epoch_that_is_being_read_yields_nothing_else_and_the_next_goes_on(
     reg: Registry, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("registry.epoch.CHUNK_ROWS", 10)
+    monkeypatch.setattr("registry.sharding.CHUNK_ROWS", 10)
     dataset = make(reg, kind)
     fill(dataset, kind, 100)
     run = dataset.run("r")

@@ -31,6 +31,7 @@ from registry.errors import DivergenceError, EpochError, FeatureError, RunMismat
 from registry.features import Feature
 from registry.heads import Head
 from registry.policies import Policy
+from registry.sharding import Share
 from tests.workers import FEATURES, POLICIES, Reached, keep_changing, train
 
 numbers = itertools.count()
@@ -279,7 +280,8 @@ class Training(RuleBasedStateMachine):
 @pytest.fixture
 def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few samples suffice to cross from one chunk to the next."""
-    monkeypatch.setattr(Epoch, "chunk_rows", lambda _, batch_size: 2 * batch_size)
+    monkeypatch.setattr(Share, "chunk", property(lambda self: 2 * self.batch_size))
+    monkeypatch.setattr(Epoch, "chunk_rows", lambda _, batch_size=3: 2 * batch_size)
 
 
 @pytest.mark.usefixtures("short_chunks")

@@ -36,10 +36,15 @@ class Made(tf.data.Dataset):  # type: ignore[misc]  # TensorFlow ships no types
 class Mapped(Made):
     """What a function of graph operations makes of each element, in parallel and in order.
 
-    As ``inputs.map(function, tf.data.AUTOTUNE)``, but for functions of dense tensors alone.
+    As ``inputs.map(function, calls)``, but for functions of dense tensors alone.
     """
 
-    def __init__(self, inputs: tf.data.Dataset, function: Callable[[Any], Any]) -> None:
+    def __init__(
+        self,
+        inputs: tf.data.Dataset,
+        function: Callable[[Any], Any],
+        calls: int = tf.data.AUTOTUNE,
+    ) -> None:
         self._function = graph_function(function, inputs.element_spec)
         spec = tf.nest.map_structure(
             lambda each: tf.TensorSpec(each.shape, each.dtype), self._function.structured_outputs
@@ -47,7 +52,7 @@ class Mapped(Made):
         variant = tf.raw_ops.ParallelMapDatasetV2(
             input_dataset=inputs._variant_tensor,  # noqa: SLF001  # as tf.data's own datasets
             other_arguments=self._function.captured_inputs,
-            num_parallel_calls=tf.constant(tf.data.AUTOTUNE, tf.int64),
+            num_parallel_calls=tf.constant(calls, tf.int64),
             f=self._function,
             preserve_cardinality=True,
             **flat(spec),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, SupportsIndex, TypeAlias
 
@@ -35,6 +36,8 @@ Worker: TypeAlias = Shard | Any
 
 Chunk = tuple[Epoch, Positions]
 """An epoch, and the offsets of some of its samples."""
+DECODERS = 2 * (os.cpu_count() or 1)
+"""Images in work at a time: with one for each core, as AUTOTUNE has, cores wait for their next."""
 PATIENCE = 0.2
 """Seconds after which a stream that waits for samples can be given up."""
 
@@ -195,7 +198,11 @@ def _generated(
     if codec.fixed_width:
         empty = np.empty((0, codec.header.itemsize), np.uint8)
         rows = Generated(
-            lambda: (chunk[0].rows(chunk[1]) if chunk else empty for chunk in chunks()),
+            lambda: (
+                rows
+                for chunk in chunks()
+                for rows in (chunk[0].rows(chunk[1]) if chunk else [empty])
+            ),
             tf.TensorSpec((None, None), tf.uint8),
         )
         decode = row_decoder(codec, wanted)
@@ -205,7 +212,8 @@ def _generated(
 
     def parts() -> Iterator[Any]:
         for chunk in chunks():
-            yield arrays(features, chunk[0].columns(chunk[1]) if chunk else nothing, wanted)
+            for columns in chunk[0].columns(chunk[1]) if chunk else [nothing]:
+                yield arrays(features, columns, wanted)
 
     columns = Generated(parts, signature(features, wanted))
     if not elements.images:
@@ -219,7 +227,7 @@ def _generated(
     def opened(sample: Any) -> Any:
         return elements.select(elements.decode_images(sample))
 
-    images = _map(samples, opened, tf.data.AUTOTUNE) if ragged else Mapped(samples, opened)
+    images = _map(samples, opened, DECODERS) if ragged else Mapped(samples, opened, DECODERS)
     return images.batch(batch_size, drop_remainder=drop_remainder)
 
 
