@@ -5,12 +5,44 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, bindparam, exists, select, update
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    exists,
+    select,
+    update,
+)
 from sqlalchemy.sql import func
 
 from registry.chain import GENESIS
 from registry.errors import DatasetDroppedError
 from registry.models import heads, inbox, samples
+
+# Written once: SQLAlchemy takes as long to put a statement together as SQLite to answer it.
+_DATASET: BindParameter[int] = bindparam("dataset")
+_LAST: BindParameter[int] = bindparam("last")
+_HEAD: Select[Any] = select(heads.c.position, heads.c.live, heads.c.chain, heads.c.erased).where(
+    heads.c.dataset_id == _DATASET
+)
+_WAITING = exists().where(inbox.c.dataset_id == _DATASET, inbox.c.error.is_(None))
+_HEAD_AND_WAITING = _HEAD.add_columns(_WAITING.label("waiting"))
+_LOCKED = _HEAD.with_for_update(key_share=True)
+_CHAIN = select(samples.c.chain).where(
+    samples.c.dataset_id == _DATASET, samples.c.position == _LAST
+)
+_SEEN = (
+    select(samples.c.chain, heads.c.erased)
+    .select_from(
+        heads.outerjoin(
+            samples, and_(samples.c.dataset_id == heads.c.dataset_id, samples.c.position == _LAST)
+        )
+    )
+    .where(heads.c.dataset_id == _DATASET)
+)
 
 
 @dataclass(frozen=True)
@@ -30,10 +62,7 @@ class Head:
 
 def read(connection: Connection, dataset_id: int) -> tuple[Head, bool]:
     """Read the head, up to which the log is complete, and whether rows wait in the inbox."""
-    waiting = exists().where(inbox.c.dataset_id == dataset_id, inbox.c.error.is_(None))
-    row = connection.execute(
-        _select(dataset_id).add_columns(waiting.label("waiting"))
-    ).one_or_none()
+    row = connection.execute(_HEAD_AND_WAITING, {"dataset": dataset_id}).one_or_none()
     return _head(row), bool(row and row.waiting)
 
 
@@ -41,23 +70,15 @@ def chain_at(connection: Connection, dataset_id: int, watermark: int) -> bytes |
     """Return the chain after the log's first ``watermark`` rows; None if it has not so many."""
     if watermark == 0:
         return GENESIS
-    chain: bytes | None = connection.execute(
-        select(samples.c.chain).where(
-            samples.c.dataset_id == dataset_id, samples.c.position == watermark - 1
-        )
-    ).scalar_one_or_none()
+    place = {"dataset": dataset_id, "last": watermark - 1}
+    chain: bytes | None = connection.execute(_CHAIN, place).scalar_one_or_none()
     return chain
 
 
 def seen(connection: Connection, dataset_id: int, watermark: int) -> tuple[bytes | None, int]:
     """Return the chain as `chain_at` does and how many rows are erased, at one look."""
-    last = and_(samples.c.dataset_id == heads.c.dataset_id, samples.c.position == bindparam("last"))
-    row = connection.execute(
-        select(samples.c.chain, heads.c.erased)
-        .select_from(heads.outerjoin(samples, last))
-        .where(heads.c.dataset_id == dataset_id),
-        {"last": watermark - 1},
-    ).one_or_none()
+    place = {"dataset": dataset_id, "last": watermark - 1}
+    row = connection.execute(_SEEN, place).one_or_none()
     if row is None:
         raise DatasetDroppedError
     return (row.chain if watermark else GENESIS), row.erased
@@ -70,8 +91,7 @@ def lock(connection: Connection, dataset_id: int) -> Head:
     given until its row is visible to all. It costs writers of one dataset their concurrency, so
     it is taken last and held for one short group of statements.
     """
-    locked = _select(dataset_id).with_for_update(key_share=True)
-    return _head(connection.execute(locked).one_or_none())
+    return _head(connection.execute(_LOCKED, {"dataset": dataset_id}).one_or_none())
 
 
 def advance(connection: Connection, dataset_id: int, head: Head) -> None:
@@ -92,8 +112,3 @@ def _head(row: Row[Any] | None) -> Head:
     if row is None:
         raise DatasetDroppedError
     return Head(row.position, row.live, row.chain, row.erased)
-
-
-def _select(dataset_id: int) -> Select[Any]:
-    columns = (heads.c.position, heads.c.live, heads.c.chain, heads.c.erased)
-    return select(*columns).where(heads.c.dataset_id == dataset_id)

@@ -11,7 +11,7 @@ import operator
 from dataclasses import asdict, dataclass
 from typing import Any, SupportsIndex
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, select, true, update
+from sqlalchemy import Connection, Engine, Row, Select, and_, bindparam, select, update
 
 from registry import policies
 from registry.engine import insert_if_new, read, write
@@ -22,6 +22,15 @@ from registry.texts import fault
 
 END = 2**63
 """Past all numbers that the database can hold."""
+# Written once, as in `registry.heads`.
+_LAST = (
+    select(epochs)
+    .where(epochs.c.run_id == bindparam("run"))
+    .order_by(epochs.c.number.desc())
+    .limit(1)
+)
+_NUMBER = _LAST.where(epochs.c.number == bindparam("number"))
+_BEGUN = _LAST.where(epochs.c.start <= bindparam("sample"))
 
 
 @dataclass(frozen=True)
@@ -103,18 +112,18 @@ def find(engine: Engine, run: Settings, number: int) -> Pin | None:
     """Read an epoch's row; None while it is not pinned."""
     if abs(number) >= END:
         return None
-    return read(engine, lambda connection: _find(connection, epochs.c.number == number, run))
+    return read(engine, lambda connection: _find(connection, _NUMBER, run, number=number))
 
 
 def last(engine: Engine, run: Settings) -> Pin | None:
     """Read the row of the last epoch that is pinned."""
-    return read(engine, lambda connection: _find(connection, true(), run))
+    return read(engine, lambda connection: _find(connection, _LAST, run))
 
 
 def find_at(engine: Engine, run: Settings, sample: int) -> Pin | None:
     """Read the row of the last epoch that begins at or before a sample of the run."""
-    begun = epochs.c.start <= min(sample, END - 1)
-    return read(engine, lambda connection: _find(connection, begun, run))
+    sample = min(sample, END - 1)
+    return read(engine, lambda connection: _find(connection, _BEGUN, run, sample=sample))
 
 
 def pin(engine: Engine, run: Settings, proposed: Pin) -> Pin:
@@ -123,7 +132,7 @@ def pin(engine: Engine, run: Settings, proposed: Pin) -> Pin:
     def store(connection: Connection) -> Pin | None:
         if insert_if_new(connection, epochs, {"run_id": run.id, **asdict(proposed)}):
             return proposed
-        return _find(connection, epochs.c.number == proposed.number, run)
+        return _find(connection, _NUMBER, run, number=proposed.number)
 
     pinned = write(engine, store)
     assert pinned is not None
@@ -147,13 +156,8 @@ def _settings(row: Row[Any]) -> Settings:
     return Settings(row.id, row.name, row.seed, row.split, policies.parse(row.policy))
 
 
-def _find(connection: Connection, wanted: ColumnElement[bool], run: Settings) -> Pin | None:
-    row = connection.execute(
-        select(epochs)
-        .where(epochs.c.run_id == run.id, wanted)
-        .order_by(epochs.c.number.desc())
-        .limit(1)
-    ).one_or_none()
+def _find(connection: Connection, wanted: Select[Any], run: Settings, **place: int) -> Pin | None:
+    row = connection.execute(wanted, {"run": run.id, **place}).one_or_none()
     if row is None:
         return None
     return Pin(row.number, row.since, row.watermark, row.chain, row.size, row.start)
