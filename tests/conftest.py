@@ -1,3 +1,8 @@
 """Fixtures live in plugin files by subject."""
 
+import signal
+
 pytest_plugins = ["tests.databases", "tests.datasets", "tests.faults.figures"]
+
+# A shell has what it starts in the background ignore Ctrl-C, and all that it starts in turn.
+signal.signal(signal.SIGINT, signal.default_int_handler)
