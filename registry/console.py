@@ -14,6 +14,7 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from stamina.instrumentation import RetryDetails
 from typer.core import TyperGroup
 
 from registry.dataset import Dataset
@@ -51,6 +52,12 @@ def fail(message: str, error: BaseException | None = None) -> None:
     typer.echo(f"{typer.style('error:', fg='red', bold=True)} {plain(message)}", err=True)
     for note in getattr(error, "__notes__", ()):
         typer.echo(f"  {plain(note)}", err=True)
+
+
+def retried(details: RetryDetails) -> None:
+    """Print to stderr why something is about to be tried again, the first time."""
+    if details.retry_num == 1:
+        typer.echo(f"waiting: {plain(str(details.caused_by))}", err=True)
 
 
 @contextmanager

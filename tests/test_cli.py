@@ -6,10 +6,11 @@ import json
 import os
 import pty
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -219,6 +220,23 @@ def test_the_log_is_followed_until_ctrl_c(url: str, digits: Dataset) -> None:
         started.send_signal(signal.SIGINT)
         out, err = started.communicate(timeout=60)
     assert (started.returncode, out, err) == (0, "", "")
+
+
+def test_a_command_that_waits_for_the_database_says_what_for(sqlite_url: str) -> None:
+    url = f"{sqlite_url}?timeout=1"
+    path = sqlite_url.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with process("init", "--url", url) as started:
+            assert started.stderr is not None
+            said = started.stderr.readline()
+            assert (
+                said
+                == f"waiting: {url} is locked by another process (database is locked); try again\n"
+            )
+            other.execute("ROLLBACK")
+            _, err = started.communicate(timeout=60)
+    assert (started.returncode, err) == (0, "")
 
 
 def test_a_terminal_sees_progress_while_the_output_stays_clean(sqlite_url: str, file: Path) -> None:
