@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from alembic import context
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, text
 
 from registry.engine import lent, make_engine, pooled, reading, retrying, writing
-from registry.errors import ConflictError, DatabaseError
+from registry.errors import ConflictError, DatabaseError, RegistryError
 from registry.models import metadata
 from registry.schema import VERSION_TABLE
 from registry.urls import parse_url, shown
@@ -123,11 +124,20 @@ def offline() -> None:
         context.run_migrations()
 
 
-if context.is_offline_mode():
-    offline()
-elif given := context.config.attributes.get("engine"):
-    run(given)
-else:
-    made = make_engine(url())
-    run(made)
-    made.dispose()
+def main() -> None:
+    if context.is_offline_mode():
+        offline()
+    elif given := context.config.attributes.get("engine"):
+        run(given)
+    else:
+        made = make_engine(url())
+        run(made)
+        made.dispose()
+
+
+try:
+    main()
+except RegistryError as error:
+    if context.config.cmd_opts is None:  # not the ``alembic`` command
+        raise
+    raise CommandError(str(error)) from None

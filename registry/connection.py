@@ -40,7 +40,9 @@ def connect(url: str | None = None, *, timeout: float | None = None) -> Registry
     the URL (``?timeout=60``) and is 30 otherwise. A statement that PostgreSQL is known to be at
     work on may take longer.
     """
-    engine = make_engine(url or os.environ.get("REGISTRY_URL") or DEFAULT_URL, timeout)
+    engine = make_engine(
+        os.environ.get("REGISTRY_URL") or DEFAULT_URL if url is None else url, timeout
+    )
     try:
         schema.check(engine)
     except BaseException:

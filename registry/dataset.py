@@ -225,7 +225,7 @@ class Dataset:
 
         Rows of the mirror that are damaged are read again before.
         """
-        found = [verify_database(self._log, self.head.position)]
+        found = [verify_database(self._log, self.head)]
         with suppress(OSError):
             mirror = Mirror(self._log, cache_folder())
             if (view := mirror.view()) is not None:

@@ -82,8 +82,12 @@ def _postgresql(url: URL, timeout: float) -> Engine:
 def _sqlite(url: URL, timeout: float) -> Engine:
     if sqlite3.sqlite_version_info < (3, 35):
         raise DatabaseError(f"SQLite {sqlite3.sqlite_version} is too old; 3.35 or later is needed")
-    if hidden := secrets(url):
-        raise InvalidURLError(f"{shown(url)}: SQLite knows no {', '.join(hidden)}; leave it out")
+    # With uri=true, SQLite itself reads what else there is.
+    if unknown := secrets(url).keys() if "uri" in url.query else url.query.keys() - {"timeout"}:
+        raise InvalidURLError(
+            f"{shown(url)}: SQLite URLs have no {', '.join(sorted(unknown))}; leave it out, or "
+            "write it for SQLite itself, as in sqlite:///file:path?mode=ro&uri=true"
+        )
     engine = create_engine(url, connect_args={"timeout": timeout}, max_overflow=-1)
 
     @event.listens_for(engine, "connect")

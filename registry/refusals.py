@@ -55,9 +55,9 @@ _STATES: dict[str, tuple[type[RegistryError], str]] = {
     "42501": (PermissionDeniedError, "ask its owner to grant this right"),
     "25006": (ReadOnlyError, "connect to the primary server to write"),
     "53100": (DiskFullError, "free some space and try again"),
-    "28": (DatabaseError, "check the user and password"),
+    "28": (DatabaseError, "check the user, its rights and the password"),
     "3D": (DatabaseError, "create it first (createdb), then `registry init`"),
-    "08": (DatabaseUnavailableError, "check that the server is up"),
+    "08": (DatabaseUnavailableError, "check that the server is up, and the URL"),
     "57P": (DatabaseUnavailableError, "check that the server is up"),
     "53300": (DatabaseUnavailableError, "raise max_connections, or close some"),
 }
@@ -80,6 +80,8 @@ def _state_of_refusal(said: str) -> str:
     """Guess the state where there is none: libpq gives only text if a connection fails."""
     if any(each in said for each in _REFUSED):
         return "28P01"
+    if 'role "' in said:
+        return "28000"
     if "FATAL" in said and "does not exist" in said:
         return "3D000"
     if "No space left on device" in said:  # of the cache file that each new session may write

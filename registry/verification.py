@@ -7,13 +7,15 @@ the rows from there on are proven as they were before.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import select
 
+from registry import heads
 from registry.chain import GENESIS
 from registry.cursor import Log, pages
 from registry.engine import read
+from registry.heads import Head
 from registry.mirror import Mirror, View
 from registry.models import samples
 from registry.revisions import erased_between
@@ -47,13 +49,28 @@ class _Block:
     chain_values: Callable[[bytes, Mapping[int, bytes]], list[bytes]]
 
 
-def verify_database(log: Log, until: int) -> Verification:
-    """Compute the database's chain again; its rows must lead to the values stored with them."""
+def verify_database(log: Log, head: Head) -> Verification:
+    """Compute the database's chain again; its rows must lead to the values stored with them.
+
+    The last of them must be the head's.
+    """
     blocks = (
         _Block(page.start, page.stop, _listed(log, page.erased.tolist()), page.chain_values)
-        for page in pages(log, 0, until)
+        for page in pages(log, 0, head.position)
     )
-    return _verified(log, "database", until, blocks)
+    found = _verified(log, "database", head.position, blocks)
+    return found if found.differs is not None else replace(found, differs=_past(log, head))
+
+
+def _past(log: Log, head: Head) -> int | None:
+    """Return where a log that leads to its stored values does not end as its head says."""
+    if log.chain_at(head.position) != head.chain:
+        return max(0, head.position - 1)
+    if log.chain_at(head.position + 1) is None:
+        return None
+    # A row that was added since has moved the head with it.
+    now, _ = read(log.engine, lambda connection: heads.read(connection, log.dataset_id))
+    return head.position if now.position == head.position else None
 
 
 def verify_mirror(log: Log, mirror: Mirror, view: View) -> Verification:

@@ -91,7 +91,7 @@ def test_a_database_without_a_registry_is_left_as_it_is(
 
 
 def test_a_schema_of_another_version_is_told_with_the_way_out(url: str) -> None:
-    for revision, remedy in [("0001", "registry init"), ("9999", "pip install --upgrade registry")]:
+    for revision, remedy in [("0001", "registry init"), ("9999", "install the version")]:
         execute(url, f"UPDATE {VERSION_TABLE} SET version_num = '{revision}'")
         finding = one(url)
         assert finding.severity == "error"

@@ -19,6 +19,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import create_engine, event, inspect, text
 
 import registry
@@ -107,6 +108,10 @@ def test_every_revision_goes_down_and_up_again_with_rows_in_every_table(reg: Reg
         for table in metadata.sorted_tables:
             assert connection.execute(table.select()).first(), f"{table.name} has no rows"
     config = Config(ROOT / "alembic.ini", attributes={"engine": reg.engine})
+    with pytest.raises(CommandError, match="1 rows were erased"):
+        command.downgrade(config, "-1")
+    with reg.engine.begin() as connection:
+        connection.execute(text("DELETE FROM erasures"))
     for _ in range(int(REVISION) - 1):
         command.downgrade(config, "-1")
     for _ in range(int(REVISION) - 1):

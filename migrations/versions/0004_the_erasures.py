@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
+from alembic.util import CommandError
 
 revision = "0004"
 down_revision = "0003"
@@ -90,9 +91,21 @@ def guard_postgresql(declared: str, unless: str) -> None:
 
 
 def downgrade() -> None:
+    refuse_to_forget()
     if op.get_context().dialect.name == "sqlite":
         guard_sqlite("")
     else:
         guard_postgresql("", "")
     op.drop_table("erasures")
     op.drop_column("heads", "erased")
+
+
+def refuse_to_forget() -> None:
+    """Stay where samples were erased: without this table, nothing tells them from damage."""
+    if op.get_context().as_sql:
+        return
+    if count := op.get_bind().scalar(sa.text("SELECT count(*) FROM erasures")):
+        raise CommandError(
+            f"{count} rows were erased, and without this revision their logs could not be proven; "
+            "drop their datasets before going below it"
+        )

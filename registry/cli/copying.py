@@ -12,6 +12,7 @@ from registry.cli.base import AsJsonLines, app
 from registry.connection import Registry, connect
 from registry.console import progress
 from registry.copying import Copied, copy_dataset
+from registry.errors import RegistryError
 from registry.listing import plain
 from registry.urls import is_there, parse_url, shown
 
@@ -46,7 +47,11 @@ def _check_there(url: str) -> None:
 
 def _copy(source: Registry, target: Registry, name: str) -> Copied:
     with progress(name, source.open(name).head.position) as show:
-        return copy_dataset(source, target, name, show)
+        try:
+            return copy_dataset(source, target, name, show)
+        except RegistryError as error:
+            error.add_note(f"{name!r} was to be copied to {shown(target.engine.url)}")
+            raise
 
 
 def _as_json(copied: Copied) -> str:

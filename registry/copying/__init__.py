@@ -22,7 +22,7 @@ from registry import heads, models
 from registry.chain import GENESIS
 from registry.codec import Codec
 from registry.connection import Registry
-from registry.copying.beside import Beside, copy_beside
+from registry.copying.beside import Beside, copy_beside, copy_erasures
 from registry.copying.rows import fetch, overtaken, prove, store
 from registry.cursor import Log
 from registry.engine import insert_if_new, lent, read, write, writing
@@ -76,10 +76,12 @@ def copy_dataset(
                 f"{shown(source.engine.url)} counts {goal.live} live samples at position "
                 f"{goal.position} of {name!r}, where its log has {head.live}; see `registry doctor`"
             )
-        with writing(target.engine) as there:
-            if heads.lock(there, copy.dataset_id) != head:
-                raise overtaken(head.position)
-            beside = copy_beside((connection, origin.dataset_id), (there, copy.dataset_id))
+        source_place = (connection, origin.dataset_id)
+        # Stored by themselves: what is erased must not stay for a run that has parted.
+        with _held(copy, head) as there:
+            erased = copy_erasures(source_place, (there, copy.dataset_id))
+        with _held(copy, head) as there:
+            beside = copy_beside(source_place, (there, copy.dataset_id), erased)
     work.prove(head)
     version = Version(name, head.position, head.chain.hex())
     return Copied(version, head.position - before.position, beside)
@@ -116,6 +118,16 @@ class _Work:
             prove(shown(self.copy.engine.url), chain, block)
             position, chain = block[-1].position + 1, block[-1].chain
         assert chain == head.chain
+
+
+@contextmanager
+def _held(copy: Log, head: Head) -> Iterator[Connection]:
+    """Lend a transaction that keeps others from writing to the copy, which ends at this head."""
+    with writing(copy.engine) as connection:
+        found = heads.lock(connection, copy.dataset_id)
+        if (found.position, found.chain) != (head.position, head.chain):
+            raise overtaken(head.position)
+        yield connection
 
 
 @contextmanager

@@ -65,12 +65,12 @@ class Beside:
     erased: int
 
 
-def copy_beside(source: Place, target: Place) -> Beside:
-    """Bring all that lies beside the log up to date; what only the copy has stays.
+def copy_beside(source: Place, target: Place, erased: int) -> Beside:
+    """Bring all else that lies beside the log up to date; what only the copy has stays.
 
-    Raises `DivergenceError` where a run has gone on by itself there.
+    ``erased`` is what `copy_erasures` has returned. Raises `DivergenceError` where a run has gone
+    on by itself there.
     """
-    erased = _copy_erasures(source, target)
     for table in _LEDGERS:
         _copy_ledger(table, source, target)
     found = _copy_runs(source, target)
@@ -78,8 +78,11 @@ def copy_beside(source: Place, target: Place) -> Beside:
     return Beside(found, refused, left, erased)
 
 
-def _copy_erasures(source: Place, target: Place) -> int:
-    """Erase in the copy what the source has erased since it was copied; return how many rows."""
+def copy_erasures(source: Place, target: Place) -> int:
+    """Erase in the copy what the source has erased since it was copied; return how many rows.
+
+    Raises `DivergenceError` where the copy has erased others.
+    """
     connection, dataset_id = target
     erased, before = _erasures(*source), _erasures(*target)
     for one, other in zip_longest(erased[: len(before)], before):

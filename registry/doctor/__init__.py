@@ -67,7 +67,7 @@ def _examine(engine: Engine) -> Iterator[Finding]:
         yield _unready(said, f"registry init --url {place}")
     elif revision > schema.REVISION:
         said = f"it is {revision}, and this version of the package knows {schema.REVISION}"
-        yield _unready(said, "pip install --upgrade registry")
+        yield _unready(said, "install the version of this package that goes with it")
     else:
         checks = _ANYWHERE | ({} if on_file else _ON_SERVERS)
         for name, check in checks.items():

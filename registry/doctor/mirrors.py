@@ -18,7 +18,9 @@ from registry.source import cache_folder
 def check_mirrors(engine: Engine) -> Iterator[Finding]:
     """Compare each mirror's end with the database."""
     folder = cache_folder()
-    query = select(datasets, heads.c.position).join(heads, heads.c.dataset_id == datasets.c.id)
+    query = select(datasets, heads.c.position, heads.c.erased).join(
+        heads, heads.c.dataset_id == datasets.c.id
+    )
     for row in ask(engine, query.order_by(datasets.c.name)):
         try:
             # Who has only looked for a mirror, as `verify` does, leaves its folder empty.
@@ -52,6 +54,13 @@ def _check(engine: Engine, row: Row[object]) -> Iterator[Finding]:
             f"it has {view.position} rows, and {said}: they agree up to position {position}. Was "
             "the database restored, or did it fail over?",
             f"restore the newer database; or, if this one is right, rm -r {mirror.folder}",
+        )
+    elif view.state.erased < row.erased:
+        yield Finding(
+            "warning",
+            subject,
+            f"it still holds what was erased of {row.erased - view.state.erased} rows",
+            f"let a run read its next epoch here, which removes it, or rm -r {mirror.folder}",
         )
     elif view.position < row.position:
         yield Finding(
