@@ -94,7 +94,7 @@ def statements(engine: Engine, roles: Mapping[Kind, Iterable[str]]) -> list[str]
         for kind, role in named:
             if role not in known:
                 raise RoleError(
-                    f"{shown(engine.url)} has no role {role!r} to be a {kind}; "
+                    f"{shown(engine.url)} has no role {role!r} as its {kind}; "
                     f"create it first: CREATE ROLE {quoted(role)} LOGIN"
                 )
         return list(dict.fromkeys(each for kind, role in named for each in written.of(kind, role)))

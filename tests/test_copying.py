@@ -338,6 +338,19 @@ def test_what_the_source_has_erased_is_erased_in_the_copy(
         copy_dataset(source, target, "growing")
 
 
+def test_what_was_erased_leaves_a_copy_whose_runs_have_parted(
+    pair: tuple[Registry, Registry], origin: Dataset
+) -> None:
+    source, target = pair
+    copy_dataset(source, target, "growing")
+    origin.run("r", seed=1)
+    target.open("growing").run("r", seed=2)
+    origin.erase("0")
+    with pytest.raises(DivergenceError, match="another seed, split or policy"):
+        copy_dataset(source, target, "growing")
+    assert target.open("growing").head == origin.head
+
+
 def test_the_command_copies_all_or_some_and_says_what(
     pair: tuple[Registry, Registry], origin: Dataset, tmp_path: Path
 ) -> None:

@@ -148,6 +148,8 @@ def test_a_head_that_disagrees_with_its_log_is_found(url: str, change: str) -> N
     first = found(url)[0]
     assert (first.severity, first.subject) == ("error", "dataset digits")
     assert HEADS[change] in first.said
+    if change.startswith(("position", "chain")):
+        assert run("verify", "digits", url=url, code=1).stderr
     if first.remedy.startswith("UPDATE"):
         execute(url, first.remedy)
         assert found(url) == []
@@ -238,6 +240,15 @@ def test_mirrors_that_are_behind_damaged_or_diverged_are_found(
     (diverged,) = [f for f in found(url) if f.subject == "mirror of digits"]
     assert diverged.severity == "error"
     assert "it has 33 rows, and the database only 32: they agree up to position 32" in diverged.said
+
+
+def test_a_mirror_that_still_holds_what_was_erased_is_found(url: str, grown: Dataset) -> None:
+    grown.erase(grown.entries()[0].key)
+    finding = one(url)
+    assert (finding.severity, finding.subject) == ("warning", "mirror of digits")
+    assert finding.said.startswith("it still holds what was erased of ")
+    grown.run("r").epoch(1)
+    assert found(url) == []
 
 
 def test_a_transaction_left_open_with_locks_is_found(

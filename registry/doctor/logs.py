@@ -88,7 +88,7 @@ def _check_counts(engine: Engine, head: Row[Any]) -> Iterator[Finding]:
             "error",
             f"dataset {head.name}",
             f"its head counts {head.live} live samples, its log has {live}",
-            f"UPDATE heads SET live = live + {live - head.live} WHERE dataset_id = {head.id}",  # noqa: S608  # it is shown
+            f"UPDATE heads SET live = live {live - head.live:+d} WHERE dataset_id = {head.id}",  # noqa: S608  # it is shown
         )
 
 
