@@ -37,7 +37,10 @@ def _from_sqlite(error: sqlite3.Error, said: str, place: str) -> RegistryError:
     if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return ConflictError(f"{place} is locked by another process ({said}); try again")
     if code.startswith("SQLITE_READONLY"):
-        return ReadOnlyError(f"{place} can only be read; check the rights of the file and folder")
+        return ReadOnlyError(
+            f"{place} can only be read; check the rights of the file and folder, or open a file "
+            "that nobody writes to as sqlite:///file:path?immutable=1&uri=true"
+        )
     if code.startswith(("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")):  # no room for the WAL's index
         return DiskFullError(f"{place}: {said}; free some space and try again")
     if code.startswith("SQLITE_CANTOPEN"):
