@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -54,6 +55,15 @@ def _alembic(url: str, *arguments: str) -> str:
         check=True,
     )
     return done.stdout
+
+
+def test_alembic_says_in_a_line_why_it_cannot_go_on() -> None:
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        _alembic("postgresql://u:secret@127.0.0.1:1/d", "upgrade", "head")
+    said = caught.value.stdout.strip() + caught.value.stderr
+    assert re.fullmatch(
+        r"FAILED: postgresql\+psycopg://u:\*\*\*@127.0.0.1:1/d: .*refused.*\n?", said
+    )
 
 
 def test_the_migrations_make_what_the_models_say(reg: Registry) -> None:
@@ -276,6 +286,8 @@ def test_a_schema_of_another_age_names_the_remedy(
     ("url", "error", "said"),
     [
         ("nonsense", InvalidURLError, "the database URL cannot be read"),
+        ("", InvalidURLError, "the database URL cannot be read"),
+        ("sqlite:///x.db?mode=ro", InvalidURLError, "SQLite URLs have no mode"),
         ("mysql://u:secret@h/d", InvalidURLError, "mysql:// databases are not supported"),
         ("postgresql://u:secret@h:port/d", InvalidURLError, "cannot be read"),
         ("sqlite://", InvalidURLError, "names no file"),
