@@ -187,7 +187,7 @@ def test_a_trainer_killed_at_random_moments_ends_with_the_same_weights(
 ) -> None:
     """In full five times each, twenty in all: both ways to train, on both databases."""
     grow(growing, 400)
-    arguments = {"url": url, "way": way, "batches": 300, "pause": 0.005}
+    arguments = {"url": url, "way": way, "batches": 60 * (1 + rounds), "pause": 0.005}
     calm = _Trainer(tmp_path / "calm", {**arguments, "run": "calm"})
     calm.finish()
     killed = _Trainer(tmp_path / "killed", {**arguments, "run": "killed"})
