@@ -136,23 +136,21 @@ def reading(engine: Engine) -> Iterator[Connection]:
 def writing(engine: Engine, wait: float | None = None) -> Iterator[Connection]:
     """Lend a connection in a transaction that commits at the end of the block.
 
-    On SQLite it begins IMMEDIATE; on PostgreSQL a commit is durable when it returns, even where
-    the server's default is otherwise. ``wait`` bounds the seconds spent on waiting for a lock.
+    On SQLite it begins IMMEDIATE. ``wait`` bounds the seconds spent on waiting for a lock.
     """
     with lent(engine) as connection:
         connection.execution_options(registry_writes=True, registry_wait=wait)
         with connection.begin():
             if engine.dialect.name == "postgresql":
-                settings = {"synchronous_commit": "on"}
-                if wait is not None:
-                    settings["lock_timeout"] = str(round(1000 * wait))
-                _set(connection, settings)
+                _set(connection, {} if wait is None else {"lock_timeout": str(round(1000 * wait))})
             yield connection
 
 
 def _set(connection: Connection, settings: Mapping[str, str]) -> None:
     """Set these for the transaction, and what else cannot be set for the session."""
     settings = {**driver(connection).for_transaction, **settings}
+    if not settings:
+        return
     each = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
     connection.exec_driver_sql(f"SELECT {each}")
 

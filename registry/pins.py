@@ -29,28 +29,20 @@ class PinMemory:
 
     @property
     def last(self) -> runs.Pin | None:
-        """The furthest epoch that is remembered, as `check` found it in the database."""
+        """The furthest epoch that is remembered, as `look` found it in the database."""
         return self._last
 
-    def check(self) -> None:
-        """Raise `DivergenceError` unless the database has what is remembered."""
+    def look(self, number: int) -> runs.Seen | None:
+        """Return an epoch as the database has it; None while it is not pinned.
+
+        Raises `DivergenceError` unless the database also has what is remembered.
+        """
         last = self._recall()
-        if last is None:
-            return
-        found = runs.find(self._log.engine, self._run, last.number)
-        if found == last and self._log.chain_at(last.watermark) == last.chain:
-            return
-        if found is None:
-            said = "the database knows of no such epoch"
-        elif found == last:
-            said = "the database's log has another chain there"
-        else:
-            said = f"the database pinned it at position {found.watermark} ({found.chain.hex()})"
-        raise DivergenceError(
-            f"run {self._run.name!r} reached epoch {last.number} at position {last.watermark} "
-            f"({last.chain.hex()}) on this machine, but {said}{self._shared(last)}. Was it "
-            "restored from a dump? Restore the newer database, or go on under another run's name"
-        )
+        other = number if last is None else last.number
+        seen = runs.look(self._log.engine, self._run, number, other)
+        if last is not None:
+            self._check(last, seen.get(last.number))
+        return seen.get(number)
 
     def remember(self, pin: runs.Pin) -> None:
         """Keep an epoch in mind if none came after it."""
@@ -70,6 +62,22 @@ class PinMemory:
                 if self._last is None or kept.number > self._last.number:
                     self._last = kept
         return self._last
+
+    def _check(self, last: runs.Pin, seen: runs.Seen | None) -> None:
+        if seen is None:
+            said = "the database knows of no such epoch"
+        elif seen.pin != last:
+            pin = seen.pin
+            said = f"the database pinned it at position {pin.watermark} ({pin.chain.hex()})"
+        elif seen.chain != last.chain:
+            said = "the database's log has another chain there"
+        else:
+            return
+        raise DivergenceError(
+            f"run {self._run.name!r} reached epoch {last.number} at position {last.watermark} "
+            f"({last.chain.hex()}) on this machine, but {said}{self._shared(last)}. Was it "
+            "restored from a dump? Restore the newer database, or go on under another run's name"
+        )
 
     def _path(self) -> Path:
         name = blake2b(self._run.name.encode(), digest_size=16).hexdigest()

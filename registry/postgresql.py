@@ -38,6 +38,8 @@ _UNANSWERED = "nothing came from the server for {:.0f} seconds"
 _PLANS = {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off"}
 """Every query on a log goes by an index in order. While a new table has no statistics, PostgreSQL
 cannot know that, and may read all of it instead."""
+_DURABLE = {"synchronous_commit": "on"}
+"""A commit is durable when it returns, even where the default is otherwise."""
 _FOR_SESSION = {
     # A client that has vanished must not keep its locks.
     "idle_in_transaction_session_timeout": "60s",
@@ -45,13 +47,16 @@ _FOR_SESSION = {
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
 }
-_FOR_TRANSACTION = _PLANS | {"idle_in_transaction_session_timeout": "60s"}
+_FOR_TRANSACTION = _PLANS | _DURABLE | {"idle_in_transaction_session_timeout": "60s"}
 """Settings of a transaction, where the session is a pooler's."""
-# Settings that the URL, $PGOPTIONS, the role or the database give stay as they are.
+# Settings that the URL, $PGOPTIONS, the role or the database give stay as they are, but for one.
 _SETTLE = """
     SELECT pg_backend_pid(), count(set_config(asked.key, asked.value, false))
     FROM json_each_text(%s) AS asked JOIN pg_settings ON name = asked.key
-    WHERE source NOT IN ('client', 'user', 'database', 'database user') AND pg_backend_pid() = %s
+    WHERE (
+        source NOT IN ('client', 'user', 'database', 'database user')
+        OR name = 'synchronous_commit'
+    ) AND pg_backend_pid() = %s
 """
 _AT_WORK = """
     SELECT state = 'active' AND wait_event_type IS DISTINCT FROM 'Client'
@@ -86,7 +91,7 @@ class Connection(psycopg.Connection[Any]):
         """Prepare the session of a new connection, which was made with these arguments."""
         pid = self.pgconn.backend_pid
         row = self.execute(
-            _SETTLE, (json.dumps(_PLANS | _FOR_SESSION), pid), prepare=False
+            _SETTLE, (json.dumps(_PLANS | _DURABLE | _FOR_SESSION), pid), prepare=False
         ).fetchone()
         self.pooled = row is None or row[0] != pid
         if self.pooled:

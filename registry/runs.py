@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, Row, Select, and_, bindparam, select,
 from registry import policies
 from registry.engine import insert_if_new, read, write
 from registry.errors import FeatureError, RunMismatchError
-from registry.models import epochs, runs
+from registry.models import epochs, heads, runs, samples
 from registry.policies import Policy
 from registry.texts import fault
 
@@ -31,6 +31,24 @@ _LAST = (
 )
 _NUMBER = _LAST.where(epochs.c.number == bindparam("number"))
 _BEGUN = _LAST.where(epochs.c.start <= bindparam("sample"))
+_SEEN = (
+    select(epochs, samples.c.chain.label("found"), heads.c.erased)
+    .select_from(
+        epochs.join(runs)
+        .join(heads, heads.c.dataset_id == runs.c.dataset_id)
+        .outerjoin(
+            samples,
+            and_(
+                samples.c.dataset_id == runs.c.dataset_id,
+                samples.c.position == epochs.c.watermark - 1,
+            ),
+        )
+    )
+    .where(
+        epochs.c.run_id == bindparam("run"),
+        epochs.c.number.in_([bindparam("one"), bindparam("other")]),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +77,19 @@ class Pin:
     chain: bytes
     size: int
     start: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An epoch's row, and the log at the same moment.
+
+    ``chain`` is the log's at the epoch's watermark, None if it has not so many rows; ``erased``
+    counts the rows that have lost their records.
+    """
+
+    pin: Pin
+    chain: bytes | None
+    erased: int
 
 
 def get_or_create(
@@ -115,6 +146,13 @@ def find(engine: Engine, run: Settings, number: int) -> Pin | None:
     return read(engine, lambda connection: _find(connection, _NUMBER, run, number=number))
 
 
+def look(engine: Engine, run: Settings, one: int, other: int) -> dict[int, Seen]:
+    """Read two epochs' rows, as far as they are pinned, and what has become of their log."""
+    place = {"run": run.id, "one": min(one, END - 1), "other": other}
+    rows = read(engine, lambda connection: connection.execute(_SEEN, place).all())
+    return {row.number: Seen(_pin(row), row.found, row.erased) for row in rows}
+
+
 def last(engine: Engine, run: Settings) -> Pin | None:
     """Read the row of the last epoch that is pinned."""
     return read(engine, lambda connection: _find(connection, _LAST, run))
@@ -158,6 +196,8 @@ def _settings(row: Row[Any]) -> Settings:
 
 def _find(connection: Connection, wanted: Select[Any], run: Settings, **place: int) -> Pin | None:
     row = connection.execute(wanted, {"run": run.id, **place}).one_or_none()
-    if row is None:
-        return None
+    return _pin(row) if row else None
+
+
+def _pin(row: Row[Any]) -> Pin:
     return Pin(row.number, row.since, row.watermark, row.chain, row.size, row.start)

@@ -103,9 +103,11 @@ class Run:
 
     def pinned(self, number: int) -> Epoch | None:
         """Return an epoch if it is pinned."""
-        self._memory.check()
-        pin = runs.find(self.log.engine, self._settings, number)
-        return self._open(pin) if pin else None
+        seen = self._memory.look(number)
+        if seen is None:
+            return None
+        pin = seen.pin
+        return self._open(pin, self._sources.at(pin.watermark, pin.chain, seen.erased))
 
     def at(self, sample: int) -> Epoch:
         """Return the epoch that a sample of the run belongs to; pins it if it is the next one."""

@@ -182,8 +182,11 @@ def test_the_session_has_our_settings_unless_the_url_or_the_role_has_others(guar
     with administrator(guarded) as connection:
         connection.exec_driver_sql("CREATE ROLE strict LOGIN")
         connection.exec_driver_sql("ALTER ROLE strict SET idle_in_transaction_session_timeout = 7")
+        connection.exec_driver_sql("ALTER ROLE strict SET synchronous_commit = off")
     strict = guarded.set(username="strict").render_as_string(hide_password=False)
     assert _ask(strict, "SHOW idle_in_transaction_session_timeout") == "7ms"
+    # What we acknowledge is stored for good, whatever else the role is used for.
+    assert _ask(strict, "SHOW synchronous_commit") == "on"
 
 
 def test_a_writer_that_vanishes_inside_a_transaction_gives_the_lock_back(guarded: URL) -> None:

@@ -21,8 +21,10 @@ rows that it counts; what lies beyond it in the files is a torn tail.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -92,11 +94,11 @@ def load(folder: Path) -> State | None:
 
 def publish(folder: Path, state: State) -> None:
     """Make a state the current one, in one step."""
-    write_summed(folder / "state", {"format": FORMAT, **asdict(state)})
+    write_summed(folder / "state", {"format": FORMAT, **vars(state)})
 
 
 def path(folder: Path, generation: int, name: str) -> Path:
-    return folder / str(generation) / name
+    return folder.joinpath(str(generation), name)
 
 
 def complete(folder: Path, state: State) -> bool:
@@ -147,11 +149,11 @@ class Appender:
         self.state = state
         self._folder = folder
         self._codec = codec
-        self._files: dict[str, BinaryIO] = {}
+        self._files: dict[str, FileIO] = {}
         for name, size in state.sizes.items():
             place = path(folder, state.generation, name)
-            place.touch()
-            self._files[name] = file = place.open("r+b", buffering=0)
+            file = FileIO(os.open(place, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
+            self._files[name] = file
             # What lies beyond is written over, not cut off: another process may have mapped it.
             file.seek(size)
 
@@ -190,7 +192,7 @@ class Appender:
         publish(self._folder, self.state)
 
 
-def write_all(file: BinaryIO, data: memoryview) -> None:
+def write_all(file: FileIO, data: memoryview) -> None:
     """Write without a buffer in between, which the system may do in parts."""
     while len(data):
         data = data[file.write(data) :]
