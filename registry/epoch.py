@@ -23,8 +23,10 @@ from registry.source import Index, Source, columns
 
 T = TypeVar("T")
 ALONE: Shard = (0, 1)
-CHUNK_BYTES = 3 << 19
+CACHED_BYTES = 3 << 19
 """Bytes that are gathered at a time, or one sample: more would leave the processor's cache."""
+COPIED_BYTES = 3 << 21
+"""As many where they differ in length, and so are copied one by one: less Python for each."""
 
 
 class Epoch:
@@ -115,8 +117,9 @@ class Epoch:
             yield share.bounded(after, min(size, after + share.chunk), length) + start
 
     def chunk_rows(self, batch_size: int = 1) -> int:
-        """Return how many samples to gather at a time: whole batches, about `CHUNK_BYTES`."""
-        rows = min(CHUNK_ROWS, CHUNK_BYTES // max(1, self.source.record_bytes))
+        """Return how many samples to gather at a time: whole batches, a few MiB."""
+        size = CACHED_BYTES if self.codec.fixed_width else COPIED_BYTES
+        rows = min(CHUNK_ROWS, size // max(1, self.source.record_bytes))
         return max(1, rows // batch_size) * batch_size
 
     def batches(
