@@ -11,7 +11,7 @@ import operator
 from dataclasses import asdict, dataclass
 from typing import Any, SupportsIndex
 
-from sqlalchemy import Connection, Engine, Row, Select, and_, bindparam, select, update
+from sqlalchemy import BigInteger, Connection, Engine, Row, Select, and_, bindparam, select, update
 
 from registry import policies
 from registry.engine import insert_if_new, read, write
@@ -31,22 +31,18 @@ _LAST = (
 )
 _NUMBER = _LAST.where(epochs.c.number == bindparam("number"))
 _BEGUN = _LAST.where(epochs.c.start <= bindparam("sample"))
+# Not a join: a plan that reads all of a short log would be kept when it has grown.
+_CHAIN = (
+    select(samples.c.chain)
+    .where(samples.c.dataset_id == runs.c.dataset_id, samples.c.position == epochs.c.watermark - 1)
+    .scalar_subquery()
+)
 _SEEN = (
-    select(epochs, samples.c.chain.label("found"), heads.c.erased)
-    .select_from(
-        epochs.join(runs)
-        .join(heads, heads.c.dataset_id == runs.c.dataset_id)
-        .outerjoin(
-            samples,
-            and_(
-                samples.c.dataset_id == runs.c.dataset_id,
-                samples.c.position == epochs.c.watermark - 1,
-            ),
-        )
-    )
+    select(epochs, _CHAIN.label("found"), heads.c.erased)
+    .select_from(epochs.join(runs).join(heads, heads.c.dataset_id == runs.c.dataset_id))
     .where(
         epochs.c.run_id == bindparam("run"),
-        epochs.c.number.in_([bindparam("one"), bindparam("other")]),
+        epochs.c.number.in_([bindparam(name, type_=BigInteger) for name in ("one", "other")]),
     )
 )
 
