@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Engine, Row
+from sqlalchemy import Engine, Row, text
 
 from registry.doctor.findings import Finding, Severity, ask
+from registry.engine import reading
 from registry.models import metadata
 from registry.texts import quoted
 
@@ -52,8 +53,7 @@ def check_postgresql(engine: Engine) -> Iterator[Finding]:
             "the server is a standby: its logs may be read, and nothing can be written",
             "connect to the primary server to write",
         )
-    query = "SELECT name, setting, source FROM pg_settings WHERE name = ANY(:names)"
-    for setting in ask(engine, query, names=list(_SETTINGS)):
+    for setting in _settings(engine):
         losing, severity, danger = _SETTINGS[setting.name]
         if setting.setting == losing:
             yield Finding(
@@ -62,6 +62,16 @@ def check_postgresql(engine: Engine) -> Iterator[Finding]:
                 f"it is {losing}: {danger}",
                 _resetting(setting, server),
             )
+
+
+def _settings(engine: Engine) -> Sequence[Row[Any]]:
+    """Read settings as tools' sessions begin with them; commits of our own are always durable."""
+    query = text("SELECT name, setting, source FROM pg_settings WHERE name = ANY(:names)")
+    with reading(engine) as connection:
+        connection.exec_driver_sql("RESET synchronous_commit")
+        found = connection.execute(query, {"names": list(_SETTINGS)}).all()
+        connection.invalidate()
+    return found
 
 
 def _resetting(setting: Row[Any], server: Row[Any]) -> str:
