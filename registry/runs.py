@@ -144,7 +144,7 @@ def find(engine: Engine, run: Settings, number: int) -> Pin | None:
 
 def look(engine: Engine, run: Settings, one: int, other: int) -> dict[int, Seen]:
     """Read two epochs' rows, as far as they are pinned, and what has become of their log."""
-    place = {"run": run.id, "one": min(one, END - 1), "other": other}
+    place = {"run": run.id, "one": min(one, END - 1), "other": min(other, END - 1)}
     rows = read(engine, lambda connection: connection.execute(_SEEN, place).all())
     return {row.number: Seen(_pin(row), row.found, row.erased) for row in rows}
 

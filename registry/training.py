@@ -182,7 +182,7 @@ class Run:
         parts = (part for epoch, offsets in chunks for part in epoch.columns(offsets))
         return stream.batches(parts, share.batch_size)
 
-    def _open(self, pin: runs.Pin, source: Source | None = None) -> Epoch:
+    def _open(self, pin: runs.Pin, source: Source | None) -> Epoch:
         source = source or self._sources.at(pin.watermark, pin.chain)
         population = self.population(pin.number, pin.since, pin.watermark)
         epoch = Epoch(self._settings, pin, self.log.codec, population, source)

@@ -531,6 +531,9 @@ def test_epochs_come_one_after_another_and_only_with_samples(dataset: Dataset) -
         run.epoch(0)
     with pytest.raises(EpochError, match="epoch 1 of run 'r' cannot begin before epoch 0 has"):
         run.epoch(1)
+    for past in (2**63, 2**70):  # more than the databases can hold
+        with pytest.raises(EpochError, match=f"epoch {past} of run 'r' cannot begin before"):
+            run.epoch(past)
     with pytest.raises(EpochError, match="epochs count from 0"):
         run.epoch(-1)
     later = threading.Timer(0.1, fill, (dataset, 0, 3))
