@@ -1,4 +1,4 @@
-"""Graph functions over a dataset, and batches cut of what they make."""
+"""Graph functions over a dataset, and rows and batches cut of what they make."""
 
 from __future__ import annotations
 
@@ -58,6 +58,33 @@ class Mapped(Made):
             **flat(spec),
         )
         super().__init__(variant, spec, inputs)
+
+
+class Rows(Made):
+    """What lies in ``chunks`` one after another, one by one.
+
+    As ``chunks.unbatch()``, but for dense tensors alone, and strings are not copied: they stay in
+    their chunk's memory, which is kept until the last of them is gone.
+    """
+
+    def __init__(self, chunks: tf.data.Dataset) -> None:
+        spec = tf.nest.map_structure(
+            lambda each: tf.TensorSpec(each.shape[1:], each.dtype), chunks.element_spec
+        )
+
+        def rows(chunk: Any) -> Any:
+            return tf.raw_ops.TensorSliceDataset(
+                components=tf.nest.flatten(chunk), output_shapes=flat(spec)["output_shapes"]
+            )
+
+        self._rows = graph_function(rows, chunks.element_spec)
+        variant = tf.raw_ops.FlatMapDataset(
+            input_dataset=chunks._variant_tensor,  # noqa: SLF001  # as tf.data's own datasets
+            other_arguments=[],
+            f=self._rows,
+            **flat(spec),
+        )
+        super().__init__(variant, spec, chunks)
 
 
 class Rebatched(Made):

@@ -18,7 +18,7 @@ from registry.seals import Positions
 from registry.sharding import Shard, Share
 from registry.source import MirrorSource
 from registry.tensorflow import graph
-from registry.tensorflow.batches import Mapped, Rebatched
+from registry.tensorflow.batches import Mapped, Rebatched, Rows
 from registry.tensorflow.elements import (
     Elements,
     Names,
@@ -219,15 +219,16 @@ def _generated(
     if not elements.images:
         chosen = _map(columns, lambda found: elements.select(joined(found)))
         return chosen.rebatch(batch_size, drop_remainder=drop_remainder)
-    ragged = any(isinstance(features[name], Ragged) for name in wanted)
-    whole = _map(columns, joined) if ragged else columns
-    # One chunk ahead, or decoding waits while Python gathers the next.
-    samples = whole.prefetch(1).unbatch()
 
     def opened(sample: Any) -> Any:
         return elements.select(elements.decode_images(sample))
 
-    images = _map(samples, opened, DECODERS) if ragged else Mapped(samples, opened, DECODERS)
+    # One chunk ahead, or decoding waits while Python gathers the next.
+    ahead = columns.prefetch(1)
+    if any(isinstance(features[name], Ragged) for name in wanted):
+        images = _map(_map(ahead, joined).unbatch(), opened, DECODERS)
+    else:
+        images = Mapped(Rows(ahead), opened, DECODERS)
     return images.batch(batch_size, drop_remainder=drop_remainder)
 
 
