@@ -111,6 +111,20 @@ def test_a_feature_that_is_not_there_is_named(digits: Dataset) -> None:
         StreamDataset(digits.run("r"), batch_size=4, y="label")
 
 
+def test_tensorflow_neither_shards_nor_tunes_what_is_built_on_a_dataset_unless_told_to(
+    digits: Dataset,
+) -> None:
+    mapped = StreamDataset(digits.run("r"), batch_size=4).map(lambda batch: batch["label"])
+    given = mapped.options()
+    assert given.autotune.enabled is False
+    assert (
+        given.experimental_distribute.auto_shard_policy == tf.data.experimental.AutoShardPolicy.OFF
+    )
+    tuned = tf.data.Options()
+    tuned.autotune.enabled = True
+    assert mapped.with_options(tuned).options().autotune.enabled is True
+
+
 @pytest.mark.parametrize("encoding", ["png", "jpeg"])
 def test_images_are_decoded_beside_their_labels_and_weights(reg: Registry, encoding: str) -> None:
     encode = {"png": tf.io.encode_png, "jpeg": tf.io.encode_jpeg}[encoding]
