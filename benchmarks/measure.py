@@ -37,7 +37,12 @@ class Timing:
     @property
     def rate(self) -> float:
         """Rows per second, at the median."""
-        return self.rows / median(self.seconds)
+        return median(self.rates)
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Rows per second, round by round."""
+        return tuple(self.rows / spent for spent in self.seconds)
 
     @property
     def milliseconds(self) -> float:
@@ -51,6 +56,7 @@ class Result:
 
     A requirement is on ours / baseline or, where there is no baseline, on ours itself. ``seconds``
     lie behind ours and the baseline, round by round: they show how far the rounds differ.
+    ``ratios`` are ours / baseline in each round.
     """
 
     what: str
@@ -60,9 +66,13 @@ class Result:
     at_least: float | None = None
     at_most: float | None = None
     seconds: tuple[tuple[float, ...], ...] = ()
+    ratios: tuple[float, ...] = ()
 
     @property
     def ratio(self) -> float | None:
+        """Ours / baseline, the median over rounds: some are slow as a whole, their ratio is not."""
+        if self.ratios:
+            return median(self.ratios)
         return None if self.baseline is None else self.ours / self.baseline
 
     @property
@@ -121,6 +131,7 @@ def compare_durations(what: str, ours: Timing, baseline: Timing, at_most: float)
         baseline.milliseconds,
         at_most=at_most,
         seconds=(ours.seconds, baseline.seconds),
+        ratios=_quotients(ours.seconds, baseline.seconds),
     )
 
 
@@ -145,7 +156,12 @@ def compare(
         baseline.rate,
         at_least=at_least,
         seconds=(ours.seconds, baseline.seconds),
+        ratios=_quotients(ours.rates, baseline.rates),
     )
+
+
+def _quotients(ours: tuple[float, ...], baseline: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(one / other for one, other in zip(ours, baseline, strict=True))
 
 
 def _alike(what: str, ours: Timing, baseline: Timing) -> None:
