@@ -60,7 +60,25 @@ class Mapped(Made):
         super().__init__(variant, spec, inputs)
 
 
-class Rows(Made):
+class FlatMapped(Made):
+    """What lies in the datasets that a function of graph operations makes of each element.
+
+    As ``inputs.flat_map(function)``, but for datasets of dense tensors alone: ``function`` returns
+    the variant of one, whose elements are like ``spec``.
+    """
+
+    def __init__(self, inputs: tf.data.Dataset, function: Callable[[Any], Any], spec: Any) -> None:
+        self._function = graph_function(function, inputs.element_spec)
+        variant = tf.raw_ops.FlatMapDataset(
+            input_dataset=inputs._variant_tensor,  # noqa: SLF001  # as tf.data's own datasets
+            other_arguments=[],
+            f=self._function,
+            **flat(spec),
+        )
+        super().__init__(variant, spec, inputs)
+
+
+class Rows(FlatMapped):
     """What lies in ``chunks`` one after another, one by one.
 
     As ``chunks.unbatch()``, but for dense tensors alone, and strings are not copied: they stay in
@@ -77,14 +95,7 @@ class Rows(Made):
                 components=tf.nest.flatten(chunk), output_shapes=flat(spec)["output_shapes"]
             )
 
-        self._rows = graph_function(rows, chunks.element_spec)
-        variant = tf.raw_ops.FlatMapDataset(
-            input_dataset=chunks._variant_tensor,  # noqa: SLF001  # as tf.data's own datasets
-            other_arguments=[],
-            f=self._rows,
-            **flat(spec),
-        )
-        super().__init__(variant, spec, chunks)
+        super().__init__(chunks, rows, spec)
 
 
 class Rebatched(Made):

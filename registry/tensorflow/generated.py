@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from registry.tensorflow.batches import Made, flat, graph_function
+from registry.tensorflow.batches import FlatMapped, flat, graph_function
 
 KEPT_BYTES = 32 << 20
 """Bytes at a heap's end that the process keeps though they are free."""
 _M_TRIM_THRESHOLD = -1
 
 
-class Generated(Made):
+class Generated(FlatMapped):
     """Elements of a generator, a new one for each iterator.
 
     As ``tf.data.Dataset.from_generator(make, output_signature=spec)``, which starts several times
@@ -73,15 +73,7 @@ class Generated(Made):
 
         # Within a function, or TensorFlow could not write the whole down as a graph, which it
         # does to optimize it.
-        one = tf.data.Dataset.range(1)
-        self._generate = graph_function(generate, one.element_spec)
-        variant = tf.raw_ops.FlatMapDataset(
-            input_dataset=one._variant_tensor,  # noqa: SLF001  # as tf.data's own datasets
-            other_arguments=[],
-            f=self._generate,
-            **flat(spec),
-        )
-        super().__init__(variant, spec, one)
+        super().__init__(tf.data.Dataset.range(1), generate, spec)
 
 
 @cache
