@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 
 Figure = Callable[[str, str], None]
-_found: dict[str, str] = {}
 
 
 def rounds(few: int, full: int) -> pytest.MarkDecorator:
@@ -17,14 +16,21 @@ def rounds(few: int, full: int) -> pytest.MarkDecorator:
 
 
 @pytest.fixture
-def figure() -> Figure:
+def figure(record_property: Callable[[str, object], None]) -> Figure:
     """Note what was found of a fault: ``figure("writer killed, 50 times", "1 copy of each")``."""
-    return _found.__setitem__
+    return lambda fault, found: record_property(f"fault: {fault}", found)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _found:
+    reports = [report for each in terminalreporter.stats.values() for report in each]
+    properties = [pair for report in reports for pair in getattr(report, "user_properties", ())]
+    figures = {
+        name.removeprefix("fault: "): value
+        for name, value in properties
+        if name.startswith("fault: ")
+    }
+    if figures:
         terminalreporter.section("faults")
-        width = max(map(len, _found))
-        for fault, found in sorted(_found.items()):
-            terminalreporter.write_line(f"{fault:<{width}}  {found}")
+        width = max(map(len, figures))
+        for fault, value in sorted(figures.items()):
+            terminalreporter.write_line(f"{fault:<{width}}  {value}")
