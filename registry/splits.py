@@ -35,6 +35,12 @@ def intervals(fractions: Mapping[str, float]) -> dict[str, Interval]:
     for name, part in fractions.items():
         total += part
         stop = round(total * BUCKETS)
+        if stop == start:
+            raise FeatureError(
+                f"split {name!r:.200}: a share of {part:g} rounds to none of the {BUCKETS:,} "
+                "buckets that keys hash to, so no sample could fall into the split; "
+                f"give {1 / BUCKETS:g} or more"
+            )
         found[name] = (start, stop)
         start = stop
     return found

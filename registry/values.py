@@ -232,6 +232,8 @@ def _indexes(feature: ClassLabel, values: Sequence[Any]) -> Array:
     known = {name: index for index, name in enumerate(feature.names or ())}
     found = np.empty(len(values), np.int64)
     for row, value in enumerate(values):
+        if isinstance(value, np.ndarray) and value.shape == () and value.dtype.kind in "iu":
+            value = int(value)  # noqa: PLW2901  # as a scalar of NumPy is taken
         if isinstance(value, str):
             if value not in known:
                 raise Refused(_unknown(feature, value), row)
@@ -240,8 +242,6 @@ def _indexes(feature: ClassLabel, values: Sequence[Any]) -> Array:
             if not 0 <= value < feature.count:
                 raise Refused(f"class index {value} is not in [0, {feature.count})", row)
             found[row] = value
-        elif isinstance(value, np.ndarray) and value.shape == () and value.dtype.kind in "iu":
-            found[row] = np.clip(value, -1, feature.count)
         else:
             raise Refused(f"{_name(value)} is not a class index or name", row)
     return found

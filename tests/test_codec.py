@@ -140,6 +140,41 @@ def test_splits_that_do_not_add_up_are_refused(shares: dict[str, float]) -> None
         intervals(shares)
 
 
+@pytest.mark.parametrize("shares", [{"all": 0.999999, "few": 1e-6}, {"few": 1e-6, "all": 0.999999}])
+def test_a_split_that_no_key_can_fall_into_is_refused(shares: dict[str, float]) -> None:
+    with pytest.raises(
+        FeatureError, match=r"split 'few': a share of 1e-06 .* give 1\.52588e-05 or more"
+    ):
+        intervals(shares)
+
+
+@given(st.lists(st.integers(1, 1000), min_size=1, max_size=50), st.integers(0, 50))
+def test_splits_part_all_buckets_and_none_is_empty(weights: list[int], place: int) -> None:
+    smallest = 1.52588e-05
+    shares = [weight / sum(weights) * (1 - smallest) for weight in weights]
+    shares.insert(place, smallest)
+    ends = list(intervals({str(n): share for n, share in enumerate(shares)}).values())
+    assert all(start < stop for start, stop in ends)
+    assert [start for start, _ in ends] == [0, *(stop for _, stop in ends[:-1])]
+    assert ends[-1][1] == 65536
+
+
+@pytest.mark.parametrize("index", [2, -1, 3])
+@pytest.mark.parametrize("kind", ["int8", "int64", "list"])
+def test_class_indexes_in_arrays_end_below_the_count(index: int, kind: str) -> None:
+    codec = Codec(Features({"x": ClassLabel(2)}))
+    given: Any = np.array([1, index, 0], "int8" if kind == "list" else kind)
+    good: Any = np.array([1, 0, 0], given.dtype)
+    if kind == "list":
+        given, good = [np.array(value) for value in given], [np.array(value) for value in good]
+    assert [codec.decode_one(record)["x"] for record in codec.encode({"x": good})] == [1, 0, 0]
+    with pytest.raises(
+        InvalidSampleError, match=rf"class index {index} is not in \[0, 2\)"
+    ) as caught:
+        codec.encode({"x": given})
+    assert caught.value.row == 1
+
+
 ma: Any = np.ma  # untyped in some versions
 MASKED = ma.array([1, 2], mask=[False, True])
 BAD = [
