@@ -1,8 +1,10 @@
-"""What a fork does to open connections: they stay the parent's, and the child makes its own."""
+"""What a fork does to open connections and locks: they stay the parent's; the child has its own."""
 
 from __future__ import annotations
 
 import os
+import threading
+from types import TracebackType
 from weakref import WeakSet
 
 from sqlalchemy import Engine
@@ -13,6 +15,34 @@ _engines: WeakSet[Engine] = WeakSet()
 _parents: list[object] = []
 _in_use: set[str] = set()
 """SQLite files in use at the moment of the fork, in the child."""
+_locks: WeakSet[ThreadLock] = WeakSet()
+
+
+class ThreadLock:
+    """A reentrant lock between threads that is free in a forked child.
+
+    A thread that held it at the moment of the fork does not exist there, so that nobody would ever
+    release it.
+    """
+
+    def __init__(self) -> None:
+        self.renew()
+        _locks.add(self)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+
+    def renew(self) -> None:
+        """Make it free, whoever holds it."""
+        self._lock = threading.RLock()
 
 
 def watch(engine: Engine) -> None:
@@ -44,6 +74,8 @@ def _in_child() -> None:
             _in_use.add(_file(engine))
         _parents.append(engine.pool)  # to close its connections would say goodbye for the parent
         engine.dispose(close=False)
+    for lock in list(_locks):
+        lock.renew()
 
 
 def _used(engine: Engine) -> bool:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, text
 
 from registry.engine import read, reading
 from registry.errors import SchemaMissingError, SchemaTooNewError, SchemaTooOldError
+from registry.forks import ThreadLock
 from registry.urls import shown
 
 REVISION = "0004"
 """The revision that this version of the package reads and writes."""
 VERSION_TABLE = "registry_alembic_version"
-_one_at_a_time = threading.Lock()
+_one_at_a_time = ThreadLock()
 """Alembic keeps the migration at hand in a global."""
 
 

@@ -123,6 +123,59 @@ def test_another_process_reads_no_row_that_is_there(growing: Dataset, url: str) 
     subprocess.run([sys.executable, "-c", TRAINER, url], check=True)
 
 
+FORK = """
+import os, signal, sys, threading
+import registry
+from registry.cursor import Log
+from tests.mirrors import due, yielded
+
+page, syncing, forked = Log.page, threading.Event(), threading.Event()
+
+def waiting(*place):
+    if threading.current_thread() is not threading.main_thread():
+        syncing.set()
+        forked.wait()
+    return page(*place)
+
+Log.page = waiting
+with registry.connect(sys.argv[1]) as reg:
+    dataset = reg.open("growing")
+    run = dataset.run("r")
+    thread = threading.Thread(target=run.epoch, args=[0], daemon=True)
+    thread.start()
+    syncing.wait()
+    parent, child = os.pipe()
+    if os.fork() == 0:
+        signal.alarm(30)
+        os.close(child)
+        if sys.argv[2] == "killed":
+            os.read(parent, 1)  # until there is no parent
+        epoch = run.epoch(0)
+        assert yielded(epoch) == due(dataset, epoch)
+        print("trained", flush=True)
+        os._exit(0)
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    forked.set()
+    thread.join()
+    os.wait()
+"""
+
+
+@pytest.mark.parametrize("kind", [KINDS["fixed"]], ids=["fixed"])
+@pytest.mark.parametrize("parent", ["continues", "killed"])
+def test_a_process_forked_while_a_thread_syncs_a_mirror_trains_on_it(
+    growing: Dataset, url: str, parent: str
+) -> None:
+    """The thread holds the mirror's locks, and does not exist in the child."""
+    growing.run("r")
+    quiet = [sys.executable, "-W", "ignore:.*fork:DeprecationWarning"]
+    ran = subprocess.run(
+        [*quiet, "-c", FORK, url, parent], capture_output=True, text=True, check=False
+    )
+    assert (ran.stdout, ran.stderr) == ("trained\n", "")
+
+
 def test_workers_that_begin_an_epoch_at_once_all_get_it(
     growing: Dataset, kind: Kind, url: str
 ) -> None:

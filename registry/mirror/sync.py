@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from filelock import FileLock
 from registry.cursor import Log, pages
 from registry.engine import read
 from registry.errors import DivergenceWarning, MirrorError
+from registry.forks import ThreadLock
 from registry.heads import seen
 from registry.mirror import files
 from registry.mirror.cutting import cut
@@ -44,8 +44,7 @@ class Mirror:
         self.log = log
         self.folder = root / log.uid
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._file_lock = FileLock(self.folder / "lock")
-        self._thread_lock = threading.RLock()
+        self._thread_lock = ThreadLock()
         self._trusted: State | None = None
         self._view: View | None = None
 
@@ -67,7 +66,7 @@ class Mirror:
                     or state.erased < erased
                     or not self._agrees(state, until, chain, found)
                 ):
-                    with self._file_lock:
+                    with self._file_lock():
                         state = self._bring(until, chain, erased)
                 with suppress(FileNotFoundError):  # another process began the next generation
                     if self._view is None or self._view.state != state:
@@ -125,12 +124,12 @@ class Mirror:
         """
         # A record begins where the one before it ends, so that place may be the broken one.
         before = positions if self.log.codec.fixed_width else np.maximum(positions - 1, 0)
-        with self._thread_lock, self._file_lock:
+        with self._thread_lock, self._file_lock():
             for block in np.unique(np.append(positions, before) // REPAIRED).tolist():
                 after = block * REPAIRED
                 stop = min(after + REPAIRED, until)
                 if not rewrite(self.log, self.folder, view, after, stop, (until, chain)):
-                    self.restart(view)
+                    self._restart(view)
                     return
 
     def scan(self, view: View, until: int, chain: bytes, *, again: bool = False) -> None:
@@ -152,9 +151,16 @@ class Mirror:
 
     def restart(self, view: View) -> None:
         """Begin anew with empty files: these are damaged where they cannot be mended row by row."""
-        with self._thread_lock, self._file_lock:
-            if not view.gone:
-                self._begin(State.empty(self._next_generation()))
+        with self._thread_lock, self._file_lock():
+            self._restart(view)
+
+    def _file_lock(self) -> FileLock:
+        """Return the lock between processes: a new object, as one from before a fork is refused."""
+        return FileLock(self.folder / "lock")
+
+    def _restart(self, view: View) -> None:
+        if not view.gone:
+            self._begin(State.empty(self._next_generation()))
 
     def _load(self) -> State | None:
         """Read the state; None unless all files hold what it says."""
