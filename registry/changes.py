@@ -84,8 +84,9 @@ def merge(codec: Codec, key: str, values: Mapping[str, Any]) -> Amend:
     def amend(record: bytes | None) -> bytes:
         if record is None:
             raise SampleNotFoundError(key, "it was retracted; insert it again")
-        merged = {**codec.decode_one(record), **values}
-        return codec.encode(rows_to_columns(codec.features, [merged], [key]), [key])[0]
+        stored = codec.decode_one(record)
+        columns = rows_to_columns(codec.features, [{**stored, **values}], [key])
+        return codec.encode(columns, [key], stored.keys() - values.keys())[0]
 
     return amend
 

@@ -7,7 +7,7 @@ is variable, a page of records is one ``np.frombuffer`` away from arrays.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from struct import Struct
 from typing import Any
 
@@ -15,7 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from registry.errors import InvalidSampleError
-from registry.features import LARGEST_RECORD, ClassLabel, Features, FixedFeature, Ragged, Text
+from registry.features import (
+    LARGEST_RECORD,
+    Bytes,
+    ClassLabel,
+    Features,
+    FixedFeature,
+    Image,
+    Ragged,
+    Text,
+)
 from registry.values import Refused, pack_fixed, pack_variable
 
 Column = npt.NDArray[Any]
@@ -33,9 +42,15 @@ class Codec:
         before = self.header.itemsize - 4 * len(lengths)
         self._lengths = Struct(f"<{before}x{len(lengths)}I")
 
-    def encode(self, columns: Mapping[str, Any], keys: Sequence[str] | None = None) -> list[bytes]:
+    def encode(
+        self,
+        columns: Mapping[str, Any],
+        keys: Sequence[str] | None = None,
+        stored: Container[str] = (),
+    ) -> list[bytes]:
         """Pack columns (a value per sample, by feature) into one record per sample.
 
+        Values of the features in ``stored`` come from a record: images may be older than a check.
         Raises `InvalidSampleError` with the row, the key (from ``keys``) and the feature of the
         first value that does not fit.
         """
@@ -49,7 +64,9 @@ class Codec:
                     header[_field(fixed)] = pack_fixed(feature, columns[name], count)
                     fixed += 1
                 else:
-                    values = pack_variable(feature, columns[name], count)
+                    old_image = name in stored and isinstance(feature, Image)
+                    kind = Bytes() if old_image else feature
+                    values = pack_variable(kind, columns[name], count)
                     header[f"l{len(parts)}"] = [len(value) for value in values]
                     parts.append(values)
             except Refused as refused:

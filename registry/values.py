@@ -23,11 +23,9 @@ from registry.features import (
     Text,
     VariableFeature,
 )
-from registry.pictures import HEADER, check_size
+from registry.pictures import check_file
 
 Array = npt.NDArray[Any]
-
-_MAGIC = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}
 
 
 class Refused(Exception):  # noqa: N818  # control flow inside the package, never shown
@@ -97,18 +95,13 @@ def _pack_one(feature: VariableFeature, value: Any) -> bytes:
         return _ragged(feature, value)
     if not isinstance(value, bytes | bytearray | memoryview):
         raise Refused(f"{_name(value)} is not bytes")
+    data = bytes(value)
     if isinstance(feature, Image):
-        _check_image(feature, bytes(value[:HEADER]))
-    return bytes(value)
-
-
-def _check_image(feature: Image, head: bytes) -> None:
-    if not head.startswith(_MAGIC[feature.encoding]):
-        raise Refused(f"the bytes are not a {feature.encoding} file")
-    try:
-        check_size(head, feature.encoding)
-    except ValueError as error:
-        raise Refused(str(error)) from None
+        try:
+            check_file(data, feature.encoding)
+        except ValueError as error:
+            raise Refused(str(error)) from None
+    return data
 
 
 def _text(value: Any) -> bytes:

@@ -17,8 +17,7 @@ from registry.errors import FeatureError, InvalidSampleError
 from registry.features import DTYPES, Feature, parse_feature
 from registry.splits import intervals
 from tests.datasets import FIXED, VARIABLE, digit
-
-PNG = b"\x89PNG\r\n\x1a\n and so on"
+from tests.pictures import JPEG, PNG
 
 shapes = hnp.array_shapes(min_dims=0, max_dims=3, max_side=3)
 tensors = st.builds(Tensor, st.sampled_from(DTYPES), shapes)
@@ -208,6 +207,8 @@ BAD = [
     (Bytes(), "text", "is not bytes"),
     (Image("png"), b"GIF89a", "the bytes are not a png file"),
     (Image("jpeg"), PNG, "the bytes are not a jpeg file"),
+    (Image("png"), PNG[:-1], "the image is cut off: its 66 bytes hold no IEND chunk"),
+    (Image("jpeg"), JPEG[:-1], "the image is cut off: its .* bytes hold no end marker"),
     (Ragged("int32"), [[1], [2]], "is not a one-dimensional array of int32"),
     (Ragged("int32"), [1.5], "float64 does not fit int32"),
     (Tensor("uint64"), -1, "-1 does not fit uint64 exactly"),
@@ -228,7 +229,7 @@ def test_a_value_that_does_not_fit_is_refused_with_its_place(
         if feature.dtype == "bool":
             good = False
     elif isinstance(feature, Image):
-        good = PNG if feature.encoding == "png" else b"\xff\xd8\xff"
+        good = PNG if feature.encoding == "png" else JPEG
     codec = Codec(Features({"x": feature}))
     with pytest.raises(InvalidSampleError, match=reason) as caught:
         codec.encode({"x": [good, value, good]}, ["a", "b", "c"])

@@ -22,6 +22,7 @@ from registry.exporters.living import live_samples
 from registry.features import DTYPES, Feature
 from registry.importers import insert_file
 from tests.datasets import digit
+from tests.pictures import JPEG
 
 NAMES = ["cat", "1", "a,b\u2028\U0001f600", "\ufeff"]
 EVERYTHING: dict[str, Feature] = {
@@ -46,9 +47,7 @@ def value(feature: Feature, rng: np.random.Generator, text: st.DataObject) -> An
     if isinstance(feature, Text):
         return text.draw(TEXT)
     if isinstance(feature, Bytes | Image):
-        return (b"\xff\xd8\xff\xd9" if isinstance(feature, Image) else b"") + rng.bytes(
-            int(rng.integers(40))
-        )
+        return (JPEG if isinstance(feature, Image) else b"") + rng.bytes(int(rng.integers(40)))
     shape = feature.shape if isinstance(feature, Tensor) else (int(rng.integers(4)),)
     dtype = np.dtype(feature.dtype)
     data = rng.bytes(math.prod(shape) * dtype.itemsize)

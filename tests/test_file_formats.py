@@ -6,7 +6,6 @@ import gzip
 import json
 import struct
 import zipfile
-import zlib
 from pathlib import Path
 from urllib.parse import quote_from_bytes
 
@@ -22,20 +21,10 @@ from registry.importers import Rehearsal, extent, find, insert_file
 from registry.importers.jsonl import parse_block, parse_object
 from registry.importers.tfrecord import checksum
 from tests.datasets import digit
+from tests.pictures import PNG, png
 
 PHOTOS: dict[str, Feature] = {"photo": Image("png"), "kind": ClassLabel(["cat", "dog"])}
 XY: dict[str, Feature] = {"x": Tensor("float32", (2,)), "y": ClassLabel(["no", "yes"])}
-
-
-def png(width: int = 1, height: int = 1) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    parts = [(b"IHDR", head), (b"IDAT", zlib.compress(b"\0\0")), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
 def keys(dataset: Dataset) -> list[str]:
@@ -104,6 +93,7 @@ def test_images_that_are_none_or_claim_too_much_name_their_file(
     dataset = reg.create("photos", PHOTOS)
     for name, content, reason in [
         ("cat/x.png", b"GIF89a", "the bytes are not a png file"),
+        ("cat/x.png", PNG[:-1], "the image is cut off: its 66 bytes hold no IEND chunk"),
         ("cat/x.png", png(100_000, 100_000), "the image claims 100000 by 100000 pixels"),
         ("cow/x.png", png(), "unknown class 'cow'; the classes are 'cat', 'dog'"),
         ("x.png", png(), "x.png, feature 'kind': it lies in no class's folder"),

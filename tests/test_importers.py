@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 from pathlib import Path
@@ -16,6 +17,7 @@ from registry.features import Feature
 from registry.importers import find, insert_file
 from registry.importers.rows import Row
 from tests.datasets import digit
+from tests.pictures import PNG
 
 EVERYTHING: dict[str, Feature] = {
     "count": Tensor("int64"),
@@ -28,20 +30,20 @@ EVERYTHING: dict[str, Feature] = {
     "photo": Image(),
     "tokens": Ragged("int32"),
 }
-PNG = b"\x89PNG\r\n\x1a\n..."
-JSONL = """\
-\ufeff{"count": 9007199254740993, "score": 0.5, "good": true, "grid": [[0, 1], [2, 255]],\
+PHOTO = base64.b64encode(PNG).decode()
+JSONL = f"""\
+\ufeff{{"count": 9007199254740993, "score": 0.5, "good": true, "grid": [[0, 1], [2, 255]],\
  "animal": "dog", "note": "one\\ntwo, \\"three\\" \u00e9", "blob": "AAE=",\
- "photo": "iVBORw0KGgouLi4=", "tokens": [1, -2, 3], "id": "a"}\r
+ "photo": "{PHOTO}", "tokens": [1, -2, 3], "id": "a"}}\r
 \r
-{"id": 7, "tokens": [], "photo": "iVBORw0KGgouLi4=", "blob": "", "note": "", "animal": 0,\
- "grid": [[0, 0], [0, 0]], "good": false, "score": -1, "count": -1}"""
-CSV = """\
+{{"id": 7, "tokens": [], "photo": "{PHOTO}", "blob": "", "note": "", "animal": 0,\
+ "grid": [[0, 0], [0, 0]], "good": false, "score": -1, "count": -1}}"""
+CSV = f"""\
 \ufeffid,count,score,good,grid,animal,note,blob,photo,tokens\r
 a,9007199254740993,0.5,true,"[[0, 1], [2, 255]]",dog,"one
-two, ""three"" \u00e9",AAE=,iVBORw0KGgouLi4=,"[1, -2, 3]"\r
+two, ""three"" \u00e9",AAE=,{PHOTO},"[1, -2, 3]"\r
 \r
-7,-1,-1,0,"[[0,0],[0,0]]",0,,,iVBORw0KGgouLi4=,[]"""
+7,-1,-1,0,"[[0,0],[0,0]]",0,,,{PHOTO},[]"""
 
 
 def write(path: Path, content: str | bytes) -> Path:

@@ -40,10 +40,10 @@ from registry.labeling.label_studio import (
 )
 from registry.models import inbox
 from tests.annotators import FEATURES, MAPPING, choice, rectangle, samples, write_export
+from tests.pictures import PNG
 
 KEY = "label-studio:2:17"
 TASK = {"id": 19, "data": {"text": "a car", "meta": {"page": 4}}, "project": 2}
-PNG = b"\x89PNG\r\n\x1a\n..."
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from registry.features import Feature, Features
 from registry.importers import insert_file
 from registry.labeling.formats import READERS
 from tests.annotators import samples
+from tests.pictures import PNG
 
-PNG = b"\x89PNG\r\n\x1a\n..."
 SHAPES: dict[str, Feature] = {
     "image": Image(),
     "boxes": Ragged("float32"),
