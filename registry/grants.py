@@ -18,8 +18,9 @@ from registry.schema import VERSION_TABLE
 from registry.texts import quoted
 from registry.urls import shown
 
-Kind = Literal["owner", "reader", "writer", "server"]
-"""Who migrates, drops and makes tokens; who trains; who labels; who serves and drains."""
+Kind = Literal["owner", "reader", "writer", "inbox", "server"]
+"""Who migrates, drops and makes tokens; who trains; who labels; a tool that inserts by plain SQL;
+who serves and drains."""
 
 Rights = Mapping[str, tuple[str, ...]]
 """By table, what may be done there; "INSERT (a, b)" means those columns alone."""
@@ -34,6 +35,7 @@ READER: Rights = {
     "runs": ("SELECT", "INSERT (dataset_id, name, seed, split, policy)", "UPDATE (consumed)"),
     "epochs": ("SELECT", "INSERT (run_id, number, since, watermark, chain, size, start)"),
 }
+_INTO_INBOX = "INSERT (dataset_id, key, fields, action, source)"
 WRITER: Rights = {
     **dict.fromkeys(LOG, ("SELECT",)),
     "datasets": ("SELECT", "INSERT (uid, name, features, splits, description)"),
@@ -46,8 +48,9 @@ WRITER: Rights = {
         "SELECT",
         "INSERT (dataset_id, position, bucket, record, chain, supersedes, source, key)",
     ),
-    "inbox": ("SELECT", "INSERT (dataset_id, key, fields, action, source)"),
+    "inbox": ("SELECT", _INTO_INBOX),
 }
+INBOX: Rights = {"datasets": ("SELECT (id, name)",), "inbox": (_INTO_INBOX,)}
 SERVER: Rights = {
     **WRITER,
     "inbox": (
@@ -65,7 +68,14 @@ SERVER: Rights = {
     "deliveries": ("SELECT", "INSERT (dataset_id, tool, event, digest)"),
     "tokens": ("SELECT",),
 }
-RIGHTS: Mapping[Kind, Rights] = {"reader": READER, "writer": WRITER, "server": SERVER}
+RIGHTS: Mapping[Kind, Rights] = {
+    "reader": READER,
+    "writer": WRITER,
+    "inbox": INBOX,
+    "server": SERVER,
+}
+_FUNCTIONS = ("samples_append_only", "samples_continue_log", "heads_agree_with_log")
+"""Functions of the tables' triggers."""
 _SEQUENCES = ("datasets", "inbox", "runs", "deliveries")
 """Tables whose rows are numbered by a sequence, which takes a right of its own."""
 
@@ -139,7 +149,8 @@ class _Statements:
         yield f"GRANT CREATE ON SCHEMA {self._schema} TO {to}"
         for table in (*LOG, *PRIVATE):
             yield f"ALTER TABLE {self._table(table)} OWNER TO {to}"
-        yield f"ALTER FUNCTION {self._table('samples_append_only')}() OWNER TO {to}"
+        for function in _FUNCTIONS:
+            yield f"ALTER FUNCTION {self._table(function)}() OWNER TO {to}"
 
     def _table(self, name: str) -> str:
         return f"{self._schema}.{quoted(name)}"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 import itertools
 import os
+import re
 from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack
 from types import ModuleType
+from typing import get_args
 
 import pytest
 from psycopg import sql
+from psycopg.errors import CheckViolation
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 from typer.testing import CliRunner
@@ -168,6 +171,88 @@ def test_a_labeling_tool_inserts_but_changes_and_removes_nothing(
     assert all(each.differs is None for each in owned.open("digits").verify())
 
 
+ROWS = (
+    "INSERT INTO samples (dataset_id, position, bucket, chain, supersedes, key)"
+    " VALUES {} RETURNING position"
+)
+ONE = ROWS.format("(1, {position}, {bucket}, decode(repeat('ab', {length}), 'hex'), {old}, 'x')")
+SOUND = {"position": 1, "bucket": 1, "length": 16, "old": "NULL"}
+WRECKS = {
+    "a row far behind the log's end": ONE.format(**{**SOUND, "position": 99999999}),
+    "a row before its end": ONE.format(**{**SOUND, "position": -1}),
+    "a hole in its rows": ROWS.format(
+        "(1, 1, 1, '{0}', NULL, 'x'), (1, 3, 1, '{0}', NULL, 'y')"
+    ).format("x" * 16),
+    "a row of another dataset among its own": ROWS.format(
+        "(1, 1, 1, '{0}', NULL, 'x'), (7, 0, 1, '{0}', NULL, 'y')"
+    ).format("x" * 16),
+    "a bucket that is none": ONE.format(**{**SOUND, "bucket": 65536}),
+    "a chain value that is too short": ONE.format(**{**SOUND, "length": 15}),
+    "a row that supersedes a later one": ONE.format(**{**SOUND, "old": 5}),
+    "a head that ends the log early": (
+        "UPDATE heads SET position = 0, chain = decode(repeat('00', 16), 'hex')"
+    ),
+    "a head past the log's end": "UPDATE heads SET position = 99999999",
+    "a head with another chain": "UPDATE heads SET chain = decode(repeat('00', 16), 'hex')",
+    "a head that begins later": (
+        "INSERT INTO datasets (uid, name, features, splits) VALUES ('u', 'u', '{}', '{}');"
+        "INSERT INTO heads (dataset_id, chain) VALUES (lastval(), 'x')"
+    ),
+    "a table that stands for the heads": (
+        "CREATE TEMP TABLE heads AS SELECT * FROM heads;"
+        "UPDATE pg_temp.heads SET position = 5;" + ONE.format(**{**SOUND, "position": 5})
+    ),
+}
+
+
+def _refusal(reg: Registry, script: str) -> str:
+    try:
+        with reg.engine.begin() as connection:
+            driver(connection).execute(script.encode())
+    except CheckViolation as error:
+        return str(error)
+    return "nothing was refused"
+
+
+def test_a_labeling_tool_cannot_wreck_a_log_by_sql(owned: Registry, as_role: As) -> None:
+    before = owned.open("digits").head
+    refused = "do not continue its log|a bucket is in|its log does not end at position"
+    with registry.connect(as_role("writer")) as reg:
+        said = {name: _refusal(reg, script) for name, script in WRECKS.items()}
+        assert [name for name in said if not re.search(refused, said[name])] == []
+        assert reg.open("digits").head == before
+        reg.open("digits").insert([digit(2)], keys=["b"])
+    assert all(each.differs is None for each in owned.open("digits").verify())
+
+
+def test_rows_by_sql_take_the_head_with_them(owned: Registry, as_role: As) -> None:
+    with registry.connect(as_role("writer")) as reg, reg.engine.begin() as connection:
+        for position in (1, 2):
+            connection.execute(text(ONE.format(**{**SOUND, "position": position})))
+    head = owned.open("digits").head
+    assert (head.position, head.chain) == (3, b"\xab" * 16)
+
+
+def test_a_tool_with_the_inbox_alone_sees_names_and_inserts(owned: Registry, as_role: As) -> None:
+    engine = make_engine(as_role("inbox"))
+    with engine.begin() as connection:
+        names = connection.execute(text("SELECT id, name FROM datasets")).all()
+        assert [name for _, name in names] == ["digits"]
+        connection.execute(text(INTO_INBOX), {"key": "by SQL"})
+    with Registry(engine) as reg:
+        everything = [f"SELECT FROM {table}" for table in (*metadata.tables, VERSION_TABLE)]
+        refuses(
+            reg,
+            *(query for query in everything if query != "SELECT FROM datasets"),
+            "SELECT features FROM datasets",
+            *NOBODY_BUT_THE_OWNER,
+            *NEITHER_READER_NOR_WRITER,
+            *NO_WRITER,
+            *(query for query in NO_READER if "INTO inbox" not in query),
+        )
+    assert len(owned.open("digits")) == 2
+
+
 def test_a_trainer_reads_pins_epochs_and_records_progress_and_no_more(
     owned: Registry, as_role: As
 ) -> None:
@@ -230,7 +315,7 @@ def test_the_command_prints_what_psql_takes_or_does_it_and_twice_is_as_once(
         return result.output
 
     role = new_role()
-    options = [f"--{kind}={role}" for kind in ("writer", "reader", "server", "owner")]
+    options = [f"--{kind}={role}" for kind in get_args(Kind)]
     script = run(*options)
     psql(postgresql_url, script)
     psql(postgresql_url, script)

@@ -119,7 +119,8 @@ def test_every_revision_goes_down_and_up_again_with_rows_in_every_table(reg: Reg
             assert connection.execute(table.select()).first(), f"{table.name} has no rows"
     config = Config(ROOT / "alembic.ini", attributes={"engine": reg.engine})
     with pytest.raises(CommandError, match="1 rows were erased"):
-        command.downgrade(config, "-1")
+        command.downgrade(config, "0003")
+    command.upgrade(config, "head")
     with reg.engine.begin() as connection:
         connection.execute(text("DELETE FROM erasures"))
     for _ in range(int(REVISION) - 1):

@@ -30,6 +30,10 @@ def grants(
     reader: Annotated[
         list[str] | None, _option("Trains: reads, makes runs, pins epochs, records progress.")
     ] = None,
+    inbox: Annotated[
+        list[str] | None,
+        _option("Inserts into the inbox by SQL, and reads the datasets' names; nothing else."),
+    ] = None,
     server: Annotated[
         list[str] | None, _option("Runs `registry serve` and `registry drain`.")
     ] = None,
@@ -50,10 +54,13 @@ def grants(
         "owner": [owner] if owner is not None else [],
         "reader": reader or [],
         "writer": writer or [],
+        "inbox": inbox or [],
         "server": server or [],
     }
     if not any(roles.values()):
-        raise typer.BadParameter("name a role with --writer, --reader, --server or --owner")
+        raise typer.BadParameter(
+            "name a role with --writer, --reader, --inbox, --server or --owner"
+        )
     engine = make_engine(url or DEFAULT_URL)
     try:
         found = rights.statements(engine, roles)

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from sqlalchemy import Engine
 
 from registry import schema
-from registry.doctor.catalog import check_guards, check_indexes, check_tables
+from registry.doctor.catalog import check_indexes, check_tables
 from registry.doctor.findings import Check, Finding, Severity
+from registry.doctor.guards import check_guards
 from registry.doctor.logs import check_epochs, check_inbox, check_logs
 from registry.doctor.mirrors import check_mirrors
 from registry.doctor.servers import check_postgresql, check_sessions, check_sqlite

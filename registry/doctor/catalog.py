@@ -1,4 +1,4 @@
-"""The tables' guards and indexes, as the database has them."""
+"""The tables and indexes, as the database has them."""
 
 from __future__ import annotations
 
@@ -11,41 +11,12 @@ from registry.doctor.findings import Finding, ask
 from registry.models import metadata
 from registry.texts import quoted
 
-_GUARDS = {
-    "postgresql": ("samples_append_only", "samples_never_emptied"),
-    "sqlite": ("samples_never_change", "samples_never_leave"),
-}
-_TRIGGERS = {
-    "postgresql": "SELECT tgname, tgenabled IN ('O', 'A') FROM pg_trigger"
-    " WHERE tgrelid = to_regclass('samples') AND NOT tgisinternal",
-    "sqlite": "SELECT name, 1 FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'samples'",
-}
 _INDEXES = {
     "postgresql": "SELECT indexrelid::regclass::text, indisvalid AND indisready FROM pg_index"
     " WHERE indrelid = ANY(SELECT to_regclass(name)"
     " FROM unnest(CAST(:tables AS text[])) AS named (name))",
     "sqlite": "SELECT name, 1 FROM sqlite_master WHERE type = 'index'",
 }
-
-
-def check_guards(engine: Engine) -> Iterator[Finding]:
-    """Look at the triggers that keep the log append-only."""
-    kind = engine.dialect.name
-    found = dict(ask(engine, _TRIGGERS[kind]))
-    for name in _GUARDS[kind]:
-        if found.get(name):
-            continue
-        said, remedy = (
-            ("is missing", "run the CREATE TRIGGER of this name that `registry init --sql` prints")
-            if name not in found
-            else ("is disabled", f"ALTER TABLE samples ENABLE TRIGGER {name}")
-        )
-        yield Finding(
-            "error",
-            f"trigger {name}",
-            f"it {said}, so that rows of the log can be changed or removed",
-            f"{remedy}; then prove each log with `registry verify`",
-        )
 
 
 def check_indexes(engine: Engine) -> Iterator[Finding]:
