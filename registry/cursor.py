@@ -19,6 +19,7 @@ from registry.histories import check_reader
 from registry.inbox import Inbox
 from registry.notifications import Pause, listening
 from registry.page import FIRST_ROWS, MOST_ROWS, Page, fetch, first_rows
+from registry.standby import chain_reached
 
 AHEAD = 3
 """Pages that are read at the same time, each on a connection of its own."""
@@ -62,6 +63,15 @@ class Log:
             self.engine, lambda connection: heads.chain_at(connection, self.dataset_id, watermark)
         )
 
+    def chain_reached(self, watermark: int) -> bytes | None:
+        """Read the chain as `chain_at` does, at a watermark that the log has reached.
+
+        A standby that has not received it yet is waited for.
+        """
+        return read(
+            self.engine, lambda connection: chain_reached(connection, self.dataset_id, watermark)
+        )
+
     def page(self, after: int, until: int, patience: float | None) -> Page:
         """Read a page of the range, in a transaction of its own."""
         place = (self.dataset_id, self.codec, after, until)
@@ -73,7 +83,7 @@ def pages(log: Log, after: int, until: int, patience: float | None = PATIENCE) -
 
     The whole state is one position. Nothing is held in the database between pages; a read that
     fails for a transient reason is repeated for ``patience`` seconds. Raises `LogGapError` where
-    positions are missing.
+    positions are missing, `DivergenceError` where the log ends before them.
     """
     if log.codec.fixed_width and log.engine.dialect.name == "postgresql":
         yield from _read_ahead(log, after, until, patience)
@@ -93,7 +103,7 @@ def follow(log: Log, after: int) -> Generator[Page]:
     A lost connection is made anew for as long as it takes; no row is skipped or seen twice. Raises
     `DivergenceError`, before a row of it is yielded, where the log has come to another history.
     """
-    chain = log.chain_at(after)
+    chain = log.chain_reached(after)
     while True:
         head = await_growth(log, after, chain=chain)
         assert head is not None

@@ -283,7 +283,7 @@ class Dataset:
 
     def _check_version(self, version: Version) -> None:
         """Complete the version's chain from the log, or say what the log has instead."""
-        found = self._log.chain_at(version.watermark)
+        found = self._log.chain_reached(version.watermark)
         if found is None:
             _absent(f"{version}: {self.name!r} ends at position {self._log.head().position}")
         chain = found.hex()

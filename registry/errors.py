@@ -10,7 +10,8 @@
     │   └── SchemaTooNewError
     ├── TransientError             trying again may succeed; appends and reads do so themselves
     │   ├── DatabaseUnavailableError   down, unreachable, or the connection was lost
-    │   └── ConflictError              deadlock, serialization failure, lock not had in time
+    │   ├── ConflictError              deadlock, serialization failure, lock not had in time
+    │   └── ReplicaBehindError         a standby has not received yet what the primary has
     ├── DatabaseError              the database refused for another reason
     │   ├── ReadOnlyError
     │   ├── PermissionDeniedError
@@ -75,6 +76,10 @@ class DatabaseUnavailableError(TransientError):
 
 class ConflictError(TransientError):
     """Another transaction was in the way: a deadlock, or a lock not had in time."""
+
+
+class ReplicaBehindError(TransientError):
+    """A standby, or a replica, has not received yet what the primary has."""
 
 
 class DatabaseError(RegistryError):

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine
 from registry.engine import reading
 from registry.errors import DivergenceError
 from registry.heads import Head, chain_at
+from registry.standby import in_recovery
 
 _CHECKED = "registry_histories"
 _committed: WeakKeyDictionary[Engine, dict[int, Head]] = WeakKeyDictionary()
@@ -63,18 +64,11 @@ def check_reader(engine: Engine, dataset_id: int, head: Head, after: int, chain:
     if head.position != after:
         with reading(engine) as connection:
             found = chain_at(connection, dataset_id, after)
-            if found is None and _standby(connection):
+            if found is None and in_recovery(connection):
                 return
     if found != chain:
         said = f"rows up to position {after} ({chain.hex()}) were read"
         raise _parted(said, head, found, "read again from a position where both agree")
-
-
-def _standby(connection: Connection) -> bool:
-    if connection.dialect.name != "postgresql":
-        return False
-    standby: bool = connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar_one()
-    return standby
 
 
 def _parted(what: str, head: Head, found: bytes | None, remedy: str) -> DivergenceError:

@@ -10,9 +10,11 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from registry.engine import driver, pooled, reading
-from registry.errors import RegistryError
+from registry.errors import ReadOnlyError, RegistryError
+from registry.refusals import translate
 
 if TYPE_CHECKING:
     import psycopg
@@ -58,7 +60,13 @@ def listening(engine: Engine, dataset_id: int) -> Iterator[Wait]:
         if engine.dialect.name == "sqlite":
             yield _Changes(connection)
             return
-        connection.exec_driver_sql(f"LISTEN {_channel(dataset_id)}")
+        try:
+            connection.exec_driver_sql(f"LISTEN {_channel(dataset_id)}")
+        except DBAPIError as error:
+            if not isinstance(translate(error, engine.url), ReadOnlyError):
+                raise
+            yield time.sleep  # a standby has no notifications
+            return
         try:
             yield lambda seconds: _notified(driver(connection), seconds)
         except BaseException:

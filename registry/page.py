@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from registry.chain import NONE, extend_past
 from registry.codec import Codec, Column
 from registry.engine import driver
-from registry.errors import LogGapError
+from registry.standby import missing_rows
 
 if TYPE_CHECKING:
     from psycopg.abc import Buffer
@@ -117,7 +117,8 @@ def first_rows(codec: Codec) -> int:
 def fetch(connection: Connection, dataset_id: int, codec: Codec, after: int, until: int) -> Page:
     """Read the rows at ``[after, until)``, or fewer where records differ in length.
 
-    Raises `LogGapError` where a position is missing.
+    Raises `LogGapError` where a position is missing, `ReplicaBehindError` where a standby has not
+    received it yet, and `DivergenceError` where the log ends before.
     """
     if connection.dialect.name == "sqlite":
         return _from_sqlite(connection, dataset_id, codec, after, until)
@@ -151,7 +152,7 @@ def _grouped(connection: Connection, dataset_id: int, codec: Codec, after: int, 
         cursor.adapters.register_loader("bytea", _lender())
         groups = cursor.execute(_GROUPED, place, prepare=True).fetchall()
     counts, data, buckets, superseding, supersedes, retracted = zip(*groups, strict=True)
-    _check_dense(after, until, sum(counts))
+    _check_dense(connection, dataset_id, after, until, sum(counts))
     gone = _joined(retracted)
     records = b"".join(part or b"" for part in data)
     if len(records) != codec.header.itemsize * (until - after - len(gone)):
@@ -181,7 +182,7 @@ def _row_by_row(
 ) -> Page:
     with driver(connection).cursor(binary=True) as cursor:
         rows = cursor.execute(_ROWS, (dataset_id, after, until), prepare=True).fetchall()
-    return _from_rows(codec, after, until, rows)
+    return _from_rows(connection, dataset_id, codec, after, until, rows)
 
 
 @cache
@@ -218,7 +219,7 @@ def _single(connection: Connection, dataset_id: int, codec: Codec, after: int, u
     place = (dataset_id, after, until, PAGE_BYTES)
     with driver(connection).cursor(binary=True) as cursor:
         rows = cursor.execute(_SINGLE, place, prepare=True).fetchall()
-    return _from_rows(codec, after, until, rows)
+    return _from_rows(connection, dataset_id, codec, after, until, rows)
 
 
 _SQLITE = """
@@ -233,20 +234,27 @@ def _from_sqlite(
     found = connection.exec_driver_sql(_SQLITE, (dataset_id, after, until)).cursor
     assert found is not None
     if codec.fixed_width:
-        return _from_rows(codec, after, until, found.fetchall())
+        return _from_rows(connection, dataset_id, codec, after, until, found.fetchall())
     rows, size = [], 0
     while size < PAGE_BYTES and (row := found.fetchone()):
         rows.append(row)
         size += len(row[1] or b"")
-    return _from_rows(codec, after, until, rows)
+    return _from_rows(connection, dataset_id, codec, after, until, rows)
 
 
-def _from_rows(codec: Codec, after: int, until: int, rows: Sequence[tuple[Any, ...]]) -> Page:
+def _from_rows(
+    connection: Connection,
+    dataset_id: int,
+    codec: Codec,
+    after: int,
+    until: int,
+    rows: Sequence[tuple[Any, ...]],
+) -> Page:
     """Make a page of (position, record, bucket, supersedes) rows from ``after`` on."""
     stop = until
     if not codec.fixed_width and sum(len(record or b"") for _, record, _, _ in rows) >= PAGE_BYTES:
         stop = rows[-1][0] + 1  # full before its end
-    _check_dense(after, stop, len(rows))
+    _check_dense(connection, dataset_id, after, stop, len(rows))
     revised = [(position, old) for position, _, _, old in rows if old is not None]
     records = [record for _, record, _, _ in rows if record is not None]
     data = b"".join(records)
@@ -267,7 +275,9 @@ def _from_rows(codec: Codec, after: int, until: int, rows: Sequence[tuple[Any, .
     )
 
 
-def _check_dense(after: int, until: int, found: int) -> None:
+def _check_dense(
+    connection: Connection, dataset_id: int, after: int, until: int, found: int
+) -> None:
     """Positions are unique, so as many rows as positions means that none is missing."""
     if found != until - after:
-        raise LogGapError(after, until, found)
+        raise missing_rows(connection, dataset_id, after, until, found)

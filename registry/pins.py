@@ -38,8 +38,8 @@ class PinMemory:
         Raises `DivergenceError` unless the database also has what is remembered.
         """
         last = self._recall()
-        other = number if last is None else last.number
-        seen = runs.look(self._log.engine, self._run, number, other)
+        known = None if last is None else last.number
+        seen = runs.look(self._log.engine, self._run, number, known)
         if last is not None:
             self._check(last, seen.get(last.number))
         return seen.get(number)

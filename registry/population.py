@@ -16,6 +16,7 @@ from registry.policies import Replay
 from registry.revisions import erased_between
 from registry.seals import Positions
 from registry.splits import BUCKETS, Interval
+from registry.standby import chain_reached
 
 CHUNK = 1 << 20
 TOGETHER = 1000
@@ -74,12 +75,14 @@ def live_in_database(
     connection: Connection, dataset_id: int, population: Population, after: int, until: int
 ) -> Positions:
     """Read the positions in ``[after, until)`` that are alive, in order."""
+    _await_watermark(connection, dataset_id, population)
     found = connection.execute(_live(dataset_id, population, after, until))
     return np.array(found.scalars().all(), np.int64)
 
 
 def count_in_database(connection: Connection, dataset_id: int, population: Population) -> int:
     """Count the samples alive at the watermark."""
+    _await_watermark(connection, dataset_id, population)
     alive = _live(dataset_id, population, 0, population.watermark).order_by(None)
     return connection.execute(alive.with_only_columns(func.count())).scalar_one()
 
@@ -91,6 +94,7 @@ def erased_in_database(
 
     Of the older ones that a draw may add, all are returned.
     """
+    _await_watermark(connection, dataset_id, population)
     after = 0 if population.draw is not None else population.since
     rows = erased_between(connection, dataset_id, after, population.watermark)
     positions = sorted(row.position for row in rows)
@@ -101,6 +105,11 @@ def erased_in_database(
         some = alive.where(samples.c.position.in_(positions[start : start + TOGETHER]))
         found += connection.execute(some).scalars()
     return [(position, keys[position]) for position in found]
+
+
+def _await_watermark(connection: Connection, dataset_id: int, population: Population) -> None:
+    # A standby that has not come so far would return too few samples, or superseded ones.
+    chain_reached(connection, dataset_id, population.watermark)
 
 
 def _live(dataset_id: int, population: Population, after: int, until: int) -> Select[Any]:

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, selec
 from registry.engine import driver
 from registry.errors import SampleNotFoundError
 from registry.models import erasures, samples
+from registry.standby import missing_rows
 
 
 class Latest(NamedTuple):
@@ -155,7 +156,10 @@ def places(connection: Connection, dataset_id: int, key: str) -> list[tuple[int,
 
 
 def entries(connection: Connection, dataset_id: int, after: int, until: int) -> list[Entry]:
-    """Return the log's rows at positions ``[after, until)``, in order."""
+    """Return the log's rows at positions ``[after, until)``, in order.
+
+    Raises as `missing_rows` where one is missing.
+    """
     rows = connection.execute(
         select(*_COLUMNS)
         .where(
@@ -164,7 +168,9 @@ def entries(connection: Connection, dataset_id: int, after: int, until: int) -> 
             samples.c.position < until,
         )
         .order_by(samples.c.position)
-    )
+    ).all()
+    if len(rows) != until - after:
+        raise missing_rows(connection, dataset_id, after, until, len(rows))
     return [_entry(row) for row in rows]
 
 

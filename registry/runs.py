@@ -18,6 +18,7 @@ from registry.engine import insert_if_new, read, write
 from registry.errors import FeatureError, RunMismatchError
 from registry.models import epochs, heads, runs, samples
 from registry.policies import Policy
+from registry.standby import refuse_if_behind
 from registry.texts import fault
 
 END = 2**63
@@ -142,11 +143,37 @@ def find(engine: Engine, run: Settings, number: int) -> Pin | None:
     return read(engine, lambda connection: _find(connection, _NUMBER, run, number=number))
 
 
-def look(engine: Engine, run: Settings, one: int, other: int) -> dict[int, Seen]:
-    """Read two epochs' rows, as far as they are pinned, and what has become of their log."""
-    place = {"run": run.id, "one": min(one, END - 1), "other": min(other, END - 1)}
-    rows = read(engine, lambda connection: connection.execute(_SEEN, place).all())
-    return {row.number: Seen(_pin(row), row.found, row.erased) for row in rows}
+def find_before(engine: Engine, run: Settings, number: int) -> Pin | None:
+    """Read the row of the epoch before one; None while it is not pinned.
+
+    A standby that has not received it is waited for.
+    """
+
+    def find(connection: Connection) -> Pin | None:
+        pin = _find(connection, _NUMBER, run, number=number - 1)
+        if pin is None:
+            refuse_if_behind(connection, f"epoch {number - 1} of run {run.name!r}")
+        return pin
+
+    return read(engine, find) if 0 < number < END else None
+
+
+def look(engine: Engine, run: Settings, number: int, known: int | None) -> dict[int, Seen]:
+    """Read two epochs' rows, as far as they are pinned, and what has become of their log.
+
+    A standby that has not received the ``known`` one, or its rows, is waited for.
+    """
+    other = number if known is None else known
+    place = {"run": run.id, "one": min(number, END - 1), "other": min(other, END - 1)}
+
+    def find(connection: Connection) -> dict[int, Seen]:
+        rows = connection.execute(_SEEN, place).all()
+        seen = {row.number: Seen(_pin(row), row.found, row.erased) for row in rows}
+        if known is not None and (known not in seen or seen[known].chain is None):
+            refuse_if_behind(connection, f"epoch {known} of run {run.name!r}")
+        return seen
+
+    return read(engine, find)
 
 
 def last(engine: Engine, run: Settings) -> Pin | None:
@@ -155,9 +182,18 @@ def last(engine: Engine, run: Settings) -> Pin | None:
 
 
 def find_at(engine: Engine, run: Settings, sample: int) -> Pin | None:
-    """Read the row of the last epoch that begins at or before a sample of the run."""
-    sample = min(sample, END - 1)
-    return read(engine, lambda connection: _find(connection, _BEGUN, run, sample=sample))
+    """Read the row of the last epoch that begins at or before a sample of the run.
+
+    A standby that has not received the epochs before that sample is waited for.
+    """
+
+    def find(connection: Connection) -> Pin | None:
+        pin = _find(connection, _BEGUN, run, sample=min(sample, END - 1))
+        if sample > (pin.start + pin.size if pin else 0):
+            refuse_if_behind(connection, f"the epoch before sample {sample} of run {run.name!r}")
+        return pin
+
+    return read(engine, find)
 
 
 def pin(engine: Engine, run: Settings, proposed: Pin) -> Pin:

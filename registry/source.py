@@ -11,11 +11,12 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 from platformdirs import user_cache_path
+from sqlalchemy import Connection
 
 from registry.codec import Codec, Column
 from registry.cursor import Log
 from registry.engine import read
-from registry.errors import CacheWarning, ErasedError, LogGapError, MirrorError
+from registry.errors import CacheWarning, ErasedError, MirrorError
 from registry.mirror import Index, Indexes, Mirror, View, confirm, in_memory
 from registry.mirror.index import Gather
 from registry.order import Permutation
@@ -27,6 +28,7 @@ from registry.population import (
 )
 from registry.revisions import erased_between, records_at
 from registry.seals import Positions, Rows
+from registry.standby import missing_rows
 
 __all__ = [
     "DatabaseSource",
@@ -201,13 +203,16 @@ class DatabaseSource:
 
     def take_records(self, positions: Positions) -> Sequence[Record]:
         wanted = positions.tolist()
-        records = read(
-            self._log.engine,
-            lambda connection: records_at(connection, self._log.dataset_id, wanted),
-        )
+
+        def find(connection: Connection) -> list[bytes]:
+            dataset_id = self._log.dataset_id
+            found = records_at(connection, dataset_id, wanted)
+            if len(found) != len(wanted):
+                raise missing_rows(connection, dataset_id, min(wanted), max(wanted) + 1, len(found))
+            return found
+
+        records = read(self._log.engine, find)
         confirm(self._log, *self._history)
-        if len(records) != len(wanted):
-            raise LogGapError(min(wanted), max(wanted) + 1, len(records))
         if not all(records):
             place = (self._log.dataset_id, min(wanted), max(wanted) + 1)
             rows = read(self._log.engine, lambda connection: erased_between(connection, *place))

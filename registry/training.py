@@ -196,7 +196,7 @@ class Run:
         """
         before = self._memory.last
         if before is None or before.number != number - 1:
-            before = runs.find(self.log.engine, self._settings, number - 1)
+            before = runs.find_before(self.log.engine, self._settings, number)
         if before is None and number:
             raise EpochError(
                 f"epoch {number} of run {self.name!r} cannot begin before epoch {number - 1} has"

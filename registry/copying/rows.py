@@ -14,10 +14,11 @@ from sqlalchemy import Connection, Engine, func, select
 from registry import heads
 from registry.chain import NONE, buckets, extend_past
 from registry.engine import driver, retrying, writing
-from registry.errors import DatabaseError, DivergenceError, LogGapError
+from registry.errors import DatabaseError, DivergenceError
 from registry.heads import Head
 from registry.models import samples
 from registry.revisions import utc
+from registry.standby import missing_rows
 
 BLOCK_ROWS = 1 << 16
 BLOCK_BYTES = 32 << 20
@@ -57,7 +58,7 @@ _POSTGRESQL = f"""
 
 
 def fetch(connection: Connection, dataset_id: int, after: int, until: int) -> list[Row]:
-    """Read a block of the rows at ``[after, until)``; raises `LogGapError` where one is missing."""
+    """Read a block of the rows at ``[after, until)``; raises as `missing_rows` where one is."""
     place = (dataset_id, after, min(until, after + BLOCK_ROWS))
     if connection.dialect.name == "postgresql":
         with driver(connection).cursor(binary=True) as cursor:
@@ -67,7 +68,7 @@ def fetch(connection: Connection, dataset_id: int, after: int, until: int) -> li
         rows = _until_full(connection.exec_driver_sql(_SQLITE, place).cursor)
     stop = rows[-1].position + 1 if rows else until
     if len(rows) != stop - after:
-        raise LogGapError(after, stop, len(rows))
+        raise missing_rows(connection, dataset_id, after, stop, len(rows))
     return rows
 
 

@@ -17,6 +17,7 @@ from registry.models import samples
 from registry.population import Population, live_in_database
 from registry.revisions import records_at
 from registry.splits import interval
+from registry.standby import missing_rows
 
 RANGE_ROWS = 1 << 14
 """Positions that are looked through at a time."""
@@ -85,7 +86,7 @@ def _places(
         .order_by(samples.c.position)
     ).all()
     if len(rows) != until - after:
-        raise LogGapError(after, until, len(rows))
+        raise missing_rows(connection, dataset_id, after, until, len(rows))
     live = {*live_in_database(connection, dataset_id, population, after, until).tolist()}
     return [place for place in starmap(_Place, rows) if place.position in live]
 

@@ -41,7 +41,7 @@ def rewrite(
 
 def confirm(log: Log, until: int, chain: bytes) -> None:
     """Raise `DivergenceError` unless the database's first ``until`` rows have this chain."""
-    found = log.chain_at(until)
+    found = log.chain_reached(until)
     if found != chain:
         said = "ends before" if found is None else f"has {found.hex()} there, another history"
         raise DivergenceError(

@@ -99,7 +99,7 @@ class Mirror:
         while low < high:
             middle = (low + high) // 2
             anchor = anchors[middle]
-            if self.log.chain_at(int(anchor["position"])) == anchor["chain"].tobytes():
+            if self.log.chain_reached(int(anchor["position"])) == anchor["chain"].tobytes():
                 low = middle + 1
             else:
                 high = middle
@@ -213,7 +213,8 @@ class Mirror:
             state = self._begin(State.empty(self._next_generation()))
         found = self._next(state, until, chain)
         if found is None:
-            at_end = chain if state.position == until else self.log.chain_at(state.position)
+            chain_at = self.log.chain_reached if state.position < until else self.log.chain_at
+            at_end = chain if state.position == until else chain_at(state.position)
             if not self._agrees(state, until, chain, at_end):
                 state = self._cut_back(state, until)
         blanks = False
@@ -222,7 +223,7 @@ class Mirror:
             known = sound(self.folder, state) if before else 0
             with Appender(self.folder, state, self.log.codec) as appender:
                 for page in found or pages(self.log, state.position, until):
-                    at_stop = chain if page.stop == until else self.log.chain_at(page.stop)
+                    at_stop = chain if page.stop == until else self.log.chain_reached(page.stop)
                     if at_stop is None:
                         raise MirrorError(f"the log lost its row {page.stop - 1} while being read")
                     appender.append(page, at_stop)

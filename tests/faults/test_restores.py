@@ -190,6 +190,8 @@ def _fail_over(kind: Kind, primary: Cluster, follower: Cluster) -> None:
         assert [finding.subject for finding in diverged] == ["mirror of growing"]
         assert "agree up to position 33" in diverged[0].said
 
+        with pytest.raises(DivergenceError, match="to be read, but it ends at position 33 in"):
+            trained.log.page(33, 46, patience=None)
         for run_again in (trained, reg.open("growing").run("r")):
             with pytest.raises(DivergenceError, match=rf"epoch 1 at position 46 \({chain}\)"):
                 run_again.epoch(1)
