@@ -15,6 +15,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
 import registry
+from registry.server.app import application
 from registry.server.settings import Settings
 from tests.datasets import VARIABLE
 from tests.servers import SECRETS, serving
@@ -39,6 +40,22 @@ def test_no_request_fails_the_server(sqlite_url: str, caplog: pytest.LogCaptureF
     assert {200, 401, 404, 422} <= set(answers)
     assert not [status for status in answers if status >= 500]
     assert not [each for each in caplog.records if each.name == "registry.server"]
+
+
+def test_every_route_that_takes_a_token_documents_how_it_is_refused(sqlite_url: str) -> None:
+    with registry.connect(sqlite_url) as reg:
+        paths = application(reg).openapi()["paths"]
+    refused = {
+        (path, method): {"401", "403", "421", "429", "503"} - set(operation["responses"])
+        for path, by_method in paths.items()
+        for method, operation in by_method.items()
+        if "security" in operation
+    }
+    # The list holds the datasets that the token opens, so none is forbidden.
+    assert {each: codes for each, codes in refused.items() if codes} == {
+        ("/v1/datasets", "get"): {"403"}
+    }
+    assert len(refused) == 8
 
 
 def _try(cases: Any, at: str, answers: Counter[int]) -> None:

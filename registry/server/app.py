@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from registry.connection import Registry
 from registry.errors import RegistryError
@@ -54,11 +55,25 @@ async def _refuse(_: Request, error: Exception) -> Response:
     return problem(error).response()
 
 
-async def _unrouted(_: Request, error: Exception) -> Response:
+async def _unrouted(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     answer = Problem(error.status_code, str(error.detail))
     answer.headers.update(error.headers or {})
+    if error.status_code == 405:
+        answer.headers["Allow"] = ", ".join(_methods(request))
     return answer.response()
+
+
+def _methods(request: Request) -> list[str]:
+    """Return the methods of all routes of a path; Starlette names those of the first route."""
+    return [
+        method
+        for method in ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in request.app.routes
+        )
+    ]
 
 
 async def _unfit(_: Request, error: Exception) -> Response:

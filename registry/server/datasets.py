@@ -48,7 +48,7 @@ def service_of(request: Request) -> Service:
     return found
 
 
-@router.get("", response_model=list[documents.DatasetFacts], responses=failures(401, 429, 503))
+@router.get("", response_model=list[documents.DatasetFacts], responses=failures(401, 421, 429, 503))
 async def list_datasets(request: Request) -> Response:
     """List the datasets that the token opens."""
     service = service_of(request)

@@ -34,7 +34,7 @@ async def readyz(request: Request) -> Response:
 
 @router.get(
     "/metrics",
-    responses={200: {"content": {metrics.MEDIA_TYPE: {}}}, **failures(401)},
+    responses={200: {"content": {metrics.MEDIA_TYPE: {}}}, **failures(401, 403, 421, 429, 503)},
     dependencies=[BEARER],
 )
 async def prometheus(request: Request) -> Response:
