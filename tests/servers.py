@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -52,6 +52,8 @@ class Served:
     url: str
     log: Path
     options: tuple[str, ...] = ()
+    files: int | None = None
+    """The limit on open files, as `ulimit -n` sets it."""
     port: int = 0
     process: subprocess.Popen[str] | None = None
 
@@ -61,6 +63,8 @@ class Served:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "registry", "serve", "--url", self.url, *self.options]
+        if self.files is not None:
+            command = ["prlimit", f"--nofile={self.files}", *command]
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
                 [*command, "--port", str(self.port)],
@@ -74,6 +78,13 @@ class Served:
         assert said.startswith("serving http"), self.log.read_text()
         self.port = int(said.rpartition(":")[2])
         self.process.stdout.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
 
     def kill(self) -> None:
         if self.process is not None:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
 import registry
@@ -359,6 +360,22 @@ def test_a_database_that_is_down_is_unavailable_until_it_is_back(
 
 
 @pytest.mark.usefixtures("digits")
+def test_a_method_that_a_path_has_not_is_answered_with_those_that_it_has(reg: Registry) -> None:
+    with client(reg) as http:
+        for path, methods in {
+            "/healthz": "GET",
+            "/v1/datasets/digits": "GET",
+            POST: "GET, POST",
+            f"{POST}/k1": "GET",
+            "/v1/datasets/digits/webhooks/cvat": "POST",
+        }.items():
+            answer = http.delete(path)
+            fails(answer, 405)
+            assert answer.headers["allow"] == methods
+        fails(http.delete("/v1/nothing"), 404)
+
+
+@pytest.mark.usefixtures("digits")
 def test_metrics_count_requests_commits_and_samples(reg: Registry) -> None:
     with client(reg) as http:
         http.post(POST, json=[item(1), item(2)])
@@ -400,15 +417,28 @@ def test_a_server_that_is_told_to_stop_answers_what_it_accepted(
 
 
 @pytest.mark.usefixtures("digits")
-def test_who_guesses_tokens_is_slowed_down_and_those_who_know_one_are_not(reg: Registry) -> None:
+def test_who_guesses_tokens_is_slowed_down_and_those_who_know_one_are_not(
+    reg: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[bytes] = []
+    check = tokens.check
+
+    def counting(engine: Engine, digest: bytes, patience: float) -> tokens.Token | None:
+        looked_up.append(digest)
+        return check(engine, digest, patience)
+
+    monkeypatch.setattr(tokens, "check", counting)
     with client(reg) as http:
         assert http.get("/v1/datasets").status_code == 200
+        looked_up.clear()
         guesses = [
             http.get("/v1/datasets", headers={"authorization": f"Bearer {n}"}).status_code
             for n in range(100)
         ]
         assert guesses[0] == 401
         assert 429 in guesses
+        # Who is over the limit does not keep the database busy.
+        assert len(looked_up) == guesses.count(401)
         assert http.get("/v1/datasets").status_code == 200
 
 

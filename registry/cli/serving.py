@@ -38,7 +38,7 @@ def _duration(text: str) -> timedelta:
 
 
 @app.command()
-def serve(
+def serve(  # noqa: PLR0913, PLR0917  # options that are all given by name
     host: Annotated[str, typer.Option(metavar="HOST", help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free.")] = 8000,
     insecure: Annotated[
@@ -59,6 +59,19 @@ def serve(
     gather: Annotated[
         int, typer.Option(min=1, help="Requests to a dataset in one commit, at most.")
     ] = 512,
+    connections: Annotated[
+        int, typer.Option(min=1, help="Open connections; the limit on files may allow fewer.")
+    ] = 4096,
+    connections_per_address: Annotated[
+        int, typer.Option(min=1, help="Open connections of one client.")
+    ] = 256,
+    forwarded_allow_ips: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS,…",
+            help="Proxies whose X-Forwarded-For is believed: 10.0.0.7, or networks as 10.0.0.0/24.",
+        ),
+    ] = "",
     url: Url = None,
 ) -> None:
     """Serve labeling tools over HTTP: samples, webhooks, health and metrics."""
@@ -75,6 +88,9 @@ def serve(
         insecure=insecure,
         gather=gather,
         body=body << 20,
+        connections=connections,
+        connections_per_address=connections_per_address,
+        forwarded_allow_ips=settings.parse_proxies(forwarded_allow_ips),
         rate=rate,
         secrets=settings.parse_secrets(text),
     )

@@ -6,8 +6,12 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from registry.server.connections import STATE
 from registry.server.problems import Problem, problem
 from registry.server.service import Service
+
+HEALTH = "/healthz"
+"""Answered however many requests there are."""
 
 
 class Gate:
@@ -37,7 +41,7 @@ class Gate:
         self._busy += 1
         self._service.metrics.busy.inc()
         try:
-            full = self._busy > self._service.settings.connections
+            full = self._busy > self._service.connections.limit and scope["path"] != HEALTH
             await (_send_away if full else self._app)(scope, receive, noting)
         except Exception as error:  # noqa: BLE001  # the last resort, whose log holds no values
             answer = problem(error).response()
@@ -47,6 +51,8 @@ class Gate:
             self._busy -= 1
             self._service.metrics.busy.dec()
             self._note(scope, status, time.perf_counter() - began)
+            if (connection := scope["state"].get(STATE)) is not None:
+                connection.answered()
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         # The route's pattern: paths that somebody makes up must not become so many labels.

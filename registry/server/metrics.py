@@ -28,6 +28,13 @@ class Metrics:
             registry=own,
         )
         self.busy = Gauge("registry_http_busy", "Requests being answered.", registry=own)
+        self.connections = Gauge("registry_http_connections", "Open connections.", registry=own)
+        self.connections_closed = Counter(
+            "registry_http_connections_closed",
+            "Connections that the server closed for its limits.",
+            ["reason"],
+            registry=own,
+        )
         self.samples = Counter(
             "registry_samples", "Samples committed.", ["dataset", "outcome"], registry=own
         )

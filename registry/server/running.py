@@ -9,9 +9,11 @@ import uvicorn
 from registry import tokens
 from registry.connection import Registry
 from registry.server.app import application
+from registry.server.connections import limited
 from registry.server.settings import Settings, SettingsError, is_loopback
 
-_BACKLOG = 2048
+_BACKLOG = 128
+"""Connections that are accepted at a time; they count as open files before they are refused."""
 _FAREWELL = 30
 """Seconds that requests have to be answered when the server is told to stop."""
 
@@ -43,13 +45,18 @@ def server(registry: Registry, settings: Settings) -> uvicorn.Server:
 
     Told to stop, by a signal or its ``should_exit``, it answers what it accepted and ends.
     """
+    app = application(registry, settings)
     config = uvicorn.Config(
-        application(registry, settings),
+        app,
         lifespan="on",
+        http=limited(app.state.service.connections),
         ws="none",
         log_config=None,  # its lines would hold what clients send
         access_log=False,
         server_header=False,
+        proxy_headers=bool(settings.forwarded_allow_ips),
+        forwarded_allow_ips=[*settings.forwarded_allow_ips],
+        backlog=_BACKLOG,
         timeout_graceful_shutdown=_FAREWELL,
     )
     return uvicorn.Server(config)

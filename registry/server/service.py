@@ -14,6 +14,7 @@ from registry.plan import Report
 from registry.server.access import Access
 from registry.server.bodies import Bodies
 from registry.server.committer import Committer
+from registry.server.connections import Connections
 from registry.server.metrics import Metrics
 from registry.server.settings import Settings
 from registry.server.threads import Threads
@@ -51,6 +52,7 @@ class Service:
         self.registry = registry
         self.settings = settings
         self.metrics = Metrics()
+        self.connections = Connections(settings, self.metrics)
         self.threads = Threads(settings.patience)
         self.access = Access(registry, settings, self.threads)
         self.bodies = Bodies(settings)

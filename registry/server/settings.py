@@ -34,7 +34,18 @@ class Settings:
     waiting: int = 2048
     """Requests that one dataset's commits may be behind; more are sent away for a moment."""
     connections: int = 4096
-    """Requests that are being answered at a time."""
+    """Open connections, at most; fewer where the process may not open so many files."""
+    connections_per_address: int = 256
+    """Open connections of one client, which is an IPv4 address or an IPv6 network of 64 bits."""
+    header_timeout: float = 10.0
+    """How long a request's head may take, from the opening of the connection or the last answer."""
+    header_bytes: int = 64 << 10
+    """The largest head of a request."""
+    header_count: int = 100
+    """Header fields of a request."""
+    forwarded_allow_ips: tuple[str, ...] = ()
+    """Addresses and networks of proxies, whose X-Forwarded-For names the client. They may open as
+    many connections as there are."""
     body: int = 64 << 20
     """The largest request body."""
     bodies: int = 512 << 20
@@ -56,6 +67,19 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def parse_proxies(text: str) -> tuple[str, ...]:
+    """Read the addresses and networks of proxies, with commas between; raises `SettingsError`."""
+    found = [each.strip() for each in text.split(",") if each.strip()]
+    for each in found:
+        try:
+            ipaddress.ip_network(each)
+        except ValueError:
+            raise SettingsError(
+                f"{each!r} is no address of a proxy; name each as 10.0.0.7 or 10.0.0.0/24"
+            ) from None
+    return tuple(found)
 
 
 def parse_secrets(text: str) -> Secrets:
