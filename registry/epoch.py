@@ -19,7 +19,7 @@ from registry.order import Permutation
 from registry.population import Population
 from registry.seals import Positions, Rows
 from registry.sharding import CHUNK_ROWS, Shard, Share
-from registry.source import Index, Source, columns
+from registry.source import Index, LocalFiles, Source, columns
 
 T = TypeVar("T")
 ALONE: Shard = (0, 1)
@@ -81,14 +81,20 @@ class Epoch:
             self.index = self._find(None)
             return self.index.positions(ranks)
 
-    def scan(self) -> None:
-        """Look for damage in local files before they are read without Python, and mend it."""
+    def local_files(self) -> LocalFiles | None:
+        """Return files that can be read without Python, free of damage; None where there are none.
+
+        They are kept for as long as what is returned, and the epoch, live.
+        """
         self._refuse_erased()
+        if not self.codec.fixed_width:
+            return None
         try:
             self.index.check()
         except MirrorError:
             self.index = self._find(None)
-        self.source.scan()
+        files = self.source.local_files(self.index)
+        return None if files is None or self._among(files.withheld) else files
 
     def rows(self, offsets: Positions) -> Iterator[Rows]:
         """Yield fixed-width samples as bytes, uint8 of shape ``(count, their width or more)``."""
@@ -153,14 +159,18 @@ class Epoch:
         """Raise `ErasedError` if any sample of the epoch is known to be erased."""
         found = self.source.erased(self._population)
         if found and self._population.draw is not None:
-            wanted = np.array([position for position, _ in found])
-            drawn: set[int] = set()
-            for after in range(0, self.size, CHUNK_ROWS):
-                ranks = np.arange(after, min(self.size, after + CHUNK_ROWS))
-                drawn.update(np.intersect1d(self.index.positions(ranks), wanted).tolist())
+            drawn = self._among(np.array([position for position, _ in found]))
             found = [sample for sample in found if sample[0] in drawn]
         if found:
             self._refuse(found)
+
+    def _among(self, positions: Positions) -> set[int]:
+        """Return which of these positions are those of samples of the epoch."""
+        found: set[int] = set()
+        for after in range(0, self.size if len(positions) else 0, CHUNK_ROWS):
+            ranks = np.arange(after, min(self.size, after + CHUNK_ROWS))
+            found.update(np.intersect1d(self.index.positions(ranks), positions).tolist())
+        return found
 
     def _refuse(self, erased: list[tuple[int, str]]) -> NoReturn:
         end = self.start + self.size

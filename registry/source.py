@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -17,7 +18,7 @@ from registry.codec import Codec, Column
 from registry.cursor import Log
 from registry.engine import read
 from registry.errors import CacheWarning, ErasedError, MirrorError
-from registry.mirror import Index, Indexes, Mirror, View, confirm, in_memory
+from registry.mirror import Index, Indexes, LocalFiles, Mirror, View, confirm, in_memory
 from registry.mirror.index import Gather
 from registry.order import Permutation
 from registry.population import (
@@ -33,6 +34,7 @@ from registry.standby import missing_rows
 __all__ = [
     "DatabaseSource",
     "Index",
+    "LocalFiles",
     "MirrorSource",
     "Source",
     "Sources",
@@ -62,8 +64,11 @@ class Source(Protocol):
     def take_records(self, positions: Positions) -> Sequence[Record]:
         """Return records that differ in length."""
 
-    def scan(self) -> None:
-        """Look for damage in local files if they may have changed, and mend it."""
+    def local_files(self, index: Index) -> LocalFiles | None:
+        """Return files with rows of fixed width, free of damage, and with this index.
+
+        None where there are none.
+        """
 
     def erased(self, population: Population) -> list[tuple[int, str]]:
         """Return as `erased_in_database` does; nothing where no row at all is known as erased."""
@@ -74,7 +79,10 @@ class Source(Protocol):
 
 
 class MirrorSource:
-    """Reads a mirror that goes as far as the watermark; mends what it finds broken."""
+    """Reads a mirror that goes as far as the watermark; repairs what it finds broken.
+
+    What is erased in the mirror, but not in this database, is read from the database.
+    """
 
     def __init__(
         self, mirror: Mirror, watermark: int, chain: bytes, erased: int | None = None
@@ -115,10 +123,16 @@ class MirrorSource:
     def take_records(self, positions: Positions) -> Sequence[Record]:
         return self._take(View.take_records, DatabaseSource.take_records, positions)
 
-    def scan(self) -> None:
-        if self.view.gone:
-            self._renew()
-        self.mirror.scan(self.view, *self._history)
+    def local_files(self, index: Index) -> LocalFiles | None:
+        if index.entries is not None and index.path is None:
+            return None
+        while True:
+            if self.view.gone:
+                self._renew()
+            self.mirror.scan(self.view, *self._history)
+            with suppress(FileNotFoundError, BlockingIOError):  # another process has replaced it
+                held = self.view.hold()
+                return LocalFiles(self.view, index, self.mirror.withheld(self.view), held)
 
     def erased(self, population: Population) -> list[tuple[int, str]]:
         if self.mirror.erasures == 0:
@@ -137,7 +151,8 @@ class MirrorSource:
             if not broken.any():
                 return taken
             refuse([(row.position, row.key) for row in self.mirror.erased(positions[broken])])
-            if not self._mend(positions[broken]):
+            withheld = np.isin(positions[broken], self.mirror.listed(self.view)).any()
+            if withheld or not self._mend(positions[broken]):
                 return instead(DatabaseSource(self.mirror.log, *self._history), positions)
         raise MirrorError(
             f"{self.mirror.folder}: the row at position {positions[broken][0]} is damaged, and "
@@ -219,7 +234,7 @@ class DatabaseSource:
             refuse([(row.position, row.key) for row in rows if row.position in wanted])
         return records
 
-    def scan(self) -> None:
+    def local_files(self, index: Index) -> LocalFiles | None:
         pass
 
     def erased(self, population: Population) -> list[tuple[int, str]]:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from sqlalchemy import make_url, text
 
 import registry
 from registry import ClassLabel, Dataset, Registry, Replay, Tensor, Text
+from registry.codec import Codec
 from registry.epoch import Epoch
 from registry.errors import (
     CacheWarning,
@@ -32,8 +33,14 @@ from registry.errors import (
 )
 from registry.exporters import export_file
 from registry.features import Feature
+from registry.mirror import sync
+from registry.mirror.files import PLACE
+from registry.seals import SealedRows
+from registry.source import columns
 from registry.tensorflow import EpochDataset
 from tests.databases import psql
+from tests.faults.test_divergence import Backup
+from tests.faults.test_mirror import flip
 from tests.mirrors import Row, rows, yielded
 from tests.test_cli import run as command
 
@@ -330,6 +337,114 @@ def test_a_version_that_held_it_is_not_exported_and_the_present_is(
     with pytest.raises(ErasedError, match=r"held 2 samples .*; export a later version"):
         export_file(reg.engine, before, path)
     assert len(path.read_text().splitlines()) == 8
+
+
+ERASED = [3, 4, 12, 13, 14, 15, 21, 39]
+"""Rows at the edges of blocks of four, a whole block, one inside, and the last."""
+DAMAGED = [0, 2, 3, 5, 11, 13, 16, 20, 21, 22, 38, 39]
+"""Rows next to them, and some of them."""
+
+
+@pytest.fixture
+def blocks_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are repaired and scanned a few at a time, so that there are edges."""
+    monkeypatch.setattr(sync, "REPAIRED", 4)
+    monkeypatch.setattr(sync, "SCANNED", 8)
+
+
+def damage(cache: Path, codec: Codec, position: int) -> None:
+    """Flip a bit of a mirror's row, or of its seal where it may have no bytes."""
+    if codec.fixed_width:
+        stride = SealedRows(codec.header.itemsize).stride
+        flip(next(cache.glob("*/*/records")), position * stride, 1)
+    else:
+        flip(next(cache.glob("*/*/places")), position * PLACE.itemsize + 8, 1)
+
+
+def held_in(folder: Path, numbers: Iterable[int]) -> list[int]:
+    return [number for number in numbers if found_in(folder, number)]
+
+
+@pytest.mark.usefixtures("blocks_of_four")
+def test_rows_that_are_erased_stay_so_when_those_next_to_them_are_repaired(
+    reg: Registry, kind: str, cache: Path
+) -> None:
+    dataset = make(reg, kind)
+    fill(dataset, kind, 40)
+    run = dataset.run("r")
+    run.epoch(0)
+    dataset.erase(*(f"k{n}" for n in ERASED))
+    epoch = run.epoch(1)
+    held = yielded(epoch)
+    for position in DAMAGED:
+        damage(cache, epoch.codec, position)
+        assert yielded(epoch) == held
+        assert yielded(reg.open(dataset.name).run("r").epoch(1)) == held
+        with pytest.raises(ErasedError) as caught:
+            columns(epoch.source, epoch.codec, np.array(ERASED))
+        assert caught.value.positions == ERASED
+        assert held_in(cache, ERASED) == []
+    assert [(found.differs, found.erased) for found in dataset.verify()] == [(None, 8)] * 2
+
+
+@pytest.mark.usefixtures("blocks_of_four")
+def test_an_older_copy_of_the_database_brings_nothing_back_into_the_mirror_they_share(
+    reg: Registry, kind: str, cache: Path
+) -> None:
+    dataset = make(reg, kind)
+    fill(dataset, kind, 40)
+    run, split = dataset.run("r"), dataset.run("split", split="test")
+    held, test = yielded(run.epoch(0)), yielded(split.epoch(0))
+    older = Backup(reg)
+    dataset.erase(*(f"k{n}" for n in ERASED))
+    present = yielded(run.epoch(1))
+    with registry.connect(older.url) as other:
+        copy = other.open(dataset.name)
+        epoch = copy.run("copy").epoch(0)
+        for position in DAMAGED:
+            assert yielded(epoch) == held, "the copy has them all"
+            assert held_in(cache, ERASED) == []
+            damage(cache, epoch.codec, position)
+        if kind == "fixed":
+            assert in_graph(epoch) == held
+            assert in_graph(copy.run("copy").epoch(0)) == held
+            assert in_graph(copy.run("another", split="test").epoch(0)) == test
+        copy.verify()
+    assert held_in(cache, ERASED) == []
+    assert yielded(reg.open(dataset.name).run("r").epoch(1)) == present
+    assert [(found.differs, found.erased) for found in dataset.verify()] == [(None, 8)] * 2
+    older.remove()
+
+
+@pytest.mark.parametrize("parted", [False, True], ids=["behind", "parted"])
+def test_a_mirror_takes_no_row_that_is_erased_from_an_older_copy_of_its_history(
+    reg: Registry, kind: str, cache: Path, *, parted: bool
+) -> None:
+    """The mirror has not come to that row yet: it was made for an epoch before it."""
+    dataset = make(reg, kind)
+    fill(dataset, kind, 20)
+    dataset.run("r").epoch(0)
+    shutil.copytree(cache, kept := cache.with_name("kept"))
+    if parted:
+        older = Backup(reg)
+    fill(dataset, kind, 20, first=20)
+    if not parted:
+        older = Backup(reg)
+    dataset.erase("k30")
+    shutil.rmtree(cache)
+    shutil.copytree(kept, cache)
+    reg.open(dataset.name).run("r").epoch(0)
+    with registry.connect(older.url) as other:
+        copy = other.open(dataset.name)
+        if parted:
+            fill(copy, kind, 20, first=520)
+        epoch = copy.run("copy").epoch(0)
+        wanted = [row for page in copy.pages() for row in rows(page.columns)]
+        order = epoch.order(np.arange(40)).tolist()
+        assert yielded(epoch) == [wanted[place] for place in order]
+        assert held_in(cache, [10, 30, 530]) == ([10, 530] if parted else [10])
+        assert [found.differs for found in copy.verify()] == [None, None]
+    older.remove()
 
 
 KILLED = """

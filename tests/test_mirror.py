@@ -214,12 +214,16 @@ def test_index_files_that_are_in_use_stay_and_few_others_do(
         for number in range(5):
             KINDS["fixed"].grow(dataset, 10)
             epochs.append(dataset.run("r", split="train").epoch(number))
-        datasets = [EpochDataset(epoch, batch_size=8) for epoch in epochs]
+        datasets = [EpochDataset(epoch, batch_size=8).prefetch(1) for epoch in epochs]
         expected = [due(dataset, epoch) for epoch in epochs]
+        del epochs  # the datasets keep them, also through others that are made of them
+        gc.collect()
+        dataset.run("others").epoch(0)
+        dataset.run("test", split="test").epoch(0)
         for batches, samples in zip(datasets, expected, strict=True):
             found = [row for batch in batches.as_numpy_iterator() for row in rows(batch)]
             assert found == samples
-        del datasets, epochs, batches
+        del datasets, batches
         gc.collect()
         KINDS["fixed"].grow(dataset, 10)
         dataset.run("r").epoch(5)

@@ -2,27 +2,73 @@
 
 A blank row is zeros under a seal that is not theirs, so that whoever reads it takes it for damaged
 and asks the database, which knows that it was erased. Its place is noted in the file ``erased``,
-with the chain after it, which cannot be computed again.
+with the chain after it, which cannot be computed again. So no database that still has its record,
+an older copy or a standby that lags, brings it back.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import numpy as np
+import numpy.typing as npt
 
 from registry.codec import Codec
 from registry.mirror import files
 from registry.mirror.files import ERASED, PLACE, State
 from registry.mirror.view import View
+from registry.page import Page
 from registry.revisions import Erased
 from registry.seals import Positions
 
 _Writes = list[tuple[int, memoryview]]
+Entries = npt.NDArray[Any]
+"""Entries of the file ``erased``."""
+
+
+def listed(folder: Path, state: State) -> Entries:
+    """Read which rows are erased here, those included that the mirror has not come to yet.
+
+    None of them where the list is damaged.
+    """
+    if not state.erased:
+        return np.empty(0, ERASED)
+    data = files.path(folder, state.generation, "erased").read_bytes()[: state.sizes["erased"]]
+    whole = crc32(data) == state.sums["erased"]
+    return np.frombuffer(data if whole else b"", ERASED)
+
+
+def agree(page: Page, chain: bytes, entries: Entries, known: Mapping[int, bytes]) -> bool:
+    """Tell whether a page that follows the value ``chain`` has the rows that entries stand for.
+
+    ``known`` has the value after each row that the page lacks itself.
+    """
+    values = page.chain_values(chain, known)
+    found = [values[position - page.start] for position in entries["position"].tolist()]
+    expected: list[bytes] = entries["chain"].tolist()
+    return found == expected
+
+
+def emptied(page: Page, positions: Positions) -> Page:
+    """Return a page of which these rows have lost their records, if they had any."""
+    gone = np.isin(page.positions, positions)
+    if not gone.any():
+        return page
+    width = page.codec.header.itemsize
+    sizes = np.full(len(gone), width) if page.sizes is None else page.sizes
+    ends = np.cumsum(sizes)
+    parts = zip((ends - sizes)[~gone].tolist(), ends[~gone].tolist(), strict=True)
+    return replace(
+        page,
+        data=b"".join(page.data[start:end] for start, end in parts),
+        sizes=None if page.sizes is None else page.sizes[~gone],
+        erased=np.union1d(page.erased, page.positions[gone]),
+    )
 
 
 def blank(folder: Path, state: State, codec: Codec, rows: Sequence[Erased]) -> State | None:

@@ -1,8 +1,9 @@
 """The files of a mirror: where they lie, what they hold and how they grow.
 
 A mirror is a folder with a file ``state`` and a subfolder per generation; a new generation replaces
-one that turned out damaged or diverged, while processes that mapped the old one keep it. A
-generation's files only ever grow, but for rows that are mended or erased where they lie:
+one that turned out damaged or diverged, while processes that mapped the old one keep it. The old
+one's folder is removed once no process holds a lock on its records, as those do that open them by
+name. A generation's files only ever grow, but for rows that are repaired or erased where they lie:
 
 =========  ====================================================================================
 records    fixed-width records as sealed rows (`seals.SealedRows`), at ``position * stride``;
@@ -22,12 +23,13 @@ rows that it counts; what lies beyond it in the files is a torn tail.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import IO, Any, BinaryIO, Self
 from uuid import uuid4
 from zlib import crc32
 
@@ -140,6 +142,18 @@ def blank_seals(
     """Return the seals of erased rows that differ in length, which are not their records'."""
     places = zip(records, positions.tolist(), ends, strict=True)
     return ~np.array([seal_record(*place) for place in places], np.uint64)
+
+
+def hold(file: IO[bytes], *, alone: bool = False) -> None:
+    """Lock a file for as long as it is open here or mapped, which keeps it open.
+
+    Raises `BlockingIOError` where another holds it alone, or it is to be held alone and is not.
+    """
+    if sys.platform != "win32":  # where a file that is open cannot be removed
+        import fcntl  # noqa: PLC0415
+
+        # A process that was forked while its parent held it alone may keep that lock for long.
+        fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
 
 
 class Appender:

@@ -7,7 +7,6 @@ do those in use: a graph opens its file by name whenever an iterator is made.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -19,7 +18,7 @@ from typing import IO
 import numpy as np
 
 from registry.errors import MirrorError
-from registry.mirror.files import draft_of
+from registry.mirror.files import draft_of, hold
 from registry.seals import Positions, open_entries, seal_entries
 
 CHUNK = 1 << 16
@@ -70,10 +69,10 @@ class Indexes:
     def find(self, name: str, size: int) -> Index | None:
         """Return the index of this name if there is one of this size."""
         path = self._folder / name
-        with suppress(FileNotFoundError), path.open("rb") as file:
-            _hold(file)
+        # Another process may be removing it.
+        with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+            hold(file)
             found = _mapped(file, path)
-            # Another process may have removed it before it was held.
             if found.size == size and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
                 with suppress(OSError):  # in a cache that can only be read, none is removed either
                     os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
@@ -87,7 +86,7 @@ class Indexes:
         draft = draft_of(path)
         try:
             with draft.open("x+b") as file:
-                _hold(file)
+                hold(file)
                 if _write(file, parts) == dense.size:
                     return dense
                 index = _mapped(file, path)
@@ -108,7 +107,7 @@ class Indexes:
         """Remove the files that were not used for longest, but none that is in use."""
         for path in sorted(self._folder.iterdir(), key=_used, reverse=True)[KEPT:]:
             with suppress(OSError), path.open("rb") as file:
-                _hold(file, alone=True)
+                hold(file, alone=True)
                 path.unlink()
 
 
@@ -131,17 +130,6 @@ def _mapped(file: IO[bytes], path: Path | None) -> Index:
     size = os.fstat(file.fileno()).st_size // 8
     entries = np.memmap(file, "<i8", "r", shape=(size,)).view(np.ndarray) if size else None
     return Index(size, entries=entries, path=path)
-
-
-def _hold(file: IO[bytes], *, alone: bool = False) -> None:
-    """Lock a file for as long as it is open here or mapped, which keeps it open.
-
-    Raises `BlockingIOError` if it is to be held alone and is not.
-    """
-    if sys.platform != "win32":  # where a file that is open cannot be removed
-        import fcntl  # noqa: PLC0415
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
 
 
 def _used(path: Path) -> float:

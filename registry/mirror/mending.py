@@ -9,25 +9,35 @@ import numpy as np
 from registry.cursor import Log, pages
 from registry.errors import DivergenceError
 from registry.mirror import files
+from registry.mirror.erased import emptied
 from registry.mirror.view import View
+from registry.seals import Positions
 
 
 def rewrite(
-    log: Log, folder: Path, view: View, after: int, until: int, history: tuple[int, bytes]
+    log: Log,
+    folder: Path,
+    view: View,
+    after: int,
+    until: int,
+    history: tuple[int, bytes],
+    erased: Positions,
 ) -> bool:
-    """Write rows anew; tell whether that could be done in their old places.
+    """Write rows again; tell whether that could be done in their old places.
 
-    ``history`` is the watermark and the chain that the database must still have.
+    ``history`` is the watermark and the chain that the database must still have. Rows that are
+    ``erased`` here stay so, whatever the database has of them.
     """
     offset = after * view.seals.stride
     if not log.codec.fixed_width:
         if not view.intact(after, after):
             return False
         after, offset, _ = view.anchor(after)
-    for page in pages(log, after, until):
+    for found in pages(log, after, until):
         confirm(log, *history)
+        page = emptied(found, erased)
         if len(page.erased) and not log.codec.fixed_width:
-            return False  # the database no longer knows how much room they take here
+            return False  # it is not known how much room they take here
         columns = files.contents(page, log.codec, offset)
         places = {"records": offset, "places": page.start * files.PLACE.itemsize}
         for name, column in columns.items():

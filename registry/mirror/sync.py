@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -16,8 +15,8 @@ from registry.errors import DivergenceWarning, MirrorError
 from registry.forks import ThreadLock
 from registry.heads import seen
 from registry.mirror import files
-from registry.mirror.cutting import cut
-from registry.mirror.erased import blank
+from registry.mirror.cutting import begin, cleared, cut, sweep
+from registry.mirror.erased import Entries, agree, blank, emptied, listed
 from registry.mirror.files import SUMMED, Appender, State
 from registry.mirror.mending import rewrite
 from registry.mirror.scanned import sound, stamp
@@ -92,6 +91,21 @@ class Mirror:
         found = read(self.log.engine, lambda connection: erased_between(connection, *place))
         return [row for row in found if row.position in positions]
 
+    def listed(self, view: View) -> Positions:
+        """Return which rows are known here as erased by now, whatever this database says."""
+        state = files.load(self.folder)
+        if state is None or state.generation != view.state.generation:
+            return np.array(list(view.erased), np.int64)
+        positions: Positions = listed(self.folder, state)["position"]
+        return positions
+
+    def withheld(self, view: View) -> Positions:
+        """Return which rows are erased here, but not in this database, which is older or lags."""
+        positions = self.listed(view)
+        if not len(positions) or self._seen(0)[1] >= len(positions):
+            return positions[:0]
+        return np.setdiff1d(positions, [row.position for row in self.erased(positions)])
+
     def shared(self, view: View, until: int) -> int:
         """Return the last position up to which mirror and database are known to agree."""
         anchors = view.anchors[view.anchors["position"] <= until]
@@ -128,7 +142,8 @@ class Mirror:
             for block in np.unique(np.append(positions, before) // REPAIRED).tolist():
                 after = block * REPAIRED
                 stop = min(after + REPAIRED, until)
-                if not rewrite(self.log, self.folder, view, after, stop, (until, chain)):
+                place, erased = (self.folder, view, after, stop), self.listed(view)
+                if not rewrite(self.log, *place, (until, chain), erased):
                     self._restart(view)
                     return
 
@@ -143,6 +158,8 @@ class Mirror:
             positions = np.arange(after, min(after + SCANNED, until))
             rows = view.rows[after : after + len(positions)]
             broken = positions[view.seals.broken(rows, positions)]
+            if len(broken):
+                broken = np.setdiff1d(broken, self.listed(view))
             damaged = np.setdiff1d(broken, [row.position for row in self.erased(broken)])
             if len(damaged):
                 self.repair(view, damaged, until, chain)
@@ -160,7 +177,7 @@ class Mirror:
 
     def _restart(self, view: View) -> None:
         if not view.gone:
-            self._begin(State.empty(self._next_generation()))
+            begin(self.folder, cleared(self.folder))
 
     def _load(self) -> State | None:
         """Read the state; None unless all files hold what it says."""
@@ -210,7 +227,7 @@ class Mirror:
         """Bring the files up to a position and a number of erasures; the lock is held."""
         state = self._load()
         if state is None:
-            state = self._begin(State.empty(self._next_generation()))
+            state = begin(self.folder, cleared(self.folder))
         found = self._next(state, until, chain)
         if found is None:
             chain_at = self.log.chain_reached if state.position < until else self.log.chain_at
@@ -219,10 +236,14 @@ class Mirror:
                 state = self._cut_back(state, until)
         blanks = False
         if state.position < until:
-            before = state.position
+            before, entries = state.position, listed(self.folder, state)
             known = sound(self.folder, state) if before else 0
             with Appender(self.folder, state, self.log.codec) as appender:
-                for page in found or pages(self.log, state.position, until):
+                for read_page in found or pages(self.log, state.position, until):
+                    page = self._without_erased(read_page, appender.state, entries)
+                    if page is None:
+                        self._cut_list(appender.state)
+                        return self._bring(until, chain, erased)
                     at_stop = chain if page.stop == until else self.log.chain_reached(page.stop)
                     if at_stop is None:
                         raise MirrorError(f"the log lost its row {page.stop - 1} while being read")
@@ -231,6 +252,7 @@ class Mirror:
                 self._trusted = state = appender.state
             if known or not before:
                 stamp(self.folder, state, state.position if known >= before else known)
+        sweep(self.folder, state)
         # Last, so that no page which was read before is left out.
         return self._erase(state, until, chain) if blanks or state.erased < erased else state
 
@@ -241,13 +263,30 @@ class Mirror:
         known = sound(self.folder, state) if state.position else 0
         erased = blank(self.folder, state, self.log.codec, rows)
         if erased is None:  # in a new generation, they are blank from the start
-            self._begin(State.empty(self._next_generation()))
+            begin(self.folder, cleared(self.folder))
             return self._bring(until, chain, state.erased + len(rows))
         files.publish(self.folder, erased)
         if known:
             stamp(self.folder, erased, known)
         self._trusted = erased
         return erased
+
+    def _without_erased(self, page: Page, before: State, entries: Entries) -> Page | None:
+        """Return a page without the records of rows that are erased here.
+
+        None where the entries are of another history than the page, which follows that state.
+        """
+        inside = entries[(entries["position"] >= page.start) & (entries["position"] < page.stop)]
+        if len(inside):
+            known = {row.position: row.chain for row in self.erased(page.erased)}
+            if not agree(page, bytes.fromhex(before.chain), inside, known):
+                return None
+        return emptied(page, inside["position"])
+
+    def _cut_list(self, state: State) -> None:
+        """Begin a generation with the same rows, but without what is known as erased."""
+        view = View(self.folder, state, self.log.codec)
+        begin(self.folder, cut(self.folder, view, state.position))
 
     def _next(self, state: State, until: int, chain: bytes) -> list[Page] | None:
         """Read a few rows that are all that is missing; None if they do not lead to the chain."""
@@ -269,21 +308,4 @@ class Mirror:
             DivergenceWarning,
             stacklevel=2,
         )
-        return self._begin(cut(self.folder, view, position, self._next_generation()))
-
-    def _begin(self, state: State) -> State:
-        """Make a generation the current one and remove the others."""
-        # There is always a folder, so that the number of a generation is never given again.
-        (self.folder / str(state.generation)).mkdir(exist_ok=True)
-        files.publish(self.folder, state)
-        for old in self._generations():
-            if old != state.generation:
-                # Processes that have mapped its files keep them.
-                shutil.rmtree(self.folder / str(old), ignore_errors=True)
-        return state
-
-    def _next_generation(self) -> int:
-        return max(self._generations(), default=-1) + 1
-
-    def _generations(self) -> list[int]:
-        return [int(entry.name) for entry in self.folder.iterdir() if entry.name.isdecimal()]
+        return begin(self.folder, cut(self.folder, view, position))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from mmap import PROT_READ, mmap
 from pathlib import Path
@@ -26,6 +28,21 @@ DTYPES: dict[str, npt.DTypeLike] = {
     "anchors": ANCHOR,
     "erased": ERASED,
 }
+
+
+@dataclass(frozen=True)
+class Held:
+    """A file that stays where it is for as long as this lives: its mapping keeps a lock on it."""
+
+    mapping: mmap
+    status: os.stat_result
+
+    def at(self, path: Path) -> bool:
+        """Tell whether the file is still the one at its path."""
+        try:
+            return os.path.samestat(self.status, path.stat())
+        except FileNotFoundError:
+            return False
 
 
 class View:
@@ -55,7 +72,20 @@ class View:
     @property
     def gone(self) -> bool:
         """Whether another generation has replaced the files, which stay mapped here."""
-        return not self.path.exists()
+        state = files.load(self._folder)
+        return state is None or state.generation != self.state.generation
+
+    def hold(self) -> Held:
+        """Keep the file of the records where it is for as long as what is returned lives.
+
+        Raises `FileNotFoundError` or `BlockingIOError` where it is being removed.
+        """
+        with self.path.open("rb") as file:
+            files.hold(file)
+            held = Held(mmap(file.fileno(), 1, prot=PROT_READ), os.fstat(file.fileno()))
+            if not held.at(self.path):
+                raise FileNotFoundError(self.path)
+            return held
 
     @cached_property
     def rows(self) -> Rows:

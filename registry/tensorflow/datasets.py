@@ -16,7 +16,7 @@ from registry.errors import EpochError
 from registry.features import Ragged
 from registry.seals import Positions
 from registry.sharding import Shard, Share
-from registry.source import MirrorSource
+from registry.source import LocalFiles
 from registry.tensorflow import graph
 from registry.tensorflow.batches import Mapped, Rebatched, Rows
 from registry.tensorflow.elements import (
@@ -107,10 +107,10 @@ class EpochDataset(_Wrapped):
         if not 0 <= (first := operator.index(start)) <= epoch.size:
             raise EpochError(f"{epoch!r} has no sample {first} to start at")
         size = share.size(epoch.size - first, drop_remainder=drop_remainder)
-        epoch.scan()
-        on_disk = epoch.index.entries is None or epoch.index.path is not None
-        if epoch.codec.fixed_width and isinstance(epoch.source, MirrorSource) and on_disk:
-            chunks = _in_graph(epoch, epoch.source, share, first, size, elements)
+        self._epoch = epoch  # which keeps its index's file
+        self._files = epoch.local_files()
+        if self._files is not None:
+            chunks = _in_graph(epoch, self._files, share, first, size, elements)
             batches = Rebatched(chunks, share.batch_size, drop_remainder=drop_remainder)
         else:
             batches = _generated(
@@ -125,6 +125,15 @@ class EpochDataset(_Wrapped):
             )
         count = -(-size // share.batch_size)
         super().__init__(batches.apply(tf.data.experimental.assert_cardinality(count)))
+
+    def __iter__(self) -> Any:
+        """Iterate over the batches, from the first one on.
+
+        Raises `MirrorError` where the local files that are read were removed by hand.
+        """
+        if self._files is not None:
+            self._files.check()
+        return super().__iter__()
 
 
 class StreamDataset(_Wrapped):
@@ -173,7 +182,7 @@ def pair(shard: Worker) -> Shard:
 
 
 def _in_graph(
-    epoch: Epoch, source: MirrorSource, share: Share, start: int, size: int, elements: Elements
+    epoch: Epoch, files: LocalFiles, share: Share, start: int, size: int, elements: Elements
 ) -> tf.data.Dataset:
     """Return chunks of samples that graph operations gather from the mirror."""
     rows = epoch.chunk_rows(share.batch_size)
@@ -181,11 +190,11 @@ def _in_graph(
         epoch.features,
         tuple(elements.wanted),
         rows,
-        indexed=epoch.index.entries is not None,
+        indexed=files.index.entries is not None,
         alone=share.count == 1,
     )
-    facts = graph.Facts.of(epoch.order, epoch.index, share, start, size)
-    gather = graph.gatherer(kind, source.view, epoch.index, epoch.order, facts)
+    facts = graph.Facts.of(epoch.order, files.index, share, start, size)
+    gather = graph.gatherer(kind, files.view, files.index, epoch.order, facts)
     numbers = tf.data.Dataset.range(-(-size // rows))
     return Mapped(numbers, lambda number: elements.select(gather(number)))
 

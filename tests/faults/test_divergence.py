@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import shutil
 import sqlite3
@@ -16,11 +17,11 @@ from sqlalchemy import URL
 
 import registry
 from registry import Dataset, Page, Registry
-from registry.errors import CacheWarning, DivergenceError, DivergenceWarning
+from registry.errors import CacheWarning, DivergenceError, DivergenceWarning, MirrorError
 from registry.tensorflow import EpochDataset
 from tests.databases import administrator
 from tests.faults.test_mirror import flip
-from tests.mirrors import KINDS, Kind, due, yielded
+from tests.mirrors import KINDS, Kind, due, rows, yielded
 
 
 @pytest.fixture(params=["fixed", "variable"])
@@ -37,6 +38,7 @@ class Backup:
     def __init__(self, reg: Registry) -> None:
         self._reg = reg
         self._name = f"{reg.engine.url.database}_backup"
+        self.url = reg.engine.url.set(database=self._name).render_as_string(hide_password=False)
         reg.engine.dispose()
         if self._sqlite:
             self._copy(str(reg.engine.url.database), self._name)
@@ -242,6 +244,56 @@ def test_a_database_that_is_merely_behind_yields_what_it_has(
     epoch = dataset.run("fresh").epoch(1)
     assert epoch.watermark == 46
     assert yielded(epoch) == due(dataset, epoch)
+
+
+@FIXED_ALONE
+def test_a_graph_keeps_its_files_when_a_copy_of_the_database_replaces_the_mirrors(
+    dataset: Dataset, backup: Backup, kind: Kind, cache: Path
+) -> None:
+    kind.grow(dataset, 10)
+    epoch = dataset.run("r").epoch(1)
+    samples = yielded(epoch)
+    batches = EpochDataset(epoch, batch_size=7)
+    derived = batches.map(lambda batch: batch).prefetch(1)
+    with registry.connect(backup.url) as older:
+        copy = older.open("growing")
+        kind.grow(copy, 10, 500)
+        with pytest.warns(DivergenceWarning, match="only up to position 33"):
+            theirs = yielded(copy.run("copy").epoch(0))
+        assert theirs != samples
+        for made in (batches, derived):
+            assert [row for batch in made.as_numpy_iterator() for row in rows(batch)] == samples
+        del epoch, derived, made
+        assert len(generations(cache)) == 2
+        shutil.rmtree(cache)
+        with pytest.raises(MirrorError, match=r"records was removed .* make the dataset again"):
+            iter(batches)
+        copy.run("again").epoch(0)
+        assert generations(cache) == ["0"], "the name is another file's now"
+        with pytest.raises(MirrorError, match=r"records was removed .* make the dataset again"):
+            iter(batches)
+
+
+@FIXED_ALONE
+def test_files_that_a_graph_kept_are_removed_when_it_is_gone(
+    dataset: Dataset, backup: Backup, kind: Kind, cache: Path
+) -> None:
+    kind.grow(dataset, 10)
+    batches = EpochDataset(dataset.run("r").epoch(1), batch_size=7)
+    backup.restore()
+    backup.regrow(kind, 10, 500)
+    with pytest.warns(DivergenceWarning):
+        dataset.run("new").epoch(0)
+    assert generations(cache) == ["0", "1"]
+    del batches
+    gc.collect()
+    backup.regrow(kind, 5)
+    dataset.run("new").epoch(1)
+    assert generations(cache) == ["1"]
+
+
+def generations(cache: Path) -> list[str]:
+    return sorted(path.parent.name for path in cache.glob("*/*/records"))
 
 
 def test_damaged_rows_are_never_mended_with_another_history(
