@@ -247,7 +247,10 @@ class DivergenceError(RegistryError):
 
 
 class MirrorError(RegistryError):
-    """The local copy of a log does not hold what it should, and reading it again did not help."""
+    """The local copy of a log does not hold what it should, and reading it again did not help.
+
+    Also raised where its files were removed under a dataset that reads them.
+    """
 
 
 class DivergenceWarning(UserWarning):

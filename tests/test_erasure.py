@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import warnings
@@ -19,9 +20,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import make_url, text
+from sqlalchemy.event import listens_for
 
 import registry
-from registry import ClassLabel, Dataset, Registry, Replay, Tensor, Text
+from registry import ClassLabel, Dataset, Registry, Replay, Tensor, Text, erasing, population
 from registry.codec import Codec
 from registry.epoch import Epoch
 from registry.errors import (
@@ -41,7 +43,7 @@ from registry.tensorflow import EpochDataset
 from tests.databases import psql
 from tests.faults.test_divergence import Backup
 from tests.faults.test_mirror import flip
-from tests.mirrors import Row, rows, yielded
+from tests.mirrors import Row, due, rows, yielded
 from tests.test_cli import run as command
 
 _numbers = itertools.count()
@@ -363,6 +365,83 @@ def damage(cache: Path, codec: Codec, position: int) -> None:
 
 def held_in(folder: Path, numbers: Iterable[int]) -> list[int]:
     return [number for number in numbers if found_in(folder, number)]
+
+
+def test_every_record_of_many_is_erased_and_named(
+    reg: Registry, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than fit into one statement."""
+    monkeypatch.setattr(erasing, "_TOGETHER", 10)
+    monkeypatch.setattr(population, "TOGETHER", 10)
+    dataset = make(reg, kind)
+    fill(dataset, kind, 45)
+    dataset.run("r").epoch(0)
+    dataset.erase(*(f"k{n}" for n in range(35)))
+    lengths = text("SELECT length(record) FROM samples WHERE record IS NOT NULL ORDER BY position")
+    with reg.engine.connect() as connection:
+        sizes = connection.execute(lengths).scalars().all()
+    assert [size > 0 for size in sizes] == [False] * 35 + [True] * 10
+    with pytest.raises(ErasedError) as caught:
+        dataset.run("r").epoch(0)
+    assert caught.value.positions == list(range(35))
+    assert caught.value.keys == [f"k{n}" for n in range(35)]
+
+
+def test_erasing_in_one_dataset_leaves_every_other_as_it_is(
+    reg: Registry, kind: str, cache: Path
+) -> None:
+    """With the same keys at the same positions, waiting and rejected rows, and erasures."""
+    one, other = make(reg, kind), make(reg, kind)
+    for dataset, first in ((one, 0), (other, 1000)):
+        samples = [sample(kind, first + n) for n in range(20)]
+        dataset.insert(samples, keys=[f"k{n}" for n in range(20)])
+        dataset.update("k7", data=sample(kind, first + 100)["data"])
+        dataset.run("r").epoch(0)
+        rejected = {"dataset": dataset.id}
+        with reg.engine.begin() as connection:
+            columns = "INSERT INTO inbox (dataset_id, key, fields, error)"
+            connection.execute(text(f"{columns} VALUES (:dataset, 'k7', '{{}}', 'no')"), rejected)
+    before = other.head, [row.sample is None for row in other.history("k7")]
+    held = [row for page in other.pages() for row in rows(page.columns)]
+
+    done = one.erase("k7", "k3")
+
+    assert (done.rows, done.inbox_rows) == (3, 1)
+    assert (other.head, [row.sample is None for row in other.history("k7")]) == before
+    assert [row for page in other.pages() for row in rows(page.columns)] == held
+    with reg.engine.connect() as connection:
+        assert connection.execute(text("SELECT dataset_id FROM inbox")).scalars().all() == [
+            other.id
+        ]
+    other.erase("k5")
+    epoch = other.run("r").epoch(1)
+    assert yielded(epoch) == due(other, epoch)
+    one.run("r").epoch(1)
+    gone = {3: [3], 7: [7, 100], 5: [1005]}
+    left = {3: [1003], 7: [1007, 1100], 5: [5]}
+    for key in (3, 5, 7):
+        assert held_in(cache, gone[key]) == []
+        assert held_in(cache, left[key]) == left[key]
+    assert [(found.differs, found.erased) for found in one.verify()] == [(None, 3)] * 2
+    assert [(found.differs, found.erased) for found in other.verify()] == [(None, 1)] * 2
+
+
+def test_a_sqlite_file_holds_nothing_more_of_it_where_deleting_leaves_bytes(
+    sqlite_url: str, kind: str
+) -> None:
+    """SQLite can be built to overwrite what it deletes, as on some systems, but need not be."""
+    with registry.connect(sqlite_url) as reg:
+        reg.engine.dispose()
+
+        @listens_for(reg.engine, "connect")
+        def leave_bytes(connection: sqlite3.Connection, _: object) -> None:
+            connection.execute("PRAGMA secure_delete = OFF")
+
+        dataset = make(reg, kind)
+        fill(dataset, kind, 100)
+        assert found_in(folder_of(reg), 7)
+        assert dataset.erase(*(f"k{n}" for n in range(50))).remains is None
+        assert held_in(folder_of(reg), range(100)) == list(range(50, 100))
 
 
 @pytest.mark.usefixtures("blocks_of_four")

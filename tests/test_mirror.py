@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import gc
 import itertools
+import shutil
 import subprocess
 import sys
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import registry
 from registry import Dataset, Registry, Replay
+from registry.chain import buckets
 from registry.cursor import Log
 from registry.epoch import Epoch
+from registry.errors import CacheWarning
 from registry.mirror import index
+from registry.mirror.summed import SLOT, read_summed, write_summed
 from registry.page import Page
 from registry.policies import Policy
+from registry.splits import BUCKETS
 from registry.tensorflow import EpochDataset
 from registry.training import Run
+from tests.faults.test_mirror import flip
 from tests.mirrors import KINDS, Kind, Row, due, rows, yielded
 
 POLICIES: list[Policy] = ["all", "new", Replay(0.5)]
@@ -202,6 +210,82 @@ def _at_once(workers: list[Run], number: int) -> list[list[Row]]:
 
     with ThreadPoolExecutor(len(workers)) as pool:
         return list(pool.map(begin, workers))
+
+
+def test_replays_of_other_seeds_and_numbers_draw_other_samples(sqlite_url: str) -> None:
+    """Of the same older samples next to the same new ones, whose indexes lie in one folder."""
+    kind = KINDS["fixed"]
+    with registry.connect(sqlite_url) as reg:
+        dataset = kind.create(reg)
+        runs = {
+            name: dataset.run(name, seed=seed, policy=Replay(0.5))
+            for name, seed in (("one", 1), ("later", 1), ("two", 2))
+        }
+        kind.grow(dataset, 20)
+        runs["later"].epoch(0)
+        for turn in range(2):
+            kind.grow(dataset, 20)
+            epochs = [run.epoch(turn + (name == "later")) for name, run in runs.items()]
+        assert len({(epoch.since, epoch.watermark, epoch.size) for epoch in epochs}) == 1
+        for epoch in epochs:
+            assert yielded(epoch) == due(dataset, epoch)
+        drawn = {tuple(sorted(epoch.positions(np.arange(epoch.size)))) for epoch in epochs}
+        assert len(drawn) == 3
+
+
+def test_a_state_is_believed_with_its_checksum_alone(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    for position in (1111, 2222):
+        write_summed(path, {"position": position})
+    whole = path.read_bytes()
+    newer = range(SLOT) if b"2222" in whole[:SLOT] else range(SLOT, 2 * SLOT)
+    for offset in range(2 * SLOT):
+        for bit in (0, 1, 4) if whole[offset] != ord(" ") else (3,):
+            damaged = bytearray(whole)
+            damaged[offset] ^= 1 << bit
+            path.write_bytes(damaged)
+            assert read_summed(path) == {"position": 1111 if offset in newer else 2222}
+
+
+def test_a_bucket_that_is_damaged_puts_no_sample_into_another_split(
+    sqlite_url: str, cache: Path
+) -> None:
+    """Neither in a process that has mapped it, nor in the next."""
+    kind = KINDS["fixed"]
+    with registry.connect(sqlite_url) as reg:
+        dataset = kind.create(reg)
+        kind.grow(dataset, 20)
+        dataset.run("all").epoch(0)
+        for position in range(20):
+            flip(next(cache.glob("*/*/buckets")), 2 * position + 1, 7)
+            opened = dataset if position % 2 else reg.open("growing")
+            epoch = opened.run(f"{position}", split="train").epoch(0)
+            assert yielded(epoch) == due(dataset, epoch)
+            shutil.rmtree(next(cache.glob("*/epochs")))  # or the index would be found there
+
+
+def test_a_bucket_at_the_edge_of_a_split_is_in_one_alone(
+    reg: Registry, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [f"k{n}" for n in range(64)]
+    edges = sorted(buckets(keys).tolist())[::16][1:]
+    ends = [*edges, BUCKETS]
+    shares = {f"{end}": (end - start) / BUCKETS for start, end in itertools.pairwise([0, *ends])}
+    dataset = reg.create("edges", KINDS["fixed"].features, splits=shares)
+    dataset.insert([KINDS["fixed"].sample(n) for n in range(64)], keys=keys)
+    homes = [dataset.split_of(key) for key in keys]
+    assert [homes.count(name) for name in shares] == [16] * 4
+    for place in ("mirror", "database"):
+        if place == "database":
+            cache.with_name("file").touch()
+            monkeypatch.setenv("REGISTRY_CACHE", str(cache.with_name("file")))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CacheWarning)
+            for name in shares:
+                epoch = dataset.run(f"{name} in {place}", split=name).epoch(0)
+                assert sorted(epoch.positions(np.arange(epoch.size)).tolist()) == [
+                    position for position, home in enumerate(homes) if home == name
+                ]
 
 
 def test_index_files_that_are_in_use_stay_and_few_others_do(

@@ -37,6 +37,25 @@ def test_a_stream_yields_full_batches_over_epochs_that_grow(digits: Dataset) -> 
     assert [e.start for e in epochs[1:]] == list(itertools.accumulate(e.size for e in epochs))[:-1]
 
 
+def test_every_epoch_of_the_same_samples_has_another_order(digits: Dataset) -> None:
+    digits.insert([digit(n) for n in range(30)])
+    for run in (digits.run("r"), digits.run("other", seed=1)):
+        epochs = [run.epoch(number) for number in range(4)]
+        orders = [
+            [image.tobytes() for batch in epoch.batches(7) for image in batch["image"]]
+            for epoch in epochs
+        ]
+        assert len({frozenset(order) for order in orders}) == 1
+        assert len({tuple(order) for order in orders}) == 4
+        for epoch, order in zip(epochs, orders, strict=True):
+            batches = EpochDataset(epoch, batch_size=7, x="image").as_numpy_iterator()
+            assert [image.tobytes() for batch in batches for image in batch] == order
+        stream = StreamDataset(run, batch_size=8, x="image").take(15).as_numpy_iterator()
+        assert [image.tobytes() for batch in stream for image in batch] == list(
+            itertools.chain(*orders)
+        )
+
+
 def test_every_kind_of_feature_arrives_as_its_tensor(notes: Dataset) -> None:
     samples: list[dict[str, object]] = [
         {"text": "cät", "label": "cat", "blob": b"\x00\xff\x00", "tokens": [1, 2, 3]},
