@@ -12,9 +12,10 @@ from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, text
 
-from registry.engine import lent, make_engine, pooled, reading, retrying, writing
+from registry.engine import lent, make_engine, pooled, reading, writing
 from registry.errors import ConflictError, DatabaseError, RegistryError
 from registry.models import metadata
+from registry.retry import retrying
 from registry.schema import VERSION_TABLE
 from registry.urls import parse_url, shown
 

@@ -15,12 +15,13 @@ from sqlalchemy import Connection, Engine, select
 
 from registry import heads, histories, pgcopy
 from registry.chain import NONE, buckets, extend
-from registry.engine import PATIENCE, driver, retrying, writing
+from registry.engine import driver, writing
 from registry.errors import RegistryError
 from registry.heads import Head
 from registry.models import samples
 from registry.notifications import notify
 from registry.plan import Amend, Batch, Outcome, Plan, Report, resolve
+from registry.retry import PATIENCE, retrying
 from registry.revisions import Latest, latest
 
 CHUNK_ROWS = 1 << 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,9 +15,9 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from stamina.instrumentation import RetryDetails
 from typer.core import TyperGroup
 
+from registry import retry
 from registry.dataset import Dataset
 from registry.errors import RegistryError
 from registry.features import Bytes, ClassLabel, Feature, Image, Ragged, Tensor, Text
@@ -38,7 +39,8 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _retries_shown():
+                return super().invoke(ctx)
         except RegistryError as error:
             fail(str(error), error)
             raise typer.Exit(1) from None
@@ -54,10 +56,25 @@ def fail(message: str, error: BaseException | None = None) -> None:
         typer.echo(f"  {plain(note)}", err=True)
 
 
-def retried(details: RetryDetails) -> None:
-    """Print to stderr why something is about to be tried again, the first time."""
-    if details.retry_num == 1:
-        typer.echo(f"waiting: {plain(str(details.caused_by))}", err=True)
+class _Waiting(logging.Handler):
+    """Prints to stderr why something is about to be tried again, the first time."""
+
+    def emit(self, record: Any) -> None:
+        if record.attempt == 1:
+            typer.echo(f"waiting: {plain(str(record.cause))}", err=True)
+
+
+@contextmanager
+def _retries_shown() -> Iterator[None]:
+    """Print the retries in the block, and leave them out of the program's log."""
+    handler = _Waiting()
+    retry.logger.addHandler(handler)
+    retry.logger.propagate = False
+    try:
+        yield
+    finally:
+        retry.logger.removeHandler(handler)
+        retry.logger.propagate = True
 
 
 @contextmanager

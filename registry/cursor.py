@@ -13,12 +13,13 @@ from sqlalchemy import Engine
 
 from registry import heads
 from registry.codec import Codec
-from registry.engine import PATIENCE, read, retrying
+from registry.engine import read
 from registry.errors import ConflictError, DiskFullError, PermissionDeniedError, ReadOnlyError
 from registry.histories import check_reader
 from registry.inbox import Inbox
 from registry.notifications import Pause, listening
 from registry.page import FIRST_ROWS, MOST_ROWS, Page, fetch, first_rows
+from registry.retry import PATIENCE, retrying
 from registry.standby import chain_reached
 
 AHEAD = 3
@@ -129,7 +130,7 @@ def await_growth(
         return head
 
     pause = Pause()
-    for attempt in retrying(patience=None):
+    for attempt in retrying(None, log.engine):
         with attempt:
             if (head := look()).position > after:
                 return head

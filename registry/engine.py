@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import stamina
 from sqlalchemy import URL, Connection, Engine, Table, create_engine, event
 from sqlalchemy.dialects import postgresql as postgresql_dialect
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from registry import forks
-from registry.errors import (
-    DatabaseError,
-    DatabaseUnavailableError,
-    InvalidURLError,
-    TransientError,
-)
-from registry.patience import bounded
+from registry.errors import DatabaseError, DatabaseUnavailableError, InvalidURLError
 from registry.refusals import translate
+from registry.retry import PATIENCE, retrying
 from registry.urls import parse_url, secrets, shown, timeout_of
 
 if TYPE_CHECKING:
@@ -30,11 +23,6 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 Insert = postgresql_dialect.Insert | sqlite_dialect.Insert
-
-PATIENCE = 30.0
-"""Seconds for which appends and page reads try again after a transient error, at most."""
-_MARGIN = 5.0
-"""Seconds before the end of a database's timeout in which nothing is tried anew, at most."""
 
 
 def make_engine(url: str | URL, timeout: float | None = None) -> Engine:
@@ -199,31 +187,6 @@ def write(engine: Engine, work: Callable[[Connection], Result]) -> Result:
         with attempt, writing(engine) as connection:
             return work(connection)
     raise AssertionError
-
-
-def retrying(patience: float | None = PATIENCE, engine: Engine | None = None) -> Iterator[Any]:
-    """Attempts, with growing and jittered pauses, while `TransientError` is raised in them.
-
-    Nothing is tried anew when ``patience`` seconds have passed, or the engine's timeout is nearly
-    over, and what is tried anew is waited for no longer than that. None tries for ever.
-    """
-    until, longest = None, 2.0
-    if patience is not None and engine is not None:
-        timeout = engine.get_execution_options()["registry_timeout"]
-        patience = min(patience, max(0.55 * timeout, timeout - _MARGIN))
-        longest = min(longest, timeout / 10)
-        until = time.monotonic() + timeout - 1
-    attempts = stamina.retry_context(
-        on=TransientError,
-        attempts=None,
-        timeout=patience,
-        wait_initial=0.05,
-        wait_max=longest,
-        wait_jitter=0.2,
-    )
-    for attempt in attempts:
-        with bounded(None if attempt.num == 1 else until):
-            yield attempt
 
 
 @contextmanager

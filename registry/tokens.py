@@ -15,9 +15,10 @@ from typing import Literal, get_args
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, insert, or_, select, update
 
-from registry.engine import PATIENCE, insert_if_new, read, write
+from registry.engine import insert_if_new, read, write
 from registry.errors import RegistryError
 from registry.models import datasets, tokens
+from registry.retry import PATIENCE
 from registry.revisions import utc
 from registry.texts import fault
 from registry.versions import is_name

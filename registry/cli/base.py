@@ -7,10 +7,9 @@ import sys
 from typing import Annotated
 
 import typer
-from stamina.instrumentation import set_on_retry_hooks
 
 from registry.connection import DEFAULT_URL
-from registry.console import Commands, retried
+from registry.console import Commands
 
 app = typer.Typer(
     cls=Commands,
@@ -39,7 +38,6 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name that the output's encoding lacks is shown as an escape and stops nothing.
         sys.stdout.reconfigure(errors="backslashreplace")
-    set_on_retry_hooks([retried])
 
 
 def pairs(option: str, texts: list[str]) -> dict[str, str]:

@@ -13,9 +13,9 @@ import typer
 from registry.cli.base import AsJson, Name, Url, app
 from registry.connection import Registry, connect
 from registry.dataset import Dataset
-from registry.engine import retrying
 from registry.inbox import Drained
 from registry.listing import Column, Listing
+from registry.retry import retrying
 
 Ids = Annotated[
     list[int] | None, typer.Argument(metavar="ID", help="Rows, by their ids; all if none is given.")
@@ -103,7 +103,7 @@ def _watch(registry: Registry, names: list[str] | None) -> None:
     while True:
         time.sleep(_EVERY)
         # A lost connection ends no watching.
-        for attempt in retrying(patience=None):
+        for attempt in retrying(None, registry.engine):
             with attempt:
                 for dataset in _opened(registry, names):
                     found = dataset.inbox.drain()

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from sqlalchemy import Engine
 
 from registry.cli.base import AsJson, AsJsonLines, Name, Url, app
 from registry.connection import connect
@@ -23,7 +24,7 @@ from registry.console import (
     summary,
 )
 from registry.dataset import Dataset
-from registry.engine import retrying
+from registry.retry import retrying
 from registry.revisions import Entry
 
 _CHUNK = 1000
@@ -90,7 +91,7 @@ def log(
         if follow:
             # Ctrl-C is the one way to end this, so it is no failure.
             with suppress(KeyboardInterrupt):
-                for entries in _followed(opened, max(start, head)):
+                for entries in _followed(opened, registry.engine, max(start, head)):
                     out(entries)
 
 
@@ -124,10 +125,10 @@ def verify(dataset: Name, as_json: AsJson = False, url: Url = None) -> None:
         raise typer.Exit(1)
 
 
-def _followed(dataset: Dataset, after: int) -> Iterator[list[Entry]]:
+def _followed(dataset: Dataset, engine: Engine, after: int) -> Iterator[list[Entry]]:
     for page in dataset.follow(after):
         # A lost connection ends no following, wherever it is lost.
-        for attempt in retrying(patience=None):
+        for attempt in retrying(None, engine):
             with attempt:
                 entries = dataset.entries(page.start, page.stop)
         yield entries

@@ -13,10 +13,11 @@ from sqlalchemy import Connection, Engine, func, select
 
 from registry import heads
 from registry.chain import NONE, buckets, extend_past
-from registry.engine import driver, retrying, writing
+from registry.engine import driver, writing
 from registry.errors import DatabaseError, DivergenceError
 from registry.heads import Head
 from registry.models import samples
+from registry.retry import retrying
 from registry.revisions import utc
 from registry.standby import missing_rows
 
@@ -116,7 +117,7 @@ def store(engine: Engine, dataset_id: int, head: Head, rows: Sequence[Row]) -> H
     Raises `DivergenceError` where the log has come to end elsewhere.
     """
     stop, chain = rows[-1].position + 1, rows[-1].chain
-    for attempt in retrying():
+    for attempt in retrying(engine=engine):
         with attempt, writing(engine) as connection:
             found = heads.lock(connection, dataset_id)
             if (found.position, found.chain) == (stop, chain):
