@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +13,7 @@ from sqlalchemy.dialects import postgresql as postgresql_dialect
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from registry import forks
+from registry import forks, interrupts
 from registry.errors import DatabaseError, DatabaseUnavailableError, InvalidURLError
 from registry.refusals import translate
 from registry.retry import PATIENCE, retrying
@@ -40,6 +41,7 @@ def make_engine(url: str | URL, timeout: float | None = None) -> Engine:
         raise InvalidURLError(f"{shown(parsed)} cannot be used: {error}") from error
     engine.update_execution_options(registry_timeout=timeout)
     forks.watch(engine)
+    interrupts.watch(engine)
     return engine
 
 
@@ -193,18 +195,25 @@ def write(engine: Engine, work: Callable[[Connection], Result]) -> Result:
 def lent(engine: Engine) -> Iterator[Connection]:
     """Lend a connection; raise the driver's errors as ours."""
     forks.check(engine)
+    handled = sys.exception()
     errors: tuple[type[Exception], ...] = (engine.dialect.loaded_dbapi.Error,)
     try:
-        with engine.connect() as connection:
+        connection = engine.connect()
+        with interrupts.Guard(connection), interrupts.Guard(connection), connection:
             try:
                 yield connection
-            except errors:
+            except BaseException as error:
                 # A driver's own call may have lost the connection without SQLAlchemy's seeing it.
                 postgresql = engine.dialect.name == "postgresql" and not connection.invalidated
-                if postgresql and driver(connection).closed:
+                lost = isinstance(error, errors) and postgresql and driver(connection).closed
+                if lost or not isinstance(error, Exception):
                     connection.invalidate()
                 raise
-    except (SQLAlchemyError, *errors) as error:  # type: ignore[misc]  # mypy cannot unpack here
+    except Exception as error:
+        if interrupt := interrupts.interrupt_behind(error, handled):
+            raise interrupt from None
+        if not isinstance(error, (SQLAlchemyError, *errors)):
+            raise
         ours = translate(error, engine.url)
         if isinstance(ours, DatabaseUnavailableError):
             # The server went away: the pool's other connections have gone with it.
