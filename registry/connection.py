@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import Engine, Row, delete, insert, select
+from sqlalchemy import Connection, Engine, Row, delete, insert, select
 
 from registry import schema
 from registry.chain import GENESIS
 from registry.codec import Codec
 from registry.cursor import Log
 from registry.dataset import Dataset
-from registry.engine import insert_if_new, make_engine, read, writing
+from registry.engine import insert_if_new, make_engine, read, write, writing
 from registry.errors import DatasetExistsError, DatasetNotFoundError, FeatureError
 from registry.features import Feature, Features
 from registry.models import datasets, heads, samples
@@ -103,12 +104,7 @@ class Registry:
             "splits": {split: list(ends) for split, ends in intervals(splits or {}).items()},
             "description": description,
         }
-        with writing(self.engine) as connection:
-            if not insert_if_new(connection, datasets, row):
-                raise DatasetExistsError(name)
-            made = select(datasets.c.id).where(datasets.c.name == name)
-            dataset_id = connection.execute(made).scalar_one()
-            connection.execute(insert(heads).values(dataset_id=dataset_id, chain=GENESIS))
+        write(self.engine, partial(_create, row=row))
         return self.open(name)
 
     def open(self, name: str) -> Dataset:
@@ -151,3 +147,14 @@ class Registry:
         if row is None:
             raise DatasetNotFoundError(name, self.names())
         return row
+
+
+def _create(connection: Connection, row: Mapping[str, Any]) -> None:
+    """Insert a dataset's row and its head, unless an earlier attempt has."""
+    made = select(datasets.c.id, datasets.c.uid).where(datasets.c.name == row["name"])
+    inserted = insert_if_new(connection, datasets, row)
+    found = connection.execute(made).one_or_none()
+    if found is None or found.uid != row["uid"]:
+        raise DatasetExistsError(row["name"])
+    if inserted:  # else this is its second attempt, after a commit whose answer was lost
+        connection.execute(insert(heads).values(dataset_id=found.id, chain=GENESIS))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import make_url
 
 import registry
-from registry import Dataset
+from registry import Dataset, tokens
+from registry.errors import DatasetExistsError
 from tests.datasets import FIXED, digit
 from tests.faults.figures import Figure, rounds
 from tests.faults.proxy import DIRECTIONS, Direction, Proxy, proxied
@@ -96,6 +98,41 @@ def test_a_commit_whose_answer_was_lost_does_not_undo_what_came_after_it(
     assert proxy.cuts == rounds
     assert len(near) == rounds + 1
     figure(f"COMMIT reply lost, {rounds} times", "0 lost, 0 doubled, no later change undone")
+
+
+def test_a_dataset_whose_commit_was_not_answered_is_created_once(
+    through: tuple[Proxy, Dataset, registry.Registry],
+) -> None:
+    proxy, _, reg = through
+
+    @event.listens_for(reg.engine, "commit", once=True)
+    def lose_the_answer(_: Connection) -> None:
+        proxy.arm("to client", 0)
+
+    created = reg.create("other", FIXED)
+    assert proxy.cuts == 1
+    created.insert([digit(0)])
+    with pytest.raises(DatasetExistsError):
+        reg.create("other", FIXED)
+    assert reg.names() == ["digits", "other"]
+
+
+def test_a_token_whose_commit_was_not_answered_is_the_one_that_is_handed_out(
+    through: tuple[Proxy, Dataset, registry.Registry],
+) -> None:
+    proxy, _, reg = through
+
+    def lose_the_next_answer() -> None:
+        event.listen(reg.engine, "commit", lambda _: proxy.arm("to client", 0), once=True)
+
+    lose_the_next_answer()
+    secret = tokens.create(reg.engine, "tool")
+    assert tokens.check(reg.engine, tokens.digest(secret))
+    lose_the_next_answer()
+    rotated = tokens.rotate(reg.engine, "tool", grace=timedelta(hours=1))
+    assert tokens.check(reg.engine, tokens.digest(rotated))
+    assert proxy.cuts == 2
+    assert len(tokens.tokens_of(reg.engine)) == 2
 
 
 def _lose_an_answer(
