@@ -58,6 +58,7 @@ def _postgresql(url: URL, timeout: float) -> Engine:
         url.difference_update_query(hidden),  # SQLAlchemy shows all of a query
         connect_args=hidden,
         max_overflow=-1,  # a waiting follower keeps its connection, however many there are
+        isolation_level="READ COMMITTED",  # a role's default may be another
         use_native_hstore=False,  # spares looking for it
     )
     postgresql.check_arguments(engine.dialect.create_connect_args(url)[1])

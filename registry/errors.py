@@ -10,12 +10,15 @@
     │   └── SchemaTooNewError
     ├── TransientError             trying again may succeed; appends and reads do so themselves
     │   ├── DatabaseUnavailableError   down, unreachable, or the connection was lost
-    │   ├── ConflictError              deadlock, serialization failure, lock not had in time
+    │   ├── ConflictError              deadlock, serialization failure
+    │   │   └── LockTimeoutError           a lock not had within lock_timeout
     │   └── ReplicaBehindError         a standby has not received yet what the primary has
     ├── DatabaseError              the database refused for another reason
     │   ├── ReadOnlyError
     │   ├── PermissionDeniedError
-    │   └── DiskFullError
+    │   ├── DiskFullError
+    │   ├── EncodingError          a PostgreSQL database that is not UTF8
+    │   └── StatementTimeoutError  cancelled by a setting of the database, as statement_timeout
     ├── FeatureError               a feature or split definition that makes no sense
     ├── DatasetNotFoundError
     ├── DatasetExistsError
@@ -78,6 +81,14 @@ class ConflictError(TransientError):
     """Another transaction was in the way: a deadlock, or a lock not had in time."""
 
 
+class LockTimeoutError(ConflictError):
+    """Another transaction held a lock for longer than ``setting`` allows to wait."""
+
+    def __init__(self, message: str, setting: str = "lock_timeout") -> None:
+        super().__init__(message)
+        self.setting = setting
+
+
 class ReplicaBehindError(TransientError):
     """A standby, or a replica, has not received yet what the primary has."""
 
@@ -96,6 +107,31 @@ class PermissionDeniedError(DatabaseError):
 
 class DiskFullError(DatabaseError):
     """The database has no room left; nothing of the batch was stored."""
+
+
+class EncodingError(DatabaseError):
+    """A PostgreSQL database whose ``encoding`` is not UTF8, which damages keys."""
+
+    remedy = (
+        "make one by CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, load a dump of this one "
+        "into it, and run `registry doctor` on that"
+    )
+
+    def __init__(self, database: str, encoding: str) -> None:
+        super().__init__(
+            f"database {database!r} has the encoding {encoding}, in which keys would not stay as "
+            f"they are given; {self.remedy}"
+        )
+        self.database = database
+        self.encoding = encoding
+
+
+class StatementTimeoutError(DatabaseError):
+    """The database ended a statement or transaction that took longer than ``setting`` allows."""
+
+    def __init__(self, message: str, setting: str = "statement_timeout") -> None:
+        super().__init__(message)
+        self.setting = setting
 
 
 class FeatureError(RegistryError):

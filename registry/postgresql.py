@@ -27,10 +27,14 @@ from psycopg.abc import RV, PQGen
 from psycopg.conninfo import make_conninfo
 from sqlalchemy.exc import ArgumentError
 
+from registry.errors import EncodingError
 from registry.patience import left
 
 LEAST_TIMEOUT = 10.0
 """Seconds; libpq takes two to give up connecting, and there must be time to ask and try again."""
+ENCODING = "UTF8"
+"""Of the client, whatever the environment says, and of the database: the keys' text is that of
+Python's strings only so."""
 _CONNECT_TIMEOUT = 10
 _OURS = {"context", "timeout"}
 _UNANSWERED = "nothing came from the server for {:.0f} seconds"
@@ -39,23 +43,35 @@ _PLANS = {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off"}
 """Every query on a log goes by an index in order. While a new table has no statistics, PostgreSQL
 cannot know that, and may read all of it instead."""
 _DURABLE = {"synchronous_commit": "on"}
-"""A commit is durable when it returns, even where the default is otherwise."""
+"""A commit is durable when it returns, even where the default is weaker than this."""
+_STRONGEST = "remote_apply"
 _FOR_SESSION = {
+    # For statements outside of a transaction: any other level is slower, and fails reads.
+    "default_transaction_isolation": "read committed",
     # A client that has vanished must not keep its locks.
     "idle_in_transaction_session_timeout": "60s",
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
 }
-_FOR_TRANSACTION = _PLANS | _DURABLE | {"idle_in_transaction_session_timeout": "60s"}
+_FOR_TRANSACTION = _PLANS | {
+    "idle_in_transaction_session_timeout": "60s",
+    "client_encoding": ENCODING,
+}
 """Settings of a transaction, where the session is a pooler's."""
-# Settings that the URL, $PGOPTIONS, the role or the database give stay as they are, but for one.
+# Settings that the URL, $PGOPTIONS, the role or the database give stay as they are, but for two.
 _SETTLE = """
-    SELECT pg_backend_pid(), count(set_config(asked.key, asked.value, false))
+    SELECT pg_backend_pid(), current_database(), getdatabaseencoding(),
+        current_setting('synchronous_commit'),
+        count(set_config(
+            asked.key,
+            CASE setting WHEN 'remote_apply' THEN setting ELSE asked.value END,
+            false
+        ))
     FROM json_each_text(%s) AS asked JOIN pg_settings ON name = asked.key
     WHERE (
         source NOT IN ('client', 'user', 'database', 'database user')
-        OR name = 'synchronous_commit'
+        OR name IN ('synchronous_commit', 'default_transaction_isolation')
     ) AND pg_backend_pid() = %s
 """
 _AT_WORK = """
@@ -89,14 +105,18 @@ class Connection(psycopg.Connection[Any]):
 
     def settle(self, place: Mapping[str, Any]) -> None:
         """Prepare the session of a new connection, which was made with these arguments."""
-        pid = self.pgconn.backend_pid
-        row = self.execute(
-            _SETTLE, (json.dumps(_PLANS | _DURABLE | _FOR_SESSION), pid), prepare=False
-        ).fetchone()
-        self.pooled = row is None or row[0] != pid
+        named = self.pgconn.backend_pid
+        settings = json.dumps(_PLANS | _DURABLE | _FOR_SESSION)
+        row = self.execute(_SETTLE, (settings, named), prepare=False).fetchone()
+        assert row is not None
+        pid, database, encoding, commit, _ = row
+        if encoding != ENCODING:
+            raise EncodingError(database, encoding)
+        self.pooled = pid != named
         if self.pooled:
             self.prepare_threshold = None
-            self.for_transaction = _FOR_TRANSACTION
+            durable = {"synchronous_commit": commit} if commit == _STRONGEST else _DURABLE
+            self.for_transaction = {**_FOR_TRANSACTION, **durable}
         else:
             self._place = place
 
@@ -161,6 +181,7 @@ def connect(arguments: Mapping[str, Any], timeout: float) -> Connection:
         most = min(_CONNECT_TIMEOUT, left(timeout) / 3)
         options["connect_timeout"] = max(2, int(most))
     options |= {name: arguments[name] for name in arguments.keys() - {"timeout"}}
+    options["client_encoding"] = ENCODING  # later than `options`, and above a role's settings
     connection = Connection.connect(**options, autocommit=True)
     try:
         connection.limit(timeout)

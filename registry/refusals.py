@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from sqlalchemy import URL
@@ -13,9 +15,11 @@ from registry.errors import (
     DatabaseError,
     DatabaseUnavailableError,
     DiskFullError,
+    LockTimeoutError,
     PermissionDeniedError,
     ReadOnlyError,
     RegistryError,
+    StatementTimeoutError,
 )
 from registry.urls import shown
 
@@ -51,10 +55,25 @@ def _from_sqlite(error: sqlite3.Error, said: str, place: str) -> RegistryError:
 
 
 # SQLSTATEs, or their beginnings, in PostgreSQL's documentation, "Error Codes".
-_STATES: dict[str, tuple[type[RegistryError], str]] = {
+_STATES: dict[str, tuple[Callable[[str], RegistryError], str]] = {
     "40001": (ConflictError, "try again"),
     "40P01": (ConflictError, "try again"),
-    "55P03": (ConflictError, "try again"),
+    "55P03": (
+        LockTimeoutError,
+        "another transaction held a lock for longer than lock_timeout; try again, or raise it",
+    ),
+    "57014": (
+        StatementTimeoutError,
+        "unless somebody cancelled it, raise statement_timeout, as by ALTER ROLE … SET",
+    ),
+    "25P03": (
+        partial(StatementTimeoutError, setting="idle_in_transaction_session_timeout"),
+        "raise idle_in_transaction_session_timeout, as by ALTER ROLE … SET",
+    ),
+    "25P04": (
+        partial(StatementTimeoutError, setting="transaction_timeout"),
+        "raise transaction_timeout, as by ALTER ROLE … SET",
+    ),
     "42501": (PermissionDeniedError, "ask its owner to grant this right"),
     "25006": (ReadOnlyError, "connect to the primary server to write"),
     "53100": (DiskFullError, "free some space and try again"),
@@ -70,9 +89,9 @@ def _from_postgresql(error: Any, said: str, place: str) -> RegistryError:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     lost = not kinds.isdisjoint(("OperationalError", "InterfaceError"))
     state = error.sqlstate or (_state_of_refusal(said) if lost else "")
-    for prefix, (kind, remedy) in _STATES.items():
+    for prefix, (make, remedy) in _STATES.items():
         if state.startswith(prefix):
-            return kind(f"{place}: {said}; {remedy}")
+            return make(f"{place}: {said}; {remedy}")
     return DatabaseError(f"{place}: {said}")
 
 

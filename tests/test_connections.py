@@ -12,14 +12,22 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL, Connection, event, make_url
 
 import registry
-from registry import RegistryError
+from registry import RegistryError, heads
+from registry.append import transact
 from registry.engine import make_engine, reading, writing
-from registry.errors import DatabaseError, InvalidURLError
+from registry.errors import (
+    ConflictError,
+    DatabaseError,
+    InvalidURLError,
+    LockTimeoutError,
+    StatementTimeoutError,
+)
 from registry.urls import parse_url, shown
 from tests.databases import administrator
+from tests.datasets import FIXED
 from tests.faults.proxy import proxied
 from tests.faults.test_server_kills import own_postgresql
 
@@ -182,11 +190,68 @@ def test_the_session_has_our_settings_unless_the_url_or_the_role_has_others(guar
     with administrator(guarded) as connection:
         connection.exec_driver_sql("CREATE ROLE strict LOGIN")
         connection.exec_driver_sql("ALTER ROLE strict SET idle_in_transaction_session_timeout = 7")
-        connection.exec_driver_sql("ALTER ROLE strict SET synchronous_commit = off")
-    strict = guarded.set(username="strict").render_as_string(hide_password=False)
-    assert _ask(strict, "SHOW idle_in_transaction_session_timeout") == "7ms"
-    # What we acknowledge is stored for good, whatever else the role is used for.
-    assert _ask(strict, "SHOW synchronous_commit") == "on"
+        strict = guarded.set(username="strict").render_as_string(hide_password=False)
+        assert _ask(strict, "SHOW idle_in_transaction_session_timeout") == "7ms"
+        # What we acknowledge is stored for good, whatever else the role is used for.
+        kept = {"off": "on", "local": "on", "remote_write": "on", "remote_apply": "remote_apply"}
+        for theirs, durable in kept.items():
+            connection.exec_driver_sql(f"ALTER ROLE strict SET synchronous_commit = {theirs}")
+            assert _ask(strict, "SHOW synchronous_commit") == durable
+
+
+@pytest.mark.parametrize("default", ["repeatable read", "serializable"])
+def test_reads_and_writes_are_read_committed_whatever_the_roles_default(
+    guarded: URL, default: str
+) -> None:
+    role = default.replace(" ", "_")
+    with administrator(guarded) as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {role} LOGIN")
+        connection.exec_driver_sql(
+            f"ALTER ROLE {role} SET default_transaction_isolation = '{default}'"
+        )
+    engine = make_engine(guarded.set(username=role))
+    sent: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *given: sent.append(given[2]))
+    for _ in range(2):  # a connection that was read from and is used again is no other
+        with reading(engine) as connection:
+            assert _isolation(connection) == "read committed"
+        with writing(engine) as connection:
+            assert _isolation(connection) == "read committed"
+    assert sent == [_ISOLATION] * 4
+    engine.dispose()
+
+
+_ISOLATION = "SHOW transaction_isolation"
+
+
+def _isolation(connection: Connection) -> object:
+    return connection.exec_driver_sql(_ISOLATION).scalar()
+
+
+def test_a_timeout_that_a_role_sets_is_an_error_that_names_the_setting(
+    postgresql_url: str,
+) -> None:
+    url = make_url(postgresql_url)
+    with ExitStack() as stack:
+        reg = stack.enter_context(registry.connect(postgresql_url))
+        digits = reg.create("digits", FIXED)
+        given = "-c lock_timeout=50 -c statement_timeout=10000"
+        hasty = make_engine(url.update_query_dict({"options": given}))
+        stack.callback(hasty.dispose)
+        with writing(reg.engine) as connection:
+            heads.lock(connection, digits.id)
+            with pytest.raises(LockTimeoutError, match="longer than lock_timeout") as locked:
+                transact(hasty, digits.id, lambda writer: writer.head, wait=0.05)
+        assert isinstance(locked.value, ConflictError)
+        assert locked.value.setting == "lock_timeout"
+        given = "-c lock_timeout=0 -c statement_timeout=50"
+        hasty = make_engine(url.update_query_dict({"options": given}))
+        stack.callback(hasty.dispose)
+        with writing(reg.engine) as connection:
+            heads.lock(connection, digits.id)
+            with pytest.raises(StatementTimeoutError, match="raise statement_timeout") as ended:
+                transact(hasty, digits.id, lambda writer: writer.head)
+        assert ended.value.setting == "statement_timeout"
 
 
 def test_a_writer_that_vanishes_inside_a_transaction_gives_the_lock_back(guarded: URL) -> None:
@@ -198,7 +263,7 @@ def test_a_writer_that_vanishes_inside_a_transaction_gives_the_lock_back(guarded
         connection.exec_driver_sql("LOCK TABLE heads")
         with writing(other) as free:
             free.exec_driver_sql("LOCK TABLE heads")
-        with pytest.raises(RegistryError, match="idle-in-transaction"):
+        with pytest.raises(StatementTimeoutError, match="raise idle_in_transaction_session"):
             transaction.close()
     other.dispose()
     engine.dispose()

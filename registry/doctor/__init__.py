@@ -13,11 +13,12 @@ from registry import schema
 from registry.doctor.catalog import check_indexes, check_tables
 from registry.doctor.findings import Check, Finding, Severity
 from registry.doctor.guards import check_guards
+from registry.doctor.keys import check_keys
 from registry.doctor.logs import check_epochs, check_inbox, check_logs
 from registry.doctor.mirrors import check_mirrors
 from registry.doctor.servers import check_postgresql, check_sessions, check_sqlite
 from registry.engine import make_engine
-from registry.errors import DatabaseError, PermissionDeniedError
+from registry.errors import DatabaseError, EncodingError, PermissionDeniedError
 from registry.urls import is_there, shown
 
 __all__ = ["Finding", "Severity", "examine"]
@@ -26,6 +27,7 @@ _ON_SERVERS: dict[str, Check] = {
     "settings": check_postgresql,
     "sessions": check_sessions,
     "tables": check_tables,
+    "keys": check_keys,
 }
 _ON_FILES: dict[str, Check] = {"settings": check_sqlite}
 _ANYWHERE: dict[str, Check] = {
@@ -47,6 +49,9 @@ def examine(url: str) -> list[Finding]:
     engine = make_engine(url)
     try:
         found = list(_examine(engine))
+    except EncodingError as error:
+        said = f"it is {error.encoding}, in which keys do not stay as they are given"
+        found = [Finding("error", "encoding", said, error.remedy)]
     finally:
         engine.dispose()
     order = ("error", "warning", "note")
