@@ -17,7 +17,7 @@ from benchmarks.measure import Bench, Contender, Result, Work, compare, interlea
 from benchmarks.pipelines import Make
 from registry.features import ClassLabel, Features, Image
 from registry.tensorflow import StreamDataset
-from registry.tensorflow.datasets import DECODERS
+from registry.tensorflow.images import DECODERS
 from registry.training import Run
 
 FILES = 400

@@ -84,13 +84,12 @@ class Codec:
     def decode(self, data: bytes | memoryview, count: int) -> dict[str, Column]:
         """Unpack ``count`` records laid end to end into one column per feature.
 
-        A fixed-width column has the shape ``(count, *shape)`` and, where all features are fixed,
-        is a read-only view of ``data``; a variable-width one is an object array of ``str``,
-        ``bytes`` or one-dimensional arrays.
+        A fixed-width column has the shape ``(count, *shape)``, and is contiguous and aligned; a
+        variable-width one is an object array of ``str``, ``bytes`` or one-dimensional arrays.
         """
         if self.fixed_width:
-            header = np.frombuffer(data, self.header, count)
-            return {name: header[_field(i)] for i, name in enumerate(self.features)}
+            width = self.header.itemsize
+            return self.decode_rows(np.frombuffer(data, np.uint8, count * width).reshape(-1, width))
         view, records, start = memoryview(data), [], 0
         for _ in range(count):
             records.append(view[start:])
@@ -100,15 +99,14 @@ class Codec:
     def decode_records(self, records: Sequence[bytes | memoryview]) -> dict[str, Column]:
         """Unpack records that differ in length, as `decode`; bytes after a record do not count."""
         size, names = self.header.itemsize, self.features.variable
-        headers = b"".join([record[:size] for record in records])
-        header = np.frombuffer(headers, self.header)
+        headers = np.frombuffer(b"".join([record[:size] for record in records]), np.uint8)
         cuts: list[list[bytes]] = [[] for _ in names]
         for record in records:
             start = size
             for cut, length in zip(cuts, self._lengths.unpack_from(record), strict=True):
                 cut.append(bytes(record[start : start + length]))
                 start += length
-        fixed = (header[_field(i)] for i in range(len(self.features.fixed)))
+        fixed = iter(self._fixed(headers.reshape(-1, size)))
         variable = iter(cuts)
         return {
             name: next(fixed)
@@ -118,19 +116,29 @@ class Codec:
         }
 
     def decode_rows(self, rows: npt.NDArray[np.uint8]) -> dict[str, Column]:
-        """View fixed-width records that are the first bytes of rows, shape ``(count, width)``."""
+        """Unpack fixed-width records, the first bytes of rows of shape ``(count, width)``."""
+        return dict(zip(self.features, self._fixed(rows), strict=True))
+
+    def _fixed(self, rows: npt.NDArray[np.uint8]) -> list[Column]:
+        """Cut the columns of fixed-width features out of rows that begin with them."""
         fields: Mapping[str, Any] = self.header.fields or {}
-        names = list(fields)
+        places = [fields[_field(i)][:2] for i in range(len(self.features.fixed))]
+        # Values without a type are copied several times as fast as typed ones, or their bytes.
         layout = np.dtype(
             {
-                "names": names,
-                "formats": [fields[name][0] for name in names],
-                "offsets": [fields[name][1] for name in names],
+                "names": [_field(i) for i in range(len(places))],
+                "formats": [f"V{field.itemsize}" for field, _ in places],
+                "offsets": [offset for _, offset in places],
                 "itemsize": rows.shape[1],
             }
         )
         header = np.ascontiguousarray(rows).view(layout)[:, 0]
-        return {name: header[_field(i)] for i, name in enumerate(self.features)}
+        return [
+            np.require(
+                np.ascontiguousarray(header[_field(i)]).view(field.base), requirements="A"
+            ).reshape(-1, *field.shape)
+            for i, (field, _) in enumerate(places)
+        ]
 
     def decode_one(self, record: bytes) -> dict[str, Any]:
         """Unpack one record into a value per feature: arrays, scalars, ``str`` or ``bytes``."""

@@ -104,8 +104,20 @@ class Epoch:
         """Yield the samples at these offsets as columns, in their order."""
         return self._gathered(partial(columns, self.source, self.codec), offsets)
 
-    def _gathered(self, take: Callable[[Positions], T], offsets: Positions) -> Iterator[T]:
-        positions, rows = self.positions(offsets), self.chunk_rows()
+    def samples(
+        self, offsets: Positions, batch_size: int
+    ) -> Iterator[tuple[Positions, dict[str, Column]]]:
+        """Yield what `columns` does, as whole batches, with each sample's position in the log."""
+        return self._gathered(
+            lambda positions: (positions, columns(self.source, self.codec, positions)),
+            offsets,
+            batch_size,
+        )
+
+    def _gathered(
+        self, take: Callable[[Positions], T], offsets: Positions, batch_size: int = 1
+    ) -> Iterator[T]:
+        positions, rows = self.positions(offsets), self.chunk_rows(batch_size)
         for after in range(0, len(positions), rows):
             with self._telling():
                 part = take(positions[after : after + rows])

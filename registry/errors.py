@@ -28,6 +28,7 @@
     ├── ImportFileError            a file, or a line of it, that cannot be imported
     ├── ExportFileError            a file that cannot be written
     ├── VersionError               a dataset version that this database does not hold
+    ├── ImageError                 a stored image that cannot be decoded
     ├── ErasedError                samples that an epoch or version held were erased since
     ├── LogGapError                positions are missing: never returned as a short page
     ├── RunMismatchError           a run of that name exists with other settings
@@ -238,6 +239,25 @@ class ExportFileError(RegistryError):
 
 class VersionError(RegistryError):
     """A dataset version (``name@watermark:chain``) that this database does not hold."""
+
+
+class ImageError(RegistryError):
+    """A stored image that cannot be decoded."""
+
+    def __init__(
+        self, reason: str, dataset: str, *, position: int, key: str, feature: str | None = None
+    ) -> None:
+        of = f", feature {feature!r}" if feature is not None else ""
+        super().__init__(
+            f"dataset {dataset!r}, position {position}, key {key!r}{of}: the image cannot be "
+            f"decoded ({reason}); later epochs are without it once the sample is updated or "
+            "retracted, and `registry verify --images` finds others"
+        )
+        self.reason = reason
+        self.dataset = dataset
+        self.position = position
+        self.key = key
+        self.feature = feature
 
 
 class ErasedError(RegistryError):

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, selec
 
 from registry.engine import driver
 from registry.errors import SampleNotFoundError
-from registry.models import erasures, samples
+from registry.models import datasets, erasures, samples
 from registry.standby import missing_rows
 
 
@@ -211,6 +211,17 @@ def records_at(connection: Connection, dataset_id: int, positions: Sequence[int]
         place = (json.dumps(list(positions)), dataset_id)
         rows = connection.exec_driver_sql(_AT_SQLITE, place).fetchall()
     return [record for (record,) in rows if record is not None]
+
+
+def sample_at(connection: Connection, dataset_id: int, position: int) -> tuple[str, str, bytes]:
+    """Return the name of a position's dataset, its key, and its record, which must be there."""
+    wanted = (
+        select(datasets.c.name, samples.c.key, samples.c.record)
+        .join(datasets, datasets.c.id == samples.c.dataset_id)
+        .where(samples.c.dataset_id == dataset_id, samples.c.position == position)
+    )
+    row = connection.execute(wanted).one()
+    return row.name, row.key, row.record
 
 
 def _entry(row: Row[Any]) -> Entry:

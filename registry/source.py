@@ -77,6 +77,10 @@ class Source(Protocol):
     def record_bytes(self) -> int:
         """The length of a record, about."""
 
+    @property
+    def log(self) -> Log:
+        """The log itself."""
+
 
 class MirrorSource:
     """Reads a mirror that goes as far as the watermark; repairs what it finds broken.
@@ -91,6 +95,10 @@ class MirrorSource:
         self.view = mirror.sync(watermark, chain, erased)
         self._history = watermark, chain
         self._indexes = Indexes(mirror.folder / "epochs")
+
+    @property
+    def log(self) -> Log:
+        return self.mirror.log
 
     @property
     def record_bytes(self) -> int:
@@ -190,19 +198,19 @@ class DatabaseSource:
     """Reads the database each time: the way out where no mirror can be kept."""
 
     def __init__(self, log: Log, watermark: int, chain: bytes) -> None:
-        self._log = log
+        self.log = log
         self._history = watermark, chain
 
     @property
     def record_bytes(self) -> int:
-        return self._log.codec.header.itemsize
+        return self.log.codec.header.itemsize
 
     def index(self, population: Population, size: int | None) -> Index:  # noqa: ARG002
         def live(after: int, until: int) -> Positions:
             return read(
-                self._log.engine,
+                self.log.engine,
                 lambda connection: live_in_database(
-                    connection, self._log.dataset_id, population, after, until
+                    connection, self.log.dataset_id, population, after, until
                 ),
             )
 
@@ -220,17 +228,17 @@ class DatabaseSource:
         wanted = positions.tolist()
 
         def find(connection: Connection) -> list[bytes]:
-            dataset_id = self._log.dataset_id
+            dataset_id = self.log.dataset_id
             found = records_at(connection, dataset_id, wanted)
             if len(found) != len(wanted):
                 raise missing_rows(connection, dataset_id, min(wanted), max(wanted) + 1, len(found))
             return found
 
-        records = read(self._log.engine, find)
-        confirm(self._log, *self._history)
+        records = read(self.log.engine, find)
+        confirm(self.log, *self._history)
         if not all(records):
-            place = (self._log.dataset_id, min(wanted), max(wanted) + 1)
-            rows = read(self._log.engine, lambda connection: erased_between(connection, *place))
+            place = (self.log.dataset_id, min(wanted), max(wanted) + 1)
+            rows = read(self.log.engine, lambda connection: erased_between(connection, *place))
             refuse([(row.position, row.key) for row in rows if row.position in wanted])
         return records
 
@@ -239,8 +247,8 @@ class DatabaseSource:
 
     def erased(self, population: Population) -> list[tuple[int, str]]:
         return read(
-            self._log.engine,
-            lambda connection: erased_in_database(connection, self._log.dataset_id, population),
+            self.log.engine,
+            lambda connection: erased_in_database(connection, self.log.dataset_id, population),
         )
 
 

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from registry import Bytes, ClassLabel, Dataset, Features, Image, Ragged, Tensor, Text
+from registry import Bytes, ClassLabel, Dataset, Features, Image, Ragged, Registry, Tensor, Text
 from registry.chain import GENESIS, buckets, extend
 from registry.codec import Codec
 from registry.errors import FeatureError, InvalidSampleError
 from registry.features import DTYPES, Feature, parse_feature
 from registry.splits import intervals
-from tests.datasets import FIXED, VARIABLE, digit
+from tests.datasets import VARIABLE, digit
 from tests.pictures import JPEG, PNG
 
 shapes = hnp.array_shapes(min_dims=0, max_dims=3, max_side=3)
@@ -59,8 +59,14 @@ def test_what_is_encoded_is_decoded_to_the_bit(data: st.DataObject) -> None:
     records = codec.encode(columns) if rows else []
     decoded = codec.decode(b"".join(records), len(records))
     assert list(decoded) == list(features)
+    shifted = codec.decode(memoryview(b"?" + b"".join(records))[1:], len(records))
     for name in features:
         assert len(decoded[name]) == len(rows)
+        for column in (decoded[name], shifted[name]):
+            assert column.flags.c_contiguous, "as other libraries need them"
+            assert column.flags.aligned
+            if column.dtype != object:
+                assert column.tobytes() == decoded[name].tobytes()
         for back, row in zip(decoded[name], rows, strict=True):
             np.testing.assert_array_equal(back, row[name])
     for record, row in zip(records, rows, strict=True):
@@ -92,10 +98,29 @@ def test_the_layout_of_a_record_is_what_the_docs_say() -> None:
     )
 
 
-def test_a_page_of_fixed_width_records_is_viewed_and_not_copied() -> None:
-    codec = Codec(Features(FIXED))
-    data = b"".join(codec.encode({"image": np.zeros((3, 2, 2), np.uint8), "label": [1, 2, 3]}))
-    assert np.shares_memory(codec.decode(data, 3)["image"], np.frombuffer(data, np.uint8))
+def test_a_page_of_a_single_feature_is_viewed_and_not_copied() -> None:
+    codec = Codec(Features({"x": Tensor("float32", (2, 2))}))
+    data = b"".join(codec.encode({"x": np.zeros((3, 2, 2), np.float32)}))
+    assert np.shares_memory(codec.decode(data, 3)["x"], np.frombuffer(data, np.uint8))
+
+
+def test_columns_of_pages_and_batches_are_contiguous_and_aligned(reg: Registry) -> None:
+    values: dict[str, tuple[Feature, Any]] = {
+        "flag": (Tensor("bool"), [True] * 5),
+        "x": (Tensor("float64", (3,)), np.ones((5, 3))),
+        "y": (ClassLabel(7), range(5)),
+        "image": (Tensor("uint8", (2, 2)), np.zeros((5, 2, 2), np.uint8)),
+        "z": (Tensor("int16"), range(5)),
+        "text": (Text(), ["a"] * 5),
+    }
+    for size in (5, 6):
+        some = dict(list(values.items())[:size])
+        dataset = reg.create(f"of-{size}", {name: feature for name, (feature, _) in some.items()})
+        dataset.insert({name: column for name, (_, column) in some.items()})
+        run = dataset.run("r")
+        parts: list[Any] = [*dataset.pages(0), *run.epoch(0).batches(2), next(run.stream(3))]
+        columns = [part[name] for part in parts for name in some]
+        assert all(column.flags.c_contiguous and column.flags.aligned for column in columns)
 
 
 def test_the_hashes_never_change() -> None:

@@ -1,4 +1,4 @@
-"""Graph functions over a dataset, and rows and batches cut of what they make."""
+"""Datasets of dense tensors that operations make, without what tf.data's own take to start."""
 
 from __future__ import annotations
 
@@ -78,24 +78,51 @@ class FlatMapped(Made):
         super().__init__(variant, spec, inputs)
 
 
-class Rows(FlatMapped):
-    """What lies in ``chunks`` one after another, one by one.
+class Interleaved(Made):
+    """What lies in the datasets that a function of graph operations makes of each element.
 
-    As ``chunks.unbatch()``, but for dense tensors alone, and strings are not copied: they stay in
-    their chunk's memory, which is kept until the last of them is gone.
+    As `FlatMapped`, but the next element's dataset begins before this one ends: the first of what
+    lies in it is ready by then. ``function`` returns a dataset.
     """
 
-    def __init__(self, chunks: tf.data.Dataset) -> None:
-        spec = tf.nest.map_structure(
-            lambda each: tf.TensorSpec(each.shape[1:], each.dtype), chunks.element_spec
+    def __init__(self, inputs: tf.data.Dataset, function: Callable[[Any], tf.data.Dataset]) -> None:
+        specs: list[Any] = []
+
+        def make(element: Any) -> Any:
+            made = function(element)
+            specs.append(made.element_spec)
+            return made._variant_tensor  # noqa: SLF001  # as tf.data's own datasets
+
+        self._function = graph_function(make, inputs.element_spec)
+        (spec,) = specs
+        variant = tf.raw_ops.ParallelInterleaveDatasetV4(
+            input_dataset=inputs._variant_tensor,  # noqa: SLF001  # as tf.data's own datasets
+            other_arguments=[],
+            cycle_length=tf.constant(2, tf.int64),
+            block_length=tf.constant(tf.int64.max, tf.int64),
+            buffer_output_elements=tf.constant(1, tf.int64),
+            prefetch_input_elements=tf.constant(0, tf.int64),
+            num_parallel_calls=tf.constant(2, tf.int64),
+            f=self._function,
+            deterministic="true",
+            **flat(spec),
         )
+        super().__init__(variant, spec, inputs)
 
-        def rows(chunk: Any) -> Any:
-            return tf.raw_ops.TensorSliceDataset(
-                components=tf.nest.flatten(chunk), output_shapes=flat(spec)["output_shapes"]
-            )
 
-        super().__init__(chunks, rows, spec)
+class Slices(Made):
+    """A chunk's rows, one by one.
+
+    As ``tf.data.Dataset.from_tensor_slices(chunk)``, but strings are not copied: they stay in the
+    chunk's memory, which is kept until the last of them is gone.
+    """
+
+    def __init__(self, chunk: Any) -> None:
+        spec = tf.nest.map_structure(lambda each: tf.TensorSpec(each.shape[1:], each.dtype), chunk)
+        variant = tf.raw_ops.TensorSliceDataset(
+            components=tf.nest.flatten(chunk), output_shapes=flat(spec)["output_shapes"]
+        )
+        super().__init__(variant, spec)
 
 
 class Rebatched(Made):
@@ -116,6 +143,11 @@ class Rebatched(Made):
             **flat(spec),
         )
         super().__init__(variant, spec, chunks)
+
+
+def map_as_is(dataset: tf.data.Dataset, function: Callable[[Any], Any]) -> tf.data.Dataset:
+    """Map by a function that is graph operations alone: AutoGraph only takes its time with it."""
+    return dataset.map(tf.autograph.experimental.do_not_convert(function))
 
 
 def graph_function(function: Callable[..., Any], *spec: Any) -> Any:

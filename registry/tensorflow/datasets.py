@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import operator
-import os
 from collections.abc import Callable, Iterator
 from typing import Any, SupportsIndex, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
-from registry.codec import Codec
+from registry.cursor import Log
 from registry.epoch import ALONE, Epoch
 from registry.errors import EpochError
-from registry.features import Ragged
 from registry.seals import Positions
 from registry.sharding import Shard, Share
 from registry.source import LocalFiles
-from registry.tensorflow import graph
-from registry.tensorflow.batches import Mapped, Rebatched, Rows
+from registry.tensorflow import graph, images
+from registry.tensorflow.batches import Mapped, Rebatched, map_as_is
 from registry.tensorflow.elements import (
     Elements,
     Names,
     arrays,
     joined,
+    row_arrays,
     row_decoder,
+    row_signature,
     signature,
 )
 from registry.tensorflow.generated import Generated
@@ -36,8 +36,6 @@ Worker: TypeAlias = Shard | Any
 
 Chunk = tuple[Epoch, Positions]
 """An epoch, and the offsets of some of its samples."""
-DECODERS = 2 * (os.cpu_count() or 1)
-"""Images in work at a time: with one for each core, as AUTOTUNE has, cores wait for their next."""
 PATIENCE = 0.2
 """Seconds after which a stream that waits for samples can be given up."""
 
@@ -119,7 +117,7 @@ class EpochDataset(_Wrapped):
                     (epoch, offsets)
                     for offsets in epoch.chunks(share, first, drop_remainder=drop_remainder)
                 ),
-                epoch.codec,
+                epoch.source.log,
                 share.batch_size,
                 drop_remainder=drop_remainder,
             )
@@ -168,7 +166,7 @@ class StreamDataset(_Wrapped):
                 share, run.consumed if start is None else operator.index(start), PATIENCE
             )
 
-        batches = _generated(elements, chunks, run.log.codec, share.batch_size, drop_remainder=True)
+        batches = _generated(elements, chunks, run.log, share.batch_size, drop_remainder=True)
         endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
         super().__init__(batches.apply(endless))
 
@@ -202,7 +200,7 @@ def _in_graph(
 def _generated(
     elements: Elements,
     chunks: Callable[[], Iterator[Chunk | None]],
-    codec: Codec,
+    log: Log,
     batch_size: int,
     *,
     drop_remainder: bool,
@@ -212,6 +210,7 @@ def _generated(
     Where there is nothing yet, chunks are empty: TensorFlow cannot interrupt Python, but it can
     give up between two chunks.
     """
+    codec = log.codec
     features, wanted = codec.features, elements.wanted
     if codec.fixed_width:
         empty = np.empty((0, codec.header.itemsize), np.uint8)
@@ -226,6 +225,8 @@ def _generated(
         decode = row_decoder(codec, wanted)
         decoded = Mapped(rows, lambda found: elements.select(decode(found)))
         return Rebatched(decoded, batch_size, drop_remainder=drop_remainder)
+    if elements.images:
+        return _with_images(elements, chunks, log, batch_size, drop_remainder=drop_remainder)
     nothing = codec.decode(b"", 0)
 
     def parts() -> Iterator[Any]:
@@ -234,24 +235,29 @@ def _generated(
                 yield arrays(features, columns, wanted)
 
     columns = Generated(parts, signature(features, wanted))
-    if not elements.images:
-        chosen = _map(columns, lambda found: elements.select(joined(found)))
-        return chosen.rebatch(batch_size, drop_remainder=drop_remainder)
-
-    def opened(sample: Any) -> Any:
-        return elements.select(elements.decode_images(sample))
-
-    # One chunk ahead, or decoding waits while Python gathers the next.
-    ahead = columns.prefetch(1)
-    if any(isinstance(features[name], Ragged) for name in wanted):
-        images = _map(_map(ahead, joined).unbatch(), opened, DECODERS)
-    else:
-        images = Mapped(Rows(ahead), opened, DECODERS)
-    return images.batch(batch_size, drop_remainder=drop_remainder)
+    chosen = map_as_is(columns, lambda found: elements.select(joined(found)))
+    return chosen.rebatch(batch_size, drop_remainder=drop_remainder)
 
 
-def _map(
-    dataset: tf.data.Dataset, function: Callable[[Any], Any], parallel: int | None = None
+def _with_images(
+    elements: Elements,
+    chunks: Callable[[], Iterator[Chunk | None]],
+    log: Log,
+    batch_size: int,
+    *,
+    drop_remainder: bool,
 ) -> tf.data.Dataset:
-    """Map by a function that is graph operations alone: AutoGraph only takes its time with it."""
-    return dataset.map(tf.autograph.experimental.do_not_convert(function), parallel)
+    """Return as `_generated` does, with images decoded in the graph."""
+    features, wanted = log.codec.features, elements.wanted
+    nothing = np.empty(0, np.int64), log.codec.decode(b"", 0)
+
+    def parts() -> Iterator[Any]:
+        for chunk in chunks():
+            found = chunk[0].samples(chunk[1], batch_size) if chunk else [nothing]
+            for positions, columns in found:
+                yield positions, row_arrays(features, columns, wanted)
+
+    places = tf.TensorSpec((None,), tf.int64)
+    # One chunk ahead, or decoding waits while Python gathers the next.
+    ahead = Generated(parts, (places, row_signature(features, wanted))).prefetch(1)
+    return images.batches(ahead, elements, log, batch_size, drop_remainder=drop_remainder)

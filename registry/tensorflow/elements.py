@@ -121,6 +121,43 @@ def _array(feature: Feature, column: Column) -> Any:
     return column
 
 
+def row_arrays(features: Features, columns: Mapping[str, Column], wanted: Sequence[str]) -> Any:
+    """Return columns with one value for each row: of a `Ragged` feature, its bytes."""
+    return {name: _row_array(features[name], columns[name]) for name in wanted}
+
+
+def _row_array(feature: Feature, column: Column) -> Column:
+    if not isinstance(feature, Ragged):
+        return column
+    texts = np.empty(len(column), object)
+    texts[:] = [value.tobytes() for value in column]
+    return texts
+
+
+def row_signature(features: Features, wanted: Sequence[str]) -> dict[str, Any]:
+    """Return the specs of what `row_arrays` returns of any number of rows."""
+    text = tf.TensorSpec((None,), tf.string)
+    specs = {name: _spec(features[name]) for name in wanted}
+    return {name: text if isinstance(spec, tuple) else spec for name, spec in specs.items()}
+
+
+def unpacked(features: Features, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Make RaggedTensors of the values of `Ragged` features that `row_arrays` has packed."""
+    return {name: _unpack(features[name], column) for name, column in batch.items()}
+
+
+def _unpack(feature: Feature, column: Any) -> Any:
+    if not isinstance(feature, Ragged):
+        return column
+    dtype = np.dtype(feature.dtype)
+    rows = tf.reshape(
+        tf.io.decode_raw(tf.strings.reduce_join(column), tf.uint8), (-1, dtype.itemsize)
+    )
+    lengths = tf.cast(tf.strings.length(column) // dtype.itemsize, tf.int64)
+    values = _from_bytes(rows, feature, dtype, 0)
+    return tf.RaggedTensor.from_row_lengths(values, lengths, validate=False)
+
+
 def signature(features: Features, wanted: Sequence[str]) -> dict[str, Any]:
     """Return the specs of columns of any number of rows; a `Ragged` one is values and lengths."""
     return {name: _spec(features[name]) for name in wanted}
