@@ -20,6 +20,7 @@ from registry.engine import insert_if_new, make_engine, read, write, writing
 from registry.errors import DatasetExistsError, DatasetNotFoundError, FeatureError
 from registry.features import Feature, Features
 from registry.models import datasets, heads, samples
+from registry.replica import Replica, open_replica
 from registry.splits import intervals
 from registry.texts import fault
 from registry.urls import shown
@@ -28,12 +29,19 @@ from registry.versions import Version, is_name
 DEFAULT_URL = "sqlite:///registry.db"
 
 
-def connect(url: str | None = None, *, timeout: float | None = None) -> Registry:
+def connect(
+    url: str | None = None, *, replica: str | None = None, timeout: float | None = None
+) -> Registry:
     """Open the registry at a database URL, `$REGISTRY_URL`, or ``sqlite:///registry.db``.
 
     A SQLite file is made where there is none. On PostgreSQL, `SchemaMissingError` or
     `SchemaTooOldError` says which command sets the database up; whatever the URL leaves out is
     taken from services, ``PG…`` variables and password files, as psql does.
+
+    ``replica``, or `$REGISTRY_REPLICA_URL`, is the URL of a PostgreSQL server that replicates this
+    database: pages, followers and mirrors read from it as far as it has come. While it is down, or
+    lags by seconds, they read from the primary, with a `ReplicaWarning`. An empty one is none, and
+    the variable is not for SQLite.
 
     ``timeout``, in seconds, is how long it may take from the moment that the server cannot be
     reached any more, or a SQLite file is locked, until `DatabaseUnavailableError` or
@@ -44,12 +52,15 @@ def connect(url: str | None = None, *, timeout: float | None = None) -> Registry
     engine = make_engine(
         os.environ.get("REGISTRY_URL") or DEFAULT_URL if url is None else url, timeout
     )
+    if replica is None and engine.dialect.name == "postgresql":
+        replica = os.environ.get("REGISTRY_REPLICA_URL")
+    nearby = open_replica(replica, engine, timeout) if replica else None
     try:
         schema.check(engine)
     except BaseException:
         engine.dispose()
         raise
-    return Registry(engine)
+    return Registry(engine, nearby)
 
 
 class Registry:
@@ -58,8 +69,9 @@ class Registry:
     Safe to share between threads. After a fork, the child makes connections of its own.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, replica: Replica | None = None) -> None:
         self.engine = engine
+        self.replica = replica
 
     def __enter__(self) -> Self:
         return self
@@ -75,9 +87,12 @@ class Registry:
     def close(self) -> None:
         """Close the connections; datasets opened from here make new ones if used again."""
         self.engine.dispose()
+        if self.replica is not None:
+            self.replica.engine.dispose()
 
     def __repr__(self) -> str:
-        return f"<registry at {shown(self.engine.url)}>"
+        replica = f", replica {shown(self.replica.engine.url)}" if self.replica else ""
+        return f"<registry at {shown(self.engine.url)}{replica}>"
 
     def create(
         self,
@@ -136,7 +151,8 @@ class Registry:
             connection.execute(delete(samples).where(samples.c.dataset_id == row.id))
 
     def _dataset(self, row: Row[Any], version: Version | None = None) -> Dataset:
-        log = Log(self.engine, row.id, row.uid, Codec(Features.from_json(row.features)))
+        codec = Codec(Features.from_json(row.features))
+        log = Log(self.engine, row.id, row.uid, codec, self.replica)
         return Dataset(log, row, version)
 
     def _row(self, name: str) -> Row[Any]:

@@ -7,18 +7,25 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Engine
 
 from registry import heads
 from registry.codec import Codec
 from registry.engine import read
-from registry.errors import ConflictError, DiskFullError, PermissionDeniedError, ReadOnlyError
+from registry.errors import (
+    ConflictError,
+    DiskFullError,
+    PermissionDeniedError,
+    ReadOnlyError,
+    RegistryError,
+)
 from registry.histories import check_reader
 from registry.inbox import Inbox
 from registry.notifications import Pause, listening
 from registry.page import FIRST_ROWS, MOST_ROWS, Page, fetch, first_rows
+from registry.replica import LAG, Replica
 from registry.retry import PATIENCE, retrying
 from registry.standby import chain_reached
 
@@ -26,6 +33,8 @@ AHEAD = 3
 """Pages that are read at the same time, each on a connection of its own."""
 LEAST_ROWS = 1024
 """Rows for which a page of its own, read at the same time as another, is worth while."""
+STINT = 1 << 20
+"""Rows that are read from the primary until its replica is asked for again."""
 _LOCK_WAIT = 1.0
 """Seconds that a reader waits for a writer who is in the way of the inbox."""
 
@@ -38,6 +47,23 @@ class Log:
     dataset_id: int
     uid: str
     codec: Codec
+    replica: Replica | None = None
+    """From where pages are read, as far as it has come."""
+
+    @property
+    def primary(self) -> Log:
+        """The log without its replica."""
+        return replace(self, replica=None)
+
+    def nearest(self, after: int, until: int) -> tuple[Log, int]:
+        """Return from where pages of the range are to be read, and up to which position."""
+        if self.replica is None:
+            return self, until
+        reach = self.replica.reach(self.engine, self.dataset_id, self.uid, after, until)
+        if reach is None:
+            return self, min(until, after + STINT)
+        there = Log(self.replica.engine, reach.dataset_id, self.uid, self.codec)
+        return there, reach.until
 
     def head(self) -> heads.Head:
         """Read where the log ends now, once what waits in the inbox has been moved there.
@@ -83,9 +109,24 @@ def pages(log: Log, after: int, until: int, patience: float | None = PATIENCE) -
     """Yield the log's pages over positions ``[after, until)``, in order and without gaps.
 
     The whole state is one position. Nothing is held in the database between pages; a read that
-    fails for a transient reason is repeated for ``patience`` seconds. Raises `LogGapError` where
-    positions are missing, `DivergenceError` where the log ends before them.
+    fails for a transient reason is repeated for ``patience`` seconds. What the log's replica cannot
+    give is read from the primary. Raises `LogGapError` where positions are missing,
+    `DivergenceError` where the log ends before them.
     """
+    while after < until:
+        source, stop = log.nearest(after, until)
+        began = time.monotonic()
+        try:
+            for page in _pages(source, after, stop, patience if source is log else LAG):
+                yield page
+                after, began = page.stop, time.monotonic()
+        except RegistryError as error:
+            if source is log or log.replica is None:
+                raise
+            log.replica.fail(str(error), began)
+
+
+def _pages(log: Log, after: int, until: int, patience: float | None) -> Iterator[Page]:
     if log.codec.fixed_width and log.engine.dialect.name == "postgresql":
         yield from _read_ahead(log, after, until, patience)
         return

@@ -37,7 +37,8 @@
     └── MirrorError                the local copy cannot be mended from the database
 
 Warnings: `DivergenceWarning` where a local copy was cut back to what the database holds,
-`CacheWarning` where there can be none, so that rows come from the database each time.
+`CacheWarning` where there can be none, so that rows come from the database each time,
+`ReplicaWarning` where the primary is read from in place of its replica.
 """
 
 from __future__ import annotations
@@ -315,3 +316,7 @@ class DivergenceWarning(UserWarning):
 
 class CacheWarning(UserWarning):
     """The cache directory cannot be used; rows are read from the database each time."""
+
+
+class ReplicaWarning(UserWarning):
+    """The replica cannot be read from, or lags too far; the primary is read from for a while."""

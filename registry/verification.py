@@ -58,7 +58,7 @@ def verify_database(log: Log, head: Head) -> Verification:
     """
     blocks = (
         _Block(page.start, page.stop, _listed(log, page.erased.tolist()), page.chain_values)
-        for page in pages(log, 0, head.position)
+        for page in pages(log.primary, 0, head.position)
     )
     found = _verified(log, "database", head.position, blocks)
     return found if found.differs is not None else replace(found, differs=_past(log, head))

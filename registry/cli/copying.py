@@ -33,7 +33,7 @@ def copy(
     write to the copy before you are done. Access tokens are not copied.
     """
     _check_there(source)
-    with connect(source) as origin, connect(target) as other:
+    with connect(source, replica="") as origin, connect(target, replica="") as other:
         for name in names or origin.names():
             copied = _copy(origin, other, name)
             typer.echo(_as_json(copied) if as_json else _said(copied))

@@ -33,7 +33,7 @@ def rewrite(
         if not view.intact(after, after):
             return False
         after, offset, _ = view.anchor(after)
-    for found in pages(log, after, until):
+    for found in pages(log.primary, after, until):
         confirm(log, *history)
         page = emptied(found, erased)
         if len(page.erased) and not log.codec.fixed_width:
