@@ -42,6 +42,9 @@ class Codec:
         before = self.header.itemsize - 4 * len(lengths)
         self._lengths = Struct(f"<{before}x{len(lengths)}I")
 
+    def __reduce__(self) -> tuple[type[Codec], tuple[Features]]:
+        return Codec, (self.features,)
+
     def encode(
         self,
         columns: Mapping[str, Any],

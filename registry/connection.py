@@ -12,6 +12,7 @@ from typing import Any, Self
 from sqlalchemy import Connection, Engine, Row, delete, insert, select
 
 from registry import schema
+from registry.addresses import Pickled
 from registry.chain import GENESIS
 from registry.codec import Codec
 from registry.cursor import Log
@@ -63,10 +64,12 @@ def connect(
     return Registry(engine, nearby)
 
 
-class Registry:
+class Registry(Pickled):
     """The datasets of one database.
 
-    Safe to share between threads. After a fork, the child makes connections of its own.
+    Safe to share between threads. After a fork, the child makes connections of its own. It can be
+    pickled, as can what is opened from it: by the URL, without passwords that the environment
+    holds. What was unpickled connects when it is used.
     """
 
     def __init__(self, engine: Engine, replica: Replica | None = None) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Engine
 
 from registry import heads
+from registry.addresses import Pickled
 from registry.codec import Codec
 from registry.engine import read
 from registry.errors import (
@@ -40,7 +41,7 @@ _LOCK_WAIT = 1.0
 
 
 @dataclass(frozen=True)
-class Log:
+class Log(Pickled):
     """A dataset's log as a reader needs it: where it is and how its records are laid out."""
 
     engine: Engine

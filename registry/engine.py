@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import URL, Connection, Engine, Table, create_engine, event
 from sqlalchemy.dialects import postgresql as postgresql_dialect
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 Insert = postgresql_dialect.Insert | sqlite_dialect.Insert
 
+_urls: WeakKeyDictionary[Engine, URL] = WeakKeyDictionary()
+"""The URLs that engines were made for, with what is secret in them."""
+
 
 def make_engine(url: str | URL, timeout: float | None = None) -> Engine:
     """Return an engine for the URL, without connecting to it.
@@ -40,9 +44,15 @@ def make_engine(url: str | URL, timeout: float | None = None) -> Engine:
     except (ArgumentError, NoSuchModuleError, TypeError) as error:
         raise InvalidURLError(f"{shown(parsed)} cannot be used: {error}") from error
     engine.update_execution_options(registry_timeout=timeout)
+    _urls[engine] = parsed
     forks.watch(engine)
     interrupts.watch(engine)
     return engine
+
+
+def url_of(engine: Engine) -> URL:
+    """Return the URL that an engine was made for, with its passwords."""
+    return _urls[engine]
 
 
 def _postgresql(url: URL, timeout: float) -> Engine:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
-from typing import NoReturn, SupportsIndex, TypeVar
+from typing import Any, NoReturn, SupportsIndex, TypeVar
 
 import numpy as np
 
@@ -19,9 +19,11 @@ from registry.order import Permutation
 from registry.population import Population
 from registry.seals import Positions, Rows
 from registry.sharding import CHUNK_ROWS, Shard, Share
-from registry.source import Index, LocalFiles, Source, columns
+from registry.source import Index, LocalFiles, Source, Sources, columns
 
 T = TypeVar("T")
+_OPENED = {"source", "index"}
+"""What belongs to one process."""
 ALONE: Shard = (0, 1)
 CACHED_BYTES = 3 << 19
 """Bytes that are gathered at a time, or one sample: more would leave the processor's cache."""
@@ -38,6 +40,7 @@ class Epoch:
     threads.
 
     Raises `ErasedError` where samples of it were erased: when it is opened, or when they are met.
+    One that was pickled is opened again when its samples are asked for.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Epoch:
         pin: runs.Pin,
         codec: Codec,
         population: Population,
+        sources: Sources,
         source: Source,
     ) -> None:
         self.run = run
@@ -59,8 +63,22 @@ class Epoch:
         self.order = Permutation.keyed(pin.size, run.seed, pin.number)
         self.source = source
         self._population = population
+        self._sources = sources
         self.index = self._find(pin.size)
         self._refuse_erased()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in _OPENED}
+
+    @cached_property
+    def source(self) -> Source:
+        """Where the samples come from."""
+        return self._sources.at(self.watermark, self.chain)
+
+    @cached_property
+    def index(self) -> Index:
+        """Which of the log's positions are the epoch's."""
+        return self._find(self.size)
 
     def __len__(self) -> int:
         return self.size

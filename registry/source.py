@@ -286,6 +286,9 @@ class Sources:
         self._log = log
         self._mirror: Mirror | None = None
 
+    def __reduce__(self) -> tuple[type[Sources], tuple[Log]]:
+        return Sources, (self._log,)
+
     def at(self, watermark: int, chain: bytes, erased: int | None = None) -> Source:
         """Return a source of the log's first ``watermark`` rows, which end in this chain.
 

@@ -185,7 +185,7 @@ class Run:
     def _open(self, pin: runs.Pin, source: Source | None) -> Epoch:
         source = source or self._sources.at(pin.watermark, pin.chain)
         population = self.population(pin.number, pin.since, pin.watermark)
-        epoch = Epoch(self._settings, pin, self.log.codec, population, source)
+        epoch = Epoch(self._settings, pin, self.log.codec, population, self._sources, source)
         self._memory.remember(pin)
         return epoch
 
