@@ -33,12 +33,16 @@
     ├── LogGapError                positions are missing: never returned as a short page
     ├── RunMismatchError           a run of that name exists with other settings
     ├── EpochError                 an epoch that cannot be pinned (yet)
+    │   └── RewindError                fewer samples recorded as consumed than are recorded already
+    ├── TrainingError              a model, data or arguments that cannot be trained with
+    │   └── NotAnArrayError            a run or epoch used as the data itself
     ├── DivergenceError            the database holds another history than was seen before
     └── MirrorError                the local copy cannot be mended from the database
 
 Warnings: `DivergenceWarning` where a local copy was cut back to what the database holds,
 `CacheWarning` where there can be none, so that rows come from the database each time,
-`ReplicaWarning` where the primary is read from in place of its replica.
+`ReplicaWarning` where the primary is read from in place of its replica, `FreshModelWarning` where
+an untrained model continues a run.
 """
 
 from __future__ import annotations
@@ -299,6 +303,29 @@ class EpochError(RegistryError):
     """An epoch that cannot be pinned: the one before is not, or there is no sample to train on."""
 
 
+class RewindError(EpochError):
+    """A run has consumed more samples than are to be recorded.
+
+    ``consumed`` are recorded, ``asked`` were to be.
+    """
+
+    def __init__(self, run: str, consumed: int, asked: int) -> None:
+        super().__init__(
+            f"run {run!r} has consumed {consumed} samples, so recording {asked} would go back; "
+            f"record(consumed={asked}, rewind=True) does so, advance(samples) adds to them"
+        )
+        self.consumed = consumed
+        self.asked = asked
+
+
+class TrainingError(RegistryError, TypeError):
+    """A model, data or arguments that cannot be trained with; nothing was pinned or trained."""
+
+
+class NotAnArrayError(TrainingError, AttributeError):
+    """A run or an epoch was used as the data itself, as in ``model.fit(run)``."""
+
+
 class DivergenceError(RegistryError):
     """The database holds another history than the one that was read, written or trained on."""
 
@@ -320,3 +347,7 @@ class CacheWarning(UserWarning):
 
 class ReplicaWarning(UserWarning):
     """The replica cannot be read from, or lags too far; the primary is read from for a while."""
+
+
+class FreshModelWarning(UserWarning):
+    """A model whose optimizer has made no step continues a run that has been trained on."""

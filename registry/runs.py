@@ -14,7 +14,7 @@ from typing import Any, SupportsIndex
 from sqlalchemy import BigInteger, Connection, Engine, Row, Select, and_, bindparam, select, update
 
 from registry import policies
-from registry.engine import insert_if_new, read, write
+from registry.engine import insert_if_new, read, write, writing
 from registry.errors import FeatureError, RunMismatchError
 from registry.models import epochs, heads, runs, samples
 from registry.policies import Policy
@@ -32,6 +32,12 @@ _LAST = (
 )
 _NUMBER = _LAST.where(epochs.c.number == bindparam("number"))
 _BEGUN = _LAST.where(epochs.c.start <= bindparam("sample"))
+_COVERING = (
+    select(epochs)
+    .where(epochs.c.run_id == bindparam("run"), epochs.c.watermark >= bindparam("watermark"))
+    .order_by(epochs.c.number)
+    .limit(1)
+)
 # Not a join: a plan that reads all of a short log would be kept when it has grown.
 _CHAIN = (
     select(samples.c.chain)
@@ -196,6 +202,11 @@ def find_at(engine: Engine, run: Settings, sample: int) -> Pin | None:
     return read(engine, find)
 
 
+def find_covering(engine: Engine, run: Settings, watermark: int) -> Pin | None:
+    """Read the row of the first epoch that was pinned at or after a watermark."""
+    return read(engine, lambda c: _find(c, _COVERING, run, watermark=watermark))
+
+
 def pin(engine: Engine, run: Settings, proposed: Pin) -> Pin:
     """Pin an epoch as proposed, unless another worker was faster; return what holds."""
 
@@ -211,15 +222,47 @@ def pin(engine: Engine, run: Settings, proposed: Pin) -> Pin:
 
 def consumed(engine: Engine, run: Settings) -> int:
     """Read how many of the run's samples have been trained on."""
-    wanted = select(runs.c.consumed).where(runs.c.id == run.id)
-    samples: int = read(engine, lambda connection: connection.execute(wanted).scalar_one())
-    return samples
+    return read(engine, lambda connection: _consumed(connection, run))
 
 
-def record(engine: Engine, run: Settings, samples: int) -> None:
-    """Store how many of the run's samples have been trained on."""
+def record(engine: Engine, run: Settings, samples: int, *, rewind: bool = False) -> int:
+    """Store how many of the run's samples have been trained on, unless it is more already.
+
+    With ``rewind``, store it all the same. Returns what is stored then.
+    """
     stored = update(runs).where(runs.c.id == run.id).values(consumed=samples)
-    write(engine, lambda connection: connection.execute(stored))
+    if not rewind:
+        # In the statement itself: between a read and the write another worker may record more.
+        stored = stored.where(runs.c.consumed <= samples)
+
+    def store(connection: Connection) -> int:
+        if connection.execute(stored).rowcount:
+            return samples
+        return _consumed(connection, run)
+
+    return write(engine, store)
+
+
+def advance(engine: Engine, run: Settings, samples: int) -> int | None:
+    """Add to how many of the run's samples have been trained on; None if that is past `END`.
+
+    Not tried again where the connection is lost: it may have been added.
+    """
+    added = (
+        update(runs)
+        .where(runs.c.id == run.id, runs.c.consumed < END - samples)
+        .values(consumed=runs.c.consumed + samples)
+        .returning(runs.c.consumed)
+    )
+    with writing(engine) as connection:
+        return connection.execute(added).scalar()
+
+
+def _consumed(connection: Connection, run: Settings) -> int:
+    samples: int = connection.execute(
+        select(runs.c.consumed).where(runs.c.id == run.id)
+    ).scalar_one()
+    return samples
 
 
 def _settings(row: Row[Any]) -> Settings:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from itertools import chain, count, pairwise
-from typing import SupportsIndex
+from typing import NoReturn, SupportsIndex
 
 import numpy as np
 
@@ -14,7 +15,13 @@ from registry import runs, stream
 from registry.codec import Column
 from registry.cursor import Log, await_growth
 from registry.epoch import ALONE, Epoch
-from registry.errors import DivergenceError, EpochError
+from registry.errors import (
+    DivergenceError,
+    EpochError,
+    ErasedError,
+    NotAnArrayError,
+    RewindError,
+)
 from registry.features import Features
 from registry.heads import Head
 from registry.pins import PinMemory
@@ -68,11 +75,42 @@ class Run:
         """The last epoch that is pinned, as the database holds it; None before the first."""
         return runs.last(self.log.engine, self._settings)
 
-    def record(self, consumed: SupportsIndex) -> None:
-        """Store that the run's first ``consumed`` samples have been trained on."""
-        if not 0 <= (samples := operator.index(consumed)) < runs.END:
-            raise EpochError(f"{samples} samples cannot have been consumed")
-        runs.record(self.log.engine, self._settings, samples)
+    def record(self, consumed: SupportsIndex, *, rewind: bool = False) -> None:
+        """Store that the run's first ``consumed`` samples have been trained on.
+
+        Raises `RewindError` if more are recorded already, unless ``rewind`` is true.
+        """
+        samples = _count(consumed)
+        stored = runs.record(self.log.engine, self._settings, samples, rewind=rewind)
+        if stored != samples:
+            raise RewindError(self.name, stored, samples)
+
+    def record_at_least(self, consumed: SupportsIndex) -> None:
+        """Store that the run's first ``consumed`` samples have been trained on, if not more."""
+        runs.record(self.log.engine, self._settings, _count(consumed))
+
+    def advance(self, samples: SupportsIndex) -> int:
+        """Add to the samples that have been trained on; return how many they are now.
+
+        Whatever others add at the same time counts, too. If the connection is lost meanwhile, they
+        may have been added: look at ``consumed`` before trying again.
+        """
+        consumed = runs.advance(self.log.engine, self._settings, _count(samples))
+        if consumed is None:
+            raise EpochError(f"{samples} more samples cannot have been consumed")
+        return consumed
+
+    @property
+    def shape(self) -> NoReturn:
+        """None: Keras asks for it where a run is passed as the data, which cannot work."""
+        raise NotAnArrayError(
+            f"{self!r} is no array of samples: train with registry.keras.fit(model, run, …) or "
+            "model.fit(StreamDataset(run, …), steps_per_epoch=…)"
+        )
+
+    def __array__(self, dtype: object = None, copy: object = None) -> NoReturn:
+        _ = self.shape
+        raise AssertionError
 
     def __repr__(self) -> str:
         return f"<run {self.name!r}: split {self.split!r}, policy {self.policy!r}>"
@@ -109,19 +147,42 @@ class Run:
         pin = seen.pin
         return self._open(pin, self._sources.at(pin.watermark, pin.chain, seen.erased))
 
+    def pin(self, number: int) -> runs.Pin | None:
+        """Return an epoch as the database holds it; None while it is not pinned."""
+        return runs.find(self.log.engine, self._settings, number)
+
+    def covering(self, watermark: int) -> Epoch:
+        """Return the first epoch that was pinned at or after a watermark; pins it if none was.
+
+        If there is nothing new to pin, the last epoch.
+        """
+        pin = runs.find_covering(self.log.engine, self._settings, watermark)
+        if pin is not None:
+            with suppress(ErasedError):  # then there is a newer one, or it is pinned
+                return self.epoch(pin.number)
+        last = self.last
+        if last is None:
+            return self.epoch(0, timeout=0)
+        return self.begin(last.number + 1, 0) or self.epoch(last.number)
+
     def at(self, sample: int) -> Epoch:
         """Return the epoch that a sample of the run belongs to; pins it if it is the next one."""
-        return self.epoch(self._number_at(sample))
+        return self.epoch(self.locate(sample)[0])
 
-    def _number_at(self, sample: int) -> int:
+    def locate(self, sample: int) -> tuple[int, int]:
+        """Return the number of the epoch that a sample of the run belongs to, and its offset there.
+
+        Where the pinned epochs end, that is the start of the next one. Raises `DivergenceError`
+        beyond.
+        """
         if sample < 0:
             raise EpochError(f"a run's samples count from 0, so it has no sample {sample}")
         pin = runs.find_at(self.log.engine, self._settings, sample)
         end = pin.start + pin.size if pin else 0
         if pin is not None and sample < end:
-            return pin.number
+            return pin.number, sample - pin.start
         if sample == end:
-            return pin.number + 1 if pin else 0
+            return (pin.number + 1 if pin else 0), 0
         raise DivergenceError(
             f"run {self.name!r} is to go on at sample {sample}, but the epochs that this database "
             f"has pinned end at sample {end}: it is older than the training; restore the newer "
@@ -147,7 +208,7 @@ class Run:
         An epoch is pinned when the first of its samples is reached; while there is none at all,
         this waits for one, and yields None whenever ``patience`` seconds have passed.
         """
-        epoch = yield from self._await(self._number_at(start), patience)
+        epoch = yield from self._await(self.locate(start)[0], patience)
         # One batch at first, which is soon there.
         for after, until in pairwise(chain([0], count(share.batch_size, share.chunk))):
             wanted = share.endless(after, until) + start
@@ -217,3 +278,9 @@ class Run:
                 return pinned, None
             head = await_growth(self.log, head.position, until)
         return None
+
+
+def _count(samples: SupportsIndex) -> int:
+    if not 0 <= (count := operator.index(samples)) < runs.END:
+        raise EpochError(f"{count} samples cannot have been consumed")
+    return count

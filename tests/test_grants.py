@@ -264,7 +264,7 @@ def test_a_trainer_reads_pins_epochs_and_records_progress_and_no_more(
         run = digits.run("mine", seed=7)
         assert [batch["label"].tolist() for batch in run.epoch(0).batches(10)] == [[1]]
         run.record(1)
-        assert run.consumed == 1
+        assert run.advance(1) == run.consumed == 2
         assert [revision.entry.key for revision in digits.history("a")] == ["a"]
         refuses(reg, *NOBODY_BUT_THE_OWNER, *NEITHER_READER_NOR_WRITER, *NO_READER)
         with pytest.raises(PermissionDeniedError, match="ask its owner to grant this right"):

@@ -8,6 +8,8 @@ import multiprocessing
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,16 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import func, select
 
+import registry
 from registry import ClassLabel, Dataset, Epoch, Registry, Replay, Report, Run, Tensor, Text, models
 from registry.cursor import await_growth
-from registry.errors import DivergenceError, EpochError, FeatureError, RunMismatchError
+from registry.errors import (
+    DivergenceError,
+    EpochError,
+    FeatureError,
+    RewindError,
+    RunMismatchError,
+)
 from registry.features import Feature
 from registry.heads import Head
 from registry.policies import Policy
@@ -221,7 +230,7 @@ class Training(RuleBasedStateMachine):
         whole = size * count
         steps = data.draw(st.integers(0, (self.reachable - start) // whole))
         if recorded:
-            self.run.record(start)
+            self.run.record(start, rewind=True)
         shards = [
             itertools.islice(
                 self.run.stream(size, shard=(index, count), start=None if recorded else start),
@@ -494,8 +503,48 @@ def test_what_was_consumed_is_recorded_with_the_run(reg: Registry, dataset: Data
     assert again.consumed == 4
     assert rows(next(again.stream(4))) == rows(second)
     assert rows(next(again.stream(4, start=0))) == rows(first)
-    with pytest.raises(EpochError, match="-1 samples cannot have been consumed"):
-        run.record(-1)
+    for wrong in (lambda: run.record(-1), lambda: run.advance(-1), lambda: run.record(2**63)):
+        with pytest.raises(EpochError, match="samples cannot have been consumed"):
+            wrong()
+
+
+def test_what_was_consumed_goes_back_only_on_request(reg: Registry, dataset: Dataset) -> None:
+    run, other = dataset.run("r"), reg.open("samples").run("r")
+    run.record(368)
+    with pytest.raises(
+        RewindError, match=r"has consumed 368 samples, so recording 128 .*rewind=True.*advance"
+    ) as caught:
+        other.record(128)
+    assert (caught.value.consumed, caught.value.asked) == (368, 128)
+    other.record_at_least(128)
+    other.record(368)
+    assert run.consumed == 368
+    run.record(128, rewind=True)
+    assert other.consumed == 128
+    assert other.advance(32) == 160
+    run.record(2**63 - 2)
+    assert run.advance(1) == 2**63 - 1
+    with pytest.raises(EpochError, match="1 more samples cannot have been consumed"):
+        run.advance(1)
+    assert run.consumed == 2**63 - 1
+
+
+@pytest.mark.usefixtures("dataset")
+def test_what_many_workers_consume_adds_up_and_never_goes_back(url: str) -> None:
+    runs = [registry.connect(url).open("samples").run("r") for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        counts = list(pool.map(lambda n: runs[n % 4].advance(3), range(40)))
+        assert sorted(counts) == list(range(3, 123, 3))
+        found = list(pool.map(lambda n: _recorded(runs[n % 4], 200 - n % 7), range(70)))
+    assert runs[0].consumed == max(found) == 200
+    for run in runs:
+        run.log.engine.dispose()
+
+
+def _recorded(run: Run, samples: int) -> int:
+    with suppress(RewindError):
+        run.record(samples)
+    return run.consumed
 
 
 def test_a_run_never_goes_on_from_where_its_database_has_not_been(
