@@ -15,7 +15,7 @@ from registry.errors import EpochError
 from registry.seals import Positions
 from registry.sharding import Shard, Share
 from registry.source import LocalFiles
-from registry.tensorflow import graph, images
+from registry.tensorflow import graph, images, interrupts
 from registry.tensorflow.batches import Mapped, Rebatched, map_as_is
 from registry.tensorflow.elements import (
     Elements,
@@ -27,6 +27,7 @@ from registry.tensorflow.elements import (
     row_signature,
     signature,
 )
+from registry.tensorflow.endless import refuse_endless_epoch
 from registry.tensorflow.generated import Generated
 from registry.training import Run
 
@@ -69,7 +70,8 @@ class EpochDataset(_Wrapped):
     """One epoch's samples, each once, in batches of ``batch_size``; its cardinality is known.
 
     Elements are dicts by feature; with ``x``, ``y`` and ``weight`` they are ``x``, ``(x, y)`` or
-    ``(x, y, weight)``, and a list of names makes a dict of them. A batch has the shape
+    ``(x, y, weight)``, and a list of names makes a dict of them, a dict one by other names, such
+    as ``weight={"mask": "mask_weight"}`` by a model's output. A batch has the shape
     ``(batch_size, *shape)`` and the feature's dtype: class labels are int32, `Text` and `Bytes`
     strings and `Ragged` a RaggedTensor. `Image` is decoded to uint8, shape ``(batch_size, height,
     width, channels)``, and resized to ``image_size``, ``(height, width)``, if that is given.
@@ -93,7 +95,7 @@ class EpochDataset(_Wrapped):
         batch_size: SupportsIndex,
         x: Names | None = None,
         y: Names | None = None,
-        weight: str | None = None,
+        weight: Names | None = None,
         shard: Worker = ALONE,
         start: SupportsIndex = 0,
         drop_remainder: bool = False,
@@ -142,7 +144,8 @@ class StreamDataset(_Wrapped):
     consumed (`Run.record`). So an iterator that is made and thrown away loses nothing.
 
     An epoch is pinned when its first sample is read, which is a little before it is trained on:
-    batches are prefetched.
+    batches are prefetched. Ctrl-C ends the wait for a sample, if the dataset was made in the main
+    thread. Keras needs ``steps_per_epoch`` with it, or its epoch would not end.
     """
 
     def __init__(
@@ -152,7 +155,7 @@ class StreamDataset(_Wrapped):
         batch_size: SupportsIndex,
         x: Names | None = None,
         y: Names | None = None,
-        weight: str | None = None,
+        weight: Names | None = None,
         shard: Worker = ALONE,
         start: SupportsIndex | None = None,
         channels: int = 3,
@@ -162,13 +165,30 @@ class StreamDataset(_Wrapped):
         share = Share.of(batch_size, pair(shard))
 
         def chunks() -> Iterator[Chunk | None]:
-            return run.chunks(
-                share, run.consumed if start is None else operator.index(start), PATIENCE
-            )
+            first = run.consumed if start is None else operator.index(start)
+            pressed = interrupts.count()
+            for chunk in run.chunks(share, first, PATIENCE):
+                if chunk is None and interrupts.count() != pressed:
+                    raise EpochError(f"run {run.name!r} waited for a sample until Ctrl-C")
+                yield chunk
+                if chunk is not None:
+                    pressed = interrupts.count()
+
+        interrupts.watch()
 
         batches = _generated(elements, chunks, run.log, share.batch_size, drop_remainder=True)
         endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
         super().__init__(batches.apply(endless))
+
+    def cardinality(self) -> Any:
+        """Return that the dataset is infinite."""
+        refuse_endless_epoch()
+        return super().cardinality()
+
+    def map(self, *arguments: Any, **options: Any) -> tf.data.Dataset:
+        """Map a function over the batches, as any `tf.data.Dataset`."""
+        refuse_endless_epoch()  # Keras maps `class_weight` before it asks for the cardinality
+        return super().map(*arguments, **options)
 
 
 def pair(shard: Worker) -> Shard:

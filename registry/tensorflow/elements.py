@@ -13,7 +13,8 @@ from registry.codec import Codec, Column
 from registry.errors import FeatureError
 from registry.features import ClassLabel, Feature, Features, Image, Ragged, Tensor
 
-Names = str | Sequence[str]
+Names = str | Sequence[str] | Mapping[str, str]
+"""A feature's name, or several: a dict of them by feature, or by the names that a model has."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Elements:
     features: Features
     x: Names | None = None
     y: Names | None = None
-    weight: str | None = None
+    weight: Names | None = None
     channels: int = 3
     image_size: tuple[int, int] | None = None
 
@@ -44,11 +45,7 @@ class Elements:
 
     @property
     def _named(self) -> list[str]:
-        return [
-            name
-            for names in (self.x, self.y, self.weight)
-            for name in ([names] if isinstance(names, str) else names or ())
-        ]
+        return [name for names in (self.x, self.y, self.weight) for name in _features(names)]
 
     @property
     def images(self) -> list[str]:
@@ -81,7 +78,16 @@ class Elements:
 
 
 def _pick(batch: Mapping[str, Any], names: Names) -> Any:
-    return batch[names] if isinstance(names, str) else {name: batch[name] for name in names}
+    if isinstance(names, str):
+        return batch[names]
+    keys = names if isinstance(names, Mapping) else _features(names)
+    return {key: batch[name] for key, name in zip(keys, _features(names), strict=True)}
+
+
+def _features(names: Names | None) -> Sequence[str]:
+    if isinstance(names, str):
+        return [names]
+    return list(names.values() if isinstance(names, Mapping) else names or ())
 
 
 def row_decoder(codec: Codec, wanted: Sequence[str]) -> Callable[[Any], dict[str, Any]]:
