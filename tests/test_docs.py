@@ -14,6 +14,8 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 WITH_EXAMPLES = [page for page in PAGES if BLOCK.search(page.read_text())]
 
 
+# Keras's own, where it saves a variable.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: page.name)
 def test_the_examples_of_a_page_run_in_order(
     page: Path, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -15,7 +15,6 @@ import pytest
 import tensorflow as tf
 
 from registry import Dataset, Registry, Replay, Tensor
-from registry.errors import DivergenceError
 from registry.keras import Consumption, fit
 from registry.tensorflow import StreamDataset
 from tests.faults.figures import rounds
@@ -122,27 +121,6 @@ def test_the_progress_bar_counts_the_batches_of_each_epoch(
     printed = capfd.readouterr().out
     assert "Epoch 1/2\n10/10 - " in printed
     assert "Epoch 2/2\n20/20 - " in printed
-
-
-def test_a_training_on_a_database_older_than_its_backup_is_refused(
-    growing: Dataset, tmp_path: Path
-) -> None:
-    def train(name: str, epochs: int, *, keep: bool) -> None:
-        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=not keep)
-        fit(
-            model(),
-            growing.run(name),
-            epochs=epochs,
-            batch_size=10,
-            x="x",
-            y="y",
-            callbacks=[backup],
-            verbose=0,
-        )
-
-    train("further", 2, keep=True)
-    with pytest.raises(DivergenceError, match=r"trained 20 steps beyond epoch -1 of run 'other'"):
-        train("other", 3, keep=True)
 
 
 def test_a_stream_under_fit_neither_loses_nor_repeats_a_sample(growing: Dataset) -> None:

@@ -1,0 +1,55 @@
+"""What ``model.fit`` is given of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from registry.epoch import ALONE, Epoch
+from registry.sharding import Share
+from registry.tensorflow import EpochDataset
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """Makes datasets of epochs, all in the same way.
+
+    ``options`` are those of `EpochDataset`; ``function`` is called with the parts of each batch.
+    """
+
+    share: Share
+    options: Mapping[str, Any]
+    function: Callable[..., Any] | None
+
+    def training(self, epoch: Epoch, first: int) -> tf.data.Dataset:
+        """Return the worker's batches of an epoch from an offset on."""
+        return self._mapped(EpochDataset(epoch, start=first, **self.options))
+
+    def validation(self, epoch: Epoch) -> tf.data.Dataset:
+        """Return all of an epoch, for every worker: they are to find the same of it."""
+        options = {**self.options, "shard": ALONE, "drop_remainder": False}
+        return self._mapped(EpochDataset(epoch, **options))
+
+    def _mapped(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        if self.function is None:
+            return dataset
+        return dataset.map(self.function, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def build(model: Any, dataset: tf.data.Dataset) -> None:
+    """Give a model its weights, which callbacks may want to restore, by one batch thrown away."""
+    strategy = getattr(model, "distribute_strategy", None)
+    for batch in dataset.take(1):
+        inputs = batch[0] if isinstance(batch, tuple) else batch
+        if keras.backend.backend() != "tensorflow":
+            inputs = keras.tree.map_structure(
+                lambda each: keras.ops.convert_to_tensor(each.numpy()), inputs
+            )
+        # A model that trains by a `train_step` need not have a `call`.
+        with strategy.scope() if strategy else nullcontext(), suppress(NotImplementedError):
+            model(inputs)
