@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Generic, TypeVar
 
 from sqlalchemy import Connection, Engine, select
@@ -18,11 +19,11 @@ from registry.chain import NONE, buckets, extend
 from registry.engine import driver, writing
 from registry.errors import RegistryError
 from registry.heads import Head
+from registry.lookup import Latest, RecordReader, latest
 from registry.models import samples
 from registry.notifications import notify
 from registry.plan import Amend, Batch, Outcome, Plan, Report, resolve
 from registry.retry import PATIENCE, retrying
-from registry.revisions import Latest, latest
 
 CHUNK_ROWS = 1 << 16
 CHUNK_BYTES = 64 << 20
@@ -51,8 +52,12 @@ def append(engine: Engine, dataset_id: int, batch: Batch) -> Report:
     return total
 
 
-def amend(engine: Engine, dataset_id: int, key: str, change: Amend, source: str | None) -> Report:
+def amend(
+    engine: Engine, dataset_id: int, key: str, change: Amend | None, source: str | None
+) -> Report:
     """Replace a key's latest record by what ``change`` makes of it, with no revision lost between.
+
+    None retracts it.
 
     Raises `SampleNotFoundError` where the dataset never had the key.
     """
@@ -122,14 +127,22 @@ class Writer:
         One that is an error already stays so. The reports' heads are all the one after the last
         batch: they are committed together.
         """
-        known = self._known([batch for batch in batches if isinstance(batch, Batch)])
+        wanted = [batch for batch in batches if isinstance(batch, Batch)]
+        known = self._known(wanted)
+        amended = (
+            known[key]
+            for batch in wanted
+            for key, record in zip(batch.keys, batch.records, strict=True)
+            if callable(record) and key in known
+        )
+        read = RecordReader(self.connection, self.dataset_id, amended)
         position = self.head.position
         found: list[Plan | RegistryError] = []
         for batch in batches:
             try:
                 if isinstance(batch, RegistryError):
                     raise batch
-                plan = resolve(batch, known, position)
+                plan = resolve(batch, known, position, read)
             except RegistryError as error:
                 found.append(error)
                 continue
@@ -142,10 +155,12 @@ class Writer:
         return [each.report(self.head) if isinstance(each, Plan) else each for each in found]
 
     def _known(self, batches: Sequence[Batch]) -> dict[str, Latest]:
-        keys = {key for batch in batches if not batch.fresh for key in batch.keys}
+        named = [batch for batch in batches if not batch.fresh]
+        keys = {key for batch in named for key in batch.keys}
         if not keys or not self.head.position:
             return {}
-        return latest(self.connection, self.dataset_id, list(keys))
+        compared = chain.from_iterable(batch.compared() for batch in named)
+        return latest(self.connection, self.dataset_id, keys, compared)
 
     def write(self, plans: Sequence[Plan]) -> None:
         """Append the rows that were planned for this head."""

@@ -22,7 +22,7 @@ from registry.inbox import Inbox
 from registry.keys import Keys, check_key, check_source
 from registry.mirror import Mirror
 from registry.page import Page
-from registry.plan import Batch, Outcome, Report
+from registry.plan import Amend, Batch, Outcome, Report
 from registry.policies import Policy
 from registry.population import Population, count_in_database
 from registry.revisions import Entry, Revision
@@ -140,7 +140,7 @@ class Dataset:
 
         Raises `SampleNotFoundError` where the dataset never had the key.
         """
-        return self._amend(key, lambda _: None, source)
+        return self._amend(key, None, source)
 
     def apply(self, requests: Sequence[Sequence[Change]]) -> list[Outcome]:
         """Commit requests together, in one transaction, and return what became of each.
@@ -261,9 +261,7 @@ class Dataset:
         )
         return Run(self._log, settings, interval(self.splits, settings.split), self._sources)
 
-    def _amend(
-        self, key: str, change: Callable[[bytes | None], bytes | None], source: str | None
-    ) -> Report:
+    def _amend(self, key: str, change: Amend | None, source: str | None) -> Report:
         self._check_writable()
         check_key(key)
         check_source(source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -96,6 +97,7 @@ def _sqlite(url: URL, timeout: float) -> Engine:
         # Python's own transaction handling would begin late and DEFERRED: two writers could both
         # read, and one would fail on upgrading its lock instead of waiting for it.
         connection.isolation_level = None
+        connection.create_function("sha256", 1, _sha256, deterministic=True)
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA synchronous = FULL")
         if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
@@ -115,6 +117,11 @@ def _sqlite(url: URL, timeout: float) -> Engine:
             connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(1000 * timeout)}")
 
     return engine
+
+
+def _sha256(data: bytes | None) -> bytes | None:
+    """What PostgreSQL's function of this name returns, for SQLite, which has none."""
+    return None if data is None else hashlib.sha256(data).digest()
 
 
 @contextmanager

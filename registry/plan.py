@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from registry.errors import RegistryError, SampleNotFoundError
 from registry.heads import Head
-from registry.revisions import Latest
+from registry.lookup import Latest, Stored
 
 Amend = Callable[[bytes | None], bytes | None]
 """Makes a key's next record of its latest one, which is None where that was a retraction."""
@@ -24,6 +24,11 @@ class Batch:
     records: Sequence[bytes | Amend | None]
     sources: Sequence[str | None]
     fresh: bool = False
+
+    def compared(self) -> Iterator[tuple[str, bytes | None]]:
+        """Yield each key with the record that its latest one is compared with, if there is one."""
+        for key, record in zip(self.keys, self.records, strict=True):
+            yield key, record if isinstance(record, bytes) else None
 
 
 @dataclass(frozen=True)
@@ -71,10 +76,16 @@ class Plan:
         return Report(self.inserted, self.revised, self.retracted, self.unchanged, head)
 
 
-def resolve(batch: Batch, known: Mapping[str, Latest], position: int) -> Plan:
+def resolve(
+    batch: Batch,
+    known: Mapping[str, Latest],
+    position: int,
+    read: Callable[[int], bytes] | None = None,
+) -> Plan:
     """Compare a batch with what its keys hold, as if its rows came one after another.
 
-    ``position`` is that of the first row. Raises `SampleNotFoundError` for a key to retract or
+    ``position`` is that of the first row; ``read`` returns the record at a position, and is needed
+    where the batch amends. Raises `SampleNotFoundError` for a key to retract or
     amend that the dataset never had.
     """
     if batch.fresh or (not known and _all_new(batch)):
@@ -88,9 +99,12 @@ def resolve(batch: Batch, known: Mapping[str, Latest], position: int) -> Plan:
     counts = {"inserted": 0, "revised": 0, "retracted": 0, "unchanged": 0}
     for key, given, source in zip(batch.keys, batch.records, batch.sources, strict=True):
         old = latest.get(key)
-        if old is None and not isinstance(given, bytes):
+        if callable(given):
+            old, record = _amended(key, old, given, read)
+        elif old is None and given is None:
             raise SampleNotFoundError(key)
-        record = given(old.record if old else None) if callable(given) else given
+        else:
+            record = given
         if old is not None and old.record == record:
             counts["unchanged"] += 1
             continue
@@ -102,6 +116,19 @@ def resolve(batch: Batch, known: Mapping[str, Latest], position: int) -> Plan:
         supersedes.append(old.position if old else None)
         sources.append(source)
     return Plan(keys, records, supersedes, sources, **counts)
+
+
+def _amended(
+    key: str, old: Latest | None, change: Amend, read: Callable[[int], bytes] | None
+) -> tuple[Latest, bytes | None]:
+    """Return the key's latest revision, with its record, and what a change makes of that."""
+    if old is None:
+        raise SampleNotFoundError(key)
+    record = old.record
+    if isinstance(record, Stored):
+        assert read is not None
+        record = read(old.position)
+    return Latest(old.position, record), change(record)
 
 
 def _all_new(batch: Batch) -> bool:

@@ -1,4 +1,4 @@
-"""Rows of the log by key: what a key's latest revision is, and what came before it."""
+"""Rows of the log by key: what a sample was in the course of time, and what was erased of it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, select
 
 from registry.engine import driver
 from registry.errors import SampleNotFoundError
 from registry.models import datasets, erasures, samples
 from registry.standby import missing_rows
-
-
-class Latest(NamedTuple):
-    """The newest revision of a key: its position and record (None for a retraction)."""
-
-    position: int
-    record: bytes | None
 
 
 @dataclass(frozen=True)
@@ -59,29 +53,6 @@ class Erased(NamedTuple):
     chain: bytes
 
 
-# Keys travel as JSON: turning a list into an array costs the driver more than finding the keys.
-# Each is sought as the first entry at or after it of the one index that has this order.
-_POSTGRESQL = """
-    SELECT asked.key, found.position, found.record
-    FROM json_array_elements_text(%(keys)s::json) AS asked (key)
-    CROSS JOIN LATERAL (
-        SELECT dataset_id, key, position, record FROM samples
-        WHERE (key, dataset_id) >= (asked.key COLLATE "C", %(dataset_id)s)
-        ORDER BY key, dataset_id, position DESC LIMIT 1
-    ) AS found
-    WHERE found.dataset_id = %(dataset_id)s AND found.key = asked.key
-"""
-# Left to itself, SQLite goes through the whole log for every batch: CROSS JOIN keeps the order of
-# the tables, INDEXED BY the way to the maximum.
-_SQLITE = """
-    SELECT samples.key, samples.position, samples.record FROM json_each(?) AS asked
-    CROSS JOIN samples ON samples.dataset_id = ? AND samples.position = (
-        SELECT max(position) FROM samples INDEXED BY ix_samples_key
-        WHERE dataset_id = ? AND key = asked.value
-    )
-"""
-
-
 def missing(key: str, found: Sequence[Entry]) -> SampleNotFoundError:
     """Return the error that says why a key with these revisions has no sample."""
     if not found:
@@ -90,38 +61,6 @@ def missing(key: str, found: Sequence[Entry]) -> SampleNotFoundError:
     if held.erased:
         return SampleNotFoundError(key, "it was erased; insert it again if it may be kept")
     return SampleNotFoundError(key, f"it was retracted at position {found[-1].position}")
-
-
-def latest(connection: Connection, dataset_id: int, keys: Sequence[str]) -> dict[str, Latest]:
-    """Return the latest revision of each key that the dataset has ever had."""
-    ordered = sorted(keys)  # neighbours lie on the same page of the index
-    if not _any_between(connection, dataset_id, ordered[0], ordered[-1]):
-        return {}
-    asked = json.dumps(ordered, ensure_ascii=False)
-    if connection.dialect.name == "postgresql":
-        with driver(connection).cursor(binary=True) as cursor:
-            rows: Sequence[Any] = cursor.execute(
-                _POSTGRESQL, {"keys": asked, "dataset_id": dataset_id}
-            ).fetchall()
-    else:
-        rows = connection.exec_driver_sql(_SQLITE, (asked, dataset_id, dataset_id)).fetchall()
-    return {key: Latest(position, record) for key, position, record in rows}
-
-
-def _any_between(connection: Connection, dataset_id: int, low: str, high: str) -> bool:
-    """Tell whether there may be any key from ``low`` to ``high``.
-
-    A bulk load often comes in the order of its keys: then this one look spares thousands. Keys
-    compare by their bytes in both databases and, being UTF-8, alike in Python.
-    """
-    found = connection.execute(
-        select(samples.c.key)
-        .with_hint(samples, "INDEXED BY ix_samples_key", "sqlite")
-        .where(tuple_(samples.c.key, samples.c.dataset_id) >= (low, dataset_id))
-        .order_by(samples.c.key, samples.c.dataset_id, samples.c.position.desc())
-        .limit(1)
-    ).scalar_one_or_none()
-    return found is not None and found <= high
 
 
 _COLUMNS = (
@@ -186,12 +125,15 @@ def _of_key(wanted: Select[Any], dataset_id: int, key: str) -> Select[Any]:
     )
 
 
+LONG = 1 << 16
+"""Bytes up to which a record is its own fingerprint: to send it is faster than to hash it twice."""
+
 _AT_POSTGRESQL = """
-    SELECT record FROM unnest(%s::bigint[]) WITH ORDINALITY AS asked (position, rank)
+    SELECT {} FROM unnest(%s::bigint[]) WITH ORDINALITY AS asked (position, rank)
     JOIN samples ON samples.dataset_id = %s AND samples.position = asked.position ORDER BY rank
 """
 _AT_SQLITE = """
-    SELECT record FROM json_each(?) AS asked
+    SELECT {} FROM json_each(?) AS asked
     CROSS JOIN samples ON samples.dataset_id = ? AND samples.position = asked.value
     ORDER BY asked.key
 """
@@ -202,15 +144,37 @@ def records_at(connection: Connection, dataset_id: int, positions: Sequence[int]
 
     That of an erased row is empty.
     """
+    return _values_at(connection, dataset_id, positions, "record")
+
+
+def fingerprints_at(
+    connection: Connection, dataset_id: int, positions: Sequence[int]
+) -> list[bytes]:
+    """Return the `fingerprint` of records as `records_at` returns them.
+
+    The database computes those of long records, which it need not send then.
+    """
+    hashed = f"CASE WHEN length(record) <= {LONG} THEN record ELSE sha256(record) END"
+    return _values_at(connection, dataset_id, positions, hashed)
+
+
+def fingerprint(record: bytes) -> bytes:
+    """Return bytes that are equal, of records of one length, only where the records are."""
+    return record if len(record) <= LONG else sha256(record).digest()
+
+
+def _values_at(
+    connection: Connection, dataset_id: int, positions: Sequence[int], column: str
+) -> list[bytes]:
     if connection.dialect.name == "postgresql":
         with driver(connection).cursor(binary=True) as cursor:
             rows: Sequence[Any] = cursor.execute(
-                _AT_POSTGRESQL, (list(positions), dataset_id)
+                _AT_POSTGRESQL.format(column).encode(), (list(positions), dataset_id)
             ).fetchall()
     else:
         place = (json.dumps(list(positions)), dataset_id)
-        rows = connection.exec_driver_sql(_AT_SQLITE, place).fetchall()
-    return [record for (record,) in rows if record is not None]
+        rows = connection.exec_driver_sql(_AT_SQLITE.format(column), place).fetchall()
+    return [value for (value,) in rows if value is not None]
 
 
 def sample_at(connection: Connection, dataset_id: int, position: int) -> tuple[str, str, bytes]:

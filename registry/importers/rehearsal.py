@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
+from hashlib import sha256
 
 from sqlalchemy import Engine
 
@@ -11,8 +11,8 @@ from registry.dataset import Dataset
 from registry.engine import read
 from registry.features import Features
 from registry.heads import Head
+from registry.lookup import Latest, Stored, latest
 from registry.plan import Batch, Report, resolve
-from registry.revisions import Latest, latest
 
 
 class Rehearsal:
@@ -27,7 +27,9 @@ class Rehearsal:
         self._engine = engine
         self.dataset = dataset
         self._seen = sqlite3.connect("")  # a temporary file, gone when it is closed
-        self._seen.execute("CREATE TABLE seen (key TEXT PRIMARY KEY, digest BLOB) WITHOUT ROWID")
+        self._seen.execute(
+            "CREATE TABLE seen (key TEXT PRIMARY KEY, size INTEGER, digest BLOB) WITHOUT ROWID"
+        )
 
     @property
     def head(self) -> Head:
@@ -35,30 +37,38 @@ class Rehearsal:
 
     def append(self, batch: Batch) -> Report:
         """Return the report that `Dataset.append` would; raises as it does."""
-        digests = [_digest(record) for record in batch.records if isinstance(record, bytes)]
-        known = self._known(list(batch.keys))
-        plan = resolve(Batch(batch.keys, digests, batch.sources), known, 0)
+        plan = resolve(batch, self._known(batch), 0)
         self._seen.executemany(
-            "INSERT OR REPLACE INTO seen VALUES (?, ?)", zip(plan.keys, plan.records, strict=True)
+            "INSERT OR REPLACE INTO seen VALUES (?, ?, ?)",
+            [
+                (key, len(record), _digest(record))
+                for key, record in zip(plan.keys, plan.records, strict=True)
+                if record is not None
+            ],
         )
         return plan.report(self.head)
 
     def close(self) -> None:
         self._seen.close()
 
-    def _known(self, keys: list[str]) -> dict[str, Latest]:
-        """Return the latest revision of each key, with a hash in the record's place."""
-        found = read(self._engine, lambda connection: latest(connection, self.dataset.id, keys))
-        known = {
-            key: Latest(old.position, None if old.record is None else _digest(old.record))
-            for key, old in found.items()
-        }
-        for key in keys:
-            row = self._seen.execute("SELECT digest FROM seen WHERE key = ?", (key,)).fetchone()
-            if row is not None:
-                known[key] = Latest(0, row[0])
+    def _known(self, batch: Batch) -> dict[str, Latest]:
+        """Return the latest revision of each key, as if what came before were stored."""
+        place = (self.dataset.id, {*batch.keys}, list(batch.compared()))
+        known = read(self._engine, lambda connection: latest(connection, *place))
+        seen: set[str] = set()
+        for key, record in batch.compared():
+            row = self._seen.execute(
+                "SELECT size, digest FROM seen WHERE key = ?", (key,)
+            ).fetchone()
+            if row is None:
+                continue
+            if record is not None and _digest(record) == row[1]:
+                known[key] = Latest(0, record)
+            elif key not in seen:
+                known[key] = Latest(0, Stored(row[0]))
+            seen.add(key)
         return known
 
 
 def _digest(record: bytes) -> bytes:
-    return hashlib.blake2b(record, digest_size=16).digest()
+    return sha256(record).digest()

@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -40,12 +41,12 @@ from registry.fields import shown
 from registry.labeling import mapping as label_studio
 from registry.labeling.annotation import Annotation
 from registry.labeling.events import IgnoredEventError
-from registry.labeling.ledger import Known, State, known_of, note, release, supersedes
+from registry.labeling.ledger import Known, State, is_greater, known_of, note, release, supersedes
 from registry.labeling.quarantine import keep
 from registry.labeling.reading import Reader
 from registry.labeling.settling import Outcome, became, commit
+from registry.lookup import NEVER, latest
 from registry.models import tool_annotations
-from registry.revisions import latest
 
 TOOL = "argilla"
 _EVENTS = ("response.created", "response.updated", "response.deleted", "record.deleted")
@@ -220,20 +221,22 @@ def _settle(
     states = [state] if state else [State(record.int, UUID(name[37:]).int, None) for name in known]
     if state is None:
         note(connection, dataset_id, TOOL, {str(record): Known(None, deleted=True)})
-    live = latest(connection, dataset_id, [_key(each) for each in states]) if states else {}
+    compared = [(_key(each), each.record) for each in states]
+    live = latest(connection, dataset_id, {key for key, _ in compared}, compared)
     changes = []
     for each in states:
         name, key = f"{record}/{UUID(int=each.id)}", _key(each)
-        before, now = known.get(name), live[key].record if key in live else None
+        before, now = known.get(name), live.get(key, NEVER)
         change = None
-        if not supersedes(each, before, None, now, final=False):
+        greater = partial(is_greater, connection, dataset_id, each.record, now)
+        if not supersedes(each, before, None, greater, final=False):
             counts["unchanged"] += 1
             continue
-        if each.record != now:
+        if now.record != each.record:
             action = "retract" if each.record is None else "insert"
             change = Change(key, each.values if each.record else None, action, TOOL)
             changes.append(change)
-        counts[became(each, change, now)] += 1
+        counts[became(each, change, alive=now.record is not None)] += 1
         kept = key if each.record is not None else None
         noted = Known(each.updated_at, each.updated_at is None, kept)
         note(connection, dataset_id, TOOL, {name: noted})

@@ -191,7 +191,7 @@ def _retract_others(
             and not known.deleted
             and (known.updated_at is None or known.updated_at <= written)
         ]
-        ledger = Ledger(connection, dataset.id, gone, projects)
+        ledger = Ledger(connection, dataset.id, [(name, None) for name in gone], projects)
         changes = [ledger.forget(name) for name in gone]
         for number, extent in projects.items():
             if extent.as_of is not None:

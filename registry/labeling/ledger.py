@@ -18,9 +18,10 @@ left alone.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, delete, select
@@ -28,8 +29,9 @@ from sqlalchemy import ColumnElement, Connection, delete, select
 from registry.changes import Change
 from registry.engine import insert_into
 from registry.errors import InvalidSampleError
+from registry.lookup import NEVER, Latest, latest, record_of
 from registry.models import inbox, tool_annotations
-from registry.revisions import latest, utc
+from registry.revisions import utc
 
 TOOL = "label-studio"
 _TOGETHER = 1000
@@ -75,12 +77,18 @@ class Known:
 
 
 def supersedes(
-    state: State, known: Known | None, horizon: datetime | None, live: bytes | None, *, final: bool
+    state: State,
+    known: Known | None,
+    horizon: datetime | None,
+    greater: Callable[[], bool],
+    *,
+    final: bool,
 ) -> bool:
-    """Tell whether a state is news.
+    """Tell whether a state is newer than what is known.
 
-    ``horizon`` is how far the project's last export reached, ``live`` the record that the sample
-    has now, ``final`` whether the state comes from an export.
+    ``horizon`` is how far the project's last export reached, ``greater`` whether the state goes
+    before the sample that there is where their times are equal, ``final`` whether the state comes
+    from an export.
     """
     if known is not None and known.deleted:
         return False
@@ -94,7 +102,14 @@ def supersedes(
         return False
     if before is None or at != before:
         return before is None or at > before
-    return key is not None and live is not None and (state.record is None or state.record > live)
+    return key is not None and greater()
+
+
+def is_greater(connection: Connection, dataset_id: int, record: bytes | None, live: Latest) -> bool:
+    """Tell whether of two states with one time, the second of them ``live``, the first stays."""
+    if live.record is None or live.record == record:
+        return False
+    return record is None or record > (record_of(connection, dataset_id, live) or b"")
 
 
 class Ledger:
@@ -104,9 +119,11 @@ class Ledger:
         self,
         connection: Connection,
         dataset_id: int,
-        names: Collection[str],
+        states: Collection[tuple[str, bytes | None]],
         projects: Iterable[int] = (),
     ) -> None:
+        """Read what is known of annotations: their names, each with the record that it may get."""
+        names = {name for name, _ in states}
         self._connection = connection
         self._place = (dataset_id, TOOL)
         owners = {name.partition("/")[0] for name in names} | {str(each) for each in projects}
@@ -115,16 +132,18 @@ class Ledger:
         self._stale: set[str] = set()
         self.faults: dict[str, State] = {}
         """By their keys, what is newest of annotations and does not fit."""
-        keys = [make_key(name) for name in {*names}]
-        found = latest(connection, dataset_id, keys) if keys else {}
-        self.live = {key: found[key].record if key in found else None for key in keys}
+        samples = [(make_key(name), record) for name, record in states]
+        keys = {key for key, _ in samples}
+        self.live: dict[str, Latest] = latest(connection, dataset_id, keys, samples)
+        """The newest revisions of samples, by their keys."""
 
     def take(self, state: State, *, final: bool) -> tuple[bool, Change | None]:
         """Note a state if it is news; tell that, and the change to the sample if there is one."""
         known, horizon = self.known.get(state.name), self.known.get(str(state.project))
-        live = self.live[state.key]
+        live = self.live.get(state.key, NEVER)
         as_of = horizon.updated_at if horizon else None
-        if not supersedes(state, known, as_of, live, final=final):
+        greater = partial(is_greater, self._connection, self._place[0], state.record, live)
+        if not supersedes(state, known, as_of, greater, final=final):
             return False, None
         if known is not None and known.key is None:
             self._stale.add(state.key)
@@ -139,9 +158,9 @@ class Ledger:
                 key=state.key if state.record is not None else None,
             ),
         )
-        self.live[state.key] = state.record
-        if state.record == live:
+        if live.record == state.record:
             return True, None
+        self.live[state.key] = Latest(NEVER.position, state.record)
         if state.record is None:
             return True, Change(state.key, None, "retract", TOOL)
         return True, Change(state.key, state.values, "insert", TOOL)
@@ -152,8 +171,14 @@ class Ledger:
         if known.key is None:
             self._stale.add(key)
         self._note(name, replace(known, key=None))
-        alive, self.live[key] = self.live[key] is not None, None
-        return Change(key, None, "retract", TOOL) if alive else None
+        if not self.alive(key):
+            return None
+        self.live[key] = Latest(NEVER.position, None)
+        return Change(key, None, "retract", TOOL)
+
+    def alive(self, key: str) -> bool:
+        """Tell whether there is a sample with this key now."""
+        return self.live.get(key, NEVER).record is not None
 
     def reach(self, project: int, as_of: datetime) -> None:
         """Note how far a project's export reached."""

@@ -41,8 +41,8 @@ def settle(
     outcomes: list[Outcome] = []
 
     def prepare(connection: Connection) -> list[list[Change]]:
-        names = [state.name for group in groups for state in group]
-        ledger = Ledger(connection, dataset.id, names)
+        states = [(state.name, state.record) for group in groups for state in group]
+        ledger = Ledger(connection, dataset.id, states)
         taken = [_take(ledger, group, final=final) for group in groups]
         ledger.write()
         quarantine.keep(connection, dataset.id, TOOL, ledger.faults)
@@ -86,20 +86,20 @@ class _Taken:
 def _take(ledger: Ledger, group: Sequence[State], *, final: bool) -> _Taken:
     taken = _Taken()
     for state in group:
-        live = ledger.live[state.key]
+        alive = ledger.alive(state.key)
         news, change = ledger.take(state, final=final)
-        taken.counts[became(state, change, live) if news else "unchanged"] += 1
+        taken.counts[became(state, change, alive=alive) if news else "unchanged"] += 1
         if change is not None:
             taken.changes.append(change)
     return taken
 
 
-def became(state: State, change: Change | None, live: bytes | None) -> str:
-    """Return the count of an `Outcome` that news belongs to; ``live`` is the record before it."""
+def became(state: State, change: Change | None, *, alive: bool) -> str:
+    """Return the count of an `Outcome` that a state belongs to; ``alive`` is its sample before."""
     if state.fault is not None:
         return "quarantined"
     if change is None:
         return "unchanged"
     if change.action == "retract":
         return "retracted"
-    return "inserted" if live is None else "revised"
+    return "revised" if alive else "inserted"
