@@ -9,18 +9,24 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import Connection, Engine, Row, delete, insert, select
+from sqlalchemy import Connection, Engine, Row, insert, select
 
-from registry import schema
+from registry import drops, schema
 from registry.addresses import Pickled
 from registry.chain import GENESIS
 from registry.codec import Codec
 from registry.cursor import Log
 from registry.dataset import Dataset
-from registry.engine import insert_if_new, make_engine, read, write, writing
-from registry.errors import DatasetExistsError, DatasetNotFoundError, FeatureError
+from registry.drops import Progress
+from registry.engine import insert_if_new, make_engine, read, write
+from registry.errors import (
+    DatasetExistsError,
+    DatasetNotFoundError,
+    FeatureError,
+    RegistryError,
+)
 from registry.features import Feature, Features
-from registry.models import datasets, heads, samples
+from registry.models import NOT_DROPPED, datasets, heads
 from registry.replica import Replica, open_replica
 from registry.splits import intervals
 from registry.texts import fault
@@ -135,23 +141,32 @@ class Registry(Pickled):
 
     def names(self) -> list[str]:
         """Return the datasets' names in alphabetical order."""
-        wanted = select(datasets.c.name).order_by(datasets.c.name)
+        wanted = select(datasets.c.name).where(NOT_DROPPED).order_by(datasets.c.name)
         return read(self.engine, lambda connection: list(connection.execute(wanted).scalars()))
 
     def datasets(self) -> list[Dataset]:
         """Open every dataset, in the alphabetical order of their names."""
-        wanted = select(datasets).order_by(datasets.c.name)
+        wanted = select(datasets).where(NOT_DROPPED).order_by(datasets.c.name)
         rows = read(self.engine, lambda connection: connection.execute(wanted).all())
         return [self._dataset(row) for row in rows]
 
-    def drop(self, name: str) -> None:
-        """Remove a dataset with its samples, runs and epochs, for good."""
-        row = self._row(name)
-        with writing(self.engine) as connection:
-            # Writers hold the head's lock: take it, so that no row comes after the removal.
-            connection.execute(select(heads).where(heads.c.dataset_id == row.id).with_for_update())
-            connection.execute(delete(datasets).where(datasets.c.id == row.id))
-            connection.execute(delete(samples).where(samples.c.dataset_id == row.id))
+    def drop(self, name: str, progress: Progress | None = None) -> None:
+        """Remove a dataset with its samples, runs and epochs, permanently.
+
+        It is gone, and its name free, at once. Then its rows are removed in many small
+        transactions, after each of which ``progress`` is called with the number of samples removed
+        so far and of all that are to be removed. What an interruption leaves, or a transaction of
+        somebody else holds, is removed by the next drop of a dataset or by `registry doctor --fix`.
+        """
+        drops.drop(self.engine, self._row(name).id)
+        try:
+            drops.remove(self.engine, progress)
+        except RegistryError as error:
+            error.add_note(
+                f"{name!r} is dropped; the next drop of a dataset, or `registry doctor --fix`, "
+                "removes the rows that are left"
+            )
+            raise
 
     def _dataset(self, row: Row[Any], version: Version | None = None) -> Dataset:
         codec = Codec(Features.from_json(row.features))

@@ -59,14 +59,26 @@ datasets = Table(
     "datasets",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("uid", String(32), nullable=False, unique=True),
-    Column("name", Text, nullable=False, unique=True),
+    Column("uid", String(32), nullable=False),
+    Column("name", Text, nullable=False),
     Column("features", _json, nullable=False),
     Column("splits", _json, nullable=False),
     Column("description", Text, nullable=False, server_default=text("''")),
     _now(),
+    Column("dropped_at", DateTime(timezone=True)),  # its rows may not all be removed yet
     sqlite_autoincrement=True,  # the id of a dropped dataset never names another
 )
+NOT_DROPPED = datasets.c.dropped_at.is_(None)
+# Partial: to update a column of a plain unique index, as dropping does, PostgreSQL waits for each
+# transaction that has inserted a row which refers to the dataset.
+for _unique in (datasets.c.uid, datasets.c.name):
+    Index(
+        f"uq_datasets_{_unique.name}",
+        _unique,
+        unique=True,
+        postgresql_where=text("dropped_at IS NULL"),
+        sqlite_where=text("dropped_at IS NULL"),
+    )
 
 # Apart from `datasets`, so that the foreign keys' row locks never meet the head lock. Most of
 # each page is left free so that updates, one a commit, stay on it and off the index (HOT).

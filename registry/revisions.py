@@ -140,9 +140,9 @@ _AT_SQLITE = """
 
 
 def records_at(connection: Connection, dataset_id: int, positions: Sequence[int]) -> list[bytes]:
-    """Return the records at these positions, in the order asked for; absent ones are left out.
+    """Return the records at these positions, in the order asked for; an erased row's is empty.
 
-    That of an erased row is empty.
+    Raises as `missing_rows` where one is missing.
     """
     return _values_at(connection, dataset_id, positions, "record")
 
@@ -174,7 +174,11 @@ def _values_at(
     else:
         place = (json.dumps(list(positions)), dataset_id)
         rows = connection.exec_driver_sql(_AT_SQLITE.format(column), place).fetchall()
-    return [value for (value,) in rows if value is not None]
+    values = [value for (value,) in rows if value is not None]
+    if len(values) != len(positions):
+        after, until = min(positions), max(positions) + 1
+        raise missing_rows(connection, dataset_id, after, until, len(values))
+    return values
 
 
 def sample_at(connection: Connection, dataset_id: int, position: int) -> tuple[str, str, bytes]:

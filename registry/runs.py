@@ -15,7 +15,7 @@ from sqlalchemy import BigInteger, Connection, Engine, Row, Select, and_, bindpa
 
 from registry import policies
 from registry.engine import insert_if_new, read, write, writing
-from registry.errors import FeatureError, RunMismatchError
+from registry.errors import DatasetDroppedError, FeatureError, RunMismatchError
 from registry.models import epochs, heads, runs, samples
 from registry.policies import Policy
 from registry.standby import refuse_if_behind
@@ -121,6 +121,9 @@ def get_or_create(
         return connection.execute(select(runs).where(mine)).one_or_none()
 
     def create(connection: Connection) -> Row[Any]:
+        held = select(heads.c.dataset_id).where(heads.c.dataset_id == dataset_id)
+        if connection.execute(held).first() is None:
+            raise DatasetDroppedError
         made = {"seed": seed or 0, "split": split, "policy": str(policy or "all")}
         insert_if_new(connection, runs, {"dataset_id": dataset_id, "name": name, **made})
         return connection.execute(select(runs).where(mine)).one()

@@ -12,7 +12,6 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 from platformdirs import user_cache_path
-from sqlalchemy import Connection
 
 from registry.codec import Codec, Column
 from registry.cursor import Log
@@ -29,7 +28,6 @@ from registry.population import (
 )
 from registry.revisions import erased_between, records_at
 from registry.seals import Positions, Rows
-from registry.standby import missing_rows
 
 __all__ = [
     "DatabaseSource",
@@ -226,15 +224,10 @@ class DatabaseSource:
 
     def take_records(self, positions: Positions) -> Sequence[Record]:
         wanted = positions.tolist()
-
-        def find(connection: Connection) -> list[bytes]:
-            dataset_id = self.log.dataset_id
-            found = records_at(connection, dataset_id, wanted)
-            if len(found) != len(wanted):
-                raise missing_rows(connection, dataset_id, min(wanted), max(wanted) + 1, len(found))
-            return found
-
-        records = read(self.log.engine, find)
+        records = read(
+            self.log.engine,
+            lambda connection: records_at(connection, self.log.dataset_id, wanted),
+        )
         confirm(self.log, *self._history)
         if not all(records):
             place = (self.log.dataset_id, min(wanted), max(wanted) + 1)

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from sqlalchemy import ColumnElement, Connection, false, func, select
 
-from registry.errors import DivergenceError, LogGapError, RegistryError, ReplicaBehindError
+from registry.errors import (
+    DatasetDroppedError,
+    DivergenceError,
+    LogGapError,
+    RegistryError,
+    ReplicaBehindError,
+)
 from registry.heads import chain_at
 from registry.models import heads, samples
 from registry.urls import shown
@@ -43,7 +49,8 @@ def missing_rows(
     """Return the error that says why only ``found`` of the rows at ``[after, until)`` were there.
 
     `ReplicaBehindError` where a standby has yet to receive them, `DivergenceError` where the log of
-    any other server ends before, `LogGapError` where rows are missing from within it.
+    any other server ends before, `DatasetDroppedError` where it has no head, `LogGapError` where
+    rows are missing from within it.
     """
     inside = [samples.c.dataset_id == dataset_id, samples.c.position.between(after, until - 1)]
     end = select(heads.c.position).where(heads.c.dataset_id == dataset_id).scalar_subquery()
@@ -52,7 +59,9 @@ def missing_rows(
     position, there, recovery = connection.execute(select(end, count, _recovery(connection))).one()
     if there == until - after or (recovery and (position or 0) < until):
         return _behind(connection, f"positions [{after}, {until}) of the log")
-    if position is not None and position < until:
+    if position is None:
+        return DatasetDroppedError()
+    if position < until:
         return DivergenceError(
             f"rows of the log up to position {until} were to be read, but it ends at position "
             f"{position} in {shown(connection.engine.url)}: was the database restored, or did it "

@@ -232,9 +232,9 @@ def test_indexes_that_are_missing_or_invalid_are_found_and_remade(url: str) -> N
         execute(url, finding.remedy)
         assert found(url) == []
         return
-    administer(url, finding.remedy, "ALTER TABLE datasets DROP CONSTRAINT uq_datasets_name")
+    administer(url, finding.remedy, "ALTER TABLE runs DROP CONSTRAINT uq_runs_dataset_id_name")
     finding = one(url)
-    assert finding.subject == "index uq_datasets_name"
+    assert finding.subject == "index uq_runs_dataset_id_name"
     # A build that fails on its way, here for want of uniqueness, leaves an invalid index.
     administer(url, finding.remedy)
     with administrator(make_url(url)) as connection, pytest.raises(IntegrityError):

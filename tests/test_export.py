@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from registry import Bytes, ClassLabel, Dataset, Image, Ragged, Registry, Tensor, Text
-from registry.errors import ExportFileError, LogGapError
+from registry.errors import DatasetDroppedError, ExportFileError
 from registry.exporters import FORMATS, export_file
 from registry.exporters.living import live_samples
 from registry.features import DTYPES, Feature
@@ -161,7 +161,7 @@ def test_a_file_is_replaced_when_the_new_one_is_complete_and_not_before(
         assert path.read_text() == "before"
         reg.drop("digits")
 
-    with pytest.raises(LogGapError):
+    with pytest.raises(DatasetDroppedError):
         export_file(reg.engine, digits, path, progress=drop)
     assert [each.name for each in tmp_path.glob("*d.jsonl*")] == ["d.jsonl"]
     assert path.read_text() == "before"

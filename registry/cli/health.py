@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import Annotated
 
 import typer
 
@@ -19,14 +20,21 @@ _CODES = {"note": 0, "warning": 1, "error": 2}
 
 
 @app.command()
-def doctor(as_json: AsJson = False, url: Url = None) -> None:
+def doctor(
+    fix: Annotated[
+        bool, typer.Option("--fix", help="First remove what is left of dropped datasets.")
+    ] = False,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
     """Look for what is wrong: settings, schema, triggers, indexes, heads, inbox and mirrors.
 
-    Exits with 0 if all is well, with 1 after warnings and with 2 after errors. Nothing is changed.
+    Exits with 0 if all is well, with 1 after warnings and with 2 after errors. Nothing is changed
+    without --fix.
     """
     place = url or DEFAULT_URL
     try:
-        found = examine(place)
+        found = examine(place, fix=fix)
     except RegistryError as error:
         if not as_json:
             fail(str(error), error)

@@ -29,7 +29,7 @@ from registry.engine import insert_if_new, lent, read, write, writing
 from registry.errors import DatabaseError, DatasetNotFoundError, DivergenceError
 from registry.features import Features
 from registry.heads import Head
-from registry.models import datasets
+from registry.models import NOT_DROPPED, datasets
 from registry.revisions import utc
 from registry.urls import shown
 from registry.versions import Version
@@ -163,7 +163,7 @@ def _counterpart(target: Registry, row: Row[Any]) -> Log:
             dataset_id = connection.execute(wanted).scalar_one()
             connection.execute(insert(models.heads).values(dataset_id=dataset_id, chain=GENESIS))
         like = or_(datasets.c.uid == row.uid, datasets.c.name == row.name)
-        return connection.execute(select(datasets).where(like)).all()
+        return connection.execute(select(datasets).where(NOT_DROPPED, like)).all()
 
     for found in write(target.engine, find_or_make):
         if (found.uid, found.name) != (row.uid, row.name):

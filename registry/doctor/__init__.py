@@ -1,6 +1,7 @@
 """A look at a registry: whether its database keeps what it is given, and its parts agree.
 
-Nothing is changed, and no lock is taken. Counting a log takes about as long as reading its index.
+Nothing is changed, and no lock is taken, unless it is asked to fix what it can. Counting a log
+takes about as long as reading its index.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from collections.abc import Iterator
 
 from sqlalchemy import Engine
 
-from registry import schema
+from registry import drops, schema
 from registry.doctor.catalog import check_indexes, check_tables
 from registry.doctor.findings import Check, Finding, Severity
 from registry.doctor.guards import check_guards
 from registry.doctor.keys import check_keys
-from registry.doctor.logs import check_epochs, check_inbox, check_logs
+from registry.doctor.logs import check_drops, check_epochs, check_inbox, check_logs
 from registry.doctor.mirrors import check_mirrors
 from registry.doctor.servers import check_postgresql, check_sessions, check_sqlite
 from registry.engine import make_engine
@@ -36,19 +37,22 @@ _ANYWHERE: dict[str, Check] = {
     "logs": check_logs,
     "epochs": check_epochs,
     "inbox": check_inbox,
+    "drops": check_drops,
     "mirrors": check_mirrors,
 }
 
 
-def examine(url: str) -> list[Finding]:
+def examine(url: str, *, fix: bool = False) -> list[Finding]:
     """Return what is wrong with the registry at a URL, errors first.
+
+    ``fix`` first removes what is left of dropped datasets.
 
     What the database's user may not look at is a finding, too. Raises a `RegistryError` where the
     database cannot be reached at all.
     """
     engine = make_engine(url)
     try:
-        found = list(_examine(engine))
+        found = list(_examine(engine, fix=fix))
     except EncodingError as error:
         said = f"it is {error.encoding}, in which keys do not stay as they are given"
         found = [Finding("error", "encoding", said, error.remedy)]
@@ -58,7 +62,7 @@ def examine(url: str) -> list[Finding]:
     return sorted(found, key=lambda finding: order.index(finding.severity))
 
 
-def _examine(engine: Engine) -> Iterator[Finding]:
+def _examine(engine: Engine, *, fix: bool) -> Iterator[Finding]:
     place = shown(engine.url)
     on_file = engine.dialect.name == "sqlite"
     if not is_there(engine.url):
@@ -75,6 +79,8 @@ def _examine(engine: Engine) -> Iterator[Finding]:
         said = f"it is {revision}, and this version of the package knows {schema.REVISION}"
         yield _unready(said, "install the version of this package that goes with it")
     else:
+        if fix:
+            drops.remove(engine)
         checks = _ANYWHERE | ({} if on_file else _ON_SERVERS)
         for name, check in checks.items():
             if name != "settings":

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, Row, and_, case, func, or_, select
 from registry.chain import GENESIS
 from registry.doctor.findings import Finding, ask
 from registry.engine import reading
-from registry.models import datasets, epochs, erasures, heads, inbox, runs, samples
+from registry.models import NOT_DROPPED, datasets, epochs, erasures, heads, inbox, runs, samples
 from registry.population import Population, count_in_database
 from registry.splits import interval
 
@@ -51,6 +51,7 @@ def _heads() -> Any:
             count.scalar_subquery().label("erasures"),
         )
         .outerjoin(heads, heads.c.dataset_id == datasets.c.id)
+        .where(NOT_DROPPED)
         .order_by(datasets.c.name)
     )
 
@@ -112,7 +113,7 @@ def check_epochs(engine: Engine) -> Iterator[Finding]:
                 samples.c.position == epochs.c.watermark - 1,
             ),
         )
-        .where(or_(samples.c.chain.is_(None), samples.c.chain != epochs.c.chain))
+        .where(NOT_DROPPED, or_(samples.c.chain.is_(None), samples.c.chain != epochs.c.chain))
         .order_by(datasets.c.name, runs.c.name, epochs.c.number)
     )
     told = set()
@@ -129,6 +130,18 @@ def check_epochs(engine: Engine) -> Iterator[Finding]:
         )
 
 
+def check_drops(engine: Engine) -> Iterator[Finding]:
+    """Look for dropped datasets whose rows are not all removed."""
+    for row in ask(engine, select(datasets).where(~NOT_DROPPED).order_by(datasets.c.id)):
+        yield Finding(
+            "warning",
+            f"dataset {row.name}",
+            f"it was dropped at {row.dropped_at:%Y-%m-%d %H:%M} UTC, and rows of it are left: "
+            "their removal is under way, was interrupted, or waits for an open transaction",
+            "registry doctor --fix",
+        )
+
+
 def check_inbox(engine: Engine) -> Iterator[Finding]:
     """Look for rows that were refused, and for rows that nobody moves."""
     waits = and_(inbox.c.error.is_(None), inbox.c.created_at < datetime.now(UTC) - WAITING)
@@ -139,6 +152,7 @@ def check_inbox(engine: Engine) -> Iterator[Finding]:
             func.coalesce(func.sum(case((waits, 1), else_=0)), 0).label("waiting"),
         )
         .join(inbox, inbox.c.dataset_id == datasets.c.id)
+        .where(NOT_DROPPED)
         .group_by(datasets.c.name)
         .order_by(datasets.c.name)
     )

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, func, select
 from registry.codec import Codec, Column
 from registry.dataset import Dataset
 from registry.engine import read
-from registry.errors import ErasedError, LogGapError
+from registry.errors import ErasedError
 from registry.models import samples
 from registry.population import Population, live_in_database
 from registry.revisions import records_at
@@ -43,8 +43,8 @@ def live_samples(engine: Engine, dataset: Dataset) -> Iterator[Samples]:
     """Yield the samples alive at the dataset's head, as it is when the first are asked for.
 
     Raises `ErasedError` where some of them were erased meanwhile, or since the version that the
-    dataset was opened at, and `LogGapError` where rows are missing, as they are when the dataset is
-    dropped meanwhile.
+    dataset was opened at, `DatasetDroppedError` where it was dropped meanwhile, and `LogGapError`
+    where rows are missing.
     """
     codec = Codec(dataset.features)
     everything = Population(dataset.head.position, interval({}, None))
@@ -57,8 +57,6 @@ def live_samples(engine: Engine, dataset: Dataset) -> Iterator[Samples]:
             positions = [place.position for place in page]
             fetch = partial(records_at, dataset_id=dataset.id, positions=positions)
             records = read(engine, fetch)
-            if len(records) != len(positions):
-                raise LogGapError(positions[0], positions[-1] + 1, len(records))
             if not all(records):
                 rows = zip(page, records, strict=True)
                 raise ErasedError(
