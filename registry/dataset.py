@@ -18,6 +18,7 @@ from registry.erasing import Erasure
 from registry.errors import VersionError
 from registry.features import Features
 from registry.heads import Head
+from registry.image_verification import BrokenImage, broken_images
 from registry.inbox import Inbox
 from registry.keys import Keys, check_key, check_source
 from registry.mirror import Mirror
@@ -231,6 +232,13 @@ class Dataset:
             if (view := mirror.view()) is not None:
                 found.append(verify_mirror(self._log, mirror, view))
         return found
+
+    def broken_images(self) -> list[BrokenImage]:
+        """Decode all images of the log, also of revised samples; return those that cannot be.
+
+        Needs Pillow (the extra ``images``) or TensorFlow.
+        """
+        return broken_images(self._log, self.head.position)
 
     def runs(self) -> list[Run]:
         """Open every run, in the alphabetical order of their names."""

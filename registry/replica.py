@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, and_, bindparam, select
 
 from registry import heads as log_heads
+from registry.addresses import Address
 from registry.chain import GENESIS
 from registry.engine import make_engine, read
 from registry.errors import InvalidURLError, RegistryError, ReplicaWarning
@@ -58,13 +60,19 @@ class _Held:
 
 
 class Replica:
-    """The replica of a registry's database. Safe to share between threads."""
+    """The replica of a registry's database. Safe to share between threads.
+
+    One that was unpickled is tried at once, whatever was noticed elsewhere.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         # There is no lock, which a fork might leave taken: two threads may both notice an outage.
         self._out = False
         self._again = 0.0
+
+    def __reduce__(self) -> tuple[Callable[[Address], Replica], tuple[Address]]:
+        return _reopened, (Address.of(self.engine),)
 
     def reach(
         self, primary: Engine, dataset_id: int, uid: str, after: int, until: int
@@ -123,6 +131,10 @@ class Replica:
     def _chain_at(primary: Engine, dataset_id: int, position: int) -> bytes | None:
         place = (dataset_id, position)
         return read(primary, lambda connection: log_heads.chain_at(connection, *place))
+
+
+def _reopened(address: Address) -> Replica:
+    return Replica(address.engine())
 
 
 def open_replica(url: str, primary: Engine, timeout: float | None) -> Replica:

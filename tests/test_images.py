@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import struct
+import sys
 
 import pytest
 from PIL import Image as Pillow
+from typer.testing import CliRunner
 
 from registry import ClassLabel, Dataset, Image, Registry
+from registry.cli import app
 from registry.errors import InvalidSampleError
 from registry.pictures import check_file
 from tests.pictures import JPEG, PNG, chunk, photo, png
@@ -75,6 +79,33 @@ def test_a_bad_checksum_matters_only_where_decoders_need_the_chunk() -> None:
     noted = _chunks(HEAD, (b"tEXt", b"a\0b"), (b"IDAT", PNG[41:-16]), END)
     assert problem(noted) is None
     assert problem(noted.replace(b"a\0b", b"a\0c")) is None
+
+
+def test_verify_decodes_all_images_and_names_the_broken(
+    url: str, reg: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = JPEG.replace(JPEG[(at := JPEG.index(b"\xff\xc4") + 5) : at + 16], b"\xff" * 16)
+    files = {"whole": JPEG, "damaged": damaged, "cut": JPEG[:-9], "revised": JPEG[:50]}
+    dataset = _store_cut(reg, monkeypatch, **files)
+    dataset.update("revised", photo=JPEG)
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "PIL", None)
+        by_tensorflow = dataset.broken_images()
+    found = dataset.broken_images()
+    for broken in (found, by_tensorflow):
+        places = [(each.position, each.key, each.feature, each.live) for each in broken]
+        expected = [(1, "damaged", True), (2, "cut", True), (3, "revised", False)]
+        assert places == [(at, key, "photo", live) for at, key, live in expected]
+    arguments = ["verify", "photos", "--images", "--url", url]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    for position, key in ((1, "damaged"), (2, "cut"), (3, "revised")):
+        assert f"dataset 'photos', position {position}, key '{key}', feature" in result.output
+    said = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert [each["key"] for each in said if "key" in each] == ["damaged", "cut", "revised"]
+    dataset.retract("cut")
+    dataset.update("damaged", photo=JPEG)
+    assert CliRunner().invoke(app, arguments).exit_code == 0, "no later epoch holds one"
 
 
 def _store_cut(reg: Registry, monkeypatch: pytest.MonkeyPatch, **files: bytes) -> Dataset:

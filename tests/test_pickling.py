@@ -16,6 +16,7 @@ from registry import Dataset, Replay
 from registry.addresses import Address
 from registry.engine import make_engine, url_of
 from registry.errors import ErasedError, InvalidURLError
+from registry.replica import open_replica
 from registry.urls import parse_url
 from tests.datasets import digit
 
@@ -106,7 +107,7 @@ GIVEN = f"postgresql://user:{SECRET}@host:5433/db"
 def test_a_pickle_holds_no_password_that_the_environment_holds(
     url: str, environment: dict[str, str], pickled: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("REGISTRY_URL", "PGPASSWORD"):
+    for name in ("REGISTRY_URL", "REGISTRY_REPLICA_URL", "PGPASSWORD"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -123,6 +124,13 @@ def test_a_pickle_holds_no_password_that_the_environment_holds(
         monkeypatch.delenv("REGISTRY_URL")
         with pytest.raises(InvalidURLError, match=r"stood in \$REGISTRY_URL; set it"):
             address.engine()
+
+
+def test_a_replica_is_pickled_by_its_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGISTRY_REPLICA_URL", GIVEN)
+    pickled = pickle.dumps(open_replica(GIVEN, make_engine("postgresql://user@primary/db"), None))
+    assert SECRET.encode() not in pickled
+    assert url_of(pickle.loads(pickled).engine) == parse_url(GIVEN)
 
 
 def test_a_sqlite_file_is_found_from_another_folder(

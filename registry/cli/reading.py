@@ -24,8 +24,10 @@ from registry.console import (
     summary,
 )
 from registry.dataset import Dataset
+from registry.image_verification import BrokenImage
 from registry.retry import retrying
 from registry.revisions import Entry
+from registry.verification import Verification
 
 _CHUNK = 1000
 """Rows of the log that are taken into memory at a time."""
@@ -107,22 +109,50 @@ def runs(dataset: Name, as_json: AsJson = False, url: Url = None) -> None:
 
 
 @app.command()
-def verify(dataset: Name, as_json: AsJson = False, url: Url = None) -> None:
+def verify(
+    dataset: Name,
+    images: Annotated[bool, typer.Option("--images", help="Decode all images, too.")] = False,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
     """Compute the chain again from all rows, in the database and in the local mirror."""
     with connect(url) as registry:
-        found = registry.open(dataset).verify()
+        opened = registry.open(dataset)
+        found = opened.verify()
+        broken = opened.broken_images() if images else []
     if as_json:
-        typer.echo(json.dumps([asdict(each) for each in found], indent=2))
+        all_found: list[Verification | BrokenImage] = [*found, *broken]
+        typer.echo(json.dumps([asdict(each) for each in all_found], indent=2))
+    _print_verified(found, quiet=as_json)
+    for image in broken:
+        _print_broken(opened.name, image)
+    if images and not broken and not as_json:
+        typer.echo("all images can be decoded")
+    if any(each.differs is not None for each in found) or any(image.live for image in broken):
+        raise typer.Exit(1)
+
+
+def _print_verified(found: list[Verification], *, quiet: bool) -> None:
     for each in found:
         if each.differs is not None:
             fail(f"{each.place}: the chain differs from position {each.differs} on; {_REMEDY}")
-        elif not as_json:
+        elif not quiet:
             erased = f", {each.erased:,} of them erased" if each.erased else ""
             typer.echo(
                 f"{each.place}: {each.position:,} rows{erased} lead to the chain that they should"
             )
-    if any(each.differs is not None for each in found):
-        raise typer.Exit(1)
+
+
+def _print_broken(dataset: str, image: BrokenImage) -> None:
+    remedy = (
+        "update the sample with a whole file, or retract it"
+        if image.live
+        else "only epochs that were pinned before it was revised hold it"
+    )
+    fail(
+        f"dataset {dataset!r}, position {image.position}, key {image.key!r}, feature "
+        f"{image.feature!r}: the image cannot be decoded ({image.reason}); {remedy}"
+    )
 
 
 def _followed(dataset: Dataset, engine: Engine, after: int) -> Iterator[list[Entry]]:

@@ -74,7 +74,8 @@ class EpochDataset(_Wrapped):
     as ``weight={"mask": "mask_weight"}`` by a model's output. A batch has the shape
     ``(batch_size, *shape)`` and the feature's dtype: class labels are int32, `Text` and `Bytes`
     strings and `Ragged` a RaggedTensor. `Image` is decoded to uint8, shape ``(batch_size, height,
-    width, channels)``, and resized to ``image_size``, ``(height, width)``, if that is given.
+    width, channels)``, and resized to ``image_size``, ``(height, width)``, if that is given. The
+    error of one that cannot be decoded names its dataset, position, key and feature.
 
     With ``shard``, ``(index, count)`` or a `tf.distribute.InputContext`, only that worker's
     part of every ``batch_size * count`` samples. ``start`` is the offset in the epoch of the first
