@@ -262,9 +262,11 @@ def advance(engine: Engine, run: Settings, samples: int) -> int | None:
 
 
 def _consumed(connection: Connection, run: Settings) -> int:
-    samples: int = connection.execute(
+    samples: int | None = connection.execute(
         select(runs.c.consumed).where(runs.c.id == run.id)
-    ).scalar_one()
+    ).scalar_one_or_none()
+    if samples is None:
+        raise DatasetDroppedError
     return samples
 
 

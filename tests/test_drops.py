@@ -98,7 +98,7 @@ def test_others_notice_at_once_that_a_dataset_is_gone(reg: Registry, url: str) -
     with registry.connect(url) as other:
         held = other.open("digits")
         held.insert([digit(n) for n in range(3000, 9000)])
-        begun = held.pages()
+        begun, run = held.pages(), held.run("r0")
         followed = held.follow(after=held.head.position)
 
         def look(_: int, __: int) -> None:
@@ -125,8 +125,9 @@ def test_others_notice_at_once_that_a_dataset_is_gone(reg: Registry, url: str) -
         with pytest.raises(KeyboardInterrupt):
             reg.drop("digits", progress=look)
         drops.remove(other.engine)
-        with pytest.raises(DatasetDroppedError):
-            list(begun)
+        for use_of_rows in (lambda: list(begun), lambda: run.consumed, lambda: run.record(1)):
+            with pytest.raises(DatasetDroppedError):
+                use_of_rows()
         assert counts(reg) == {"datasets": 1, "heads": 1}
 
 
