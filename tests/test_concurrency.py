@@ -6,7 +6,9 @@ import multiprocessing
 import random
 import threading
 import time
+from collections.abc import Callable
 from itertools import count
+from queue import SimpleQueue
 
 import psycopg
 import pytest
@@ -14,6 +16,8 @@ from sqlalchemy import Connection, event
 
 import registry
 from registry import Dataset, Registry
+from registry.errors import ConflictError
+from registry.notifications import LEAST_INTERVAL, Pause
 from tests.datasets import FIXED, digit
 from tests.workers import FEATURES, STOP, Journal, Seen, read, write
 
@@ -156,6 +160,67 @@ def test_following_sees_rows_that_come_later(digits: Dataset) -> None:
         assert (page.start, page["label"].tolist()) == (number, [number])
         thread.join()
     pages.close()
+
+
+def test_a_follower_is_woken_by_the_commit(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would not look by itself before the test is over."""
+    waiting = threading.Event()
+
+    def wait_long(_: Pause) -> float:
+        waiting.set()
+        return 3600.0
+
+    monkeypatch.setattr(Pause, "next", wait_long)
+    # Nor would it ask whether a server that is silent for so long still works.
+    with registry.connect(postgresql_url, timeout=3 * 3600.0) as reg:
+        digits = reg.create("digits", FIXED)
+        for number, change in enumerate(CHANGES):
+            if number:
+                time.sleep(LEAST_INTERVAL)  # notifications are no more frequent
+            waiting.clear()
+            woken: SimpleQueue[int] = SimpleQueue()
+            after = digits.head.position
+            follower = threading.Thread(
+                target=lambda after=after, woken=woken: woken.put(next(digits.follow(after)).stop),
+                daemon=True,
+            )
+            follower.start()
+            assert waiting.wait(30)
+            change(digits)
+            assert woken.get(timeout=30) == after + 1
+            follower.join()
+
+
+CHANGES: list[Callable[[Dataset], object]] = [
+    lambda digits: digits.insert([digit(0)], keys=["k"]),
+    lambda digits: digits.update("k", label=1),
+    lambda digits: digits.retract("k"),
+]
+
+
+def test_a_commit_that_failed_is_not_taken_for_another_writers_row_of_the_same_key(
+    reg: Registry, url: str, digits: Dataset
+) -> None:
+    """Between the attempts, the other's row takes the position that this one's would have had."""
+    attempts = count()
+
+    @event.listens_for(reg.engine, "commit", once=True)
+    def fail(_: Connection) -> None:
+        raise ConflictError("the commit failed")
+
+    @event.listens_for(reg.engine, "engine_connect")
+    def write_before_the_retry(_: Connection) -> None:
+        if next(attempts) == 1:
+            with registry.connect(url) as other:
+                other.open("digits").insert([digit(9)], keys=["k"])
+
+    report = digits.insert([digit(3)], keys=["k"])
+    event.remove(reg.engine, "engine_connect", write_before_the_retry)
+    assert (report.inserted, report.revised) == (0, 1)
+    assert digits.get("k")["label"] == 3
+    assert [revision.entry.action for revision in digits.history("k")] == ["insert", "revise"]
 
 
 @pytest.mark.parametrize("threads", [8])

@@ -189,9 +189,11 @@ def test_the_session_has_our_settings_unless_the_url_or_the_role_has_others(guar
     assert _ask(url + options, "SHOW idle_in_transaction_session_timeout") == "5s"
     with administrator(guarded) as connection:
         connection.exec_driver_sql("CREATE ROLE strict LOGIN")
-        connection.exec_driver_sql("ALTER ROLE strict SET idle_in_transaction_session_timeout = 7")
+        connection.exec_driver_sql(
+            "ALTER ROLE strict SET idle_in_transaction_session_timeout = '7s'"
+        )
         strict = guarded.set(username="strict").render_as_string(hide_password=False)
-        assert _ask(strict, "SHOW idle_in_transaction_session_timeout") == "7ms"
+        assert _ask(strict, "SHOW idle_in_transaction_session_timeout") == "7s"
         # What we acknowledge is stored for good, whatever else the role is used for.
         kept = {"off": "on", "local": "on", "remote_write": "on", "remote_apply": "remote_apply"}
         for theirs, durable in kept.items():
