@@ -218,3 +218,24 @@ def test_ctrl_c_ends_a_process_that_waits_in_a_stream(growing: Dataset, sqlite_u
     assert "KeyboardInterrupt" in errors
     assert process.returncode in (1, -signal.SIGINT)
     assert growing.run("r").last == growing.run("r").pin(0)
+
+
+def test_a_model_may_train_by_its_step_without_a_call(growing: Dataset) -> None:
+    class Stepping(keras.Model):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = keras.layers.Dense(1)
+
+        def train_step(self, data: Any) -> Any:
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((self.dense(data[0])[:, 0] - data[1]) ** 2)
+            variables = self.dense.trainable_variables
+            self.optimizer.apply(tape.gradient(loss, variables), variables)
+            return {"loss": loss}
+
+    stepping = Stepping()
+    stepping.compile("sgd", "mse", run_eagerly=True)
+    run = growing.run("r")
+    fit(stepping, run, epochs=3, batch_size=10, x="x", y="y", verbose=0)
+    assert stepping.optimizer.iterations == 3 * 5
+    assert fit(stepping, run, batch_size=10, x="x", y="y", verbose=0).epoch == [3]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from registry.epoch import ALONE, Epoch
+from registry.keras import distribution
 from registry.sharding import Share
 from registry.tensorflow import EpochDataset
 
@@ -35,6 +36,11 @@ class Datasets:
         options = {**self.options, "shard": ALONE, "drop_remainder": False}
         return self._mapped(EpochDataset(epoch, **options))
 
+    def steps(self, length: int) -> int:
+        """Return how many steps all workers can make together with so many samples."""
+        drop = self.options["drop_remainder"]
+        return distribution.steps(self.share, length, drop_remainder=drop)
+
     def _mapped(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         if self.function is None:
             return dataset
@@ -43,13 +49,19 @@ class Datasets:
 
 def build(model: Any, dataset: tf.data.Dataset) -> None:
     """Give a model its weights, which callbacks may want to restore, by one batch thrown away."""
-    strategy = getattr(model, "distribute_strategy", None)
+    if type(model).call is keras.Model.call:
+        return  # it trains by a `train_step`, and has no outputs
     for batch in dataset.take(1):
         inputs = batch[0] if isinstance(batch, tuple) else batch
         if keras.backend.backend() != "tensorflow":
             inputs = keras.tree.map_structure(
                 lambda each: keras.ops.convert_to_tensor(each.numpy()), inputs
             )
-        # A model that trains by a `train_step` need not have a `call`.
-        with strategy.scope() if strategy else nullcontext(), suppress(NotImplementedError):
+        with scope(model):
             model(inputs)
+
+
+def scope(model: Any) -> AbstractContextManager[Any]:
+    """Return the context in which a model's variables are made; only TensorFlow has strategies."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return nullcontext() if strategy is None else strategy.scope()

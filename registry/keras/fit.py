@@ -10,10 +10,11 @@ from typing import Any, SupportsIndex
 
 from registry.epoch import ALONE, Epoch
 from registry.errors import DivergenceError, TrainingError
+from registry.keras import distribution
 from registry.keras.arguments import check_arguments, warn_if_fresh
 from registry.keras.checkpoint import Call, Position, SavedPosition
 from registry.keras.consumption import check_run
-from registry.keras.datasets import Datasets, build
+from registry.keras.datasets import Datasets, build, scope
 from registry.keras.loop import OneTraining, Progress, ended, unfinished
 from registry.sharding import Share
 from registry.tensorflow.datasets import Worker, pair
@@ -62,6 +63,9 @@ def fit(  # noqa: PLR0913  # as Keras's own, all but two are given by name
     (``save_freq``), and ends where it was to end.
     """
     check_arguments(model, run, {**fit_arguments, "validation_run": validation_run})
+    together = distribution.place(model)
+    if together is not None and pair(shard) == ALONE:
+        shard = together
     share = Share.of(batch_size, pair(shard))
     options = {"batch_size": batch_size, "x": x, "y": y, "weight": weight, "shard": shard}
     options |= {"drop_remainder": drop_remainder, **(dataset_arguments or {})}
@@ -74,6 +78,7 @@ def fit(  # noqa: PLR0913  # as Keras's own, all but two are given by name
         timeout=timeout,
         verbose=verbose,
         arguments=fit_arguments,
+        several_machines=together is not None,
     )
     return training.train(operator.index(epochs), first, callbacks)
 
@@ -89,6 +94,7 @@ class _Training:
     timeout: float | None
     verbose: Any
     arguments: dict[str, Any]
+    several_machines: bool
 
     def train(self, epochs: int, initial_epoch: int | None, callbacks: Any) -> Any:
         run, model = self.run, self.model
@@ -136,7 +142,8 @@ class _Training:
         """Begin the training as callbacks see it; tell whether one of them restored a backup."""
         # A restored backup names the epoch to begin with, for all later calls, too.
         self.model._initial_epoch = None  # noqa: SLF001  # Keras has no public name for it
-        together.begin()
+        with scope(self.model):  # restoring a backup makes the optimizer's variables
+            together.begin()
         restored, self.model._initial_epoch = self.model._initial_epoch, None  # noqa: SLF001
         if restored is not None and saved.restored is None:
             raise TrainingError(
@@ -171,27 +178,40 @@ class _Training:
             epoch = self.run.epoch(number, timeout=self.timeout)
             dataset = self.datasets.training(epoch, offset)
             batches = int(dataset.cardinality())
+            if self.several_machines:
+                batches = self.datasets.steps(epoch.size - offset)
             progress.begin(epoch, offset, batches)
             if batches:
                 together.set_params(
                     {**together.params, "epochs": progress.call.end, "steps": batches}
                 )
-                self._fit(together, epoch, dataset)
+                self._fit(together, epoch, dataset, batches)
             else:  # a small epoch need not have samples for every worker
                 progress.end()
             number, offset = number + 1, 0
 
-    def _fit(self, together: OneTraining, epoch: Epoch, dataset: Any) -> None:
-        self.model.fit(
-            dataset,
-            initial_epoch=epoch.number,
-            epochs=epoch.number + 1,
-            callbacks=together,
-            verbose=self.verbose,
-            shuffle=False,
-            **self.arguments,
-            **self._validation(epoch),
-        )
+    def _fit(self, together: OneTraining, epoch: Epoch, dataset: Any, batches: int) -> None:
+        spread, arguments = dataset, self._validation(epoch)
+        if self.several_machines:
+            size = self.datasets.share.batch_size
+            spread = distribution.spread(self.model, dataset.take(batches), size)
+            arguments["steps_per_epoch"] = batches
+            if "validation_data" in arguments:
+                arguments["validation_steps"] = int(arguments["validation_data"].cardinality())
+                arguments["validation_data"] = distribution.spread(
+                    self.model, arguments["validation_data"], size
+                )
+        with distribution.adapted(self.model, dataset, several_machines=self.several_machines):
+            self.model.fit(
+                spread,
+                initial_epoch=epoch.number,
+                epochs=epoch.number + 1,
+                callbacks=together,
+                verbose=self.verbose,
+                shuffle=False,
+                **self.arguments,
+                **arguments,
+            )
 
     def _validation(self, epoch: Epoch) -> dict[str, Any]:
         run = self.validation_run
