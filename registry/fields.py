@@ -16,8 +16,10 @@ import base64
 import binascii
 import json
 import math
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn
 from urllib.parse import unquote_to_bytes
 
@@ -27,6 +29,7 @@ from registry.errors import InvalidSampleError
 from registry.features import Bytes, ClassLabel, Feature, Features, Image, Ragged, Tensor
 
 _SHOWN = 40
+_SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def parse_json(text: str) -> Any:
@@ -34,12 +37,51 @@ def parse_json(text: str) -> Any:
 
     Raises `ValueError` with the reason.
     """
-    try:
+    with _reasons():
         return _decoder.decode(text)
+
+
+def parse_items(text: str) -> Iterator[Any]:
+    """Read a JSON array item by item, as `parse_json` does, or one document that is no array.
+
+    What comes after an item has not been read yet, so that who finds it wrong can stop there.
+    Raises `ValueError` with the reason.
+    """
+    start = _after_space(text, 0)
+    if text[start : start + 1] != "[":
+        yield parse_json(text)
+        return
+    end = _after_space(text, start + 1)
+    delimiter = "]" if text[end : end + 1] == "]" else ","
+    while delimiter == ",":
+        with _reasons():
+            item, end = _decoder.raw_decode(text, end)
+        yield item
+        end = _after_space(text, end)
+        delimiter = text[end : end + 1]
+        if delimiter == ",":
+            end = _after_space(text, end + 1)
+    with _reasons():
+        if delimiter != "]":
+            raise json.JSONDecodeError("Expecting ',' delimiter", text, end)
+        if _after_space(text, end + 1) < len(text):
+            raise json.JSONDecodeError("Extra data", text, end + 1)
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    try:
+        yield
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from None
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
+
+
+def _after_space(text: str, position: int) -> int:
+    found = _SPACE.match(text, position)
+    assert found is not None
+    return found.end()
 
 
 def from_fields(features: Features, fields: Mapping[str, Any]) -> dict[str, Any]:

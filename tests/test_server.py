@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,6 +21,7 @@ from registry.changes import Change
 from registry.engine import writing
 from registry.errors import InvalidSampleError, RegistryError
 from registry.plan import Report
+from registry.server import bodies
 from registry.server.committer import Committer
 from registry.server.metrics import Metrics
 from registry.server.problems import Problem
@@ -138,6 +140,32 @@ def test_requests_that_come_during_a_commit_are_committed_together(digits: Datas
     expected = {f"{letter}{n}" for n in stored for letter in "kx"}
     keys = {entry.key for entry in digits.entries()}
     assert expected <= keys <= expected | {"k5", "x5"}
+
+
+def test_a_request_that_is_given_up_leaves_the_queue_at_once(digits: Dataset) -> None:
+    """While the database keeps others waiting, its samples are not held in memory."""
+    first = threading.Event()
+
+    def apply(requests: Sequence[Sequence[Change]]) -> list[Report | RegistryError]:
+        assert first.wait(30)
+        return digits.apply(requests)
+
+    async def run() -> int:
+        with ThreadPoolExecutor() as pool:
+            committer = Committer("digits", apply, pool, Settings(), Metrics())
+            ahead = asyncio.create_task(committer.commit([Change("ahead", digit(0))]))
+            await asyncio.sleep(0.05)
+            waits = asyncio.create_task(committer.commit([Change("given up", digit(1))]))
+            await asyncio.sleep(0.05)
+            waits.cancel()
+            await asyncio.gather(waits, return_exceptions=True)
+            left = len(committer._waiting)
+            first.set()
+            await ahead
+            return left
+
+    assert asyncio.run(run()) == 0
+    assert [entry.key for entry in digits.entries()] == ["ahead"]
 
 
 def test_an_error_that_one_request_brings_on_leaves_the_others_alone(digits: Dataset) -> None:
@@ -268,7 +296,7 @@ def test_a_body_is_read_up_to_its_limit_whatever_it_says_of_its_size(
         for _ in range(300):
             yield b" " * (1 << 20)
 
-    with client(reg, Settings(body=1 << 20, bodies=3 << 19)) as http:
+    with client(reg, Settings(body=1 << 20, bodies=8 << 20)) as http:
         for headers in (JSON, {**JSON, "content-length": str(300 << 20)}):
             detail = fails(http.post(POST, content=endless(), headers=headers), 413)
             assert "1,048,576 bytes" in detail
@@ -276,6 +304,45 @@ def test_a_body_is_read_up_to_its_limit_whatever_it_says_of_its_size(
         assert http.post(POST, content=padded, headers=JSON).status_code == 200
         # What was refused is not counted as being in memory any more.
         assert http.post(POST, content=padded, headers=JSON).json()["unchanged"] == 1
+    assert digits.head.position == 1
+
+
+def test_a_body_of_too_many_samples_is_refused(reg: Registry, digits: Dataset) -> None:
+    with client(reg, Settings(rows=3)) as http:
+        for kind, join in ((JSON, "[%s]"), (NDJSON, "%s")):
+            between = "," if kind is JSON else "\n"
+            lines = [json.dumps(item(n)) for n in range(3)]
+            content = (join % between.join(lines)).encode()
+            assert http.post(POST, content=content, headers=kind).status_code == 200
+            # Nothing after the first that is too many is read.
+            content = (join % between.join([*lines, lines[0], "?"])).encode()
+            detail = fails(http.post(POST, content=content, headers=kind), 413)
+            assert "may have 3 samples" in detail
+    assert digits.head.position == 3
+
+
+def test_a_body_is_read_up_to_the_first_sample_that_is_wrong(
+    reg: Registry, digits: Dataset
+) -> None:
+    with client(reg) as http:
+        for row, content in enumerate([b"[[], ?", b'[{"key": "a", "action": "retract"}, [], ?']):
+            fails(http.post(POST, content=content, headers=JSON), 422, row=row)
+    assert digits.head.position == 0
+
+
+def test_a_body_that_takes_long_to_parse_is_stored(
+    reg: Registry, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time that a request may wait for the database begins after it."""
+
+    def slow(kind: str, body: bytes, *rest: int) -> list[Change]:
+        time.sleep(2.5)
+        return bodies.parse(kind, body, *rest)
+
+    monkeypatch.setattr("registry.server.datasets.parse", slow)
+    with client(reg, Settings(patience=2)) as http:
+        padded = json.dumps(item(1)).encode() + b" " * (1 << 17)
+        assert http.post(POST, content=padded, headers=JSON).status_code == 200
     assert digits.head.position == 1
 
 
@@ -450,12 +517,13 @@ def test_a_body_that_stalls_and_bodies_that_are_too_many_are_sent_away(
         assert stalled.wait(30)
 
     stalled = threading.Event()
-    with client(reg, Settings(idle=0.2, bodies=20)) as http, ThreadPoolExecutor() as pool:
+    with client(reg, Settings(idle=1, bodies=2000)) as http, ThreadPoolExecutor() as pool:
         waits = pool.submit(http.post, POST, content=stalling(), headers=JSON)
+        eventually(lambda: "body_memory_bytes 502.0" in http.get("/metrics").text)
         full = http.post(POST, json=item(2))
         assert "too much is being sent" in fails(full, 503)
         assert full.headers["retry-after"]
         eventually(lambda: 'status="408"' in http.get("/metrics").text)
         stalled.set()
-        assert "nothing came for 0.2 seconds" in fails(waits.result(), 408)
+        assert "nothing came for 1 seconds" in fails(waits.result(), 408)
     assert digits.head.position == 0

@@ -59,6 +59,7 @@ def serve(  # noqa: PLR0913, PLR0917  # options that are all given by name
     gather: Annotated[
         int, typer.Option(min=1, help="Requests to a dataset in one commit, at most.")
     ] = 512,
+    rows: Annotated[int, typer.Option(min=1, help="Samples in a body.")] = 10_000,
     connections: Annotated[
         int, typer.Option(min=1, help="Open connections; the limit on files may allow fewer.")
     ] = 4096,
@@ -88,6 +89,7 @@ def serve(  # noqa: PLR0913, PLR0917  # options that are all given by name
         insecure=insecure,
         gather=gather,
         body=body << 20,
+        rows=rows,
         connections=connections,
         connections_per_address=connections_per_address,
         forwarded_allow_ips=settings.parse_proxies(forwarded_allow_ips),

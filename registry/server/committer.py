@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
 
 from registry.changes import Change
@@ -28,7 +29,7 @@ ROWS = 1 << 16
 a single request may have more."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Waiting:
     changes: Sequence[Change]
     answer: asyncio.Future[Report]
@@ -60,12 +61,17 @@ class Committer:
         """
         if len(self._waiting) >= self._settings.waiting:
             raise Problem(503, "too many requests to this dataset are waiting; send it again")
-        answer: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(changes, answer))
+        waiting = _Waiting(changes, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
         self._depth.set(len(self._waiting))
         if self._running is None:
             self._running = asyncio.create_task(self._run())
-        return await answer
+        try:
+            return await waiting.answer
+        except asyncio.CancelledError:
+            with suppress(ValueError):  # it was taken
+                self._waiting.remove(waiting)  # and its samples out of the memory
+            raise
 
     async def _run(self) -> None:
         while taken := self._take():

@@ -37,8 +37,6 @@ class _Key(Convertor[str]):
 
 register_url_convertor("key", _Key())
 
-_LARGE = 1 << 16
-"""Bytes of a body that would take the event loop more than a millisecond or so to parse."""
 _REFUSED = failures(401, 403, 404, 421, 422, 429, 503)
 _LIMIT = 1000
 
@@ -115,10 +113,8 @@ async def post(name: str, request: Request) -> Response:
     opened = await service.open(name)
     kind = media_type(request)
     async with service.bodies.read(request) as body:
-        if len(body) < _LARGE:
-            changes = parse(kind, body)
-        else:
-            changes = await service.threads.write(parse, kind, body)
+        rows = service.settings.rows
+        changes = await service.threads.parse(body, lambda: parse(kind, body, rows))
         keys = None
         if any(change.key is None for change in changes):
             # Made here, so that the answer can tell them.

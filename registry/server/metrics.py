@@ -28,6 +28,11 @@ class Metrics:
             registry=own,
         )
         self.busy = Gauge("registry_http_busy", "Requests being answered.", registry=own)
+        self.bodies = Gauge(
+            "registry_http_body_memory_bytes",
+            "Memory for the bodies of requests and what is read from them, as it is estimated.",
+            registry=own,
+        )
         self.connections = Gauge("registry_http_connections", "Open connections.", registry=own)
         self.connections_closed = Counter(
             "registry_http_connections_closed",

@@ -30,6 +30,7 @@ RETRY_AFTER = 1
 
 logger = logging.getLogger("registry.server")
 
+_AGAIN = "send it again, with the same keys: what was stored after all is not stored twice"
 _ABSENT = (SampleNotFoundError, DatasetNotFoundError, DatasetDroppedError, VersionError)
 _TITLES = {
     400: "Malformed request",
@@ -91,8 +92,10 @@ def problem(error: Exception) -> Problem:
 
 
 def _failure(error: Exception) -> Problem:
-    if isinstance(error, TransientError | TimeoutError):
-        return unavailable()
+    if isinstance(error, TimeoutError):
+        return late()
+    if isinstance(error, TransientError):
+        return Problem(503, f"the database did not answer in time; {_AGAIN}")
     if isinstance(error, DiskFullError):
         return Problem(507, "the database has no room left; nothing of the request was stored")
     if isinstance(error, RegistryError):
@@ -100,12 +103,9 @@ def _failure(error: Exception) -> Problem:
     return Problem(500, "the server failed; its log says where")
 
 
-def unavailable() -> Problem:
-    return Problem(
-        503,
-        "the database did not answer in time; send it again, with the same keys: "
-        "what was stored after all is not stored twice",
-    )
+def late() -> Problem:
+    """Return the answer to a request that took too long, whatever kept it."""
+    return Problem(503, f"the request took too long; {_AGAIN}")
 
 
 def _traced(error: BaseException) -> str:

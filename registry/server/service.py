@@ -55,7 +55,7 @@ class Service:
         self.connections = Connections(settings, self.metrics)
         self.threads = Threads(settings.patience)
         self.access = Access(registry, settings, self.threads)
-        self.bodies = Bodies(settings)
+        self.bodies = Bodies(settings, self.metrics)
         self._opened: dict[str, Opened] = {}
         self._committers: dict[str, Committer] = {}
 

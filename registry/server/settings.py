@@ -48,8 +48,10 @@ class Settings:
     many connections as there are."""
     body: int = 64 << 20
     """The largest request body."""
-    bodies: int = 512 << 20
-    """All bodies that are in memory at a time."""
+    rows: int = 10_000
+    """Samples in a request body."""
+    bodies: int = 384 << 20
+    """The memory for all bodies at a time and for what is read from them, as it is estimated."""
     idle: float = 30.0
     """How long a body may pause while it is being sent."""
     patience: float = 10.0

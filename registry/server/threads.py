@@ -7,13 +7,17 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from registry.server.problems import unavailable
+from registry.server.problems import late
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 READERS = 16
 WRITERS = 16
+PARSERS = 2
+"""They hold Python's lock between them: more would only keep more of what is read in memory."""
+_LARGE = 1 << 16
+"""Bytes of a body that would take the event loop more than a millisecond or so to parse."""
 
 
 class Threads:
@@ -26,6 +30,7 @@ class Threads:
         self._patience = patience
         self._readers = ThreadPoolExecutor(READERS, "registry-read")
         self.writers = ThreadPoolExecutor(WRITERS, "registry-write")
+        self._parsers = ThreadPoolExecutor(PARSERS, "registry-parse")
 
     async def read(
         self, work: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs
@@ -43,14 +48,21 @@ class Threads:
         loop = asyncio.get_running_loop()
         return await self.in_time(loop.run_in_executor(self.writers, lambda: work(*args, **kwargs)))
 
+    async def parse(self, body: bytes, work: Callable[[], Result]) -> Result:
+        """Return what is made of a body; it has no time limit, since it waits for nobody."""
+        if len(body) < _LARGE:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._parsers, work)
+
     async def in_time(self, work: Awaitable[Result]) -> Result:
         try:
             async with asyncio.timeout(self._patience):
                 return await work
         except TimeoutError:
-            raise unavailable() from None
+            raise late() from None
 
     def close(self) -> None:
         """Let threads end by themselves: one may wait for a database that is down."""
         self._readers.shutdown(wait=False, cancel_futures=True)
+        self._parsers.shutdown(wait=False, cancel_futures=True)
         self.writers.shutdown(wait=False)

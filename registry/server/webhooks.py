@@ -6,6 +6,7 @@ token and the passwords of its storage.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from typing import Any
@@ -54,7 +55,8 @@ async def label_studio(name: str, request: Request) -> Response:
     if media_type(request) != JSON:
         raise Problem(415, f"send {JSON}")
     async with service.bodies.read(request) as body:
-        said = await service.threads.write(opened.use, lambda d: _apply(service, d, body))
+        event = await service.threads.parse(body, lambda: document(body))
+        said = await service.threads.write(opened.use, lambda d: _apply(service, d, event))
     service.metrics.events.labels(opened.name, "label-studio", said["status"]).inc()
     return answer(said)
 
@@ -70,9 +72,8 @@ async def cvat(name: str, request: Request) -> Response:
     service = service_of(request)
     secrets = _secrets(service, name, "cvat")
     async with service.bodies.read(request) as body:
-        check_cvat(secrets, request.headers, body)
+        event, digest = await service.threads.parse(body, lambda: _cvat(secrets, request, body))
         opened = await service.open(name)
-        event, digest = document(body), sha256(body).digest()
         found = await service.threads.write(
             opened.use,
             lambda d: record(service.registry.engine, d.id, "cvat", _named(event, "event"), digest),
@@ -96,10 +97,10 @@ async def argilla(name: str, request: Request) -> Response:
     service = service_of(request)
     secrets = _secrets(service, name, "argilla")
     async with service.bodies.read(request) as body:
-        sent = check_standard(secrets, request.headers, body)
+        event, sent = await service.threads.parse(body, lambda: _argilla(secrets, request, body))
         opened = await service.open(name)
         said = await service.threads.write(
-            opened.use, lambda d: _apply_once(service, d, document(body), sent)
+            opened.use, lambda d: _apply_once(service, d, event, sent)
         )
     service.metrics.events.labels(opened.name, "argilla", said["status"]).inc()
     if said["status"] == "replayed":
@@ -107,10 +108,20 @@ async def argilla(name: str, request: Request) -> Response:
     return answer(said)
 
 
-def _apply(service: Service, dataset: Dataset, body: bytes) -> dict[str, Any]:
+def _cvat(secrets: Sequence[str], request: Request, body: bytes) -> tuple[Any, bytes]:
+    check_cvat(secrets, request.headers, body)
+    return document(body), sha256(body).digest()
+
+
+def _argilla(secrets: Sequence[str], request: Request, body: bytes) -> tuple[Any, Delivery]:
+    sent = check_standard(secrets, request.headers, body)
+    return document(body), sent
+
+
+def _apply(service: Service, dataset: Dataset, event: Any) -> dict[str, Any]:
     mapping = mappings.mapping_of(service.registry.engine, dataset.id, "label-studio")
     try:
-        done = apply_event(dataset, mapping, document(body))
+        done = apply_event(dataset, mapping, event)
     except InvalidSampleError as error:
         return {"status": "refused", "detail": str(error)}
     return _said(done)
