@@ -124,7 +124,7 @@ def test_commands_that_make_no_sense_exit_with_2(tmp_path: Path) -> None:
         (["create", "d", "--feature", "x=text", "--feature", "x=bytes"], "'x' is given twice"),
         (["create", "d", "--feature", "x=text", "--split", "a=b"], "'b' is not a number"),
         (["insert", "d", "gone.csv"], "does not exist"),
-        (["log", "d", "--after", "-1"], "greater than or equal to 0"),
+        (["log", "d", "--after", "-1"], "Invalid value for '--after'"),
     ]:
         assert reason in run(*arguments, url=url, code=2).stderr
     assert not (tmp_path / "new.db").exists()
