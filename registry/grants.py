@@ -56,7 +56,7 @@ SERVER: Rights = {
     "inbox": (
         "SELECT",
         "INSERT (dataset_id, key, fields, action, source, error)",
-        "UPDATE (error)",
+        "UPDATE (error, rejected_at)",
         "DELETE",
     ),
     "tool_annotations": (

@@ -3,55 +3,78 @@
 A tool's transaction may be of any length: its rows have no position yet, so that nobody waits for
 them. They are moved under the lock on the head, in the order of their numbers, as far as they are
 committed by then. A row that does not fit stays, with the reason in ``error``.
+
+Rows are measured before they are read, and moved some MiB at a time. One that is larger than any
+record is not read at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+import functools
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Engine,
+    Integer,
     LargeBinary,
     Row,
     Text,
     bindparam,
+    case,
     cast,
     delete,
+    func,
     select,
     update,
 )
+from sqlalchemy.exc import DBAPIError
 
+from registry import rejected
 from registry.append import Writer, transact
 from registry.changes import Change, batches
 from registry.codec import Codec
-from registry.engine import read, write
 from registry.errors import InvalidSampleError, RegistryError
+from registry.features import LARGEST_RECORD
 from registry.fields import parse_json
 from registry.heads import Head
+from registry.keys import LONGEST
+from registry.lookup import latest, size_of
 from registry.models import inbox
-from registry.plan import Outcome, Report
-from registry.revisions import utc
+from registry.plan import Batch, Report
+from registry.rejected import Limits, Refused, shown
 
 SOURCE = "inbox"
 """The source of rows that name none."""
 _ROWS = 1024
-"""Rows that are moved in one transaction."""
+_BYTES = 16 << 20
+"""Rows, and bytes of them, that are moved in one transaction; a single row may have more."""
+_STORED = 4 << 20
+"""Bytes as stored, perhaps compressed, of rows that are measured in one transaction."""
+_TOO_LONG = "54000"
+"""PostgreSQL's state for text that passes its limit of 1 GiB."""
+_TEXTS = (inbox.c.key, inbox.c.fields, inbox.c.action, inbox.c.source)
 
 
 @dataclass(frozen=True)
 class Drained:
-    """What became of the rows in an inbox: ``refused`` of them stay there, with the reason."""
+    """What became of the rows in an inbox: ``refused`` of them stay there, with the reason.
+
+    ``removed`` counts rows that were refused before, and were past the dataset's limits.
+    """
 
     report: Report
     refused: int
+    removed: int = 0
 
     @property
     def moved(self) -> int:
-        """The rows that left the inbox."""
+        """The rows that left the inbox for the log."""
         done = self.report
         return done.inserted + done.revised + done.retracted + done.unchanged
 
@@ -59,18 +82,6 @@ class Drained:
     def head(self) -> Head:
         """The dataset's head after it."""
         return self.report.head
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A row that stays in the inbox; ``created_at`` is in UTC."""
-
-    id: int
-    key: str | None
-    action: str
-    source: str | None
-    created_at: datetime
-    error: str
 
 
 @dataclass(frozen=True)
@@ -82,84 +93,148 @@ class Inbox:
     codec: Codec
 
     def drain(self, wait: float | None = None) -> Drained:
-        """Move all that waits to the log.
+        """Move all that waits to the log, and remove rejected rows that are past the limits.
 
         With ``wait``, raises `ConflictError` where the lock on the head cannot be had in so many
         seconds.
         """
         total: Drained | None = None
-        while True:
-            found, drained = transact(self.engine, self.dataset_id, self._move, wait)
+        more = True
+        while more:
+            more, drained = transact(self.engine, self.dataset_id, self._move, wait)
             if total is not None:
                 drained = Drained(total.report + drained.report, total.refused + drained.refused)
             total = drained
-            if found < _ROWS:
-                return total
+        assert total is not None
+        return replace(total, removed=self.prune())
 
-    def refused(self) -> list[Refused]:
-        """Return the rows that stay, oldest first."""
-        rows = read(
-            self.engine,
-            lambda connection: connection.execute(
-                _columns(connection).where(*self._refused(None)).order_by(inbox.c.id)
-            ).all(),
-        )
-        return [
-            Refused(
-                row.id,
-                _shown(row.key),
-                _shown(row.action) or "",
-                _shown(row.source),
-                utc(row.created_at),
-                row.error,
-            )
-            for row in rows
-        ]
+    def refused(self, after: int = 0, limit: int | None = None) -> list[Refused]:
+        """Return the rows that stay, by their ids: those past ``after``, at most ``limit``."""
+        return list(rejected.listed(self.engine, self.dataset_id, after, limit))
 
     def retry(self, ids: Sequence[int] | None = None) -> int:
         """Let rows that were refused wait again, all or these; return how many."""
-        again = update(inbox).where(*self._refused(ids)).values(error=None)
-        return write(self.engine, lambda connection: connection.execute(again).rowcount)
+        return rejected.retry(self.engine, self.dataset_id, ids)
 
     def discard(self, ids: Sequence[int] | None = None) -> int:
         """Remove rows that were refused, all or these; return how many."""
-        gone = delete(inbox).where(*self._refused(ids))
-        return write(self.engine, lambda connection: connection.execute(gone).rowcount)
+        return rejected.discard(self.engine, self.dataset_id, ids)
 
-    def _refused(self, ids: Sequence[int] | None) -> list[Any]:
-        wanted = [inbox.c.dataset_id == self.dataset_id, inbox.c.error.is_not(None)]
-        if ids is None:
-            return wanted
-        # A number that no column of the database takes is the id of no row.
-        return [*wanted, inbox.c.id.in_([number for number in ids if abs(number) < 1 << 63])]
+    @property
+    def limits(self) -> Limits:
+        """How long rows that were refused are kept, and how many."""
+        return rejected.limits(self.engine, self.dataset_id)
 
-    def _move(self, writer: Writer) -> tuple[int, Drained]:
-        """Move the first rows that wait; return how many were found, too."""
-        rows = writer.connection.execute(
-            _columns(writer.connection)
-            .where(inbox.c.dataset_id == self.dataset_id, inbox.c.error.is_(None))
-            .order_by(inbox.c.id)
-            .limit(_ROWS)
-            .with_for_update(skip_locked=True)
-        ).all()
+    def set_limits(self, *, retention: timedelta | None = None, quota: int | None = None) -> Limits:
+        """Change how long rows that were refused are kept, or how many; return the limits.
+
+        They hold for all who drain the inbox. It takes the right to update the dataset's row.
+        """
+        return rejected.set_limits(self.engine, self.dataset_id, retention, quota)
+
+    def prune(self) -> int:
+        """Remove rows past the limits; return how many. It does nothing twice in a minute."""
+        return rejected.prune_sometimes(self.engine, self.dataset_id)
+
+    def _move(self, writer: Writer) -> tuple[bool, Drained]:
+        """Move the first rows that wait; tell whether there may be more, too."""
+        connection = writer.connection
+        ids, more = _waiting(connection, self.dataset_id)
+        rows = _measured(connection, ids)
+        fitting = {number: row for number, row in rows.items() if row.size <= LARGEST_RECORD}
+        errors = {number: _too_large(rows[number].size) for number in rows.keys() - fitting.keys()}
+        taken = _affordable(connection, self.dataset_id, fitting)
+        outcomes = writer.append(_read(connection, self.codec, taken) if taken else [])
         done = Report(0, 0, 0, 0, writer.head)
-        moved, errors = [], []
-        for row, outcome in zip(rows, _append(writer, self.codec, rows), strict=True):
+        for number, outcome in zip(taken, outcomes, strict=True):
             if isinstance(outcome, RegistryError):
-                errors.append({"number": row.id, "why": _why(outcome)})
+                errors[number] = _why(outcome)
             else:
-                moved.append(row.id)
                 done += outcome
-        _clear(writer.connection, moved, errors)
-        return len(rows), Drained(done, len(errors))
+        _clear(connection, [number for number in taken if number not in errors], errors)
+        return more or len(taken) < len(fitting), Drained(done, len(errors))
 
 
-def _append(writer: Writer, codec: Codec, rows: Sequence[Row[Any]]) -> list[Outcome]:
-    """Append each row that fits, and return what became of each."""
-    read_rows = [_change(row) for row in rows]
-    changes = [each for each in read_rows if isinstance(each, Change)]
-    found = iter(writer.append(batches(codec, [[change] for change in changes])))
-    return [each if isinstance(each, RegistryError) else next(found) for each in read_rows]
+@dataclass(frozen=True)
+class _Sized:
+    """A row's length as text, its key, and whether it amends that key's record."""
+
+    size: int
+    key: str | None
+    amends: bool
+
+
+def _waiting(connection: Connection, dataset_id: int) -> tuple[list[int], bool]:
+    """Lock the first rows that wait and return their ids; tell whether there may be more, too."""
+    rows = connection.execute(
+        select(inbox.c.id, _stored_size(connection))
+        .where(inbox.c.dataset_id == dataset_id, inbox.c.error.is_(None))
+        .order_by(inbox.c.id)
+        .limit(_ROWS)
+        .with_for_update(skip_locked=True)
+    )
+    ids: list[int] = []
+    total = 0
+    for number, stored in rows:
+        total += stored
+        if ids and total > _STORED:
+            rows.close()
+            return ids, True
+        ids.append(number)
+    return ids, len(ids) == _ROWS
+
+
+def _measured(connection: Connection, ids: Sequence[int]) -> dict[int, _Sized]:
+    """Return the rows' sizes, in the order of their ids."""
+    if not ids:
+        return {}
+    key = cast(inbox.c.key, _kind(connection))
+    query = select(
+        inbox.c.id,
+        _size(connection),
+        case((_length(connection, inbox.c.key) <= LONGEST, key)),
+        inbox.c.action == "update",
+    )
+    try:
+        with connection.begin_nested():
+            rows = connection.execute(query.where(inbox.c.id.in_(ids)).order_by(inbox.c.id))
+            return {n: _Sized(size, shown(key), amends) for n, size, key, amends in rows}
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != _TOO_LONG:
+            raise
+    if len(ids) == 1:
+        return {ids[0]: _Sized(1 << 30, None, amends=False)}
+    return {number: row for each in ids for number, row in _measured(connection, [each]).items()}
+
+
+def _affordable(connection: Connection, dataset_id: int, rows: Mapping[int, _Sized]) -> list[int]:
+    """Return the first rows that have `_BYTES`, with the records that they amend, or one row."""
+    amended = {row.key for row in rows.values() if row.amends and row.key}
+    held = {key: size_of(each) for key, each in latest(connection, dataset_id, amended).items()}
+    taken: list[int] = []
+    total = 0
+    for number, row in rows.items():
+        size = row.size + (held.get(row.key or "", 0) if row.amends else 0)
+        total += size
+        if taken and total > _BYTES:
+            break
+        taken.append(number)
+        held[row.key or ""] = size
+    return taken
+
+
+def _read(connection: Connection, codec: Codec, ids: Sequence[int]) -> list[Batch | RegistryError]:
+    """Return what each row asks for."""
+    kind = _kind(connection)
+    query = select(*(cast(column, kind).label(column.name) for column in _TEXTS))
+    rows: list[Row[Any]] = list(
+        connection.execute(query.where(inbox.c.id.in_(ids)).order_by(inbox.c.id.desc()))
+    )
+    found: list[Batch | RegistryError] = []
+    while rows:
+        change = _change(rows.pop())  # so that no row's text is kept while its values are packed
+        found += [change] if isinstance(change, RegistryError) else batches(codec, [[change]])
+    return found
 
 
 def _change(row: Row[Any]) -> Change | RegistryError:
@@ -169,30 +244,53 @@ def _change(row: Row[Any]) -> Change | RegistryError:
         key = None if row.key is None else _text(row.key, "key")
         return Change(key, fields, _text(row.action, "action"), source)
     except ValueError as error:
-        return InvalidSampleError(str(error), key=_shown(row.key))
+        return InvalidSampleError(str(error), key=shown(row.key))
 
 
-def _columns(connection: Connection) -> Any:
-    """Select rows as they are: no JSON is parsed, and on SQLite no text is taken for UTF-8."""
-    kind = Text() if connection.dialect.name == "postgresql" else LargeBinary()
-    columns = (inbox.c.key, inbox.c.fields, inbox.c.action, inbox.c.source)
-    as_they_are = [cast(column, kind).label(column.name) for column in columns]
-    return select(inbox.c.id, *as_they_are, inbox.c.created_at, inbox.c.error)
+def _kind(connection: Connection) -> Text | LargeBinary:
+    """As what columns are read as they are: no JSON, and on SQLite no text, is looked into."""
+    return Text() if connection.dialect.name == "postgresql" else LargeBinary()
+
+
+def _size(connection: Connection) -> ColumnElement[int]:
+    """Sum up the bytes of a row's texts."""
+    sizes = (func.coalesce(_length(connection, column), 0) for column in _TEXTS)
+    return functools.reduce(operator.add, sizes)
+
+
+def _stored_size(connection: Connection) -> ColumnElement[int]:
+    """Sum up the bytes of a row's texts as they are stored, which no value is unpacked for."""
+    if connection.dialect.name != "postgresql":
+        return _size(connection)
+    sizes = (func.coalesce(func.pg_column_size(column), 0) for column in _TEXTS)
+    return functools.reduce(operator.add, sizes)
+
+
+def _length(connection: Connection, column: ColumnElement[Any]) -> ColumnElement[int]:
+    # SQLite counts the characters of text, and the bytes of a blob.
+    count = func.octet_length if connection.dialect.name == "postgresql" else func.length
+    return count(cast(column, _kind(connection)), type_=Integer)
+
+
+def _too_large(size: int) -> str:
+    over = "over " if size >= 1 << 30 else ""
+    return f"the row has {over}{size:,} bytes; at most {LARGEST_RECORD:,} are read"
 
 
 def _why(error: RegistryError) -> str:
-    """Return the reason alone: the row is told by its id, and has its key beside it."""
+    """Return the reason alone: the row is named by its id, and has its key next to it."""
     if isinstance(error, InvalidSampleError):
         return str(InvalidSampleError(error.reason, feature=error.feature))
     return str(error)
 
 
-def _clear(connection: Connection, moved: Sequence[int], errors: Sequence[dict[str, Any]]) -> None:
+def _clear(connection: Connection, moved: Sequence[int], errors: Mapping[int, str]) -> None:
     if moved:
         connection.execute(delete(inbox).where(inbox.c.id.in_(moved)))
     if errors:
         stays = update(inbox).where(inbox.c.id == bindparam("number"))
-        connection.execute(stays.values(error=bindparam("why")), errors)
+        values = [{"number": number, "why": why} for number, why in errors.items()]
+        connection.execute(stays.values(error=bindparam("why")), values)
 
 
 def _text(raw: str | bytes, name: str) -> str:
@@ -200,7 +298,3 @@ def _text(raw: str | bytes, name: str) -> str:
         return raw if isinstance(raw, str) else raw.decode()
     except UnicodeDecodeError:
         raise ValueError(f"{name} is not UTF-8 text") from None
-
-
-def _shown(raw: str | bytes | None) -> str | None:
-    return raw.decode(errors="replace") if isinstance(raw, bytes) else raw

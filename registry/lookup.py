@@ -121,6 +121,12 @@ def record_of(connection: Connection, dataset_id: int, revision: Latest) -> byte
     return records_at(connection, dataset_id, [revision.position])[0]
 
 
+def size_of(revision: Latest) -> int:
+    """Return the bytes of a revision's record; 0 for a retraction."""
+    record = revision.record
+    return record.size if isinstance(record, Stored) else len(record or b"")
+
+
 class RecordReader:
     """Reads records by their positions, those that are asked for in this order together."""
 

@@ -66,6 +66,9 @@ datasets = Table(
     Column("description", Text, nullable=False, server_default=text("''")),
     _now(),
     Column("dropped_at", DateTime(timezone=True)),  # its rows may not all be removed yet
+    # Rejected rows of the inbox are kept for so many seconds, and so many of them.
+    Column("rejected_retention", BigInteger, nullable=False, server_default=str(30 * 24 * 3600)),
+    Column("rejected_quota", BigInteger, nullable=False, server_default="100000"),
     sqlite_autoincrement=True,  # the id of a dropped dataset never names another
 )
 NOT_DROPPED = datasets.c.dropped_at.is_(None)
@@ -149,6 +152,7 @@ inbox = Table(
     Column("source", Text),
     _now(),
     Column("error", Text),
+    Column("rejected_at", DateTime(timezone=True)),
 )
 # Each look at a head asks whether rows wait, which is most often none.
 Index(
@@ -157,6 +161,21 @@ Index(
     inbox.c.id,
     postgresql_where=text("error IS NULL"),
     sqlite_where=text("error IS NULL"),
+)
+# Those that stay there are listed by their ids, and removed by age.
+Index(
+    "ix_inbox_rejected",
+    inbox.c.dataset_id,
+    inbox.c.id,
+    postgresql_where=text("error IS NOT NULL"),
+    sqlite_where=text("error IS NOT NULL"),
+)
+Index(
+    "ix_inbox_rejected_at",
+    inbox.c.dataset_id,
+    inbox.c.rejected_at,
+    postgresql_where=text("error IS NOT NULL"),
+    sqlite_where=text("error IS NOT NULL"),
 )
 
 runs = Table(

@@ -11,7 +11,7 @@ from registry.errors import SchemaMissingError, SchemaTooNewError, SchemaTooOldE
 from registry.forks import ThreadLock
 from registry.urls import shown
 
-REVISION = "0006"
+REVISION = "0007"
 """The revision that this version of the package reads and writes."""
 VERSION_TABLE = "registry_alembic_version"
 _one_at_a_time = ThreadLock()

@@ -5,20 +5,27 @@ from __future__ import annotations
 import base64
 import json
 import threading
+import tracemalloc
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, text
-from typer.testing import CliRunner
+from sqlalchemy import Connection, case, func, text
+from typer.testing import CliRunner, Result
 
 import registry
-from registry import Dataset, Registry
+from registry import Dataset, Registry, models, rejected
+from registry import inbox as inbox_module
 from registry.cli import app
+from registry.errors import InvalidSampleError
+from registry.labeling.ledger import State
+from registry.labeling.settling import Outcome, settle
 from tests.datasets import digit
 
+MIB = 1 << 20
 INSERT = text(
     "INSERT INTO inbox (dataset_id, key, fields, action, source) "
     "VALUES (:dataset, :key, :fields, :action, :source)"
@@ -264,3 +271,237 @@ def test_the_commands_drain_list_retry_and_discard(
     assert run("inbox", "retry", "digits", str(found["id"])).startswith("1 tried again: ")
     assert run("inbox", "discard", "digits") == "1 removed\n"
     assert run("drain", "digits") == "digits: 0 moved\n"
+
+
+def test_rows_of_one_dataset_never_reach_another(reg: Registry, digits: Dataset) -> None:
+    other = reg.create("other", digits.features)
+    with reg.engine.begin() as connection:
+        for dataset in (other, digits):
+            put(connection, dataset, dataset.name, digit(1))
+            put(connection, dataset, f"unfit of {dataset.name}", {"label": 1})
+    drained = digits.inbox.drain()
+    assert (drained.moved, drained.refused) == (1, 1)
+    assert [entry.key for entry in digits.entries()] == ["digits"]
+    assert [row.key for row in digits.inbox.refused()] == ["unfit of digits"]
+    assert [entry.key for entry in other.entries()] == ["other"]
+    (unfit,) = other.inbox.refused()
+    assert digits.inbox.retry([unfit.id]) == digits.inbox.discard([unfit.id]) == 0
+    assert (digits.inbox.retry(), digits.inbox.drain().refused) == (1, 1)
+    assert (digits.inbox.discard(), other.inbox.refused()) == (1, [unfit])
+
+
+def test_all_that_waits_is_drained_in_its_order_however_much_it_is(
+    reg: Registry, digits: Dataset
+) -> None:
+    with reg.engine.begin() as connection:
+        rows = [
+            {
+                "dataset": digits.id,
+                "key": f"k{number % 2990}",
+                "fields": json.dumps(digit(number) if number % 1000 else {}),
+                "action": "insert",
+                "source": None,
+            }
+            for number in range(3000)
+        ]
+        connection.execute(INSERT, rows)
+    drained = digits.inbox.drain()
+    assert (drained.moved, drained.refused) == (2997, 3)
+    keys = [f"k{number % 2990}" for number in range(3000) if number % 1000]
+    assert [entry.key for entry in digits.entries()] == keys
+    assert digits.get("k1")["label"] == 2991 % 10
+
+
+def test_a_row_that_a_tool_has_locked_keeps_neither_drainers_nor_writers_waiting(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rejected, "_EVERY", 0.0)
+    with registry.connect(postgresql_url) as reg:
+        digits = reg.create("digits", {"label": registry.ClassLabel(10)})
+        with reg.engine.begin() as connection:
+            for key, label in (("locked", 1), ("free", 2), ("unfit", 10), ("also unfit", 11)):
+                put(connection, digits, key, {"label": label})
+        with reg.engine.begin() as tool:
+            for key in ("locked", "unfit"):
+                tool.execute(text("SELECT * FROM inbox WHERE key = :key FOR UPDATE"), {"key": key})
+            # A lock that is waited for ends this as an error.
+            drained = digits.inbox.drain(wait=1)
+            assert (drained.moved, drained.refused) == (1, 1)
+            digits.insert([{"label": 3}], keys=["direct"])
+        drained = digits.inbox.drain()
+        assert (drained.moved, drained.refused) == (1, 1)
+        digits.inbox.set_limits(quota=0)
+        with reg.engine.begin() as tool:
+            tool.execute(text("SELECT * FROM inbox WHERE key = 'unfit' FOR UPDATE"))
+            with reg.engine.begin() as waiting:
+                waiting.execute(text("SET LOCAL lock_timeout = 1000"))
+                assert rejected._remove(waiting, digits.id) == 1
+        assert [row.key for row in digits.inbox.refused()] == ["unfit"]
+        assert digits.inbox.drain().removed == 1
+
+
+@pytest.mark.parametrize("action", ["insert", "update"])
+def test_a_drain_takes_memory_for_some_of_the_bytes_that_wait(
+    reg: Registry, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    monkeypatch.setattr("registry.inbox._BYTES", MIB)
+    blobs = reg.create("blobs", {"blob": registry.Bytes(), "label": registry.ClassLabel(10)})
+    blob = base64.b64encode(bytes(2 * MIB)).decode()
+    keys = [f"k{number}" for number in range(12)]
+    for key in keys if action == "update" else ():
+        blobs.insert([{"blob": bytes(2 * MIB), "label": 0}], keys=[key])
+    with reg.engine.begin() as connection:
+        for number, key in enumerate(keys):
+            fields = {"label": 1 + number % 9} | ({"blob": blob} if action == "insert" else {})
+            put(connection, blobs, key, fields, action)
+    tracemalloc.start()
+    drained = blobs.inbox.drain()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (drained.moved, drained.refused) == (12, 0)
+    assert [entry.key for entry in blobs.entries()][-12:] == keys
+    assert [blobs.get(key)["label"] for key in keys] == [1 + n % 9 for n in range(12)]
+    assert peak < 16 * MIB, f"{peak / MIB:.0f} MiB"
+
+
+def test_a_row_larger_than_any_record_is_refused_unread(
+    reg: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registry.inbox.LARGEST_RECORD", MIB)
+    notes = reg.create("notes", {"text": registry.Text()})
+    with reg.engine.begin() as connection:
+        put(connection, notes, "large", {"text": "x" * 8 * MIB})
+        put(connection, notes, "k" * 2 * MIB, {"text": "y"})
+        put(connection, notes, "fits", {"text": "x" * 1_000_000})
+    tracemalloc.start()
+    drained = notes.inbox.drain()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (drained.moved, drained.refused) == (1, 2)
+    first, second = notes.inbox.refused()
+    size = 8 * MIB + len('{"text": ""}' + "largeinsert")
+    assert first.error == f"the row has {size:,} bytes; at most 1,048,576 are read"
+    assert second.error.startswith("the row has 2,097,")
+    assert peak < 7 * MIB, f"{peak / MIB:.0f} MiB"
+
+
+def test_a_row_too_long_to_be_measured_is_refused_and_stops_no_other(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL gives no text over 1 GiB, as which [1e131071, …] of some KiB would be written."""
+    size = inbox_module._size
+
+    def measured(connection: Connection) -> Any:
+        too_long = func.length(func.repeat(models.inbox.c.key, 1 << 30))
+        return case((models.inbox.c.key == "long", too_long), else_=size(connection))
+
+    monkeypatch.setattr(inbox_module, "_size", measured)
+    with registry.connect(postgresql_url) as reg:
+        digits = reg.create("digits", {"label": registry.ClassLabel(10)})
+        with reg.engine.begin() as connection:
+            for key in ("before", "long", "after"):
+                put(connection, digits, key, {"label": 1})
+        drained = digits.inbox.drain()
+        assert [entry.key for entry in digits.entries()] == ["before", "after"]
+        assert (drained.moved, drained.refused) == (2, 1)
+        (unread,) = digits.inbox.refused()
+        assert "over 1,073,741,824 bytes; at most 268,435,456 are read" in unread.error
+
+
+def test_rejected_rows_are_kept_for_a_time_and_up_to_a_number(
+    reg: Registry,
+    digits: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(rejected, "_EVERY", 0.0)
+    other = reg.create("other", digits.features)
+    inbox = digits.inbox
+    assert inbox.limits == rejected.Limits(timedelta(days=30), 100_000)
+    month_ago = datetime.now(UTC) - timedelta(days=31)
+    with reg.engine.begin() as connection:
+        for number in range(6):
+            for dataset in (digits, other):
+                put(connection, dataset, f"k{number}", {})
+        # They have waited for long, and are rejected only now.
+        connection.execute(models.inbox.update().values(created_at=month_ago))
+    assert (inbox.drain().removed, other.inbox.drain().removed) == (0, 0)
+    first, second, *_ = inbox.refused()
+    with reg.engine.begin() as connection:
+        old = models.inbox.c.id.in_([first.id, second.id])
+        connection.execute(models.inbox.update().where(old).values(rejected_at=month_ago))
+    assert inbox.drain().removed == 2
+    assert "removed 2 rejected rows" in caplog.text
+    assert inbox.set_limits(quota=3) == rejected.Limits(timedelta(days=30), 3)
+    assert inbox.drain().removed == 1
+    assert [row.key for row in inbox.refused()] == ["k3", "k4", "k5"]
+    assert len(other.inbox.refused()) == 6
+    # One that is tried again is new if it is rejected again.
+    with reg.engine.begin() as connection:
+        connection.execute(models.inbox.update().values(rejected_at=month_ago))
+    assert (inbox.retry(), inbox.drain().removed, len(inbox.refused())) == (3, 0, 3)
+    for wrong in ({"retention": timedelta(0)}, {"quota": -1}, {"quota": 1 << 63}):
+        with pytest.raises(rejected.LimitsError, match="is not"):
+            inbox.set_limits(**wrong)
+
+
+def test_webhooks_keep_to_the_limits_of_rejected_rows(
+    reg: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rejected, "_EVERY", 0.0)
+    dataset = reg.create("d", {"x": registry.Tensor("uint8")})
+    dataset.inbox.set_limits(quota=2)
+    at = datetime(2021, 1, 1, tzinfo=UTC)
+    for number in range(4):
+        unfit = State(1, number, at, {}, fault=InvalidSampleError("unfit"))
+        assert settle(dataset, [[unfit]]) == [Outcome(quarantined=1)]
+    assert [row.key for row in dataset.inbox.refused()] == ["label-studio:1:2", "label-studio:1:3"]
+
+
+def test_rejected_rows_are_listed_page_by_page(
+    url: str, reg: Registry, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rejected, "_PAGE", 3)
+    monkeypatch.setattr("registry.cli.inbox._PART", 2)
+    with reg.engine.begin() as connection:
+        for number in range(7):
+            put(connection, digits, f"k{number}", {})
+    digits.inbox.drain()
+    whole = digits.inbox.refused()
+    assert [row.key for row in whole] == [f"k{number}" for number in range(7)]
+    for size in range(1, 9):
+        after, pages = 0, []
+        while page := digits.inbox.refused(after, size):
+            assert len(page) <= size
+            pages += page
+            after = page[-1].id
+        assert pages == whole, size
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["inbox", "ls", "digits", *arguments, "--url", url])
+
+    first = run("--limit", "4")
+    assert [line.split()[1] for line in first.stdout.splitlines()] == [
+        "key",
+        "k0",
+        "k1",
+        "k2",
+        "k3",
+    ]
+    assert first.stderr == f"there are more: --after {whole[3].id}\n"
+    rest = run("--after", str(whole[3].id), "--limit", "3", "--json")
+    assert [row["key"] for row in json.loads(rest.stdout)] == ["k4", "k5", "k6"]
+    assert rest.stderr == ""
+    assert "Traceback" not in run("--after", str(1 << 70)).output
+
+
+def test_the_limits_are_shown_and_set_by_a_command(url: str, digits: Dataset) -> None:
+    def run(*arguments: str) -> str:
+        return (
+            CliRunner().invoke(app, ["inbox", "limits", "digits", *arguments, "--url", url]).output
+        )
+
+    assert run().split() == ["retention", "30", "days,", "0:00:00", "quota", "100,000", "rows"]
+    assert "90 days" in run("--retention", "90d", "--quota", "5")
+    assert digits.inbox.limits == rejected.Limits(timedelta(days=90), 5)
+    assert "is no duration" in run("--retention", "soon")

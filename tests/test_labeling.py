@@ -39,7 +39,7 @@ from registry.labeling.label_studio import (
     insert_export,
 )
 from registry.models import inbox
-from tests.annotators import FEATURES, MAPPING, choice, rectangle, samples, write_export
+from tests.annotators import FEATURES, MAPPING, MOODS, choice, rectangle, samples, write_export
 from tests.pictures import PNG
 
 KEY = "label-studio:2:17"
@@ -561,3 +561,57 @@ def test_an_export_leaves_other_projects_and_what_came_after_it_alone(
     assert insert_export(cars, path, MAPPING).retracted == 1
     assert sorted(samples(cars)) == ["label-studio:2:19", "label-studio:3:18"]
     assert json.loads(path.read_text()) == [{**TASK, "annotations": []}]
+
+
+def test_an_older_export_does_not_bring_back_what_a_newer_one_lacks(
+    cars: Dataset, tmp_path: Path
+) -> None:
+    newer, older = (
+        write_export(
+            tmp_path / f"{second}.json", [{**TASK, "annotations": [annotation(second, id=18)]}]
+        )
+        for second in (9, 3)
+    )
+    insert_export(cars, newer, MAPPING)
+    insert_export(cars, older, MAPPING)
+    assert [sample["id"] for sample in samples(cars).values()] == [18]
+    for second in (5, 9):
+        assert apply_event(cars, MAPPING, event(second)) == Outcome(unchanged=1), second
+    assert apply_event(cars, MAPPING, event(10)) == Outcome(inserted=1)
+
+
+@pytest.mark.parametrize("said", [["good", "bad"], ["bad", "good"], ["awful", "good"]])
+def test_an_export_goes_before_an_event_of_the_same_time(
+    cars: Dataset, tmp_path: Path, said: list[str]
+) -> None:
+    by_event, by_export = said
+    apply_event(cars, MAPPING, event(5, choice(by_event)))
+    tasks = [{**TASK, "annotations": [annotation(5, choice(by_export))]}]
+    insert_export(cars, write_export(tmp_path / "e.json", tasks), MAPPING)
+    assert [MOODS[sample["mood"]] for sample in samples(cars).values()] == [by_export]
+
+
+def test_events_of_one_time_do_not_bring_a_sample_back(cars: Dataset) -> None:
+    apply_events(cars, MAPPING, [event(5), event(5, was_cancelled=True)])
+    for late in (event(5), event(5, choice("good")), event(5, choice("awful"))):
+        assert apply_event(cars, MAPPING, late) == Outcome(unchanged=1)
+    assert len(cars) == 0
+
+
+def test_a_newer_state_removes_rejected_rows_of_its_own_tool_dataset_and_key_alone(
+    reg: Registry, cars: Dataset
+) -> None:
+    other = reg.create("other", FEATURES)
+    unfit = event(1, choice("awful"))
+    apply_event(other, MAPPING, unfit)
+    apply_events(cars, MAPPING, [unfit, event(1, choice("awful"), id=18)])
+    with reg.engine.begin() as connection:
+        for source in ("argilla", "my-tool", None):
+            connection.execute(
+                inbox.insert().values(dataset_id=cars.id, key=KEY, source=source, error="unfit")
+            )
+    assert apply_event(cars, MAPPING, event(2)) == Outcome(inserted=1)
+    kept = [(row.key, row.source) for row in rows(cars, reg)]
+    beside = [(KEY, source) for source in ("argilla", "my-tool", None)]
+    assert kept == [("label-studio:2:18", "label-studio"), *beside]
+    assert [row.key for row in rows(other, reg)] == [KEY]

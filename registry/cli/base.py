@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
+from datetime import timedelta
 from typing import Annotated
 
 import typer
@@ -31,6 +33,8 @@ Name = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AsJsonLines = Annotated[bool, typer.Option("--json", help="Print a JSON object per line.")]
 
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
 
 @app.callback()
 def main() -> None:
@@ -51,3 +55,11 @@ def pairs(option: str, texts: list[str]) -> dict[str, str]:
             raise typer.BadParameter(f"{name!r} is given twice", param_hint=option)
         found[name] = value
     return found
+
+
+def duration(text: str) -> timedelta:
+    """Read ``30m``, ``12h``, ``90d`` or ``52w``."""
+    found = re.fullmatch(r"(\d{1,6})([smhdw])", text)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no duration; write 30m, 12h, 90d or 52w")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from registry.cli.base import AsJson, Name, Url, app
+from registry.cli.base import AsJson, Name, Url, app, duration
 from registry.connection import Registry, connect
 from registry.dataset import Dataset
 from registry.inbox import Drained
-from registry.listing import Column, Listing
+from registry.listing import Column, Listing, print_facts
+from registry.rejected import Refused
 from registry.retry import retrying
 
 Ids = Annotated[
@@ -23,6 +25,8 @@ Ids = Annotated[
 
 _SHOWN = 60
 """Characters of a key that are listed."""
+_PART = 1000
+"""Rows of a table that are laid out together."""
 _EVERY = 1.0
 """Seconds between looks at the inbox."""
 
@@ -51,13 +55,28 @@ def drain(
 
 
 @inbox.command(name="ls")
-def list_refused(dataset: Name, as_json: AsJson = False, url: Url = None) -> None:
+def list_refused(
+    dataset: Name,
+    limit: Annotated[int, typer.Option(min=1, help="Rows to list, at most.")] = 1000,
+    after: Annotated[
+        int, typer.Option(metavar="ID", help="Begin past this row, the last one listed before.")
+    ] = 0,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
     """List rows that did not fit, and why."""
     with connect(url) as registry:
-        found = registry.open(dataset).inbox.refused()
+        found = registry.open(dataset).inbox.refused(after, limit + 1)
+    rows = found[:limit]
     if as_json:
-        typer.echo(json.dumps([asdict(row) for row in found], indent=2, default=str))
-        return
+        typer.echo(json.dumps([asdict(row) for row in rows], indent=2, default=str))
+    else:
+        _list(rows)
+    if len(found) > limit:
+        typer.echo(f"there are more: --after {rows[-1].id}", err=True)
+
+
+def _list(rows: Sequence[Refused]) -> None:
     listing = Listing(
         Column("id", right=True, whole=True),
         Column("key"),
@@ -66,17 +85,19 @@ def list_refused(dataset: Name, as_json: AsJson = False, url: Url = None) -> Non
         Column("created", whole=True),
         Column("error"),
     )
-    listing.print(
-        (
-            str(row.id),
-            (row.key or "")[:_SHOWN],
-            row.action,
-            row.source or "",
-            f"{row.created_at:%Y-%m-%d %H:%M:%S}",
-            row.error,
+    # A table takes ever longer for each of its rows.
+    for start in range(0, len(rows) or 1, _PART):
+        listing.print(
+            (
+                str(row.id),
+                (row.key or "")[:_SHOWN],
+                row.action,
+                row.source or "",
+                f"{row.created_at:%Y-%m-%d %H:%M:%S}",
+                row.error,
+            )
+            for row in rows[start : start + _PART]
         )
-        for row in found
-    )
 
 
 @inbox.command()
@@ -95,6 +116,24 @@ def discard(dataset: Name, ids: Ids = None, url: Url = None) -> None:
         typer.echo(f"{registry.open(dataset).inbox.discard(ids or None):,} removed")
 
 
+@inbox.command()
+def limits(
+    dataset: Name,
+    retention: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="How long they are kept: 90d, 12h.")
+    ] = None,
+    quota: Annotated[
+        int | None, typer.Option(min=0, metavar="ROWS", help="How many are kept, the newest.")
+    ] = None,
+    url: Url = None,
+) -> None:
+    """Show or set how long rows that did not fit are kept, and how many."""
+    kept = None if retention is None else duration(retention)
+    with connect(url) as registry:
+        found = registry.open(dataset).inbox.set_limits(retention=kept, quota=quota)
+    print_facts([("retention", str(found.retention)), ("quota", f"{found.quota:,} rows")])
+
+
 def _opened(registry: Registry, names: list[str] | None) -> list[Dataset]:
     return [registry.open(name) for name in names] if names else registry.datasets()
 
@@ -107,10 +146,14 @@ def _watch(registry: Registry, names: list[str] | None) -> None:
             with attempt:
                 for dataset in _opened(registry, names):
                     found = dataset.inbox.drain()
-                    if found.moved or found.refused:
+                    if found.moved or found.refused or found.removed:
                         typer.echo(_said(dataset, found))
 
 
 def _said(dataset: Dataset, found: Drained) -> str:
-    stay = f"; {found.refused:,} did not fit: registry inbox ls {dataset.name}"
-    return f"{dataset.name}: {found.moved:,} moved" + (stay if found.refused else "")
+    said = f"{dataset.name}: {found.moved:,} moved"
+    if found.refused:
+        said += f"; {found.refused:,} did not fit: registry inbox ls {dataset.name}"
+    if found.removed:
+        said += f"; {found.removed:,} rejected rows past the limits removed"
+    return said

@@ -5,36 +5,27 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from registry import mappings, tokens
-from registry.cli.base import AsJson, Url, app, pairs
+from registry.cli.base import AsJson, Url, app, duration, pairs
 from registry.connection import connect
 from registry.console import fail
 from registry.listing import Column, Listing, plain, print_facts
 from registry.tokens import Token
 
 SECRETS = "REGISTRY_WEBHOOK_SECRETS"
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _EXTRA = ("fastapi", "prometheus_client", "pydantic", "standardwebhooks", "starlette", "uvicorn")
 
 token = typer.Typer(no_args_is_help=True, help="Make and revoke the tokens that `serve` asks for.")
 app.add_typer(token, name="token")
 
 TokenName = Annotated[str, typer.Argument(metavar="NAME", help="The token's name.")]
-
-
-def _duration(text: str) -> timedelta:
-    found = re.fullmatch(r"(\d{1,6})([smhdw])", text)
-    if found is None:
-        raise typer.BadParameter(f"{text!r} is no duration; write 30m, 12h, 90d or 52w")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
 @app.command()
@@ -117,7 +108,7 @@ def create(
     url: Url = None,
 ) -> None:
     """Make a token and print it, this once."""
-    lifetime = _duration(expires) if expires is not None else None
+    lifetime = duration(expires) if expires is not None else None
     with connect(url) as registry:
         secret = tokens.create(
             registry.engine, name, dataset=dataset, rights=rights, lifetime=lifetime
@@ -171,7 +162,7 @@ def rotate(
     url: Url = None,
 ) -> None:
     """Print a new secret for a token."""
-    until = _duration(grace)
+    until = duration(grace)
     with connect(url) as registry:
         typer.echo(tokens.rotate(registry.engine, name, grace=until))
 

@@ -155,7 +155,8 @@ def _log(registry: Registry, row: Row[Any]) -> Log:
 
 def _counterpart(target: Registry, row: Row[Any]) -> Log:
     """Return the target's log of this name and uid, made where there is neither."""
-    made = {c: getattr(row, c) for c in ("uid", "name", "features", "splits", "description")}
+    kept = {*datasets.c.keys()} - {"id", "created_at", "dropped_at"}
+    made = {name: getattr(row, name) for name in kept}
 
     def find_or_make(connection: Connection) -> Sequence[Row[Any]]:
         if insert_if_new(connection, datasets, {**made, "created_at": utc(row.created_at)}):

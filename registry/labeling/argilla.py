@@ -94,6 +94,8 @@ def apply_event(
         return [changes] if changes else []
 
     commit(dataset, prepare)
+    if counts["quarantined"]:
+        dataset.inbox.prune()
     return Outcome(ignored=None, **counts)
 
 

@@ -51,6 +51,8 @@ def settle(
 
     if groups:
         commit(dataset, prepare)
+    if any(each.quarantined for each in outcomes):
+        dataset.inbox.prune()
     return outcomes
 
 
