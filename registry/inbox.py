@@ -10,30 +10,19 @@ record is not read at all.
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Engine,
-    Integer,
-    LargeBinary,
     Row,
-    Text,
     bindparam,
-    case,
-    cast,
     delete,
-    func,
-    select,
     update,
 )
-from sqlalchemy.exc import DBAPIError
 
 from registry import rejected
 from registry.append import Writer, transact
@@ -43,22 +32,16 @@ from registry.errors import InvalidSampleError, RegistryError
 from registry.features import LARGEST_RECORD
 from registry.fields import parse_json
 from registry.heads import Head
-from registry.keys import LONGEST
 from registry.lookup import latest, size_of
 from registry.models import inbox
 from registry.plan import Batch, Report
 from registry.rejected import Limits, Refused, shown
+from registry.waiting import Sized, measured, texts, waiting
 
 SOURCE = "inbox"
 """The source of rows that name none."""
-_ROWS = 1024
 _BYTES = 16 << 20
-"""Rows, and bytes of them, that are moved in one transaction; a single row may have more."""
-_STORED = 4 << 20
-"""Bytes as stored, perhaps compressed, of rows that are measured in one transaction."""
-_TOO_LONG = "54000"
-"""PostgreSQL's state for text that passes its limit of 1 GiB."""
-_TEXTS = (inbox.c.key, inbox.c.fields, inbox.c.action, inbox.c.source)
+"""Bytes of rows that are moved in one transaction; a single row may have more."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +122,8 @@ class Inbox:
     def _move(self, writer: Writer) -> tuple[bool, Drained]:
         """Move the first rows that wait; tell whether there may be more, too."""
         connection = writer.connection
-        ids, more = _waiting(connection, self.dataset_id)
-        rows = _measured(connection, ids)
+        ids, more = waiting(connection, self.dataset_id)
+        rows = measured(connection, ids)
         fitting = {number: row for number, row in rows.items() if row.size <= LARGEST_RECORD}
         errors = {number: _too_large(rows[number].size) for number in rows.keys() - fitting.keys()}
         taken = _affordable(connection, self.dataset_id, fitting)
@@ -155,59 +138,7 @@ class Inbox:
         return more or len(taken) < len(fitting), Drained(done, len(errors))
 
 
-@dataclass(frozen=True)
-class _Sized:
-    """A row's length as text, its key, and whether it amends that key's record."""
-
-    size: int
-    key: str | None
-    amends: bool
-
-
-def _waiting(connection: Connection, dataset_id: int) -> tuple[list[int], bool]:
-    """Lock the first rows that wait and return their ids; tell whether there may be more, too."""
-    rows = connection.execute(
-        select(inbox.c.id, _stored_size(connection))
-        .where(inbox.c.dataset_id == dataset_id, inbox.c.error.is_(None))
-        .order_by(inbox.c.id)
-        .limit(_ROWS)
-        .with_for_update(skip_locked=True)
-    )
-    ids: list[int] = []
-    total = 0
-    for number, stored in rows:
-        total += stored
-        if ids and total > _STORED:
-            rows.close()
-            return ids, True
-        ids.append(number)
-    return ids, len(ids) == _ROWS
-
-
-def _measured(connection: Connection, ids: Sequence[int]) -> dict[int, _Sized]:
-    """Return the rows' sizes, in the order of their ids."""
-    if not ids:
-        return {}
-    key = cast(inbox.c.key, _kind(connection))
-    query = select(
-        inbox.c.id,
-        _size(connection),
-        case((_length(connection, inbox.c.key) <= LONGEST, key)),
-        inbox.c.action == "update",
-    )
-    try:
-        with connection.begin_nested():
-            rows = connection.execute(query.where(inbox.c.id.in_(ids)).order_by(inbox.c.id))
-            return {n: _Sized(size, shown(key), amends) for n, size, key, amends in rows}
-    except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != _TOO_LONG:
-            raise
-    if len(ids) == 1:
-        return {ids[0]: _Sized(1 << 30, None, amends=False)}
-    return {number: row for each in ids for number, row in _measured(connection, [each]).items()}
-
-
-def _affordable(connection: Connection, dataset_id: int, rows: Mapping[int, _Sized]) -> list[int]:
+def _affordable(connection: Connection, dataset_id: int, rows: Mapping[int, Sized]) -> list[int]:
     """Return the first rows that have `_BYTES`, with the records that they amend, or one row."""
     amended = {row.key for row in rows.values() if row.amends and row.key}
     held = {key: size_of(each) for key, each in latest(connection, dataset_id, amended).items()}
@@ -225,11 +156,7 @@ def _affordable(connection: Connection, dataset_id: int, rows: Mapping[int, _Siz
 
 def _read(connection: Connection, codec: Codec, ids: Sequence[int]) -> list[Batch | RegistryError]:
     """Return what each row asks for."""
-    kind = _kind(connection)
-    query = select(*(cast(column, kind).label(column.name) for column in _TEXTS))
-    rows: list[Row[Any]] = list(
-        connection.execute(query.where(inbox.c.id.in_(ids)).order_by(inbox.c.id.desc()))
-    )
+    rows = texts(connection, ids)
     found: list[Batch | RegistryError] = []
     while rows:
         change = _change(rows.pop())  # so that no row's text is kept while its values are packed
@@ -245,31 +172,6 @@ def _change(row: Row[Any]) -> Change | RegistryError:
         return Change(key, fields, _text(row.action, "action"), source)
     except ValueError as error:
         return InvalidSampleError(str(error), key=shown(row.key))
-
-
-def _kind(connection: Connection) -> Text | LargeBinary:
-    """As what columns are read as they are: no JSON, and on SQLite no text, is looked into."""
-    return Text() if connection.dialect.name == "postgresql" else LargeBinary()
-
-
-def _size(connection: Connection) -> ColumnElement[int]:
-    """Sum up the bytes of a row's texts."""
-    sizes = (func.coalesce(_length(connection, column), 0) for column in _TEXTS)
-    return functools.reduce(operator.add, sizes)
-
-
-def _stored_size(connection: Connection) -> ColumnElement[int]:
-    """Sum up the bytes of a row's texts as they are stored, which no value is unpacked for."""
-    if connection.dialect.name != "postgresql":
-        return _size(connection)
-    sizes = (func.coalesce(func.pg_column_size(column), 0) for column in _TEXTS)
-    return functools.reduce(operator.add, sizes)
-
-
-def _length(connection: Connection, column: ColumnElement[Any]) -> ColumnElement[int]:
-    # SQLite counts the characters of text, and the bytes of a blob.
-    count = func.octet_length if connection.dialect.name == "postgresql" else func.length
-    return count(cast(column, _kind(connection)), type_=Integer)
 
 
 def _too_large(size: int) -> str:

@@ -17,8 +17,7 @@ from sqlalchemy import Connection, case, func, text
 from typer.testing import CliRunner, Result
 
 import registry
-from registry import Dataset, Registry, models, rejected
-from registry import inbox as inbox_module
+from registry import Dataset, Registry, models, rejected, waiting
 from registry.cli import app
 from registry.errors import InvalidSampleError
 from registry.labeling.ledger import State
@@ -333,9 +332,9 @@ def test_a_row_that_a_tool_has_locked_keeps_neither_drainers_nor_writers_waiting
         digits.inbox.set_limits(quota=0)
         with reg.engine.begin() as tool:
             tool.execute(text("SELECT * FROM inbox WHERE key = 'unfit' FOR UPDATE"))
-            with reg.engine.begin() as waiting:
-                waiting.execute(text("SET LOCAL lock_timeout = 1000"))
-                assert rejected._remove(waiting, digits.id) == 1
+            with reg.engine.begin() as other:
+                other.execute(text("SET LOCAL lock_timeout = 1000"))
+                assert rejected._remove(other, digits.id) == 1
         assert [row.key for row in digits.inbox.refused()] == ["unfit"]
         assert digits.inbox.drain().removed == 1
 
@@ -389,13 +388,14 @@ def test_a_row_too_long_to_be_measured_is_refused_and_stops_no_other(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PostgreSQL gives no text over 1 GiB, as which [1e131071, …] of some KiB would be written."""
-    size = inbox_module._size
+    size = waiting._size
 
-    def measured(connection: Connection) -> Any:
+    def measured(dialect: str) -> Any:
         too_long = func.length(func.repeat(models.inbox.c.key, 1 << 30))
-        return case((models.inbox.c.key == "long", too_long), else_=size(connection))
+        return case((models.inbox.c.key == "long", too_long), else_=size(dialect))
 
-    monkeypatch.setattr(inbox_module, "_size", measured)
+    monkeypatch.setattr(waiting, "_size", measured)
+    monkeypatch.setattr(waiting, "_measures", waiting._measures.__wrapped__)
     with registry.connect(postgresql_url) as reg:
         digits = reg.create("digits", {"label": registry.ClassLabel(10)})
         with reg.engine.begin() as connection:
