@@ -598,6 +598,15 @@ def test_events_of_one_time_do_not_bring_a_sample_back(cars: Dataset) -> None:
     assert len(cars) == 0
 
 
+@pytest.mark.parametrize("order", [("good", "bad"), ("bad", "good")])
+def test_of_two_samples_of_one_time_the_greater_record_stays(
+    cars: Dataset, order: tuple[str, ...]
+) -> None:
+    for mood in order:
+        apply_event(cars, MAPPING, event(1, choice(mood)))
+    assert [MOODS[sample["mood"]] for sample in samples(cars).values()] == ["bad"]
+
+
 def test_a_newer_state_removes_rejected_rows_of_its_own_tool_dataset_and_key_alone(
     reg: Registry, cars: Dataset
 ) -> None:
