@@ -12,7 +12,7 @@ import numpy as np
 import registry
 from benchmarks.server import Database
 from registry import ClassLabel, Dataset, Registry, Tensor
-from registry.features import Features
+from registry.samples.features import Features
 
 SEED = 20240229
 PIECE = 10**6

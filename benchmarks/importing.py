@@ -15,7 +15,8 @@ import registry
 from benchmarks.data import NUMBERS, PIECE, numbers
 from benchmarks.measure import Bench, Result, Work, compare, interleave
 from benchmarks.memory import peak
-from registry.importers import BATCH_ROWS, insert_file
+from registry.io.batching import BATCH_ROWS
+from registry.io.import_file import insert_file
 
 Rows = list[tuple[str, dict[str, Any]]]
 

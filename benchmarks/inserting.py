@@ -10,9 +10,10 @@ import psycopg
 import registry
 from benchmarks.data import Samples, numbers
 from benchmarks.measure import Bench, Result, Work, compare, interleave
-from registry import pgcopy
-from registry.chain import GENESIS, NONE, buckets, extend
-from registry.codec import Codec
+from registry.samples.codec import Codec
+from registry.samples.splits import buckets
+from registry.storage.log import bulk_insert as pgcopy
+from registry.storage.log.hash_chain import GENESIS, NONE, extend
 
 _BLOCK = 4096
 _STATEMENT = pgcopy.STATEMENT.replace("samples", "raw_copy", 1)

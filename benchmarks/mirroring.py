@@ -10,8 +10,8 @@ from benchmarks.data import grow, loaded, numbers
 from benchmarks.measure import Bench, Result, Timing, Work, compare, interleave, ready
 from benchmarks.readers import page_reader
 from registry import Dataset
-from registry.cursor import Log
-from registry.mirror import Mirror
+from registry.storage.log.reader import Log
+from registry.storage.mirror.mirror import Mirror
 
 PICKED_UP = 1000
 

@@ -15,10 +15,10 @@ from benchmarks.cache import cache
 from benchmarks.data import SEED, Samples, loaded
 from benchmarks.measure import Bench, Contender, Result, Work, compare, interleave
 from benchmarks.pipelines import Make
-from registry.features import ClassLabel, Features, Image
+from registry.samples.features import ClassLabel, Features, Image
 from registry.tensorflow import StreamDataset
 from registry.tensorflow.images import DECODERS
-from registry.training import Run
+from registry.training.run import Run
 
 FILES = 400
 SIDE = 512

@@ -16,7 +16,7 @@ import tensorflow as tf
 from benchmarks.data import Samples
 from benchmarks.measure import Work
 from registry.tensorflow import EpochDataset, StreamDataset
-from registry.training import Run
+from registry.training.run import Run
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 import datasets

@@ -20,14 +20,14 @@ from sqlalchemy import select
 from benchmarks.measure import Work
 from benchmarks.server import Database
 from registry import Dataset, Registry
-from registry.codec import Codec
-from registry.models import datasets, samples
+from registry.samples.codec import Codec
+from registry.storage.database.models import DatasetRow, SampleRow
 
 
 def records_query(reg: Registry, dataset: Dataset) -> str:
     """Return the SQL that every reader but ours runs; tools differ in how they pass parameters."""
     with reg.engine.connect() as connection:
-        found = select(datasets.c.id).where(datasets.c.name == dataset.name)
+        found = select(DatasetRow.id).where(DatasetRow.name == dataset.name)
         number = connection.execute(found).scalar_one()
     return (
         f"SELECT record FROM samples WHERE dataset_id = {number} AND position >= 0 "
@@ -108,17 +108,19 @@ def copy_reader(database: Database, query: str, dataset: Dataset) -> Iterator[Wo
 def core_reader(reg: Registry, dataset: Dataset) -> Iterator[Work]:
     """Stream with SQLAlchemy Core, and view the records a partition at a time."""
     layout = Codec(dataset.features).header
-    found = select(datasets.c.id).where(datasets.c.name == dataset.name).scalar_subquery()
+    found = select(DatasetRow.id).where(DatasetRow.name == dataset.name).scalar_subquery()
     statement = (
-        select(samples.c.record)
-        .where(samples.c.dataset_id == found, samples.c.position >= 0)
-        .where(samples.c.position < dataset.head.position)
-        .order_by(samples.c.position)
+        select(SampleRow.record)
+        .where(SampleRow.dataset_id == found, SampleRow.position >= 0)
+        .where(SampleRow.position < dataset.head.position)
+        .order_by(SampleRow.position)
     )
     with reg.engine.connect().execution_options(yield_per=10_000) as connection:
 
         def work() -> int:
             partitions = connection.execute(statement).scalars().partitions()
-            return sum(len(np.frombuffer(b"".join(part), layout)) for part in partitions)
+            return sum(
+                len(np.frombuffer(b"".join(filter(None, part)), layout)) for part in partitions
+            )
 
         yield work

@@ -20,7 +20,7 @@ from benchmarks.readers import (
 )
 from benchmarks.server import Database
 from registry import Dataset
-from registry.codec import Codec
+from registry.samples.codec import Codec
 
 SIZES = (10**4, 10**5, 10**6)
 SPAN = 10**4

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import URL, Connection, create_engine
 
-from registry.engine import make_engine
-from registry.schema import upgrade
-from registry.urls import parse_url
+from registry.storage.database.engine import make_engine
+from registry.storage.database.schema import upgrade
+from registry.storage.database.url import parse_url
 
 
 @dataclass(frozen=True)

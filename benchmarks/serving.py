@@ -20,7 +20,7 @@ from statistics import median, quantiles
 import registry
 from benchmarks.data import NUMBERS, numbers
 from benchmarks.measure import Bench, Contender, Result, Work, compare, interleave
-from registry import tokens
+from registry.server import tokens
 
 CLIENTS = 32
 TOGETHER = 6400

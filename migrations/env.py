@@ -12,12 +12,13 @@ from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, text
 
-from registry.engine import lent, make_engine, pooled, reading, writing
 from registry.errors import ConflictError, DatabaseError, RegistryError
-from registry.models import metadata
-from registry.retry import retrying
-from registry.schema import VERSION_TABLE
-from registry.urls import parse_url, shown
+from registry.storage.database.engine import make_engine
+from registry.storage.database.models import metadata
+from registry.storage.database.retry import retrying
+from registry.storage.database.schema import VERSION_TABLE
+from registry.storage.database.transactions import lent, pooled, reading, writing
+from registry.storage.database.url import parse_url, shown
 
 # Any number will do that no other tool takes: "registry" read as bytes, cut to 63 bits.
 LOCK = int.from_bytes(b"registry") >> 1

@@ -1,16 +1,16 @@
-from .connection import Registry, connect
-from .dataset import Dataset
-from .epoch import Epoch
-from .erasing import Erasure
+from .catalog.dataset import Dataset
+from .catalog.registry import Registry, connect
 from .errors import RegistryError
-from .features import Bytes, ClassLabel, Features, Image, Ragged, Tensor, Text
-from .heads import Head
-from .page import Page
-from .plan import Report
-from .policies import Replay
-from .revisions import Entry, Revision
-from .training import Run
-from .versions import Version
+from .samples.features import Bytes, ClassLabel, Features, Image, Ragged, Tensor, Text
+from .storage.log.batch import Report
+from .storage.log.entries import Entry, Revision
+from .storage.log.erase import Erasure
+from .storage.log.head import Head
+from .storage.log.page import Page
+from .storage.log.version import Version
+from .training.epoch import Epoch
+from .training.policy import Replay
+from .training.run import Run
 
 __all__ = [
     "Bytes",

@@ -1,5 +1,5 @@
 """``python -m registry``."""
 
-from registry.cli import app
+from registry.cli.base import app
 
 app(prog_name="registry")

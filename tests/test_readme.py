@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from registry.cli import app
+from registry.cli.base import app
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from registry.connection import DEFAULT_URL
-from registry.console import Commands
+from registry.catalog.registry import DEFAULT_URL
+from registry.cli.output import Commands
 
 app = typer.Typer(
     cls=Commands,

@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
+from registry.catalog.copy.dataset import Copied, copy_dataset
+from registry.catalog.registry import Registry, connect
 from registry.cli.base import AsJsonLines, app
-from registry.connection import Registry, connect
-from registry.console import progress
-from registry.copying import Copied, copy_dataset
+from registry.cli.progress import progress
+from registry.cli.tables import plain
 from registry.errors import RegistryError
-from registry.listing import plain
-from registry.urls import is_there, parse_url, shown
+from registry.storage.database.url import is_there, parse_url, shown
 
 
 @app.command()

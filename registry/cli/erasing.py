@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from registry.catalog.registry import connect
 from registry.cli.base import Url, app
-from registry.connection import connect
 
 
 @app.command()

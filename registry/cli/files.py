@@ -10,16 +10,18 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from registry import importers
+from registry.catalog.dataset import Dataset
+from registry.catalog.registry import connect
 from registry.cli.base import AsJsonLines, Name, Url, app, pairs
-from registry.connection import connect
-from registry.console import exported, imported, progress
-from registry.dataset import Dataset
-from registry.exporters import FORMATS, export_file
-from registry.importers import Progress, Rehearsal, extent, insert_file
-from registry.labeling.label_studio import insert_export
-from registry.mappings import mapping_of
-from registry.plan import Report
+from registry.cli.output import exported, imported
+from registry.cli.progress import progress
+from registry.io import import_file as importers
+from registry.io.dry_run import Rehearsal
+from registry.io.export_file import FORMATS, export_file
+from registry.io.import_file import Progress, extent, insert_file
+from registry.io.labeling.label_studio.export import insert_export
+from registry.io.labeling.mapping_store import mapping_of
+from registry.storage.log.batch import Report
 
 LABEL_STUDIO = "label-studio"
 

@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
+from registry.catalog.doctor.examine import examine
+from registry.catalog.doctor.finding import Finding
+from registry.catalog.registry import DEFAULT_URL
 from registry.cli.base import AsJson, Url, app
-from registry.connection import DEFAULT_URL
-from registry.console import fail
-from registry.doctor import Finding, examine
+from registry.cli.output import fail
+from registry.cli.tables import Column, Listing, plain
 from registry.errors import RegistryError
-from registry.listing import Column, Listing, plain
-from registry.urls import parse_url, shown
+from registry.storage.database.url import parse_url, shown
 
 _CODES = {"note": 0, "warning": 1, "error": 2}
 

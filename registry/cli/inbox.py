@@ -11,13 +11,13 @@ from typing import Annotated
 
 import typer
 
+from registry.catalog.dataset import Dataset
+from registry.catalog.registry import Registry, connect
 from registry.cli.base import AsJson, Name, Url, app, duration
-from registry.connection import Registry, connect
-from registry.dataset import Dataset
-from registry.inbox import Drained
-from registry.listing import Column, Listing, print_facts
-from registry.rejected import Refused
-from registry.retry import retrying
+from registry.cli.tables import Column, Listing, print_facts
+from registry.storage.database.retry import retrying
+from registry.storage.log.inbox import Drained
+from registry.storage.log.rejected import Refused
 
 Ids = Annotated[
     list[int] | None, typer.Argument(metavar="ID", help="Rows, by their ids; all if none is given.")

@@ -11,9 +11,12 @@ from typing import Annotated
 import typer
 from sqlalchemy import Engine
 
+from registry.catalog.dataset import Dataset
+from registry.catalog.registry import connect
+from registry.catalog.verify import Verification
+from registry.catalog.verify_images import BrokenImage
 from registry.cli.base import AsJson, AsJsonLines, Name, Url, app
-from registry.connection import connect
-from registry.console import (
+from registry.cli.output import (
     EntryTable,
     fail,
     print_dataset,
@@ -23,11 +26,8 @@ from registry.console import (
     run_summary,
     summary,
 )
-from registry.dataset import Dataset
-from registry.image_verification import BrokenImage
-from registry.retry import retrying
-from registry.revisions import Entry
-from registry.verification import Verification
+from registry.storage.database.retry import retrying
+from registry.storage.log.entries import Entry
 
 _CHUNK = 1000
 """Rows of the log that are taken into memory at a time."""

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from registry import grants as rights
+from registry.catalog.registry import DEFAULT_URL
 from registry.cli.base import Url, app
-from registry.connection import DEFAULT_URL
-from registry.engine import make_engine
-from registry.grants import Kind
-from registry.listing import plain
-from registry.urls import shown
+from registry.cli.tables import plain
+from registry.storage.database import grants as rights
+from registry.storage.database.engine import make_engine
+from registry.storage.database.grants import Kind
+from registry.storage.database.url import shown
 
 
 def _option(help_text: str) -> typer.models.OptionInfo:

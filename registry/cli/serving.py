@@ -12,12 +12,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from registry import mappings, tokens
+from registry.catalog.registry import connect
 from registry.cli.base import AsJson, Url, app, duration, pairs
-from registry.connection import connect
-from registry.console import fail
-from registry.listing import Column, Listing, plain, print_facts
-from registry.tokens import Token
+from registry.cli.output import fail
+from registry.cli.tables import Column, Listing, plain, print_facts
+from registry.io.labeling import mapping_store as mappings
+from registry.server import tokens
+from registry.server.tokens import Token
 
 SECRETS = "REGISTRY_WEBHOOK_SECRETS"
 _EXTRA = ("fastapi", "prometheus_client", "pydantic", "standardwebhooks", "starlette", "uvicorn")
@@ -68,7 +69,8 @@ def serve(  # noqa: PLR0913, PLR0917  # options that are all given by name
 ) -> None:
     """Serve labeling tools over HTTP: samples, webhooks, health and metrics."""
     try:
-        from registry.server import running, settings  # noqa: PLC0415  # the [server] extra
+        from registry.server import serve as running  # noqa: PLC0415
+        from registry.server import settings  # noqa: PLC0415
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in _EXTRA:
             raise
@@ -184,7 +186,8 @@ def webhook(
     url: Url = None,
 ) -> None:
     """Say which part of a tool's annotations becomes which feature, or show what was said."""
-    from registry.labeling import argilla, label_studio  # noqa: PLC0415
+    from registry.io.labeling import argilla  # noqa: PLC0415
+    from registry.io.labeling.label_studio import webhook as label_studio  # noqa: PLC0415
 
     check_mapping = (argilla if tool == "argilla" else label_studio).check_mapping
     with connect(url) as registry:

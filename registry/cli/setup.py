@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from registry import schema
+from registry.catalog.registry import DEFAULT_URL, connect
 from registry.cli.base import Url, app, pairs
-from registry.connection import DEFAULT_URL, connect
-from registry.engine import make_engine
-from registry.features import parse_feature
-from registry.listing import plain
-from registry.urls import shown
+from registry.cli.tables import plain
+from registry.samples.feature_text import parse_feature
+from registry.storage.database import schema
+from registry.storage.database.engine import make_engine
+from registry.storage.database.url import shown
 
 
 @app.command()

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from registry.cli.base import app
-from registry.console import fail
+from registry.cli.output import fail
 
 _DEMO_EXTRA = ("keras", "matplotlib", "sklearn", "tensorflow")
 
@@ -22,7 +22,7 @@ def demo(
 ) -> None:
     """Train a model on a dataset while another process labels it."""
     try:
-        from registry.demo import run  # noqa: PLC0415  # loads what the [demo] extra brings
+        from registry.cli.demo import run  # noqa: PLC0415
 
         run(folder)
     except ImportError as error:

@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
-from registry import tokens
-from registry.connection import Registry
+from registry.catalog.registry import Registry
+from registry.server import tokens
 from registry.server.problems import Problem
 from registry.server.settings import Settings, is_loopback
-from registry.server.threads import Threads
-from registry.tokens import Right, Token
+from registry.server.thread_pools import Threads
+from registry.server.tokens import Right, Token
 
 REMEMBERED: Final = 2.0
 """Seconds for which a token that was looked up is believed; one that is revoked opens nothing

@@ -10,11 +10,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from registry.connection import Registry
+from registry.catalog.registry import Registry
 from registry.errors import RegistryError
-from registry.server import datasets, health, webhooks
-from registry.server.gate import Gate
+from registry.server.middleware import Gate
 from registry.server.problems import Problem, problem
+from registry.server.routes import datasets, health, webhooks
 from registry.server.service import Service
 from registry.server.settings import Settings
 

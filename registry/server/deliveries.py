@@ -7,9 +7,10 @@ from typing import Literal
 
 from sqlalchemy import Connection, Engine, select
 
-from registry import heads
-from registry.engine import insert_if_new, write
-from registry.models import deliveries
+from registry.storage.database.models import DeliveryRow
+from registry.storage.database.sql import insert_if_new
+from registry.storage.database.transactions import write
+from registry.storage.log import head as heads
 
 Outcome = Literal["recorded", "repeated", "replayed"]
 
@@ -44,7 +45,7 @@ def note(
     name = event if isinstance(event, str) and _EVENT.fullmatch(event) else "unknown"
     noted = f"{name}@{signed}" if signed else name
     place = {"dataset_id": dataset_id, "tool": tool, "digest": digest}
-    if insert_if_new(connection, deliveries, {**place, "event": noted}):
+    if insert_if_new(connection, DeliveryRow, {**place, "event": noted}):
         return "recorded"
-    first: str = connection.execute(select(deliveries.c.event).filter_by(**place)).scalar_one()
+    first: str = connection.execute(select(DeliveryRow.event).filter_by(**place)).scalar_one()
     return "replayed" if signed and first.endswith(f"@{signed}") else "repeated"

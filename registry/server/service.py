@@ -6,19 +6,19 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from registry.changes import Change
-from registry.connection import Registry
-from registry.dataset import Dataset
+from registry.catalog.dataset import Dataset
+from registry.catalog.registry import Registry
 from registry.errors import DatasetDroppedError, DatasetNotFoundError, RegistryError
-from registry.plan import Report
 from registry.server.access import Access
-from registry.server.bodies import Bodies
-from registry.server.committer import Committer
 from registry.server.connections import Connections
+from registry.server.group_commit import Committer
 from registry.server.metrics import Metrics
+from registry.server.request_body import Bodies
 from registry.server.settings import Settings
-from registry.server.threads import Threads
-from registry.versions import NAME
+from registry.server.thread_pools import Threads
+from registry.storage.log.batch import Report
+from registry.storage.log.changes import Change
+from registry.storage.log.version import NAME
 
 Result = TypeVar("Result")
 

@@ -9,14 +9,12 @@ from typing import Any, SupportsIndex, TypeAlias
 import numpy as np
 import tensorflow as tf
 
-from registry.cursor import Log
-from registry.epoch import ALONE, Epoch
 from registry.errors import EpochError
-from registry.seals import Positions
-from registry.sharding import Shard, Share
-from registry.source import LocalFiles
-from registry.tensorflow import graph, images, interrupts
-from registry.tensorflow.batches import Mapped, Rebatched, map_as_is
+from registry.samples.arrays import Positions
+from registry.storage.log.reader import Log
+from registry.storage.mirror.local_files import LocalFiles
+from registry.tensorflow import gather as graph
+from registry.tensorflow import images, interrupts
 from registry.tensorflow.elements import (
     Elements,
     Names,
@@ -28,8 +26,11 @@ from registry.tensorflow.elements import (
     signature,
 )
 from registry.tensorflow.endless import refuse_endless_epoch
-from registry.tensorflow.generated import Generated
-from registry.training import Run
+from registry.tensorflow.from_generator import Generated
+from registry.tensorflow.raw_datasets import Mapped, Rebatched, map_as_is
+from registry.training.epoch import ALONE, Epoch
+from registry.training.run import Run
+from registry.training.sharding import Shard, Share
 
 Worker: TypeAlias = Shard | Any
 """A pair of index and count, or a `tf.distribute.InputContext`."""

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from registry.codec import Codec, Column
 from registry.errors import FeatureError
-from registry.features import ClassLabel, Feature, Features, Image, Ragged, Tensor
+from registry.samples.codec import Codec, Column
+from registry.samples.features import ClassLabel, Feature, Features, Image, Ragged, Tensor
 
 Names = str | Sequence[str] | Mapping[str, str]
 """A feature's name, or several: a dict of them by feature, or by the names that a model has."""

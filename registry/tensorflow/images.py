@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from registry.cursor import Log
-from registry.engine import read
 from registry.errors import ImageError
-from registry.features import Ragged
-from registry.revisions import sample_at
-from registry.seals import Positions
-from registry.tensorflow.batches import Interleaved, Mapped, Rebatched, Slices, map_as_is
+from registry.samples.arrays import Positions
+from registry.samples.features import Ragged
+from registry.storage.database.transactions import read
+from registry.storage.log.reader import Log
+from registry.storage.log.records import sample_at
 from registry.tensorflow.elements import Elements, unpacked
+from registry.tensorflow.raw_datasets import Interleaved, Mapped, Rebatched, Slices, map_as_is
 
 DECODERS = 2 * (os.cpu_count() or 1)
 """Images in work at a time: with one for each core, cores wait for their next."""

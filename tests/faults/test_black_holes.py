@@ -13,11 +13,11 @@ from sqlalchemy.engine import make_url
 
 import registry
 from registry import Dataset, Registry
-from registry.engine import driver, reading, writing
 from registry.errors import DatabaseUnavailableError
-from tests.datasets import FIXED, digit
-from tests.faults.figures import Figure
-from tests.faults.proxy import DIRECTIONS, Direction, proxied
+from registry.storage.database.transactions import driver, reading, writing
+from tests.support.datasets import FIXED, digit
+from tests.support.figures import Figure
+from tests.support.proxy import DIRECTIONS, Direction, proxied
 
 COPY_IN = "COPY samples (dataset_id, position, bucket, chain, key) FROM STDIN"
 COPY_OUT = "COPY (SELECT repeat('x', 1000) FROM generate_series(1, 1000000)) TO STDOUT"

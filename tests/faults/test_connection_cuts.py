@@ -11,11 +11,12 @@ from sqlalchemy import Connection, event
 from sqlalchemy.engine import make_url
 
 import registry
-from registry import Dataset, tokens
+from registry import Dataset
 from registry.errors import DatasetExistsError
-from tests.datasets import FIXED, digit
-from tests.faults.figures import Figure, rounds
-from tests.faults.proxy import DIRECTIONS, Direction, Proxy, proxied
+from registry.server import tokens
+from tests.support.datasets import FIXED, digit
+from tests.support.figures import Figure, rounds
+from tests.support.proxy import DIRECTIONS, Direction, Proxy, proxied
 
 EVERY = 10**6
 """More cuts than there are bytes."""

@@ -19,9 +19,9 @@ import registry
 from registry import Dataset, Page, Registry
 from registry.errors import CacheWarning, DivergenceError, DivergenceWarning, MirrorError
 from registry.tensorflow import EpochDataset
-from tests.databases import administrator
 from tests.faults.test_mirror import flip
-from tests.mirrors import KINDS, Kind, due, rows, yielded
+from tests.support.databases import administrator
+from tests.support.mirrors import KINDS, Kind, due, rows, yielded
 
 
 @pytest.fixture(params=["fixed", "variable"])

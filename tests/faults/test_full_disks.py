@@ -16,12 +16,13 @@ import pytest
 from sqlalchemy import URL
 
 import registry
-from registry import Dataset, Tensor, schema
-from registry.engine import make_engine
+from registry import Dataset, Tensor
 from registry.errors import DiskFullError
-from tests.databases import administrator
-from tests.faults.figures import Figure, rounds
+from registry.storage.database import schema
+from registry.storage.database.engine import make_engine
 from tests.faults.test_upgrades import check, fill
+from tests.support.databases import administrator
+from tests.support.figures import Figure, rounds
 
 BATCH = 200
 BYTES = 800

@@ -19,15 +19,15 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from registry import ClassLabel, Registry, Text
-from registry.cli import app
+from registry.cli.base import app
 from registry.server.app import application
-from registry.server.bodies import JSON, NDJSON
+from registry.server.request_body import JSON, NDJSON
 from registry.server.settings import Settings
-from registry.urls import shown
-from tests.faults.attacks import ATTACKS, Attack
-from tests.faults.figures import Figure, rounds
-from tests.faults.hostile import NUMBERS, WORDS, Case, cases, catalog, confined, rows_of, tried
-from tests.servers import SECRETS, serving
+from registry.storage.database.url import shown
+from tests.support.attacks import ATTACKS, Attack
+from tests.support.figures import Figure, rounds
+from tests.support.hostile import NUMBERS, WORDS, Case, cases, catalog, confined, rows_of, tried
+from tests.support.servers import SECRETS, serving
 
 FEATURES: dict[str, Any] = {"text": Text(), "label": ClassLabel(["cat", "dog"])}
 FIRST = [{"text": "as it was", "label": 1}]

@@ -13,9 +13,10 @@ from types import FrameType
 import pytest
 
 import registry
-from registry import heads
-from registry.engine import make_engine, writing
-from tests.datasets import digit
+from registry.storage.database.engine import make_engine
+from registry.storage.database.transactions import writing
+from registry.storage.log import head as heads
+from tests.support.datasets import digit
 
 INTERRUPTS = {"sqlite": 200, "postgresql": 120}  # which connects again after each
 SECOND = (None, 5e-6, 2e-5, 5e-5, 1e-4, 2e-4, 4e-4)

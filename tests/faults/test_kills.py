@@ -17,11 +17,11 @@ import numpy as np
 
 import registry
 from registry import Dataset, Tensor
-from tests.databases import administrator
-from tests.datasets import digit
-from tests.faults.figures import Figure, rounds
 from tests.faults.test_server_kills import own_postgresql
-from tests.servers import eventually
+from tests.support.databases import administrator
+from tests.support.datasets import digit
+from tests.support.figures import Figure, rounds
+from tests.support.servers import eventually
 
 BATCH = 50
 WITHIN = 10.0
@@ -29,7 +29,7 @@ WITHIN = 10.0
 WRITER = """
 import sys
 import registry
-from tests.datasets import digit
+from tests.support.datasets import digit
 
 with registry.connect(sys.argv[1]) as reg:
     dataset = reg.open("digits")

@@ -17,9 +17,9 @@ from sqlalchemy import text
 
 import registry
 from registry import Dataset, Registry
-from registry.engine import read
-from tests.datasets import FIXED, digit
-from tests.faults.figures import Figure, rounds
+from registry.storage.database.transactions import read
+from tests.support.datasets import FIXED, digit
+from tests.support.figures import Figure, rounds
 
 WARM = 0.3
 """The part of a run after which its memory is to stay as it is."""
@@ -37,7 +37,7 @@ def endure(
     which it was looked between its steps.
     """
     url = reg.engine.url.render_as_string(hide_password=False)
-    command = [sys.executable, "-m", "tests.faults.enduring", url, kind, unit, str(end)]
+    command = [sys.executable, "-m", "tests.support.enduring", url, kind, unit, str(end)]
     environment = {**os.environ, "PGAPPNAME": "enduring", "TF_CPP_MIN_LOG_LEVEL": "3"}
     states: Counter[str | None] = Counter()
     found: list[tuple[int, int]] = []

@@ -22,12 +22,13 @@ import tensorflow as tf
 import registry
 from registry import Registry, Replay
 from registry.errors import CacheWarning
-from registry.mirror import Mirror, sync
-from registry.mirror.scanned import stamp
-from registry.policies import Policy
-from registry.seals import SealedRows
+from registry.storage.mirror import mirror as sync
+from registry.storage.mirror.checksums import SealedRows
+from registry.storage.mirror.damage_scan import stamp
+from registry.storage.mirror.mirror import Mirror
 from registry.tensorflow import EpochDataset, StreamDataset
-from tests.mirrors import KINDS, Kind, Row, due, rows, yielded
+from registry.training.policy import Policy
+from tests.support.mirrors import KINDS, Kind, Row, due, rows, yielded
 
 OFFSETS = 8
 """How many bytes of each file are damaged."""
@@ -237,7 +238,7 @@ def test_a_mirror_that_is_removed_under_a_run_is_made_again(subject: Subject, ki
 
 TRAINER = """
 import sys, registry
-from tests.mirrors import due, yielded
+from tests.support.mirrors import due, yielded
 
 with registry.connect(sys.argv[1]) as reg:
     dataset = reg.open("growing")

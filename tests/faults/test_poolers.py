@@ -18,12 +18,13 @@ import pytest
 from sqlalchemy import URL, text
 
 import registry
-from registry.engine import make_engine, reading
 from registry.errors import DatabaseError, DatabaseUnavailableError
-from registry.schema import upgrade
-from registry.urls import parse_url
-from tests.datasets import FIXED, digit
-from tests.servers import eventually
+from registry.storage.database.engine import make_engine
+from registry.storage.database.schema import upgrade
+from registry.storage.database.transactions import reading
+from registry.storage.database.url import parse_url
+from tests.support.datasets import FIXED, digit
+from tests.support.servers import eventually
 
 pytestmark = pytest.mark.slow
 SESSIONS = 3

@@ -12,15 +12,15 @@ from sqlalchemy import URL
 
 import registry
 from registry import Dataset, Registry, Replay
-from registry.doctor import examine
+from registry.catalog.doctor.examine import examine
 from registry.errors import DivergenceError, DivergenceWarning
-from registry.policies import Policy
-from tests.clusters import Cluster, catch_up, cluster, cut_off, set_up, standby, tool
-from tests.faults.figures import Figure, rounds
-from tests.mirrors import KINDS, Kind, Row, due, yielded
-from tests.mirrors import rows as rows_of
-from tests.test_cli import run
-from tests.test_copying import contents
+from registry.training.policy import Policy
+from tests.catalog.test_copy import contents
+from tests.cli.test_commands import run
+from tests.support.clusters import Cluster, catch_up, cluster, cut_off, set_up, standby, tool
+from tests.support.figures import Figure, rounds
+from tests.support.mirrors import KINDS, Kind, Row, due, yielded
+from tests.support.mirrors import rows as rows_of
 
 POLICIES: dict[str, Policy] = {"every": "all", "new": "new", "replay": Replay(0.5)}
 

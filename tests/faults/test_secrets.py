@@ -23,16 +23,19 @@ from sqlalchemy import make_url, text
 from typer.testing import CliRunner
 
 import registry
-from registry import ClassLabel, Image, Registry, RegistryError, Text, mappings, schema, tokens
-from registry.cli import app
-from registry.engine import make_engine
-from registry.labeling.label_studio import insert_export
-from registry.models import metadata
+from registry import ClassLabel, Image, Registry, RegistryError, Text
+from registry.cli.base import app
+from registry.io.labeling import mapping_store as mappings
+from registry.io.labeling.label_studio.export import insert_export
+from registry.server import tokens
 from registry.server.settings import Settings, SettingsError, parse_secrets
-from tests.faults.figures import Figure
-from tests.faults.proxy import proxied
-from tests.servers import serving
-from tests.test_server_webhooks import signed_argilla, signed_cvat
+from registry.storage.database import schema
+from registry.storage.database.engine import make_engine
+from registry.storage.database.models import metadata
+from tests.server.test_webhooks import signed_argilla, signed_cvat
+from tests.support.figures import Figure
+from tests.support.proxy import proxied
+from tests.support.servers import serving
 
 SEED = "hsif-drows"[::-1]  # tracebacks quote lines of source
 ENCODED = base64.b64encode(f"{SEED} of argilla".encode()).decode()
@@ -262,8 +265,8 @@ def test_no_request_leaves_a_secret_behind(
         _ask(heard, http, good)
         found = {each for _, said in heard.said for each in WAYS if each in said}
         assert found == WAYS
-        monkeypatch.setattr("registry.server.webhooks.apply_event", _fail)
-        monkeypatch.setattr("registry.server.datasets.parse", _fail)
+        monkeypatch.setattr("registry.server.routes.webhooks.apply_event", _fail)
+        monkeypatch.setattr("registry.server.routes.datasets.parse", _fail)
         _ask(heard, http, good)
         assert "the server failed; its log says where" in str(heard.said)
     path = tmp_path / "export.json"

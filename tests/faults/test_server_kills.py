@@ -18,11 +18,12 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 import registry
-from registry import Dataset, tokens
-from registry.engine import make_engine
-from registry.schema import upgrade
-from tests.datasets import FIXED, digit
-from tests.servers import Served, eventually
+from registry import Dataset
+from registry.server import tokens
+from registry.storage.database.engine import make_engine
+from registry.storage.database.schema import upgrade
+from tests.support.datasets import FIXED, digit
+from tests.support.servers import Served, eventually
 
 CLIENTS = 8
 KILLS = 2

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests import test_training
-from tests.test_grants import as_role, contract, new_role, url
+from tests.storage.test_grants import as_role, contract, new_role, url
+from tests.training import test_run as test_training
 
 __all__ = ["as_role", "dataset", "new_role", "short_chunks", "url"]
 

@@ -21,12 +21,12 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
 
 import registry
-from registry import schema
-from registry.codec import Codec
-from registry.engine import make_engine
-from registry.features import Features
-from tests.datasets import FIXED, digit
-from tests.faults.figures import Figure, rounds
+from registry.samples.codec import Codec
+from registry.samples.features import Features
+from registry.storage.database import schema
+from registry.storage.database.engine import make_engine
+from tests.support.datasets import FIXED, digit
+from tests.support.figures import Figure, rounds
 
 ROOT = Path(__file__).parent.parent.parent
 AT_ONCE = 10
@@ -42,7 +42,7 @@ READY_TO_MIGRATE = """
 import sys
 from alembic import command
 from alembic.config import Config
-from registry.engine import make_engine
+from registry.storage.database.engine import make_engine
 engine = make_engine(sys.argv[1])
 engine.connect().close()
 print("ready", flush=True)
@@ -220,7 +220,7 @@ def test_an_index_whose_building_died_with_the_server_process_is_built_again(
 WRITER = """
 import json, select, sys, time
 import psycopg
-from registry.chain import NONE, buckets, extend
+from registry.storage.log.hash_chain import NONE, buckets, extend
 url, writer, record, fields = sys.argv[1:]
 record, counts, longest = bytes.fromhex(record), [0, 0], 0.0
 with psycopg.connect(url, autocommit=True) as connection:

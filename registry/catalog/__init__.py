@@ -1,0 +1,1 @@
+"""Registries and datasets, and what looks after them."""

@@ -1,0 +1,1 @@
+"""Copying datasets between databases."""

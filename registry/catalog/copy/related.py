@@ -1,0 +1,256 @@
+"""What lies beside a log: its runs and epochs, what is known of the tools, what was refused."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import zip_longest
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    LargeBinary,
+    Row,
+    RowMapping,
+    Text,
+    cast,
+    delete,
+    func,
+    insert,
+    null,
+    select,
+    update,
+)
+from sqlalchemy.exc import DataError
+
+from registry.catalog.copy.rows import ERASED
+from registry.errors import DivergenceError
+from registry.storage.database.models import (
+    Base,
+    DeliveryRow,
+    EpochRow,
+    ErasureRow,
+    HeadRow,
+    InboxRow,
+    RunRow,
+    SampleRow,
+    ToolAnnotationRow,
+    WebhookRow,
+)
+from registry.storage.database.sql import insert_into
+from registry.storage.log.entries import utc
+
+_TOGETHER = 1000
+"""Rows in memory at a time."""
+_TEXTS = ("key", "fields", "action", "source", "error")
+_LEDGERS = (WebhookRow, ToolAnnotationRow, DeliveryRow)
+
+Place = tuple[Connection, int]
+"""A database, and the number that the dataset has in it."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """How many runs and refused rows the copy has, and how many inbox rows were left behind.
+
+    ``erased`` rows of the copy have lost their records now, as they did in the source.
+    """
+
+    runs: int
+    refused: int
+    left: int
+    erased: int
+
+
+def copy_beside(source: Place, target: Place, erased: int) -> Beside:
+    """Bring all else that lies beside the log up to date; what only the copy has stays.
+
+    ``erased`` is what `copy_erasures` has returned. Raises `DivergenceError` where a run has gone
+    on by itself there.
+    """
+    for row_class in _LEDGERS:
+        _copy_ledger(row_class, source, target)
+    copied = _copy_runs(source, target)
+    refused, left = _copy_refused(source, target)
+    return Beside(copied, refused, left, erased)
+
+
+def copy_erasures(source: Place, target: Place) -> int:
+    """Erase in the copy what the source has erased since it was copied; return how many rows.
+
+    Raises `DivergenceError` where the copy has erased others.
+    """
+    connection, dataset_id = target
+    erased, before = _erasures(*source), _erasures(*target)
+    for one, other in zip_longest(erased[: len(before)], before):
+        if one is None or one["position"] != other["position"]:
+            raise DivergenceError(
+                f"the copy has erased the row at position {other['position']} by itself; copy to "
+                "another database"
+            )
+    added, count = erased[len(before) :], 0
+    for start in range(0, len(added), _TOGETHER):
+        part = added[start : start + _TOGETHER]
+        connection.execute(insert(ErasureRow), [{**row, "dataset_id": dataset_id} for row in part])
+        rows = (
+            SampleRow.dataset_id == dataset_id,
+            SampleRow.position.in_([row["position"] for row in part]),
+        )
+        emptied = update(SampleRow).where(*rows, SampleRow.record != ERASED).values(record=ERASED)
+        count += connection.execute(emptied).rowcount
+        keys = select(SampleRow.key).where(*rows)
+        refused = (InboxRow.dataset_id == dataset_id, InboxRow.key.in_(keys))
+        connection.execute(delete(InboxRow).where(*refused))
+    total = update(HeadRow).where(HeadRow.dataset_id == dataset_id).values(erased=len(erased))
+    connection.execute(total)
+    return count
+
+
+def _erasures(connection: Connection, dataset_id: int) -> list[dict[str, Any]]:
+    columns = (ErasureRow.number, ErasureRow.position, ErasureRow.erased_at)
+    found = select(*columns).where(ErasureRow.dataset_id == dataset_id)
+    rows = connection.execute(found.order_by(ErasureRow.number)).mappings()
+    return [_plain(row) for row in rows]
+
+
+def _copy_ledger(row_class: type[Base], source: Place, target: Place) -> None:
+    """Copy rows that are told apart by what they say of the tool; the source's replace others."""
+    connection, dataset_id = target
+    table = row_class.__table__
+    # A number of its own says nothing of a row.
+    own = [column for column in table.columns if column.name not in {"id", "dataset_id"}]
+    statement = insert_into(connection, row_class)
+    if "id" in table.columns:
+        statement = statement.on_conflict_do_nothing()
+    else:
+        key = list(table.primary_key)
+        replaced = {c.name: statement.excluded[c.name] for c in own if c not in key}
+        statement = statement.on_conflict_do_update(index_elements=key, set_=replaced)
+    for part in _parts(source[0], select(*own).where(table.c.dataset_id == source[1])):
+        connection.execute(statement, [{**row, "dataset_id": dataset_id} for row in part])
+
+
+def _parts(connection: Connection, query: Any) -> Iterator[list[dict[str, Any]]]:
+    found = connection.execute(query.execution_options(yield_per=_TOGETHER)).mappings()
+    for part in found.partitions():
+        yield [_plain(row) for row in part]
+
+
+def _plain(row: RowMapping) -> dict[str, Any]:
+    return {
+        name: utc(value) if isinstance(value, datetime) else value for name, value in row.items()
+    }
+
+
+def _copy_runs(source: Place, target: Place) -> int:
+    before = _runs(*target)
+    for name, run in _runs(*source).items():
+        mine = before.get(name)
+        settings = {c: getattr(run, c) for c in ("name", "seed", "split", "policy")}
+        if mine is None:
+            made = {**settings, "dataset_id": target[1], "created_at": utc(run.created_at)}
+            target[0].execute(insert(RunRow).values(**made))
+            mine = _runs(*target)[name]
+        elif any(getattr(mine, c) != value for c, value in settings.items()):
+            raise DivergenceError(
+                f"the copy has a run {name!r} with another seed, split or policy, from position "
+                "0 on; copy to a database where nobody has trained yet"
+            )
+        _copy_epochs(name, (source[0], run.id), (target[0], mine.id))
+        further = max(run.consumed, mine.consumed)
+        target[0].execute(update(RunRow).where(RunRow.id == mine.id).values(consumed=further))
+    return len(_runs(*target))
+
+
+def _runs(connection: Connection, dataset_id: int) -> dict[str, Row[Any]]:
+    found = connection.execute(select(RunRow).where(RunRow.dataset_id == dataset_id))
+    return {row.name: row for row in found}
+
+
+def _copy_epochs(name: str, source: Place, target: Place) -> None:
+    pinned, before = _epochs(*source), _epochs(*target)
+    for number, epoch in before.items():
+        if _pin(epoch) != (_pin(pinned[number]) if number in pinned else None):
+            raise DivergenceError(
+                f"the copy pinned epoch {number} of run {name!r} by itself, at position "
+                f"{epoch['watermark']}; copy to a database where nobody has trained on"
+            )
+    added = [
+        {**epoch, "run_id": target[1]} for number, epoch in pinned.items() if number not in before
+    ]
+    if added:
+        target[0].execute(insert(EpochRow), added)
+
+
+def _epochs(connection: Connection, run_id: int) -> dict[int, dict[str, Any]]:
+    found = connection.execute(select(EpochRow).where(EpochRow.run_id == run_id))
+    return {row["number"]: _plain(row) for row in found.mappings()}
+
+
+def _pin(epoch: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: v for name, v in epoch.items() if name not in {"run_id", "pinned_at"}}
+
+
+def _copy_refused(source: Place, target: Place) -> tuple[int, int]:
+    """Copy the inbox rows that do not fit, each once; the second count is of those left behind.
+
+    Rows that still wait are left: moved to the log by both databases, a sample whose key is made
+    on the way would be there twice. So are those that only SQLite can hold.
+    """
+    connection, dataset_id = source
+    waiting = select(func.count()).where(
+        InboxRow.dataset_id == dataset_id, InboxRow.error.is_(None)
+    )
+    left: int = connection.execute(waiting).scalar_one()
+    known = Counter(map(_identity, _refused(*target)))
+    copied = known.total()
+    for row in _refused(*source):
+        if known[_identity(row)]:
+            known[_identity(row)] -= 1
+        elif _take_refused(row, target):
+            copied += 1
+        else:
+            left += 1
+    return copied, left
+
+
+def _take_refused(row: Mapping[str, Any], target: Place) -> bool:
+    """Store a refused row; tell whether the database can hold it."""
+    connection, dataset_id = target
+    try:
+        texts = {name: _text(row[name]) for name in _TEXTS}
+        fields = null() if texts["fields"] is None else json.loads(texts["fields"])
+        made = {**texts, "fields": fields, "dataset_id": dataset_id}
+        with connection.begin_nested():
+            connection.execute(insert(InboxRow).values(**made, created_at=row["created_at"]))
+    except (ValueError, DataError):
+        return False
+    return True
+
+
+def _refused(connection: Connection, dataset_id: int) -> list[dict[str, Any]]:
+    """Read the refused rows as they are: on SQLite, their text may be no UTF-8, let alone JSON."""
+    kind = Text() if connection.dialect.name == "postgresql" else LargeBinary()
+    query = (
+        select(
+            InboxRow.created_at,
+            *(cast(getattr(InboxRow, name), kind).label(name) for name in _TEXTS),
+        )
+        .where(InboxRow.dataset_id == dataset_id, InboxRow.error.is_not(None))
+        .order_by(InboxRow.id)
+    )
+    return [_plain(row) for row in connection.execute(query).mappings()]
+
+
+def _text(raw: str | bytes | None) -> str | None:
+    return raw.decode() if isinstance(raw, bytes) else raw
+
+
+def _identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Tell refused rows apart, but for their fields, which PostgreSQL writes in its own way."""
+    said = (row[name] for name in _TEXTS if name != "fields")
+    told = (raw.decode(errors="replace") if isinstance(raw, bytes) else raw for raw in said)
+    return (row["created_at"], *told)

@@ -1,0 +1,304 @@
+"""A dataset as users hold it: insert, revise, read, follow, and open runs on it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NoReturn, SupportsIndex
+
+from sqlalchemy import Connection, Row
+
+from registry.catalog.verify import Verification, verify_database, verify_mirror
+from registry.catalog.verify_images import BrokenImage, broken_images
+from registry.errors import VersionError
+from registry.samples.features import Features
+from registry.samples.keys import Keys, check_key, check_source
+from registry.samples.splits import Interval, buckets, interval
+from registry.storage.database.transactions import read
+from registry.storage.log import entries
+from registry.storage.log import erase as erasing
+from registry.storage.log import writer as append
+from registry.storage.log.batch import Amend, Batch, Outcome, Report
+from registry.storage.log.changes import Change, batches, insertion, merge
+from registry.storage.log.entries import Entry, Revision
+from registry.storage.log.erase import Erasure
+from registry.storage.log.head import Head
+from registry.storage.log.inbox import Inbox
+from registry.storage.log.page import Page
+from registry.storage.log.reader import Log, follow, pages
+from registry.storage.log.version import Version
+from registry.storage.mirror.mirror import Mirror
+from registry.training import run_store as runs
+from registry.training.mirror_source import Sources, cache_folder
+from registry.training.policy import Policy
+from registry.training.population import Population, count_in_database
+from registry.training.run import Run
+
+
+class Dataset:
+    """A named, growing log of samples. Safe to share between threads.
+
+    A dataset opened at a version (``digits@1500:9f86d081…``) is that prefix of the log for ever:
+    reading stops there, and writing raises `VersionError`.
+    """
+
+    def __init__(self, log: Log, row: Row[Any], version: Version | None = None) -> None:
+        self.name: str = row.name
+        self.description: str = row.description
+        self.created_at = entries.utc(row.created_at)
+        self.splits: dict[str, Interval] = {n: (a, z) for n, (a, z) in row.splits.items()}
+        self._log = log
+        self._sources = Sources(log)  # of all runs: what one has checked, none checks again
+        self._version = version
+        if version is not None:
+            self._check_version(version)
+
+    @property
+    def id(self) -> int:
+        """The dataset's number in the tables."""
+        return self._log.dataset_id
+
+    @property
+    def features(self) -> Features:
+        return self._log.codec.features
+
+    @property
+    def inbox(self) -> Inbox:
+        """The rows that tools have inserted by plain SQL and that are not in the log yet."""
+        self._check_writable()
+        return self._log.inbox
+
+    @property
+    def head(self) -> Head:
+        """Where the log ends now, with what waited in the inbox."""
+        if self._version is None:
+            return self._log.head()
+        watermark = self._version.watermark
+        everything = Population(watermark, interval({}, None))
+        live = read(
+            self._log.engine,
+            lambda connection: count_in_database(connection, self._log.dataset_id, everything),
+        )
+        return Head(watermark, live, bytes.fromhex(self._version.chain))
+
+    @property
+    def version(self) -> Version:
+        """The dataset as it is now; its text form can be opened for as long as the log lives."""
+        if self._version is not None:
+            return self._version
+        head = self.head
+        return Version(self.name, head.position, head.chain.hex())
+
+    def __len__(self) -> int:
+        """Count the samples alive now."""
+        return self.head.live
+
+    def __repr__(self) -> str:
+        return f"<dataset {str(self._version or self.name)!r}>"
+
+    def insert(
+        self,
+        data: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        *,
+        keys: Keys | None = None,
+        source: str | None = None,
+    ) -> Report:
+        """Insert samples: a list of them, or columns (a value per sample, by feature).
+
+        A key that the dataset has already is revised, or left alone where the new record equals
+        the old to the byte; so repeating an insert is harmless. A key twice in one batch counts
+        as two inserts, one after the other. Without ``keys``, every sample gets one that no other
+        has. All of the batch is stored or none of it; one of over 65,536 rows or 64 MiB goes in
+        chunks, each of which is.
+
+        Raises `InvalidSampleError`, before anything is stored, for the first value that does not
+        fit.
+        """
+        return self.append(insertion(self._log.codec, data, keys, source))
+
+    def append(self, batch: Batch) -> Report:
+        """Append records that are packed already; as `insert`, which says what is stored."""
+        self._check_writable()
+        return append.append(self._log.engine, self._log.dataset_id, batch)
+
+    def update(
+        self,
+        key: str,
+        fields: Mapping[str, Any] | None = None,
+        /,
+        *,
+        source: str | None = None,
+        **named: Any,
+    ) -> Report:
+        """Revise some features of a live sample, given by name or as a mapping.
+
+        Raises `SampleNotFoundError` where there is no such sample or it was retracted.
+        """
+        change = merge(self._log.codec, key, {**(fields or {}), **named})
+        return self._amend(key, change, source)
+
+    def retract(self, key: str, *, source: str | None = None) -> Report:
+        """Take a sample out of every later epoch; those already pinned keep it.
+
+        Raises `SampleNotFoundError` where the dataset never had the key.
+        """
+        return self._amend(key, None, source)
+
+    def apply(self, requests: Sequence[Sequence[Change]]) -> list[Outcome]:
+        """Commit requests together, in one transaction, and return what became of each.
+
+        Each is stored whole, or not at all, and then its error is returned in its place. Reports'
+        heads are all the one after the last. A database that is out of reach raises.
+        """
+        self._check_writable()
+        made = batches(self._log.codec, requests)
+        return append.together(self._log.engine, self._log.dataset_id, made)
+
+    def amend_together(
+        self, prepare: Callable[[Connection], Sequence[Sequence[Change]]]
+    ) -> list[Outcome]:
+        """Commit the requests that ``prepare`` decides on under the head's lock, as `apply` does.
+
+        It may read and write other tables in the same transaction. It is called again where a
+        connection was lost, and must then come to the same.
+        """
+        self._check_writable()
+        log = self._log
+
+        def work(writer: append.Writer) -> list[Outcome]:
+            return writer.append(batches(log.codec, prepare(writer.connection)))
+
+        return append.transact(log.engine, log.dataset_id, work)
+
+    def get(self, key: str) -> dict[str, Any]:
+        """Return a live sample's values by feature; raises `SampleNotFoundError`."""
+        found = self.history(key)
+        if found and found[-1].sample is not None:
+            return found[-1].sample
+        raise entries.missing(key, [revision.entry for revision in found])
+
+    def erase(self, *keys: str, full: bool = False) -> Erasure:
+        """Remove all content of samples for good; mirrors follow when they are next brought up.
+
+        Their rows keep positions, keys and chain values, and are retracted. Epochs that hold them
+        raise `ErasedError` from then on. ``full`` has PostgreSQL write its tables anew, during
+        which nobody reads them. Backups and WAL archives are not touched, and inserting the values
+        again is an insert like any other. Raises `SampleNotFoundError`, before anything is erased.
+        """
+        self._check_writable()
+        return erasing.erase(self._log.engine, self._log.dataset_id, keys, full=full)
+
+    def history(self, key: str) -> list[Revision]:
+        """Return every revision of a key, oldest first; empty if there is none."""
+        check_key(key)
+        until = self.head.position
+        place = (self._log.dataset_id, key, until)
+        rows = read(self._log.engine, lambda connection: entries.history(connection, *place))
+        decode = self._log.codec.decode_one
+        return [Revision(e, None if record is None else decode(record)) for e, record in rows]
+
+    def entries(self, after: SupportsIndex = 0, until: SupportsIndex | None = None) -> list[Entry]:
+        """Return the log's rows at positions ``[after, until)``, without their records."""
+        place = (self._log.dataset_id, *self._range(after, until))
+        return read(self._log.engine, lambda connection: entries.entries(connection, *place))
+
+    def pages(
+        self, after: SupportsIndex = 0, until: SupportsIndex | None = None
+    ) -> Generator[Page]:
+        """Yield the log's pages over ``[after, until)``; up to the present head if None."""
+        return pages(self._log, *self._range(after, until))
+
+    def follow(self, after: SupportsIndex = 0) -> Generator[Page]:
+        """Yield pages from ``after`` on, for ever: at the end of the log, wait for the next commit.
+
+        A lost connection is made anew, and no row is skipped or seen twice.
+        """
+        self._check_writable()
+        return follow(self._log, self._range(after, None)[0])
+
+    def split_of(self, key: str) -> str | None:
+        """Return the split that a key belongs to, whether or not it is in the dataset."""
+        check_key(key)
+        bucket = int(buckets([key])[0])
+        return next((n for n, (start, stop) in self.splits.items() if start <= bucket < stop), None)
+
+    def verify(self) -> list[Verification]:
+        """Compute the chain again from all rows: the database's, and the local mirror's if any.
+
+        Rows of the mirror that are damaged are read again before.
+        """
+        found = [verify_database(self._log, self.head)]
+        with suppress(OSError):
+            mirror = Mirror(self._log, cache_folder())
+            if (view := mirror.view()) is not None:
+                found.append(verify_mirror(self._log, mirror, view))
+        return found
+
+    def broken_images(self) -> list[BrokenImage]:
+        """Decode all images of the log, also of revised samples; return those that cannot be.
+
+        Needs Pillow (the extra ``images``) or TensorFlow.
+        """
+        return broken_images(self._log, self.head.position)
+
+    def runs(self) -> list[Run]:
+        """Open every run, in the alphabetical order of their names."""
+        return [
+            Run(self._log, settings, interval(self.splits, settings.split), self._sources)
+            for settings in runs.settings(self._log.engine, self._log.dataset_id)
+        ]
+
+    def run(
+        self,
+        name: str,
+        *,
+        seed: SupportsIndex | None = None,
+        split: str | None = None,
+        policy: Policy | None = None,
+    ) -> Run:
+        """Open the training run of this name, made with these settings if there is none.
+
+        ``policy`` says what each epoch holds: "all" every live sample, "new" those that came
+        since the epoch before (epoch 0 holds everything so far), `Replay` also some older ones.
+        A new run has seed 0, all splits and policy "all" where they are not given. Raises
+        `RunMismatchError` where the run exists with other settings.
+        """
+        self._check_writable()
+        interval(self.splits, split)
+        settings = runs.get_or_create(
+            self._log.engine, self._log.dataset_id, name, seed=seed, split=split, policy=policy
+        )
+        return Run(self._log, settings, interval(self.splits, settings.split), self._sources)
+
+    def _amend(self, key: str, change: Amend | None, source: str | None) -> Report:
+        self._check_writable()
+        check_key(key)
+        check_source(source)
+        return append.amend(self._log.engine, self._log.dataset_id, key, change, source)
+
+    def _range(self, after: SupportsIndex, until: SupportsIndex | None) -> tuple[int, int]:
+        """Return the positions asked for, as far as the log goes now."""
+        head = self._version.watermark if self._version else self._log.head().position
+        start, stop = operator.index(after), head if until is None else operator.index(until)
+        if not 0 <= start <= stop <= head:
+            raise VersionError(f"{self.name!r} has positions [0, {head}), not [{start}, {stop})")
+        return start, stop
+
+    def _check_writable(self) -> None:
+        if self._version is not None:
+            raise VersionError(f"{self._version} never changes; open {self.name!r} instead")
+
+    def _check_version(self, version: Version) -> None:
+        """Complete the version's chain from the log, or say what the log has instead."""
+        found = self._log.chain_reached(version.watermark)
+        if found is None:
+            _absent(f"{version}: {self.name!r} ends at position {self._log.head().position}")
+        chain = found.hex()
+        if not chain.startswith(version.chain):
+            _absent(f"{version}: the log of {self.name!r} has {chain} there, another history")
+        self._version = Version(self.name, version.watermark, chain)
+
+
+def _absent(why: str) -> NoReturn:
+    raise VersionError(f"this database does not hold {why}")

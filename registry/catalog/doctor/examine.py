@@ -1,0 +1,102 @@
+"""A look at a registry: whether its database keeps what it is given, and its parts agree.
+
+Nothing is changed, and no lock is taken, unless it is asked to fix what it can. Counting a log
+takes about as long as reading its index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy import Engine
+
+from registry.catalog.doctor.finding import Check, Finding, Severity
+from registry.catalog.doctor.guards import check_guards
+from registry.catalog.doctor.keys import check_keys
+from registry.catalog.doctor.logs import check_drops, check_epochs, check_inbox, check_logs
+from registry.catalog.doctor.mirrors import check_mirrors
+from registry.catalog.doctor.settings import check_postgresql, check_sessions, check_sqlite
+from registry.catalog.doctor.tables import check_indexes, check_tables
+from registry.errors import DatabaseError, EncodingError, PermissionDeniedError
+from registry.storage.database import schema
+from registry.storage.database.engine import make_engine
+from registry.storage.database.url import is_there, shown
+from registry.storage.log import drop as drops
+
+__all__ = ["Finding", "Severity", "examine"]
+
+_ON_SERVERS: dict[str, Check] = {
+    "settings": check_postgresql,
+    "sessions": check_sessions,
+    "tables": check_tables,
+    "keys": check_keys,
+}
+_ON_FILES: dict[str, Check] = {"settings": check_sqlite}
+_ANYWHERE: dict[str, Check] = {
+    "triggers": check_guards,
+    "indexes": check_indexes,
+    "logs": check_logs,
+    "epochs": check_epochs,
+    "inbox": check_inbox,
+    "drops": check_drops,
+    "mirrors": check_mirrors,
+}
+
+
+def examine(url: str, *, fix: bool = False) -> list[Finding]:
+    """Return what is wrong with the registry at a URL, errors first.
+
+    ``fix`` first removes what is left of dropped datasets.
+
+    What the database's user may not look at is a finding, too. Raises a `RegistryError` where the
+    database cannot be reached at all.
+    """
+    engine = make_engine(url)
+    try:
+        found = list(_examine(engine, fix=fix))
+    except EncodingError as error:
+        said = f"it is {error.encoding}, in which keys do not stay as they are given"
+        found = [Finding("error", "encoding", said, error.remedy)]
+    finally:
+        engine.dispose()
+    order = ("error", "warning", "note")
+    return sorted(found, key=lambda finding: order.index(finding.severity))
+
+
+def _examine(engine: Engine, *, fix: bool) -> Iterator[Finding]:
+    place = shown(engine.url)
+    on_file = engine.dialect.name == "sqlite"
+    if not is_there(engine.url):
+        yield _unready(f"{place} is not there", f"registry init --url {place}")
+        return
+    revision = schema.revision(engine)
+    yield from _run("settings", (_ON_FILES if on_file else _ON_SERVERS)["settings"], engine)
+    if revision is None:
+        yield _unready("the database holds no registry yet", f"registry init --url {place}")
+    elif revision < schema.REVISION:
+        said = f"it is {revision}, and this version of the package needs {schema.REVISION}"
+        yield _unready(said, f"registry init --url {place}")
+    elif revision > schema.REVISION:
+        said = f"it is {revision}, and this version of the package knows {schema.REVISION}"
+        yield _unready(said, "install the version of this package that goes with it")
+    else:
+        if fix:
+            drops.remove(engine)
+        checks = _ANYWHERE | ({} if on_file else _ON_SERVERS)
+        for name, check in checks.items():
+            if name != "settings":
+                yield from _run(name, check, engine)
+
+
+def _unready(said: str, remedy: str) -> Finding:
+    return Finding("error", "schema", said, remedy)
+
+
+def _run(name: str, check: Check, engine: Engine) -> Iterator[Finding]:
+    try:
+        yield from check(engine)
+    except PermissionDeniedError as error:
+        said = f"{name} cannot be looked at: {error}"
+        yield Finding("note", name, said, "registry grants --reader ROLE")
+    except DatabaseError as error:
+        yield Finding("error", name, str(error), "registry init --sql prints what must be there")

@@ -1,0 +1,78 @@
+"""The triggers that keep logs append-only and dense, as the database has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import blake2b
+
+from sqlalchemy import Engine, Row
+
+from registry.catalog.doctor.finding import Finding, ask
+
+_CHANGED = "rows of the log can be changed or removed"
+_WRECKED = "whoever may insert can leave a hole in a log, or end it early"
+
+# By trigger: what may happen without it, and the digest of what the migrations make.
+_GUARDS = {
+    "postgresql": {
+        "samples_append_only": (_CHANGED, "d24c6e283e52ad04"),
+        "samples_never_emptied": (_CHANGED, "822a31fd997acf9e"),
+        "samples_continue_log": (_WRECKED, "9a42f7eef2c9e50d"),
+        "heads_begin_with_log": (_WRECKED, "f5fb797b3ff913c6"),
+        "heads_agree_with_log": (_WRECKED, "ac051d5e6ad2dcc4"),
+    },
+    "sqlite": {
+        "samples_never_change": (_CHANGED, "834a3dce8d0655e1"),
+        "samples_never_leave": (_CHANGED, "8ebb4908d57d9a8c"),
+    },
+}
+# The name of the schema is left out, since it is the deployer's choice; a function whose
+# search_path names another schema than the table's is not ours.
+_TRIGGERS = {
+    "postgresql": """
+        SELECT tgname AS name, relname AS "table", tgenabled IN ('O', 'A') AS enabled,
+            replace(pg_get_triggerdef(pg_trigger.oid), quote_ident(nspname) || '.', '') || prosrc
+            || replace(coalesce(array_to_string(proconfig, ','), ''), quote_ident(nspname), '')
+            || prosecdef AS definition
+        FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
+        JOIN pg_namespace ON pg_namespace.oid = relnamespace JOIN pg_proc ON pg_proc.oid = tgfoid
+        WHERE tgrelid IN (to_regclass('samples'), to_regclass('heads')) AND NOT tgisinternal
+    """,
+    "sqlite": """
+        SELECT name, tbl_name AS "table", 1 AS enabled, sql AS definition
+        FROM sqlite_master WHERE type = 'trigger'
+    """,
+}
+_REMAKE = "run what `registry init --sql` prints of this name, with DROP TRIGGER before it"
+
+
+def check_guards(engine: Engine) -> Iterator[Finding]:
+    """Look for triggers that are missing, disabled or replaced."""
+    kind = engine.dialect.name
+    triggers = {row.name: row for row in ask(engine, _TRIGGERS[kind])}
+    for name, (danger, digest) in _GUARDS[kind].items():
+        if (wrong := _wrong(triggers.get(name), digest)) is not None:
+            said, remedy = wrong
+            yield Finding(
+                "error",
+                f"trigger {name}",
+                f"it {said}, so that {danger}",
+                f"{remedy}; then prove each log with `registry verify`",
+            )
+
+
+def _wrong(trigger: Row[tuple[str, str, bool, str]] | None, digest: str) -> tuple[str, str] | None:
+    """Return what is wrong with a trigger and the remedy, or None."""
+    if trigger is None:
+        return "is missing", "run the CREATE TRIGGER of this name that `registry init --sql` prints"
+    if not trigger.enabled:
+        return "is disabled", f"ALTER TABLE {trigger.table} ENABLE TRIGGER {trigger.name}"
+    if _digest(trigger.definition) != digest:
+        return "or its function was replaced", _REMAKE
+    return None
+
+
+def _digest(definition: str) -> str:
+    """Hash a definition, but for white space, quotes and brackets, which servers may vary."""
+    plain = "".join(c for c in definition if not c.isspace() and c not in '"()')
+    return blake2b(plain.encode(), digest_size=8).hexdigest()

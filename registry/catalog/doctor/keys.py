@@ -1,0 +1,87 @@
+"""Keys that are not stored as they were given.
+
+A key's bucket is the hash of the key as Python gave it. Where the client had another encoding than
+UTF-8, the server took the key's bytes for other text, so that its bucket is not that of the text
+that is stored. ASCII is the same in every such encoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy import Engine, Row, func, select
+from sqlalchemy.orm import aliased
+
+from registry.catalog.doctor.finding import Finding, ask
+from registry.samples.splits import buckets
+from registry.storage.database.models import DatasetRow, HeadRow, SampleRow
+from registry.storage.database.transactions import reading
+
+_ROWS = 1 << 18
+"""Positions that are looked at in one statement."""
+_CODECS = (
+    *("latin-1", "cp1252", "iso8859-15", "iso8859-2", "cp1250", "iso8859-9", "cp1254"),
+    *("cp1251", "koi8-r", "koi8-u", "iso8859-5", "cp866", "iso8859-7", "cp1253"),
+    *("euc-jp", "euc-kr", "gb2312", "shift-jis", "big5", "gbk", "gb18030", "cp949"),
+)
+"""Of the client encodings that PostgreSQL knows."""
+
+
+def check_keys(engine: Engine) -> Iterator[Finding]:
+    """Look for samples whose key has another bucket than theirs."""
+    logs = select(DatasetRow.id, DatasetRow.name, HeadRow.position).join(HeadRow)
+    for log in ask(engine, logs.order_by(DatasetRow.name)):
+        count = 0
+        examples: list[str] = []
+        for row in _damaged(engine, log):
+            count += 1
+            if len(examples) < 3:
+                examples.append(f"{row.key!r} at position {row.position}{_was(row)}")
+        if count:
+            yield Finding(
+                "error",
+                f"dataset {log.name}",
+                f"{count} samples have a key that is not the one that they were given, but what "
+                f"another client encoding made of it: {', '.join(examples)}",
+                'insert them into another dataset (docs/databases.md, "Encodings")',
+            )
+
+
+def _damaged(engine: Engine, log: Row[Any]) -> Iterator[Row[Any]]:
+    for start in range(0, log.position, _ROWS):
+        with reading(engine) as connection:
+            rows = connection.execute(_beyond_ascii(log.id, start)).all()
+        hashes = buckets(row.key for row in rows).tolist() if rows else []
+        yield from (row for row, bucket in zip(rows, hashes, strict=True) if row.bucket != bucket)
+
+
+def _beyond_ascii(dataset_id: int, start: int) -> Any:
+    """Select the rows with such keys that no other row supersedes, retracts or erases."""
+    newer = aliased(SampleRow, name="newer")
+    superseded = select(newer.position).where(
+        newer.dataset_id == SampleRow.dataset_id, newer.supersedes == SampleRow.position
+    )
+    return (
+        select(SampleRow.position, SampleRow.key, SampleRow.bucket)
+        .where(
+            SampleRow.dataset_id == dataset_id,
+            SampleRow.position >= start,
+            SampleRow.position < start + _ROWS,
+            func.octet_length(SampleRow.key) != func.char_length(SampleRow.key),
+            func.octet_length(SampleRow.record) > 0,
+            ~superseded.exists(),
+        )
+        .order_by(SampleRow.position)
+    )
+
+
+def _was(row: Row[Any]) -> str:
+    """Say what the key was, where one of the encodings leads to its bucket."""
+    for codec in _CODECS:
+        with suppress(UnicodeError):
+            key = row.key.encode(codec).decode()
+            if buckets([key])[0] == row.bucket:
+                return f", which was {key!r}"
+    return ""

@@ -1,0 +1,186 @@
+"""Datasets: heads, logs and epochs that must agree, and what waits in the inbox."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Engine, Row, and_, case, func, or_, select
+
+from registry.catalog.doctor.finding import Finding, ask
+from registry.samples.splits import interval
+from registry.storage.database.models import (
+    NOT_DROPPED,
+    DatasetRow,
+    EpochRow,
+    ErasureRow,
+    HeadRow,
+    InboxRow,
+    RunRow,
+    SampleRow,
+)
+from registry.storage.database.transactions import reading
+from registry.storage.log.hash_chain import GENESIS
+from registry.training.population import Population, count_in_database
+
+WAITING = timedelta(hours=1)
+"""How long rows may wait in the inbox: whoever reads a head moves them."""
+_BACKUP = "restore the database from a backup; `registry verify {}` says from which position"
+
+
+def check_logs(engine: Engine) -> Iterator[Finding]:
+    """Look at each dataset's head and at the log that it stands for."""
+    for head in ask(engine, _heads()):
+        if head.position is None:
+            said = "it has no head, so that nothing can be read or written"
+            yield _broken(head.name, said)
+            continue
+        yield from _check_end(head)
+        yield from _check_counts(engine, head)
+
+
+def _heads() -> Any:
+    """Select the heads with what the logs say of them, all seen at one moment."""
+    last = select(func.max(SampleRow.position)).where(SampleRow.dataset_id == DatasetRow.id)
+    chain = select(SampleRow.chain).where(
+        SampleRow.dataset_id == DatasetRow.id, SampleRow.position == HeadRow.position - 1
+    )
+    count = select(func.count()).where(ErasureRow.dataset_id == DatasetRow.id)
+    return (
+        select(
+            DatasetRow.id,
+            DatasetRow.name,
+            HeadRow.position,
+            HeadRow.live,
+            HeadRow.chain,
+            HeadRow.erased,
+            last.scalar_subquery().label("last"),
+            chain.scalar_subquery().label("chain_there"),
+            count.scalar_subquery().label("erasures"),
+        )
+        .outerjoin(HeadRow, HeadRow.dataset_id == DatasetRow.id)
+        .where(NOT_DROPPED)
+        .order_by(DatasetRow.name)
+    )
+
+
+def _check_end(head: Row[Any]) -> Iterator[Finding]:
+    end = 0 if head.last is None else head.last + 1
+    if end != head.position:
+        yield _broken(head.name, f"its head is at position {head.position}, its log ends at {end}")
+    elif head.chain != (GENESIS if end == 0 else head.chain_there):
+        yield _broken(head.name, f"head and log have different chains at position {end}")
+    if head.erased != head.erasures:
+        said = f"its head counts {head.erased} erased rows, and {head.erasures} are known"
+        yield _broken(head.name, said)
+
+
+def _check_counts(engine: Engine, head: Row[Any]) -> Iterator[Finding]:
+    with reading(engine) as connection:
+        of_log = (SampleRow.dataset_id == head.id, SampleRow.position < head.position)
+        count = connection.execute(select(func.count()).where(*of_log)).scalar_one()
+        everything = Population(head.position, interval({}, None))
+        live = count_in_database(connection, head.id, everything)
+        if count != head.position:
+            ranked = select(
+                SampleRow.position,
+                (func.row_number().over(order_by=SampleRow.position) - 1).label("rank"),
+            ).where(*of_log)
+            place = ranked.subquery()
+            first = select(func.min(place.c.rank)).where(place.c.rank != place.c.position)
+            missing = connection.execute(first).scalar()
+            gone = head.position - count
+            at = count if missing is None else missing
+            yield _broken(head.name, f"{gone} rows are missing from its log, the first at {at}")
+    if live != head.live and count == head.position:
+        yield Finding(
+            "error",
+            f"dataset {head.name}",
+            f"its head counts {head.live} live samples, its log has {live}",
+            f"UPDATE heads SET live = live {live - head.live:+d} WHERE dataset_id = {head.id}",  # noqa: S608  # it is shown
+        )
+
+
+def check_epochs(engine: Engine) -> Iterator[Finding]:
+    """Look for epochs that were pinned on another history than the log's."""
+    query = (
+        select(
+            DatasetRow.name,
+            RunRow.name.label("run"),
+            EpochRow.number,
+            EpochRow.watermark,
+            SampleRow.chain,
+        )
+        .select_from(EpochRow)
+        .join(RunRow, RunRow.id == EpochRow.run_id)
+        .join(DatasetRow, DatasetRow.id == RunRow.dataset_id)
+        .outerjoin(
+            SampleRow,
+            and_(
+                SampleRow.dataset_id == DatasetRow.id,
+                SampleRow.position == EpochRow.watermark - 1,
+            ),
+        )
+        .where(NOT_DROPPED, or_(SampleRow.chain.is_(None), SampleRow.chain != EpochRow.chain))
+        .order_by(DatasetRow.name, RunRow.name, EpochRow.number)
+    )
+    told = set()
+    for epoch in ask(engine, query):
+        if (epoch.name, epoch.run) in told:
+            continue
+        told.add((epoch.name, epoch.run))
+        why = "ends before" if epoch.chain is None else "has another chain there"
+        yield Finding(
+            "error",
+            f"run {epoch.run} of {epoch.name}",
+            f"epoch {epoch.number} is pinned at position {epoch.watermark}, but the log {why}",
+            "restore the newer database, or go on under another run's name",
+        )
+
+
+def check_drops(engine: Engine) -> Iterator[Finding]:
+    """Look for dropped datasets whose rows are not all removed."""
+    for row in ask(engine, select(DatasetRow).where(~NOT_DROPPED).order_by(DatasetRow.id)):
+        yield Finding(
+            "warning",
+            f"dataset {row.name}",
+            f"it was dropped at {row.dropped_at:%Y-%m-%d %H:%M} UTC, and rows of it are left: "
+            "their removal is under way, was interrupted, or waits for an open transaction",
+            "registry doctor --fix",
+        )
+
+
+def check_inbox(engine: Engine) -> Iterator[Finding]:
+    """Look for rows that were refused, and for rows that nobody moves."""
+    waits = and_(InboxRow.error.is_(None), InboxRow.created_at < datetime.now(UTC) - WAITING)
+    query = (
+        select(
+            DatasetRow.name,
+            func.count(InboxRow.error).label("refused"),
+            func.coalesce(func.sum(case((waits, 1), else_=0)), 0).label("waiting"),
+        )
+        .join(InboxRow, InboxRow.dataset_id == DatasetRow.id)
+        .where(NOT_DROPPED)
+        .group_by(DatasetRow.name)
+        .order_by(DatasetRow.name)
+    )
+    for row in ask(engine, query):
+        if row.refused:
+            yield Finding(
+                "warning",
+                f"inbox of {row.name}",
+                f"{row.refused} rows do not fit and never reach a trainer",
+                f"registry inbox ls {row.name}",
+            )
+        if row.waiting:
+            yield Finding(
+                "warning",
+                f"inbox of {row.name}",
+                f"{row.waiting} rows have waited for over {WAITING.total_seconds() / 3600:g} h",
+                f"registry drain {row.name}",
+            )
+
+
+def _broken(name: str, said: str) -> Finding:
+    return Finding("error", f"dataset {name}", said, _BACKUP.format(name))

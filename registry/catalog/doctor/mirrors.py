@@ -1,0 +1,80 @@
+"""The mirrors on this machine, beside the logs that they are copies of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy import Engine, Row, select
+
+from registry.catalog.doctor.finding import Finding, ask
+from registry.samples.codec import Codec
+from registry.samples.features import Features
+from registry.storage.database.models import DatasetRow, HeadRow
+from registry.storage.log.reader import Log
+from registry.storage.mirror.mirror import Mirror
+from registry.storage.mirror.snapshot import View
+from registry.training.mirror_source import cache_folder
+
+
+def check_mirrors(engine: Engine) -> Iterator[Finding]:
+    """Compare each mirror's end with the database."""
+    folder = cache_folder()
+    query = select(DatasetRow, HeadRow.position, HeadRow.erased).join(
+        HeadRow, HeadRow.dataset_id == DatasetRow.id
+    )
+    for row in ask(engine, query.order_by(DatasetRow.name)):
+        try:
+            # Who has only looked for a mirror, as `verify` does, leaves its folder empty.
+            if (folder / row.uid).is_dir() and any((folder / row.uid).iterdir()):
+                yield from _check(engine, row)
+        except OSError as error:
+            yield Finding(
+                "note",
+                f"mirror of {row.name}",
+                f"it cannot be read: {error}",
+                f"give this user the right to read {folder}",
+            )
+
+
+def _check(engine: Engine, row: Row[object]) -> Iterator[Finding]:
+    log = Log(engine, row.id, row.uid, Codec(Features.from_json(row.features)))
+    mirror = Mirror(log, cache_folder())
+    subject, view = f"mirror of {row.name}", mirror.view()
+    if view is None:
+        yield Finding(
+            "warning",
+            subject,
+            f"{mirror.folder} is damaged, and is made anew at its next use",
+            f"rm -r {mirror.folder}",
+        )
+    elif (said := _parted(log, view, row.position)) is not None:
+        position = mirror.shared(view, row.position)
+        yield Finding(
+            "error",
+            subject,
+            f"it has {view.position} rows, and {said}: they agree up to position {position}. Was "
+            "the database restored, or did it fail over?",
+            f"restore the newer database; or, if this one is right, rm -r {mirror.folder}",
+        )
+    elif view.state.erased < row.erased:
+        yield Finding(
+            "warning",
+            subject,
+            f"it still holds what was erased of {row.erased - view.state.erased} rows",
+            f"let a run read its next epoch here, which removes it, or rm -r {mirror.folder}",
+        )
+    elif view.position < row.position:
+        yield Finding(
+            "note",
+            subject,
+            f"it is {row.position - view.position} rows behind",
+            "none is needed: it is brought up to date at its next use",
+        )
+
+
+def _parted(log: Log, view: View, end: int) -> str | None:
+    """Say how the database's history differs from the mirror's; None where it does not."""
+    found = log.chain_at(view.position)
+    if found is None:
+        return f"the database only {end}"
+    return None if found.hex() == view.state.chain else "the database has others in their place"

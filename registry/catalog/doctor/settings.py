@@ -1,0 +1,153 @@
+"""Servers and files: versions, settings that lose data, sessions in the way of others."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import Engine, Row, text
+
+from registry.catalog.doctor.finding import Finding, Severity, ask
+from registry.samples.text import quoted
+from registry.storage.database.models import metadata
+from registry.storage.database.transactions import reading
+
+OLDEST = 14
+"""The oldest major version of PostgreSQL that the registry is made for."""
+IDLE_SECONDS = 60
+"""How long a transaction may be idle while it holds locks."""
+
+_SETTINGS: dict[str, tuple[str, Severity, str]] = {
+    "fsync": ("off", "error", "a crash of the machine can damage the whole database"),
+    "full_page_writes": ("off", "error", "a crash of the machine can tear pages"),
+    "zero_damaged_pages": ("on", "error", "damaged pages are emptied in place of an error"),
+    "ignore_checksum_failure": ("on", "error", "damaged pages are read as if they were sound"),
+    "synchronous_commit": ("off", "warning", "a crash can lose what tools inserted by SQL"),
+    "data_checksums": ("off", "warning", "damage on the disk is not noticed by the server"),
+}
+# Two checkpoints that meet can lose a commit, or damage the file: from 3.7.0 on, until these.
+# https://www.sqlite.org/wal.html#walresetbug
+_MENDED = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
+
+
+def check_postgresql(engine: Engine) -> Iterator[Finding]:
+    """Look at a server's version and settings."""
+    query = (
+        "SELECT current_setting('server_version_num')::int / 10000 AS major,"
+        " current_setting('server_version') AS version, pg_is_in_recovery() AS standby,"
+        " current_database() AS database, current_user AS role"
+    )
+    (server,) = ask(engine, query)
+    if server.major < OLDEST:
+        yield Finding(
+            "error",
+            "PostgreSQL",
+            f"the server has version {server.version}, and {OLDEST} or later is needed",
+            "upgrade the server",
+        )
+    if server.standby:
+        yield Finding(
+            "note",
+            "PostgreSQL",
+            "the server is a standby: its logs may be read, and nothing can be written",
+            "connect to the primary server to write",
+        )
+    for setting in _settings(engine):
+        losing, severity, danger = _SETTINGS[setting.name]
+        if setting.setting == losing:
+            yield Finding(
+                severity,
+                f"setting {setting.name}",
+                f"it is {losing}: {danger}",
+                _resetting(setting, server),
+            )
+
+
+def _settings(engine: Engine) -> Sequence[Row[Any]]:
+    """Read settings as tools' sessions begin with them; commits of our own are always durable."""
+    query = text("SELECT name, setting, source FROM pg_settings WHERE name = ANY(:names)")
+    with reading(engine) as connection:
+        connection.exec_driver_sql("RESET synchronous_commit")
+        found = connection.execute(query, {"names": list(_SETTINGS)}).all()
+        connection.invalidate()
+    return found
+
+
+def _resetting(setting: Row[Any], server: Row[Any]) -> str:
+    """Return the SQL that takes a setting back from where it was made."""
+    if setting.name == "data_checksums":
+        return "stop the server, and run `pg_checksums --enable`"
+    place = {
+        "database": f"ALTER DATABASE {quoted(server.database)} RESET {setting.name}",
+        "user": f"ALTER ROLE {quoted(server.role)} RESET {setting.name}",
+        "database user": f"ALTER ROLE {quoted(server.role)} IN DATABASE "
+        f"{quoted(server.database)} RESET {setting.name}",
+    }
+    system = f"ALTER SYSTEM RESET {setting.name}; SELECT pg_reload_conf()"
+    return place.get(setting.source, system)
+
+
+def check_sqlite(engine: Engine) -> Iterator[Finding]:
+    """Look at SQLite's version, and at what it makes of this file."""
+    found = sqlite3.sqlite_version_info
+    if not any(found >= v and (v[:2] == found[:2] or v == max(_MENDED)) for v in _MENDED):
+        yield Finding(
+            "warning",
+            "SQLite",
+            f"version {sqlite3.sqlite_version} can, very seldom, lose a commit or damage the file "
+            "where several processes write",
+            "upgrade SQLite to 3.51.3 or later (or 3.50.7, 3.44.6), or move to PostgreSQL with "
+            "`registry copy`",
+        )
+    ((mode,),) = ask(engine, "PRAGMA journal_mode")
+    if mode != "wal":
+        yield Finding(
+            "warning",
+            "journal_mode",
+            f"it is {mode}, since WAL cannot be had here: readers and writers wait for one another",
+            "move the file to a local disk, and leave `vfs` out of the URL",
+        )
+    ((synchronous,),) = ask(engine, "PRAGMA synchronous")
+    if synchronous < 2:
+        yield Finding(
+            "error",
+            "synchronous",
+            f"it is {synchronous}: a power cut can lose commits",
+            "leave `PRAGMA synchronous` at FULL",
+        )
+
+
+def check_sessions(engine: Engine) -> Iterator[Finding]:
+    """Look for transactions that are left open and hold locks on the registry's tables."""
+    query = """
+        SELECT pid, usename, application_name, round(extract(epoch FROM now() - state_change)) AS s,
+            (SELECT string_agg(DISTINCT relation::regclass::text, ', ') FROM pg_locks
+             WHERE pg_locks.pid = activity.pid AND relation = ANY(
+                 SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) AS named (name))
+            ) AS tables
+        FROM pg_stat_activity AS activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid()
+            AND state LIKE 'idle in transaction%' AND now() - state_change >= :idle * interval '1 s'
+    """
+    for session in ask(engine, query, tables=list(metadata.tables), idle=IDLE_SECONDS):
+        if session.tables is not None:
+            yield Finding(
+                "warning",
+                f"session {session.pid}",
+                f"{session.usename} ({session.application_name or 'unnamed'}) has left a "
+                f"transaction open for {session.s} s that holds locks on {session.tables}",
+                f"SELECT pg_terminate_backend({session.pid})",
+            )
+    query = (
+        "SELECT count(*) AS hidden, current_user AS role FROM pg_stat_activity"
+        " WHERE datname = current_database() AND backend_type IS NULL"
+    )
+    ((hidden, role),) = ask(engine, query)
+    if hidden:
+        yield Finding(
+            "note",
+            "sessions",
+            f"{hidden} sessions of others are not shown to {role}, and may hold locks",
+            f"GRANT pg_read_all_stats TO {quoted(role)}",
+        )

@@ -1,0 +1,76 @@
+"""The tables and indexes, as the database has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy import Constraint, Engine, Index, UniqueConstraint
+from sqlalchemy.schema import AddConstraint, CreateIndex
+
+from registry.catalog.doctor.finding import Finding, ask
+from registry.samples.text import quoted
+from registry.storage.database.models import metadata
+
+_INDEXES = {
+    "postgresql": "SELECT indexrelid::regclass::text, indisvalid AND indisready FROM pg_index"
+    " WHERE indrelid = ANY(SELECT to_regclass(name)"
+    " FROM unnest(CAST(:tables AS text[])) AS named (name))",
+    "sqlite": "SELECT name, 1 FROM sqlite_master WHERE type = 'index'",
+}
+
+
+def check_indexes(engine: Engine) -> Iterator[Finding]:
+    """Look for indexes that are not there or cannot be used."""
+    kind = engine.dialect.name
+    given = {"tables": list(metadata.tables)} if kind == "postgresql" else {}
+    found = dict(ask(engine, _INDEXES[kind], **given))
+    for name, valid in found.items():
+        if not valid:
+            yield Finding(
+                "error",
+                f"index {name}",
+                "it is invalid, as a build that was cut short leaves it: no query can use it",
+                f"REINDEX INDEX CONCURRENTLY {quoted(name)}",
+            )
+    for name, made in _wanted(kind).items():
+        if name not in found:
+            yield Finding(
+                "error",
+                f"index {name}",
+                "it is missing: queries get slow, and what it keeps unique may be doubled",
+                _statement(engine, made),
+            )
+
+
+def _wanted(kind: str) -> dict[str, Index | Constraint]:
+    wanted: dict[str, Index | Constraint] = {}
+    for table in metadata.tables.values():
+        wanted |= {str(index.name): index for index in table.indexes}
+        if kind == "postgresql":  # SQLite has no names for those of constraints
+            unique = [c for c in table.constraints if isinstance(c, UniqueConstraint)]
+            wanted |= {str(c.name): c for c in (table.primary_key, *unique)}
+    return wanted
+
+
+def _statement(engine: Engine, made: Index | Constraint) -> str:
+    """Return the SQL that makes an index or the constraint that brings it."""
+    ddl = CreateIndex(made) if isinstance(made, Index) else AddConstraint(made)
+    sql = " ".join(str(ddl.compile(dialect=engine.dialect)).split())
+    if engine.dialect.name == "postgresql":
+        return sql.replace(" INDEX ", " INDEX CONCURRENTLY ", 1)
+    return sql
+
+
+def check_tables(engine: Engine) -> Iterator[Finding]:
+    """Look for tables that a crash of the server empties."""
+    query = (
+        "SELECT oid::regclass::text FROM pg_class WHERE relpersistence = 'u' AND oid = ANY("
+        "SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) AS named (name))"
+    )
+    for (name,) in ask(engine, query, tables=list(metadata.tables)):
+        yield Finding(
+            "error",
+            f"table {name}",
+            "it is unlogged: a crash of the server empties it, and standbys lack it",
+            f"ALTER TABLE {name} SET LOGGED",
+        )

@@ -1,0 +1,197 @@
+"""A registry of datasets: one database."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Mapping
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy import Connection, Engine, Row, insert, select
+
+from registry.catalog.dataset import Dataset
+from registry.errors import (
+    DatasetExistsError,
+    DatasetNotFoundError,
+    FeatureError,
+    RegistryError,
+)
+from registry.samples.codec import Codec
+from registry.samples.features import Feature, Features
+from registry.samples.splits import intervals
+from registry.samples.text import fault
+from registry.storage.database import schema
+from registry.storage.database.address import Pickled
+from registry.storage.database.engine import make_engine
+from registry.storage.database.models import NOT_DROPPED, DatasetRow, HeadRow
+from registry.storage.database.sql import insert_if_new
+from registry.storage.database.transactions import read, write
+from registry.storage.database.url import shown
+from registry.storage.log import drop as drops
+from registry.storage.log.drop import Progress
+from registry.storage.log.hash_chain import GENESIS
+from registry.storage.log.reader import Log
+from registry.storage.log.replica import Replica, open_replica
+from registry.storage.log.version import Version, is_name
+
+DEFAULT_URL = "sqlite:///registry.db"
+
+
+def connect(
+    url: str | None = None, *, replica: str | None = None, timeout: float | None = None
+) -> Registry:
+    """Open the registry at a database URL, `$REGISTRY_URL`, or ``sqlite:///registry.db``.
+
+    A SQLite file is made where there is none. On PostgreSQL, `SchemaMissingError` or
+    `SchemaTooOldError` says which command sets the database up; whatever the URL leaves out is
+    taken from services, ``PG…`` variables and password files, as psql does.
+
+    ``replica``, or `$REGISTRY_REPLICA_URL`, is the URL of a PostgreSQL server that replicates this
+    database: pages, followers and mirrors read from it as far as it has come. While it is down, or
+    lags by seconds, they read from the primary, with a `ReplicaWarning`. An empty one is none, and
+    the variable is not for SQLite.
+
+    ``timeout``, in seconds, is how long it may take from the moment that the server cannot be
+    reached any more, or a SQLite file is locked, until `DatabaseUnavailableError` or
+    `ConflictError` says so, retries included; only followers go on trying. It can also stand in
+    the URL (``?timeout=60``) and is 30 otherwise. A statement that PostgreSQL is known to be at
+    work on may take longer.
+    """
+    engine = make_engine(
+        os.environ.get("REGISTRY_URL") or DEFAULT_URL if url is None else url, timeout
+    )
+    if replica is None and engine.dialect.name == "postgresql":
+        replica = os.environ.get("REGISTRY_REPLICA_URL")
+    nearby = open_replica(replica, engine, timeout) if replica else None
+    try:
+        schema.check(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    return Registry(engine, nearby)
+
+
+class Registry(Pickled):
+    """The datasets of one database.
+
+    Safe to share between threads. After a fork, the child makes connections of its own. It can be
+    pickled, as can what is opened from it: by the URL, without passwords that the environment
+    holds. What was unpickled connects when it is used.
+    """
+
+    def __init__(self, engine: Engine, replica: Replica | None = None) -> None:
+        self.engine = engine
+        self.replica = replica
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; datasets opened from here make new ones if used again."""
+        self.engine.dispose()
+        if self.replica is not None:
+            self.replica.engine.dispose()
+
+    def __repr__(self) -> str:
+        replica = f", replica {shown(self.replica.engine.url)}" if self.replica else ""
+        return f"<registry at {shown(self.engine.url)}{replica}>"
+
+    def create(
+        self,
+        name: str,
+        features: Mapping[str, Feature],
+        *,
+        splits: Mapping[str, float] | None = None,
+        description: str = "",
+    ) -> Dataset:
+        """Create an empty dataset; ``splits`` gives each split's share, adding up to 1.
+
+        Features and splits never change afterwards. Raises `DatasetExistsError` or `FeatureError`.
+        """
+        if not is_name(name):
+            raise FeatureError(
+                f"dataset name {name!r:.200}: use 1 to 128 letters, digits, '_', '.' and '-'"
+            )
+        if (wrong := fault(description)) is not None:
+            raise FeatureError(f"a description {wrong}")
+        row = {
+            "uid": uuid.uuid4().hex,
+            "name": name,
+            "features": Features(features).to_json(),
+            "splits": {split: list(ends) for split, ends in intervals(splits or {}).items()},
+            "description": description,
+        }
+        write(self.engine, partial(_create, row=row))
+        return self.open(name)
+
+    def open(self, name: str) -> Dataset:
+        """Open a dataset, or a version of one (``digits@1500:9f86d081…``).
+
+        Raises `DatasetNotFoundError`, or `VersionError` if the log does not hold that version.
+        """
+        version = Version.parse(name)
+        return self._dataset(self._row(version.name if version else name), version)
+
+    def names(self) -> list[str]:
+        """Return the datasets' names in alphabetical order."""
+        wanted = select(DatasetRow.name).where(NOT_DROPPED).order_by(DatasetRow.name)
+        return read(self.engine, lambda connection: list(connection.execute(wanted).scalars()))
+
+    def datasets(self) -> list[Dataset]:
+        """Open every dataset, in the alphabetical order of their names."""
+        wanted = select(DatasetRow).where(NOT_DROPPED).order_by(DatasetRow.name)
+        rows = read(self.engine, lambda connection: connection.execute(wanted).all())
+        return [self._dataset(row) for row in rows]
+
+    def drop(self, name: str, progress: Progress | None = None) -> None:
+        """Remove a dataset with its samples, runs and epochs, permanently.
+
+        It is gone, and its name free, at once. Then its rows are removed in many small
+        transactions, after each of which ``progress`` is called with the number of samples removed
+        so far and of all that are to be removed. What an interruption leaves, or a transaction of
+        somebody else holds, is removed by the next drop of a dataset or by `registry doctor --fix`.
+        """
+        drops.drop(self.engine, self._row(name).id)
+        try:
+            drops.remove(self.engine, progress)
+        except RegistryError as error:
+            error.add_note(
+                f"{name!r} is dropped; the next drop of a dataset, or `registry doctor --fix`, "
+                "removes the rows that are left"
+            )
+            raise
+
+    def _dataset(self, row: Row[Any], version: Version | None = None) -> Dataset:
+        codec = Codec(Features.from_json(row.features))
+        log = Log(self.engine, row.id, row.uid, codec, self.replica)
+        return Dataset(log, row, version)
+
+    def _row(self, name: str) -> Row[Any]:
+        if not is_name(name):
+            raise DatasetNotFoundError(name, ())
+        wanted = select(DatasetRow).where(DatasetRow.name == name)
+        row = read(self.engine, lambda connection: connection.execute(wanted).one_or_none())
+        if row is None:
+            raise DatasetNotFoundError(name, self.names())
+        return row
+
+
+def _create(connection: Connection, row: Mapping[str, Any]) -> None:
+    """Insert a dataset's row and its head, unless an earlier attempt has."""
+    made = select(DatasetRow.id, DatasetRow.uid).where(DatasetRow.name == row["name"])
+    inserted = insert_if_new(connection, DatasetRow, row)
+    found = connection.execute(made).one_or_none()
+    if found is None or found.uid != row["uid"]:
+        raise DatasetExistsError(row["name"])
+    if inserted:  # else this is its second attempt, after a commit whose answer was lost
+        connection.execute(insert(HeadRow).values(dataset_id=found.id, chain=GENESIS))

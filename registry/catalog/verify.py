@@ -1,0 +1,148 @@
+"""Proving a log: its chain computed again from its rows, in the database and in the mirror.
+
+The value after a row that was erased cannot be computed again. It is taken as it is stored, so that
+the rows from there on are proven as they were before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Connection, select
+
+from registry.errors import TransientError
+from registry.storage.database.models import SampleRow
+from registry.storage.database.transactions import read
+from registry.storage.log import head as heads
+from registry.storage.log.erasures import erased_between
+from registry.storage.log.hash_chain import GENESIS
+from registry.storage.log.head import Head
+from registry.storage.log.reader import Log, pages
+from registry.storage.log.standby import missing_rows
+from registry.storage.mirror.mirror import Mirror
+from registry.storage.mirror.snapshot import View
+
+BLOCK = 1 << 14
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found: ``differs`` is the first position whose chain is not what it should be.
+
+    ``erased`` rows have lost their records, so that nothing is proven of what they held.
+    """
+
+    place: str
+    position: int
+    differs: int | None
+    erased: int = 0
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Rows at ``[start, stop)``, which of them were erased, and what computes the chain.
+
+    It takes the value before the rows, and by position the values after those that were erased.
+    """
+
+    start: int
+    stop: int
+    erased: Sequence[int]
+    chain_values: Callable[[bytes, Mapping[int, bytes]], list[bytes]]
+
+
+def verify_database(log: Log, head: Head) -> Verification:
+    """Compute the database's chain again; its rows must lead to the values stored with them.
+
+    The last of them must be the head's.
+    """
+    blocks = (
+        _Block(page.start, page.stop, _listed(log, page.erased.tolist()), page.chain_values)
+        for page in pages(log.primary, 0, head.position)
+    )
+    found = _verified(log, "database", head.position, blocks)
+    return found if found.differs is not None else replace(found, differs=_past(log, head))
+
+
+def _past(log: Log, head: Head) -> int | None:
+    """Return where a log that leads to its stored values does not end as its head says."""
+    if log.chain_at(head.position) != head.chain:
+        return max(0, head.position - 1)
+    if log.chain_at(head.position + 1) is None:
+        return None
+    # A row that was added since has moved the head with it.
+    now, _ = read(log.engine, lambda connection: heads.read(connection, log.dataset_id))
+    return head.position if now.position == head.position else None
+
+
+def verify_mirror(log: Log, mirror: Mirror, view: View) -> Verification:
+    """Compute a mirror's chain again; its rows must lead to the values in the database.
+
+    Rows that are not what was written to them are mended first.
+    """
+    if log.codec.fixed_width:
+        mirror.scan(view, view.position, bytes.fromhex(view.state.chain), again=True)
+    erased = sorted(view.erased)
+    blocks = (_of_view(view, after, erased) for after in range(0, view.position, BLOCK))
+    return _verified(log, f"mirror {mirror.folder}", view.position, blocks)
+
+
+def _of_view(view: View, after: int, erased: Sequence[int]) -> _Block:
+    until = min(after + BLOCK, view.position)
+    inside = [position for position in erased if after <= position < until]
+    return _Block(
+        after, until, inside, lambda chain, known: view.chain_values(after, until, chain, known)
+    )
+
+
+def _listed(log: Log, positions: Sequence[int]) -> list[int]:
+    """Return those of these rows that the database says were erased; others lost their records."""
+    if not positions:
+        return []
+    place = (log.dataset_id, positions[0], positions[-1] + 1)
+    rows = read(log.engine, lambda connection: erased_between(connection, *place))
+    return sorted({row.position for row in rows}.intersection(positions))
+
+
+def _verified(log: Log, place: str, until: int, blocks: Iterable[_Block]) -> Verification:
+    """Compute the chain over blocks of rows, and compare it to what is stored in the database."""
+    chain, erased = GENESIS, 0
+    for block in blocks:
+        stored = _stored(log, block.start, block.stop)
+        known = {
+            position: stored[position - block.start]
+            for position in block.erased
+            if position - block.start < len(stored)
+        }
+        values = block.chain_values(chain, known)
+        if stored != values:
+            pairs = zip(stored, values, strict=False)
+            same = next((n for n, (one, other) in enumerate(pairs) if one != other), len(stored))
+            return Verification(place, until, block.start + same, erased)
+        chain = values[-1]
+        erased += len(known)
+    return Verification(place, until, None, erased)
+
+
+def _stored(log: Log, after: int, until: int) -> list[bytes]:
+    """Read the chain values stored with the rows at ``[after, until)``."""
+    wanted = (
+        select(SampleRow.chain)
+        .where(
+            SampleRow.dataset_id == log.dataset_id,
+            SampleRow.position >= after,
+            SampleRow.position < until,
+        )
+        .order_by(SampleRow.position)
+    )
+
+    def find(connection: Connection) -> list[bytes]:
+        found = list(connection.execute(wanted).scalars())
+        if len(found) != until - after:
+            error = missing_rows(connection, log.dataset_id, after, until, len(found))
+            if isinstance(error, TransientError):
+                raise error
+        return found
+
+    return read(log.engine, find)

@@ -1,0 +1,111 @@
+"""Decoding every image of a log, to find those that training would fail on."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from registry.errors import RegistryError
+from registry.samples.features import Image
+from registry.storage.database.transactions import read
+from registry.storage.log.entries import entries
+from registry.storage.log.page import Page
+from registry.storage.log.reader import Log, pages
+
+Decode = Callable[[str, bytes], None]
+"""Decodes a file of an encoding; raises any `Exception` where that fails."""
+
+
+@dataclass(frozen=True)
+class BrokenImage:
+    """An image that cannot be decoded; ``live`` unless its sample was revised or retracted since.
+
+    Only epochs that were pinned before that hold one that is not live.
+    """
+
+    position: int
+    key: str
+    feature: str
+    reason: str
+    live: bool
+
+
+def broken_images(log: Log, until: int) -> list[BrokenImage]:
+    """Decode all images at positions ``[0, until)``; return those that cannot be.
+
+    Pillow decodes them, or TensorFlow where there is no Pillow.
+    """
+    decode, found, superseded = _decoder(), list[tuple[int, str, str]](), set[int]()
+    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="registry-images") as pool:
+        for page in pages(log, 0, until):
+            found += _broken(page, decode, pool)
+            broken = {position for position, _, _ in found}
+            superseded |= broken.intersection(page.supersedes.tolist())
+    return [
+        BrokenImage(position, _key(log, position), feature, reason, position not in superseded)
+        for position, feature, reason in found
+    ]
+
+
+def _broken(page: Page, decode: Decode, pool: ThreadPoolExecutor) -> Iterator[tuple[int, str, str]]:
+    positions = page.positions.tolist()
+    for name, feature in page.codec.features.items():
+        if isinstance(feature, Image):
+            encoding = feature.encoding
+            reasons = pool.map(lambda file, as_=encoding: _reason(decode, as_, file), page[name])
+            for position, reason in zip(positions, reasons, strict=True):
+                if reason is not None:
+                    yield position, name, reason
+
+
+def _reason(decode: Decode, encoding: str, file: bytes) -> str | None:
+    try:
+        decode(encoding, file)
+    except Exception as error:  # noqa: BLE001  # decoders raise what they like
+        return str(error) or type(error).__name__
+    return None
+
+
+def _key(log: Log, position: int) -> str:
+    place = (log.dataset_id, position, position + 1)
+    return read(log.engine, lambda connection: entries(connection, *place))[0].key
+
+
+def _decoder() -> Decode:
+    try:
+        return _pillow()
+    except ModuleNotFoundError:
+        pass
+    try:
+        return _tensorflow()
+    except ModuleNotFoundError:
+        raise RegistryError(
+            "decoding images needs Pillow or TensorFlow; run: pip install 'registry[images]'"
+        ) from None
+
+
+def _pillow() -> Decode:
+    from PIL import JpegImagePlugin, PngImagePlugin  # noqa: PLC0415  # the extra "images"
+
+    # Not `Image.open`, which tries other encodings, too, and has a limit to the size of its own.
+    files = {"jpeg": JpegImagePlugin.JpegImageFile, "png": PngImagePlugin.PngImageFile}
+
+    def decode(encoding: str, file: bytes) -> None:
+        with files[encoding](io.BytesIO(file)) as image:
+            image.load()
+
+    return decode
+
+
+def _tensorflow() -> Decode:
+    import tensorflow as tf  # noqa: PLC0415  # takes seconds to load
+
+    decoders = {"jpeg": tf.io.decode_jpeg, "png": tf.io.decode_png}
+
+    def decode(encoding: str, file: bytes) -> None:
+        decoders[encoding](file)
+
+    return decode

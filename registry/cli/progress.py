@@ -1,0 +1,41 @@
+"""Progress bars of commands, on a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from registry.cli.tables import plain
+
+
+@contextmanager
+def progress(name: str, total: int | None) -> Iterator[Callable[[int, int], None] | None]:
+    """Lend a function that shows how many rows and bytes are done, of ``total`` bytes if known.
+
+    There is none, and nothing is shown, where stderr is no terminal.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+    began = time.monotonic()
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rows]:,} rows"),
+        TextColumn("{task.fields[rate]:,.0f} rows/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(plain(name), total=total, rows=0, rate=0.0)
+
+        def show(rows: int, size: int) -> None:
+            rate = rows / (time.monotonic() - began)
+            bar.update(task, completed=size, rows=rows, rate=rate)
+
+        yield show

@@ -1,0 +1,1 @@
+"""Files and labeling tools, in and out."""

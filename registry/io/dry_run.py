@@ -1,0 +1,74 @@
+"""What inserting would do, found out without writing."""
+
+from __future__ import annotations
+
+import sqlite3
+from hashlib import sha256
+
+from sqlalchemy import Engine
+
+from registry.catalog.dataset import Dataset
+from registry.samples.features import Features
+from registry.storage.database.transactions import read
+from registry.storage.log.batch import Batch, Report, resolve
+from registry.storage.log.head import Head
+from registry.storage.log.lookup import Latest, Stored, latest
+
+
+class Rehearsal:
+    """Takes samples as a dataset does, checks them, and reports what it would do with them.
+
+    What came before counts as stored. That is kept as hashes in a temporary file, so that a
+    rehearsal of any length takes little memory.
+    """
+
+    def __init__(self, engine: Engine, dataset: Dataset) -> None:
+        self.features: Features = dataset.features
+        self._engine = engine
+        self.dataset = dataset
+        self._seen = sqlite3.connect("")  # a temporary file, gone when it is closed
+        self._seen.execute(
+            "CREATE TABLE seen (key TEXT PRIMARY KEY, size INTEGER, digest BLOB) WITHOUT ROWID"
+        )
+
+    @property
+    def head(self) -> Head:
+        return self.dataset.head
+
+    def append(self, batch: Batch) -> Report:
+        """Return the report that `Dataset.append` would; raises as it does."""
+        plan = resolve(batch, self._known(batch), 0)
+        self._seen.executemany(
+            "INSERT OR REPLACE INTO seen VALUES (?, ?, ?)",
+            [
+                (key, len(record), _digest(record))
+                for key, record in zip(plan.keys, plan.records, strict=True)
+                if record is not None
+            ],
+        )
+        return plan.report(self.head)
+
+    def close(self) -> None:
+        self._seen.close()
+
+    def _known(self, batch: Batch) -> dict[str, Latest]:
+        """Return the latest revision of each key, as if what came before were stored."""
+        place = (self.dataset.id, {*batch.keys}, list(batch.compared()))
+        known = read(self._engine, lambda connection: latest(connection, *place))
+        seen: set[str] = set()
+        for key, record in batch.compared():
+            row = self._seen.execute(
+                "SELECT size, digest FROM seen WHERE key = ?", (key,)
+            ).fetchone()
+            if row is None:
+                continue
+            if record is not None and _digest(record) == row[1]:
+                known[key] = Latest(0, record)
+            elif key not in seen:
+                known[key] = Latest(0, Stored(row[0]))
+            seen.add(key)
+        return known
+
+
+def _digest(record: bytes) -> bytes:
+    return sha256(record).digest()

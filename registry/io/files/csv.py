@@ -1,0 +1,151 @@
+"""CSV: a header row that names the features, then a row per sample."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from registry.errors import ImportFileError
+from registry.io.files.lines import LONGEST_LINE, decode, lines
+from registry.io.row import Mapped, Row, columns
+from registry.samples.features import Bytes, ClassLabel, Feature, Features, Image, Tensor, Text
+from registry.samples.json_codec import from_base64, parse_json, shown
+
+Convert = Callable[[str], Any]
+
+_BOOLS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Iterator[Row]:
+    """Yield the file's samples; ``key`` names the column that holds their keys.
+
+    A cell holds a number, true or false, a class's name or index, text, base64 for bytes and
+    images, or a JSON list for arrays.
+    """
+    records = _Records(path)
+    header = records.next()
+    if header is None:
+        raise ImportFileError("the file has no header row", file=str(path))
+    try:
+        where = columns(header, features, key, mapped)
+    except ValueError as error:
+        raise ImportFileError(str(error), file=str(path), line=records.line) from None
+    converters = [(name, where[name], _converter(features[name])) for name in features]
+    while (cells := records.next()) is not None:
+        if len(cells) != len(header):
+            records.refuse(f"{len(cells)} cells, where the header has {len(header)}")
+        found = dict(zip(header, cells, strict=True))
+        named = found[key] if key is not None else None
+        values = {}
+        for name, column, convert in converters:
+            try:
+                values[name] = convert(found[column])
+            except ValueError as error:
+                records.refuse(str(error), key=named, feature=name)
+        yield Row(records.line, values, named, records.raw)
+
+
+class _Records:
+    """The file's rows of cells, with the place and the bytes of the latest one.
+
+    A quoted cell may span lines, so a row may too: ``line`` is where it begins.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # The limit is the csv module's own, for the whole process, and too low for images.
+        csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
+        self.line = 0
+        self._path = path
+        self._lines = lines(path)
+        self._taken: list[bytes] = []
+        # Unless strict, a quote that is never closed takes the rest of the file for one cell.
+        self._reader = csv.reader(self._decoded(), strict=True)
+
+    @property
+    def raw(self) -> bytes:
+        return b"".join(self._taken).rstrip(b"\r\n")
+
+    def next(self) -> list[str] | None:
+        """Return the next row that is not blank, or None at the end of the file."""
+        cells: list[str] | None = []
+        while cells == []:
+            self._taken.clear()
+            try:
+                cells = next(self._reader, None)
+            except csv.Error as error:
+                self.refuse(f"not CSV: {error}")
+        return cells
+
+    def refuse(
+        self, reason: str, *, key: str | None = None, feature: str | None = None
+    ) -> NoReturn:
+        raise ImportFileError(
+            reason, file=str(self._path), line=self.line, key=key, feature=feature
+        ) from None
+
+    def _decoded(self) -> Iterator[str]:
+        for number, line in self._lines:
+            if not self._taken:
+                self.line = number
+            self._taken.append(line)
+            try:
+                text = decode(line)
+            except ValueError as error:
+                raise ImportFileError(str(error), file=str(self._path), line=number) from None
+            yield text
+
+
+def _converter(feature: Feature) -> Convert:
+    if isinstance(feature, Text):
+        return str
+    if isinstance(feature, Bytes | Image):
+        return from_base64
+    if isinstance(feature, ClassLabel):
+        names = frozenset(feature.names or ())
+        return lambda cell: cell if cell in names else _class(cell)
+    if not isinstance(feature, Tensor) or feature.shape:
+        return _list
+    return {"b": _bool, "f": _float}.get(np.dtype(feature.dtype).kind, _int)
+
+
+def _list(cell: str) -> list[Any]:
+    found = parse_json(cell)
+    if not isinstance(found, list):
+        raise ValueError(f"{shown(cell)} is not a JSON list")  # noqa: TRY004
+    return found
+
+
+def _class(cell: str) -> int:
+    try:
+        return _int(cell)
+    except ValueError:
+        raise ValueError(f"{shown(cell)} is not a class") from None
+
+
+def _bool(cell: str) -> bool:
+    if cell.lower() not in _BOOLS:
+        raise ValueError(f"{shown(cell)} is not true, false, 1 or 0")
+    return _BOOLS[cell.lower()]
+
+
+def _int(cell: str) -> int:
+    try:
+        # Python takes 1_000 for a thousand; in a file it is a slip.
+        return int(cell.replace("_", "?"))
+    except ValueError:
+        raise ValueError(f"{shown(cell)} is not a whole number") from None
+
+
+def _float(cell: str) -> float:
+    try:
+        number = float(cell.replace("_", "?"))
+    except ValueError:
+        raise ValueError(f"{shown(cell)} is not a number") from None
+    if math.isinf(number) and "inf" not in cell.lower():
+        raise ValueError(f"{shown(cell)} is too large for a float")
+    return number

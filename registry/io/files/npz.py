@@ -1,0 +1,128 @@
+"""NumPy archives: an array per feature, with a row per sample.
+
+Arrays are read as streams, a block of rows at a time: an array may be larger than the memory, and
+a file of a few bytes that unpacks to gigabytes takes no more than one block.
+"""
+
+from __future__ import annotations
+
+import lzma
+import math
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any, NamedTuple, NoReturn
+from zipfile import BadZipFile, ZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from registry.errors import ImportFileError
+from registry.io.row import Mapped, Row, as_key, columns, fingerprint
+from registry.samples.features import LARGEST_RECORD, Features
+
+BLOCK_BYTES = 4 << 20
+_MOST_ROWS = 1024
+_SUFFIX = ".npy"
+_format: Any = np.lib.format  # untyped in some versions of NumPy
+_HEADERS = {
+    (1, 0): _format.read_array_header_1_0,
+    (2, 0): _format.read_array_header_2_0,
+}
+_DAMAGE = (BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError)
+
+
+class _Array(NamedTuple):
+    """An array that is read from its beginning: rows of a dtype and shape."""
+
+    name: str
+    file: IO[bytes]
+    rows: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def width(self) -> int:
+        return self.dtype.itemsize * math.prod(self.shape)
+
+    def take(self, count: int) -> npt.NDArray[Any]:
+        """Return the next rows; raises `ValueError` where the data ends before."""
+        need = count * self.width
+        data = bytearray()
+        while len(data) < need and (part := self.file.read(need - len(data))):
+            data += part
+        if len(data) < need:
+            raise ValueError(f"array {self.name!r} ends within this row or one soon after it")
+        if self.dtype.kind == "b" and data.strip(b"\0\1"):
+            raise ValueError(f"array {self.name!r} holds bytes that are no bool")
+        return np.frombuffer(data, self.dtype).reshape(count, *self.shape)
+
+
+def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Iterator[Row]:
+    """Yield the file's samples; ``key`` names the array of their keys.
+
+    An array that would need unpickling is refused.
+    """
+    number = 0
+    try:
+        with ZipFile(path) as archive, ExitStack() as stack:
+            names = [name.removesuffix(_SUFFIX) for name in archive.namelist()]
+            where = columns(names, features, key, mapped)
+            arrays = {}
+            for name in {*where.values(), *([key] if key is not None else [])}:
+                file = stack.enter_context(archive.open(name + _SUFFIX))
+                arrays[name] = _array(name, file)
+            for block, count in _blocks(arrays):
+                for row in range(count):
+                    number += 1
+                    values = {name: block[column][row] for name, column in where.items()}
+                    named = as_key(block[key][row], key) if key is not None else None
+                    yield Row(number, values, named, fingerprint(values.values()))
+    except _DAMAGE as error:
+        _refuse(path, number, f"the file is damaged or no archive of NumPy's ({error})")
+    except (ValueError, KeyError) as error:
+        _refuse(path, number, str(error))
+
+
+def _refuse(path: Path, done: int, reason: str) -> NoReturn:
+    line = done + 1 if done else None
+    raise ImportFileError(reason, file=str(path), line=line, unit="row") from None
+
+
+def _array(name: str, file: IO[bytes]) -> _Array:
+    """Read an array's header; raises `ValueError` where its rows cannot be read one by one."""
+    version = _format.read_magic(file)
+    if version not in _HEADERS:
+        raise ValueError(f"array {name!r} is of version {version} of NumPy's format")
+    shape, fortran, dtype = _HEADERS[version](file)
+    if dtype.kind not in "biufU":
+        raise ValueError(
+            f"array {name!r} is of dtype {dtype}; numbers, bools and text (dtype U) are taken"
+        )
+    if not shape or min(shape[1:], default=1) < 1 or shape[0] < 0:
+        raise ValueError(f"array {name!r} has shape {shape}; it needs a row of values per sample")
+    if fortran and len(shape) > 1:
+        raise ValueError(
+            f"array {name!r} is in Fortran order; save numpy.ascontiguousarray(…) of it instead"
+        )
+    found = _Array(name, file, shape[0], shape[1:], dtype)
+    if not 0 < found.width <= LARGEST_RECORD:
+        raise ValueError(
+            f"array {name!r} has rows of {found.width:,} bytes; they take 1 to {LARGEST_RECORD:,}"
+        )
+    return found
+
+
+def _blocks(arrays: dict[str, _Array]) -> Iterator[tuple[dict[str, npt.NDArray[Any]], int]]:
+    """Yield the next rows of all arrays, and how many they are."""
+    lengths = {name: array.rows for name, array in arrays.items()}
+    if len({*lengths.values()}) > 1:
+        raise ValueError(f"the arrays differ in length: {lengths}")
+    left = next(iter(lengths.values()))
+    width = sum(array.width for array in arrays.values())
+    most = max(1, min(_MOST_ROWS, BLOCK_BYTES // width))
+    while left:
+        count = min(left, most)
+        yield {name: array.take(count) for name, array in arrays.items()}, count
+        left -= count

@@ -1,0 +1,145 @@
+"""COCO: pictures with boxes, in one JSON file that lies beside them, or above them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from registry.errors import ImportFileError, InvalidSampleError
+from registry.io.files.lines import decode
+from registry.io.labeling import media
+from registry.io.labeling.tool_lines import choose
+from registry.io.row import Mapped, Row, as_key, pick
+from registry.samples.features import Features
+from registry.samples.json_codec import parse_json, shown
+
+_SHOWN = 5
+
+
+def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Iterator[Row]:
+    """Yield a sample per picture, as ``coco:FOLDER/FILE:ID``, in the order of the file.
+
+    Beside what the file says of a picture (``id``, ``file_name``, ``width`` …) it has ``image``,
+    the bytes of its file, from below the folder of the annotations; ``boxes``, x, y, width and
+    height of each annotation in pixels, one after the other; ``category_ids``; ``classes``, these
+    as indexes into the file's categories in the order of their ids; and ``names``, as JSON text.
+    Raises `ImportFileError` for annotations of pictures or categories that are not there.
+    """
+    try:
+        pictures, ids, boxes = _parse(path)
+    except ValueError as error:
+        raise ImportFileError(str(error), file=str(path)) from None
+    wanted = {mapped.get(name, name) for name in features}
+    for number, picture in enumerate(pictures, 1):
+        try:
+            fields = {**picture, **_fields(boxes.get(picture["id"], []), ids)}
+            data = _image(path.parent, picture) if "image" in wanted else b""
+            values = choose(features, mapped, {**fields, "image": data}, path.parent)
+            named = (
+                f"coco:{path.resolve().parent.name}/{path.stem}:{picture['id']}"
+                if key is None
+                else as_key(pick(fields, key), key)
+            )
+        except InvalidSampleError as error:
+            raise ImportFileError(
+                f"image {picture['id']}: {error.reason}",
+                file=str(path),
+                line=number,
+                feature=error.feature,
+                unit="image",
+            ) from None
+        except ValueError as error:
+            raise ImportFileError(
+                f"image {picture['id']}: {error}", file=str(path), line=number, unit="image"
+            ) from None
+        yield Row(number, values, named, data)
+
+
+Boxes = dict[int, list[dict[str, Any]]]
+
+
+def _parse(path: Path) -> tuple[list[dict[str, Any]], dict[int, str], Boxes]:
+    """Return the pictures, the categories' names by id, and the annotations by picture."""
+    found = parse_json(decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf")))
+    if not isinstance(found, dict) or not isinstance(found.get("images"), list):
+        raise ValueError("not COCO: an object with 'images' and 'annotations'")  # noqa: TRY004
+    pictures = _objects(found, "images")
+    categories = _objects(found, "categories")
+    known = {picture["id"] for picture in pictures}
+    ids = {category["id"]: str(category.get("name")) for category in categories}
+    boxes: Boxes = {}
+    for annotation in _objects(found, "annotations"):
+        boxes.setdefault(_whole(annotation, "image_id"), []).append(annotation)
+    if strangers := sorted(boxes.keys() - known):
+        listed = ", ".join(map(str, strangers[:_SHOWN])) + (" …" if strangers[_SHOWN:] else "")
+        first = boxes[strangers[0]][0]["id"]
+        raise ValueError(
+            f"annotations of images that are not there: {listed} (the first is annotation {first})"
+        )
+    return pictures, dict(sorted(ids.items())), boxes
+
+
+def _objects(found: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """Return a list of objects, each with an id of its own."""
+    listed = found.get(name, [])
+    if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
+        raise ValueError(f"{name!r} is not a list of objects")
+    seen: set[int] = set()
+    for each in listed:
+        number = _whole(each, "id", name)
+        if number in seen:
+            raise ValueError(f"{name!r} has id {number} twice")
+        seen.add(number)
+    return listed
+
+
+def _whole(found: Mapping[str, Any], name: str, where: str = "annotations") -> int:
+    number = found.get(name)
+    if isinstance(number, bool) or not isinstance(number, int):
+        said = shown(number) if isinstance(number, str) else type(number).__name__
+        raise ValueError(f"{where!r}: {name!r} is a whole number, not {said}")  # noqa: TRY004
+    return number
+
+
+def _fields(annotations: list[dict[str, Any]], ids: Mapping[int, str]) -> dict[str, Any]:
+    order = {number: index for index, number in enumerate(ids)}
+    numbers = [_whole(each, "category_id") for each in annotations]
+    for number, each in zip(numbers, annotations, strict=True):
+        if number not in ids:
+            raise ValueError(f"annotation {each['id']} has category {number}, which is not there")
+    return {
+        "boxes": [side for each in annotations for side in _box(each)],
+        "category_ids": numbers,
+        "classes": [order[number] for number in numbers],
+        "names": [ids[number] for number in numbers],
+    }
+
+
+def _box(annotation: Mapping[str, Any]) -> list[float]:
+    box = annotation.get("bbox")
+    if not isinstance(box, list) or not _is_box(box):
+        raise ValueError(
+            f"the 'bbox' of annotation {annotation['id']} is not x, y, width and height in pixels"
+        )
+    return [float(side) for side in box]
+
+
+def _is_box(sides: list[Any]) -> bool:
+    return len(sides) == 4 and all(map(_is_number, sides)) and min(sides[2:]) >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+def _image(folder: Path, picture: Mapping[str, Any]) -> bytes:
+    name = picture.get("file_name")
+    if not isinstance(name, str):
+        raise ValueError("'file_name' is not text")  # noqa: TRY004
+    if "://" in name or name.startswith("/"):
+        raise ValueError(
+            f"{shown(media.safe(name))} is not read; 'file_name' counts from the folder of the file"
+        )
+    return media.read(name, [folder], name)

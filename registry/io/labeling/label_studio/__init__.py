@@ -1,0 +1,1 @@
+"""Label Studio: webhook events and exports."""

@@ -1,0 +1,65 @@
+"""Webhook events of Label Studio: the annotations that one tells of, whatever its shape.
+
+Label Studio names the events in the singular and the plural, and puts one object or a list under
+either name. Of an event's project only the id is read: the rest holds its token and the passwords
+of its storage.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from registry.errors import InvalidSampleError
+from registry.io.labeling.annotation import Annotation, deleted, full
+from registry.samples.json_codec import shown
+
+_ACTION = re.compile(r"ANNOTATIONS?_(CREATED|UPDATED|DELETED)")
+
+
+class IgnoredEventError(Exception):
+    """An event that says nothing of annotations; the message says why."""
+
+
+def annotations_of(event: Any) -> list[Annotation]:
+    """Return the annotations that an event tells of.
+
+    Raises `IgnoredEventError` for an event of another kind, or one that is sent without its
+    payload, and `InvalidSampleError` for one that makes no sense.
+    """
+    if not isinstance(event, Mapping):
+        raise InvalidSampleError(f"an event is a JSON object, not a {type(event).__name__}")
+    action = event.get("action")
+    if not isinstance(action, str):
+        raise InvalidSampleError("an event has an 'action', such as ANNOTATION_CREATED")
+    if (known := _ACTION.fullmatch(action)) is None:
+        raise IgnoredEventError(f"{shown(action)} tells of no annotation")
+    found = _listed(event, "annotation")
+    if found is None:
+        raise IgnoredEventError(
+            f"{action} came without annotations; let Label Studio send the payload"
+        )
+    project = event.get("project")
+    if known[1] == "DELETED":
+        return [deleted(each, project) for each in found]
+    tasks = _listed(event, "task") or []
+    return [full(each, _task(each, tasks, alone=len(found) == 1), project) for each in found]
+
+
+def _listed(event: Mapping[str, Any], name: str) -> list[Any] | None:
+    for key in (name, f"{name}s"):
+        if (found := event.get(key)) is not None:
+            return found if isinstance(found, list) else [found]
+    return None
+
+
+def _task(annotation: Any, tasks: list[Any], *, alone: bool) -> Any:
+    """Return an annotation's task, from within it or from beside it; None if only its id is."""
+    own = annotation.get("task") if isinstance(annotation, Mapping) else None
+    if isinstance(own, Mapping):
+        return own
+    for task in tasks:
+        if isinstance(task, Mapping) and own is not None and task.get("id") == own:
+            return task
+    return tasks[0] if own is None and alone and len(tasks) == 1 else None

@@ -1,0 +1,30 @@
+"""Which part of a tool's annotations becomes which feature: a mapping for each dataset and tool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sqlalchemy import Connection, Engine, delete, insert, select
+
+from registry.storage.database.models import WebhookRow
+from registry.storage.database.transactions import read, write
+
+
+def mapping_of(engine: Engine, dataset_id: int, tool: str) -> dict[str, str] | None:
+    """Return the path of each feature's value, None where nothing was set."""
+    query = select(WebhookRow.mapping).where(
+        WebhookRow.dataset_id == dataset_id, WebhookRow.tool == tool
+    )
+    found: dict[str, str] | None = read(engine, lambda c: c.execute(query).scalar_one_or_none())
+    return found
+
+
+def set_mapping(engine: Engine, dataset_id: int, tool: str, mapping: Mapping[str, str]) -> None:
+    """Store a mapping in the place of the one before."""
+    place = {"dataset_id": dataset_id, "tool": tool}
+
+    def work(connection: Connection) -> None:
+        connection.execute(delete(WebhookRow).filter_by(**place))
+        connection.execute(insert(WebhookRow).values(**place, mapping=dict(mapping)))
+
+    write(engine, work)

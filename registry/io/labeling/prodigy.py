@@ -1,0 +1,53 @@
+"""Prodigy's JSONL, as `prodigy db-out` writes it: one answered task a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from registry.io.labeling.tool_lines import samples
+from registry.io.row import Mapped, Row
+from registry.samples.features import Features
+from registry.samples.json_codec import shown
+
+_KEY = ("prodigy", "_input_hash", "_task_hash", "_annotator_id")
+
+
+def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Iterator[Row]:
+    """Yield the tasks that were accepted, as ``prodigy:INPUT:TASK`` and the annotator, if named.
+
+    A task that was rejected is a sample too where a feature takes ``answer``; one that was ignored
+    never is. ``label`` is also the one option that was chosen, ``spans`` makes a `Ragged` feature
+    of starts and ends, and ``spans.classes[a,b]`` one of their labels.
+    """
+    wanted = {mapped.get(name, name) for name in features}
+    taken = ("accept", "reject") if "answer" in wanted else ("accept",)
+
+    def tool(found: dict[str, Any]) -> dict[str, Any] | None:
+        answer = found.get("answer", "accept")
+        if answer not in ("accept", "reject", "ignore"):
+            said = shown(answer) if isinstance(answer, str) else type(answer).__name__
+            raise ValueError(f"'answer' is accept, reject or ignore, not {said}")
+        return _fields(found) if answer in taken else None
+
+    return samples(path, features, key, mapped, tool, _KEY)
+
+
+def _fields(found: dict[str, Any]) -> dict[str, Any]:
+    fields = {"answer": "accept", **found}
+    chosen = found.get("accept")
+    if isinstance(chosen, list):
+        fields["accept"] = [{"choices": chosen}] if chosen else []
+        if "label" not in found and len(chosen) == 1:
+            fields["label"] = chosen[0]
+    spans = found.get("spans")
+    if isinstance(spans, list):
+        fields["spans"] = [_span(each) for each in spans]
+    return fields
+
+
+def _span(span: Any) -> Any:
+    if not isinstance(span, dict):
+        raise ValueError(f"a span is an object, not a {type(span).__name__}")  # noqa: TRY004
+    return {**{k: v for k, v in span.items() if k != "label"}, "labels": [span.get("label")]}

@@ -1,0 +1,52 @@
+"""Samples that do not fit, kept where nothing is lost and no trainer meets them: the inbox."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any
+
+from sqlalchemy import Connection, insert
+
+from registry.io.labeling.annotation_state import State
+from registry.storage.database.models import InboxRow
+
+_DEEPEST = 32
+
+
+def keep(connection: Connection, dataset_id: int, tool: str, faults: Mapping[str, State]) -> None:
+    """Store what could be read of samples with a fault, by their keys, with the reason."""
+    if faults:
+        connection.execute(
+            insert(InboxRow),
+            [
+                {
+                    "dataset_id": dataset_id,
+                    "key": key,
+                    "fields": storable(state.values or {}),
+                    "action": "insert",
+                    "source": tool,
+                    "error": storable(str(state.fault)),
+                }
+                for key, state in faults.items()
+            ],
+        )
+
+
+def storable(value: Any, depth: int = 0) -> Any:
+    r"""Return the value as JSON that both databases can hold.
+
+    What they cannot (``\x00``, lone surrogates, numbers that are not finite, great depth) is
+    replaced, not left out, so that it can be seen.
+    """
+    if isinstance(value, Mapping | list) and depth == _DEEPEST:
+        return "…"
+    if isinstance(value, Mapping):
+        return {storable(str(name)): storable(each, depth + 1) for name, each in value.items()}
+    if isinstance(value, list):
+        return [storable(each, depth + 1) for each in value]
+    if isinstance(value, int):
+        return value if abs(value) < 1 << 64 else hex(value)
+    if value is None or (isinstance(value, float) and isfinite(value)):
+        return value
+    return str(value).replace("\0", "\ufffd").encode(errors="replace").decode()

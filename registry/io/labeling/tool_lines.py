@@ -1,0 +1,89 @@
+"""Fields of the objects that labeling tools write, as what features take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from registry.errors import ImportFileError, InvalidSampleError
+from registry.io.files.jsonl import parse_object
+from registry.io.files.lines import lines
+from registry.io.labeling import answers
+from registry.io.labeling.media import load
+from registry.io.labeling.paths import parts
+from registry.io.row import Mapped, Row, as_key, pick
+from registry.samples.features import Bytes, Feature, Features, Image, Ragged, Text
+from registry.samples.json_codec import from_fields
+
+Tool = Callable[[dict[str, Any]], dict[str, Any] | None]
+"""Brings a tool's object to plain fields, or None where it is no sample."""
+
+
+def samples(
+    path: Path, features: Features, key: str | None, mapped: Mapped, tool: Tool, keys: Sequence[str]
+) -> Iterator[Row]:
+    """Yield the samples of a file that has a tool's object on each line.
+
+    Without ``key``, keys are made of the tool's name and the properties ``keys``, the last of
+    which may be missing.
+    """
+    for number, line in lines(path):
+        raw = line.rstrip(b"\r\n")
+        if not raw or raw.isspace():
+            continue
+        try:
+            found = parse_object(raw)
+            fields = tool(found)
+            if fields is None:
+                continue
+            named = _made(found, keys) if key is None else as_key(pick(found, key), key)
+            values = choose(features, mapped, fields, path.parent)
+        except InvalidSampleError as error:
+            raise ImportFileError(
+                error.reason, file=str(path), line=number, feature=error.feature
+            ) from None
+        except ValueError as error:
+            raise ImportFileError(str(error), file=str(path), line=number) from None
+        yield Row(number, values, named, raw)
+
+
+def choose(
+    features: Features, mapped: Mapped, fields: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
+    """Return a value per feature; raises `InvalidSampleError` with the feature.
+
+    A file that a picture's field names is read from below ``folder``. A path may end in what
+    `registry.io.labeling.mapping` calls a part: ``.json``, ``.spans``, ``.classes[a,b]``.
+    """
+    values = {}
+    for name, feature in features.items():
+        try:
+            values[name] = _value(feature, fields, mapped.get(name, name), folder)
+        except ValueError as error:
+            raise InvalidSampleError(str(error), feature=name) from None
+    return from_fields(features, values)
+
+
+def _value(feature: Feature, fields: Mapping[str, Any], path: str, folder: Path) -> Any:
+    place, part, classes = parts(path)
+    if part is None or path in fields:
+        found = pick(fields, path)
+        if isinstance(found, str) and isinstance(feature, Image | Bytes):
+            return load(found, [folder])
+        regions = isinstance(found, list) and all(isinstance(each, Mapping) for each in found)
+        if isinstance(feature, Ragged) and regions:
+            return answers.READ["spans"](found, ())
+        if isinstance(feature, Text) and isinstance(found, list):
+            return answers.READ["json"](found, ())
+        return found
+    found = pick(fields, place)
+    return answers.READ[part](found if isinstance(found, list) else [found], classes)
+
+
+def _made(found: Mapping[str, Any], keys: Sequence[str]) -> str:
+    tool, *needed, optional = keys
+    named = [as_key(pick(found, each), each) for each in needed]
+    if found.get(optional) is not None:
+        named.append(as_key(found[optional], optional))
+    return ":".join([tool, *named])

@@ -1,0 +1,1 @@
+"""One sample: its features, its bytes, its key."""

@@ -1,0 +1,220 @@
+"""Records: samples as packed bytes, and back. The only place that knows the layout.
+
+A record is one packed little-endian struct: every fixed-width field in the features' order, then
+a uint32 byte length per variable-width field, in order; then those fields' bytes. Where no field
+is variable, a page of records is one ``np.frombuffer`` away from arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from struct import Struct
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from registry.errors import InvalidSampleError
+from registry.samples.features import (
+    LARGEST_RECORD,
+    Bytes,
+    ClassLabel,
+    Features,
+    FixedFeature,
+    Image,
+    Ragged,
+    Text,
+)
+from registry.samples.validation import Refused, pack_fixed, pack_variable
+
+Column = npt.NDArray[Any]
+
+
+class Codec:
+    """Encodes samples of the given features to records and decodes them."""
+
+    def __init__(self, features: Features) -> None:
+        self.features = features
+        fields = [(_field(i), *_storage(f)) for i, f in enumerate(features.fixed.values())]
+        lengths = [(f"l{i}", "<u4", ()) for i in range(len(features.variable))]
+        self.header = np.dtype(fields + lengths)
+        self.fixed_width = not lengths
+        before = self.header.itemsize - 4 * len(lengths)
+        self._lengths = Struct(f"<{before}x{len(lengths)}I")
+
+    def __reduce__(self) -> tuple[type[Codec], tuple[Features]]:
+        return Codec, (self.features,)
+
+    def encode(
+        self,
+        columns: Mapping[str, Any],
+        keys: Sequence[str] | None = None,
+        stored: Container[str] = (),
+    ) -> list[bytes]:
+        """Pack columns (a value per sample, by feature) into one record per sample.
+
+        Values of the features in ``stored`` come from a record: images may be older than a check.
+        Raises `InvalidSampleError` with the row, the key (from ``keys``) and the feature of the
+        first value that does not fit.
+        """
+        count = _count(self.features, columns)
+        header = np.zeros(count, self.header)
+        parts: list[list[bytes]] = []
+        fixed = 0
+        for name, feature in self.features.items():
+            try:
+                if isinstance(feature, FixedFeature):
+                    header[_field(fixed)] = pack_fixed(feature, columns[name], count)
+                    fixed += 1
+                else:
+                    old_image = name in stored and isinstance(feature, Image)
+                    kind = Bytes() if old_image else feature
+                    values = pack_variable(kind, columns[name], count)
+                    header[f"l{len(parts)}"] = [len(value) for value in values]
+                    parts.append(values)
+            except Refused as refused:
+                key = keys[refused.row] if keys is not None and refused.row is not None else None
+                raise InvalidSampleError(
+                    refused.reason, row=refused.row, key=key, feature=name
+                ) from None
+        headers: list[bytes] = header.view(f"V{self.header.itemsize}").tolist()
+        if self.fixed_width:
+            return headers
+        records = [b"".join(row) for row in zip(headers, *parts, strict=True)]
+        _check_sizes(records, keys)
+        return records
+
+    def decode(self, data: bytes | memoryview, count: int) -> dict[str, Column]:
+        """Unpack ``count`` records laid end to end into one column per feature.
+
+        A fixed-width column has the shape ``(count, *shape)``, and is contiguous and aligned; a
+        variable-width one is an object array of ``str``, ``bytes`` or one-dimensional arrays.
+        """
+        if self.fixed_width:
+            width = self.header.itemsize
+            return self.decode_rows(np.frombuffer(data, np.uint8, count * width).reshape(-1, width))
+        view, records, start = memoryview(data), [], 0
+        for _ in range(count):
+            records.append(view[start:])
+            start += self.header.itemsize + sum(self._lengths.unpack_from(records[-1]))
+        return self.decode_records(records)
+
+    def decode_records(self, records: Sequence[bytes | memoryview]) -> dict[str, Column]:
+        """Unpack records that differ in length, as `decode`; bytes after a record do not count."""
+        size, names = self.header.itemsize, self.features.variable
+        headers = np.frombuffer(b"".join([record[:size] for record in records]), np.uint8)
+        cuts: list[list[bytes]] = [[] for _ in names]
+        for record in records:
+            start = size
+            for cut, length in zip(cuts, self._lengths.unpack_from(record), strict=True):
+                cut.append(bytes(record[start : start + length]))
+                start += length
+        fixed = iter(self._fixed(headers.reshape(-1, size)))
+        variable = iter(cuts)
+        return {
+            name: next(fixed)
+            if isinstance(feature, FixedFeature)
+            else _unpack(feature, next(variable))
+            for name, feature in self.features.items()
+        }
+
+    def decode_rows(self, rows: npt.NDArray[np.uint8]) -> dict[str, Column]:
+        """Unpack fixed-width records, the first bytes of rows of shape ``(count, width)``."""
+        return dict(zip(self.features, self._fixed(rows), strict=True))
+
+    def _fixed(self, rows: npt.NDArray[np.uint8]) -> list[Column]:
+        """Cut the columns of fixed-width features out of rows that begin with them."""
+        fields: Mapping[str, Any] = self.header.fields or {}
+        places = [fields[_field(i)][:2] for i in range(len(self.features.fixed))]
+        # Values without a type are copied several times as fast as typed ones, or their bytes.
+        layout = np.dtype(
+            {
+                "names": [_field(i) for i in range(len(places))],
+                "formats": [f"V{field.itemsize}" for field, _ in places],
+                "offsets": [offset for _, offset in places],
+                "itemsize": rows.shape[1],
+            }
+        )
+        header = np.ascontiguousarray(rows).view(layout)[:, 0]
+        return [
+            np.require(
+                np.ascontiguousarray(header[_field(i)]).view(field.base), requirements="A"
+            ).reshape(-1, *field.shape)
+            for i, (field, _) in enumerate(places)
+        ]
+
+    def decode_one(self, record: bytes) -> dict[str, Any]:
+        """Unpack one record into a value per feature: arrays, scalars, ``str`` or ``bytes``."""
+        return {name: column[0] for name, column in self.decode(record, 1).items()}
+
+
+def rows_to_columns(
+    features: Features, rows: Sequence[Mapping[str, Any]], keys: Sequence[str] | None = None
+) -> dict[str, list[Any]]:
+    """Turn samples into columns; raises `InvalidSampleError` for missing or extra features."""
+    names = set(features)
+    for row, sample in enumerate(rows):
+        if not isinstance(sample, Mapping) or sample.keys() != names:
+            key = keys[row] if keys is not None else None
+            raise InvalidSampleError(_mismatch(features, sample), row=row, key=key)
+    return {name: [sample[name] for sample in rows] for name in names}
+
+
+def _mismatch(features: Features, sample: object) -> str:
+    if not isinstance(sample, Mapping):
+        return f"a sample is a mapping of feature names to values, not {type(sample).__name__}"
+    missing = [name for name in features if name not in sample]
+    extra = [str(name) for name in sample if name not in features]
+    said = [f"missing {', '.join(map(repr, missing))}"] if missing else []
+    said += [f"unknown {', '.join(map(repr, extra))}"] if extra else []
+    return f"{' and '.join(said)}; the features are {', '.join(map(repr, features))}"
+
+
+def _count(features: Features, columns: Mapping[str, Any]) -> int:
+    if columns.keys() != features.keys():
+        raise InvalidSampleError(_mismatch(features, columns))
+    counts = {}
+    for name, column in columns.items():
+        try:
+            counts[name] = len(column)
+        except TypeError:
+            raise InvalidSampleError(
+                "a column needs a value per sample; put a single sample in a list: [{...}]",
+                feature=name,
+            ) from None
+    if len(set(counts.values())) > 1:
+        raise InvalidSampleError(f"columns differ in length: {counts}")
+    return next(iter(counts.values()))
+
+
+def _check_sizes(records: Sequence[bytes], keys: Sequence[str] | None) -> None:
+    for row, record in enumerate(records):
+        if len(record) > LARGEST_RECORD:
+            raise InvalidSampleError(
+                f"the sample takes {len(record)} bytes; at most {LARGEST_RECORD} fit in a record",
+                row=row,
+                key=keys[row] if keys is not None else None,
+            )
+
+
+def _field(index: int) -> str:
+    return f"f{index}"
+
+
+def _storage(feature: FixedFeature) -> tuple[Any, tuple[int, ...]]:
+    if isinstance(feature, ClassLabel):
+        return "<i4", ()
+    return np.dtype(feature.dtype).newbyteorder("<"), feature.shape
+
+
+def _unpack(feature: object, values: list[bytes]) -> Column:
+    column = np.empty(len(values), object)
+    if isinstance(feature, Text):
+        column[:] = [value.decode() for value in values]
+    elif isinstance(feature, Ragged):
+        dtype = np.dtype(feature.dtype).newbyteorder("<")
+        for row, value in enumerate(values):
+            column[row] = np.frombuffer(value, dtype)
+    else:
+        column[:] = values
+    return column

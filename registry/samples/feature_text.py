@@ -1,0 +1,59 @@
+"""The text form of features, as `--feature` takes and `registry show` prints it."""
+
+from __future__ import annotations
+
+import re
+
+from registry.errors import FeatureError
+from registry.samples.features import (
+    Bytes,
+    ClassLabel,
+    Feature,
+    Image,
+    Ragged,
+    Tensor,
+    Text,
+)
+
+
+def parse_feature(text: str) -> Feature:
+    """Read the short form used on the command line.
+
+    ``uint8[8,8]``, ``float32``, ``class:10``, ``class:cat,dog``, ``image:png``, ``text``,
+    ``bytes``, ``ragged:int64``.
+    """
+    kind, _, rest = text.partition(":")
+    if kind == "class" and rest:
+        # Thousands of digits Python would refuse in words of its own; eleven are too many as well.
+        return ClassLabel(int(rest[:11]) if rest.isdecimal() else rest.split(","))
+    if kind == "image":
+        return Image(rest or "png")  # type: ignore[arg-type]  # checked by Image itself
+    if kind == "ragged" and rest:
+        return Ragged(rest)
+    if text in ("text", "bytes"):
+        return Text() if text == "text" else Bytes()
+    if match := re.fullmatch(r"(\w+)(?:\[([\d, ]*)\])?", text):
+        sides = (match[2] or "").replace(" ", "").split(",")
+        if max(map(len, sides)) <= 9:
+            return Tensor(match[1], tuple(int(side) for side in sides if side))
+    raise FeatureError(
+        f"{text!r:.200} is not a feature; write uint8[8,8], float32, class:10, class:cat,dog, "
+        "image:png, text, bytes or ragged:int64"
+    )
+
+
+def _feature(feature: Feature, *, brief: bool = False) -> str:
+    """Return a feature in the form that ``--feature`` takes; if brief, classes as their count."""
+    match feature:
+        case Tensor(dtype, shape):
+            return f"{dtype}[{','.join(map(str, shape))}]" if shape else dtype
+        case ClassLabel(count=count, names=names):
+            return f"class:{count if brief or names is None else ','.join(names)}"
+        case Image(encoding):
+            return f"image:{encoding}"
+        case Ragged(dtype):
+            return f"ragged:{dtype}"
+        case Text():
+            return "text"
+        case Bytes():
+            return "bytes"

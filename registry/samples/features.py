@@ -1,0 +1,184 @@
+"""What a sample is made of: an ordered mapping of names to features.
+
+The names follow TensorFlow Datasets. A feature is a frozen value with a JSON form; the bytes it
+becomes are known to ``codec.py`` alone.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
+
+from registry.errors import FeatureError
+from registry.samples.text import fault
+
+DTYPES = (
+    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split()  # noqa: SIM905
+)
+LARGEST_RECORD = 256 << 20
+"""Bytes that one record may have at most (PostgreSQL's own limit for a value is 1 GiB)."""
+
+
+def _dtype(name: str) -> None:
+    if name not in DTYPES:
+        raise FeatureError(f"dtype {name!r:.200} is not known; choose one of {', '.join(DTYPES)}")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A dense array of one dtype and one shape; ``shape=()`` is a scalar."""
+
+    dtype: str
+    shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        _dtype(self.dtype)
+        object.__setattr__(self, "shape", tuple(self.shape))
+        if any(not isinstance(side, int) or side < 1 for side in self.shape):
+            raise FeatureError(f"shape {self.shape} must be of whole numbers from 1 on")
+        if math.prod(self.shape) * 8 > LARGEST_RECORD:
+            raise FeatureError(f"shape {self.shape} is too large for one sample; cut it up")
+
+
+@dataclass(frozen=True)
+class ClassLabel:
+    """A class index, int32. Made from a count or from names: ``ClassLabel(["cat", "dog"])``.
+
+    Values may be given as indexes or, where there are names, as names.
+    """
+
+    count: int
+    names: tuple[str, ...] | None
+
+    def __init__(self, classes: int | Sequence[str]) -> None:
+        counted = isinstance(classes, int) and not isinstance(classes, bool)
+        names = None if counted or not isinstance(classes, Iterable) else tuple(classes)
+        count = classes if isinstance(classes, int) and counted else len(names or ())
+        if isinstance(classes, str | bytes) or not 0 < count < 2**31:
+            raise FeatureError(
+                f"ClassLabel takes a count above 0 or a list of names, not {classes!r:.200}"
+            )
+        if names is not None:
+            for name in names:
+                if wrong := fault(name) or (None if name else "cannot be empty"):
+                    raise FeatureError(f"a class name {wrong}")
+            if len(set(names)) != len(names):
+                raise FeatureError("class names must differ from one another")
+        object.__setattr__(self, "count", count)
+        object.__setattr__(self, "names", names)
+
+
+@dataclass(frozen=True)
+class Image:
+    """An encoded image file, kept as the bytes it came in and decoded by the training pipeline."""
+
+    encoding: Literal["png", "jpeg"] = "png"
+
+    def __post_init__(self) -> None:
+        if self.encoding not in ("png", "jpeg"):
+            raise FeatureError(
+                f"image encoding {self.encoding!r:.200} is unknown; use 'png' or 'jpeg'"
+            )
+
+
+@dataclass(frozen=True)
+class Text:
+    """Unicode text of any length, stored as UTF-8."""
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Bytes of any length."""
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """A one-dimensional array of one dtype and any length."""
+
+    dtype: str
+
+    def __post_init__(self) -> None:
+        _dtype(self.dtype)
+
+
+Feature: TypeAlias = Tensor | ClassLabel | Image | Text | Bytes | Ragged
+FixedFeature: TypeAlias = Tensor | ClassLabel
+VariableFeature: TypeAlias = Image | Text | Bytes | Ragged
+
+_KINDS: dict[str, type[Any]] = {
+    kind.__name__: kind for kind in (Tensor, ClassLabel, Image, Text, Bytes, Ragged)
+}
+
+
+class Features(Mapping[str, Feature]):
+    """An ordered, immutable mapping of names to features; equal if names, order and kinds are."""
+
+    def __init__(self, features: Mapping[str, Feature]) -> None:
+        if not features:
+            raise FeatureError("a dataset needs at least one feature")
+        for name, feature in features.items():
+            if fault(name) is not None or not re.fullmatch(r"[^\x00-\x1f]{1,128}", name):
+                raise FeatureError(
+                    f"feature name {name!r:.200} must be 1 to 128 printable characters"
+                )
+            if type(feature) not in _KINDS.values():
+                raise FeatureError(f"feature {name!r} is {feature!r:.200}; use {', '.join(_KINDS)}")
+        self._features = dict(features)
+
+    def __getitem__(self, name: str) -> Feature:
+        return self._features[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._features)
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Features):
+            return NotImplemented
+        return list(self.items()) == list(other.items())
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.items()))
+
+    def __repr__(self) -> str:
+        return f"Features({self._features!r})"
+
+    @property
+    def fixed(self) -> dict[str, FixedFeature]:
+        """The features whose every value has the same number of bytes, in order."""
+        return {n: f for n, f in self.items() if isinstance(f, FixedFeature)}
+
+    @property
+    def variable(self) -> dict[str, VariableFeature]:
+        """The features whose values differ in length, in order."""
+        return {n: f for n, f in self.items() if not isinstance(f, FixedFeature)}
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return the JSON form: a list, since the order of features is part of the layout."""
+        return [{"name": n, "kind": type(f).__name__, **asdict(f)} for n, f in self.items()]
+
+    @classmethod
+    def from_json(cls, form: list[dict[str, Any]]) -> Features:
+        """Read the JSON form back; raises `FeatureError` where it is not one."""
+        try:
+            return cls({entry["name"]: _from_json(entry) for entry in form})
+        except (KeyError, TypeError) as error:
+            raise FeatureError(f"{form!r} is not the JSON form of features") from error
+
+
+def _from_json(entry: Mapping[str, Any]) -> Feature:
+    facts = {name: value for name, value in entry.items() if name not in ("name", "kind")}
+    kind = _KINDS[entry["kind"]]
+    feature: Feature
+    if kind is ClassLabel:
+        feature = ClassLabel(facts["names"] or facts["count"])
+    elif kind is Tensor:
+        feature = Tensor(facts["dtype"], tuple(facts["shape"]))
+    else:
+        feature = kind(**facts)
+    return feature

@@ -1,0 +1,189 @@
+"""A sample as JSON, as other languages' tools write it: read strictly, and written exactly.
+
+============================  ==========================================================
+feature                       JSON
+============================  ==========================================================
+`Tensor`, `Ragged`            nested lists, or base64 of the little-endian values in C order
+`ClassLabel`                  the class's name or index
+`Text`                        text
+`Bytes`, `Image`              base64, or a ``data:`` URI
+============================  ==========================================================
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NoReturn
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+
+from registry.errors import InvalidSampleError
+from registry.samples.features import Bytes, ClassLabel, Feature, Features, Image, Ragged, Tensor
+
+_SHOWN = 40
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def parse_json(text: str) -> Any:
+    """Read JSON, and nothing that JSON does not allow or that could be read in two ways.
+
+    Raises `ValueError` with the reason.
+    """
+    with _reasons():
+        return _decoder.decode(text)
+
+
+def parse_items(text: str) -> Iterator[Any]:
+    """Read a JSON array item by item, as `parse_json` does, or one document that is no array.
+
+    What comes after an item has not been read yet, so that who finds it wrong can stop there.
+    Raises `ValueError` with the reason.
+    """
+    start = _after_space(text, 0)
+    if text[start : start + 1] != "[":
+        yield parse_json(text)
+        return
+    end = _after_space(text, start + 1)
+    delimiter = "]" if text[end : end + 1] == "]" else ","
+    while delimiter == ",":
+        with _reasons():
+            item, end = _decoder.raw_decode(text, end)
+        yield item
+        end = _after_space(text, end)
+        delimiter = text[end : end + 1]
+        if delimiter == ",":
+            end = _after_space(text, end + 1)
+    with _reasons():
+        if delimiter != "]":
+            raise json.JSONDecodeError("Expecting ',' delimiter", text, end)
+        if _after_space(text, end + 1) < len(text):
+            raise json.JSONDecodeError("Extra data", text, end + 1)
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    try:
+        yield
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from None
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
+
+
+def _after_space(text: str, position: int) -> int:
+    found = _SPACE.match(text, position)
+    assert found is not None
+    return found.end()
+
+
+def from_fields(features: Features, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn a sample's JSON fields into values that its features take.
+
+    Values that are no JSON (bytes, arrays) pass as they are, and so do names of no feature, which
+    encoding refuses. Raises `InvalidSampleError` for text that is not what the feature needs.
+    """
+    values = dict(fields)
+    for name, value in fields.items():
+        if not isinstance(value, str) or name not in features:
+            continue
+        try:
+            values[name] = _from_text(features[name], value)
+        except ValueError as error:
+            raise InvalidSampleError(str(error), feature=name) from None
+    return values
+
+
+def to_fields(features: Features, sample: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn a sample's values into JSON fields, from which `from_fields` makes the same again."""
+    return {name: _to_json(features[name], sample[name]) for name in features}
+
+
+def from_base64(text: object) -> bytes:
+    """Read base64 text, or a ``data:`` URI; raises `ValueError`."""
+    if not isinstance(text, str):
+        raise ValueError(f"bytes are written as base64 text, not {type(text).__name__}")  # noqa: TRY004
+    if text[:5].lower() == "data:":
+        head, comma, data = text.partition(",")
+        if not comma:
+            raise ValueError(f"{shown(text)} is a data: URI without a comma")
+        if not head.lower().endswith(";base64"):
+            return unquote_to_bytes(data)
+        text = unquote_to_bytes(data).decode("latin-1")
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)  # which makes no copy of the text
+    except ValueError as error:
+        raise ValueError(f"{shown(text)} is not base64 ({error})") from None
+
+
+def shown(text: str) -> str:
+    """Quote a value for a message, if need be its beginning only."""
+    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}…"
+
+
+def _from_text(feature: Feature, text: str) -> Any:
+    if isinstance(feature, Bytes | Image):
+        return from_base64(text)
+    if not isinstance(feature, Tensor | Ragged):
+        return text
+    dtype = np.dtype(feature.dtype).newbyteorder("<")
+    data = from_base64(text)
+    shape = feature.shape if isinstance(feature, Tensor) else (len(data) // dtype.itemsize,)
+    if len(data) != math.prod(shape) * dtype.itemsize:
+        need = f"{math.prod(shape)} of" if isinstance(feature, Tensor) else "whole"
+        raise ValueError(f"{len(data)} bytes of base64 are not {need} {dtype.name} values")
+    if dtype.kind == "b" and data.strip(b"\0\1"):
+        raise ValueError("base64 of bool values may hold the bytes 0 and 1 only")
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+def _to_json(feature: Feature, value: Any) -> Any:
+    if isinstance(feature, Bytes | Image):
+        return binascii.b2a_base64(value, newline=False).decode()
+    if isinstance(feature, ClassLabel):
+        return feature.names[value] if feature.names is not None else int(value)
+    if not isinstance(feature, Tensor | Ragged):
+        return value
+    array = np.asarray(value)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        return binascii.b2a_base64(little.tobytes(), newline=False).decode()
+    return array.tolist()
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        counts = Counter(name for name, _ in pairs)
+        raise ValueError(f"{shown(counts.most_common(1)[0][0])} is there twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{shown(text)} is too large for a float")
+    return number
+
+
+def _constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _whole(text: str) -> int:
+    # Beyond 64 bits no feature takes a number, and Python refuses thousands of digits in words of
+    # its own.
+    if len(text) > 20:
+        raise ValueError(f"{shown(text)} is too large for a whole number")
+    return int(text)
+
+
+_decoder = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_float=_finite, parse_int=_whole, parse_constant=_constant
+)

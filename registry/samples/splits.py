@@ -1,0 +1,67 @@
+"""Splits: half-open intervals of the buckets 0..65535 that sample keys hash to.
+
+They are fixed when a dataset is created and a key's bucket never changes, so a sample never moves
+from one split to another, however much the dataset grows or is relabeled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+from typing import SupportsFloat
+
+import numpy as np
+import numpy.typing as npt
+
+from registry.errors import FeatureError
+from registry.samples.text import fault
+
+BUCKETS = 1 << 16
+
+Interval = tuple[int, int]
+
+
+def intervals(fractions: Mapping[str, float]) -> dict[str, Interval]:
+    """Turn fractions that add up to 1, such as ``{"train": 0.9, "test": 0.1}``, into intervals."""
+    if not fractions:
+        return {}
+    for name, part in fractions.items():
+        if wrong := fault(name):
+            raise FeatureError(f"a split's name {wrong}")
+        if not isinstance(part, SupportsFloat):
+            raise FeatureError(f"split {name!r:.200}: a share is a number, not {part!r:.200}")
+    if any(not name or not 0 < part <= 1 for name, part in fractions.items()):
+        raise FeatureError(f"splits {dict(fractions)!r}: each needs a name and a share above 0")
+    if abs(sum(fractions.values()) - 1) > 1e-6:
+        raise FeatureError(f"splits {dict(fractions)!r} add up to {sum(fractions.values())}, not 1")
+    found: dict[str, Interval] = {}
+    total, start = 0.0, 0
+    for name, part in fractions.items():
+        total += part
+        stop = round(total * BUCKETS)
+        if stop == start:
+            raise FeatureError(
+                f"split {name!r:.200}: a share of {part:g} rounds to none of the {BUCKETS:,} "
+                "buckets that keys hash to, so no sample could fall into the split; "
+                f"give {1 / BUCKETS:g} or more"
+            )
+        found[name] = (start, stop)
+        start = stop
+    return found
+
+
+def interval(splits: Mapping[str, Interval], name: str | None) -> Interval:
+    """Return the buckets of a split, or all of them for ``None``."""
+    if name is None:
+        return (0, BUCKETS)
+    if name not in splits:
+        known = ", ".join(map(repr, splits)) or "none"
+        raise FeatureError(f"no split named {name!r:.200}; this dataset has {known}")
+    start, stop = splits[name]
+    return (start, stop)
+
+
+def buckets(keys: Iterable[str]) -> npt.NDArray[np.uint16]:
+    """Hash keys to buckets 0..65535, one uint16 per key."""
+    digests = [blake2b(key.encode(), digest_size=2).digest() for key in keys]
+    return np.frombuffer(b"".join(digests), "<u2").astype(np.uint16, copy=False)

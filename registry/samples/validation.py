@@ -1,0 +1,265 @@
+"""Checks of the values that users give: what fits a feature is packed, all else is refused.
+
+Nothing is ever rounded, wrapped or guessed: the one loss that is allowed is rounding floats to a
+narrower float, which is what a float32 feature asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from registry.samples.features import (
+    ClassLabel,
+    FixedFeature,
+    Image,
+    Ragged,
+    Tensor,
+    Text,
+    VariableFeature,
+)
+from registry.samples.image_header import check_file
+
+Array = npt.NDArray[Any]
+
+
+class Refused(Exception):  # noqa: N818  # control flow inside the package, never shown
+    """A value does not fit; ``row`` is where, or None where the column as a whole is at fault."""
+
+    def __init__(self, reason: str, row: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.row = row
+
+
+def pack_fixed(feature: FixedFeature, values: Any, count: int) -> Array:
+    """Return an array of shape ``(count, *shape)`` that the feature's storage takes exactly."""
+    _check_column(values, count)
+    if isinstance(feature, ClassLabel):
+        return _labels(feature, values, count)
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError, OverflowError):
+        array = None
+    if array is not None and array.dtype == np.float64 and array is not values:
+        array = _wide(array, values, feature.dtype)
+    if array is None or array.dtype == object or array.shape != (count, *feature.shape):
+        raise _first_misfit(feature, values)
+    return _cast(array, feature.dtype, values)
+
+
+def _check_column(values: Any, count: int) -> None:
+    """Refuse what has no order of its own, and masked values, which would lose their mask."""
+    if isinstance(values, str | bytes | bytearray | AbstractSet | Mapping):
+        raise Refused(f"a column of {count} values is a list, not {type(values).__name__}")
+    if isinstance(values, np.ma.MaskedArray):
+        raise Refused("masked arrays are not taken; fill the masked values, or leave them out")
+    if not isinstance(values, np.ndarray):
+        for row, value in enumerate(values):
+            if isinstance(value, np.ma.MaskedArray):
+                raise Refused("masked arrays are not taken; fill the masked values", row)
+
+
+def _wide(array: Array, values: Any, dtype: str) -> Array:
+    """Undo what NumPy does to whole numbers on both sides of 2**63: it makes them floats."""
+    numbers = np.asarray(values, object)
+    if np.dtype(dtype).kind in "iu" and all(type(number) is int for number in numbers.flat):
+        with suppress(OverflowError):
+            return numbers.astype(dtype)
+    return array
+
+
+def pack_variable(feature: VariableFeature, values: Any, count: int) -> list[bytes]:
+    """Return each value's bytes."""
+    _check_column(values, count)
+    if isinstance(values, np.ndarray) and values.dtype.kind == "S":
+        raise Refused("NumPy drops trailing zero bytes from such arrays; give a list of bytes")
+    packed = []
+    for row, value in enumerate(values):
+        try:
+            packed.append(_pack_one(feature, value))
+        except Refused as refused:
+            raise Refused(refused.reason, row) from None
+    return packed
+
+
+def _pack_one(feature: VariableFeature, value: Any) -> bytes:
+    if isinstance(feature, Text):
+        return _text(value)
+    if isinstance(feature, Ragged):
+        return _ragged(feature, value)
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise Refused(f"{_name(value)} is not bytes")
+    data = bytes(value)
+    if isinstance(feature, Image):
+        try:
+            check_file(data, feature.encoding)
+        except ValueError as error:
+            raise Refused(str(error)) from None
+    return data
+
+
+def _text(value: Any) -> bytes:
+    if not isinstance(value, str):
+        raise Refused(f"{_name(value)} is not text")
+    if "\0" in value:
+        raise Refused(r"text cannot hold \x00")
+    try:
+        return value.encode()
+    except UnicodeEncodeError as error:
+        raise Refused(f"text cannot hold a lone surrogate ({error.reason})") from None
+
+
+def _ragged(feature: Ragged, value: Any) -> bytes:
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, OverflowError):
+        array = np.empty((), object)
+    if array.shape == (0,):
+        return b""
+    if array.dtype == np.float64 and array is not value:
+        array = _wide(array, value, feature.dtype)
+    if array.ndim != 1 or array.dtype == object:
+        raise Refused(f"{_name(value)} is not a one-dimensional array of {feature.dtype}")
+    return _cast(array, feature.dtype, value).tobytes()
+
+
+def _cast(array: Array, dtype: str, values: Any) -> Array:
+    """Cast exactly (floats may round), or name the first row that cannot be."""
+    target = np.dtype(dtype).newbyteorder("<")
+    if array.dtype == target:
+        return array.astype(target, copy=False)
+    source, kind = array.dtype.kind, target.kind
+    if source == "b" or (source in "iu" and kind in "iuf"):
+        allowed = kind != "b" or source == "b"
+    else:
+        allowed = source == kind == "f"
+    if not allowed:
+        raise _first_unlike(array, target, values)
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = array.astype(target)
+    if source == kind == "f":
+        bad = np.isinf(cast) & np.isfinite(array)
+    elif kind == "f":
+        bad = _inexact(array, cast)
+    else:
+        bounds = np.iinfo(target)
+        bad = (
+            (array < bounds.min) | (array > bounds.max)
+            if kind in "iu" and source != "b"
+            else (np.zeros(1, bool))
+        )
+    if bad.any():
+        index = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise Refused(f"{array[index]!s} does not fit {target.name} exactly", index[0])
+    return cast
+
+
+def _inexact(array: Array, cast: Array) -> npt.NDArray[np.bool_]:
+    """Whole numbers that their float does not equal; Python compares int and float exactly."""
+    digits = np.finfo(cast.dtype).nmant + 1
+    suspects = np.abs(array.astype(np.float64)) >= 2.0**digits
+    if suspects.any():
+        suspects[suspects] = [
+            int(whole) != _whole(near)
+            for whole, near in zip(array[suspects].tolist(), cast[suspects].tolist(), strict=True)
+        ]
+    return suspects
+
+
+def _whole(number: float) -> int | None:
+    return int(number) if np.isfinite(number) else None
+
+
+def _first_unlike(array: Array, target: np.dtype[Any], values: Any) -> Refused:
+    """Name the row whose own type cannot be cast (one float makes a whole column float)."""
+    row = 0
+    if array.dtype.kind == "f":
+        nan = np.isnan(array)
+        if nan.any():
+            return Refused(f"NaN does not fit {target.name}", int(np.argwhere(nan)[0][0]))
+    if not isinstance(values, np.ndarray):
+        kinds = [np.asarray(value).dtype.kind for value in values]
+        alike = "iub" if target.kind in "iu" else "b" if target.kind == "b" else "iubf"
+        row = next((i for i, kind in enumerate(kinds) if kind not in alike), 0)
+        array = np.asarray(values[row])
+    return Refused(f"{array.dtype.name} does not fit {target.name} without loss; convert it", row)
+
+
+def _first_misfit(feature: Tensor, values: Any) -> Refused:
+    """Name the first row that is no array of the feature's shape."""
+    for row, value in enumerate(values):
+        try:
+            one = np.asarray(value)
+        except (ValueError, TypeError, OverflowError):
+            return Refused(f"{_name(value)} is not an array of shape {feature.shape}", row)
+        if one.shape != feature.shape:
+            return Refused(f"shape {one.shape} is not {feature.shape}", row)
+        if one.dtype == object:
+            return Refused(f"{_name(value)} is not {feature.dtype}", row)
+    return Refused(f"the values make no array of {feature.dtype}")
+
+
+def _labels(feature: ClassLabel, values: Any, count: int) -> Array:
+    array = values if isinstance(values, np.ndarray) else _indexes(feature, values)
+    if array.shape != (count,):
+        raise Refused(f"shape {array.shape[1:]} is not (); a class label is one value", 0)
+    if array.dtype.kind == "U":
+        return _lookup(feature, array)
+    if array.dtype.kind not in "iu":
+        raise Refused(f"{array.dtype.name} is not a class index or name", 0)
+    bad = (array < 0) | (array >= feature.count)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise Refused(f"class index {array[row]} is not in [0, {feature.count})", row)
+    return array
+
+
+def _indexes(feature: ClassLabel, values: Sequence[Any]) -> Array:
+    """Turn a list that may mix names and indexes into indexes."""
+    known = {name: index for index, name in enumerate(feature.names or ())}
+    found = np.empty(len(values), np.int64)
+    for row, value in enumerate(values):
+        if isinstance(value, np.ndarray) and value.shape == () and value.dtype.kind in "iu":
+            value = int(value)  # noqa: PLW2901  # as a scalar of NumPy is taken
+        if isinstance(value, str):
+            if value not in known:
+                raise Refused(_unknown(feature, value), row)
+            found[row] = known[value]
+        elif isinstance(value, int | np.integer) and not isinstance(value, bool):
+            if not 0 <= value < feature.count:
+                raise Refused(f"class index {value} is not in [0, {feature.count})", row)
+            found[row] = value
+        else:
+            raise Refused(f"{_name(value)} is not a class index or name", row)
+    return found
+
+
+def _lookup(feature: ClassLabel, array: Array) -> Array:
+    names = np.array(feature.names or ("",))
+    order = np.argsort(names)
+    places = np.minimum(np.searchsorted(names, array, sorter=order), len(names) - 1)
+    found: Array = order[places]
+    unlike = names[found] != array
+    if unlike.any() or feature.names is None:
+        row = int(np.argmax(unlike))
+        raise Refused(_unknown(feature, str(array[row])), row)
+    return found
+
+
+def _unknown(feature: ClassLabel, name: str) -> str:
+    if feature.names is None:
+        return f"class {name!r}: this feature has no names; give an index below {feature.count}"
+    shown = ", ".join(map(repr, feature.names[:10])) + (", …" if feature.count > 10 else "")
+    return f"unknown class {name!r}; the classes are {shown}"
+
+
+def _name(value: object) -> str:
+    if value is None or isinstance(value, str | int | float):
+        return repr(value) if len(repr(value)) < 40 else f"a {type(value).__name__}"
+    return f"a value of type {type(value).__name__}"

@@ -1,0 +1,223 @@
+"""Request bodies: read up to a limit, decoded strictly, and turned into changes of samples."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+
+from registry.errors import InvalidSampleError
+from registry.samples.json_codec import parse_items, parse_json
+from registry.server.metrics import Metrics
+from registry.server.problems import Problem
+from registry.server.settings import Settings
+from registry.storage.log.changes import Change
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+_LINES = (NDJSON, "application/ndjson", "application/jsonl", "application/x-jsonlines")
+_SPACE = re.compile(r"\s*")
+_VALUES = {b"[": 120, b"{": 240, b",": 40, b":": 40, b'"': 28}
+"""Bytes of memory for the value that begins or ends at such a character."""
+_ASCII, _UNICODE, _ASTRAL = 5, 7, 10
+"""Bytes of memory for each byte of a body: its text, the texts in that, and what is stored of
+them. Python gives each character of a text 1, 2 or 4 bytes, as its widest one needs."""
+_FOUR_BYTES = re.compile(rb"[\xf0-\xff]")
+_NAMES = {"key": str, "fields": dict, "action": str, "source": str}
+
+
+class _Memory:
+    """The memory that a body takes at most, with the Python values that are read from it.
+
+    These are 20 to 40 times as large as their JSON where that is lists within lists.
+    """
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._values = 0
+        self._width = _ASCII
+
+    def add(self, part: bytes) -> None:
+        self._size += len(part)
+        self._values += sum(each * part.count(mark) for mark, each in _VALUES.items())
+        if self._width < _ASTRAL and not part.isascii():
+            self._width = _ASTRAL if _FOUR_BYTES.search(part) else _UNICODE
+
+    @property
+    def estimate(self) -> int:
+        return self._size * self._width + self._values
+
+
+class Bodies:
+    """Reads bodies so that neither one of them nor all at a time outgrow the memory."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._held = 0
+        self._gauge = metrics.bodies
+
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """Read a request's body; raises `Problem` for one that is too large, slow or packed.
+
+        The memory that it will take counts as taken until the block ends.
+        """
+        size = held = 0
+        memory = _Memory()
+        parts: list[bytes] = []
+        self._check_head(request)
+        try:
+            async for part in self._stream(request):
+                size += len(part)
+                self._check_size(size)
+                memory.add(part)
+                self._hold(memory.estimate - held)
+                held = memory.estimate
+                self._check_memory(held)
+                parts.append(part)
+            body = parts[0] if len(parts) == 1 else b"".join(parts)
+            parts.clear()
+            yield body
+        finally:
+            self._hold(-held)
+
+    def _hold(self, more: int) -> None:
+        self._held += more
+        self._gauge.set(self._held)
+
+    def _check_head(self, request: Request) -> None:
+        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        if encoding != "identity":
+            # A packed body of a few KiB can be gigabytes.
+            raise Problem(415, f"bodies of content encoding {encoding!r:.40} are not read")
+        length = request.headers.get("content-length", "")
+        if length.isdecimal():
+            self._check_size(int(length[:20]))
+
+    def _check_size(self, size: int) -> None:
+        if size > self._settings.body:
+            raise Problem(
+                413,
+                f"a body may have {self._settings.body:,} bytes; send the samples in several",
+            )
+
+    def _check_memory(self, held: int) -> None:
+        most = self._settings.bodies
+        if held > most:
+            raise Problem(
+                413,
+                f"reading this body would take more than {most >> 20:,} MiB of memory; send the "
+                "samples in several, or arrays as base64",
+            )
+        if self._held > most:
+            raise Problem(503, "too much is being sent at the moment; send it again")
+
+    async def _stream(self, request: Request) -> AsyncIterator[bytes]:
+        stream = request.stream()
+        while True:
+            try:
+                async with asyncio.timeout(self._settings.idle):
+                    part = await anext(stream)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                raise Problem(
+                    408, f"nothing came for {self._settings.idle:g} seconds; send it again"
+                ) from None
+            except ClientDisconnect:
+                raise Problem(400, "the connection was closed within the body") from None
+            if part:
+                yield part
+
+
+def media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def parse(kind: str, body: bytes, rows: int) -> list[Change]:
+    """Read the changes of a JSON or NDJSON body, up to the first that is none, or one too many.
+
+    Raises `Problem` for what cannot be read, and `InvalidSampleError` with the row, counted from
+    0, for an item that is no change.
+    """
+    if kind in _LINES:
+        items = _lines(body)
+    elif kind == JSON:
+        items = _items(body)
+    else:
+        raise Problem(415, f"send {JSON} or {NDJSON}, not {kind!r:.60}")
+    changes: list[Change] = []
+    for row, item in enumerate(items):
+        if row == rows:
+            raise Problem(413, f"a body may have {rows:,} samples; send the rest in others")
+        changes.append(_change(row, item))
+    if not changes:
+        raise InvalidSampleError("the batch is empty; send at least one sample")
+    return changes
+
+
+def document(body: bytes) -> Any:
+    """Read a body of one JSON document; raises `Problem`."""
+    try:
+        return parse_json(_text(body))
+    except ValueError as error:
+        raise Problem(400, str(error)) from None
+
+
+def _items(body: bytes) -> Iterator[Any]:
+    try:
+        yield from parse_items(_text(body))
+    except ValueError as error:
+        raise Problem(400, str(error)) from None
+
+
+def _lines(body: bytes) -> Iterator[Any]:
+    text = _text(body)
+    row = start = 0
+    while (first := _after_space(text, start)) < len(text):
+        start = max(start, text.rfind("\n", start, first) + 1)
+        end = text.find("\n", first)
+        line = text[start:] if end < 0 else text[start:end]
+        try:
+            yield parse_json(line)
+        except ValueError as error:
+            number = text.count("\n", 0, start) + 1
+            raise Problem(400, f"line {number}: {error}", row=row, line=number) from None
+        row += 1
+        start += len(line)
+
+
+def _after_space(text: str, position: int) -> int:
+    found = _SPACE.match(text, position)
+    assert found is not None
+    return found.end()
+
+
+def _text(body: bytes) -> str:
+    try:
+        return body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Problem(400, f"the body is not UTF-8 at byte {error.start}") from None
+
+
+def _change(row: int, item: Any) -> Change:
+    if not isinstance(item, dict):
+        raise InvalidSampleError(
+            f"a sample is an object with 'key' and 'fields', not {type(item).__name__}", row=row
+        )
+    key = item.get("key")
+    known = key if isinstance(key, str) else None
+    for name, value in item.items():
+        if name not in _NAMES:
+            raise InvalidSampleError(
+                f"unknown name {name!r:.60}; an item has {', '.join(_NAMES)}", row=row, key=known
+            )
+        if value is not None and not isinstance(value, _NAMES[name]):
+            raise InvalidSampleError(
+                f"{name!r} cannot be {type(value).__name__}", row=row, key=known, feature=name
+            )
+    return Change(key, item.get("fields"), item.get("action") or "insert", item.get("source"))

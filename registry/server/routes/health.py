@@ -1,0 +1,44 @@
+"""Routes: is the server alive, can it serve, and what has it done."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from registry.errors import RegistryError
+from registry.server import metrics
+from registry.server.problems import Problem
+from registry.server.responses import answer
+from registry.server.routes.datasets import service_of
+from registry.server.schemas import BEARER, Received, failures
+from registry.storage.database import schema
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz", response_model=Received)
+async def healthz() -> Response:
+    """Tell that the server runs, whatever becomes of its database."""
+    return answer({"status": "ok"})
+
+
+@router.get("/readyz", response_model=Received, responses=failures(503))
+async def readyz(request: Request) -> Response:
+    """Tell whether the database answers and has the schema that this server needs."""
+    service = service_of(request)
+    try:
+        await service.threads.read(schema.check, service.registry.engine)
+    except RegistryError:
+        raise Problem(503, "the database is out of reach, or its schema is another") from None
+    return answer({"status": "ready"})
+
+
+@router.get(
+    "/metrics",
+    responses={200: {"content": {metrics.MEDIA_TYPE: {}}}, **failures(401, 403, 421, 429, 503)},
+    dependencies=[BEARER],
+)
+async def prometheus(request: Request) -> Response:
+    """Tell Prometheus, which sends a token for all datasets."""
+    service = service_of(request)
+    await service.access.require(request, "read", None)
+    return Response(service.metrics.text(), media_type=metrics.MEDIA_TYPE)

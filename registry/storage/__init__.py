@@ -1,0 +1,1 @@
+"""Where samples are kept: the database, the log in it, and the local mirror."""

@@ -1,0 +1,1 @@
+"""SQLAlchemy models, engines, transactions and driver errors."""

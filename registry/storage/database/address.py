@@ -1,0 +1,106 @@
+"""Engines in pickles: the address of a database, from which another process connects by itself.
+
+A pickle may be written to a disk or sent to another machine. So it holds no password that the
+environment holds, too: where it was found is written down instead.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
+
+from sqlalchemy import URL, Engine
+
+from registry.errors import InvalidURLError
+from registry.storage.database.engine import make_engine, url_of
+from registry.storage.database.url import parse_url, secrets, shown
+
+_VARIABLES = ("REGISTRY_URL", "REGISTRY_REPLICA_URL")
+_PASSWORD = "PGPASSWORD"  # noqa: S105  # the name of a variable
+_engines: WeakValueDictionary[Address, Engine] = WeakValueDictionary()
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where an engine connects to.
+
+    ``url`` is without passwords where ``variable`` names what holds them in the environment.
+    """
+
+    url: str
+    timeout: float
+    variable: str | None = None
+
+    @classmethod
+    def of(cls, engine: Engine) -> Address:
+        """Return the address of an engine that `make_engine` made."""
+        url = url_of(engine)
+        if url.drivername == "sqlite" and not (url.database or "").startswith("file:"):
+            url = url.set(database=os.path.abspath(url.database or ""))  # noqa: PTH100  # no links
+        variable = _holder(url)
+        if variable is not None:
+            url = _stripped(url)
+        timeout: float = engine.get_execution_options()["registry_timeout"]
+        return cls(url.render_as_string(hide_password=False), timeout, variable)
+
+    def engine(self) -> Engine:
+        """Return the engine for this address, of which a process has one; nothing is connected."""
+        with _lock:
+            engine = _engines.get(self)
+            if engine is None:
+                engine = _engines[self] = make_engine(self._complete(), self.timeout)
+            return engine
+
+    def _complete(self) -> URL:
+        url = parse_url(self.url)
+        if self.variable not in _VARIABLES:
+            return url
+        given = os.environ.get(self.variable)
+        if given is None:
+            raise InvalidURLError(
+                f"{shown(url)} was pickled without its password, which stood in ${self.variable}; "
+                "set it in this process, too"
+            )
+        held = parse_url(given)
+        return url._replace(password=held.password).update_query_dict(secrets(held))
+
+
+class Pickled:
+    """Has engines among an object's attributes pickled as their addresses."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            name: Address.of(value) if isinstance(value, Engine) else value
+            for name, value in vars(self).items()
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(
+            (name, value.engine() if isinstance(value, Address) else value)
+            for name, value in state.items()
+        )
+
+
+def _holder(url: URL) -> str | None:
+    """Return the variable of the environment that holds what is secret in a URL."""
+    if not url.password and not secrets(url):
+        return None
+    for name in _VARIABLES:
+        given = os.environ.get(name)
+        if given is not None and _secret(parse_url(given)) == _secret(url):
+            return name
+    if url.password == os.environ.get(_PASSWORD) and not secrets(url):
+        return _PASSWORD
+    return None
+
+
+def _secret(url: URL) -> tuple[object, object]:
+    return url.password, secrets(url)
+
+
+def _stripped(url: URL) -> URL:
+    return url.difference_update_query(secrets(url))._replace(password=None)

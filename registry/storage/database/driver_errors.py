@@ -1,0 +1,111 @@
+"""Drivers' errors made ours: what happened, where, and what to do."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from sqlalchemy import URL
+from sqlalchemy.exc import DBAPIError
+
+from registry.errors import (
+    ConflictError,
+    DatabaseError,
+    DatabaseUnavailableError,
+    DiskFullError,
+    LockTimeoutError,
+    PermissionDeniedError,
+    ReadOnlyError,
+    RegistryError,
+    StatementTimeoutError,
+)
+from registry.storage.database.url import shown
+
+
+def translate(error: Exception, url: URL) -> RegistryError:
+    """Return the error of `errors.py` that a driver's error means."""
+    original = error.orig if isinstance(error, DBAPIError) and error.orig else error
+    said = str(original).strip().partition("\n")[0] or type(original).__name__
+    place = shown(url)
+    if isinstance(original, sqlite3.Error):
+        return _from_sqlite(original, said, place)
+    if hasattr(original, "sqlstate"):
+        return _from_postgresql(original, said, place)
+    return DatabaseError(f"{place}: {said}")
+
+
+def _from_sqlite(error: sqlite3.Error, said: str, place: str) -> RegistryError:
+    code = getattr(error, "sqlite_errorname", "")
+    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return ConflictError(f"{place} is locked by another process ({said}); try again")
+    if code.startswith("SQLITE_READONLY"):
+        return ReadOnlyError(
+            f"{place} can only be read; check the rights of the file and folder, or open a file "
+            "that nobody writes to as sqlite:///file:path?immutable=1&uri=true"
+        )
+    if code.startswith(("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")):  # no room for the WAL's index
+        return DiskFullError(f"{place}: {said}; free some space and try again")
+    if code.startswith("SQLITE_CANTOPEN"):
+        return DatabaseError(f"{place}: {said}; check that its folder exists and may be written")
+    if code.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+        return DatabaseError(f"{place}: {said}; name another file, or restore a backup")
+    return DatabaseError(f"{place}: {said}")
+
+
+# SQLSTATEs, or their beginnings, in PostgreSQL's documentation, "Error Codes".
+_STATES: dict[str, tuple[Callable[[str], RegistryError], str]] = {
+    "40001": (ConflictError, "try again"),
+    "40P01": (ConflictError, "try again"),
+    "55P03": (
+        LockTimeoutError,
+        "another transaction held a lock for longer than lock_timeout; try again, or raise it",
+    ),
+    "57014": (
+        StatementTimeoutError,
+        "unless somebody cancelled it, raise statement_timeout, as by ALTER ROLE … SET",
+    ),
+    "25P03": (
+        partial(StatementTimeoutError, setting="idle_in_transaction_session_timeout"),
+        "raise idle_in_transaction_session_timeout, as by ALTER ROLE … SET",
+    ),
+    "25P04": (
+        partial(StatementTimeoutError, setting="transaction_timeout"),
+        "raise transaction_timeout, as by ALTER ROLE … SET",
+    ),
+    "42501": (PermissionDeniedError, "ask its owner to grant this right"),
+    "25006": (ReadOnlyError, "connect to the primary server to write"),
+    "53100": (DiskFullError, "free some space and try again"),
+    "28": (DatabaseError, "check the user, its rights and the password"),
+    "3D": (DatabaseError, "create it first (createdb), then `registry init`"),
+    "08": (DatabaseUnavailableError, "check that the server is up, and the URL"),
+    "57P": (DatabaseUnavailableError, "check that the server is up"),
+    "53300": (DatabaseUnavailableError, "raise max_connections, or close some"),
+}
+
+
+def _from_postgresql(error: Any, said: str, place: str) -> RegistryError:
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    lost = not kinds.isdisjoint(("OperationalError", "InterfaceError"))
+    state = error.sqlstate or (_state_of_refusal(said) if lost else "")
+    for prefix, (make, remedy) in _STATES.items():
+        if state.startswith(prefix):
+            return make(f"{place}: {said}; {remedy}")
+    return DatabaseError(f"{place}: {said}")
+
+
+_REFUSED = ("authentication failed", "no password supplied", "no pg_hba.conf entry")
+
+
+def _state_of_refusal(said: str) -> str:
+    """Guess the state where there is none: libpq gives only text if a connection fails."""
+    if any(each in said for each in _REFUSED):
+        return "28P01"
+    if 'role "' in said:
+        return "28000"
+    if "FATAL" in said and "does not exist" in said:
+        return "3D000"
+    if "No space left on device" in said:  # of the cache file that each new session may write
+        return "53100"
+    return "08006"

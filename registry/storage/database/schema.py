@@ -1,0 +1,95 @@
+"""The schema's revision: checked on connecting, brought up to date by the migrations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, inspect, text
+
+from registry.errors import SchemaMissingError, SchemaTooNewError, SchemaTooOldError
+from registry.storage.database.fork_safety import ThreadLock
+from registry.storage.database.transactions import read, reading
+from registry.storage.database.url import shown
+
+REVISION = "0007"
+"""The revision that this version of the package reads and writes."""
+VERSION_TABLE = "registry_alembic_version"
+_one_at_a_time = ThreadLock()
+"""Alembic keeps the migration at hand in a global."""
+
+
+def revision(engine: Engine) -> str | None:
+    """Return the revision that the database is at, or None where it has no registry tables."""
+
+    def find(connection: Connection) -> str | None:
+        if not inspect(connection).has_table(VERSION_TABLE):
+            return None
+        found = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608
+        number: str | None = found.scalar()
+        return number
+
+    # A SQLite file that others are setting up is locked for a moment; a server that is down is
+    # said to be so at once.
+    if engine.dialect.name == "sqlite":
+        return read(engine, find)
+    with reading(engine) as connection:
+        return find(connection)
+
+
+def check(engine: Engine) -> None:
+    """Raise a `SchemaError` that names the remedy unless the database is at `REVISION`.
+
+    A SQLite file without tables gets them: the embedded database needs no set-up.
+    """
+    found = revision(engine)
+    place = shown(engine.url)
+    if found is None and engine.dialect.name == "sqlite":
+        upgrade(engine)
+    elif found is None:
+        raise SchemaMissingError(
+            f"{place} holds no registry yet; run `registry init --url {place}`"
+        )
+    elif found < REVISION:
+        raise SchemaTooOldError(
+            f"{place} is at schema {found} and this version needs {REVISION}; "
+            f"run `registry init --url {place}`"
+        )
+    else:
+        _check_known(engine, found)
+
+
+def _check_known(engine: Engine, found: str | None) -> None:
+    if found is not None and found > REVISION:
+        raise SchemaTooNewError(
+            f"{shown(engine.url)} is at schema {found} and this version knows {REVISION}; "
+            "upgrade registry"
+        )
+
+
+def migrations() -> Path:
+    """Return the folder of the migrations: in the package when installed, else beside it."""
+    package = Path(__file__).parent
+    installed = package / "migrations"
+    return installed if installed.is_dir() else package.parent / "migrations"
+
+
+def upgrade(engine: Engine) -> None:
+    """Bring the database to `REVISION`, as ``alembic upgrade head`` does."""
+    _check_known(engine, revision(engine))
+    _alembic(engine=engine)
+
+
+def upgrade_sql(url: str) -> None:
+    """Print the upgrade of an empty database of the URL's kind as SQL."""
+    _alembic(url=url)
+
+
+def _alembic(**given: object) -> None:
+    # Alembic takes a third of a second to import, and only set-up needs it.
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config(attributes=given)
+    config.set_main_option("script_location", str(migrations()).replace("%", "%%"))
+    with _one_at_a_time:
+        command.upgrade(config, "head", sql="url" in given)

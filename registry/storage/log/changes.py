@@ -1,0 +1,156 @@
+"""Changes to samples as tools ask for them, each by its key, and the batches they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any
+
+from registry.errors import InvalidSampleError, RegistryError, SampleNotFoundError
+from registry.samples.codec import Codec, rows_to_columns
+from registry.samples.json_codec import from_fields
+from registry.samples.keys import Keys, check_key, check_keys, check_source, make_keys
+from registry.storage.log.batch import Amend, Batch
+
+ACTIONS = ("insert", "update", "retract")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One sample to insert, update or retract.
+
+    ``fields`` hold JSON, as `registry.samples.json_codec` says, or values: all of a sample to
+    insert, some to update, none to retract. ``key`` None makes a new one, for an insert.
+    """
+
+    key: str | None
+    fields: Mapping[str, Any] | None = None
+    action: str = "insert"
+    source: str | None = None
+
+
+def batches(codec: Codec, requests: Sequence[Sequence[Change]]) -> list[Batch | RegistryError]:
+    """Return each request's batch, or what is wrong with it."""
+    found: list[Batch | RegistryError] = []
+    for changes in requests:
+        try:
+            found.append(batch(codec, changes))
+        except RegistryError as error:
+            found.append(error)
+    return found
+
+
+def batch(codec: Codec, changes: Sequence[Change]) -> Batch:
+    """Return what changes come to, in their order.
+
+    Raises `InvalidSampleError` with the row, counted from 0, for one that makes no sense.
+    """
+    if not changes:
+        raise InvalidSampleError("there is no change in it; give at least one")
+    values = [_checked(codec, row, change) for row, change in enumerate(changes)]
+    keys = [make_keys(1)[0] if change.key is None else change.key for change in changes]
+    inserts = [row for row, change in enumerate(changes) if change.action == "insert"]
+    records: list[bytes | Amend | None] = [None] * len(changes)
+    for row, record in zip(inserts, _encode(codec, values, keys, inserts), strict=True):
+        records[row] = record
+    for row, change in enumerate(changes):
+        if change.action == "update":
+            records[row] = merge(codec, keys[row], values[row])
+    return Batch(keys, records, [change.source for change in changes])
+
+
+def insertion(
+    codec: Codec,
+    data: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    keys: Keys | None,
+    source: str | None,
+) -> Batch:
+    """Return the batch that inserts samples, given as a list of them or as columns."""
+    check_source(source)
+    columns = isinstance(data, Mapping)
+    count = _column_length(data) if isinstance(data, Mapping) else _length(data)
+    if not count:
+        raise InvalidSampleError("the batch is empty; insert at least one sample")
+    named = check_keys(keys, count) if keys is not None else None
+    if not columns:
+        data = rows_to_columns(codec.features, data, named)  # type: ignore[arg-type]
+    records = codec.encode(data, named)  # type: ignore[arg-type]
+    return Batch(named or make_keys(count), records, [source] * count, fresh=named is None)
+
+
+def merge(codec: Codec, key: str, values: Mapping[str, Any]) -> Amend:
+    """Return the change of some of a sample's values; it fails where the sample was retracted."""
+
+    def amend(record: bytes | None) -> bytes:
+        if record is None:
+            raise SampleNotFoundError(key, "it was retracted; insert it again")
+        stored = codec.decode_one(record)
+        columns = rows_to_columns(codec.features, [{**stored, **values}], [key])
+        return codec.encode(columns, [key], stored.keys() - values.keys())[0]
+
+    return amend
+
+
+def _checked(codec: Codec, row: int, change: Change) -> dict[str, Any]:
+    """Return the change's values by feature."""
+    try:
+        return _values(codec, change)
+    except InvalidSampleError as error:
+        raise InvalidSampleError(
+            error.reason, row=row, key=change.key or None, feature=error.feature
+        ) from None
+
+
+def _values(codec: Codec, change: Change) -> dict[str, Any]:
+    if change.action not in ACTIONS:
+        raise InvalidSampleError(
+            f"unknown action {change.action!r}; the actions are {', '.join(ACTIONS)}"
+        )
+    if change.key is not None:
+        check_key(change.key)
+    elif change.action != "insert":
+        raise InvalidSampleError(f"to {change.action} a sample takes its key")
+    check_source(change.source)
+    if change.action == "retract":
+        return {}
+    if not isinstance(change.fields, Mapping):
+        raise InvalidSampleError(
+            f"the fields are an object of features and values, not {change.fields!r:.40}"
+        )
+    return from_fields(codec.features, change.fields)
+
+
+def _encode(
+    codec: Codec, values: Sequence[dict[str, Any]], keys: Sequence[str], rows: Sequence[int]
+) -> list[bytes]:
+    """Pack the rows' values; an error counts among all rows."""
+    if not rows:
+        return []
+    named = [keys[row] for row in rows]
+    try:
+        return codec.encode(
+            rows_to_columns(codec.features, [values[row] for row in rows], named), named
+        )
+    except InvalidSampleError as error:
+        row = None if error.row is None else rows[error.row]
+        raise InvalidSampleError(
+            error.reason, row=row, key=error.key, feature=error.feature
+        ) from None
+
+
+def _length(rows: object) -> int:
+    if not isinstance(rows, Sequence):
+        raise InvalidSampleError(
+            f"samples come as a list, or as a mapping of columns, not as {type(rows).__name__}"
+        )
+    return len(rows)
+
+
+def _column_length(columns: Mapping[str, Any]) -> int:
+    """Return the columns' common length as far as it can be told before they are checked."""
+    shapes = (getattr(c, "shape", None) or (len(c),) for c in columns.values() if _sized(c))
+    return max((shape[0] for shape in shapes), default=1)
+
+
+def _sized(column: object) -> bool:
+    return isinstance(column, Sized) and getattr(column, "shape", None) != ()

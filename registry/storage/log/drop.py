@@ -1,0 +1,225 @@
+"""Dropping a dataset: it is gone at once, and its rows are removed in batches.
+
+Its row in `datasets` stays, under another name and uid, until no other row of it is left, so that
+whoever removes next finds what an interrupted removal has left. Its head is deleted first: without
+one nobody reads or writes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from sqlalchemy import (
+    Column,
+    Connection,
+    Engine,
+    Row,
+    String,
+    Table,
+    UniqueConstraint,
+    cast,
+    delete,
+    func,
+    literal,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.sql.elements import Tuple
+
+from registry.errors import ConflictError, StatementTimeoutError
+from registry.storage.database.models import DatasetRow, HeadRow, RunRow, SampleRow, metadata
+from registry.storage.database.retry import PATIENCE, retrying
+from registry.storage.database.transactions import read, write, writing
+from registry.storage.log.notifications import notify
+
+_SECONDS = 0.1
+"""What a batch should take, so that a statement timeout, or a writer to the same SQLite file, has
+room; the next batch has twice or half as many rows."""
+_FIRST_ROWS = 256
+_LOCK_WAIT = 1.0
+"""Seconds to wait for a row that another transaction holds."""
+_PAUSE = 0.02
+"""Seconds between batches on SQLite, whose lock goes to whoever asks for it first."""
+
+Progress = Callable[[int, int], None]
+"""Called with the number of samples removed so far, and of all that are to be removed."""
+Result = TypeVar("Result")
+
+
+def drop(engine: Engine, dataset_id: int) -> None:
+    """Take a dataset out of sight and free its name, without waiting for tools' transactions."""
+    number = cast(DatasetRow.id, String)
+    dropped = (
+        update(DatasetRow)
+        .where(DatasetRow.id == dataset_id, DatasetRow.dropped_at.is_(None))
+        .values(
+            name=DatasetRow.name + " (dropped " + number + ")",
+            uid="dropped " + number,
+            dropped_at=func.now(),
+        )
+    )
+
+    def work(connection: Connection) -> None:
+        # Writers hold the head's lock: none of their rows comes after this.
+        connection.execute(delete(HeadRow).where(HeadRow.dataset_id == dataset_id))
+        connection.execute(dropped)
+
+    write(engine, work)
+    notify(engine, dataset_id)
+
+
+def remove(engine: Engine, progress: Progress | None = None) -> None:
+    """Remove what is left of every dropped dataset.
+
+    Rows that a transaction of somebody else holds are left for the next call.
+    """
+    query = select(DatasetRow.id).where(DatasetRow.dropped_at.is_not(None))
+    numbers = read(engine, lambda connection: list(connection.execute(query).scalars()))
+    total = sum(read(engine, partial(_extent, dataset_id=number)) for number in numbers)
+    removal = _Removal(engine, total, progress)
+    for number in numbers:
+        removal.remove(number)
+
+
+def _extent(connection: Connection, dataset_id: int) -> int:
+    """Return how many positions the samples that are left span."""
+    ends = [
+        select(SampleRow.position)
+        .where(SampleRow.dataset_id == dataset_id)
+        .order_by(order)
+        .limit(1)
+        .scalar_subquery()
+        for order in (SampleRow.position, SampleRow.position.desc())
+    ]
+    first, last = connection.execute(select(*ends)).one()
+    return 0 if first is None else last - first + 1
+
+
+@dataclass
+class _Removal:
+    engine: Engine
+    total: int
+    progress: Progress | None
+    removed: int = 0
+
+    def remove(self, dataset_id: int) -> None:
+        """Remove a dropped dataset's rows, and then its own unless some of them are held."""
+        owners = [
+            (table, *owner)
+            for table in reversed(metadata.sorted_tables)
+            for owner in self._owners(table, dataset_id)
+        ]
+        held = [owner for owner in owners if not self._empty(*owner)]
+        if not held:
+            # A tool may have inserted into the inbox and not committed yet: then it stays, too.
+            self._attempt(
+                lambda connection: connection.execute(
+                    delete(DatasetRow).where(
+                        DatasetRow.id == dataset_id, DatasetRow.dropped_at.is_not(None)
+                    )
+                )
+            )
+
+    def _owners(self, table: Table, dataset_id: int) -> list[tuple[Column[Any], int]]:
+        """Return the column, with its values, that says which of a table's rows are meant."""
+        if "dataset_id" in table.c:
+            return [(table.c.dataset_id, dataset_id)]
+        if "run_id" in table.c:
+            query = select(RunRow.id).where(RunRow.dataset_id == dataset_id)
+            numbers = read(
+                self.engine, lambda connection: connection.execute(query).scalars().all()
+            )
+            return [(table.c.run_id, number) for number in numbers]
+        return []
+
+    def _empty(self, table: Table, owner: Column[Any], number: int) -> bool:
+        """Remove one owner's rows from a table; tell whether none was held by others."""
+        after: Row[Any] | None = None
+        rows = _FIRST_ROWS
+        while True:
+            began = time.monotonic()
+            batch = partial(
+                _remove_batch, table=table, owner=owner, number=number, after=after, rows=rows
+            )
+            try:
+                done = self._attempt(batch)
+            except StatementTimeoutError:
+                if rows == 1:
+                    raise
+                rows = max(1, rows // 8)
+                continue
+            if done is None:
+                return False
+            count, after = done
+            fast = time.monotonic() - began < _SECONDS
+            rows = 2 * rows if fast else max(1, rows // 2)
+            if table is SampleRow.__table__ and count:
+                self.removed += count
+                if self.progress is not None:
+                    self.progress(self.removed, self.total)
+            if after is None:
+                return True
+            if self.engine.dialect.name == "sqlite":
+                time.sleep(_PAUSE)
+
+    def _attempt(self, work: Callable[[Connection], Result]) -> Result | None:
+        """Return what ``work`` does in a transaction; None where others hold a row of it."""
+        wait = None if self.engine.dialect.name == "sqlite" else _LOCK_WAIT
+        for attempt in retrying(PATIENCE, self.engine):
+            with attempt:
+                try:
+                    with writing(self.engine, wait) as connection:
+                        return work(connection)
+                except ConflictError:
+                    return None
+        raise AssertionError
+
+
+def _remove_batch(
+    connection: Connection,
+    table: Table,
+    owner: Column[Any],
+    number: int,
+    after: Row[Any] | None,
+    rows: int,
+) -> tuple[int, Row[Any] | None]:
+    """Remove an owner's rows among the next ``rows``; return how many, and where to begin next.
+
+    A batch begins where the last one ended, not at the first row that is left: PostgreSQL would
+    walk over the index entries of all that was removed, which stay for as long as any older
+    transaction is open.
+    """
+    key, narrow = _index(table, owner)
+    beyond = [] if after is None else [tuple_(*key) > _literals(key, after)]
+    last = connection.execute(
+        select(*key)
+        .where(*beyond, *([owner == number] if narrow else []))
+        .order_by(*key)
+        .offset(rows - 1)
+        .limit(1)
+    ).one_or_none()
+    until = [] if last is None else [tuple_(*key) <= _literals(key, last)]
+    gone = delete(table).where(owner == number, *beyond, *until)
+    return connection.execute(gone).rowcount, last
+
+
+def _index(table: Table, owner: Column[Any]) -> tuple[list[Column[Any]], bool]:
+    """Return the columns of a unique index, and whether they follow the owner there.
+
+    Where none begins with the owner, a batch is of all owners' rows.
+    """
+    unique = [c for c in table.constraints if isinstance(c, UniqueConstraint)]
+    for constraint in (table.primary_key, *unique):
+        first, *others = constraint.columns
+        if first is owner:
+            return others or [first], True
+    return list(table.primary_key.columns), False
+
+
+def _literals(key: list[Column[Any]], row: Row[Any]) -> Tuple:
+    return tuple_(*(literal(value, column.type) for column, value in zip(key, row, strict=True)))

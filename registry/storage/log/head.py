@@ -1,0 +1,116 @@
+"""A dataset's head: the next position, the live count and the chain, in one row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    exists,
+    select,
+    update,
+)
+from sqlalchemy.sql import func
+
+from registry.errors import DatasetDroppedError
+from registry.storage.database.models import HeadRow, InboxRow, SampleRow
+from registry.storage.log.hash_chain import GENESIS
+
+# Written once: SQLAlchemy takes as long to put a statement together as SQLite to answer it.
+_DATASET: BindParameter[int] = bindparam("dataset")
+_LAST: BindParameter[int] = bindparam("last")
+_HEAD = select(HeadRow.position, HeadRow.live, HeadRow.chain, HeadRow.erased).where(
+    HeadRow.dataset_id == _DATASET
+)
+_WAITING = exists().where(InboxRow.dataset_id == _DATASET, InboxRow.error.is_(None))
+_HEAD_AND_WAITING = _HEAD.add_columns(_WAITING.label("waiting"))
+_LOCKED = _HEAD.with_for_update(key_share=True)
+_CHAIN = select(SampleRow.chain).where(
+    SampleRow.dataset_id == _DATASET, SampleRow.position == _LAST
+)
+_SEEN = (
+    select(SampleRow.chain, HeadRow.erased)
+    .join_from(
+        HeadRow,
+        SampleRow,
+        and_(SampleRow.dataset_id == HeadRow.dataset_id, SampleRow.position == _LAST),
+        isouter=True,
+    )
+    .where(HeadRow.dataset_id == _DATASET)
+)
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where a dataset's log ends: a watermark.
+
+    ``position`` is the next row's, so the log is the positions ``[0, position)``; ``live`` counts
+    the samples alive there; ``chain`` (16 bytes) stands for everything before it; ``erased`` counts
+    the rows that have lost their records for good by now (0 for a version of a dataset).
+    """
+
+    position: int
+    live: int
+    chain: bytes
+    erased: int = 0
+
+
+def read(connection: Connection, dataset_id: int) -> tuple[Head, bool]:
+    """Read the head, up to which the log is complete, and whether rows wait in the inbox."""
+    row = connection.execute(_HEAD_AND_WAITING, {"dataset": dataset_id}).one_or_none()
+    return _head(row), bool(row and row.waiting)
+
+
+def chain_at(connection: Connection, dataset_id: int, watermark: int) -> bytes | None:
+    """Return the chain after the log's first ``watermark`` rows; None if it has not so many."""
+    if watermark == 0:
+        return GENESIS
+    place = {"dataset": dataset_id, "last": watermark - 1}
+    chain: bytes | None = connection.execute(_CHAIN, place).scalar_one_or_none()
+    return chain
+
+
+def seen(connection: Connection, dataset_id: int, watermark: int) -> tuple[bytes | None, int]:
+    """Return the chain as `chain_at` does and how many rows are erased, at one look."""
+    place = {"dataset": dataset_id, "last": watermark - 1}
+    row = connection.execute(_SEEN, place).one_or_none()
+    if row is None:
+        raise DatasetDroppedError
+    return (row.chain if watermark else GENESIS), row.erased
+
+
+def lock(connection: Connection, dataset_id: int) -> Head:
+    """Read the head and keep other writers of this dataset waiting until the transaction ends.
+
+    This lock is what makes position order commit order: it is held from before a position is
+    given until its row is visible to all. It costs writers of one dataset their concurrency, so
+    it is taken last and held for one short group of statements.
+    """
+    return _head(connection.execute(_LOCKED, {"dataset": dataset_id}).one_or_none())
+
+
+def advance(connection: Connection, dataset_id: int, head: Head) -> None:
+    """Store a new head; the transaction must hold the lock."""
+    connection.execute(
+        update(HeadRow)
+        .where(HeadRow.dataset_id == dataset_id)
+        .values(position=head.position, live=head.live, chain=head.chain, updated_at=func.now())
+    )
+
+
+def count_erased(connection: Connection, dataset_id: int, erased: int) -> None:
+    """Store how many rows are erased; the transaction must hold the lock."""
+    connection.execute(
+        update(HeadRow).where(HeadRow.dataset_id == dataset_id).values(erased=erased)
+    )
+
+
+def _head(row: Row[*tuple[Any, ...]] | None) -> Head:
+    if row is None:
+        raise DatasetDroppedError
+    return Head(row.position, row.live, row.chain, row.erased)

@@ -1,0 +1,202 @@
+"""The open door for plain SQL: rows that any tool inserts, moved to the log as they fit.
+
+A tool's transaction may be of any length: its rows have no position yet, so that nobody waits for
+them. They are moved under the lock on the head, in the order of their numbers, as far as they are
+committed by then. A row that does not fit stays, with the reason in ``error``.
+
+Rows are measured before they are read, and moved some MiB at a time. One that is larger than any
+record is not read at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Row,
+    bindparam,
+    delete,
+    update,
+)
+
+from registry.errors import InvalidSampleError, RegistryError
+from registry.samples.codec import Codec
+from registry.samples.features import LARGEST_RECORD
+from registry.samples.json_codec import parse_json
+from registry.storage.database.models import InboxRow
+from registry.storage.log import rejected
+from registry.storage.log.batch import Batch, Report
+from registry.storage.log.changes import Change, batches
+from registry.storage.log.head import Head
+from registry.storage.log.lookup import latest, size_of
+from registry.storage.log.rejected import Limits, Refused, shown
+from registry.storage.log.waiting import Sized, measured, texts, waiting
+from registry.storage.log.writer import Writer, transact
+
+SOURCE = "inbox"
+"""The source of rows that name none."""
+_BYTES = 16 << 20
+"""Bytes of rows that are moved in one transaction; a single row may have more."""
+
+
+@dataclass(frozen=True)
+class Drained:
+    """What became of the rows in an inbox: ``refused`` of them stay there, with the reason.
+
+    ``removed`` counts rows that were refused before, and were past the dataset's limits.
+    """
+
+    report: Report
+    refused: int
+    removed: int = 0
+
+    @property
+    def moved(self) -> int:
+        """The rows that left the inbox for the log."""
+        done = self.report
+        return done.inserted + done.revised + done.retracted + done.unchanged
+
+    @property
+    def head(self) -> Head:
+        """The dataset's head after it."""
+        return self.report.head
+
+
+@dataclass(frozen=True)
+class Inbox:
+    """A dataset's part of the inbox."""
+
+    engine: Engine
+    dataset_id: int
+    codec: Codec
+
+    def drain(self, wait: float | None = None) -> Drained:
+        """Move all that waits to the log, and remove rejected rows that are past the limits.
+
+        With ``wait``, raises `ConflictError` where the lock on the head cannot be had in so many
+        seconds.
+        """
+        total: Drained | None = None
+        more = True
+        while more:
+            more, drained = transact(self.engine, self.dataset_id, self._move, wait)
+            if total is not None:
+                drained = Drained(total.report + drained.report, total.refused + drained.refused)
+            total = drained
+        assert total is not None
+        return replace(total, removed=self.prune())
+
+    def refused(self, after: int = 0, limit: int | None = None) -> list[Refused]:
+        """Return the rows that stay, by their ids: those past ``after``, at most ``limit``."""
+        return list(rejected.listed(self.engine, self.dataset_id, after, limit))
+
+    def retry(self, ids: Sequence[int] | None = None) -> int:
+        """Let rows that were refused wait again, all or these; return how many."""
+        return rejected.retry(self.engine, self.dataset_id, ids)
+
+    def discard(self, ids: Sequence[int] | None = None) -> int:
+        """Remove rows that were refused, all or these; return how many."""
+        return rejected.discard(self.engine, self.dataset_id, ids)
+
+    @property
+    def limits(self) -> Limits:
+        """How long rows that were refused are kept, and how many."""
+        return rejected.limits(self.engine, self.dataset_id)
+
+    def set_limits(self, *, retention: timedelta | None = None, quota: int | None = None) -> Limits:
+        """Change how long rows that were refused are kept, or how many; return the limits.
+
+        They hold for all who drain the inbox. It takes the right to update the dataset's row.
+        """
+        return rejected.set_limits(self.engine, self.dataset_id, retention, quota)
+
+    def prune(self) -> int:
+        """Remove rows past the limits; return how many. It does nothing twice in a minute."""
+        return rejected.prune_sometimes(self.engine, self.dataset_id)
+
+    def _move(self, writer: Writer) -> tuple[bool, Drained]:
+        """Move the first rows that wait; tell whether there may be more, too."""
+        connection = writer.connection
+        ids, more = waiting(connection, self.dataset_id)
+        rows = measured(connection, ids)
+        fitting = {number: row for number, row in rows.items() if row.size <= LARGEST_RECORD}
+        errors = {number: _too_large(rows[number].size) for number in rows.keys() - fitting.keys()}
+        taken = _affordable(connection, self.dataset_id, fitting)
+        outcomes = writer.append(_read(connection, self.codec, taken) if taken else [])
+        done = Report(0, 0, 0, 0, writer.head)
+        for number, outcome in zip(taken, outcomes, strict=True):
+            if isinstance(outcome, RegistryError):
+                errors[number] = _why(outcome)
+            else:
+                done += outcome
+        _clear(connection, [number for number in taken if number not in errors], errors)
+        return more or len(taken) < len(fitting), Drained(done, len(errors))
+
+
+def _affordable(connection: Connection, dataset_id: int, rows: Mapping[int, Sized]) -> list[int]:
+    """Return the first rows that have `_BYTES`, with the records that they amend, or one row."""
+    amended = {row.key for row in rows.values() if row.amends and row.key}
+    held = {key: size_of(each) for key, each in latest(connection, dataset_id, amended).items()}
+    taken: list[int] = []
+    total = 0
+    for number, row in rows.items():
+        size = row.size + (held.get(row.key or "", 0) if row.amends else 0)
+        total += size
+        if taken and total > _BYTES:
+            break
+        taken.append(number)
+        held[row.key or ""] = size
+    return taken
+
+
+def _read(connection: Connection, codec: Codec, ids: Sequence[int]) -> list[Batch | RegistryError]:
+    """Return what each row asks for."""
+    rows = texts(connection, ids)
+    found: list[Batch | RegistryError] = []
+    while rows:
+        change = _change(rows.pop())  # so that no row's text is kept while its values are packed
+        found += [change] if isinstance(change, RegistryError) else batches(codec, [[change]])
+    return found
+
+
+def _change(row: Row[Any]) -> Change | RegistryError:
+    try:
+        fields = None if row.fields is None else parse_json(_text(row.fields, "fields"))
+        source = SOURCE if row.source is None else _text(row.source, "source")
+        key = None if row.key is None else _text(row.key, "key")
+        return Change(key, fields, _text(row.action, "action"), source)
+    except ValueError as error:
+        return InvalidSampleError(str(error), key=shown(row.key))
+
+
+def _too_large(size: int) -> str:
+    over = "over " if size >= 1 << 30 else ""
+    return f"the row has {over}{size:,} bytes; at most {LARGEST_RECORD:,} are read"
+
+
+def _why(error: RegistryError) -> str:
+    """Return the reason alone: the row is named by its id, and has its key next to it."""
+    if isinstance(error, InvalidSampleError):
+        return str(InvalidSampleError(error.reason, feature=error.feature))
+    return str(error)
+
+
+def _clear(connection: Connection, moved: Sequence[int], errors: Mapping[int, str]) -> None:
+    if moved:
+        connection.execute(delete(InboxRow).where(InboxRow.id.in_(moved)))
+    if errors:
+        stays = update(InboxRow).where(InboxRow.id == bindparam("number"))
+        values = [{"number": number, "why": why} for number, why in errors.items()]
+        connection.execute(stays.values(error=bindparam("why")), values)
+
+
+def _text(raw: str | bytes, name: str) -> str:
+    try:
+        return raw if isinstance(raw, str) else raw.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"{name} is not UTF-8 text") from None

@@ -1,0 +1,187 @@
+"""The newest revision of each key, by what its record is like: old records are not read.
+
+A length is enough to retract a record, and most often to replace it. Only one that has the length
+of its successor is compared with it: by a hash if it is long, and some MiB at a time. So a batch
+takes no memory for what it replaces.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from sqlalchemy import Connection, select, tuple_
+
+from registry.storage.database.models import SampleRow
+from registry.storage.database.transactions import driver
+from registry.storage.log.records import LONG, fingerprint, fingerprints_at, records_at
+
+Item = TypeVar("Item")
+
+_SHORT = 2048
+"""Bytes up to which a record is read with its key, even where all of them exceed `_GROUP`."""
+_GROUP = 16 << 20
+"""Bytes of records that are read together, unless a single one has more."""
+
+
+class Stored(NamedTuple):
+    """The length of a record that was not read; it is none of those that it was compared with."""
+
+    size: int
+
+
+class Latest(NamedTuple):
+    """The newest revision of a key: its position and record (None for a retraction)."""
+
+    position: int
+    record: bytes | Stored | None
+
+
+NEVER = Latest(-1, None)
+"""Stands for the newest revision of a key that the dataset never had."""
+
+# Keys travel as JSON: turning a list into an array costs the driver more than finding the keys.
+# Each is sought as the first entry at or after it of the one index that has this order. A length
+# stands in the row, even where the record is stored apart: only what is short is read.
+POSTGRESQL = """
+    SELECT asked.key, found.position, octet_length(found.record),
+        CASE WHEN octet_length(found.record) <= %(short)s THEN found.record END
+    FROM json_array_elements_text(%(keys)s::json) AS asked (key)
+    CROSS JOIN LATERAL (
+        SELECT dataset_id, key, position, record FROM samples
+        WHERE (key, dataset_id) >= (asked.key COLLATE "C", %(dataset_id)s)
+        ORDER BY key, dataset_id, position DESC LIMIT 1
+    ) AS found
+    WHERE found.dataset_id = %(dataset_id)s AND found.key = asked.key
+"""
+# Left to itself, SQLite goes through the whole log for every batch: CROSS JOIN keeps the order of
+# the tables, INDEXED BY the way to the maximum.
+_SQLITE = """
+    SELECT samples.key, samples.position, length(samples.record),
+        CASE WHEN length(samples.record) <= ? THEN samples.record END
+    FROM json_each(?) AS asked
+    CROSS JOIN samples ON samples.dataset_id = ? AND samples.position = (
+        SELECT max(position) FROM samples INDEXED BY ix_samples_key
+        WHERE dataset_id = ? AND key = asked.value
+    )
+"""
+
+
+def latest(
+    connection: Connection,
+    dataset_id: int,
+    keys: Collection[str],
+    compared: Iterable[tuple[str, bytes | None]] = (),
+) -> dict[str, Latest]:
+    """Return the latest revision of each key that the dataset has ever had.
+
+    A record that equals one of those that are given with its key is returned, too; others may be
+    `Stored`.
+    """
+    ordered = sorted(keys)  # neighbours lie on the same page of the index
+    if not ordered or not _any_between(connection, dataset_id, ordered[0], ordered[-1]):
+        return {}
+    found: dict[str, Latest] = {}
+    unread = False
+    for key, position, size, record in _rows(connection, dataset_id, ordered):
+        if record is None and size is not None:
+            found[key] = Latest(position, Stored(size))
+            unread = True
+        else:
+            found[key] = Latest(position, record)
+    if unread:
+        _compare(connection, dataset_id, found, compared)
+    return found
+
+
+def _compare(
+    connection: Connection,
+    dataset_id: int,
+    found: dict[str, Latest],
+    compared: Iterable[tuple[str, bytes | None]],
+) -> None:
+    """Complete revisions by their record where it equals one that it is compared with."""
+    alike: dict[str, list[bytes]] = {}
+    for key, record in compared:
+        if record is not None and key in found and found[key].record == Stored(len(record)):
+            alike.setdefault(key, []).append(record)
+    for keys in _groups((key, min(len(records[0]), LONG)) for key, records in alike.items()):
+        stored = fingerprints_at(connection, dataset_id, [found[key].position for key in keys])
+        for key, proof in zip(keys, stored, strict=True):
+            for record in alike[key]:
+                if fingerprint(record) == proof:
+                    found[key] = Latest(found[key].position, record)
+
+
+def record_of(connection: Connection, dataset_id: int, revision: Latest) -> bytes | None:
+    """Return a revision's record, read from the database if need be."""
+    if not isinstance(revision.record, Stored):
+        return revision.record
+    return records_at(connection, dataset_id, [revision.position])[0]
+
+
+def size_of(revision: Latest) -> int:
+    """Return the bytes of a revision's record; 0 for a retraction."""
+    record = revision.record
+    return record.size if isinstance(record, Stored) else len(record or b"")
+
+
+class RecordReader:
+    """Reads records by their positions, those that are asked for in this order together."""
+
+    def __init__(self, connection: Connection, dataset_id: int, order: Iterable[Latest]) -> None:
+        self._place = (connection, dataset_id)
+        self._groups = _groups(
+            (each.position, each.record.size) for each in order if isinstance(each.record, Stored)
+        )
+        self._read: dict[int, bytes] = {}
+
+    def __call__(self, position: int) -> bytes:
+        """Return the record at a position."""
+        while position not in self._read:
+            group = next(self._groups, [position])
+            self._read = {}  # before others take its place
+            self._read = dict(zip(group, records_at(*self._place, group), strict=True))
+        return self._read[position]
+
+
+def _groups(sized: Iterable[tuple[Item, int]]) -> Iterator[list[Item]]:
+    """Yield items, each of which comes with its size, as many together as have `_GROUP` bytes."""
+    group: list[Item] = []
+    total = 0
+    for item, size in sized:
+        total += size
+        if group and total > _GROUP:
+            yield group
+            group, total = [], size
+        group.append(item)
+    if group:
+        yield group
+
+
+def _rows(connection: Connection, dataset_id: int, keys: Sequence[str]) -> Sequence[Any]:
+    asked = json.dumps(keys, ensure_ascii=False)
+    short = max(_SHORT, min(LONG, _GROUP // len(keys)))
+    if connection.dialect.name != "postgresql":
+        given = (short, asked, dataset_id, dataset_id)
+        return connection.exec_driver_sql(_SQLITE, given).fetchall()
+    named = {"keys": asked, "dataset_id": dataset_id, "short": short}
+    with driver(connection).cursor(binary=True) as cursor:
+        return cursor.execute(POSTGRESQL, named).fetchall()
+
+
+def _any_between(connection: Connection, dataset_id: int, low: str, high: str) -> bool:
+    """Tell whether there may be any key from ``low`` to ``high``.
+
+    A bulk load often comes in the order of its keys: then this one look spares thousands. Keys
+    compare by their bytes in both databases and, being UTF-8, alike in Python.
+    """
+    found = connection.execute(
+        select(SampleRow.key)
+        .with_hint(SampleRow, "INDEXED BY ix_samples_key", "sqlite")
+        .where(tuple_(SampleRow.key, SampleRow.dataset_id) >= (low, dataset_id))
+        .order_by(SampleRow.key, SampleRow.dataset_id, SampleRow.position.desc())
+        .limit(1)
+    ).scalar_one_or_none()
+    return found is not None and found <= high

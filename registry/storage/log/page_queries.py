@@ -1,0 +1,204 @@
+"""Pages of the log: how each database lays the rows of a range end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from itertools import chain as concatenate
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sqlalchemy import Connection
+
+from registry.samples.codec import Codec
+from registry.storage.database.transactions import driver
+from registry.storage.log.page import Page, Positions
+from registry.storage.log.standby import missing_rows
+
+if TYPE_CHECKING:
+    from psycopg.abc import Buffer
+    from psycopg.adapt import Loader
+
+PAGE_BYTES = 1 << 23
+"""Bytes of records in a page, about. Smaller ones cost more hand-overs between threads."""
+MOST_ROWS = 1 << 16
+FIRST_ROWS = 64
+"""Rows in the first page of a log whose records differ in length."""
+GROUP_BYTES = 1 << 18
+"""Bytes of records that PostgreSQL joins to one value. Larger ones cost it fresh memory each."""
+
+
+def first_rows(codec: Codec) -> int:
+    """Return how many rows to ask for at first; all pages of fixed-width records have as many."""
+    if not codec.fixed_width:
+        return FIRST_ROWS
+    return max(1, min(MOST_ROWS, PAGE_BYTES // codec.header.itemsize))
+
+
+def fetch(connection: Connection, dataset_id: int, codec: Codec, after: int, until: int) -> Page:
+    """Read the rows at ``[after, until)``, or fewer where records differ in length.
+
+    Raises `LogGapError` where a position is missing, `ReplicaBehindError` where a standby has not
+    received it yet, and `DivergenceError` where the log ends before.
+    """
+    if connection.dialect.name == "sqlite":
+        return _from_sqlite(connection, dataset_id, codec, after, until)
+    if codec.fixed_width:
+        return _grouped(connection, dataset_id, codec, after, until)
+    return _single(connection, dataset_id, codec, after, until)
+
+
+# The server lays small records end to end, a group of them to one value, and sends the few
+# positions that revise or retract apart: what costs time per row is then done in its own loops.
+# Each group is a range of the primary key of its own, so it is sent while the next is read.
+# Buckets go as int16, the narrowest integer that PostgreSQL can send.
+_GROUPED = """
+    SELECT part.* FROM generate_series(%(after)s::bigint, %(until)s::bigint - 1, %(rows)s::bigint)
+        AS edge CROSS JOIN LATERAL (
+            SELECT count(*), string_agg(record, '' ORDER BY position),
+                string_agg(int2send((bucket - 32768)::int2), '' ORDER BY position),
+                array_agg(position ORDER BY position) FILTER (WHERE supersedes IS NOT NULL),
+                array_agg(supersedes ORDER BY position) FILTER (WHERE supersedes IS NOT NULL),
+                array_agg(position ORDER BY position) FILTER (WHERE record IS NULL)
+            FROM samples WHERE dataset_id = %(dataset_id)s AND position >= edge
+                AND position < least(edge + %(rows)s::bigint, %(until)s::bigint)
+        ) AS part
+"""
+
+
+def _grouped(connection: Connection, dataset_id: int, codec: Codec, after: int, until: int) -> Page:
+    rows = max(1, GROUP_BYTES // codec.header.itemsize)
+    place = {"dataset_id": dataset_id, "after": after, "until": until, "rows": rows}
+    with driver(connection).cursor(binary=True) as cursor:
+        cursor.adapters.register_loader("bytea", _lender())
+        groups = cursor.execute(_GROUPED, place, prepare=True).fetchall()
+    counts, data, buckets, superseding, supersedes, retracted = zip(*groups, strict=True)
+    _check_dense(connection, dataset_id, after, until, sum(counts))
+    gone = _joined(retracted)
+    records = b"".join(part or b"" for part in data)
+    if len(records) != codec.header.itemsize * (until - after - len(gone)):
+        # Some rows were erased. Another look at which could meet a later state of the log.
+        return _row_by_row(connection, dataset_id, codec, after, until)
+    shifted = np.frombuffer(b"".join(buckets), ">i2").astype(np.int32) + 32768
+    return Page(
+        start=after,
+        stop=until,
+        data=records,
+        buckets=shifted.astype(np.uint16),
+        superseding=_joined(superseding),
+        supersedes=_joined(supersedes),
+        retracted=gone,
+        codec=codec,
+    )
+
+
+_ROWS = """
+    SELECT position, record, bucket, supersedes FROM samples
+    WHERE dataset_id = %s AND position >= %s AND position < %s ORDER BY position
+"""
+
+
+def _row_by_row(
+    connection: Connection, dataset_id: int, codec: Codec, after: int, until: int
+) -> Page:
+    with driver(connection).cursor(binary=True) as cursor:
+        rows = cursor.execute(_ROWS, (dataset_id, after, until), prepare=True).fetchall()
+    return _from_rows(connection, dataset_id, codec, after, until, rows)
+
+
+@cache
+def _lender() -> type[Loader]:
+    """Return a loader of values that lends them as they lie in libpq's memory, uncopied."""
+    from psycopg.adapt import Loader  # noqa: PLC0415  # not needed on SQLite
+    from psycopg.pq import Format  # noqa: PLC0415
+
+    class Lender(Loader):
+        format = Format.BINARY
+
+        def load(self, data: Buffer) -> Buffer:
+            return data
+
+    return Lender
+
+
+def _joined(parts: Sequence[list[int] | None]) -> Positions:
+    return np.array(list(concatenate.from_iterable(part or () for part in parts)), np.int64)
+
+
+# Where records differ in length, the page ends at the row that fills it; a value's length is
+# known without reading the value.
+_SINGLE = """
+    SELECT position, record, bucket, supersedes FROM (
+        SELECT position, record, bucket, supersedes, coalesce(sum(octet_length(record)) OVER (
+            ORDER BY position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before
+        FROM samples WHERE dataset_id = %s AND position >= %s AND position < %s
+    ) AS ranked WHERE before < %s ORDER BY position
+"""
+
+
+def _single(connection: Connection, dataset_id: int, codec: Codec, after: int, until: int) -> Page:
+    place = (dataset_id, after, until, PAGE_BYTES)
+    with driver(connection).cursor(binary=True) as cursor:
+        rows = cursor.execute(_SINGLE, place, prepare=True).fetchall()
+    return _from_rows(connection, dataset_id, codec, after, until, rows)
+
+
+_SQLITE = """
+    SELECT position, record, bucket, supersedes FROM samples
+    WHERE dataset_id = ? AND position >= ? AND position < ? ORDER BY position
+"""
+
+
+def _from_sqlite(
+    connection: Connection, dataset_id: int, codec: Codec, after: int, until: int
+) -> Page:
+    found = connection.exec_driver_sql(_SQLITE, (dataset_id, after, until)).cursor
+    assert found is not None
+    if codec.fixed_width:
+        return _from_rows(connection, dataset_id, codec, after, until, found.fetchall())
+    rows, size = [], 0
+    while size < PAGE_BYTES and (row := found.fetchone()):
+        rows.append(row)
+        size += len(row[1] or b"")
+    return _from_rows(connection, dataset_id, codec, after, until, rows)
+
+
+def _from_rows(
+    connection: Connection,
+    dataset_id: int,
+    codec: Codec,
+    after: int,
+    until: int,
+    rows: Sequence[tuple[Any, ...]],
+) -> Page:
+    """Make a page of (position, record, bucket, supersedes) rows from ``after`` on."""
+    stop = until
+    if not codec.fixed_width and sum(len(record or b"") for _, record, _, _ in rows) >= PAGE_BYTES:
+        stop = rows[-1][0] + 1  # full before its end
+    _check_dense(connection, dataset_id, after, stop, len(rows))
+    revised = [(position, old) for position, _, _, old in rows if old is not None]
+    records = [record for _, record, _, _ in rows if record is not None]
+    data = b"".join(records)
+    sizes = None if codec.fixed_width else np.array([len(r) for r in records], np.int64)
+    whole = sizes.all() if sizes is not None else len(data) == codec.header.itemsize * len(records)
+    erased = [] if whole else [position for position, record, _, _ in rows if record == b""]
+    return Page(
+        start=after,
+        stop=stop,
+        data=data,
+        buckets=np.array([bucket for _, _, bucket, _ in rows], np.uint16),
+        superseding=np.array([position for position, _ in revised], np.int64),
+        supersedes=np.array([old for _, old in revised], np.int64),
+        retracted=np.array([p for p, record, _, _ in rows if record is None], np.int64),
+        codec=codec,
+        sizes=sizes if sizes is None else sizes[sizes > 0],
+        erased=np.array(erased, np.int64),
+    )
+
+
+def _check_dense(
+    connection: Connection, dataset_id: int, after: int, until: int, found: int
+) -> None:
+    """Positions are unique, so as many rows as positions means that none is missing."""
+    if found != until - after:
+        raise missing_rows(connection, dataset_id, after, until, found)

@@ -1,0 +1,225 @@
+"""Inbox rows that do not fit their dataset: kept with the reason, for a time and up to a number.
+
+Whoever drains an inbox removes those that are past the dataset's limits, at most once a minute and
+apart from the lock on the head. Rows that another transaction has locked are left for later.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    LargeBinary,
+    Row,
+    Select,
+    Text,
+    cast,
+    delete,
+    func,
+    select,
+    update,
+)
+
+from registry.errors import DatasetDroppedError, RegistryError
+from registry.storage.database.models import DatasetRow, InboxRow
+from registry.storage.database.transactions import read, write
+from registry.storage.log.entries import utc
+
+logger = logging.getLogger("registry.storage.log.inbox")
+
+_PAGE = 1000
+"""Rows that are listed with one statement."""
+_TOGETHER = 1000
+"""Rows that are removed in one transaction."""
+_EVERY = 60.0
+"""Seconds between looks for rows that are past the limits."""
+_LONGEST = timedelta(days=36500)
+
+_looked: WeakKeyDictionary[Engine, dict[int, float]] = WeakKeyDictionary()
+"""When, by the monotonic clock, a dataset's limits were last applied."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A row that stays in the inbox; ``created_at`` is in UTC."""
+
+    id: int
+    key: str | None
+    action: str
+    source: str | None
+    created_at: datetime
+    error: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a dataset's rejected rows are kept, and how many of them, the newest."""
+
+    retention: timedelta
+    quota: int
+
+
+class LimitsError(RegistryError):
+    """Limits that no inbox can have."""
+
+
+def listed(
+    engine: Engine, dataset_id: int, after: int = 0, limit: int | None = None
+) -> Iterator[Refused]:
+    """Yield rejected rows in the order of their ids, from the first past ``after`` on."""
+    while limit is None or limit > 0:
+        count = _PAGE if limit is None else min(limit, _PAGE)
+        rows = _page(engine, dataset_id, after, count)
+        yield from map(_refused, rows)
+        if len(rows) < count:
+            return
+        after = rows[-1].id
+        limit = None if limit is None else limit - count
+
+
+def retry(engine: Engine, dataset_id: int, ids: Sequence[int] | None) -> int:
+    """Let rejected rows wait again, all or these; return how many."""
+    again = update(InboxRow).where(*rejected(dataset_id, ids)).values(error=None, rejected_at=None)
+    return write(engine, lambda connection: connection.execute(again).rowcount)
+
+
+def discard(engine: Engine, dataset_id: int, ids: Sequence[int] | None) -> int:
+    """Remove rejected rows, all or these; return how many."""
+    gone = delete(InboxRow).where(*rejected(dataset_id, ids))
+    return write(engine, lambda connection: connection.execute(gone).rowcount)
+
+
+def rejected(dataset_id: int, ids: Sequence[int] | None = None) -> list[ColumnElement[bool]]:
+    """Return the conditions for rejected rows, all or these."""
+    wanted = [InboxRow.dataset_id == dataset_id, InboxRow.error.is_not(None)]
+    if ids is None:
+        return wanted
+    # A number that no column of the database takes is the id of no row.
+    return [*wanted, InboxRow.id.in_([number for number in ids if abs(number) < 1 << 63])]
+
+
+def limits(engine: Engine, dataset_id: int) -> Limits:
+    """Read a dataset's limits."""
+    return read(engine, lambda connection: _limits(connection, dataset_id))
+
+
+def set_limits(
+    engine: Engine, dataset_id: int, retention: timedelta | None, quota: int | None
+) -> Limits:
+    """Change what is given of a dataset's limits, and return them."""
+    if retention is not None and not timedelta(0) < retention <= _LONGEST:
+        raise LimitsError(f"a retention of {retention} is not between 0 and 36,500 days")
+    if quota is not None and not 0 <= quota < 1 << 63:
+        raise LimitsError(f"a quota of {quota} rows is not a whole number from 0 on")
+    seconds = None if retention is None else int(retention.total_seconds())
+    given = {"rejected_retention": seconds, "rejected_quota": quota}
+    changed = {name: value for name, value in given.items() if value is not None}
+    if changed:
+        change = update(DatasetRow).where(DatasetRow.id == dataset_id).values(changed)
+        write(engine, lambda connection: connection.execute(change))
+    return limits(engine, dataset_id)
+
+
+def prune_sometimes(engine: Engine, dataset_id: int) -> int:
+    """Apply the limits unless that was done a minute ago; errors are logged, and tried again."""
+    looked = _looked.setdefault(engine, {})
+    now = time.monotonic()
+    if now - looked.get(dataset_id, -_EVERY) < _EVERY:
+        return 0
+    looked[dataset_id] = now
+    try:
+        return prune(engine, dataset_id)
+    except RegistryError as error:
+        logger.warning("the rejected rows of dataset %d are not pruned: %s", dataset_id, error)
+        return 0
+
+
+def prune(engine: Engine, dataset_id: int) -> int:
+    """Remove rejected rows that are past the dataset's limits; return how many."""
+    # Rows count from when they are first seen here: they may have waited for long before.
+    new = _unlocked(dataset_id, InboxRow.rejected_at.is_(None))
+    noted = update(InboxRow).where(InboxRow.id.in_(new)).values(rejected_at=func.now())
+    write(engine, lambda connection: connection.execute(noted))
+    removed = 0
+    while count := write(engine, lambda connection: _remove(connection, dataset_id)):
+        removed += count
+    if removed:
+        logger.warning(
+            "removed %d rejected rows past the limits of dataset %d", removed, dataset_id
+        )
+    return removed
+
+
+def _remove(connection: Connection, dataset_id: int) -> int:
+    """Remove some of the rows that are past the limits; return how many."""
+    kept = _limits(connection, dataset_id)
+    # By the database's clock, which set the times.
+    now = connection.execute(select(func.now())).scalar_one()
+    ids = select(InboxRow.id).where(*rejected(dataset_id)).order_by(InboxRow.id.desc())
+    surplus = InboxRow.id <= ids.offset(kept.quota).limit(1).scalar_subquery()
+    removed = 0
+    for past in (InboxRow.rejected_at < utc(now) - kept.retention, surplus):
+        some = _unlocked(dataset_id, past).limit(_TOGETHER)
+        removed += connection.execute(delete(InboxRow).where(InboxRow.id.in_(some))).rowcount
+    return removed
+
+
+def _unlocked(dataset_id: int, which: ColumnElement[bool]) -> Select[int]:
+    """Select the ids of rejected rows, locked, and of none that another transaction has locked."""
+    found = select(InboxRow.id).where(*rejected(dataset_id), which)
+    return found.with_for_update(skip_locked=True)
+
+
+def _limits(connection: Connection, dataset_id: int) -> Limits:
+    row = connection.execute(
+        select(DatasetRow.rejected_retention, DatasetRow.rejected_quota).where(
+            DatasetRow.id == dataset_id
+        )
+    ).one_or_none()
+    if row is None:
+        raise DatasetDroppedError
+    return Limits(timedelta(seconds=row.rejected_retention), row.rejected_quota)
+
+
+def _page(
+    engine: Engine, dataset_id: int, after: int, count: int
+) -> Sequence[Row[*tuple[Any, ...]]]:
+    def rows(connection: Connection) -> Sequence[Row[*tuple[Any, ...]]]:
+        # As they are: on SQLite, their text may be no UTF-8.
+        kind = Text() if connection.dialect.name == "postgresql" else LargeBinary()
+        texts = [
+            cast(getattr(InboxRow, name), kind).label(name) for name in ("key", "action", "source")
+        ]
+        return connection.execute(
+            select(InboxRow.id, *texts, InboxRow.created_at, InboxRow.error)
+            .where(*rejected(dataset_id), InboxRow.id > max(-1, min(after, (1 << 63) - 1)))
+            .order_by(InboxRow.id)
+            .limit(count)
+        ).all()
+
+    return read(engine, rows)
+
+
+def _refused(row: Row[Any]) -> Refused:
+    return Refused(
+        row.id,
+        shown(row.key),
+        shown(row.action) or "",
+        shown(row.source),
+        utc(row.created_at),
+        row.error,
+    )
+
+
+def shown(raw: str | bytes | None) -> str | None:
+    """Return text of the database, whatever SQLite took for text."""
+    return raw.decode(errors="replace") if isinstance(raw, bytes) else raw

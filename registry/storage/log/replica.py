@@ -1,0 +1,174 @@
+"""A replica: another server that pages are read from, as far as it has come.
+
+Equal chains are equal rows: what the replica holds is read only up to a position where its chain is
+the primary's, and only once it has removed all that the primary has erased. What it still lacks
+after `LAG`, and all of it once it fails, is read from the primary, with a warning for each outage.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Engine, and_, bindparam, join, outerjoin, select
+
+from registry.errors import InvalidURLError, RegistryError, ReplicaWarning
+from registry.storage.database.address import Address
+from registry.storage.database.engine import make_engine
+from registry.storage.database.models import DatasetRow, HeadRow, SampleRow
+from registry.storage.database.transactions import read
+from registry.storage.database.url import parse_url, shown
+from registry.storage.log import head as log_heads
+from registry.storage.log.hash_chain import GENESIS
+from registry.storage.log.notifications import Pause
+
+LAG = 5.0
+"""Seconds for which the replica is waited for: until it has a row, or until it answers."""
+RETRY = 10.0
+"""Seconds from an outage until the replica is tried again, at least."""
+_SHARE = 10
+"""As many times what it took to notice the outage, if that is longer: a server that swallows
+packets then costs a tenth of the time."""
+_LAST = and_(
+    SampleRow.dataset_id == DatasetRow.id, SampleRow.position == bindparam("watermark") - 1
+)
+_HELD = (
+    select(DatasetRow.id, HeadRow.position, HeadRow.chain, HeadRow.erased, SampleRow.chain)
+    .select_from(outerjoin(join(DatasetRow, HeadRow), SampleRow, _LAST))
+    .where(DatasetRow.uid == bindparam("uid"))
+)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Up to which position pages may be read, and the dataset's number, on the replica."""
+
+    dataset_id: int
+    until: int
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What the replica has of a log; ``chain`` is None where that ends before a watermark."""
+
+    dataset_id: int
+    position: int
+    end: bytes
+    erased: int
+    chain: bytes | None
+
+
+class Replica:
+    """The replica of a registry's database. Safe to share between threads.
+
+    One that was unpickled is tried at once, whatever was noticed elsewhere.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        # There is no lock, which a fork might leave taken: two threads may both notice an outage.
+        self._out = False
+        self._again = 0.0
+
+    def __reduce__(self) -> tuple[Callable[[Address], Replica], tuple[Address]]:
+        return _reopened, (Address.of(self.engine),)
+
+    def reach(
+        self, primary: Engine, dataset_id: int, uid: str, after: int, until: int
+    ) -> Reach | None:
+        """Return how far positions ``[after, until)`` may be read here.
+
+        None where they are to be read from the primary, which has all of them.
+        """
+        began = time.monotonic()
+        if began < self._again:
+            return None
+        place = (dataset_id, until)
+        chain, erased = read(primary, lambda connection: log_heads.seen(connection, *place))
+        if chain is None:
+            return None  # the primary says what is the matter with that
+        deadline = began if self._out else began + LAG
+        pause = Pause()
+        while True:
+            try:
+                held = read(self.engine, lambda connection: _held(connection, uid, until), LAG)
+            except RegistryError as error:
+                self.fail(str(error), began)
+                return None
+            if held is not None and held.erased >= erased:
+                position, found = until, held.chain
+                expected: bytes | None = chain
+                if found is None and after < held.position < until and not self._out:
+                    position, found = held.position, held.end
+                    expected = self._chain_at(primary, dataset_id, position)
+                if found is not None and found == expected:
+                    self._out = False
+                    return Reach(held.dataset_id, position)
+                if found is not None:
+                    self.fail(_diverged(position, found, expected), began)
+                    return None
+            if time.monotonic() >= deadline:
+                self.fail(_lacking(held, uid, until, erased), began)
+                return None
+            time.sleep(pause.next())
+
+    def fail(self, why: str, began: float) -> None:
+        """Have the primary read from for a while, since ``began`` was the replica tried in vain."""
+        now = time.monotonic()
+        self._again = now + max(RETRY, _SHARE * (now - began))
+        if self._out:
+            return
+        self._out = True
+        warnings.warn(
+            f"the replica {shown(self.engine.url)} is not read from: {why}. The primary server is "
+            "read from instead, until the replica has all that is asked for",
+            ReplicaWarning,
+            stacklevel=4,
+        )
+
+    @staticmethod
+    def _chain_at(primary: Engine, dataset_id: int, position: int) -> bytes | None:
+        place = (dataset_id, position)
+        return read(primary, lambda connection: log_heads.chain_at(connection, *place))
+
+
+def _reopened(address: Address) -> Replica:
+    return Replica(address.engine())
+
+
+def open_replica(url: str, primary: Engine, timeout: float | None) -> Replica:
+    """Return the replica at a URL, without connecting to it; raises `InvalidURLError`."""
+    parsed = parse_url(url)
+    for each in (primary.url, parsed):
+        if each.drivername == "sqlite":
+            raise InvalidURLError(
+                f"{shown(each)}: only PostgreSQL has replicas, and SQLite files have none; leave "
+                "the replica out, or name two PostgreSQL servers"
+            )
+    return Replica(make_engine(parsed, timeout))
+
+
+def _held(connection: Connection, uid: str, watermark: int) -> _Held | None:
+    row = connection.execute(_HELD, {"uid": uid, "watermark": watermark}).one_or_none()
+    if row is None:
+        return None
+    number, position, end, erased, chain = row
+    return _Held(number, position, end, erased, chain if watermark else GENESIS)
+
+
+def _lacking(held: _Held | None, uid: str, until: int, erased: int) -> str:
+    if held is None:
+        return f"it has no dataset of uid {uid}, so that it lags or is another database's"
+    if held.erased < erased:
+        return f"it lags, and still has the content of {erased - held.erased} rows that were erased"
+    return f"it lags, and has {held.position} rows of {until}"
+
+
+def _diverged(position: int, found: bytes, expected: bytes | None) -> str:
+    has = "ends before" if expected is None else f"has {expected.hex()}"
+    return (
+        f"it is another database's, or has another history: its chain at position {position} is "
+        f"{found.hex()}, where the primary {has}"
+    )

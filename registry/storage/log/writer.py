@@ -1,0 +1,279 @@
+"""The only writer of `samples`: appends under the head lock, in commit order, without gaps.
+
+One transaction holds the lock, gives the rows their positions and stores the new head; readers
+see all of it or nothing. Retrying is safe: a commit whose answer was lost is recognised by the
+chain value that it would have left, which no other rows could have produced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Generic, TypeVar
+
+from sqlalchemy import Connection, Engine, select
+
+from registry.errors import RegistryError
+from registry.samples.splits import buckets
+from registry.storage.database.models import SampleRow
+from registry.storage.database.retry import PATIENCE, retrying
+from registry.storage.database.transactions import driver, writing
+from registry.storage.log import bulk_insert as pgcopy
+from registry.storage.log import divergence as histories
+from registry.storage.log import head as heads
+from registry.storage.log.batch import Amend, Batch, Outcome, Plan, Report, resolve
+from registry.storage.log.hash_chain import NONE, extend
+from registry.storage.log.head import Head
+from registry.storage.log.lookup import Latest, RecordReader, latest
+from registry.storage.log.notifications import notify
+
+CHUNK_ROWS = 1 << 16
+CHUNK_BYTES = 64 << 20
+"""A larger insert takes several transactions, so that other writers get their turn."""
+_BLOCK = 4096
+
+Result = TypeVar("Result")
+
+
+def append(engine: Engine, dataset_id: int, batch: Batch) -> Report:
+    """Append a batch: all of it or, on an error, nothing.
+
+    A batch over `CHUNK_ROWS` or `CHUNK_BYTES` is cut, and each chunk is all or nothing; should
+    one fail, appending the same keys again completes the batch.
+    """
+    total: Report | None = None
+    for chunk in _chunks(batch):
+        try:
+            report = _alone(engine, dataset_id, chunk)
+        except RegistryError as error:
+            if total is not None:
+                error.add_note(f"the first chunks are stored, up to position {total.head.position}")
+            raise
+        total = total + report if total else report
+    assert total is not None
+    return total
+
+
+def amend(
+    engine: Engine, dataset_id: int, key: str, change: Amend | None, source: str | None
+) -> Report:
+    """Replace a key's latest record by what ``change`` makes of it, with no revision lost between.
+
+    None retracts it.
+
+    Raises `SampleNotFoundError` where the dataset never had the key.
+    """
+    return _alone(engine, dataset_id, Batch([key], [change], [source]))
+
+
+def together(
+    engine: Engine, dataset_id: int, batches: Sequence[Batch | RegistryError]
+) -> list[Outcome]:
+    """Append batches in one transaction; one that fails leaves its error and the others alone."""
+    return transact(engine, dataset_id, lambda writer: writer.append(batches))
+
+
+def transact(
+    engine: Engine,
+    dataset_id: int,
+    work: Callable[[Writer], Result],
+    wait: float | None = None,
+) -> Result:
+    """Return what ``work`` does under the lock on the head, in one transaction.
+
+    It may be done again after a lost connection, so that it must be harmless if done twice where
+    it appends nothing; what it appends, it appends once. With ``wait``, raises `ConflictError`
+    where the lock cannot be had in about so many seconds.
+    """
+    sent: _Sent[Result] | None = None
+    for attempt in retrying(PATIENCE if wait is None else wait, engine):
+        with attempt, writing(engine, wait) as connection:
+            head = heads.lock(connection, dataset_id)
+            if sent is not None and _landed(connection, dataset_id, sent):
+                histories.remember(engine, dataset_id, sent.head)
+                return sent.result
+            histories.check(connection, dataset_id, head)
+            writer = Writer(connection, dataset_id, head)
+            result = work(writer)
+            if writer.last is None:
+                return result
+            sent = _Sent(writer.last, writer.head, result)
+    assert sent is not None
+    histories.remember(engine, dataset_id, sent.head)
+    notify(engine, dataset_id)
+    return sent.result
+
+
+@dataclass(frozen=True)
+class _Sent(Generic[Result]):
+    """A commit that may have landed: its last row's key, the head after it, and the answer."""
+
+    key: str
+    head: Head
+    result: Result
+
+
+@dataclass
+class Writer:
+    """A transaction that holds the lock on a dataset's head."""
+
+    connection: Connection
+    dataset_id: int
+    head: Head
+    last: str | None = field(default=None, init=False)
+    """The key of the last row appended."""
+
+    def append(self, batches: Sequence[Batch | RegistryError]) -> list[Outcome]:
+        """Append batches, each of them whole or not at all, and say what became of each.
+
+        One that is an error already stays so. The reports' heads are all the one after the last
+        batch: they are committed together.
+        """
+        wanted = [batch for batch in batches if isinstance(batch, Batch)]
+        known = self._known(wanted)
+        amended = (
+            known[key]
+            for batch in wanted
+            for key, record in zip(batch.keys, batch.records, strict=True)
+            if callable(record) and key in known
+        )
+        read = RecordReader(self.connection, self.dataset_id, amended)
+        position = self.head.position
+        found: list[Plan | RegistryError] = []
+        for batch in batches:
+            try:
+                if isinstance(batch, RegistryError):
+                    raise batch
+                plan = resolve(batch, known, position, read)
+            except RegistryError as error:
+                found.append(error)
+                continue
+            found.append(plan)
+            if len(batches) > 1:
+                rows = zip(plan.keys, plan.records, strict=True)
+                known |= {key: Latest(position + n, record) for n, (key, record) in enumerate(rows)}
+            position += len(plan.keys)
+        self.write([plan for plan in found if isinstance(plan, Plan)])
+        return [each.report(self.head) if isinstance(each, Plan) else each for each in found]
+
+    def _known(self, batches: Sequence[Batch]) -> dict[str, Latest]:
+        named = [batch for batch in batches if not batch.fresh]
+        keys = {key for batch in named for key in batch.keys}
+        if not keys or not self.head.position:
+            return {}
+        compared = chain.from_iterable(batch.compared() for batch in named)
+        return latest(self.connection, self.dataset_id, keys, compared)
+
+    def write(self, plans: Sequence[Plan]) -> None:
+        """Append the rows that were planned for this head."""
+        rows = plans[0] if len(plans) == 1 else _joined(plans)
+        if not rows.keys:
+            return
+        write = _copy if self.connection.dialect.name == "postgresql" else _insert
+        self.head = replace(
+            self.head,
+            position=self.head.position + len(rows.keys),
+            live=self.head.live + rows.inserted - rows.retracted,
+            chain=write(self.connection, self.dataset_id, self.head, rows),
+        )
+        heads.advance(self.connection, self.dataset_id, self.head)
+        self.last = rows.keys[-1]
+
+
+def _joined(plans: Sequence[Plan]) -> Plan:
+    return Plan(
+        [key for plan in plans for key in plan.keys],
+        [record for plan in plans for record in plan.records],
+        [old for plan in plans for old in plan.supersedes],
+        [source for plan in plans for source in plan.sources],
+        inserted=sum(plan.inserted for plan in plans),
+        retracted=sum(plan.retracted for plan in plans),
+    )
+
+
+def _alone(engine: Engine, dataset_id: int, batch: Batch) -> Report:
+    (outcome,) = together(engine, dataset_id, [batch])
+    if isinstance(outcome, RegistryError):
+        raise outcome
+    return outcome
+
+
+def _landed(connection: Connection, dataset_id: int, sent: _Sent[Result]) -> bool:
+    """Tell whether an earlier attempt was committed although its answer never came.
+
+    The chain stands for every row up to its own, so the same value at the same position is the
+    same log. Looking the keys up instead would undo a revision that came in between.
+    """
+    row = connection.execute(
+        select(SampleRow.chain, SampleRow.key).where(
+            SampleRow.dataset_id == dataset_id, SampleRow.position == sent.head.position - 1
+        )
+    ).one_or_none()
+    return row is not None and (row.chain, row.key) == (sent.head.chain, sent.key)
+
+
+def _insert(connection: Connection, dataset_id: int, head: Head, rows: Plan) -> bytes:
+    """Store the rows and return the chain after them."""
+    hashes = buckets(rows.keys)
+    chains = extend(head.chain, _links(rows.supersedes), hashes, rows.records)
+    columns = (hashes.tolist(), rows.records, chains, rows.supersedes, rows.sources, rows.keys)
+    connection.exec_driver_sql(
+        "INSERT INTO samples (dataset_id, position, bucket, record, chain, supersedes, source, key)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (dataset_id, position, *row)
+            for position, row in enumerate(zip(*columns, strict=True), start=head.position)
+        ],
+    )
+    return chains[-1]
+
+
+def _copy(connection: Connection, dataset_id: int, head: Head, rows: Plan) -> bytes:
+    """COPY a block while the server still stores the one before; return the chain after all."""
+    chain = head.chain
+    with driver(connection).cursor() as cursor, cursor.copy(pgcopy.STATEMENT) as copy:
+        copy.write(pgcopy.HEADER)
+        for start in range(0, len(rows.keys), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            keys, records, supersedes = rows.keys[part], rows.records[part], rows.supersedes[part]
+            hashes = buckets(keys)
+            chains = extend(chain, _links(supersedes), hashes, records)
+            chain = chains[-1]
+            copy.write(
+                pgcopy.block(
+                    dataset_id,
+                    head.position + start,
+                    buckets=hashes,
+                    chains=chains,
+                    records=records,
+                    keys=keys,
+                    supersedes=supersedes,
+                    sources=rows.sources[part],
+                )
+            )
+        copy.write(pgcopy.TRAILER)
+    return chain
+
+
+def _links(supersedes: Sequence[int | None]) -> list[int]:
+    return [NONE if old is None else old for old in supersedes]
+
+
+def _chunks(batch: Batch) -> Iterator[Batch]:
+    """Cut a batch by rows and bytes; an empty one is still one chunk."""
+    start, size = 0, 0
+    for row, record in enumerate(batch.records):
+        length = len(record) if isinstance(record, bytes) else 0
+        size += length
+        if row > start and (row - start == CHUNK_ROWS or size > CHUNK_BYTES):
+            yield _cut(batch, start, row)
+            start, size = row, length
+    yield _cut(batch, start, len(batch.keys))
+
+
+def _cut(batch: Batch, start: int, stop: int) -> Batch:
+    part = slice(start, stop)
+    return replace(
+        batch, keys=batch.keys[part], records=batch.records[part], sources=batch.sources[part]
+    )

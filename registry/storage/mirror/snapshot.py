@@ -1,0 +1,204 @@
+"""A mirror's rows as memory maps: read at any place, each row checked where it is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from mmap import PROT_READ, mmap
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import numpy.typing as npt
+
+from registry.samples.arrays import Positions, Rows
+from registry.samples.codec import Codec
+from registry.storage.log.hash_chain import GENESIS, NONE, extend_past
+from registry.storage.mirror import layout
+from registry.storage.mirror.checksums import SealedRows
+from registry.storage.mirror.layout import ANCHOR, CHANGE, ERASED, PLACE, State
+
+DTYPES: dict[str, npt.DTypeLike] = {
+    "records": np.uint8,
+    "places": PLACE,
+    "buckets": "<u2",
+    "changes": CHANGE,
+    "anchors": ANCHOR,
+    "erased": ERASED,
+}
+
+
+@dataclass(frozen=True)
+class Held:
+    """A file that stays where it is for as long as this lives: its mapping keeps a lock on it."""
+
+    mapping: mmap
+    status: os.stat_result
+
+    def at(self, path: Path) -> bool:
+        """Tell whether the file is still the one at its path."""
+        try:
+            return os.path.samestat(self.status, path.stat())
+        except FileNotFoundError:
+            return False
+
+
+class View:
+    """The first ``position`` rows of a log, in files that other processes may be adding to.
+
+    Memory maps are not the process's own memory: it does not grow with the log.
+    """
+
+    def __init__(self, folder: Path, state: State, codec: Codec) -> None:
+        self.state = state
+        self.position = state.position
+        self._folder = folder
+        self._codec = codec
+        # At once: another process may replace the files by a new generation's.
+        self._maps = {name: self._map(name, dtype) for name, dtype in DTYPES.items()}
+
+    @cached_property
+    def seals(self) -> SealedRows:
+        """The layout of the rows, where records have one width."""
+        return SealedRows(self._codec.header.itemsize)
+
+    @property
+    def path(self) -> Path:
+        """The file of the records."""
+        return layout.path(self._folder, self.state.generation, "records")
+
+    @property
+    def gone(self) -> bool:
+        """Whether another generation has replaced the files, which stay mapped here."""
+        state = layout.load(self._folder)
+        return state is None or state.generation != self.state.generation
+
+    def hold(self) -> Held:
+        """Keep the file of the records where it is for as long as what is returned lives.
+
+        Raises `FileNotFoundError` or `BlockingIOError` where it is being removed.
+        """
+        with self.path.open("rb") as file:
+            layout.hold(file)
+            held = Held(mmap(file.fileno(), 1, prot=PROT_READ), os.fstat(file.fileno()))
+            if not held.at(self.path):
+                raise FileNotFoundError(self.path)
+            return held
+
+    @cached_property
+    def rows(self) -> Rows:
+        """Sealed rows, shape ``(position, stride)``."""
+        return self.records.reshape(-1, self.seals.stride)
+
+    @property
+    def records(self) -> npt.NDArray[np.uint8]:
+        """Records that differ in length, end to end."""
+        return self._maps["records"]
+
+    @property
+    def places(self) -> npt.NDArray[Any]:
+        return self._maps["places"]
+
+    @property
+    def buckets(self) -> npt.NDArray[np.uint16]:
+        return self._maps["buckets"]
+
+    @property
+    def changes(self) -> npt.NDArray[Any]:
+        return self._maps["changes"]
+
+    @property
+    def anchors(self) -> npt.NDArray[Any]:
+        return self._maps["anchors"]
+
+    @cached_property
+    def erased(self) -> dict[int, bytes]:
+        """The rows that were erased, by position, with the chain after each."""
+        found = self._maps["erased"]
+        rows = zip(found["position"].tolist(), found["chain"].tolist(), strict=True)
+        return {position: chain for position, chain in rows if position < self.position}
+
+    def intact(self, after: int, until: int) -> bool:
+        """Tell whether changes, anchors and the buckets in ``[after, until)`` are undamaged."""
+        for name in ("changes", "anchors"):
+            if crc32(self._maps[name].view(np.uint8).data) != self.state.sums[name]:
+                return False
+        first, last = np.searchsorted(self.anchors["position"], [after + 1, until])
+        start = self.anchor(after)[0]
+        for anchor in self.anchors[first : last + 1]:
+            stop = int(anchor["position"])
+            if crc32(self.buckets[start:stop].data) != anchor["buckets"]:
+                return False
+            start = stop
+        return True
+
+    def take_rows(self, positions: Positions) -> tuple[Rows, npt.NDArray[np.bool_]]:
+        """Copy the sealed rows at these positions; the second tells which are broken."""
+        flat = self.rows.view(f"V{self.seals.stride}")[:, 0]
+        rows = flat.take(positions).view(np.uint8).reshape(-1, self.seals.stride)
+        return rows, self.seals.broken(rows, positions)
+
+    def take_records(self, positions: Positions) -> tuple[list[memoryview], npt.NDArray[np.bool_]]:
+        """Return records that differ in length, as they lie; the second tells which are broken."""
+        ends = self.places["end"].take(positions).astype(np.int64)
+        starts = self.places["end"].take(positions - 1, mode="clip").astype(np.int64)
+        starts[positions == 0] = 0
+        seals = self.places["seal"].take(positions)
+        size, data = len(self.records), memoryview(self.records)  # type: ignore[arg-type]
+        records = [
+            data[start:end] if 0 <= start <= end <= size else data[:0]
+            for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+        ]
+        places = zip(records, positions.tolist(), ends.tolist(), strict=True)
+        found = np.array([layout.seal_record(*place) for place in places], np.uint64)
+        return records, found != seals
+
+    def anchor(self, position: int) -> tuple[int, int, bytes]:
+        """Return the last anchor at or before a position: its position, bytes and chain."""
+        index = int(np.searchsorted(self.anchors["position"], position, side="right")) - 1
+        if index < 0:
+            return 0, 0, GENESIS
+        found = self.anchors[index]
+        return int(found["position"]), int(found["bytes"]), found["chain"].tobytes()
+
+    def chain_values(
+        self, after: int, until: int, chain: bytes, known: Mapping[int, bytes] | None = None
+    ) -> list[bytes]:
+        """Compute the chain over ``[after, until)`` from the value before it.
+
+        ``known`` has the value after each row that was erased, by position; those noted here if it
+        is None.
+        """
+        positions = np.arange(after, until)
+        part = slice(*np.searchsorted(self.changes["position"], [after, until]))
+        at = self.changes["position"][part] - after
+        supersedes = np.full(len(positions), NONE, np.int64)
+        supersedes[at] = self.changes["supersedes"][part]
+        records: list[bytes | None]
+        if self._codec.fixed_width:
+            width = self._codec.header.itemsize
+            records = [row[:width].tobytes() for row in self.take_rows(positions)[0]]
+        else:
+            records = [bytes(record) for record in self.take_records(positions)[0]]
+        for retracted in at[self.changes["retracted"][part]].tolist():
+            records[retracted] = None
+        given = self.erased if known is None else known
+        blanks = {p - after: value for p, value in given.items() if after <= p < until}
+        return extend_past(blanks, chain, supersedes, self.buckets[after:until], records)
+
+    def chain_at(self, position: int) -> bytes:
+        """Compute the chain after the first ``position`` rows, from the anchor before."""
+        after, _, chain = self.anchor(position)
+        values: Sequence[bytes] = self.chain_values(after, position, chain)
+        return values[-1] if values else chain
+
+    def _map(self, name: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        count = self.state.sizes[name] // np.dtype(dtype).itemsize
+        if not count:  # an empty file cannot be mapped
+            return np.empty(0, dtype)
+        with layout.path(self._folder, self.state.generation, name).open("rb") as file:
+            held = mmap(file.fileno(), self.state.sizes[name], prot=PROT_READ)
+        return np.frombuffer(held, dtype, count)

@@ -1,0 +1,67 @@
+"""What ``model.fit`` is given of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from registry.tensorflow.datasets import EpochDataset
+from registry.tensorflow.keras import distribution
+from registry.training.epoch import ALONE, Epoch
+from registry.training.sharding import Share
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """Makes datasets of epochs, all in the same way.
+
+    ``options`` are those of `EpochDataset`; ``function`` is called with the parts of each batch.
+    """
+
+    share: Share
+    options: Mapping[str, Any]
+    function: Callable[..., Any] | None
+
+    def training(self, epoch: Epoch, first: int) -> tf.data.Dataset:
+        """Return the worker's batches of an epoch from an offset on."""
+        return self._mapped(EpochDataset(epoch, start=first, **self.options))
+
+    def validation(self, epoch: Epoch) -> tf.data.Dataset:
+        """Return all of an epoch, for every worker: they are to find the same of it."""
+        options = {**self.options, "shard": ALONE, "drop_remainder": False}
+        return self._mapped(EpochDataset(epoch, **options))
+
+    def steps(self, length: int) -> int:
+        """Return how many steps all workers can make together with so many samples."""
+        drop = self.options["drop_remainder"]
+        return distribution.steps(self.share, length, drop_remainder=drop)
+
+    def _mapped(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        if self.function is None:
+            return dataset
+        return dataset.map(self.function, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def build(model: Any, dataset: tf.data.Dataset) -> None:
+    """Give a model its weights, which callbacks may want to restore, by one batch thrown away."""
+    if type(model).call is keras.Model.call:
+        return  # it trains by a `train_step`, and has no outputs
+    for batch in dataset.take(1):
+        inputs = batch[0] if isinstance(batch, tuple) else batch
+        if keras.backend.backend() != "tensorflow":
+            inputs = keras.tree.map_structure(
+                lambda each: keras.ops.convert_to_tensor(each.numpy()), inputs
+            )
+        with scope(model):
+            model(inputs)
+
+
+def scope(model: Any) -> AbstractContextManager[Any]:
+    """Return the context in which a model's variables are made; only TensorFlow has strategies."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return nullcontext() if strategy is None else strategy.scope()

@@ -1,0 +1,1 @@
+"""What a trainer sees, without TensorFlow: runs, epochs, order, batches."""

@@ -1,0 +1,42 @@
+"""Batches of samples, framework-free: an epoch's order turned into arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+
+from registry.samples.codec import Column
+
+Columns = Mapping[str, Column]
+
+
+def batches(
+    parts: Iterable[Columns], batch_size: int, *, drop_remainder: bool = False
+) -> Iterator[dict[str, Column]]:
+    """Cut columns of any lengths into columns of ``batch_size`` rows; the last may be shorter."""
+    held: list[Columns] = []
+    rows = 0
+    for part in parts:
+        held.append(part)
+        rows += _rows(part)
+        if rows < batch_size:
+            continue
+        joined = _join(held)
+        cut = rows - rows % batch_size
+        for start in range(0, cut, batch_size):
+            yield {name: column[start : start + batch_size] for name, column in joined.items()}
+        held = [{name: column[cut:] for name, column in joined.items()}]
+        rows -= cut
+    if rows and not drop_remainder:
+        yield _join(held)
+
+
+def _rows(columns: Columns) -> int:
+    return len(next(iter(columns.values())))
+
+
+def _join(parts: list[Columns]) -> dict[str, Column]:
+    if len(parts) == 1:
+        return dict(parts[0])
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

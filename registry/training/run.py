@@ -1,0 +1,288 @@
+"""Runs and epochs as trainers hold them."""
+
+from __future__ import annotations
+
+import operator
+import time
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from itertools import chain, count, pairwise
+from typing import NoReturn, SupportsIndex
+
+import numpy as np
+
+from registry.errors import (
+    DivergenceError,
+    EpochError,
+    ErasedError,
+    NotAnArrayError,
+    RewindError,
+)
+from registry.samples.arrays import Positions
+from registry.samples.codec import Column
+from registry.samples.features import Features
+from registry.samples.splits import Interval
+from registry.storage.log.head import Head
+from registry.storage.log.reader import Log, await_growth
+from registry.training import batching as stream
+from registry.training import run_store as runs
+from registry.training.divergence import PinMemory
+from registry.training.epoch import ALONE, Epoch
+from registry.training.mirror_source import Sources
+from registry.training.policy import Policy, Replay
+from registry.training.population import Draw, Population
+from registry.training.sharding import Shard, Share
+from registry.training.source import Source
+
+
+class Run:
+    """One training run over a dataset that grows: a name, a seed, a split and a policy."""
+
+    def __init__(
+        self, log: Log, settings: runs.Settings, interval: Interval, sources: Sources
+    ) -> None:
+        self.log = log
+        self._settings = settings
+        self._interval = interval
+        self._sources = sources
+        self._memory = PinMemory(log, settings, sources)
+
+    @property
+    def name(self) -> str:
+        return self._settings.name
+
+    @property
+    def seed(self) -> int:
+        return self._settings.seed
+
+    @property
+    def split(self) -> str | None:
+        return self._settings.split
+
+    @property
+    def policy(self) -> Policy:
+        return self._settings.policy
+
+    @property
+    def features(self) -> Features:
+        return self.log.codec.features
+
+    @property
+    def consumed(self) -> int:
+        """How many of the run's samples have been trained on, as far as was recorded."""
+        return runs.consumed(self.log.engine, self._settings)
+
+    @property
+    def last(self) -> runs.Pin | None:
+        """The last epoch that is pinned, as the database holds it; None before the first."""
+        return runs.last(self.log.engine, self._settings)
+
+    def record(self, consumed: SupportsIndex, *, rewind: bool = False) -> None:
+        """Store that the run's first ``consumed`` samples have been trained on.
+
+        Raises `RewindError` if more are recorded already, unless ``rewind`` is true.
+        """
+        samples = _count(consumed)
+        stored = runs.record(self.log.engine, self._settings, samples, rewind=rewind)
+        if stored != samples:
+            raise RewindError(self.name, stored, samples)
+
+    def record_at_least(self, consumed: SupportsIndex) -> None:
+        """Store that the run's first ``consumed`` samples have been trained on, if not more."""
+        runs.record(self.log.engine, self._settings, _count(consumed))
+
+    def advance(self, samples: SupportsIndex) -> int:
+        """Add to the samples that have been trained on; return how many they are now.
+
+        Whatever others add at the same time counts, too. If the connection is lost meanwhile, they
+        may have been added: look at ``consumed`` before trying again.
+        """
+        consumed = runs.advance(self.log.engine, self._settings, _count(samples))
+        if consumed is None:
+            raise EpochError(f"{samples} more samples cannot have been consumed")
+        return consumed
+
+    @property
+    def shape(self) -> NoReturn:
+        """None: Keras asks for it where a run is passed as the data, which cannot work."""
+        raise NotAnArrayError(
+            f"{self!r} is no array of samples: train with registry.keras.fit(model, run, …) or "
+            "model.fit(StreamDataset(run, …), steps_per_epoch=…)"
+        )
+
+    def __array__(self, dtype: object = None, copy: object = None) -> NoReturn:
+        _ = self.shape
+        raise AssertionError
+
+    def __repr__(self) -> str:
+        return f"<run {self.name!r}: split {self.split!r}, policy {self.policy!r}>"
+
+    def population(self, number: int, since: int, watermark: int) -> Population:
+        """Return which samples an epoch between two watermarks holds."""
+        if self.policy == "all":
+            return Population(watermark, self._interval)
+        draw = Draw(self.policy, self.seed, number) if isinstance(self.policy, Replay) else None
+        return Population(watermark, self._interval, since, draw)
+
+    def epoch(self, number: SupportsIndex, *, timeout: float | None = None) -> Epoch:
+        """Return an epoch: pinned at the dataset's head now, or read back if it ever was pinned.
+
+        Under the policies "new" and `Replay`, waits until there is something new, for ``timeout``
+        seconds or for ever. Raises `EpochError` if the epoch before is not pinned or there is no
+        sample to train on, and `DivergenceError` if the database holds another history than the
+        one that this machine has trained the run on.
+        """
+        if (number := operator.index(number)) < 0:
+            raise EpochError(f"epoch {number}: epochs count from 0")
+        patience = 0.0 if self.policy == "all" else timeout
+        if epoch := self.begin(number, patience):
+            return epoch
+        place = "dataset" if self.split is None else f"split {self.split!r}"
+        what = "no sample yet" if self.policy == "all" else "nothing new"
+        raise EpochError(f"epoch {number} of run {self.name!r}: the {place} holds {what}")
+
+    def pinned(self, number: int) -> Epoch | None:
+        """Return an epoch if it is pinned."""
+        seen = self._memory.look(number)
+        if seen is None:
+            return None
+        pin = seen.pin
+        return self._open(pin, self._sources.at(pin.watermark, pin.chain, seen.erased))
+
+    def pin(self, number: int) -> runs.Pin | None:
+        """Return an epoch as the database holds it; None while it is not pinned."""
+        return runs.find(self.log.engine, self._settings, number)
+
+    def covering(self, watermark: int) -> Epoch:
+        """Return the first epoch that was pinned at or after a watermark; pins it if none was.
+
+        If there is nothing new to pin, the last epoch.
+        """
+        pin = runs.find_covering(self.log.engine, self._settings, watermark)
+        if pin is not None:
+            with suppress(ErasedError):  # then there is a newer one, or it is pinned
+                return self.epoch(pin.number)
+        last = self.last
+        if last is None:
+            return self.epoch(0, timeout=0)
+        return self.begin(last.number + 1, 0) or self.epoch(last.number)
+
+    def at(self, sample: int) -> Epoch:
+        """Return the epoch that a sample of the run belongs to; pins it if it is the next one."""
+        return self.epoch(self.locate(sample)[0])
+
+    def locate(self, sample: int) -> tuple[int, int]:
+        """Return the number of the epoch that a sample of the run belongs to, and its offset there.
+
+        Where the pinned epochs end, that is the start of the next one. Raises `DivergenceError`
+        beyond.
+        """
+        if sample < 0:
+            raise EpochError(f"a run's samples count from 0, so it has no sample {sample}")
+        pin = runs.find_at(self.log.engine, self._settings, sample)
+        end = pin.start + pin.size if pin else 0
+        if pin is not None and sample < end:
+            return pin.number, sample - pin.start
+        if sample == end:
+            return (pin.number + 1 if pin else 0), 0
+        raise DivergenceError(
+            f"run {self.name!r} is to go on at sample {sample}, but the epochs that this database "
+            f"has pinned end at sample {end}: it is older than the training; restore the newer "
+            "database, or start another run"
+        )
+
+    def begin(self, number: int, timeout: float | None = None) -> Epoch | None:
+        """Return an epoch as `epoch` does, but wait for a first sample under any policy.
+
+        None if there is none after ``timeout`` seconds.
+        """
+        if epoch := self.pinned(number):
+            return epoch
+        until = None if timeout is None else time.monotonic() + timeout
+        found = self._pin(number, until)
+        return self._open(*found) if found else None
+
+    def chunks(
+        self, share: Share, start: int, patience: float | None = None
+    ) -> Iterator[tuple[Epoch, Positions] | None]:
+        """Yield the epochs and offsets of a worker's samples from ``start`` on, for ever.
+
+        An epoch is pinned when the first of its samples is reached; while there is none at all,
+        this waits for one, and yields None whenever ``patience`` seconds have passed.
+        """
+        epoch = yield from self._await(self.locate(start)[0], patience)
+        # One batch at first, which is soon there.
+        for after, until in pairwise(chain([0], count(share.batch_size, share.chunk))):
+            wanted = share.endless(after, until) + start
+            while len(wanted):
+                inside = int(np.searchsorted(wanted, epoch.start + epoch.size))
+                if inside:
+                    yield epoch, wanted[:inside] - epoch.start
+                if inside < len(wanted):
+                    epoch = yield from self._await(epoch.number + 1, patience)
+                wanted = wanted[inside:]
+
+    def _await(self, number: int, patience: float | None) -> Generator[None, None, Epoch]:
+        while (epoch := self.begin(number, patience)) is None:
+            yield None
+        return epoch
+
+    def stream(
+        self,
+        batch_size: int,
+        *,
+        shard: Shard = ALONE,
+        start: SupportsIndex | None = None,
+    ) -> Iterator[dict[str, Column]]:
+        """Yield batches for ever, each of ``batch_size`` samples; they straddle epochs.
+
+        ``start`` counts the run's samples before the first one, of all shards; None goes on
+        after those recorded as consumed. ``shard`` is as in `Epoch.batches`.
+        """
+        share = Share.of(batch_size, shard)
+        first = self.consumed if start is None else operator.index(start)
+        chunks = filter(None, self.chunks(share, first))
+        parts = (part for epoch, offsets in chunks for part in epoch.columns(offsets))
+        return stream.batches(parts, share.batch_size)
+
+    def _open(self, pin: runs.Pin, source: Source | None) -> Epoch:
+        source = source or self._sources.at(pin.watermark, pin.chain)
+        population = self.population(pin.number, pin.since, pin.watermark)
+        epoch = Epoch(self._settings, pin, self.log.codec, population, self._sources, source)
+        self._memory.remember(pin)
+        return epoch
+
+    def _pin(self, number: int, until: float | None) -> tuple[runs.Pin, Source | None] | None:
+        """Pin an epoch at the first head that has samples for it; None if the time is up.
+
+        With the pin comes its source, unless another worker has pinned another head.
+        """
+        before = self._memory.last
+        if before is None or before.number != number - 1:
+            before = runs.find_before(self.log.engine, self._settings, number)
+        if before is None and number:
+            raise EpochError(
+                f"epoch {number} of run {self.name!r} cannot begin before epoch {number - 1} has"
+            )
+        since, start = (before.watermark, before.start + before.size) if before else (0, 0)
+        head: Head | None = self.log.head()
+        while head is not None:
+            source = self._sources.at(head.position, head.chain, head.erased)
+            size = source.index(self.population(number, since, head.position), None).size
+            if size:
+                made = runs.Pin(number, since, head.position, head.chain, size, start)
+                pin = runs.pin(self.log.engine, self._settings, made)
+                same = (pin.watermark, pin.chain) == (head.position, head.chain)
+                return pin, source if same else None
+            # Another worker may have seen samples that were retracted since, and pinned them.
+            newer = head.position > since
+            if newer and (pinned := runs.find(self.log.engine, self._settings, number)):
+                return pinned, None
+            head = await_growth(self.log, head.position, until)
+        return None
+
+
+def _count(samples: SupportsIndex) -> int:
+    if not 0 <= (count := operator.index(samples)) < runs.END:
+        raise EpochError(f"{count} samples cannot have been consumed")
+    return count

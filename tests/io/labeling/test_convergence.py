@@ -1,0 +1,108 @@
+"""However events come, and an export among them, the dataset ends where the final export does.
+
+A project is one history of annotations, delivered in one order of its own. All projects of a test
+feed one dataset, so that each is also the other's disturbance.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from registry import Dataset, Registry
+from registry.io.labeling.apply import Outcome
+from registry.io.labeling.label_studio.export import insert_export
+from registry.io.labeling.label_studio.webhook import apply_event, apply_events
+from tests.support.annotators import FEATURES, MAPPING, Project, samples, write_export
+
+PERMUTATIONS = 1000
+Events = list[dict[str, Any]]
+Delivery = Callable[[Events, Random], tuple[Events, Events, bool]]
+"""Which events come before the export, which after it, and whether it is needed."""
+
+
+def in_order(events: Events, _: Random) -> tuple[Events, Events, bool]:
+    return events, [], False
+
+
+def shuffled(events: Events, random: Random) -> tuple[Events, Events, bool]:
+    return random.sample(events, len(events)), [], False
+
+
+def doubled(events: Events, random: Random) -> tuple[Events, Events, bool]:
+    again = random.choices(events, k=len(events))
+    return shuffled(events + again, random)
+
+
+def days_late(events: Events, random: Random) -> tuple[Events, Events, bool]:
+    """Some events come only once the export has been imported, in any order, some of them again."""
+    mixed, _, _ = doubled(events, random)
+    at = random.randint(0, len(mixed))
+    return mixed[:at], mixed[at:], True
+
+
+def some_lost(events: Events, random: Random) -> tuple[Events, Events, bool]:
+    """Label Studio never sends an event again: what was not answered is lost."""
+    came = random.sample(events, random.randint(0, len(events)))
+    return came, random.choices(came, k=len(came) // 2), True
+
+
+DELIVERIES: list[Delivery] = [in_order, shuffled, doubled, days_late, some_lost]
+
+
+@pytest.fixture(scope="module")
+def projects() -> list[Project]:
+    random, ids = Random(4), itertools.count(1)
+    return [
+        Project(number, random, ids).live(random.randint(1, 24))
+        for number in range(1, PERMUTATIONS + 1)
+    ]
+
+
+def test_events_in_any_order_and_the_final_export_make_the_same_dataset(
+    reg: Registry, projects: list[Project], tmp_path: Path
+) -> None:
+    random = Random(5)
+    dataset, expected = (reg.create(name, FEATURES) for name in ("live", "expected"))
+    tasks = [task for project in projects for task in project.export()]
+    insert_export(expected, write_export(tmp_path / "all.json", tasks), MAPPING)
+    before, after, imported = [], [], []
+    for number, project in enumerate(projects):
+        first, then, needed = DELIVERIES[number % len(DELIVERIES)](project.events, random)
+        before.append(first)
+        after.append(then)
+        imported += project.export() if needed else []
+    deliver(dataset, before, random)
+    insert_export(dataset, write_export(tmp_path / "some.json", imported), MAPPING)
+    deliver(dataset, after, random)
+    assert samples(dataset) == samples(expected)
+    assert len(dataset) == len(expected) > PERMUTATIONS
+    report = insert_export(dataset, tmp_path / "all.json", MAPPING)
+    assert (report.inserted, report.revised, report.retracted) == (0, 0, 0)
+
+
+def test_an_event_at_a_time_comes_to_the_same_as_many_together(
+    reg: Registry, projects: list[Project]
+) -> None:
+    singly, together = (reg.create(name, FEATURES) for name in ("singly", "together"))
+    for project in projects[:10]:
+        for event in project.events:
+            apply_event(singly, MAPPING, event)
+    deliver(together, [project.events for project in projects[:10]], Random(6))
+    assert samples(singly) == samples(together) != {}
+
+
+def deliver(dataset: Dataset, streams: list[Events], random: Random) -> None:
+    """Deliver each project's events in their order, mixed with those of the others."""
+    order = [number for number, events in enumerate(streams) for _ in events]
+    random.shuffle(order)
+    left = [iter(events) for events in streams]
+    events = [next(left[number]) for number in order]
+    for start in range(0, len(events), 1000):
+        outcomes = apply_events(dataset, MAPPING, events[start : start + 1000])
+        assert all(isinstance(each, Outcome) and not each.quarantined for each in outcomes)

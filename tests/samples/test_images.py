@@ -1,0 +1,128 @@
+"""Images: what is refused, what is found, and what a batch says of one that does not decode."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import sys
+
+import pytest
+from PIL import Image as Pillow
+from typer.testing import CliRunner
+
+from registry import ClassLabel, Dataset, Image, Registry
+from registry.cli.base import app
+from registry.errors import InvalidSampleError
+from registry.samples.image_header import check_file
+from tests.support.pictures import JPEG, PNG, chunk, photo, png
+
+WITH_THUMBNAIL = JPEG[:2] + b"\xff\xe1" + struct.pack(">H", len(JPEG) + 2) + JPEG + JPEG[2:]
+FILES = {
+    "baseline": photo(),
+    "progressive": photo(progressive=True),
+    "restarts": photo(restart_marker_blocks=1),
+    "gray, filled": photo().replace(b"\xff\xda", b"\xff\xff\xff\xda"),
+    "thumbnail": WITH_THUMBNAIL,
+    "png": photo(format="PNG"),
+    "one pixel": png(),
+}
+
+
+def encoding(file: bytes) -> str:
+    return "png" if file.startswith(b"\x89PNG") else "jpeg"
+
+
+def problem(file: bytes) -> str | None:
+    """What `check_file` says of a file."""
+    try:
+        check_file(file, encoding(file))  # type: ignore[arg-type]
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_file_is_taken_with_its_end_and_refused_wherever_it_is_cut(kind: str) -> None:
+    file = FILES[kind]
+    Pillow.open(io.BytesIO(file)).load()
+    for rest in (b"", b"\0" * 7, JPEG, PNG, b"\xff\xd9", b"\xff"):
+        assert problem(file + rest) is None, "decoders do not read what follows the end"
+    for length in range(8, len(file)):
+        assert (problem(file[:length]) or "").startswith("the image is cut off"), length
+        assert problem(file[:length] + b"\0" * 50) is not None, length
+
+
+def _chunks(*parts: tuple[bytes, bytes]) -> bytes:
+    return PNG[:8] + b"".join(chunk(*part) for part in parts)
+
+
+HEAD, PIXELS, END = (b"IHDR", PNG[16:29]), (b"IDAT", b"x"), (b"IEND", b"")
+DAMAGED = [
+    (PNG[:45] + b"?" + PNG[46:], "its 'IDAT' chunk fails its checksum"),
+    (_chunks(HEAD, END), "it holds no pixels"),
+    (_chunks(PIXELS, HEAD, END), "its first chunk is no header"),
+    (_chunks((b"IHDR", bytes(13)), PIXELS, END), "claims 0 by 0 pixels"),
+    (_chunks((b"IHDR", struct.pack(">II", 65000, 70000) + bytes(5))), "claims 65000 by 70000"),
+    (b"\xff\xd8\xff\xd9", "it holds no pixels"),
+    (b"\xff\xd8\xff\xda\x00\x02..\xff\xd9", "it holds no frame before its pixels"),
+    (JPEG[: JPEG.index(b"\xff\xda")] + b"\xff\xd9", "it holds no pixels"),
+]
+
+
+@pytest.mark.parametrize(("file", "reason"), DAMAGED)
+def test_a_file_that_no_decoder_takes_is_refused_with_the_reason(file: bytes, reason: str) -> None:
+    assert reason in (problem(file) or "")
+
+
+def test_a_bad_checksum_matters_only_where_decoders_need_the_chunk() -> None:
+    noted = _chunks(HEAD, (b"tEXt", b"a\0b"), (b"IDAT", PNG[41:-16]), END)
+    assert problem(noted) is None
+    assert problem(noted.replace(b"a\0b", b"a\0c")) is None
+
+
+def test_verify_decodes_all_images_and_names_the_broken(
+    url: str, reg: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = JPEG.replace(JPEG[(at := JPEG.index(b"\xff\xc4") + 5) : at + 16], b"\xff" * 16)
+    files = {"whole": JPEG, "damaged": damaged, "cut": JPEG[:-9], "revised": JPEG[:50]}
+    dataset = _store_cut(reg, monkeypatch, **files)
+    dataset.update("revised", photo=JPEG)
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "PIL", None)
+        by_tensorflow = dataset.broken_images()
+    found = dataset.broken_images()
+    for broken in (found, by_tensorflow):
+        places = [(each.position, each.key, each.feature, each.live) for each in broken]
+        expected = [(1, "damaged", True), (2, "cut", True), (3, "revised", False)]
+        assert places == [(at, key, "photo", live) for at, key, live in expected]
+    arguments = ["verify", "photos", "--images", "--url", url]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    for position, key in ((1, "damaged"), (2, "cut"), (3, "revised")):
+        assert f"dataset 'photos', position {position}, key '{key}', feature" in result.output
+    said = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert [each["key"] for each in said if "key" in each] == ["damaged", "cut", "revised"]
+    dataset.retract("cut")
+    dataset.update("damaged", photo=JPEG)
+    assert CliRunner().invoke(app, arguments).exit_code == 0, "no later epoch holds one"
+
+
+def _store_cut(reg: Registry, monkeypatch: pytest.MonkeyPatch, **files: bytes) -> Dataset:
+    """A dataset as it was filled before files were checked."""
+    dataset = reg.create("photos", {"photo": Image("jpeg"), "label": ClassLabel(10)})
+    with monkeypatch.context() as patched:
+        patched.setattr("registry.samples.validation.check_file", lambda *_: None)
+        rows = [{"photo": file, "label": number} for number, file in enumerate(files.values())]
+        dataset.insert(rows, keys=list(files))
+    return dataset
+
+
+def test_other_features_of_a_sample_are_revised_whatever_its_image_is(
+    reg: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = _store_cut(reg, monkeypatch, whole=JPEG, cut=JPEG[:-1])
+    dataset.update("cut", label=7)
+    assert dataset.get("cut") == {"photo": JPEG[:-1], "label": 7}
+    with pytest.raises(InvalidSampleError, match="key 'cut', feature 'photo': the image is cut"):
+        dataset.update("cut", photo=JPEG[:-1])

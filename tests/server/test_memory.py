@@ -1,0 +1,81 @@
+"""What a client with a token can make a server hold in memory: a real one, measured."""
+
+from __future__ import annotations
+
+import base64
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+
+import registry
+from registry import Bytes
+from registry.server import tokens
+from tests.support.servers import Served
+
+POST = "/v1/datasets/files/samples"
+SIZE = 60_000_000
+MOST = 400
+"""MiB by which the server may grow."""
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+ITEM = b'{"key": "a", "fields": {"file": %s}}'
+
+
+def filled(start: bytes, unit: bytes, end: bytes) -> bytes:
+    return start + unit * ((SIZE - len(start) - len(end)) // len(unit)) + end
+
+
+HOSTILE = {
+    "lists": (JSON, filled(b"[", b"[],", b"[]]")),
+    "lists in a sample": (JSON, ITEM % filled(b"[", b"[],", b"[]]")),
+    "pairs in a sample": (JSON, ITEM % filled(b"[", b"[1],", b"[]]")),
+    "objects in a sample": (JSON, ITEM % filled(b"[", b'{"a":1},', b"{}]")),
+    "numbers in a sample": (JSON, ITEM % filled(b"[", b"1000,", b"1]")),
+    "texts in a sample": (JSON, ITEM % filled(b"[", b'"",', b'""]')),
+    "names": (JSON, ITEM % filled(b"{", b'"aa":1,', b'"b":1}')),
+    "samples": (JSON, filled(b"[", b"{},", b"{}]")),
+    "lines": (NDJSON, filled(b"", b"[]\n", b"")),
+    "empty lines": (NDJSON, filled(b"", b"\n", b"")),
+    "wide text": (JSON, ITEM % filled(b'"', b"a", '😀"'.encode())),
+}
+
+
+def test_no_body_takes_much_memory_and_the_server_answers_meanwhile(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    with registry.connect(sqlite_url) as reg:
+        reg.create("files", {"file": Bytes()})
+        secret = tokens.create(reg.engine, "client")
+    with (
+        Served(sqlite_url, tmp_path / "log") as server,
+        httpx.Client(base_url=server.at, timeout=120) as http,
+        ThreadPoolExecutor() as pool,
+    ):
+
+        def post(kind: str, body: bytes) -> int:
+            headers = {"authorization": f"Bearer {secret}", "content-type": kind}
+            return http.post(POST, content=body, headers=headers).status_code
+
+        assert post(JSON, ITEM % b'""') == 200
+        before = _peak(server)
+        statuses = set()
+        for kind, body in HOSTILE.values():
+            sent = [pool.submit(post, kind, body) for _ in range(2)]
+            assert http.get("/healthz").status_code == 200
+            statuses |= {each.result() for each in sent}
+        assert statuses <= {400, 413, 422, 503}
+        # What is of use is let in: a file of 44 MB, as base64.
+        file = base64.b64encode(b"x" * 44_000_000)
+        assert post(JSON, ITEM % b'"%s"' % file) == 200
+        assert _peak(server) - before < MOST
+        assert http.get("/healthz").status_code == 200
+    assert (tmp_path / "log").read_text() == ""
+
+
+def _peak(server: Served) -> float:
+    """Return the most memory that the server had so far, in MiB."""
+    assert server.process is not None
+    text = Path(f"/proc/{server.process.pid}/status").read_text()
+    (line,) = (line for line in text.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024

@@ -1,0 +1,73 @@
+"""Seals notice damage: wherever it is, and where a row or an entry is not in its place."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry.samples.arrays import Rows
+from registry.storage.mirror.checksums import POSITION_BITS, SealedRows, open_entries, seal_entries
+
+WIDTHS = st.sampled_from([1, 3, 4, 5, 7, 8, 12, 13, 44, 100, 785, 3073])
+POSITIONS = st.integers(0, (1 << POSITION_BITS) - 10)
+
+
+def sealed(width: int, first: int, count: int, seed: int) -> tuple[SealedRows, Rows]:
+    layout = SealedRows(width)
+    records = np.random.default_rng(seed).integers(0, 256, (count, width), np.uint8)
+    return layout, layout.seal(records.view(f"V{width}")[:, 0], np.arange(first, first + count))
+
+
+@given(width=WIDTHS, first=POSITIONS, seed=st.integers(0, 2**32), data=st.data())
+def test_a_byte_that_changes_anywhere_in_a_row_breaks_that_row_alone(
+    width: int, first: int, seed: int, data: st.DataObject
+) -> None:
+    layout, rows = sealed(width, first, 3, seed)
+    positions = np.arange(first, first + 3)
+    assert not layout.broken(rows, positions).any()
+    row = data.draw(st.integers(0, 2))
+    change = data.draw(st.integers(1, 255) | st.sampled_from([1 << bit for bit in range(8)]))
+    for byte in {0, layout.stride - 1, data.draw(st.integers(0, layout.stride - 1))}:
+        rows[row, byte] ^= change
+        assert layout.broken(rows, positions).tolist() == [n == row for n in range(3)]
+        rows[row, byte] ^= change
+
+
+def test_every_single_bit_of_a_row_and_of_its_seal_counts() -> None:
+    for width in range(1, 21):
+        layout, rows = sealed(width, 10**6, 1, width)
+        flipped = np.repeat(rows, layout.stride * 8, axis=0)
+        bits = np.arange(layout.stride * 8)
+        flipped[bits, bits // 8] ^= (1 << bits % 8).astype(np.uint8)
+        assert layout.broken(flipped, np.full(len(bits), 10**6)).all()
+
+
+@given(width=WIDTHS, first=POSITIONS, seed=st.integers(0, 2**32))
+def test_a_row_that_stands_at_another_position_is_broken(width: int, first: int, seed: int) -> None:
+    layout, rows = sealed(width, first, 4, seed)
+    moved = np.array([1, 2, 3, 0])
+    assert layout.broken(rows[moved], np.arange(first, first + 4)).all()
+    assert layout.broken(np.zeros_like(rows), np.arange(first, first + 4)).all()
+
+
+def test_rows_are_sealed_alike_however_many_are_sealed_at_once() -> None:
+    layout, rows = sealed(3073, 5, 300, 0)
+    records = rows[:, :3073].copy().view("V3073")[:, 0]
+    one_by_one = [layout.seal(records[n : n + 1], np.array([n + 5])) for n in range(300)]
+    np.testing.assert_array_equal(np.concatenate(one_by_one), rows)
+
+
+def test_every_bit_of_an_entry_counts_and_so_does_its_rank() -> None:
+    """With fixed numbers: of all damage there can be, one in 2**23 escapes."""
+    positions = np.random.default_rng(0).integers(0, 1 << POSITION_BITS, 100)
+    ranks = np.arange(7, 107)
+    entries = seal_entries(positions, 7)
+    opened, broken = open_entries(entries, ranks)
+    assert opened.tolist() == positions.tolist()
+    assert not broken.any()
+    for bit in range(64):
+        flipped = entries ^ np.array(1 << bit, np.uint64).view(np.int64)
+        assert open_entries(flipped, ranks)[1].all()
+    assert open_entries(np.roll(entries, 1), ranks)[1].all()
+    assert open_entries(np.zeros_like(entries), ranks)[1].all()

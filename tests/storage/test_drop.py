@@ -1,0 +1,218 @@
+"""Dropping: a dataset is gone at once, and its rows follow, whatever interrupts their removal."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import func, insert, select, text
+from typer.testing import CliRunner
+
+import registry
+from registry import Dataset, Registry
+from registry.catalog.copy.dataset import copy_dataset
+from registry.catalog.doctor.examine import examine
+from registry.cli.base import app
+from registry.errors import (
+    DatasetDroppedError,
+    DatasetNotFoundError,
+    StatementTimeoutError,
+)
+from registry.server import tokens
+from registry.storage.database.engine import make_engine
+from registry.storage.database.models import InboxRow, SampleRow, metadata
+from registry.storage.database.transactions import reading, writing
+from registry.storage.log import drop as drops
+from tests.catalog.test_copy import furnish
+from tests.support.datasets import FIXED, digit
+
+ROOT = Path(__file__).parents[2]
+KILLED = """
+import os, signal, sys
+import registry
+with registry.connect(sys.argv[1]) as reg:
+    reg.drop("digits", progress=lambda removed, total: os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+def counts(reg: Registry) -> dict[str, int]:
+    """Return how many rows each table holds, but for those that hold none and for tokens."""
+    with reading(reg.engine) as connection:
+        found = {
+            table.name: connection.execute(select(func.count()).select_from(table)).scalar_one()
+            for table in metadata.sorted_tables
+            if table.name != "tokens"
+        }
+    return {name: count for name, count in found.items() if count}
+
+
+def unfinished(url: str) -> list[str]:
+    """Return what the doctor says of dropped datasets."""
+    return [finding.subject for finding in examine(url) if "was dropped at" in finding.said]
+
+
+def fix(url: str) -> None:
+    assert CliRunner().invoke(app, ["doctor", "--fix", "--url", url]).exit_code < 3
+
+
+def fill(reg: Registry, name: str, rows: int) -> Dataset:
+    """Make a dataset with rows in every table, 5 of them in the inbox."""
+    dataset = reg.create(name, FIXED)
+    dataset.insert([digit(n) for n in range(rows)], keys=[f"k{n}" for n in range(rows)])
+    for number in range(3):
+        dataset.run(f"r{number}").epoch(0)
+    dataset.erase("k1")
+    furnish(dataset, reg.engine, 1)
+    with writing(reg.engine) as connection:
+        connection.execute(insert(InboxRow), [{"dataset_id": dataset.id}] * 2)
+    return dataset
+
+
+@pytest.mark.parametrize("rows_at_first", [1, 3, 256])
+def test_a_drop_removes_every_row_of_its_dataset_and_no_other(
+    reg: Registry, rows_at_first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drops, "_FIRST_ROWS", rows_at_first)
+    monkeypatch.setattr(drops, "_PAUSE", 0)
+    for name in ("kept", "digits", "later"):
+        before = counts(reg)
+        fill(reg, name, 20)
+    tokens.create(reg.engine, "tool", dataset="digits")
+    assert {*before} == {table.name for table in metadata.sorted_tables} - {"tokens"}
+    shown: list[tuple[int, int]] = []
+    reg.drop("digits", progress=lambda *done: shown.append(done))
+    assert reg.names() == ["kept", "later"]
+    assert counts(reg) == before
+    assert shown[-1] == (21, 21)
+    assert shown == sorted(shown)
+    assert len(shown) == {1: 5, 3: 3, 256: 1}[rows_at_first]
+    assert [each.name for each in reg.open("kept").runs()] == ["r0", "r1", "r2"]
+
+
+def test_others_notice_at_once_that_a_dataset_is_gone(reg: Registry, url: str) -> None:
+    fill(reg, "digits", 3000)
+    with registry.connect(url) as other:
+        held = other.open("digits")
+        held.insert([digit(n) for n in range(3000, 9000)])
+        begun, run = held.pages(), held.run("r0")
+        followed = held.follow(after=held.head.position)
+
+        def look(_: int, __: int) -> None:
+            """Most rows are still there."""
+            assert 0 < counts(reg)["samples"] < 9001
+            assert other.names() == []
+            assert other.datasets() == []
+            assert unfinished(url) == ["dataset digits (dropped 1)"]
+            for use in (
+                lambda: held.insert([digit(1)]),
+                lambda: held.run("another"),
+                lambda: held.get("k2"),
+                lambda: len(held),
+                lambda: next(followed),
+            ):
+                with pytest.raises(DatasetDroppedError):
+                    use()
+            for open_by_name in (other.open, other.drop):
+                with pytest.raises(DatasetNotFoundError):
+                    open_by_name("digits")
+            assert other.create("digits", FIXED).head.position == 0
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            reg.drop("digits", progress=look)
+        drops.remove(other.engine)
+        for use_of_rows in (lambda: list(begun), lambda: run.consumed, lambda: run.record(1)):
+            with pytest.raises(DatasetDroppedError):
+                use_of_rows()
+        assert counts(reg) == {"datasets": 1, "heads": 1}
+
+
+@pytest.mark.parametrize("completed_by", ["the next drop", "the doctor"])
+def test_a_drop_that_was_killed_is_completed(url: str, completed_by: str) -> None:
+    with registry.connect(url) as reg:
+        fill(reg, "digits", 1000)
+        killed = subprocess.run([sys.executable, "-c", KILLED, url], cwd=ROOT, check=False)
+        assert killed.returncode == -signal.SIGKILL
+        assert reg.names() == []
+        assert 0 < counts(reg)["samples"] < 1001
+        assert unfinished(url) == ["dataset digits (dropped 1)"]
+        config = Config(ROOT / "alembic.ini", attributes={"engine": reg.engine})
+        with pytest.raises(
+            CommandError, match="1 dropped datasets have rows left; run `registry d"
+        ):
+            command.downgrade(config, "0005")
+        reg.create("digits", FIXED).insert([digit(1)])
+        if completed_by == "the doctor":
+            fix(url)
+            assert (reg.names(), counts(reg)["samples"]) == (["digits"], 1)
+        reg.drop("digits")
+        assert counts(reg) == {}
+        assert unfinished(url) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO inbox (dataset_id, key) VALUES (1, 'open')",
+        "UPDATE inbox SET source = 'x' WHERE id = 1",
+    ],
+)
+def test_a_tool_with_an_open_inbox_transaction_holds_no_drop_up(
+    postgresql_url: str, sqlite_url: str, statement: str
+) -> None:
+    engine = make_engine(postgresql_url)
+    with (
+        registry.connect(postgresql_url) as reg,
+        registry.connect(sqlite_url) as elsewhere,
+        engine.connect() as tool,
+    ):
+        fill(reg, "digits", 300)
+        copied = copy_dataset(reg, elsewhere, "digits")
+        tool.execute(text(statement))
+        dropping = threading.Thread(target=reg.drop, args=("digits",), daemon=True)
+        dropping.start()
+        dropping.join(60)
+        assert not dropping.is_alive(), "it waits for the tool"
+        # What was dropped stands in the way of neither its name nor its uid.
+        assert copy_dataset(elsewhere, reg, "digits").version == copied.version
+        assert reg.names() == ["digits"]
+        assert "samples" in counts(reg)
+        with reg.engine.connect() as connection:
+            of_tool = select(func.count()).where(SampleRow.dataset_id == 1)
+            assert connection.execute(of_tool).scalar_one() == 0
+        fix(postgresql_url)
+        assert unfinished(postgresql_url) == ["dataset digits (dropped 1)"]
+        tool.commit()
+        fix(postgresql_url)
+        assert unfinished(postgresql_url) == []
+        left = select(InboxRow.dataset_id, InboxRow.key)
+        with reg.engine.connect() as connection:
+            assert {row.dataset_id for row in connection.execute(left)} == {reg.open("digits").id}
+    engine.dispose()
+
+
+def test_a_role_with_a_statement_timeout_can_drop(postgresql_url: str) -> None:
+    """A row takes 5 ms here: all take 1.5 s in one statement, and the first batch over a second."""
+    slowly = """
+        CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM pg_sleep(0.005); RETURN OLD; END $$;
+        CREATE TRIGGER slowly BEFORE DELETE ON samples FOR EACH ROW EXECUTE FUNCTION slowly()
+    """
+    with registry.connect(postgresql_url) as reg:
+        reg.create("digits", FIXED).insert([digit(n) for n in range(300)])
+        with reg.engine.begin() as connection:
+            connection.execute(text(slowly))
+            database = connection.execute(text("SELECT current_database()")).scalar_one()
+            connection.execute(text(f"ALTER DATABASE {database} SET statement_timeout = '1s'"))
+    with registry.connect(postgresql_url) as reg:
+        with pytest.raises(StatementTimeoutError), writing(reg.engine) as c:
+            c.execute(text("SELECT pg_sleep(2)"))
+        reg.drop("digits")
+        assert counts(reg) == {}

@@ -1,0 +1,711 @@
+"""Erasure: what a sample held is gone for good, and all else can be read and proven as before."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import make_url, text
+from sqlalchemy.event import listens_for
+
+import registry
+from registry import ClassLabel, Dataset, Registry, Replay, Tensor, Text
+from registry.errors import (
+    CacheWarning,
+    ErasedError,
+    PermissionDeniedError,
+    SampleNotFoundError,
+    VersionError,
+)
+from registry.io.export_file import export_file
+from registry.samples.codec import Codec
+from registry.samples.features import Feature
+from registry.storage.log import erase as erasing
+from registry.storage.mirror import mirror as sync
+from registry.storage.mirror.checksums import SealedRows
+from registry.storage.mirror.layout import PLACE
+from registry.tensorflow import EpochDataset
+from registry.training import population
+from registry.training.epoch import Epoch
+from registry.training.source import columns
+from tests.cli.test_commands import run as command
+from tests.faults.test_divergence import Backup
+from tests.faults.test_mirror import flip
+from tests.support.databases import psql
+from tests.support.mirrors import Row, due, rows, yielded
+
+_numbers = itertools.count()
+FEATURES: dict[str, dict[str, Feature]] = {
+    "fixed": {"data": Tensor("uint8", (48,)), "label": ClassLabel(10)},
+    "variable": {"data": Text(), "label": ClassLabel(10)},
+}
+
+
+def content(number: int) -> str:
+    """48 characters or more that no other sample has, so that files can be searched for them."""
+    return f"the content of {number:>9}".ljust(48, "~")
+
+
+def sample(kind: str, number: int) -> dict[str, Any]:
+    said = content(number)
+    if kind == "fixed":
+        return {"data": np.frombuffer(said.encode(), np.uint8), "label": number % 10}
+    return {"data": said * (1 + number % 3), "label": number % 10}
+
+
+def make(reg: Registry, kind: str) -> Dataset:
+    splits = {"train": 0.8, "test": 0.2}
+    return reg.create(f"{kind}-{next(_numbers)}", FEATURES[kind], splits=splits)
+
+
+def fill(dataset: Dataset, kind: str, count: int, first: int = 0) -> None:
+    numbers = range(first, first + count)
+    dataset.insert([sample(kind, n) for n in numbers], keys=[f"k{n}" for n in numbers])
+
+
+@pytest.fixture(params=["fixed", "variable"])
+def kind(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+def folder_of(reg: Registry) -> Path:
+    """Return where the database's own files are."""
+    if reg.engine.dialect.name == "sqlite":
+        return Path(str(reg.engine.url.database)).parent
+    with reg.engine.connect() as connection:
+        connection.execute(text("CHECKPOINT"))
+        place = "SELECT current_setting('data_directory') || '/base/' || oid FROM pg_database"
+        found = Path(connection.scalar(text(f"{place} WHERE datname = current_database()")) or "")
+    if not os.access(found, os.R_OK):
+        pytest.skip(f"the server's files in {found} cannot be read from here")
+    return found
+
+
+def found_in(folder: Path, number: int) -> list[str]:
+    """Return the files that hold a sample's content."""
+    wanted = content(number).encode()
+    held = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(str(path) for path in held if wanted in path.read_bytes())
+
+
+def test_the_content_is_in_no_file_of_the_database_or_of_a_mirror(
+    reg: Registry, kind: str, cache: Path
+) -> None:
+    dataset = make(reg, kind)
+    fill(dataset, kind, 300)
+    dataset.update("k7", data=sample(kind, 1007)["data"])
+    run = dataset.run("r")
+    run.epoch(0)
+    waiting = {"dataset": dataset.id, "fields": f'{{"data": "{content(2007)}"}}'}
+    with reg.engine.begin() as connection:
+        columns = "INSERT INTO inbox (dataset_id, key, fields, error)"
+        for error in ("NULL", "'does not fit'"):
+            connection.execute(
+                text(f"{columns} VALUES (:dataset, 'k7', :fields, {error})"), waiting
+            )
+    secrets = (7, 1007, 2007)
+    assert all(found_in(folder_of(reg), number) for number in secrets)
+    assert found_in(cache, 7)
+    assert found_in(cache, 1007)
+
+    done = dataset.erase("k7", full=True)
+
+    assert (done.rows, done.inbox_rows, done.remains) == (2, 2, None)
+    run.epoch(1)
+    for number in secrets:
+        assert found_in(folder_of(reg), number) == []
+        assert found_in(cache, number) == []
+    assert found_in(folder_of(reg), 8)
+    assert found_in(cache, 8)
+
+
+def test_the_log_keeps_its_places_and_its_proof(reg: Registry, kind: str) -> None:
+    dataset = make(reg, kind)
+    fill(dataset, kind, 10)
+    dataset.update("k3", label=9)
+    before = dataset.version
+
+    assert dataset.erase("k3", "k5").rows == 3
+
+    history = dataset.history("k3")
+    assert [(row.entry.position, row.entry.action, row.entry.erased) for row in history] == [
+        (3, "insert", True),
+        (10, "revise", True),
+        (11, "retract", False),
+    ]
+    assert [row.sample for row in history] == [None] * 3
+    (page,) = dataset.pages()
+    assert page.erased.tolist() == [3, 5, 10]
+    assert page.retracted.tolist() == [11, 12]
+    assert page.positions.tolist() == [0, 1, 2, 4, 6, 7, 8, 9]
+    assert len(page["label"]) == 8
+    assert len(dataset) == 8
+    assert dataset.head.erased == 3
+    assert [(found.differs, found.erased) for found in dataset.verify()] == [(None, 3)]
+    then = reg.open(str(before))
+    assert then.version == before
+    for opened in (dataset, then):
+        with pytest.raises(SampleNotFoundError, match="'k3': it was erased; insert it again"):
+            opened.get("k3")
+    with pytest.raises(VersionError, match="never changes"):
+        then.erase("k3")
+
+
+def test_erasing_again_is_harmless_and_a_key_can_be_inserted_again(
+    reg: Registry, kind: str
+) -> None:
+    dataset = make(reg, kind)
+    fill(dataset, kind, 3)
+    dataset.retract("k1")
+    assert dataset.erase("k1").rows == 1
+    head = dataset.head
+    assert dataset.erase("k1").rows == 0
+    assert dataset.head == head
+    with pytest.raises(SampleNotFoundError, match="'k9': no sample has this key"):
+        dataset.erase("k0", "k9")
+    assert dataset.get("k0")
+    dataset.insert([sample(kind, 4)], keys=["k1"])
+    assert dataset.get("k1")["label"] == 4
+    assert dataset.history("k1")[-1].entry.supersedes == head.position - 1
+    dataset.retract("k1")
+    with pytest.raises(SampleNotFoundError, match="it was retracted at position"):
+        dataset.get("k1")
+    assert dataset.erase("k1").rows == 1
+    assert len(dataset) == 2
+    assert [found.differs for found in dataset.verify()] == [None]
+
+
+class Story:
+    """A dataset that goes through any events, and all that its epochs held when they were pinned.
+
+    ``k`` is the number of a sample.
+    """
+
+    def __init__(self, reg: Registry, kind: str) -> None:
+        self.kind = kind
+        self.dataset = make(reg, kind)
+        policies = {"all": "all", "new": "new", "replay": Replay(0.5)}
+        self.runs = {
+            name: self.dataset.run(name, policy=policy, split="train")  # type: ignore[arg-type]
+            for name, policy in policies.items()
+        }
+        self.pinned: list[tuple[str, int, list[int], list[Row]]] = []
+        self.erased: set[int] = set()
+        self.records: dict[int, Row | None] = {}
+        self.fresh = itertools.count(1000)
+
+    def tell(self, event: str, k: int) -> None:
+        key = f"k{k}"
+        known = self.dataset.history(key)
+        if event == "insert":
+            self.dataset.insert([sample(self.kind, next(self.fresh))], keys=[key])
+        elif event == "retract" and known:
+            self.dataset.retract(key)
+        elif event == "erase" and known:
+            self.erased.update(row.entry.position for row in known if row.sample is not None)
+            self.dataset.erase(key)
+        elif event == "pin" and len(self.dataset):
+            self.pin()
+
+    def pin(self) -> None:
+        for name, run in self.runs.items():
+            number = run.last.number + 1 if run.last else 0
+            if (epoch := run.begin(number, timeout=0)) is not None:
+                positions = epoch.positions(np.arange(epoch.size)).tolist()
+                self.pinned.append((name, number, positions, yielded(epoch)))
+
+    def check(self, reg: Registry) -> None:
+        dataset = reg.open(self.dataset.name)
+        for name, number, positions, held in self.pinned:
+            gone = sorted(self.erased.intersection(positions))
+            run = dataset.run(name)
+            if not gone:
+                assert yielded(run.epoch(number)) == held
+                continue
+            with pytest.raises(ErasedError, match=f"epoch {number} of run '{name}'") as caught:
+                run.epoch(number)
+            assert caught.value.positions == gone
+        assert dataset.verify()[0].differs is None
+        seen = [position for page in dataset.pages() for position in page.erased.tolist()]
+        assert seen == sorted(self.erased)
+        assert dataset.head.erased == len(self.erased)
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["insert", "insert", "insert", "retract", "erase", "pin", "pin"]),
+        st.integers(0, 9),
+    ),
+    max_size=30,
+)
+
+
+@settings(
+    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(events=EVENTS)
+def test_an_epoch_yields_what_it_held_or_says_what_was_erased(
+    reg: Registry, kind: str, cache: Path, events: list[tuple[str, int]]
+) -> None:
+    """From the mirror that grew with it, from one that is made anew, and from the database."""
+    story = Story(reg, kind)
+    for event, k in [*events, ("pin", 0), ("erase", 0), ("insert", 1), ("erase", 2)]:
+        story.tell(event, k)
+    story.check(reg)
+    assert [found.differs for found in story.dataset.verify()] in ([None], [None, None])
+    shutil.rmtree(cache, ignore_errors=True)
+    story.check(reg)
+    shutil.rmtree(cache, ignore_errors=True)
+    cache.write_text("in the way")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CacheWarning)
+            story.check(reg)
+    finally:
+        cache.unlink()
+
+
+def test_an_epoch_that_is_being_read_yields_nothing_else_and_the_next_goes_on(
+    reg: Registry, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registry.training.sharding.CHUNK_ROWS", 10)
+    dataset = make(reg, kind)
+    fill(dataset, kind, 100)
+    run = dataset.run("r")
+    run.epoch(0)
+    fill(dataset, kind, 20, first=100)
+    epoch = run.epoch(1)
+    held = yielded(epoch, 10)
+    batches = epoch.batches(10)
+    read = [next(batches)]
+    key = dataset.entries()[int(epoch.positions(np.array([55]))[0])].key
+    dataset.erase(key)
+    reg.open(dataset.name).run("other").epoch(0)  # brings the mirror up, as another process may
+    with pytest.raises(ErasedError, match=f"'{key}' at position") as caught:
+        read.extend(batches)
+    found = [row for batch in read for row in rows(batch)]
+    assert found == held[: len(found)]
+    assert "go on with the next epoch: run.record(consumed=220), then" in str(caught.value)
+    run.record(consumed=220)
+    assert run.epoch(2).start == 220
+    batch = next(run.stream(7))
+    again = next(run.epoch(2).batches(7))
+    assert rows(batch) == rows(again)
+    assert len(run.epoch(2)) == 119
+
+
+def test_a_graph_reads_epochs_that_never_held_it_and_refuses_the_others(reg: Registry) -> None:
+    dataset = make(reg, "fixed")
+    fill(dataset, "fixed", 30)
+    everything, train = dataset.run("all"), dataset.run("train", split="train")
+    epoch, other = everything.epoch(0), train.epoch(0)
+    held = yielded(other)
+    key = next(f"k{n}" for n in range(30) if dataset.split_of(f"k{n}") == "test")
+    dataset.erase(key)
+    everything.epoch(1)
+    for opened in (other, reg.open(dataset.name).run("train").epoch(0)):
+        assert in_graph(opened) == held
+    with pytest.raises(ErasedError, match="epoch 0 of run 'all' held a sample whose content"):
+        EpochDataset(epoch, batch_size=4)
+
+
+def in_graph(epoch: Epoch) -> list[Row]:
+    batches = EpochDataset(epoch, batch_size=4).as_numpy_iterator()
+    return [row for batch in batches for row in rows(batch)]
+
+
+def test_a_version_that_held_it_is_not_exported_and_the_present_is(
+    reg: Registry, kind: str, tmp_path: Path
+) -> None:
+    dataset = make(reg, kind)
+    fill(dataset, kind, 10)
+    before = reg.open(str(dataset.version))
+    dataset.erase("k3", "k4")
+    path = tmp_path / "out.jsonl"
+    assert export_file(reg.engine, dataset, path) == 8
+    with pytest.raises(ErasedError, match=r"held 2 samples .*; export a later version"):
+        export_file(reg.engine, before, path)
+    assert len(path.read_text().splitlines()) == 8
+
+
+ERASED = [3, 4, 12, 13, 14, 15, 21, 39]
+"""Rows at the edges of blocks of four, a whole block, one inside, and the last."""
+DAMAGED = [0, 2, 3, 5, 11, 13, 16, 20, 21, 22, 38, 39]
+"""Rows next to them, and some of them."""
+
+
+@pytest.fixture
+def blocks_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are repaired and scanned a few at a time, so that there are edges."""
+    monkeypatch.setattr(sync, "REPAIRED", 4)
+    monkeypatch.setattr(sync, "SCANNED", 8)
+
+
+def damage(cache: Path, codec: Codec, position: int) -> None:
+    """Flip a bit of a mirror's row, or of its seal where it may have no bytes."""
+    if codec.fixed_width:
+        stride = SealedRows(codec.header.itemsize).stride
+        flip(next(cache.glob("*/*/records")), position * stride, 1)
+    else:
+        flip(next(cache.glob("*/*/places")), position * PLACE.itemsize + 8, 1)
+
+
+def held_in(folder: Path, numbers: Iterable[int]) -> list[int]:
+    return [number for number in numbers if found_in(folder, number)]
+
+
+def test_every_record_of_many_is_erased_and_named(
+    reg: Registry, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than fit into one statement."""
+    monkeypatch.setattr(erasing, "_TOGETHER", 10)
+    monkeypatch.setattr(population, "TOGETHER", 10)
+    dataset = make(reg, kind)
+    fill(dataset, kind, 45)
+    dataset.run("r").epoch(0)
+    dataset.erase(*(f"k{n}" for n in range(35)))
+    lengths = text("SELECT length(record) FROM samples WHERE record IS NOT NULL ORDER BY position")
+    with reg.engine.connect() as connection:
+        sizes = connection.execute(lengths).scalars().all()
+    assert [size > 0 for size in sizes] == [False] * 35 + [True] * 10
+    with pytest.raises(ErasedError) as caught:
+        dataset.run("r").epoch(0)
+    assert caught.value.positions == list(range(35))
+    assert caught.value.keys == [f"k{n}" for n in range(35)]
+
+
+def test_erasing_in_one_dataset_leaves_every_other_as_it_is(
+    reg: Registry, kind: str, cache: Path
+) -> None:
+    """With the same keys at the same positions, waiting and rejected rows, and erasures."""
+    one, other = make(reg, kind), make(reg, kind)
+    for dataset, first in ((one, 0), (other, 1000)):
+        samples = [sample(kind, first + n) for n in range(20)]
+        dataset.insert(samples, keys=[f"k{n}" for n in range(20)])
+        dataset.update("k7", data=sample(kind, first + 100)["data"])
+        dataset.run("r").epoch(0)
+        rejected = {"dataset": dataset.id}
+        with reg.engine.begin() as connection:
+            columns = "INSERT INTO inbox (dataset_id, key, fields, error)"
+            connection.execute(text(f"{columns} VALUES (:dataset, 'k7', '{{}}', 'no')"), rejected)
+    before = other.head, [row.sample is None for row in other.history("k7")]
+    held = [row for page in other.pages() for row in rows(page.columns)]
+
+    done = one.erase("k7", "k3")
+
+    assert (done.rows, done.inbox_rows) == (3, 1)
+    assert (other.head, [row.sample is None for row in other.history("k7")]) == before
+    assert [row for page in other.pages() for row in rows(page.columns)] == held
+    with reg.engine.connect() as connection:
+        assert connection.execute(text("SELECT dataset_id FROM inbox")).scalars().all() == [
+            other.id
+        ]
+    other.erase("k5")
+    epoch = other.run("r").epoch(1)
+    assert yielded(epoch) == due(other, epoch)
+    one.run("r").epoch(1)
+    gone = {3: [3], 7: [7, 100], 5: [1005]}
+    left = {3: [1003], 7: [1007, 1100], 5: [5]}
+    for key in (3, 5, 7):
+        assert held_in(cache, gone[key]) == []
+        assert held_in(cache, left[key]) == left[key]
+    assert [(found.differs, found.erased) for found in one.verify()] == [(None, 3)] * 2
+    assert [(found.differs, found.erased) for found in other.verify()] == [(None, 1)] * 2
+
+
+def test_a_sqlite_file_holds_nothing_more_of_it_where_deleting_leaves_bytes(
+    sqlite_url: str, kind: str
+) -> None:
+    """SQLite can be built to overwrite what it deletes, as on some systems, but need not be."""
+    with registry.connect(sqlite_url) as reg:
+        reg.engine.dispose()
+
+        @listens_for(reg.engine, "connect")
+        def leave_bytes(connection: sqlite3.Connection, _: object) -> None:
+            connection.execute("PRAGMA secure_delete = OFF")
+
+        dataset = make(reg, kind)
+        fill(dataset, kind, 100)
+        assert found_in(folder_of(reg), 7)
+        assert dataset.erase(*(f"k{n}" for n in range(50))).remains is None
+        assert held_in(folder_of(reg), range(100)) == list(range(50, 100))
+
+
+@pytest.mark.usefixtures("blocks_of_four")
+def test_rows_that_are_erased_stay_so_when_those_next_to_them_are_repaired(
+    reg: Registry, kind: str, cache: Path
+) -> None:
+    dataset = make(reg, kind)
+    fill(dataset, kind, 40)
+    run = dataset.run("r")
+    run.epoch(0)
+    dataset.erase(*(f"k{n}" for n in ERASED))
+    epoch = run.epoch(1)
+    held = yielded(epoch)
+    for position in DAMAGED:
+        damage(cache, epoch.codec, position)
+        assert yielded(epoch) == held
+        assert yielded(reg.open(dataset.name).run("r").epoch(1)) == held
+        with pytest.raises(ErasedError) as caught:
+            columns(epoch.source, epoch.codec, np.array(ERASED))
+        assert caught.value.positions == ERASED
+        assert held_in(cache, ERASED) == []
+    assert [(found.differs, found.erased) for found in dataset.verify()] == [(None, 8)] * 2
+
+
+@pytest.mark.usefixtures("blocks_of_four")
+def test_an_older_copy_of_the_database_brings_nothing_back_into_the_mirror_they_share(
+    reg: Registry, kind: str, cache: Path
+) -> None:
+    dataset = make(reg, kind)
+    fill(dataset, kind, 40)
+    run, split = dataset.run("r"), dataset.run("split", split="test")
+    held, test = yielded(run.epoch(0)), yielded(split.epoch(0))
+    older = Backup(reg)
+    dataset.erase(*(f"k{n}" for n in ERASED))
+    present = yielded(run.epoch(1))
+    with registry.connect(older.url) as other:
+        copy = other.open(dataset.name)
+        epoch = copy.run("copy").epoch(0)
+        for position in DAMAGED:
+            assert yielded(epoch) == held, "the copy has them all"
+            assert held_in(cache, ERASED) == []
+            damage(cache, epoch.codec, position)
+        if kind == "fixed":
+            assert in_graph(epoch) == held
+            assert in_graph(copy.run("copy").epoch(0)) == held
+            assert in_graph(copy.run("another", split="test").epoch(0)) == test
+        copy.verify()
+    assert held_in(cache, ERASED) == []
+    assert yielded(reg.open(dataset.name).run("r").epoch(1)) == present
+    assert [(found.differs, found.erased) for found in dataset.verify()] == [(None, 8)] * 2
+    older.remove()
+
+
+@pytest.mark.parametrize("parted", [False, True], ids=["behind", "parted"])
+def test_a_mirror_takes_no_row_that_is_erased_from_an_older_copy_of_its_history(
+    reg: Registry, kind: str, cache: Path, *, parted: bool
+) -> None:
+    """The mirror has not come to that row yet: it was made for an epoch before it."""
+    dataset = make(reg, kind)
+    fill(dataset, kind, 20)
+    dataset.run("r").epoch(0)
+    shutil.copytree(cache, kept := cache.with_name("kept"))
+    if parted:
+        older = Backup(reg)
+    fill(dataset, kind, 20, first=20)
+    if not parted:
+        older = Backup(reg)
+    dataset.erase("k30")
+    shutil.rmtree(cache)
+    shutil.copytree(kept, cache)
+    reg.open(dataset.name).run("r").epoch(0)
+    with registry.connect(older.url) as other:
+        copy = other.open(dataset.name)
+        if parted:
+            fill(copy, kind, 20, first=520)
+        epoch = copy.run("copy").epoch(0)
+        wanted = [row for page in copy.pages() for row in rows(page.columns)]
+        order = epoch.order(np.arange(40)).tolist()
+        assert yielded(epoch) == [wanted[place] for place in order]
+        assert held_in(cache, [10, 30, 530]) == ([10, 530] if parted else [10])
+        assert [found.differs for found in copy.verify()] == [None, None]
+    older.remove()
+
+
+KILLED = """
+import os, signal, sys
+import registry
+from registry.storage.mirror import files
+left = int(sys.argv[2])
+write = files.write_all
+def dying(file, data):
+    global left
+    if left == 0:
+        file.write(data[: len(data) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+    write(file, data)
+files.write_all = dying
+with registry.connect(sys.argv[1]) as reg:
+    reg.open("killed").run("r").epoch(0)
+"""
+
+
+def test_a_process_killed_at_any_write_leaves_a_mirror_that_is_erased_by_the_next(
+    sqlite_url: str, kind: str, cache: Path
+) -> None:
+    with registry.connect(sqlite_url) as reg:
+        dataset = reg.create("killed", FEATURES[kind], splits={"train": 0.5, "test": 0.5})
+        fill(dataset, kind, 20)
+        dataset.run("r", split="train").epoch(0)
+        held = yielded(dataset.run("r").epoch(0))
+        shutil.copytree(cache, kept := cache.with_name("kept"))
+        gone = [f"k{n}" for n in range(20) if dataset.split_of(f"k{n}") == "test"][:2]
+        dataset.erase(*gone)
+        for step in itertools.count():
+            shutil.rmtree(cache)
+            shutil.copytree(kept, cache)
+            child = [sys.executable, "-c", KILLED, sqlite_url, str(step)]
+            code = subprocess.run(child, check=False, timeout=60).returncode
+            opened = reg.open("killed")
+            assert yielded(opened.run("r").epoch(0)) == held
+            assert [found.differs for found in opened.verify()] == [None, None]
+            assert [found_in(cache, int(key[1:])) for key in gone] == [[], []]
+            if code == 0:
+                break
+            assert code == -signal.SIGKILL
+        assert step >= 3
+
+
+def test_erasing_among_writers_and_followers_leaves_every_row_in_its_place(  # noqa: C901  # who works at once is told in one place
+    reg: Registry, kind: str
+) -> None:
+    dataset = make(reg, kind)
+    fill(dataset, kind, 60)
+    run = dataset.run("r")
+
+    refused: set[str] = set()
+
+    def write(worker: int) -> None:
+        for n in range(5):
+            fill(reg.open(dataset.name), kind, 3, first=1000 * worker + 3 * n)
+
+    def erase(_: int) -> None:
+        for n in range(10):
+            reg.open(dataset.name).erase(f"k{n}", f"k{n + 1}")
+
+    def sync(_: int) -> None:
+        for number in range(5):
+            try:
+                yielded(reg.open(dataset.name).run("r").epoch(number), 64)
+            except ErasedError as error:
+                refused.update(error.keys)
+
+    def follow(_: int) -> Iterator[tuple[int, int]]:
+        for page in reg.open(dataset.name).follow():
+            yield page.start, page.stop
+            if page.stop == 60 + 30 + 11:
+                return
+
+    with ThreadPoolExecutor() as pool:
+        following = pool.submit(lambda: list(follow(0)))
+        jobs = [(write, 1), (write, 2), (erase, 0), (erase, 0), (sync, 0)]
+        for job in [pool.submit(work, worker) for work, worker in jobs]:
+            job.result()
+        ranges = following.result(timeout=60)
+    assert refused <= {f"k{n}" for n in range(11)}
+    assert ranges[0][0] == 0
+    assert all(one[1] == other[0] for one, other in itertools.pairwise(ranges))
+    with reg.engine.connect() as connection:
+        numbers = text("SELECT number, position FROM erasures WHERE dataset_id = :id ORDER BY 1")
+        erased = connection.execute(numbers, {"id": dataset.id}).all()
+    assert [number for number, _ in erased] == list(range(11))
+    assert sorted(position for _, position in erased) == list(range(11))
+    assert len(dataset) == 60 + 30 - 11
+    run.epoch(run.last.number + 1 if run.last else 0)
+    assert [(found.differs, found.erased) for found in dataset.verify()] == [(None, 11)] * 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "record = 'x'",
+        "record = NULL",
+        "record = {empty}, key = 'other'",
+        "record = {empty}, chain = {empty}",
+        "record = {empty}, supersedes = 0",
+        "record = {empty}, source = 'other'",
+        "position = position + 10",
+    ],
+)
+def test_the_database_lets_a_record_become_empty_and_nothing_else_change(
+    reg: Registry, change: str
+) -> None:
+    dataset = make(reg, "fixed")
+    fill(dataset, "fixed", 2)
+    dataset.retract("k1")
+    empty = "x''" if reg.engine.dialect.name == "sqlite" else "''::bytea"
+    for wanted in (change.format(empty=empty), f"record = {empty}, key = key || 'x'"):
+        with (
+            pytest.raises(Exception, match="samples are append-only"),
+            reg.engine.begin() as connection,
+        ):
+            connection.execute(text(f"UPDATE samples SET {wanted}"))
+    with pytest.raises(Exception, match="append-only"), reg.engine.begin() as connection:
+        connection.execute(text(f"UPDATE samples SET record = {empty} WHERE record IS NULL"))
+    assert [found.differs for found in dataset.verify()] == [None]
+    with reg.engine.begin() as connection:
+        connection.execute(text(f"UPDATE samples SET record = {empty} WHERE position = 0"))
+    # It was not the registry that took it away.
+    assert [found.differs for found in dataset.verify()] == [0]
+
+
+def test_erasing_takes_rights_of_its_own(postgresql_url: str) -> None:
+    name = f"registry_eraser_{os.getpid()}"
+    url = make_url(postgresql_url)
+    with registry.connect(postgresql_url) as reg:
+        dataset = make(reg, "fixed")
+        fill(dataset, "fixed", 2)
+    psql(
+        postgresql_url,
+        f"""
+        CREATE ROLE {name} LOGIN PASSWORD 'secret';
+        GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name};
+        GRANT INSERT ON samples TO {name};
+        GRANT UPDATE (position, live, chain, updated_at) ON heads TO {name};
+        GRANT DELETE ON inbox TO {name};
+        """,
+    )
+    mine = url.set(username=name, password="secret").render_as_string(hide_password=False)
+    try:
+        with registry.connect(mine) as reg:
+            opened = reg.open(dataset.name)
+            with pytest.raises(PermissionDeniedError):
+                opened.erase("k0")
+            assert opened.get("k0")
+            psql(
+                postgresql_url,
+                f"""
+                GRANT UPDATE (record) ON samples TO {name};
+                GRANT UPDATE (erased) ON heads TO {name};
+                GRANT INSERT ON erasures TO {name};
+                """,
+            )
+            done = opened.erase("k0")
+            assert done.rows == 1
+            assert "permission denied to vacuum" in str(done.remains)
+    finally:
+        psql(postgresql_url, f"DROP OWNED BY {name}; DROP ROLE {name};")
+
+
+def test_the_command_asks_first_and_says_what_it_did(reg: Registry, url: str) -> None:
+    dataset = make(reg, "fixed")
+    fill(dataset, "fixed", 3)
+    command("erase", dataset.name, "k1", url=url, code=1)
+    assert dataset.get("k1")
+    said = command("erase", dataset.name, "k1", "k2", "--yes", url=url)
+    assert said.stdout == f"{dataset.name}: 2 rows of the log erased, 0 of the inbox\n"
+    free = "note: PostgreSQL keeps the bytes, out of SQL's reach, in free space of its files"
+    assert (free in said.stderr) == (reg.engine.dialect.name == "postgresql")
+    assert "5 rows, 2 of them erased lead to" in command("verify", dataset.name, url=url).stdout
+    assert "inserts (erased)" in command("log", dataset.name, url=url).stdout
+    assert (
+        "no sample has this key"
+        in command("erase", dataset.name, "k9", "-y", url=url, code=1).stderr
+    )

@@ -1,0 +1,509 @@
+"""The inbox: rows that tools insert by plain SQL reach the log once, or say why not."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import tracemalloc
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, case, func, text, update
+from typer.testing import CliRunner, Result
+
+import registry
+from registry import Dataset, Registry
+from registry.cli.base import app
+from registry.errors import InvalidSampleError
+from registry.io.labeling.annotation_state import State
+from registry.io.labeling.apply import Outcome, settle
+from registry.storage.database import models
+from registry.storage.log import rejected, waiting
+from tests.support.datasets import digit
+
+MIB = 1 << 20
+INSERT = text(
+    "INSERT INTO inbox (dataset_id, key, fields, action, source) "
+    "VALUES (:dataset, :key, :fields, :action, :source)"
+)
+
+
+def put(
+    connection: Connection,
+    dataset: Dataset,
+    key: str | None,
+    fields: object = None,
+    action: str = "insert",
+    source: str | None = None,
+) -> None:
+    """Insert a row as a tool in another language does."""
+    row = {"key": key, "action": action, "source": source, "dataset": dataset.id}
+    connection.execute(INSERT, {**row, "fields": None if fields is None else json.dumps(fields)})
+
+
+def test_rows_of_plain_sql_are_in_the_log_when_the_head_is_read(
+    reg: Registry, digits: Dataset
+) -> None:
+    image = base64.b64encode(bytes([1, 2, 3, 4])).decode()
+    with reg.engine.begin() as connection:
+        put(connection, digits, "a", digit(3), source="tool")
+        put(connection, digits, "b", {"image": image, "label": 4})
+        put(connection, digits, "a", {"label": 5}, "update")
+        put(connection, digits, "b", action="retract")
+        put(connection, digits, None, digit(9))
+    assert digits.head.position == 5
+    assert len(digits) == 2
+    assert digits.get("a")["label"] == 5
+    np.testing.assert_array_equal(digits.history("b")[0].sample["image"], [[1, 2], [3, 4]])  # type: ignore[index]
+    assert [entry.source for entry in digits.entries()] == ["tool", *["inbox"] * 4]
+    assert digits.inbox.drain().moved == 0
+
+
+def test_each_kind_of_feature_can_be_written_as_json(reg: Registry, notes: Dataset) -> None:
+    with reg.engine.begin() as connection:
+        tokens = base64.b64encode(np.array([7, 8], "<i4").tobytes()).decode()
+        fields = {"text": "é", "label": "dog", "blob": "data:;base64,AAE=", "tokens": [1, -2]}
+        put(connection, notes, "names", fields)
+        put(connection, notes, "indexes", {**fields, "label": 0, "blob": "AAE=", "tokens": tokens})
+    assert len(notes) == 2
+    by_name, by_index = notes.get("names"), notes.get("indexes")
+    assert (by_name["text"], by_name["label"], by_name["blob"]) == ("é", 1, b"\0\1")
+    assert (by_index["label"], by_index["blob"]) == (0, b"\0\1")
+    assert by_name["tokens"].tolist() == [1, -2]
+    assert by_index["tokens"].tolist() == [7, 8]
+
+
+def test_a_row_that_does_not_fit_stays_with_the_reason_and_stops_no_other(
+    reg: Registry, digits: Dataset
+) -> None:
+    with reg.engine.begin() as connection:
+        put(connection, digits, "a", digit(1))
+        put(connection, digits, "bad", {**digit(1), "label": 10})
+        put(connection, digits, "unknown", action="retract")
+        put(connection, digits, "odd", digit(1), action="delete")
+        put(connection, digits, "list", [1])
+        put(connection, digits, "b", digit(2))
+    assert digits.head.position == 2
+    found = {row.key: row.error for row in digits.inbox.refused()}
+    assert found.keys() == {"bad", "unknown", "odd", "list"}
+    assert "feature 'label': class index 10 is not in [0, 10)" in found["bad"]
+    assert "no sample has this key" in found["unknown"]
+    assert "unknown action 'delete'; the actions are insert, update, retract" in found["odd"]
+    assert "not [1]" in found["list"]
+
+
+def test_refused_rows_can_be_tried_again_or_discarded(reg: Registry, digits: Dataset) -> None:
+    with reg.engine.begin() as connection:
+        for key in ("early", "never"):
+            put(connection, digits, key, {"label": 5}, "update")
+    assert digits.head.position == 0
+    first, second = (row.id for row in digits.inbox.refused())
+    digits.insert([digit(1)], keys=["early"])
+    assert digits.inbox.retry([first]) == 1
+    assert digits.inbox.drain().moved == 1
+    assert digits.get("early")["label"] == 5
+    assert [row.id for row in digits.inbox.refused()] == [second]
+    assert digits.inbox.discard() == 1
+    assert digits.inbox.refused() == []
+
+
+def test_a_transaction_held_open_delays_nobody_and_its_rows_come_when_it_commits(
+    postgresql_url: str,
+) -> None:
+    with registry.connect(postgresql_url) as reg:
+        digits = reg.create("digits", {"label": registry.ClassLabel(10)})
+        with reg.engine.begin() as slow:
+            put(slow, digits, "slow", {"label": 1})
+            with reg.engine.begin() as quick:
+                put(quick, digits, "quick", {"label": 2})
+            digits.insert([{"label": 3}], keys=["direct"])
+            assert [entry.key for entry in digits.entries()] == ["direct", "quick"]
+        assert [entry.key for entry in digits.entries()] == ["direct", "quick", "slow"]
+
+
+def test_drainers_and_writers_at_once_move_each_row_once(reg: Registry, digits: Dataset) -> None:
+    count = 300
+    with reg.engine.begin() as connection:
+        for number in range(count):
+            put(connection, digits, None, digit(number))
+    start = threading.Barrier(5)
+
+    def work(number: int) -> None:
+        start.wait()
+        for turn in range(10):
+            digits.insert([digit(turn)], keys=[f"direct-{number}-{turn}"])
+            digits.inbox.drain()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(digits) == digits.head.position == count + 50
+
+
+def test_a_reader_without_the_right_to_drain_reads_on(postgresql_url: str) -> None:
+    with registry.connect(postgresql_url) as owner:
+        digits = owner.create("digits", {"label": registry.ClassLabel(10)})
+        digits.insert([{"label": 3}])
+        role = f"reader_{digits._log.uid}"
+        with owner.engine.begin() as connection:
+            connection.execute(text(f"CREATE ROLE {role} LOGIN"))
+            connection.execute(text(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"))
+            put(connection, digits, "waiting", {"label": 1})
+        url = owner.engine.url.set(username=role)
+        try:
+            with registry.connect(url.render_as_string(hide_password=False)) as reader:
+                opened = reader.open("digits")
+                assert opened.head.position == 1
+                with pytest.raises(registry.RegistryError, match="permission denied"):
+                    opened.inbox.drain()
+        finally:
+            with owner.engine.begin() as connection:
+                connection.execute(text(f"DROP OWNED BY {role}"))
+                connection.execute(text(f"DROP ROLE {role}"))
+        assert digits.head.position == 2
+
+
+def test_a_reader_is_not_kept_waiting_by_a_writer_who_stopped(postgresql_url: str) -> None:
+    with registry.connect(postgresql_url) as reg:
+        digits = reg.create("digits", {"label": registry.ClassLabel(10)})
+        with reg.engine.begin() as connection:
+            put(connection, digits, "waiting", {"label": 1})
+        with reg.engine.begin() as stopped:
+            stopped.execute(text("SELECT * FROM heads FOR UPDATE"))
+            assert digits.head.position == 0
+        assert digits.head.position == 1
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)
+samples = st.fixed_dictionaries({"image": values, "label": values | st.integers(0, 9)})
+rows = st.tuples(
+    st.sampled_from(["a", "b", "", "c\u0000", "é" * 300]) | st.none(),
+    st.just(digit(3)) | samples | values,
+    st.sampled_from(["insert", "insert", "update", "retract", "INSERT"]),
+)
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(batch=st.lists(rows, max_size=8))
+def test_whatever_is_inserted_is_moved_or_refused(
+    reg: Registry, digits: Dataset, batch: list[tuple[Any, Any, str]]
+) -> None:
+    before = len(digits.inbox.refused())
+    with reg.engine.begin() as connection:
+        stored = 0
+        for key, fields, action in batch:
+            if reg.engine.dialect.name == "postgresql" and "\0" in f"{key}{fields!r}".replace(
+                r"\x00", "\0"
+            ):
+                continue  # PostgreSQL itself refuses it
+            put(connection, digits, key, fields, action)
+            stored += 1
+    drained = digits.inbox.drain()
+    assert drained.moved + drained.refused == stored
+    assert len(digits.inbox.refused()) == before + drained.refused
+    assert all(row.error for row in digits.inbox.refused())
+
+
+def test_what_sqlite_takes_for_text_and_json_is_looked_at(sqlite_url: str) -> None:
+    with registry.connect(sqlite_url) as reg:
+        notes = reg.create("notes", {"text": registry.Text()})
+        with reg.engine.begin() as connection:
+            for number, raw in enumerate(
+                [b"\xff", b"{", b'{"text": "a", "text": "b"}', b'{"text": NaN}', b'{"text": "ok"}']
+            ):
+                connection.execute(
+                    INSERT,
+                    {
+                        "dataset": notes.id,
+                        "key": f"k{number}",
+                        "fields": raw,
+                        "action": "insert",
+                        "source": None,
+                    },
+                )
+            connection.execute(
+                text("INSERT INTO inbox (dataset_id, key, fields) VALUES (:id, :key, :fields)"),
+                {"id": notes.id, "key": b"\xfe", "fields": '{"text": "ok"}'},
+            )
+        assert len(notes) == 1
+        assert [row.error for row in notes.inbox.refused()] == [
+            "fields is not UTF-8 text",
+            "not JSON: Expecting property name enclosed in double quotes at column 2",
+            "'text' is there twice",
+            "NaN is not JSON",
+            "key is not UTF-8 text",
+        ]
+
+
+def test_the_commands_drain_list_retry_and_discard(
+    url: str, reg: Registry, digits: Dataset
+) -> None:
+    def run(*arguments: str) -> str:
+        result = CliRunner().invoke(app, [*arguments, "--url", url])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    with reg.engine.begin() as connection:
+        put(connection, digits, "a", digit(1))
+        put(connection, digits, "bad", {"label": 1})
+    assert run("drain") == "digits: 1 moved; 1 did not fit: registry inbox ls digits\n"
+    (found,) = json.loads(run("inbox", "ls", "digits", "--json"))
+    assert (found["key"], found["action"]) == ("bad", "insert")
+    assert "missing 'image'" in run("inbox", "ls", "digits")
+    assert run("inbox", "retry", "digits", str(found["id"])).startswith("1 tried again: ")
+    assert run("inbox", "discard", "digits") == "1 removed\n"
+    assert run("drain", "digits") == "digits: 0 moved\n"
+
+
+def test_rows_of_one_dataset_never_reach_another(reg: Registry, digits: Dataset) -> None:
+    other = reg.create("other", digits.features)
+    with reg.engine.begin() as connection:
+        for dataset in (other, digits):
+            put(connection, dataset, dataset.name, digit(1))
+            put(connection, dataset, f"unfit of {dataset.name}", {"label": 1})
+    drained = digits.inbox.drain()
+    assert (drained.moved, drained.refused) == (1, 1)
+    assert [entry.key for entry in digits.entries()] == ["digits"]
+    assert [row.key for row in digits.inbox.refused()] == ["unfit of digits"]
+    assert [entry.key for entry in other.entries()] == ["other"]
+    (unfit,) = other.inbox.refused()
+    assert digits.inbox.retry([unfit.id]) == digits.inbox.discard([unfit.id]) == 0
+    assert (digits.inbox.retry(), digits.inbox.drain().refused) == (1, 1)
+    assert (digits.inbox.discard(), other.inbox.refused()) == (1, [unfit])
+
+
+def test_all_that_waits_is_drained_in_its_order_however_much_it_is(
+    reg: Registry, digits: Dataset
+) -> None:
+    with reg.engine.begin() as connection:
+        rows = [
+            {
+                "dataset": digits.id,
+                "key": f"k{number % 2990}",
+                "fields": json.dumps(digit(number) if number % 1000 else {}),
+                "action": "insert",
+                "source": None,
+            }
+            for number in range(3000)
+        ]
+        connection.execute(INSERT, rows)
+    drained = digits.inbox.drain()
+    assert (drained.moved, drained.refused) == (2997, 3)
+    keys = [f"k{number % 2990}" for number in range(3000) if number % 1000]
+    assert [entry.key for entry in digits.entries()] == keys
+    assert digits.get("k1")["label"] == 2991 % 10
+
+
+def test_a_row_that_a_tool_has_locked_keeps_neither_drainers_nor_writers_waiting(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rejected, "_EVERY", 0.0)
+    with registry.connect(postgresql_url) as reg:
+        digits = reg.create("digits", {"label": registry.ClassLabel(10)})
+        with reg.engine.begin() as connection:
+            for key, label in (("locked", 1), ("free", 2), ("unfit", 10), ("also unfit", 11)):
+                put(connection, digits, key, {"label": label})
+        with reg.engine.begin() as tool:
+            for key in ("locked", "unfit"):
+                tool.execute(text("SELECT * FROM inbox WHERE key = :key FOR UPDATE"), {"key": key})
+            # A lock that is waited for ends this as an error.
+            drained = digits.inbox.drain(wait=1)
+            assert (drained.moved, drained.refused) == (1, 1)
+            digits.insert([{"label": 3}], keys=["direct"])
+        drained = digits.inbox.drain()
+        assert (drained.moved, drained.refused) == (1, 1)
+        digits.inbox.set_limits(quota=0)
+        with reg.engine.begin() as tool:
+            tool.execute(text("SELECT * FROM inbox WHERE key = 'unfit' FOR UPDATE"))
+            with reg.engine.begin() as other:
+                other.execute(text("SET LOCAL lock_timeout = 1000"))
+                assert rejected._remove(other, digits.id) == 1
+        assert [row.key for row in digits.inbox.refused()] == ["unfit"]
+        assert digits.inbox.drain().removed == 1
+
+
+@pytest.mark.parametrize("action", ["insert", "update"])
+def test_a_drain_takes_memory_for_some_of_the_bytes_that_wait(
+    reg: Registry, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    monkeypatch.setattr("registry.storage.log.inbox._BYTES", MIB)
+    blobs = reg.create("blobs", {"blob": registry.Bytes(), "label": registry.ClassLabel(10)})
+    blob = base64.b64encode(bytes(2 * MIB)).decode()
+    keys = [f"k{number}" for number in range(12)]
+    for key in keys if action == "update" else ():
+        blobs.insert([{"blob": bytes(2 * MIB), "label": 0}], keys=[key])
+    with reg.engine.begin() as connection:
+        for number, key in enumerate(keys):
+            fields = {"label": 1 + number % 9} | ({"blob": blob} if action == "insert" else {})
+            put(connection, blobs, key, fields, action)
+    tracemalloc.start()
+    drained = blobs.inbox.drain()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (drained.moved, drained.refused) == (12, 0)
+    assert [entry.key for entry in blobs.entries()][-12:] == keys
+    assert [blobs.get(key)["label"] for key in keys] == [1 + n % 9 for n in range(12)]
+    assert peak < 16 * MIB, f"{peak / MIB:.0f} MiB"
+
+
+def test_a_row_larger_than_any_record_is_refused_unread(
+    reg: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registry.storage.log.inbox.LARGEST_RECORD", MIB)
+    notes = reg.create("notes", {"text": registry.Text()})
+    with reg.engine.begin() as connection:
+        put(connection, notes, "large", {"text": "x" * 8 * MIB})
+        put(connection, notes, "k" * 2 * MIB, {"text": "y"})
+        put(connection, notes, "fits", {"text": "x" * 1_000_000})
+    tracemalloc.start()
+    drained = notes.inbox.drain()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (drained.moved, drained.refused) == (1, 2)
+    first, second = notes.inbox.refused()
+    size = 8 * MIB + len('{"text": ""}' + "largeinsert")
+    assert first.error == f"the row has {size:,} bytes; at most 1,048,576 are read"
+    assert second.error.startswith("the row has 2,097,")
+    assert peak < 7 * MIB, f"{peak / MIB:.0f} MiB"
+
+
+def test_a_row_too_long_to_be_measured_is_refused_and_stops_no_other(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL gives no text over 1 GiB, as which [1e131071, …] of some KiB would be written."""
+    size = waiting._size
+
+    def measured(dialect: str) -> Any:
+        too_long = func.length(func.repeat(models.InboxRow.key, 1 << 30))
+        return case((models.InboxRow.key == "long", too_long), else_=size(dialect))
+
+    monkeypatch.setattr(waiting, "_size", measured)
+    monkeypatch.setattr(waiting, "_measures", waiting._measures.__wrapped__)
+    with registry.connect(postgresql_url) as reg:
+        digits = reg.create("digits", {"label": registry.ClassLabel(10)})
+        with reg.engine.begin() as connection:
+            for key in ("before", "long", "after"):
+                put(connection, digits, key, {"label": 1})
+        drained = digits.inbox.drain()
+        assert [entry.key for entry in digits.entries()] == ["before", "after"]
+        assert (drained.moved, drained.refused) == (2, 1)
+        (unread,) = digits.inbox.refused()
+        assert "over 1,073,741,824 bytes; at most 268,435,456 are read" in unread.error
+
+
+def test_rejected_rows_are_kept_for_a_time_and_up_to_a_number(
+    reg: Registry,
+    digits: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(rejected, "_EVERY", 0.0)
+    other = reg.create("other", digits.features)
+    inbox = digits.inbox
+    assert inbox.limits == rejected.Limits(timedelta(days=30), 100_000)
+    month_ago = datetime.now(UTC) - timedelta(days=31)
+    with reg.engine.begin() as connection:
+        for number in range(6):
+            for dataset in (digits, other):
+                put(connection, dataset, f"k{number}", {})
+        # They have waited for long, and are rejected only now.
+        connection.execute(update(models.InboxRow).values(created_at=month_ago))
+    assert (inbox.drain().removed, other.inbox.drain().removed) == (0, 0)
+    first, second, *_ = inbox.refused()
+    with reg.engine.begin() as connection:
+        old = models.InboxRow.id.in_([first.id, second.id])
+        connection.execute(update(models.InboxRow).where(old).values(rejected_at=month_ago))
+    assert inbox.drain().removed == 2
+    assert "removed 2 rejected rows" in caplog.text
+    assert inbox.set_limits(quota=3) == rejected.Limits(timedelta(days=30), 3)
+    assert inbox.drain().removed == 1
+    assert [row.key for row in inbox.refused()] == ["k3", "k4", "k5"]
+    assert len(other.inbox.refused()) == 6
+    # One that is tried again is new if it is rejected again.
+    with reg.engine.begin() as connection:
+        connection.execute(update(models.InboxRow).values(rejected_at=month_ago))
+    assert (inbox.retry(), inbox.drain().removed, len(inbox.refused())) == (3, 0, 3)
+    for wrong in ({"retention": timedelta(0)}, {"quota": -1}, {"quota": 1 << 63}):
+        with pytest.raises(rejected.LimitsError, match="is not"):
+            inbox.set_limits(**wrong)
+
+
+def test_webhooks_keep_to_the_limits_of_rejected_rows(
+    reg: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rejected, "_EVERY", 0.0)
+    dataset = reg.create("d", {"x": registry.Tensor("uint8")})
+    dataset.inbox.set_limits(quota=2)
+    at = datetime(2021, 1, 1, tzinfo=UTC)
+    for number in range(4):
+        unfit = State(1, number, at, {}, fault=InvalidSampleError("unfit"))
+        assert settle(dataset, [[unfit]]) == [Outcome(quarantined=1)]
+    assert [row.key for row in dataset.inbox.refused()] == ["label-studio:1:2", "label-studio:1:3"]
+
+
+def test_rejected_rows_are_listed_page_by_page(
+    url: str, reg: Registry, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rejected, "_PAGE", 3)
+    monkeypatch.setattr("registry.cli.inbox._PART", 2)
+    with reg.engine.begin() as connection:
+        for number in range(7):
+            put(connection, digits, f"k{number}", {})
+    digits.inbox.drain()
+    whole = digits.inbox.refused()
+    assert [row.key for row in whole] == [f"k{number}" for number in range(7)]
+    for size in range(1, 9):
+        after, pages = 0, []
+        while page := digits.inbox.refused(after, size):
+            assert len(page) <= size
+            pages += page
+            after = page[-1].id
+        assert pages == whole, size
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["inbox", "ls", "digits", *arguments, "--url", url])
+
+    first = run("--limit", "4")
+    assert [line.split()[1] for line in first.stdout.splitlines()] == [
+        "key",
+        "k0",
+        "k1",
+        "k2",
+        "k3",
+    ]
+    assert first.stderr == f"there are more: --after {whole[3].id}\n"
+    rest = run("--after", str(whole[3].id), "--limit", "3", "--json")
+    assert [row["key"] for row in json.loads(rest.stdout)] == ["k4", "k5", "k6"]
+    assert rest.stderr == ""
+    assert "Traceback" not in run("--after", str(1 << 70)).output
+
+
+def test_the_limits_are_shown_and_set_by_a_command(url: str, digits: Dataset) -> None:
+    def run(*arguments: str) -> str:
+        return (
+            CliRunner().invoke(app, ["inbox", "limits", "digits", *arguments, "--url", url]).output
+        )
+
+    assert run().split() == ["retention", "30", "days,", "0:00:00", "quota", "100,000", "rows"]
+    assert "90 days" in run("--retention", "90d", "--quota", "5")
+    assert digits.inbox.limits == rejected.Limits(timedelta(days=90), 5)
+    assert "is no duration" in run("--retention", "soon")

@@ -1,0 +1,314 @@
+"""The mirror: what it yields is what the log holds, and each row is read once per machine."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import shutil
+import subprocess
+import sys
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import registry
+from registry import Dataset, Registry, Replay
+from registry.errors import CacheWarning
+from registry.samples.splits import BUCKETS, buckets
+from registry.storage.log.page import Page
+from registry.storage.log.reader import Log
+from registry.storage.mirror import index
+from registry.storage.mirror.state_file import SLOT, read_summed, write_summed
+from registry.tensorflow import EpochDataset
+from registry.training.epoch import Epoch
+from registry.training.policy import Policy
+from registry.training.run import Run
+from tests.faults.test_mirror import flip
+from tests.support.mirrors import KINDS, Kind, Row, due, rows, yielded
+
+POLICIES: list[Policy] = ["all", "new", Replay(0.5)]
+
+Ranges = list[tuple[int, int]]
+
+
+@pytest.fixture(params=["fixed", "variable"])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return KINDS[request.param]
+
+
+@pytest.fixture
+def growing(reg: Registry, kind: Kind) -> Dataset:
+    """A dataset that has grown twice, with revisions and retractions within and across."""
+    dataset = kind.create(reg)
+    for _ in range(2):
+        kind.grow(dataset, 25)
+    return dataset
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Ranges:
+    """Where the pages that this process reads from the database begin and end."""
+    seen: Ranges = []
+    page = Log.page
+
+    def counting(log: Log, after: int, until: int, patience: float | None) -> Page:
+        found = page(log, after, until, patience)
+        seen.append((found.start, found.stop))
+        return found
+
+    monkeypatch.setattr(Log, "page", counting)
+    return seen
+
+
+@pytest.mark.parametrize("split", [None, "train"])
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_epochs_of_a_growing_log_yield_what_its_pages_hold(
+    growing: Dataset, kind: Kind, policy: Policy, split: str | None
+) -> None:
+    run = growing.run("r", seed=7, split=split, policy=policy)
+    epochs: list[Epoch] = []
+    for _ in range(3):
+        epochs.append(run.epoch(len(epochs)))
+        kind.grow(growing, 10)
+    assert [epoch.watermark for epoch in epochs] == [56, 69, 82]
+    for epoch in epochs:
+        samples = yielded(epoch)
+        assert len(samples) == epoch.size > 0
+        assert samples == due(growing, epoch)
+
+
+def test_new_rows_are_read_once_and_nothing_else_is(
+    growing: Dataset, kind: Kind, url: str, reads: Ranges
+) -> None:
+    run = growing.run("r")
+    yielded(run.epoch(0))
+    assert _joined(reads) == (0, 56)
+    reads.clear()
+    kind.grow(growing, 5)
+    yielded(run.epoch(1))
+    assert _joined(reads) == (56, 64)
+    reads.clear()
+    with registry.connect(url) as other:
+        again = other.open("growing").run("another", split="train")
+        yielded(again.epoch(0))
+        yielded(other.open("growing").run("r").epoch(0))
+    assert reads == []
+
+
+def _joined(reads: Ranges) -> tuple[int, int]:
+    """Return the range that the reads cover together, each position once."""
+    ordered = sorted(reads)
+    for (_, stop), (start, _) in itertools.pairwise(ordered):
+        assert stop == start
+    return ordered[0][0], ordered[-1][1]
+
+
+TRAINER = """
+import sys, registry
+from registry.storage.log.reader import Log
+from tests.support.mirrors import due, yielded
+
+def refuse(*_):
+    raise AssertionError("rows were read from the database")
+
+with registry.connect(sys.argv[1]) as reg:
+    dataset = reg.open("growing")
+    page, Log.page = Log.page, refuse
+    epoch = dataset.run("r").epoch(0)
+    samples = yielded(epoch)
+    Log.page = page
+    assert samples == due(dataset, epoch)
+"""
+
+
+def test_another_process_reads_no_row_that_is_there(growing: Dataset, url: str) -> None:
+    yielded(growing.run("r").epoch(0))
+    subprocess.run([sys.executable, "-c", TRAINER, url], check=True)
+
+
+FORK = """
+import os, signal, sys, threading
+import registry
+from registry.storage.log.reader import Log
+from tests.support.mirrors import due, yielded
+
+page, syncing, forked = Log.page, threading.Event(), threading.Event()
+
+def waiting(*place):
+    if threading.current_thread() is not threading.main_thread():
+        syncing.set()
+        forked.wait()
+    return page(*place)
+
+Log.page = waiting
+with registry.connect(sys.argv[1]) as reg:
+    dataset = reg.open("growing")
+    run = dataset.run("r")
+    thread = threading.Thread(target=run.epoch, args=[0], daemon=True)
+    thread.start()
+    syncing.wait()
+    parent, child = os.pipe()
+    if os.fork() == 0:
+        signal.alarm(30)
+        os.close(child)
+        if sys.argv[2] == "killed":
+            os.read(parent, 1)  # until there is no parent
+        epoch = run.epoch(0)
+        assert yielded(epoch) == due(dataset, epoch)
+        print("trained", flush=True)
+        os._exit(0)
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    forked.set()
+    thread.join()
+    os.wait()
+"""
+
+
+@pytest.mark.parametrize("kind", [KINDS["fixed"]], ids=["fixed"])
+@pytest.mark.parametrize("parent", ["continues", "killed"])
+def test_a_process_forked_while_a_thread_syncs_a_mirror_trains_on_it(
+    growing: Dataset, url: str, parent: str
+) -> None:
+    """The thread holds the mirror's locks, and does not exist in the child."""
+    growing.run("r")
+    quiet = [sys.executable, "-W", "ignore:.*fork:DeprecationWarning"]
+    ran = subprocess.run(
+        [*quiet, "-c", FORK, url, parent], capture_output=True, text=True, check=False
+    )
+    assert (ran.stdout, ran.stderr) == ("trained\n", "")
+
+
+def test_workers_that_begin_an_epoch_at_once_all_get_it(
+    growing: Dataset, kind: Kind, url: str
+) -> None:
+    """As the workers of one machine do when a run starts."""
+    growing.run("dense")
+    growing.run("split", split="train")
+    growing.run("replay", split="train", policy=Replay(1.0))
+    for number in range(2):
+        kind.grow(growing, 5)
+        for name in ("dense", "split", "replay"):
+            with registry.connect(url) as other:
+                workers = [other.open("growing").run(name) for _ in range(6)]
+                found = _at_once(workers, number)
+            expected = due(growing, growing.run(name).epoch(number))
+            assert found == [expected] * len(workers)
+
+
+def _at_once(workers: list[Run], number: int) -> list[list[Row]]:
+    together = threading.Barrier(len(workers))
+
+    def begin(worker: Run) -> list[Row]:
+        together.wait()
+        return yielded(worker.epoch(number))
+
+    with ThreadPoolExecutor(len(workers)) as pool:
+        return list(pool.map(begin, workers))
+
+
+def test_replays_of_other_seeds_and_numbers_draw_other_samples(sqlite_url: str) -> None:
+    """Of the same older samples next to the same new ones, whose indexes lie in one folder."""
+    kind = KINDS["fixed"]
+    with registry.connect(sqlite_url) as reg:
+        dataset = kind.create(reg)
+        runs = {
+            name: dataset.run(name, seed=seed, policy=Replay(0.5))
+            for name, seed in (("one", 1), ("later", 1), ("two", 2))
+        }
+        kind.grow(dataset, 20)
+        runs["later"].epoch(0)
+        for number in (0, 1, 1):  # pinned, and opened again
+            if not runs["one"].pinned(number):
+                kind.grow(dataset, 20)
+            epochs = [run.epoch(number + (name == "later")) for name, run in runs.items()]
+        assert len({(epoch.since, epoch.watermark, epoch.size) for epoch in epochs}) == 1
+        for epoch in epochs:
+            assert yielded(epoch) == due(dataset, epoch)
+        drawn = {tuple(sorted(epoch.positions(np.arange(epoch.size)))) for epoch in epochs}
+        assert len(drawn) == 3
+
+
+def test_a_state_is_believed_with_its_checksum_alone(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    for position in (1111, 2222):
+        write_summed(path, {"position": position})
+    whole = path.read_bytes()
+    newer = range(SLOT) if b"2222" in whole[:SLOT] else range(SLOT, 2 * SLOT)
+    for offset in range(2 * SLOT):
+        for bit in (0, 1, 4) if whole[offset] != ord(" ") else (3,):
+            damaged = bytearray(whole)
+            damaged[offset] ^= 1 << bit
+            path.write_bytes(damaged)
+            assert read_summed(path) == {"position": 1111 if offset in newer else 2222}
+
+
+def test_a_bucket_that_is_damaged_puts_no_sample_into_another_split(
+    sqlite_url: str, cache: Path
+) -> None:
+    """Neither in a process that has mapped it, nor in the next."""
+    kind = KINDS["fixed"]
+    with registry.connect(sqlite_url) as reg:
+        dataset = kind.create(reg)
+        kind.grow(dataset, 20)
+        for position in range(20):
+            dataset.run("all").epoch(0)
+            flip(next(cache.glob("*/*/buckets")), 2 * position + 1, 7)
+            opened = dataset if position % 2 else reg.open("growing")
+            epoch = opened.run(f"{position}", split="train").epoch(0)
+            assert yielded(epoch) == due(dataset, epoch)
+            shutil.rmtree(next(cache.glob("*/epochs")))  # or the index would be found there
+
+
+def test_a_bucket_at_the_edge_of_a_split_is_in_one_alone(
+    reg: Registry, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [f"k{n}" for n in range(64)]
+    edges = sorted(buckets(keys).tolist())[::16][1:]
+    ends = [*edges, BUCKETS]
+    shares = {f"{end}": (end - start) / BUCKETS for start, end in itertools.pairwise([0, *ends])}
+    dataset = reg.create("edges", KINDS["fixed"].features, splits=shares)
+    dataset.insert([KINDS["fixed"].sample(n) for n in range(64)], keys=keys)
+    homes = [dataset.split_of(key) for key in keys]
+    assert [homes.count(name) for name in shares] == [16] * 4
+    for place in ("mirror", "database"):
+        if place == "database":
+            cache.with_name("file").touch()
+            monkeypatch.setenv("REGISTRY_CACHE", str(cache.with_name("file")))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CacheWarning)
+            for name in shares:
+                epoch = dataset.run(f"{name} in {place}", split=name).epoch(0)
+                assert sorted(epoch.positions(np.arange(epoch.size)).tolist()) == [
+                    position for position, home in enumerate(homes) if home == name
+                ]
+
+
+def test_index_files_that_are_in_use_stay_and_few_others_do(
+    sqlite_url: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "KEPT", 2)
+    with registry.connect(sqlite_url) as reg:
+        dataset = KINDS["fixed"].create(reg)
+        epochs = []
+        for number in range(5):
+            KINDS["fixed"].grow(dataset, 10)
+            epochs.append(dataset.run("r", split="train").epoch(number))
+        datasets = [EpochDataset(epoch, batch_size=8).prefetch(1) for epoch in epochs]
+        expected = [due(dataset, epoch) for epoch in epochs]
+        del epochs  # the datasets keep them, also through others that are made of them
+        gc.collect()
+        dataset.run("others").epoch(0)
+        dataset.run("test", split="test").epoch(0)
+        for batches, samples in zip(datasets, expected, strict=True):
+            found = [row for batch in batches.as_numpy_iterator() for row in rows(batch)]
+            assert found == samples
+        del datasets, batches
+        gc.collect()
+        KINDS["fixed"].grow(dataset, 10)
+        dataset.run("r").epoch(5)
+        assert len(list(cache.glob("*/epochs/*"))) == 2

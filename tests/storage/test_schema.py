@@ -1,0 +1,388 @@
+"""The tables: made by the migrations, as the models say, and checked on connecting."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import create_engine, event, inspect, text
+
+import registry
+from registry import Registry, Tensor
+from registry.errors import (
+    DatabaseError,
+    DatabaseUnavailableError,
+    InvalidURLError,
+    SchemaMissingError,
+    SchemaTooNewError,
+    SchemaTooOldError,
+)
+from registry.io.labeling.annotation_state import State
+from registry.io.labeling.apply import settle
+from registry.io.labeling.mapping_store import set_mapping
+from registry.server import deliveries, tokens
+from registry.storage.database import schema
+from registry.storage.database.engine import make_engine
+from registry.storage.database.models import metadata
+from registry.storage.database.schema import REVISION, VERSION_TABLE, migrations, upgrade
+from registry.storage.database.transactions import driver, reading
+from registry.storage.log import lookup
+from tests.support.databases import psql
+
+ROOT = Path(__file__).parents[2]
+
+
+def _alembic(url: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "alembic", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "REGISTRY_URL": url},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_alembic_says_in_a_line_why_it_cannot_go_on() -> None:
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        _alembic("postgresql://u:secret@127.0.0.1:1/d", "upgrade", "head")
+    said = caught.value.stdout.strip() + caught.value.stderr
+    assert re.fullmatch(
+        r"FAILED: postgresql\+psycopg://u:\*\*\*@127.0.0.1:1/d: .*refused.*\n?", said
+    )
+
+
+def test_the_migrations_make_what_the_models_say(reg: Registry) -> None:
+    with reg.engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"version_table": VERSION_TABLE, "compare_server_default": True}
+        )
+        assert compare_metadata(context, metadata) == []
+
+
+def test_the_newest_revision_is_the_one_the_package_needs() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(migrations()))
+    assert ScriptDirectory.from_config(config).get_current_head() == REVISION
+
+
+def test_alembic_upgrade_head_makes_a_registry_beside_what_other_tools_have_there(
+    empty_postgresql_url: str, tmp_path: Path
+) -> None:
+    for url in (empty_postgresql_url, f"sqlite:///{tmp_path}/new.db"):
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32))"))
+            connection.execute(text("INSERT INTO alembic_version VALUES ('theirs')"))
+        _alembic(url, "upgrade", "head")
+        _alembic(url, "check")
+        assert {*inspect(engine).get_table_names()} == {
+            *metadata.tables,
+            VERSION_TABLE,
+            "alembic_version",
+        }
+        _alembic(url, "downgrade", "base")
+        assert {*inspect(engine).get_table_names()} == {VERSION_TABLE, "alembic_version"}
+        with engine.connect() as connection:
+            assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "theirs"
+        engine.dispose()
+
+
+def test_every_revision_goes_down_and_up_again_with_rows_in_every_table(reg: Registry) -> None:
+    dataset = reg.create("d", {"x": Tensor("uint8")})
+    dataset.insert([{"x": 1}, {"x": 2}])
+    dataset.run("r").epoch(0)
+    tokens.create(reg.engine, "tool")
+    set_mapping(reg.engine, dataset.id, "tool", {"x": "x"})
+    deliveries.record(reg.engine, dataset.id, "tool", "event", b"digest")
+    settle(dataset, [[State(1, 2, None)]])
+    with reg.engine.begin() as connection:
+        connection.execute(text("INSERT INTO inbox (dataset_id) VALUES (1)"))
+        connection.execute(
+            text("INSERT INTO erasures (dataset_id, number, position) VALUES (1, 0, 0)")
+        )
+        for table in metadata.sorted_tables:
+            assert connection.execute(table.select()).first(), f"{table.name} has no rows"
+    config = Config(ROOT / "alembic.ini", attributes={"engine": reg.engine})
+    with pytest.raises(CommandError, match="1 rows were erased"):
+        command.downgrade(config, "0003")
+    command.upgrade(config, "head")
+    with reg.engine.begin() as connection:
+        connection.execute(text("DELETE FROM erasures"))
+    for _ in range(int(REVISION) - 1):
+        command.downgrade(config, "-1")
+    for _ in range(int(REVISION) - 1):
+        command.upgrade(config, "+1")
+    assert [page["x"].tolist() for page in dataset.pages()] == [[1, 2]]
+    test_the_migrations_make_what_the_models_say(reg)
+    command.downgrade(config, "base")
+    assert inspect(reg.engine).get_table_names() == [VERSION_TABLE]
+
+
+def test_a_new_revision_begins_with_what_makes_it_safe(tmp_path: Path) -> None:
+    copied = shutil.copytree(migrations(), tmp_path / "migrations")
+    engine = make_engine(f"sqlite:///{tmp_path}/new.db")
+    config = Config(ROOT / "alembic.ini", attributes={"engine": engine})
+    config.set_main_option("script_location", str(copied))
+    command.revision(config, "the next", rev_id="9999")
+    made = (copied / "versions" / "9999_the_next.py").read_text()
+    assert "Is it safe while writers are at work?" in made
+    command.upgrade(config, "head")
+    command.downgrade(config, "-1")
+    assert schema.revision(engine) == REVISION
+    engine.dispose()
+
+
+def test_the_wheel_alone_sets_a_database_up(empty_postgresql_url: str, tmp_path: Path) -> None:
+    def run(*command: str | Path, cwd: Path = tmp_path) -> str:
+        return subprocess.run(
+            command, cwd=cwd, capture_output=True, text=True, check=True, timeout=120
+        ).stdout
+
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=ROOT)
+    (wheel,) = tmp_path.glob("*.whl")
+    venv.create(tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", wheel)
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    # What the package needs comes from this environment, where it may itself be a link to the
+    # checkout: that is in a .pth file, which are not read in a folder that one of them names.
+    (site / "needed.pth").write_text(sysconfig.get_path("purelib"))
+    assert run(python, "-c", "import registry; print(registry.__file__)").startswith(str(site))
+    command = python.with_name("registry")
+    expected = _alembic(empty_postgresql_url, "upgrade", "head", "--sql")
+    assert run(command, "init", "--sql", "--url", empty_postgresql_url) == expected
+    for url in (empty_postgresql_url, f"sqlite:///{tmp_path}/new.db"):
+        assert run(command, "init", "--url", url).endswith(f"is at schema {REVISION}\n")
+        assert run(command, "ls", "--json", "--url", url) == "[]\n"
+
+
+def test_the_upgrade_can_be_written_as_sql(
+    empty_postgresql_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schema.upgrade_sql(empty_postgresql_url)
+    script = capsys.readouterr().out
+    assert _alembic(empty_postgresql_url, "upgrade", "head", "--sql") == script
+    psql(empty_postgresql_url, script)
+    with registry.connect(empty_postgresql_url) as opened:
+        assert opened.names() == []
+    script = _alembic(empty_postgresql_url, "downgrade", f"{REVISION}:base", "--sql")
+    psql(empty_postgresql_url, script)
+    with pytest.raises(SchemaMissingError):
+        registry.connect(empty_postgresql_url)
+
+
+def test_the_upgrade_of_a_file_can_be_written_as_sql(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{tmp_path}/new.db"
+    schema.upgrade_sql(url)
+    made = sqlite3.connect(tmp_path / "new.db")
+    made.executescript(capsys.readouterr().out)
+    made.close()
+    with registry.connect(url) as opened:
+        test_the_migrations_make_what_the_models_say(opened)
+
+
+def test_many_upgrades_of_a_file_at_once_make_one_registry(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "registry", "init", "--url", f"sqlite:///{tmp_path}/new.db"]
+    running = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for _ in range(4)
+    ]
+    said = [process.communicate(timeout=120)[0].decode() for process in running]
+    assert [process.returncode for process in running] == [0] * 4, said
+    assert all(f"is at schema {REVISION}" in each for each in said)
+
+
+def test_an_upgrade_waits_for_another_without_standing_in_the_way_of_anybody(
+    empty_postgresql_url: str,
+) -> None:
+    """It asks again and again: a process that waits in a lock would hold index builds up."""
+    lock = {"lock": int.from_bytes(b"registry") >> 1}
+    engine = create_engine(empty_postgresql_url, isolation_level="AUTOCOMMIT")
+    asking = text("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_try_advisory_lock%'")
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    with engine.connect() as other:
+        other.execute(text("SELECT pg_advisory_lock(:lock)"), lock)
+        upgrading = subprocess.Popen(
+            [sys.executable, "-m", "alembic", "upgrade", "head"],
+            cwd=ROOT,
+            env={**os.environ, "REGISTRY_URL": empty_postgresql_url},
+        )
+        while other.scalar(asking) < 2:  # this query is the other one
+            assert upgrading.poll() is None
+        assert other.scalar(waiting) == 0
+        assert inspect(other).get_table_names() == []
+        other.execute(text("SELECT pg_advisory_unlock(:lock)"), lock)
+    assert upgrading.wait(timeout=60) == 0
+    engine.dispose()
+
+
+def test_an_upgrade_gives_way_to_whoever_works_on_its_table(postgresql_url: str) -> None:
+    """It tries for a lock again and again, and never keeps others waiting behind it for long."""
+    _alembic(postgresql_url, "downgrade", "0002")
+    engine = create_engine(make_engine(postgresql_url).url)
+    with engine.begin() as tool:
+        tool.execute(text("LOCK TABLE inbox IN ROW EXCLUSIVE MODE"))
+        upgrading = subprocess.Popen(
+            [sys.executable, "-m", "alembic", "upgrade", "head"],
+            cwd=ROOT,
+            env={**os.environ, "REGISTRY_URL": postgresql_url},
+        )
+        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        with engine.connect() as other:
+            while not other.scalar(waiting):
+                other.rollback()
+                assert upgrading.poll() is None
+            other.execute(text("SELECT count(*) FROM inbox"))
+    assert upgrading.wait(timeout=60) == 0
+    engine.dispose()
+    with registry.connect(postgresql_url) as opened:
+        assert opened.names() == []
+
+
+def test_upgrading_twice_is_harmless(reg: Registry) -> None:
+    reg.create("d", {"x": Tensor("uint8")}).insert([{"x": 1}])
+    upgrade(reg.engine)
+    assert len(reg.open("d")) == 1
+
+
+def test_a_postgresql_without_tables_names_the_command(empty_postgresql_url: str) -> None:
+    with pytest.raises(SchemaMissingError, match="run `registry init --url "):
+        registry.connect(empty_postgresql_url)
+
+
+@pytest.mark.parametrize(
+    ("revision", "error", "remedy"),
+    [
+        ("0000", SchemaTooOldError, "run `registry init"),
+        ("9999", SchemaTooNewError, "upgrade registry"),
+    ],
+)
+def test_a_schema_of_another_age_names_the_remedy(
+    reg: Registry, url: str, revision: str, error: type[Exception], remedy: str
+) -> None:
+    with reg.engine.begin() as connection:
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '{revision}'"))
+    with pytest.raises(error, match=remedy):
+        registry.connect(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "said"),
+    [
+        ("nonsense", InvalidURLError, "the database URL cannot be read"),
+        ("", InvalidURLError, "the database URL cannot be read"),
+        ("sqlite:///x.db?mode=ro", InvalidURLError, "SQLite URLs have no mode"),
+        ("mysql://u:secret@h/d", InvalidURLError, "mysql:// databases are not supported"),
+        ("postgresql://u:secret@h:port/d", InvalidURLError, "cannot be read"),
+        ("sqlite://", InvalidURLError, "names no file"),
+        ("sqlite:////no/such/folder/x.db", DatabaseError, "check that its folder exists"),
+        (f"sqlite:///{__file__}", DatabaseError, "file is not a database"),
+        ("postgresql://u@127.0.0.1:1/d?password=secret", DatabaseUnavailableError, "server is up"),
+        ("postgresql://u:secret@127.0.0.1:1/d", DatabaseUnavailableError, "server is up"),
+    ],
+)
+def test_a_database_that_cannot_be_opened_says_why(
+    url: str, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said) as caught:
+        registry.connect(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_database_that_does_not_exist_says_how_to_make_it(postgresql_url: str) -> None:
+    absent = make_engine(postgresql_url).url.set(database="nowhere")
+    with pytest.raises(DatabaseError, match="create it first"):
+        registry.connect(absent.render_as_string(hide_password=False))
+
+
+def test_sqlite_is_set_so_that_a_commit_survives_a_crash(tmp_path: Path) -> None:
+    with registry.connect(f"sqlite:///{tmp_path}/x.db") as opened, reading(opened.engine) as c:
+        settings = {
+            name: c.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+    assert settings == {
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "foreign_keys": 1,
+        "busy_timeout": 30000,
+    }
+
+
+def test_every_query_that_meets_a_log_goes_through_an_index(reg: Registry) -> None:
+    dataset = reg.create("d", {"x": Tensor("uint8")}, splits={"a": 0.5, "b": 0.5})
+    keys = [f"k{n}" for n in range(5000)]
+    dataset.insert({"x": [n % 200 for n in range(5000)]}, keys=keys)
+    dataset.update("k7", x=8)
+    if reg.engine.dialect.name == "postgresql":
+        with reg.engine.begin() as connection:
+            connection.execute(text("ANALYZE samples"))
+    for work, scans in (
+        (lambda: dataset.get("k1"), False),
+        (lambda: dataset.insert([{"x": 1}], keys=["k1"]), False),
+        (lambda: dataset.retract("k2"), False),
+        (lambda: dataset.entries(10, 20), False),
+        (lambda: list(dataset.pages(10, 20)), False),
+        (lambda: list(dataset.run("r", split="a").epoch(0).batches(100)), True),
+    ):
+        for plan in _plans(reg, work):
+            if scans:  # pinning an epoch counts its samples: one pass, and no pass in a pass
+                assert plan.count("USING PRIMARY KEY (dataset_id=?)") <= 1, plan
+                assert "Nested Loop" not in plan or "Index" in plan, plan
+            else:
+                assert "Seq Scan on samples" not in plan, plan
+                assert "(dataset_id=?)" not in plan, plan
+
+
+def test_a_bulk_load_into_a_dataset_that_statistics_do_not_know_stays_fast(
+    postgresql_url: str,
+) -> None:
+    """Without an index of its own order, every key would be sought along the whole log."""
+    with registry.connect(postgresql_url) as reg:
+        old = reg.create("old", {"x": Tensor("uint8")})
+        old.insert({"x": [1] * 5000})
+        with reg.engine.begin() as connection:
+            connection.execute(text("ANALYZE samples"))
+        new = reg.create("new", {"x": Tensor("uint8")})
+        new.insert({"x": [1] * 5000}, keys=[f"k{n}" for n in range(5000)])
+        with reading(reg.engine) as connection:
+            asked = {"keys": '["a", "b"]', "short": 9, "dataset_id": 2}
+            plan = driver(connection).execute(f"EXPLAIN {lookup.POSTGRESQL}", asked).fetchall()
+        assert "Index Scan using ix_samples_key" in str(plan)
+
+
+def _plans(reg: Registry, work: Callable[[], object]) -> list[str]:
+    """Run something and return the plan of each SELECT on samples that it made."""
+    seen: list[tuple[str, Any]] = []
+
+    def remember(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
+        if "samples" in statement and statement.lstrip().startswith("SELECT"):
+            seen.append((statement, parameters))
+
+    event.listen(reg.engine, "before_cursor_execute", remember)
+    work()
+    event.remove(reg.engine, "before_cursor_execute", remember)
+    explain = "EXPLAIN" if reg.engine.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
+    with reg.engine.connect() as connection:
+        plans = [connection.exec_driver_sql(f"{explain} {sql}", values) for sql, values in seen]
+        return ["\n".join(str(row) for row in plan) for plan in plans]

@@ -1,0 +1,34 @@
+"""Datasets to test on."""
+
+from __future__ import annotations
+
+import pytest
+
+from registry import Bytes, ClassLabel, Dataset, Ragged, Registry, Tensor, Text
+from registry.samples.features import Feature
+
+FIXED: dict[str, Feature] = {"image": Tensor("uint8", (2, 2)), "label": ClassLabel(10)}
+VARIABLE: dict[str, Feature] = {
+    "text": Text(),
+    "label": ClassLabel(["cat", "dog"]),
+    "blob": Bytes(),
+    "tokens": Ragged("int32"),
+}
+
+
+@pytest.fixture
+def digits(reg: Registry) -> Dataset:
+    """An empty dataset of fixed-width samples."""
+    return reg.create("digits", FIXED, splits={"train": 0.8, "test": 0.2})
+
+
+@pytest.fixture
+def notes(reg: Registry) -> Dataset:
+    """An empty dataset of samples that differ in length."""
+    return reg.create("notes", VARIABLE)
+
+
+def digit(number: int) -> dict[str, object]:
+    """A sample of `FIXED` that tells its number."""
+    low = number % 256
+    return {"image": [[low, number // 256 % 256], [0, 255]], "label": number % 10}

@@ -1,0 +1,107 @@
+"""Servers to post to: in a thread of this process on a port of its own, or a process to kill."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from registry import Registry
+from registry.server import tokens
+from registry.server.serve import listen, server
+from registry.server.settings import Settings
+
+SECRETS = {"digits": {"cvat": ("mykey",), "argilla": ("c2VjcmV0IG9mIGFyZ2lsbGE=",)}}
+
+
+@contextmanager
+def serving(reg: Registry, settings: Settings | None = None) -> Iterator[str]:
+    """Run a server on a registry and lend its address."""
+    running = server(reg, settings or Settings(secrets=SECRETS))
+    with listen("127.0.0.1", 0) as listener:
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            running.should_exit = True
+            thread.join()
+
+
+@contextmanager
+def client(reg: Registry, settings: Settings | None = None, **token: Any) -> Iterator[httpx.Client]:
+    """Lend a client with a token for a server of its own."""
+    secret = tokens.create(reg.engine, "client", **token)
+    headers = {"authorization": f"Bearer {secret}"}
+    with serving(reg, settings) as at, httpx.Client(base_url=at, headers=headers) as lent:
+        yield lent
+
+
+@dataclass
+class Served:
+    """A server in a process of its own, started again at the same port after it was killed."""
+
+    url: str
+    log: Path
+    options: tuple[str, ...] = ()
+    files: int | None = None
+    """The limit on open files, as `ulimit -n` sets it."""
+    port: int = 0
+    process: subprocess.Popen[str] | None = None
+
+    @property
+    def at(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "registry", "serve", "--url", self.url, *self.options]
+        if self.files is not None:
+            command = ["prlimit", f"--nofile={self.files}", *command]
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                [*command, "--port", str(self.port)],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, "PYTHONWARNINGS": "ignore"},
+            )
+        assert self.process.stdout is not None
+        said = self.process.stdout.readline()
+        assert said.startswith("serving http"), self.log.read_text()
+        self.port = int(said.rpartition(":")[2])
+        self.process.stdout.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def stop(self) -> int:
+        """Ask it to end, and return its exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(60)
+
+
+def eventually(done: Any, seconds: float = 30) -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.01)

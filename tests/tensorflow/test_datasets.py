@@ -1,0 +1,174 @@
+"""What trainers get from TensorFlow's side."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import registry
+from registry import ClassLabel, Dataset, Image, Registry, Tensor
+from registry.errors import FeatureError
+from registry.samples.features import DTYPES
+from registry.tensorflow import EpochDataset, StreamDataset
+from tests.support.datasets import digit
+
+
+def test_a_stream_yields_full_batches_over_epochs_that_grow(digits: Dataset) -> None:
+    digits.insert([digit(n) for n in range(5)])
+    run = digits.run("r")
+    labels = []
+    stream = iter(StreamDataset(run, batch_size=4, x="image", y="label"))
+    for images, label in itertools.islice(stream, 10):
+        assert images.shape == (4, 2, 2)
+        assert images.dtype == tf.uint8
+        labels += label.numpy().tolist()
+    for after in range(0, 40, 5):
+        assert sorted(labels[after : after + 5]) == [0, 1, 2, 3, 4]
+    replayed = itertools.islice(run.stream(4, start=0), 10)
+    assert labels == [label for batch in replayed for label in batch["label"].tolist()]
+    digits.insert([digit(n) for n in range(5, 8)])
+    seen = set(itertools.chain(*(label.numpy() for _, label in itertools.islice(stream, 100))))
+    assert {5, 6, 7} <= seen, "rows inserted under a running iterator are trained on"
+    epochs = [run.epoch(number) for number in range(20)]
+    assert [e.start for e in epochs[1:]] == list(itertools.accumulate(e.size for e in epochs))[:-1]
+
+
+def test_every_epoch_of_the_same_samples_has_another_order(digits: Dataset) -> None:
+    digits.insert([digit(n) for n in range(30)])
+    for run in (digits.run("r"), digits.run("other", seed=1)):
+        epochs = [run.epoch(number) for number in range(4)]
+        orders = [
+            [image.tobytes() for batch in epoch.batches(7) for image in batch["image"]]
+            for epoch in epochs
+        ]
+        assert len({frozenset(order) for order in orders}) == 1
+        assert len({tuple(order) for order in orders}) == 4
+        for epoch, order in zip(epochs, orders, strict=True):
+            batches = EpochDataset(epoch, batch_size=7, x="image").as_numpy_iterator()
+            assert [image.tobytes() for batch in batches for image in batch] == order
+        stream = StreamDataset(run, batch_size=8, x="image").take(15).as_numpy_iterator()
+        assert [image.tobytes() for batch in stream for image in batch] == list(
+            itertools.chain(*orders)
+        )
+
+
+def test_every_kind_of_feature_arrives_as_its_tensor(notes: Dataset) -> None:
+    samples: list[dict[str, object]] = [
+        {"text": "cät", "label": "cat", "blob": b"\x00\xff\x00", "tokens": [1, 2, 3]},
+        {"text": "", "label": "dog", "blob": b"", "tokens": []},
+        {"text": "x", "label": 0, "blob": b"y", "tokens": [-7]},
+    ]
+    notes.insert(samples)
+    run = notes.run("r")
+    batch = next(iter(StreamDataset(run, batch_size=3)))
+    order = run.epoch(0).order(range(3))
+    texts, blobs = ["cät".encode(), b"", b"x"], [b"\x00\xff\x00", b"", b"y"]
+    tokens = [[1, 2, 3], [], [-7]]
+    assert batch["text"].numpy().tolist() == [texts[n] for n in order]
+    assert batch["blob"].numpy().tolist() == [blobs[n] for n in order]
+    np.testing.assert_array_equal(batch["label"], np.array([0, 1, 0])[order])
+    assert isinstance(batch["tokens"], tf.RaggedTensor)
+    assert batch["tokens"].to_list() == [tokens[n] for n in order]
+    assert batch["tokens"].dtype == tf.int32
+
+
+def test_values_of_every_dtype_arrive_to_the_bit(sqlite_url: str) -> None:
+    rng = np.random.default_rng(1)
+    columns = {
+        name: rng.integers(0, 2, (500, 3)).astype(bool)
+        if name == "bool"
+        else rng.integers(0, 256, (500, 3 * np.dtype(name).itemsize), np.uint8).view(name)
+        for name in DTYPES
+    }
+    # What has no value of its own, or several forms: -0, infinities, NaNs that carry bits.
+    columns["float32"][:6, 0] = np.array(
+        [0x80000000, 0x7F800000, 0x7FC00001, 0x7FA00000, 0xFFFFFFFF, 1], np.uint32
+    ).view(np.float32)
+    with registry.connect(sqlite_url) as reg:
+        dataset = reg.create("all", {name: Tensor(name, (3,)) for name in DTYPES})
+        dataset.insert(columns)
+        run = dataset.run("r")
+        order = run.epoch(0).order(range(500))
+        for made in (EpochDataset(run.epoch(0), batch_size=64), StreamDataset(run, batch_size=500)):
+            batches = list(made.take(8).as_numpy_iterator())
+            for name, column in columns.items():
+                found = np.concatenate([batch[name] for batch in batches])[:500]
+                assert found.dtype == name
+                assert found.tobytes() == column[order].tobytes(), name
+
+
+def test_a_stream_is_a_dataset_of_known_spec_that_others_build_on(digits: Dataset) -> None:
+    digits.insert([digit(n) for n in range(8)])
+    stream = StreamDataset(digits.run("r"), batch_size=4, x=["image"], y="label")
+    assert isinstance(stream, tf.data.Dataset)
+    assert stream.element_spec == (
+        {"image": tf.TensorSpec((4, 2, 2), tf.uint8)},
+        tf.TensorSpec((4,), tf.int32),
+    )
+    shifted = stream.map(lambda _, y: y + 1).take(2)
+    assert sorted(label for batch in shifted for label in batch.numpy()) == list(range(1, 9))
+
+
+def test_keras_trains_on_a_stream(digits: Dataset) -> None:
+    digits.insert([digit(n) for n in range(32)])
+    model = tf.keras.Sequential([tf.keras.layers.Flatten(), tf.keras.layers.Dense(10)])
+    model.compile(loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    stream = StreamDataset(digits.run("r"), batch_size=8, x="image", y="label")
+    history = model.fit(stream, steps_per_epoch=5, epochs=3, shuffle=False, verbose=0)
+    assert len(history.history["loss"]) == 3
+    assert int(model.optimizer.iterations) == 15
+
+
+def test_a_feature_that_is_not_there_is_named(digits: Dataset) -> None:
+    with pytest.raises(FeatureError, match="no feature named 'img'; the features are 'image'"):
+        StreamDataset(digits.run("r"), batch_size=4, x="img", y="label")
+    with pytest.raises(FeatureError, match="y was named without x"):
+        StreamDataset(digits.run("r"), batch_size=4, y="label")
+
+
+def test_tensorflow_neither_shards_nor_tunes_what_is_built_on_a_dataset_unless_told_to(
+    digits: Dataset,
+) -> None:
+    mapped = StreamDataset(digits.run("r"), batch_size=4).map(lambda batch: batch["label"])
+    given = mapped.options()
+    assert given.autotune.enabled is False
+    assert (
+        given.experimental_distribute.auto_shard_policy == tf.data.experimental.AutoShardPolicy.OFF
+    )
+    tuned = tf.data.Options()
+    tuned.autotune.enabled = True
+    assert mapped.with_options(tuned).options().autotune.enabled is True
+
+
+@pytest.mark.parametrize("encoding", ["png", "jpeg"])
+def test_images_are_decoded_beside_their_labels_and_weights(reg: Registry, encoding: str) -> None:
+    encode = {"png": tf.io.encode_png, "jpeg": tf.io.encode_jpeg}[encoding]
+    photos = reg.create(
+        "photos",
+        {"photo": Image(encoding), "label": ClassLabel(10), "weight": Tensor("float32")},  # type: ignore[arg-type]
+    )
+    pixels = [np.full((6, 8, 3), 20 * label, np.uint8) for label in range(10)]
+    files = [encode(image).numpy() for image in pixels]
+    photos.insert({"photo": files, "label": np.arange(10), "weight": np.arange(10) / 10})
+    epoch = photos.run("r").epoch(0)
+    named: dict[str, Any] = {"batch_size": 4, "x": "photo", "y": "label", "weight": "weight"}
+    dataset = EpochDataset(epoch, **named)
+    assert dataset.cardinality() == 3
+    order = [label for batch in epoch.batches(4) for label in batch["label"].tolist()]
+    seen = []
+    for images, labels, weights in dataset:
+        assert images.dtype == tf.uint8
+        assert images.shape[1:] == (6, 8, 3)
+        np.testing.assert_allclose(images[:, 0, 0, 0], 20 * labels.numpy(), atol=2)
+        np.testing.assert_allclose(weights, labels.numpy() / 10, rtol=1e-6)
+        seen += labels.numpy().tolist()
+    assert seen == order
+    small = EpochDataset(epoch, batch_size=4, x="photo", image_size=(3, 2), channels=1)
+    assert next(iter(small)).shape == (4, 3, 2, 1)
+    stream = StreamDataset(photos.run("r"), start=0, **named)
+    assert stream.cardinality() == tf.data.INFINITE_CARDINALITY
+    assert [label for _, y, _ in stream.take(5) for label in y.numpy().tolist()][:10] == order

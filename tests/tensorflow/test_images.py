@@ -1,0 +1,201 @@
+"""Images in batches: beside values of any length, and named where they do not decode."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from registry import Bytes, ClassLabel, Dataset, Image, Ragged, Registry, Tensor, Text
+from registry.keras import fit
+from registry.samples.features import DTYPES, Feature
+from registry.tensorflow import EpochDataset, StreamDataset
+from registry.training.run import Run
+from tests.support.pictures import photo
+
+EVERYTHING: dict[str, Feature] = {
+    "photo": Image("jpeg"),
+    "scan": Image("png"),
+    "label": ClassLabel(100),
+    "place": Tensor("float32", (2,)),
+    "note": Text(),
+    "blob": Bytes(),
+    **{dtype: Ragged(dtype) for dtype in DTYPES},
+}
+COUNT = 23
+
+
+def sample(number: int) -> dict[str, Any]:
+    """A sample with all features, whose values are as many as its number, or fewer."""
+    rng = np.random.default_rng(number)
+    values = rng.integers(0, 2, (len(DTYPES), number % 7))
+    return {
+        "photo": photo(16, 16, seed=number),
+        "scan": photo(8, 12, seed=number, format="PNG"),
+        "label": number,
+        "place": [number, -number],
+        "note": "ä" * number,
+        "blob": bytes(number),
+        **{dtype: row.astype(dtype) for dtype, row in zip(DTYPES, values, strict=True)},
+    }
+
+
+@pytest.fixture
+def everything(reg: Registry) -> Dataset:
+    dataset = reg.create("everything", EVERYTHING)
+    dataset.insert([sample(number) for number in range(COUNT)])
+    return dataset
+
+
+def check(batches: Iterable[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    """See that batches hold these samples, to the bit."""
+    numbers = iter(expected)
+    for batch in batches:
+        for row, number in enumerate(batch["label"].numpy().tolist()):
+            wanted = next(numbers)
+            assert number == wanted["label"]
+            np.testing.assert_array_equal(batch["photo"][row], tf.io.decode_jpeg(wanted["photo"]))
+            np.testing.assert_array_equal(batch["scan"][row], tf.io.decode_png(wanted["scan"]))
+            np.testing.assert_array_equal(batch["place"][row], wanted["place"])
+            assert batch["note"][row].numpy().decode() == wanted["note"]
+            assert batch["blob"][row].numpy() == wanted["blob"]
+            for dtype in DTYPES:
+                assert isinstance(batch[dtype], tf.RaggedTensor)
+                assert batch[dtype].dtype == dtype
+                np.testing.assert_array_equal(batch[dtype][row], wanted[dtype])
+    assert next(numbers, None) is None
+
+
+@pytest.mark.parametrize("size", [4, 50])
+def test_images_are_batched_with_values_of_any_length(everything: Dataset, size: int) -> None:
+    run = everything.run("r")
+    epoch = run.epoch(0)
+    for shard in ((0, 1), (1, 2)):
+        expected = [
+            sample(int(number))
+            for batch in epoch.batches(size, shard=shard)
+            for number in batch["label"]
+        ]
+        batches = EpochDataset(epoch, batch_size=size, shard=shard)
+        assert batches.cardinality() == -(-len(expected) // size)
+        check(batches, expected)
+        stream = run.stream(size, shard=shard, start=0)
+        labels = [n for batch in itertools.islice(stream, 3) for n in batch["label"].tolist()]
+        batches = StreamDataset(run, batch_size=size, shard=shard, start=0).take(3)
+        check(batches, [sample(number) for number in labels])
+
+
+def test_fit_trains_on_images_with_boxes_of_any_number(reg: Registry) -> None:
+    features: dict[str, Feature] = {
+        "photo": Image("jpeg"),
+        "boxes": Ragged("float32"),
+        "y": Tensor("float32"),
+    }
+    dataset = reg.create("boxes", features)
+    boxes = [np.arange(n % 4, dtype="float32") for n in range(10)]
+    photos = [photo(9, 13 + n % 2, seed=n) for n in range(10)]
+    dataset.insert({"photo": photos, "boxes": boxes, "y": np.zeros(10)})
+    seen: list[int] = []
+
+    class Mean(keras.Model):  # type: ignore[misc]  # Keras ships no types
+        def build(self, _: Any) -> None:
+            self.factor = self.add_weight()
+
+        def call(self, inputs: Any) -> Any:
+            lengths = inputs["boxes"].row_lengths()
+            tf.py_function(lambda lengths: seen.extend(lengths.numpy()), [lengths], [])
+            pixels = tf.cast(inputs["photo"], tf.float32)
+            return self.factor * tf.reduce_mean(pixels, [1, 2, 3])
+
+    model = Mean()
+    model.compile("sgd", "mse", jit_compile=False)
+    run = dataset.run("r")
+    model.build(None)
+    arguments = {"image_size": (8, 8)}
+    named: dict[str, Any] = {"x": ["photo", "boxes"], "y": "y", "dataset_arguments": arguments}
+    fit(model, run, epochs=2, batch_size=4, **named, verbose=0)
+    assert sorted(seen) == sorted(2 * [len(values) for values in boxes])
+    assert run.consumed == 20
+
+
+def test_a_stream_hands_out_what_there_is_while_it_waits_for_more(everything: Dataset) -> None:
+    run = everything.run("r", policy="new")
+    stream = iter(StreamDataset(run, batch_size=4, x=["label", "photo"]))
+    seen = [n for _ in range(COUNT // 4) for n in next(stream)["label"].numpy().tolist()]
+    assert len(seen) == COUNT // 4 * 4
+    everything.insert([sample(number) for number in range(COUNT, COUNT + 2)])
+    assert len(next(stream)["label"]) == 4
+    del stream
+
+
+def _broken(file: bytes) -> bytes:
+    """A file that is whole, but with tables that no decoder takes."""
+    start = file.index(b"\xff\xc4") + 5
+    return file[:start] + b"\xff" * 16 + file[start + 16 :]
+
+
+def _photos(reg: Registry, *broken: int) -> Run:
+    dataset = reg.create("photos", {"photo": Image("jpeg"), "label": ClassLabel(100)})
+    files = [photo(16, 16, seed=number) for number in range(20)]
+    for number in broken:
+        files[number] = _broken(files[number])
+    keys = [f"scan-{number}" for number in range(20)]
+    dataset.insert({"photo": files, "label": range(20)}, keys=keys)
+    return dataset.run("r")
+
+
+def _until_error(batches: Iterable[Any]) -> tuple[list[int], str]:
+    """The labels of the batches before an error, and what it says."""
+    labels: list[int] = []
+    try:
+        for batch in batches:
+            labels += batch["label"].numpy().tolist()
+    except tf.errors.OpError as error:
+        return labels, str(error)
+    pytest.fail("no batch raised an error")
+
+
+@pytest.mark.parametrize("place", [0, 6, 19])
+def test_a_batch_names_the_image_that_cannot_be_decoded(reg: Registry, place: int) -> None:
+    order = np.concatenate([batch["label"] for batch in _photos(reg).epoch(0).batches(20)])
+    number = int(order[place])
+    reg.drop("photos")
+    run = _photos(reg, number)
+    said = (
+        f"dataset 'photos', position {number}, key 'scan-{number}', feature 'photo': "
+        "the image cannot be decoded (jpeg::Uncompress failed. Invalid JPEG data or crop window.)"
+    )
+    for batches in (
+        EpochDataset(run.epoch(0), batch_size=4),
+        StreamDataset(run, batch_size=4, start=0),
+        EpochDataset(run.epoch(0), batch_size=4).map(lambda batch: batch),
+    ):
+        labels, error = _until_error(batches)
+        assert said in error
+        assert labels == order[: place // 4 * 4].tolist(), "no batch lacks a sample silently"
+
+
+def test_a_training_names_the_image_that_cannot_be_decoded(reg: Registry) -> None:
+    run = _photos(reg, 5, 6, 7)
+    layers = [keras.layers.Rescaling(1 / 255), keras.layers.Flatten(), keras.layers.Dense(1)]
+    model = keras.Sequential(layers)
+    model.compile("sgd", "mse", jit_compile=False)
+    named: dict[str, Any] = {"x": "photo", "y": "label"}
+    arguments = {"image_size": (8, 8)}
+    with pytest.raises(tf.errors.OpError, match=r"dataset 'photos', position (5|6|7), key 'scan-"):
+        fit(model, run, epochs=1, batch_size=4, dataset_arguments=arguments, **named, verbose=0)
+
+
+def test_other_errors_of_a_stream_of_images_are_as_they_are(reg: Registry) -> None:
+    run = _photos(reg)
+    epoch = run.epoch(0)
+    reg.open("photos").erase("scan-3")
+    _, error = _until_error(StreamDataset(run, batch_size=20, start=0))
+    assert "key 'scan-3'" in error or "'scan-3' at position 3" in error
+    with pytest.raises(Exception, match="content was erased"):
+        EpochDataset(epoch, batch_size=4)

@@ -1,0 +1,220 @@
+"""Training Keras models on runs that grow."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from registry import Dataset, Registry, Replay, Tensor
+from registry.keras import Consumption, fit
+from registry.tensorflow import StreamDataset
+from tests.support.figures import rounds
+from tests.support.trainers import Batches, grow, model, train, weights
+
+# Keras's own, where it saves a variable.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@pytest.fixture
+def growing(reg: Registry) -> Dataset:
+    """A dataset of 100 samples to fit a line to; ``serial`` counts them."""
+    features = {"x": Tensor("float32", (4,)), "y": Tensor("float32"), "serial": Tensor("int64")}
+    dataset = reg.create("growing", features)
+    grow(dataset, 100)
+    return dataset
+
+
+def test_every_epoch_trains_on_all_that_came_by_its_beginning(growing: Dataset) -> None:
+    counts = Batches(lambda: grow(growing, 100))
+    run = growing.run("r")
+    history = fit(model(), run, epochs=4, batch_size=10, x="x", y="y", callbacks=counts, verbose=0)
+    assert counts.trained == [10, 20, 30, 40]
+    assert history.epoch == [0, 1, 2, 3]
+    assert run.consumed == 1000
+    assert counts.trainings == 1
+
+
+def test_plain_fit_leaves_out_most_of_what_arrives(growing: Dataset) -> None:
+    counts = Batches(lambda: grow(growing, 100))
+    run = growing.run("r")
+
+    def latest() -> Any:
+        number = len(counts.trained) - 1
+        return ((b["x"], b["y"]) for b in run.epoch(number).batches(10))
+
+    spec = (tf.TensorSpec((None, 4), tf.float32), tf.TensorSpec((None,), tf.float32))
+    dataset = tf.data.Dataset.from_generator(latest, output_signature=spec)
+    with pytest.warns(UserWarning, match="ran out of data"):
+        model().fit(dataset, epochs=4, callbacks=[counts], shuffle=False, verbose=0)
+    assert counts.trained == [10, 11, 11, 11]
+
+
+def test_fit_trains_exactly_as_a_loop_over_the_epochs_does(growing: Dataset) -> None:
+    run = growing.run("r", policy=Replay(0.5))
+    ours, loop = model(ema=True), model(ema=True)
+    fit(
+        ours,
+        run,
+        epochs=3,
+        batch_size=32,
+        x="x",
+        y="y",
+        callbacks=[Batches(lambda: grow(growing, 50))],
+        verbose=0,
+    )
+    for number in range(3):
+        for batch in run.epoch(number).batches(32):
+            loop.train_on_batch(batch["x"], batch["y"])
+    loop.optimizer.finalize_variable_values(loop.trainable_weights)
+    for one, other in zip(weights(ours), weights(loop), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+def test_callbacks_and_validation_work_across_epochs(growing: Dataset, tmp_path: Path) -> None:
+    samples = next(growing.run("v").epoch(0).batches(100))
+    stopping = keras.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True)
+    history = fit(
+        fitted := model(learning_rate=0.0),
+        growing.run("r"),
+        epochs=10,
+        batch_size=10,
+        x="x",
+        y="y",
+        validation_data=(samples["x"], samples["y"]),
+        callbacks=[
+            stopping,
+            keras.callbacks.ModelCheckpoint(tmp_path / "models" / "{epoch}.keras"),
+            Batches(lambda: grow(growing, 10)),
+        ],
+        verbose=0,
+    )
+    # Nothing is learned at that rate: the first epoch is the best, two more are waited for.
+    assert history.epoch == [0, 1, 2]
+    assert len(history.history["val_loss"]) == len(history.history["loss"]) == 3
+    assert stopping.stopped_epoch == 2
+    assert fitted.stop_training
+    assert sorted(path.stem for path in (tmp_path / "models").iterdir()) == ["1", "2", "3"]
+
+
+def test_the_progress_bar_counts_the_batches_of_each_epoch(
+    growing: Dataset, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fit(
+        model(),
+        growing.run("r"),
+        epochs=2,
+        batch_size=10,
+        x="x",
+        y="y",
+        callbacks=[Batches(lambda: grow(growing, 100))],
+        verbose=2,
+    )
+    printed = capfd.readouterr().out
+    assert "Epoch 1/2\n10/10 - " in printed
+    assert "Epoch 2/2\n20/20 - " in printed
+
+
+def test_a_stream_under_fit_neither_loses_nor_repeats_a_sample(growing: Dataset) -> None:
+    seen: list[int] = []
+
+    class Spy(keras.Model):  # type: ignore[misc]
+        """Notes what it is trained on; built by the first batch that it is shown."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = keras.layers.Dense(1)
+
+        def call(self, inputs: Any) -> Any:
+            return self.dense(inputs["x"])
+
+        def train_step(self, data: Any) -> Any:
+            tf.py_function(lambda s: seen.extend(s.numpy().tolist()), [data[0]["serial"]], [])
+            return super().train_step(data)
+
+    run = growing.run("r", policy="new")
+    spy = Spy()
+    spy.compile("sgd", "mse", jit_compile=False)
+    grow(growing, 60)
+    stream = StreamDataset(run, batch_size=10, x=["x", "serial"], y="y")
+    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():  # Keras builds with a batch of its own
+        spy = Spy()
+        spy.compile("sgd", "mse", jit_compile=False)
+    record = Consumption(run, 10)
+    fit_arguments = {"steps_per_epoch": 4, "shuffle": False, "verbose": 0, "callbacks": [record]}
+    spy.fit(stream, epochs=3, **fit_arguments)
+    assert run.consumed == len(seen) == 120
+    spy.fit(stream, epochs=1, **fit_arguments)
+    expected = [serial for batch in _take(run, 16) for serial in batch["serial"].tolist()]
+    assert seen == expected
+    assert sorted(seen) == list(range(160))
+
+
+@pytest.mark.parametrize("way", ["fit", "stream"])
+@rounds(1, 5)
+def test_a_trainer_killed_at_random_moments_ends_with_the_same_weights(
+    growing: Dataset, url: str, tmp_path: Path, way: str, rounds: int
+) -> None:
+    """In full five times each, twenty in all: both ways to train, on both databases."""
+    grow(growing, 400)
+    arguments = {"url": url, "way": way, "batches": 60 * (1 + rounds), "pause": 0.005}
+    calm = _Trainer(tmp_path / "calm", {**arguments, "run": "calm"})
+    calm.finish()
+    killed = _Trainer(tmp_path / "killed", {**arguments, "run": "killed"})
+    rng = random.Random(f"{way} {growing.name}")
+    for _ in range(rounds):
+        assert killed.kill(after=rng.uniform(0, 0.25)), "it ended before it was killed"
+    killed.finish()
+    for one, other in zip(calm.weights(), killed.weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+class _Trainer:
+    """A process that trains, backs up, and goes on from its backup when it is started again."""
+
+    def __init__(self, folder: Path, arguments: dict[str, Any]) -> None:
+        folder.mkdir()
+        self._folder = folder
+        self._arguments = {**arguments, "folder": str(folder)}
+        # Forked from a process that has imported TensorFlow, but not used it.
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["tests.support.trainers"])
+
+    def start(self) -> Any:
+        (self._folder / "seen").unlink(missing_ok=True)
+        process = self._context.Process(target=train, args=(self._arguments,))
+        process.start()
+        return process
+
+    def kill(self, after: float) -> bool:
+        """Train for so many seconds from the first batch on; tell whether it was killed in time."""
+        process = self.start()
+        while not (self._folder / "seen").exists() and process.is_alive():
+            time.sleep(0.005)
+        time.sleep(after)
+        process.kill()
+        process.join()
+        code: int = process.exitcode
+        return code == -signal.SIGKILL
+
+    def finish(self) -> None:
+        process = self.start()
+        process.join(120)
+        assert process.exitcode == 0
+
+    def weights(self) -> list[Any]:
+        with np.load(self._folder / "weights.npz") as found:
+            return [found[name] for name in found.files]
+
+
+def _take(run: Any, count: int) -> Any:
+    stream = run.stream(10, start=0)
+    return [next(stream) for _ in range(count)]

@@ -1,0 +1,128 @@
+"""TensorFlow's own machinery on an `EpochDataset`: checkpoints, tf.data service, distribution."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from registry import Dataset, Epoch
+from registry.tensorflow import EpochDataset
+from tests.support import strategies
+from tests.support.datasets import digit
+
+SIZE = 1000
+
+
+@pytest.fixture
+def url(sqlite_url: str) -> str:
+    """One kind of database: what is tested begins where it ends."""
+    return sqlite_url
+
+
+@pytest.fixture
+def epoch(digits: Dataset) -> Epoch:
+    """An epoch that has to look positions up: some samples are in another split, some revised."""
+    digits.insert([digit(n) for n in range(SIZE)], keys=[f"k{n}" for n in range(SIZE)])
+    digits.update("k7", label=1)
+    digits.retract("k8")
+    return digits.run("r", seed=3, split="train").epoch(0)
+
+
+def test_an_iterator_restored_from_a_checkpoint_goes_on_exactly(
+    epoch: Epoch, tmp_path: Path
+) -> None:
+    dataset = EpochDataset(epoch, batch_size=32)
+    expected = [batch["image"].numpy() for batch in dataset]
+    iterator = iter(dataset)
+    for _ in range(10):
+        next(iterator)
+    path = tf.train.Checkpoint(iterator=iterator).save(tmp_path / "checkpoint")
+    resumed = iter(EpochDataset(epoch, batch_size=32))
+    tf.train.Checkpoint(iterator=resumed).restore(path).assert_consumed()
+    rest = [batch["image"].numpy() for batch in resumed]
+    assert len(rest) == len(expected) - 10
+    for one, other in zip(rest, expected[10:], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_tf_data_service_gives_the_same_elements_from_another_process(epoch: Epoch) -> None:
+    dispatcher = tf.data.experimental.service.DispatchServer()
+    address = dispatcher.target.split("://")[1]
+    command = [sys.executable, "-m", "tests.support.strategies", "worker", address]
+    worker = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    try:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == b"ready\n"
+        dataset = EpochDataset(epoch, batch_size=32)
+        remote = dataset.apply(
+            tf.data.experimental.service.distribute(
+                processing_mode=tf.data.experimental.service.ShardingPolicy.OFF,
+                service=dispatcher.target,
+            )
+        )
+        pairs = zip(dataset, remote, strict=True)
+        for here, there in pairs:
+            np.testing.assert_array_equal(here["image"], there["image"])
+            np.testing.assert_array_equal(here["label"], there["label"])
+    finally:
+        worker.kill()
+        worker.communicate()
+
+
+def test_a_mirrored_strategy_trains_every_sample_once(digits: Dataset, url: str) -> None:
+    digits.insert([digit(n) for n in range(SIZE)])
+    (seen,) = _trained([{"url": url, "batch_size": 50, "strategy": "mirrored"}])
+    assert sorted(seen) == list(range(SIZE))
+
+
+def test_two_workers_train_every_sample_once(digits: Dataset, url: str) -> None:
+    digits.insert([digit(n) for n in range(SIZE)])
+    cluster = {"worker": [f"localhost:{_free_port()}" for _ in range(2)]}
+    first, second = _trained(
+        [
+            {
+                "url": url,
+                "batch_size": 25,
+                "strategy": "workers",
+                "config": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": n}}),
+            }
+            for n in range(2)
+        ]
+    )
+    assert len(first) == len(second) == SIZE // 2
+    assert sorted(first + second) == list(range(SIZE))
+
+
+def _trained(arguments: list[dict[str, Any]]) -> list[list[int]]:
+    """Train in a process for each, and return the samples that each was trained on."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.support.strategies"])
+    queue = context.Queue()
+    processes = [
+        context.Process(target=strategies.train, args=(number, each, queue))
+        for number, each in enumerate(arguments)
+    ]
+    for process in processes:
+        process.start()
+    seen = dict(queue.get(timeout=120) for _ in processes)
+    for process in processes:
+        process.join()
+    return [seen[number] for number in range(len(arguments))]
+
+
+def _free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("localhost", 0))
+        port: int = opened.getsockname()[1]
+        return port

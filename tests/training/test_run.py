@@ -1,0 +1,631 @@
+"""Runs and epochs: every sample exactly once, in an order that replays for ever."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import multiprocessing
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import delete, func, join, select
+
+import registry
+from registry import ClassLabel, Dataset, Epoch, Registry, Replay, Report, Run, Tensor, Text
+from registry.errors import (
+    DivergenceError,
+    EpochError,
+    FeatureError,
+    RewindError,
+    RunMismatchError,
+)
+from registry.samples.features import Feature
+from registry.storage.database import models
+from registry.storage.log.head import Head
+from registry.storage.log.reader import await_growth
+from registry.training.policy import Policy
+from registry.training.sharding import Share
+from tests.support.workers import FEATURES, POLICIES, Reached, keep_changing, train
+
+numbers = itertools.count()
+
+NARROW: dict[str, Feature] = {"serial": Tensor("int64"), "label": ClassLabel(10)}
+WIDE: dict[str, Feature] = {**NARROW, "text": Text()}
+SPLITS = {"train": 0.7, "test": 0.3}
+
+Row = tuple[object, ...]
+
+
+def sample(serial: int, features: Mapping[str, Feature] = NARROW) -> dict[str, object]:
+    whole = {"serial": serial, "label": serial % 10, "text": "å" * (serial % 7) + str(serial)}
+    return {name: whole[name] for name in features}
+
+
+def rows(batch: Mapping[str, Any]) -> list[Row]:
+    return list(zip(*(column.tolist() for column in batch.values()), strict=True))
+
+
+def serials(epoch: Epoch, **options: Any) -> list[int]:
+    return [n for batch in epoch.batches(100, **options) for n in batch["serial"].tolist()]
+
+
+def fill(dataset: Dataset, after: int, until: int) -> None:
+    dataset.insert(
+        [sample(n) for n in range(after, until)], keys=[f"k{n}" for n in range(after, until)]
+    )
+
+
+def joined(shards: Sequence[Iterator[dict[str, Any]]]) -> list[list[Row]]:
+    """Return the global steps that the workers' batches make up."""
+    steps = itertools.zip_longest(*shards, fillvalue={})
+    return [[row for batch in step for row in rows(batch)] for step in steps]
+
+
+@pytest.fixture
+def dataset(reg: Registry) -> Dataset:
+    """An empty dataset with splits."""
+    return reg.create("samples", NARROW, splits=SPLITS)
+
+
+@dataclass
+class Pinned:
+    """What the model knows of an epoch: where it ends, and its samples in order."""
+
+    watermark: int
+    chain: bytes
+    start: int
+    rows: list[Row]
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.rows)
+
+
+KEYS = st.sampled_from([f"k{n}" for n in range(12)])
+SHARDS = st.sampled_from([1, 2, 4])
+SIZES = st.integers(1, 9)
+POLICY = st.sampled_from(["all", "new", Replay(0.5)])
+
+
+class Training(RuleBasedStateMachine):
+    """A run on a changing dataset, beside a model: the log as a list, and the epochs as lists."""
+
+    def __init__(self, reg: Registry, cache: Path) -> None:
+        super().__init__()
+        self.reg = reg
+        self.cache = cache
+        self.name = f"d{next(numbers)}"
+        self.log: list[tuple[str, int | None]] = []
+        self.epochs: list[Pinned] = []
+        self.serial = itertools.count()
+        self.following: tuple[Iterator[dict[str, Any]], int, int] | None = None
+
+    @initialize(
+        policy=POLICY,
+        split=st.sampled_from([None, "train"]),
+        features=st.sampled_from([NARROW, WIDE]),
+    )
+    def begin(self, policy: Policy, split: str | None, features: dict[str, Feature]) -> None:
+        self.features = features
+        self.policy = policy
+        self.dataset = self.reg.create(self.name, features, splits=SPLITS)
+        self.run = self.dataset.run("run", seed=5, split=split, policy=policy)
+
+    # The model.
+
+    def latest(self, watermark: int) -> dict[str, tuple[int, int | None]]:
+        """Return each key's last position and serial number before the watermark."""
+        found = ((k, (p, serial)) for p, (k, serial) in enumerate(self.log[:watermark]))
+        return {k: v for k, v in found if self.run.split in (None, self.dataset.split_of(k))}
+
+    def population(self, number: int, watermark: int) -> tuple[set[int], set[int], int]:
+        """Return an epoch's new samples, the older ones, and how many it draws of those."""
+        since = self.epochs[number - 1].watermark if number and self.policy != "all" else 0
+        alive = [(p, n) for p, n in self.latest(watermark).values() if n is not None]
+        new, older = ({n for p, n in alive if (p >= since) == side} for side in (True, False))
+        draws = math.floor(0.5 * len(new) + 0.5) if isinstance(self.policy, Replay) else 0
+        return new, older, min(len(older), draws)
+
+    @property
+    def pinned(self) -> int:
+        return self.epochs[-1].stop if self.epochs else 0
+
+    @property
+    def reachable(self) -> int:
+        """How many samples of the run there are without waiting; of two more epochs at most."""
+        new, _, draws = self.population(len(self.epochs), len(self.log))
+        return self.pinned + (2 if self.policy == "all" else 1) * (len(new) + draws if new else 0)
+
+    def sequence(self, start: int, stop: int) -> list[Row]:
+        found = [row for epoch in self.epochs for row in epoch.rows][start:stop]
+        assert len(found) == stop - start
+        return found
+
+    def reach(self, stop: int) -> None:
+        """Take note of the epochs that reading so far must have pinned, and check them."""
+        while self.pinned < stop:
+            self.take_note(self.run.epoch(len(self.epochs)))
+
+    def take_note(self, epoch: Epoch) -> None:
+        number, head = len(self.epochs), self.dataset.head
+        before = self.epochs[-1] if self.epochs else Pinned(0, b"", 0, [])
+        assert (epoch.number, epoch.since, epoch.start) == (number, before.watermark, before.stop)
+        assert (epoch.watermark, epoch.chain) == (len(self.log), head.chain)
+        found = [row for batch in epoch.batches(100) for row in rows(batch)]
+        new, older, draws = self.population(number, epoch.watermark)
+        assert epoch.size == len(found) == len(set(found)) == len(new) + draws
+        known = {int(str(row[0])) for row in found}
+        assert new <= known <= new | older
+        assert set(found) == {tuple(sample(n, self.features).values()) for n in known}
+        self.epochs.append(Pinned(epoch.watermark, epoch.chain, epoch.start, found))
+
+    # What happens to the dataset.
+
+    @rule(keys=st.lists(KEYS, min_size=1, max_size=12))
+    def insert(self, keys: list[str]) -> None:
+        new = list(itertools.islice(self.serial, len(keys)))
+        self.dataset.insert([sample(n, self.features) for n in new], keys=keys)
+        self.log += zip(keys, new, strict=True)
+
+    @rule(key=KEYS)
+    def update(self, key: str) -> None:
+        if dict(self.log).get(key) is not None:
+            serial = next(self.serial)
+            self.dataset.update(key, sample(serial, self.features))
+            self.log.append((key, serial))
+
+    @rule(key=KEYS)
+    def retract(self, key: str) -> None:
+        if dict(self.log).get(key) is not None:
+            self.dataset.retract(key)
+            self.log.append((key, None))
+
+    # What the trainer does.
+
+    @rule()
+    def pin(self) -> None:
+        number = len(self.epochs)
+        if self.population(number, len(self.log))[0]:
+            self.take_note(self.run.epoch(number, timeout=0))
+        else:
+            with pytest.raises(EpochError, match=f"epoch {number} of run 'run'"):
+                self.run.epoch(number, timeout=0)
+
+    @precondition(lambda self: self.epochs)
+    @rule(data=st.data(), count=SHARDS, size=SIZES, drop=st.booleans())
+    def replay(self, data: st.DataObject, count: int, size: int, drop: bool) -> None:
+        number = data.draw(st.integers(0, len(self.epochs) - 1))
+        expected = self.epochs[number].rows
+        start = data.draw(st.integers(0, len(expected)))
+        epoch = self.run.epoch(number)
+        shards = [
+            epoch.batches(size, shard=(index, count), start=start, drop_remainder=drop)
+            for index in range(count)
+        ]
+        left, whole = expected[start:], size * count
+        steps = [left[at : at + whole] for at in range(0, len(left), whole)]
+        if drop and steps and len(steps[-1]) < whole:
+            steps.pop()
+        assert joined(shards) == steps
+
+    @rule(data=st.data(), count=SHARDS, size=SIZES, recorded=st.booleans())
+    def resume(self, data: st.DataObject, count: int, size: int, recorded: bool) -> None:
+        start = data.draw(st.integers(0, self.pinned))
+        whole = size * count
+        steps = data.draw(st.integers(0, (self.reachable - start) // whole))
+        if recorded:
+            self.run.record(start, rewind=True)
+        shards = [
+            itertools.islice(
+                self.run.stream(size, shard=(index, count), start=None if recorded else start),
+                steps,
+            )
+            for index in range(count)
+        ]
+        found = joined(shards)
+        assert [len(step) for step in found] == [whole] * steps
+        self.reach(start + steps * whole)
+        read = [row for step in found for row in step]
+        assert read == self.sequence(start, start + steps * whole)
+
+    @rule(size=SIZES, steps=st.integers(1, 3))
+    def follow(self, size: int, steps: int) -> None:
+        """Go on with an iterator that stays open while the dataset grows."""
+        if self.following is None:
+            self.following = (self.run.stream(size, start=self.pinned), self.pinned, size)
+        batches, after, size = self.following
+        for _ in range(min(steps, (self.reachable - after) // size)):
+            batch = next(batches)
+            self.reach(after + size)
+            assert rows(batch) == self.sequence(after, after + size)
+            after += size
+        self.following = (batches, after, size)
+
+    @rule(lost=st.booleans())
+    def die(self, lost: bool) -> None:
+        """Keep nothing but what is in the database and, unless that is lost, in the cache."""
+        self.following = None
+        self.dataset = self.reg.open(self.name)
+        self.run = self.dataset.run("run")
+        assert (self.run.policy, self.run.seed) == (self.policy, 5)
+        if lost:
+            shutil.rmtree(self.cache, ignore_errors=True)
+
+    @invariant()
+    def no_epoch_is_pinned_before_its_first_sample_is_read(self) -> None:
+        with self.reg.engine.connect() as connection:
+            found = connection.execute(
+                select(func.count())
+                .select_from(join(join(models.EpochRow, models.RunRow), models.DatasetRow))
+                .where(models.DatasetRow.name == self.name)
+            ).scalar()
+        assert found == len(self.epochs)
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.cache, ignore_errors=True)
+        run = self.reg.open(self.name).run("run")
+        # From the last to the first: a mirror that knows what came later must not let it show.
+        for number, pinned in reversed(list(enumerate(self.epochs))):
+            again = [row for batch in run.epoch(number).batches(5) for row in rows(batch)]
+            assert again == pinned.rows
+
+
+@pytest.fixture
+def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few samples suffice to cross from one chunk to the next."""
+    monkeypatch.setattr(Share, "chunk", property(lambda self: 2 * self.batch_size))
+    monkeypatch.setattr(Epoch, "chunk_rows", lambda _, batch_size=3: 2 * batch_size)
+
+
+@pytest.mark.usefixtures("short_chunks")
+def test_whatever_happens_epochs_hold_each_live_sample_once_and_replay(
+    reg: Registry, cache: Path
+) -> None:
+    run_state_machine_as_test(
+        lambda: Training(reg, cache),  # type: ignore[arg-type]  # its own words: a factory
+        settings=settings(
+            max_examples=25,
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.mark.usefixtures("short_chunks")
+def test_a_run_stopped_anywhere_goes_on_with_the_very_samples_that_were_left(
+    reg: Registry, dataset: Dataset
+) -> None:
+    fill(dataset, 0, 50)
+    run, whole = dataset.run("r", seed=2), []
+    for batch in itertools.islice(run.stream(16), 12):
+        whole.append(rows(batch))
+        fill(dataset, 50 + 3 * len(whole), 53 + 3 * len(whole))
+    assert run.at(12 * 16 - 1).number >= 2
+    for count in (1, 2, 4):
+        for step in range(12):
+            again = reg.open("samples").run("r")
+            if step % 2:
+                again.record(16 * step, rewind=True)
+            start = None if step % 2 else 16 * step
+            shards = [
+                itertools.islice(
+                    again.stream(16 // count, shard=(i, count), start=start), 12 - step
+                )
+                for i in range(count)
+            ]
+            assert joined(shards) == whole[step:]
+
+
+def test_workers_that_reach_an_epoch_at_once_agree_while_the_dataset_changes(
+    reg: Registry, url: str, cache: Path
+) -> None:
+    dataset = reg.create("shared", FEATURES)
+    dataset.insert([{"writer": 0, "serial": 0}])
+    spawn = multiprocessing.get_context("spawn")
+    start, done, reached, epochs = spawn.Barrier(4), spawn.Event(), spawn.Queue(), 4
+    changing = spawn.Process(target=keep_changing, args=(url, done))
+    workers = [  # on two machines, as it were
+        spawn.Process(target=train, args=(url, f"{cache}{n % 2}", start, epochs, reached))
+        for n in range(4)
+    ]
+    for process in (changing, *workers):
+        process.start()
+    found: list[dict[str, Reached]] = [reached.get(timeout=120) for _ in workers]
+    done.set()
+    for process in (changing, *workers):
+        process.join()
+        assert process.exitcode == 0
+    assert found == [found[0]] * 4
+    for name in POLICIES:
+        assert len(found[0][name]) == epochs
+        for since, watermark, chain, size, _, samples in found[0][name]:
+            assert since < watermark
+            assert dataset.entries(watermark - 1, watermark)
+            assert str(reg.open(f"shared@{watermark}:{chain.hex()}").version)
+            assert size == len(samples)
+    assert sorted({place[1] for place in found[0]["every"]}) == [p[1] for p in found[0]["every"]]
+
+
+@pytest.mark.parametrize("policy", list(POLICIES.values()), ids=list(POLICIES))
+def test_threads_that_share_a_run_agree(dataset: Dataset, policy: Policy) -> None:
+    fill(dataset, 0, 40)
+    run = dataset.run("r", split="train", policy=policy)
+    for number in range(4):
+        barrier, found = threading.Barrier(4), []
+
+        def reach(number: int = number) -> None:
+            barrier.wait(30)  # noqa: B023
+            epoch = run.epoch(number)
+            found.append((epoch.watermark, serials(epoch)))  # noqa: B023
+
+        together(reach, 4)
+        assert len(found) == 4
+        assert found == [found[0]] * 4
+        fill(dataset, 40 + 20 * number, 60 + 20 * number)
+
+
+def test_a_waiting_worker_goes_on_when_another_has_pinned_what_is_gone_again(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It slept through a sample that came, was pinned, and was retracted."""
+    fill(dataset, 0, 3)
+    run, other = (dataset.run("r", policy="new") for _ in range(2))
+    run.epoch(0)
+    slept: list[Report] = []
+
+    def sleep_through(*place: Any) -> Head | None:
+        if not slept:
+            fill(dataset, 3, 4)
+            assert other.epoch(1).size == 1
+            slept.append(dataset.retract("k3"))
+        return await_growth(*place)
+
+    monkeypatch.setattr("registry.training.run.await_growth", sleep_through)
+    assert serials(run.epoch(1, timeout=2)) == [3]
+
+
+def test_new_epochs_hold_what_came_or_was_revised_and_wait_for_it(dataset: Dataset) -> None:
+    fill(dataset, 0, 10)
+    run = dataset.run("tail", policy="new")
+    assert sorted(serials(run.epoch(0))) == list(range(10))
+    with pytest.raises(EpochError, match="epoch 1 of run 'tail': the dataset holds nothing new"):
+        run.epoch(1, timeout=0.05)
+    dataset.retract("k1")
+    with pytest.raises(EpochError, match="the dataset holds nothing new"):
+        run.epoch(1, timeout=0.05)
+    fill(dataset, 10, 12)
+    dataset.update("k2", serial=102)
+    dataset.update("k10", serial=110)
+    dataset.retract("k3")
+    assert sorted(serials(run.epoch(1))) == [11, 102, 110]
+    later = threading.Timer(0.3, fill, (dataset, 12, 14))
+    later.start()
+    assert sorted(serials(run.epoch(2))) == [12, 13]
+    later.join()
+    assert sorted(serials(run.epoch(0))) == list(range(10))
+
+
+def test_a_stream_of_new_samples_is_each_revision_exactly_once(dataset: Dataset) -> None:
+    fill(dataset, 0, 20)
+    stream = dataset.run("tail", policy="new").stream(5)
+    read = [n for batch in itertools.islice(stream, 4) for n in batch["serial"].tolist()]
+    for after in range(20, 60, 10):
+        later = threading.Timer(0.05, fill, (dataset, after, after + 10))
+        later.start()
+        read += [n for batch in itertools.islice(stream, 2) for n in batch["serial"].tolist()]
+        later.join()
+    assert sorted(read) == list(range(60))
+
+
+def test_a_replay_draws_older_samples_by_its_ratio_and_seed(dataset: Dataset) -> None:
+    fill(dataset, 0, 20)
+    dataset.retract("k0")
+    runs = {
+        (seed, ratio, again): dataset.run(
+            f"{seed} {ratio} {again}", seed=seed, policy=Replay(ratio)
+        )
+        for seed in (1, 2)
+        for ratio in (0, 0.5, 1.5, 100)
+        for again in (False, True)
+    }
+    drawn: dict[tuple[int, float, bool], list[list[int]]] = {place: [] for place in runs}
+    for run in runs.values():
+        assert sorted(serials(run.epoch(0))) == list(range(1, 20))
+    for number, (after, until) in enumerate([(20, 25), (25, 26), (26, 32)], start=1):
+        fill(dataset, after, until)
+        new = until - after
+        for place, run in runs.items():
+            found = serials(run.epoch(number))
+            assert len(set(found)) == len(found)
+            older = [n for n in found if n < after]
+            assert sorted(n for n in found if n >= after) == list(range(after, until))
+            assert 0 not in older
+            assert len(older) == min(after - 1, math.floor(place[1] * new + 0.5))
+            drawn[place].append(sorted(older))
+    for (seed, ratio, _), draws in drawn.items():
+        assert draws == drawn[seed, ratio, True], "the same seed draws the same"
+    assert drawn[1, 0.5, True] != drawn[2, 0.5, True]
+    assert drawn[1, 0.5, True][0] != drawn[1, 0.5, True][2]
+
+
+def test_a_run_keeps_its_settings_and_refuses_others(reg: Registry, dataset: Dataset) -> None:
+    dataset.run("r", seed=4, split="train", policy=Replay(0.25))
+    again = reg.open("samples").run("r")
+    assert (again.seed, again.split, again.policy) == (4, "train", Replay(0.25))
+    assert dataset.run("r", policy=Replay(0.25)).name == "r"
+    for other in (
+        {"policy": "all"},
+        {"policy": "new"},
+        {"policy": Replay(0.5)},
+        {"seed": 5},
+        {"split": "test"},
+    ):
+        (name,) = other
+        with pytest.raises(
+            RunMismatchError, match=f"run 'r' has {name} .*, or choose another name"
+        ):
+            dataset.run("r", **other)
+    assert dataset.run("default").policy == "all"
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1e9, math.inf, math.nan, True, "1", None])
+def test_a_ratio_that_makes_no_sense_is_refused(ratio: Any) -> None:
+    with pytest.raises(FeatureError, match=f"a number from 0 to 1,000,000, not {ratio!r}"):
+        Replay(ratio)
+
+
+def test_what_was_consumed_is_recorded_with_the_run(reg: Registry, dataset: Dataset) -> None:
+    fill(dataset, 0, 10)
+    run = dataset.run("r")
+    assert run.consumed == 0
+    stream = run.stream(4)
+    first, second = next(stream), next(stream)
+    assert run.consumed == 0, "reading is not training"
+    run.record(4)
+    again = reg.open("samples").run("r")
+    assert again.consumed == 4
+    assert rows(next(again.stream(4))) == rows(second)
+    assert rows(next(again.stream(4, start=0))) == rows(first)
+    for wrong in (lambda: run.record(-1), lambda: run.advance(-1), lambda: run.record(2**63)):
+        with pytest.raises(EpochError, match="samples cannot have been consumed"):
+            wrong()
+
+
+def test_what_was_consumed_goes_back_only_on_request(reg: Registry, dataset: Dataset) -> None:
+    run, other = dataset.run("r"), reg.open("samples").run("r")
+    run.record(368)
+    with pytest.raises(
+        RewindError, match=r"has consumed 368 samples, so recording 128 .*rewind=True.*advance"
+    ) as caught:
+        other.record(128)
+    assert (caught.value.consumed, caught.value.asked) == (368, 128)
+    other.record_at_least(128)
+    other.record(368)
+    assert run.consumed == 368
+    run.record(128, rewind=True)
+    assert other.consumed == 128
+    assert other.advance(32) == 160
+    run.record(2**63 - 2)
+    assert run.advance(1) == 2**63 - 1
+    with pytest.raises(EpochError, match="1 more samples cannot have been consumed"):
+        run.advance(1)
+    assert run.consumed == 2**63 - 1
+
+
+@pytest.mark.usefixtures("dataset")
+def test_what_many_workers_consume_adds_up_and_never_goes_back(url: str) -> None:
+    runs = [registry.connect(url).open("samples").run("r") for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        counts = list(pool.map(lambda n: runs[n % 4].advance(3), range(40)))
+        assert sorted(counts) == list(range(3, 123, 3))
+        found = list(pool.map(lambda n: _recorded(runs[n % 4], 200 - n % 7), range(70)))
+    assert runs[0].consumed == max(found) == 200
+    for run in runs:
+        run.log.engine.dispose()
+
+
+def _recorded(run: Run, samples: int) -> int:
+    with suppress(RewindError):
+        run.record(samples)
+    return run.consumed
+
+
+def test_a_run_never_goes_on_from_where_its_database_has_not_been(
+    reg: Registry, dataset: Dataset, cache: Path
+) -> None:
+    fill(dataset, 0, 10)
+    run = dataset.run("r")
+    with pytest.raises(
+        DivergenceError, match=r"sample 1, .* has pinned end at sample 0: it is older"
+    ):
+        run.at(1)
+    run.epoch(0)
+    run.epoch(1)
+    with pytest.raises(DivergenceError, match=r"sample 21, .* has pinned end at sample 20"):
+        run.at(21)
+    run.record(25)
+    with pytest.raises(DivergenceError, match="sample 25"):
+        next(run.stream(5))
+    with reg.engine.begin() as connection:
+        connection.execute(delete(models.EpochRow).where(models.EpochRow.number == 1))
+    for later in (run, reg.open("samples").run("r")):
+        with pytest.raises(
+            DivergenceError, match=r"reached epoch 1 at position 10 .* no such epoch"
+        ):
+            later.epoch(1)
+    shutil.rmtree(cache)
+    assert reg.open("samples").run("r").epoch(1).start == 10
+
+
+def test_epochs_come_one_after_another_and_only_with_samples(dataset: Dataset) -> None:
+    run = dataset.run("r")
+    with pytest.raises(EpochError, match="epoch 0 of run 'r': the dataset holds no sample yet"):
+        run.epoch(0)
+    with pytest.raises(EpochError, match="epoch 1 of run 'r' cannot begin before epoch 0 has"):
+        run.epoch(1)
+    for past in (2**63, 2**70):  # more than the databases can hold
+        with pytest.raises(EpochError, match=f"epoch {past} of run 'r' cannot begin before"):
+            run.epoch(past)
+    with pytest.raises(EpochError, match="epochs count from 0"):
+        run.epoch(-1)
+    later = threading.Timer(0.1, fill, (dataset, 0, 3))
+    later.start()
+    assert len(next(run.stream(2))["serial"]) == 2, "a stream waits for the first sample"
+    later.join()
+    epoch = run.epoch(0)
+    for start in (-1, 4):
+        with pytest.raises(EpochError, match=rf"epoch 0 has samples \[0, 3\), not {start}"):
+            list(epoch.batches(1, start=start))
+    for shard in ((2, 2), (-1, 2), (0, 0)):
+        with pytest.raises(FeatureError, match="the index counts from 0"):
+            epoch.batches(1, shard=shard)
+
+
+def test_a_sample_stays_in_its_split_and_a_run_sees_its_split_alone(dataset: Dataset) -> None:
+    fill(dataset, 0, 100)
+    runs = {split: dataset.run(split, split=split) for split in SPLITS}
+    homes = {n: dataset.split_of(f"k{n}") for n in range(200)}
+
+    def keys(run: Run, number: int) -> set[int]:
+        return {n % 1000 for n in serials(run.epoch(number))}
+
+    for split, run in runs.items():
+        assert keys(run, 0) == {n for n in range(100) if homes[n] == split}
+    fill(dataset, 100, 200)
+    for n in range(0, 200, 7):
+        dataset.update(f"k{n}", serial=n + 1000)
+    dataset.retract("k1")
+    dataset.insert([sample(1)], keys=["k1"])
+    for split, run in runs.items():
+        assert keys(run, 1) == {n for n in range(200) if homes[n] == split}
+        assert (
+            dataset.run(f"new {split}", split=split, policy="new").epoch(0).size
+            == run.epoch(1).size
+        )
+
+
+def together(work: Callable[[], None], count: int) -> None:
+    """Do it in so many threads; a thread that fails fails the test."""
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
