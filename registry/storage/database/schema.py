@@ -67,8 +67,8 @@ def _check_known(engine: Engine, found: str | None) -> None:
 
 
 def migrations() -> Path:
-    """Return the folder of the migrations: in the package when installed, else beside it."""
-    package = Path(__file__).parent
+    """Return the folder of the migrations: in the package when installed, else next to it."""
+    package = Path(__file__).parents[2]
     installed = package / "migrations"
     return installed if installed.is_dir() else package.parent / "migrations"
 
