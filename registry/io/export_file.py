@@ -37,7 +37,7 @@ class Format(NamedTuple):
 
 
 def _module(name: str) -> Writer:
-    write: Writer = import_module(f"registry.io.export_file.{name}").writer
+    write: Writer = import_module(f"registry.io.files.{name}_writer").writer
     return write
 
 

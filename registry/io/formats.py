@@ -36,33 +36,31 @@ class Found(NamedTuple):
 
 
 def _module(name: str) -> Reader:
-    read: Reader = import_module(f"registry.io.import_file.{name}").read
-    return read
-
-
-def _labeling(name: str) -> Reader:
-    # By name: the formats of labeling tools are written in terms of these modules, not below them.
-    read: Reader = import_module("registry.io.labeling.formats").READERS[name]
+    # Each format loads its libraries, some of which are extras.
+    read: Reader = import_module(f"registry.io.{name}").read
     return read
 
 
 FORMATS = {
-    "jsonl": Format(partial(_module, "jsonl"), (".jsonl", ".ndjson"), sized=True),
-    "csv": Format(partial(_module, "csv"), (".csv",), sized=True),
-    "parquet": Format(partial(_module, "parquet"), (".parquet",), unit="row", extra="parquet"),
-    "images": Format(partial(_module, "images"), unit="file", sized=True),
-    "npz": Format(partial(_module, "npz"), (".npz",), unit="row"),
+    "jsonl": Format(partial(_module, "files.jsonl"), (".jsonl", ".ndjson"), sized=True),
+    "csv": Format(partial(_module, "files.csv"), (".csv",), sized=True),
+    "parquet": Format(
+        partial(_module, "files.parquet"), (".parquet",), unit="row", extra="parquet"
+    ),
+    "images": Format(partial(_module, "files.image_folder"), unit="file", sized=True),
+    "npz": Format(partial(_module, "files.npz"), (".npz",), unit="row"),
     "tfrecord": Format(
-        partial(_module, "tfrecord"),
+        partial(_module, "files.tfrecord"),
         (".tfrecord", ".tfrecords"),
         unit="record",
         extra="tfrecord",
         sized=True,
     ),
-    "coco": Format(partial(_labeling, "coco"), unit="image"),
-    "prodigy": Format(partial(_labeling, "prodigy")),
-    "doccano": Format(partial(_labeling, "doccano")),
+    "coco": Format(partial(_module, "labeling.coco"), unit="image"),
+    "prodigy": Format(partial(_module, "labeling.prodigy")),
+    "doccano": Format(partial(_module, "labeling.doccano")),
 }
+"""A Label Studio export is none of these: it retracts samples, too (`label_studio/export.py`)."""
 
 
 def find(path: Path, name: str | None = None) -> Found:
