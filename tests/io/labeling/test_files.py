@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from registry import ClassLabel, Image, Ragged, Registry, Tensor, Text
 from registry.errors import ImportFileError
+from registry.io.formats import FORMATS
 from registry.io.import_file import insert_file
-from registry.io.labeling.formats import READERS
 from registry.samples.features import Feature, Features
 from tests.support.annotators import samples
 from tests.support.pictures import PNG
@@ -83,11 +83,11 @@ def test_coco_fields_are_picked_and_renamed(folder: Path) -> None:
     features = Features({"n": Tensor("int64"), "names": Text(), "ids": Ragged("int32")})
     path = write(folder / "boxes.json", animals())
     mapped = {"n": "width", "ids": "category_ids"}
-    rows = list(READERS["coco"](path, features, "file_name", mapped))
+    rows = list(FORMATS["coco"].find()(path, features, "file_name", mapped))
     assert [row.key for row in rows] == ["images/cat.png", "images/dog.png", "images/none.png"]
     assert rows[1].values == {"n": 9, "names": '["dog", "cat"]', "ids": [18, 17]}
     features = Features({"dogs": Ragged("int8")})
-    rows = list(READERS["coco"](path, features, None, {"dogs": "names.classes[dog,cat]"}))
+    rows = list(FORMATS["coco"].find()(path, features, None, {"dogs": "names.classes[dog,cat]"}))
     assert rows[1].values == {"dogs": [0, 1]}
 
 
@@ -131,7 +131,7 @@ def test_coco_that_does_not_hold_together_is_refused_by_name(
     change(content)
     path = write(folder / "boxes.json", content)
     with pytest.raises(ImportFileError) as caught:
-        list(READERS["coco"](path, Features(SHAPES), None, {}))
+        list(FORMATS["coco"].find()(path, Features(SHAPES), None, {}))
     assert str(caught.value).startswith(str(path))
     assert reason in str(caught.value)
     assert "s3cret" not in str(caught.value)
@@ -186,7 +186,7 @@ def test_prodigys_spans_options_answers_and_pictures_are_taken_as_features_ask(
         "page": "meta.page",
         "all": "accept.json",
     }
-    (found,) = READERS["prodigy"](path, features, None, mapped)
+    (found,) = FORMATS["prodigy"].find()(path, features, None, mapped)
     assert found.values == {
         "answer": "reject",
         "spans": [2, 5],
@@ -225,7 +225,7 @@ def test_doccanos_documents_are_samples(
     reg: Registry, tmp_path: Path, rows: Any, features: dict[str, Feature], values: Any
 ) -> None:
     path = lines(tmp_path / "all.jsonl", rows)
-    (row,) = READERS["doccano"](path, Features({"text": Text(), **features}), None, {})
+    (row,) = FORMATS["doccano"].find()(path, Features({"text": Text(), **features}), None, {})
     assert row.key == "doccano:1"
     if values is not None:
         assert row.values == {"text": "t", "label": values}
@@ -237,7 +237,7 @@ def test_doccanos_documents_are_samples(
 def test_doccanos_span_labels_are_classes(tmp_path: Path) -> None:
     path = lines(tmp_path / "a.jsonl", [{"id": 1, "label": [[0, 1, "PER"], [2, 3, "ORG"]]}])
     mapped = {"kinds": "label.classes[ORG,PER]"}
-    (row,) = READERS["doccano"](path, Features({"kinds": Ragged("int8")}), None, mapped)
+    (row,) = FORMATS["doccano"].find()(path, Features({"kinds": Ragged("int8")}), None, mapped)
     assert row.values == {"kinds": [1, 0]}
 
 
