@@ -262,7 +262,7 @@ def test_a_bad_line_is_named(tmp_path: Path, form: str, line: str, reason: str) 
     path.write_text(f"{json.dumps(sound)}\n{line}", encoding="utf-8")
     features = {"text": Text()} | ({"label": Ragged("int8")} if "label" in line else {})
     with pytest.raises(ImportFileError) as caught:
-        list(READERS[form](path, Features(features), None, {}))
+        list(FORMATS[form].find()(path, Features(features), None, {}))
     assert reason in str(caught.value)
     assert caught.value.line == 2
 
@@ -289,7 +289,7 @@ def test_no_file_whatsoever_crashes_a_reader(
         ("doccano", lines(tmp_path / "d.jsonl", content)),
     ):
         try:
-            for row in READERS[form](path, features, None, {}):
+            for row in FORMATS[form].find()(path, features, None, {}):
                 assert row.values.keys() == features.keys()
         except ImportFileError as error:
             assert error.file == str(path)  # noqa: PT017  # either way of ending is right
