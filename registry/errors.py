@@ -1,4 +1,4 @@
-"""The error tree.
+"""The errors and warnings that this package raises.
 
 ::
 
@@ -8,41 +8,44 @@
     │   ├── SchemaMissingError
     │   ├── SchemaTooOldError
     │   └── SchemaTooNewError
-    ├── TransientError             trying again may succeed; appends and reads do so themselves
+    ├── TransientError             a retry may succeed; appends and reads have retried already
     │   ├── DatabaseUnavailableError   down, unreachable, or the connection was lost
     │   ├── ConflictError              deadlock, serialization failure
-    │   │   └── LockTimeoutError           a lock not had within lock_timeout
-    │   └── ReplicaBehindError         a standby has not received yet what the primary has
-    ├── DatabaseError              the database refused for another reason
+    │   │   └── LockTimeoutError           a lock not acquired within lock_timeout
+    │   └── ReplicaBehindError         a standby has not yet received the primary's changes
+    ├── DatabaseError              the database rejected the statement; a retry does not help
     │   ├── ReadOnlyError
     │   ├── PermissionDeniedError
     │   ├── DiskFullError
     │   ├── EncodingError          a PostgreSQL database that is not UTF8
-    │   └── StatementTimeoutError  cancelled by a setting of the database, as statement_timeout
-    ├── FeatureError               a feature or split definition that makes no sense
+    │   └── StatementTimeoutError  cancelled by a database setting, such as statement_timeout
+    ├── FeatureError               an invalid feature or split definition
     ├── DatasetNotFoundError
     ├── DatasetExistsError
-    ├── DatasetDroppedError        a dataset that was open here and was dropped since
+    ├── DatasetDroppedError        an open dataset that has been dropped
     ├── SampleNotFoundError        no live sample has this key
-    ├── InvalidSampleError         a value that does not fit its feature; nothing was stored
+    ├── InvalidSampleError         a value that does not fit its feature; no row was stored
     ├── ImportFileError            a file, or a line of it, that cannot be imported
     ├── ExportFileError            a file that cannot be written
     ├── VersionError               a dataset version that this database does not hold
     ├── ImageError                 a stored image that cannot be decoded
-    ├── ErasedError                samples that an epoch or version held were erased since
-    ├── LogGapError                positions are missing: never returned as a short page
-    ├── RunMismatchError           a run of that name exists with other settings
-    ├── EpochError                 an epoch that cannot be pinned (yet)
-    │   └── RewindError                fewer samples recorded as consumed than are recorded already
-    ├── TrainingError              a model, data or arguments that cannot be trained with
-    │   └── NotAnArrayError            a run or epoch used as the data itself
-    ├── DivergenceError            the database holds another history than was seen before
-    └── MirrorError                the local copy cannot be mended from the database
+    ├── ErasedError                samples of an epoch or version have been erased
+    ├── LogGapError                the log lacks positions; never returned as a short page
+    ├── RunMismatchError           a run of that name exists with different settings
+    ├── EpochError                 an epoch that cannot be pinned, or not yet
+    │   └── RewindError                a consumed count below the recorded one
+    ├── TrainingError              a model, data or arguments unusable for training
+    │   └── NotAnArrayError            a run or epoch passed as if it were the data
+    ├── DivergenceError            the database's history differs from the one seen before
+    └── MirrorError                the local copy cannot be repaired from the database
 
-Warnings: `DivergenceWarning` where a local copy was cut back to what the database holds,
-`CacheWarning` where there can be none, so that rows come from the database each time,
-`ReplicaWarning` where the primary is read from in place of its replica, `FreshModelWarning` where
-an untrained model continues a run.
+Warnings: `DivergenceWarning` when a local copy is truncated to the rows that the database holds,
+`CacheWarning` when no local copy can be kept and every read goes to the database, `ReplicaWarning`
+when the primary is read instead of its replica, `FreshModelWarning` when an untrained model
+continues a run.
+
+Errors carry their facts as attributes, such as `LogGapError.after`, so that callers need not parse
+messages.
 """
 
 from __future__ import annotations
@@ -52,43 +55,43 @@ from collections.abc import Iterable
 
 
 class RegistryError(Exception):
-    """The base of every error that this package raises on purpose."""
+    """Base class of this package's errors; catch it to catch them all."""
 
 
 class InvalidURLError(RegistryError):
-    """A database URL that cannot be used. The message never holds the URL's password."""
+    """A database URL that cannot be used. The message never contains the URL's password."""
 
 
 class SchemaError(RegistryError):
-    """The database's schema is not the one that this version of the package needs."""
+    """The database's schema revision is not the one that this version of the package needs."""
 
 
 class SchemaMissingError(SchemaError):
-    """The database holds none of the registry's tables."""
+    """The database has no registry tables; `registry init` creates them."""
 
 
 class SchemaTooOldError(SchemaError):
-    """The database's schema is older than this version of the package."""
+    """The schema is older than this version of the package; `registry init` upgrades it."""
 
 
 class SchemaTooNewError(SchemaError):
-    """The database's schema is newer than this version of the package."""
+    """The schema is newer than this version of the package; upgrade the package."""
 
 
 class TransientError(RegistryError):
-    """Trying again may succeed. Appends and reads have already tried for a while."""
+    """A retry may succeed. Appends and reads have already retried, up to their deadline."""
 
 
 class DatabaseUnavailableError(TransientError):
-    """The database is down or out of reach, or a connection to it was lost."""
+    """The database is down or unreachable, or a connection to it was lost."""
 
 
 class ConflictError(TransientError):
-    """Another transaction was in the way: a deadlock, or a lock not had in time."""
+    """A conflict with another transaction: a deadlock, or a lock not acquired in time."""
 
 
 class LockTimeoutError(ConflictError):
-    """Another transaction held a lock for longer than ``setting`` allows to wait."""
+    """A lock was not acquired within the time that the database setting ``setting`` allows."""
 
     def __init__(self, message: str, setting: str = "lock_timeout") -> None:
         super().__init__(message)
@@ -96,27 +99,27 @@ class LockTimeoutError(ConflictError):
 
 
 class ReplicaBehindError(TransientError):
-    """A standby, or a replica, has not received yet what the primary has."""
+    """A standby, or a replica, has not yet received the primary's changes."""
 
 
 class DatabaseError(RegistryError):
-    """The database refused, and trying again will not help."""
+    """The database rejected the statement, and a retry does not help."""
 
 
 class ReadOnlyError(DatabaseError):
-    """A write to a database that can only be read."""
+    """A write to a read-only database: a standby, or a file without write permission."""
 
 
 class PermissionDeniedError(DatabaseError):
-    """The database's user lacks a right that this operation needs."""
+    """The database user lacks a privilege that this operation needs."""
 
 
 class DiskFullError(DatabaseError):
-    """The database has no room left; nothing of the batch was stored."""
+    """The database has no disk space left; no row of the batch was stored."""
 
 
 class EncodingError(DatabaseError):
-    """A PostgreSQL database whose ``encoding`` is not UTF8, which damages keys."""
+    """A PostgreSQL database whose ``encoding`` is not UTF8, so that keys might be altered."""
 
     remedy = (
         "make one by CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, load a dump of this one "
@@ -133,7 +136,7 @@ class EncodingError(DatabaseError):
 
 
 class StatementTimeoutError(DatabaseError):
-    """The database ended a statement or transaction that took longer than ``setting`` allows."""
+    """The database cancelled a statement or transaction that ran longer than ``setting`` allows."""
 
     def __init__(self, message: str, setting: str = "statement_timeout") -> None:
         super().__init__(message)
@@ -141,14 +144,14 @@ class StatementTimeoutError(DatabaseError):
 
 
 class FeatureError(RegistryError):
-    """A feature or split definition that makes no sense."""
+    """An invalid feature or split definition."""
 
 
 class DatasetNotFoundError(RegistryError):
-    """No dataset has this name."""
+    """No dataset has this name; ``suggestion`` is the closest existing name, or None."""
 
     def __init__(self, name: str, existing: Iterable[str]) -> None:
-        known = list(existing)
+        known = list(existing)  # an iterator could be read only once
         close = difflib.get_close_matches(name, known, n=1) if known else []
         hint = f"did you mean {close[0]!r}?" if close else "`registry ls` lists them"
         super().__init__(f"no dataset named {name!r:.200}; {hint}")
@@ -157,7 +160,7 @@ class DatasetNotFoundError(RegistryError):
 
 
 class DatasetExistsError(RegistryError):
-    """A dataset of this name exists already."""
+    """A dataset of this name already exists."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"a dataset named {name!r} exists already; open it or choose another name")
@@ -165,7 +168,10 @@ class DatasetExistsError(RegistryError):
 
 
 class DatasetDroppedError(RegistryError):
-    """The dataset was dropped after it was opened here."""
+    """The dataset was dropped after this process opened it.
+
+    A new dataset of the same name is another dataset: open it by name.
+    """
 
     def __init__(self) -> None:
         super().__init__("the dataset was dropped; open the one that you want by name again")
@@ -180,10 +186,10 @@ class SampleNotFoundError(RegistryError):
 
 
 class InvalidSampleError(RegistryError):
-    """A value that does not fit its feature. Nothing of its batch was stored.
+    """A value that does not fit its feature. No row of its batch was stored.
 
-    ``row`` counts from 0 in the batch; ``key`` and ``feature`` are None where the fault lies in
-    the row, or the batch, as a whole.
+    ``row`` counts from 0 within the batch. ``row``, ``key`` and ``feature`` are None where they do
+    not apply: ``feature`` if a whole row is invalid, ``row`` and ``key`` if a whole column is.
     """
 
     def __init__(
@@ -204,11 +210,11 @@ class InvalidSampleError(RegistryError):
 
 
 class ImportFileError(RegistryError):
-    """A file, or a line of it, that cannot be imported. Nothing of its batch was stored.
+    """A file, or a line of it, that cannot be imported. No row of its batch was stored.
 
-    ``line`` counts from 1; in a file without lines it counts what ``unit`` says: "row", "record".
-    ``stored`` counts the rows of the file that earlier batches stored;
-    importing the mended file again leaves them as they are and adds the rest.
+    ``line`` counts from 1, in units of ``unit``: "line", or "row" or "record" in a file without
+    lines. ``stored`` is the number of the file's rows that earlier batches stored. Importing the
+    repaired file again leaves those rows unchanged and adds the rest.
     """
 
     def __init__(
@@ -234,7 +240,7 @@ class ImportFileError(RegistryError):
 
 
 class ExportFileError(RegistryError):
-    """A file that cannot be written. What was at its path before is still there."""
+    """A file that cannot be written. An earlier file at its path is left unchanged."""
 
     def __init__(self, reason: str, *, file: str) -> None:
         super().__init__(f"{file}: {reason}")
@@ -243,11 +249,11 @@ class ExportFileError(RegistryError):
 
 
 class VersionError(RegistryError):
-    """A dataset version (``name@watermark:chain``) that this database does not hold."""
+    """A dataset version (``name@watermark:chain``) that is not in this database."""
 
 
 class ImageError(RegistryError):
-    """A stored image that cannot be decoded."""
+    """A stored image that cannot be decoded; the attributes locate it in its dataset."""
 
     def __init__(
         self, reason: str, dataset: str, *, position: int, key: str, feature: str | None = None
@@ -266,9 +272,9 @@ class ImageError(RegistryError):
 
 
 class ErasedError(RegistryError):
-    """Samples that are asked for were erased: only their places in the log are left.
+    """Requested samples were erased: their positions remain in the log, their content does not.
 
-    ``positions`` and ``keys`` are theirs, one by one.
+    ``positions`` and ``keys`` list the erased samples in the same order.
     """
 
     def __init__(self, holder: str, samples: Iterable[tuple[int, str]], remedy: str) -> None:
@@ -282,7 +288,10 @@ class ErasedError(RegistryError):
 
 
 class LogGapError(RegistryError):
-    """Positions are missing from a dataset's log, so a page of it cannot be trusted."""
+    """The log holds only ``found`` rows at the positions [``after``, ``until``).
+
+    Raised instead of returning a short page, which would skip samples silently.
+    """
 
     def __init__(self, after: int, until: int, found: int) -> None:
         super().__init__(
@@ -296,17 +305,17 @@ class LogGapError(RegistryError):
 
 
 class RunMismatchError(RegistryError):
-    """A run of this name exists with another seed, split or policy."""
+    """A run of this name exists with a different seed, split or policy."""
 
 
 class EpochError(RegistryError):
-    """An epoch that cannot be pinned: the one before is not, or there is no sample to train on."""
+    """An epoch that cannot be pinned: the previous one is not pinned, or there are no samples."""
 
 
 class RewindError(EpochError):
-    """A run has consumed more samples than are to be recorded.
+    """A consumed count lower than the one recorded for the run.
 
-    ``consumed`` are recorded, ``asked`` were to be.
+    ``consumed`` is the recorded number of samples, ``asked`` the number given.
     """
 
     def __init__(self, run: str, consumed: int, asked: int) -> None:
@@ -319,35 +328,38 @@ class RewindError(EpochError):
 
 
 class TrainingError(RegistryError, TypeError):
-    """A model, data or arguments that cannot be trained with; nothing was pinned or trained."""
+    """A model, data or arguments unusable for training; no epoch was pinned or trained on."""
 
 
 class NotAnArrayError(TrainingError, AttributeError):
-    """A run or an epoch was used as the data itself, as in ``model.fit(run)``."""
+    """A run or an epoch was passed as if it were the data, as in ``model.fit(run)``.
+
+    Also an `AttributeError`, so that ``hasattr(run, "shape")`` is False.
+    """
 
 
 class DivergenceError(RegistryError):
-    """The database holds another history than the one that was read, written or trained on."""
+    """The database's history differs from the one that was read, written or trained on."""
 
 
 class MirrorError(RegistryError):
-    """The local copy of a log does not hold what it should, and reading it again did not help.
+    """The local copy of a log is damaged, and reading the rows again did not repair it.
 
-    Also raised where its files were removed under a dataset that reads them.
+    Also raised if its files are removed while a dataset reads them.
     """
 
 
 class DivergenceWarning(UserWarning):
-    """The local copy held rows of another history than the database; they were dropped."""
+    """The local copy held rows of a history that the database does not have; it dropped them."""
 
 
 class CacheWarning(UserWarning):
-    """The cache directory cannot be used; rows are read from the database each time."""
+    """The cache directory cannot be used; every read goes to the database."""
 
 
 class ReplicaWarning(UserWarning):
-    """The replica cannot be read from, or lags too far; the primary is read from for a while."""
+    """The replica is unreachable or lags too far; reads go to the primary for a while."""
 
 
 class FreshModelWarning(UserWarning):
-    """A model whose optimizer has made no step continues a run that has been trained on."""
+    """A model whose optimizer has made no step continues a run that already has progress."""

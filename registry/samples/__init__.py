@@ -1,1 +1,1 @@
-"""One sample: its features, its bytes, its key."""
+"""A single sample: its features, its record (the packed bytes) and its key."""

@@ -1,8 +1,9 @@
-"""Records: samples as packed bytes, and back. The only place that knows the layout.
+"""Encoding of samples to records, and decoding. The only module that knows the layout.
 
-A record is one packed little-endian struct: every fixed-width field in the features' order, then
-a uint32 byte length per variable-width field, in order; then those fields' bytes. Where no field
-is variable, a page of records is one ``np.frombuffer`` away from arrays.
+A record consists of a header and a body, both without padding. The header is a little-endian
+struct: the fixed-width fields in the order of the features, then a uint32 byte length for each
+variable-width field, in the same order. The body is the bytes of the variable-width fields. If no
+feature is variable, a page of records becomes arrays by one ``np.frombuffer``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ Column = npt.NDArray[Any]
 
 
 class Codec:
-    """Encodes samples of the given features to records and decodes them."""
+    """Encodes samples of the given features to records and decodes them. Thread-safe."""
 
     def __init__(self, features: Features) -> None:
         self.features = features
@@ -39,9 +40,11 @@ class Codec:
         lengths = [(f"l{i}", "<u4", ()) for i in range(len(features.variable))]
         self.header = np.dtype(fields + lengths)
         self.fixed_width = not lengths
+        # Skips the fixed-width fields: unpacking reads the lengths alone.
         before = self.header.itemsize - 4 * len(lengths)
         self._lengths = Struct(f"<{before}x{len(lengths)}I")
 
+    # struct.Struct cannot be pickled.
     def __reduce__(self) -> tuple[type[Codec], tuple[Features]]:
         return Codec, (self.features,)
 
@@ -51,11 +54,11 @@ class Codec:
         keys: Sequence[str] | None = None,
         stored: Container[str] = (),
     ) -> list[bytes]:
-        """Pack columns (a value per sample, by feature) into one record per sample.
+        """Pack columns (by feature, one value per sample) into one record per sample.
 
-        Values of the features in ``stored`` come from a record: images may be older than a check.
-        Raises `InvalidSampleError` with the row, the key (from ``keys``) and the feature of the
-        first value that does not fit.
+        ``stored`` names the features whose values come from an existing record. Their images are
+        not checked: they may have been stored before a check existed. Raises `InvalidSampleError`
+        with the row, the key (from ``keys``) and the feature of the first value that does not fit.
         """
         count = _count(self.features, columns)
         header = np.zeros(count, self.header)
@@ -77,6 +80,7 @@ class Codec:
                 raise InvalidSampleError(
                     refused.reason, row=refused.row, key=key, feature=name
                 ) from None
+        # As void values: tolist() keeps all bytes, where type S would strip trailing zeros.
         headers: list[bytes] = header.view(f"V{self.header.itemsize}").tolist()
         if self.fixed_width:
             return headers
@@ -85,28 +89,30 @@ class Codec:
         return records
 
     def decode(self, data: bytes | memoryview, count: int) -> dict[str, Column]:
-        """Unpack ``count`` records laid end to end into one column per feature.
+        """Unpack ``count`` concatenated records into one column per feature.
 
-        A fixed-width column has the shape ``(count, *shape)``, and is contiguous and aligned; a
-        variable-width one is an object array of ``str``, ``bytes`` or one-dimensional arrays.
+        A fixed-width column is a contiguous, aligned array of shape ``(count, *shape)`` and the
+        feature's dtype, int32 for a `ClassLabel`. A variable-width column is an object array of
+        shape ``(count,)`` that holds ``str``, ``bytes`` or one-dimensional arrays.
         """
         if self.fixed_width:
             width = self.header.itemsize
             return self.decode_rows(np.frombuffer(data, np.uint8, count * width).reshape(-1, width))
         view, records, start = memoryview(data), [], 0
         for _ in range(count):
-            records.append(view[start:])
+            records.append(view[start:])  # its length is in its header
             start += self.header.itemsize + sum(self._lengths.unpack_from(records[-1]))
         return self.decode_records(records)
 
     def decode_records(self, records: Sequence[bytes | memoryview]) -> dict[str, Column]:
-        """Unpack records that differ in length, as `decode`; bytes after a record do not count."""
+        """Unpack records of different lengths, as `decode` does; ignore bytes after a record."""
         size, names = self.header.itemsize, self.features.variable
         headers = np.frombuffer(b"".join([record[:size] for record in records]), np.uint8)
         cuts: list[list[bytes]] = [[] for _ in names]
         for record in records:
             start = size
             for cut, length in zip(cuts, self._lengths.unpack_from(record), strict=True):
+                # A copy: a view would keep the whole page in memory.
                 cut.append(bytes(record[start : start + length]))
                 start += length
         fixed = iter(self._fixed(headers.reshape(-1, size)))
@@ -119,14 +125,14 @@ class Codec:
         }
 
     def decode_rows(self, rows: npt.NDArray[np.uint8]) -> dict[str, Column]:
-        """Unpack fixed-width records, the first bytes of rows of shape ``(count, width)``."""
+        """Unpack fixed-width records, the first bytes of uint8 rows of shape ``(count, width)``."""
         return dict(zip(self.features, self._fixed(rows), strict=True))
 
     def _fixed(self, rows: npt.NDArray[np.uint8]) -> list[Column]:
-        """Cut the columns of fixed-width features out of rows that begin with them."""
+        """Extract the columns of the fixed-width features from rows that begin with them."""
         fields: Mapping[str, Any] = self.header.fields or {}
         places = [fields[_field(i)][:2] for i in range(len(self.features.fixed))]
-        # Values without a type are copied several times as fast as typed ones, or their bytes.
+        # As void fields: NumPy copies these several times as fast as typed fields or single bytes.
         layout = np.dtype(
             {
                 "names": [_field(i) for i in range(len(places))],
@@ -136,6 +142,7 @@ class Codec:
             }
         )
         header = np.ascontiguousarray(rows).view(layout)[:, 0]
+        # "A" copies only if needed: a field's buffer need not be aligned for its dtype.
         return [
             np.require(
                 np.ascontiguousarray(header[_field(i)]).view(field.base), requirements="A"
@@ -144,14 +151,14 @@ class Codec:
         ]
 
     def decode_one(self, record: bytes) -> dict[str, Any]:
-        """Unpack one record into a value per feature: arrays, scalars, ``str`` or ``bytes``."""
+        """Unpack one record into a value per feature: array, NumPy scalar, ``str`` or ``bytes``."""
         return {name: column[0] for name, column in self.decode(record, 1).items()}
 
 
 def rows_to_columns(
     features: Features, rows: Sequence[Mapping[str, Any]], keys: Sequence[str] | None = None
 ) -> dict[str, list[Any]]:
-    """Turn samples into columns; raises `InvalidSampleError` for missing or extra features."""
+    """Turn samples into columns; raises `InvalidSampleError` for missing or unknown features."""
     names = set(features)
     for row, sample in enumerate(rows):
         if not isinstance(sample, Mapping) or sample.keys() != names:
@@ -208,6 +215,7 @@ def _storage(feature: FixedFeature) -> tuple[Any, tuple[int, ...]]:
 
 
 def _unpack(feature: object, values: list[bytes]) -> Column:
+    # Filled in place: np.array would turn ragged values of equal length into a 2-D array.
     column = np.empty(len(values), object)
     if isinstance(feature, Text):
         column[:] = [value.decode() for value in values]

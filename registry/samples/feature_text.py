@@ -1,4 +1,4 @@
-"""The text form of features, as `--feature` takes and `registry show` prints it."""
+"""The text form of features, which `--feature` accepts and `registry show` prints."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from registry.samples.features import (
 
 
 def parse_feature(text: str) -> Feature:
-    """Read the short form used on the command line.
+    """Parse the text form of a feature; raises `FeatureError`.
 
     ``uint8[8,8]``, ``float32``, ``class:10``, ``class:cat,dog``, ``image:png``, ``text``,
     ``bytes``, ``ragged:int64``.
     """
     kind, _, rest = text.partition(":")
     if kind == "class" and rest:
-        # Thousands of digits Python would refuse in words of its own; eleven are too many as well.
+        # Cut off, since int() raises a ValueError for thousands of digits. Eleven digits are too
+        # large a count, too, so ClassLabel rejects it.
         return ClassLabel(int(rest[:11]) if rest.isdecimal() else rest.split(","))
     if kind == "image":
         return Image(rest or "png")  # type: ignore[arg-type]  # checked by Image itself
@@ -34,7 +35,7 @@ def parse_feature(text: str) -> Feature:
         return Text() if text == "text" else Bytes()
     if match := re.fullmatch(r"(\w+)(?:\[([\d, ]*)\])?", text):
         sides = (match[2] or "").replace(" ", "").split(",")
-        if max(map(len, sides)) <= 9:
+        if max(map(len, sides)) <= 9:  # int() raises a ValueError for thousands of digits
             return Tensor(match[1], tuple(int(side) for side in sides if side))
     raise FeatureError(
         f"{text!r:.200} is not a feature; write uint8[8,8], float32, class:10, class:cat,dog, "
@@ -43,7 +44,7 @@ def parse_feature(text: str) -> Feature:
 
 
 def _feature(feature: Feature, *, brief: bool = False) -> str:
-    """Return a feature in the form that ``--feature`` takes; if brief, classes as their count."""
+    """Return the text form of a feature; if ``brief``, a count replaces class names."""
     match feature:
         case Tensor(dtype, shape):
             return f"{dtype}[{','.join(map(str, shape))}]" if shape else dtype

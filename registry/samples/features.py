@@ -1,7 +1,7 @@
-"""What a sample is made of: an ordered mapping of names to features.
+"""Feature types, and `Features`, the ordered mapping of names to features that defines a sample.
 
-The names follow TensorFlow Datasets. A feature is a frozen value with a JSON form; the bytes it
-becomes are known to ``codec.py`` alone.
+The types are named as in TensorFlow Datasets. A feature is an immutable value with a JSON form. Its
+encoding to bytes is in ``codec.py``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DTYPES = (
     "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split()  # noqa: SIM905
 )
 LARGEST_RECORD = 256 << 20
-"""Bytes that one record may have at most (PostgreSQL's own limit for a value is 1 GiB)."""
+"""Maximum size of a record in bytes (PostgreSQL's limit for a value is 1 GiB)."""
 
 
 def _dtype(name: str) -> None:
@@ -29,31 +29,38 @@ def _dtype(name: str) -> None:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A dense array of one dtype and one shape; ``shape=()`` is a scalar."""
+    """A dense array of a fixed dtype and shape; ``shape=()`` is a scalar.
+
+    ``dtype`` is one of `DTYPES`. Raises `FeatureError`.
+    """
 
     dtype: str
     shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _dtype(self.dtype)
+        # A caller may pass a list, which is not hashable.
         object.__setattr__(self, "shape", tuple(self.shape))
         if any(not isinstance(side, int) or side < 1 for side in self.shape):
             raise FeatureError(f"shape {self.shape} must be of whole numbers from 1 on")
+        # 8 bytes is the largest item: the limit does not depend on the dtype.
         if math.prod(self.shape) * 8 > LARGEST_RECORD:
             raise FeatureError(f"shape {self.shape} is too large for one sample; cut it up")
 
 
 @dataclass(frozen=True)
 class ClassLabel:
-    """A class index, int32. Made from a count or from names: ``ClassLabel(["cat", "dog"])``.
+    """A class index, stored as int32.
 
-    Values may be given as indexes or, where there are names, as names.
+    Classes are defined by a count or by their names: ``ClassLabel(["cat", "dog"])``. Values may
+    be given as indexes or, if the classes have names, as names. Raises `FeatureError`.
     """
 
     count: int
     names: tuple[str, ...] | None
 
     def __init__(self, classes: int | Sequence[str]) -> None:
+        # bool is a subclass of int, and str a sequence of str: both must be rejected.
         counted = isinstance(classes, int) and not isinstance(classes, bool)
         names = None if counted or not isinstance(classes, Iterable) else tuple(classes)
         count = classes if isinstance(classes, int) and counted else len(names or ())
@@ -67,13 +74,14 @@ class ClassLabel:
                     raise FeatureError(f"a class name {wrong}")
             if len(set(names)) != len(names):
                 raise FeatureError("class names must differ from one another")
+        # The dataclass is frozen, so that plain assignment raises.
         object.__setattr__(self, "count", count)
         object.__setattr__(self, "names", names)
 
 
 @dataclass(frozen=True)
 class Image:
-    """An encoded image file, kept as the bytes it came in and decoded by the training pipeline."""
+    """An encoded image file, stored unchanged and decoded by the training pipeline."""
 
     encoding: Literal["png", "jpeg"] = "png"
 
@@ -86,7 +94,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Text:
-    """Unicode text of any length, stored as UTF-8."""
+    """Unicode text of any length, stored as UTF-8; U+0000 and lone surrogates are rejected."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,7 @@ class Bytes:
 
 @dataclass(frozen=True)
 class Ragged:
-    """A one-dimensional array of one dtype and any length."""
+    """A one-dimensional array of a fixed dtype, one of `DTYPES`, and any length."""
 
     dtype: str
 
@@ -114,7 +122,11 @@ _KINDS: dict[str, type[Any]] = {
 
 
 class Features(Mapping[str, Feature]):
-    """An ordered, immutable mapping of names to features; equal if names, order and kinds are."""
+    """An ordered, immutable mapping of names to features. Raises `FeatureError`.
+
+    Unlike dictionaries, two of them are equal only if the order is the same, too: it determines the
+    layout of records.
+    """
 
     def __init__(self, features: Mapping[str, Feature]) -> None:
         if not features:
@@ -124,6 +136,7 @@ class Features(Mapping[str, Feature]):
                 raise FeatureError(
                     f"feature name {name!r:.200} must be 1 to 128 printable characters"
                 )
+            # A subclass would lose its type in the JSON form.
             if type(feature) not in _KINDS.values():
                 raise FeatureError(f"feature {name!r} is {feature!r:.200}; use {', '.join(_KINDS)}")
         self._features = dict(features)
@@ -150,7 +163,7 @@ class Features(Mapping[str, Feature]):
 
     @property
     def fixed(self) -> dict[str, FixedFeature]:
-        """The features whose every value has the same number of bytes, in order."""
+        """The features whose values all have the same number of bytes, in order."""
         return {n: f for n, f in self.items() if isinstance(f, FixedFeature)}
 
     @property
@@ -159,12 +172,12 @@ class Features(Mapping[str, Feature]):
         return {n: f for n, f in self.items() if not isinstance(f, FixedFeature)}
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Return the JSON form: a list, since the order of features is part of the layout."""
+        """Return the JSON form: a list, since JSONB does not keep the order of a mapping."""
         return [{"name": n, "kind": type(f).__name__, **asdict(f)} for n, f in self.items()]
 
     @classmethod
     def from_json(cls, form: list[dict[str, Any]]) -> Features:
-        """Read the JSON form back; raises `FeatureError` where it is not one."""
+        """Read the JSON form; raises `FeatureError` if it is not one."""
         try:
             return cls({entry["name"]: _from_json(entry) for entry in form})
         except (KeyError, TypeError) as error:

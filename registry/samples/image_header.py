@@ -1,7 +1,7 @@
-"""Whether an encoded image is whole, and how large it says it is: nothing is decoded.
+"""Checks that an encoded image is complete and of a sensible size, without decoding it.
 
-A file is walked by its markers or chunks up to its end, after which anything may follow, as
-decoders have it. What is damaged in between may pass: `registry verify --images` decodes.
+The check follows a file's chunks (PNG) or markers (JPEG) to its end. As in decoders, any bytes may
+follow the end. Damaged pixel data may pass; `registry verify --images` decodes the images.
 
 PNG: https://www.w3.org/TR/png-3/#5DataRep. JPEG: ITU-T T.81, annex B.
 """
@@ -13,19 +13,19 @@ from typing import Literal, NoReturn
 from zlib import crc32
 
 MOST_PIXELS = 1 << 28
-"""Pixels that an image may have. One of a few bytes can claim gigabytes, which trainers decode."""
+"""Maximum number of pixels: a trainer would allocate gigabytes for a tiny file that claims them."""
 _MAGIC = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-"""The JPEG markers that begin a frame, in which the size is."""
+"""The JPEG markers that begin a frame, whose header has the size."""
 _SCAN, _END = 0xDA, 0xD9
 _BARE = {0x01, *range(0xD0, 0xD8)}
-"""The JPEG markers that nothing belongs to."""
+"""The JPEG markers without a segment: no length follows."""
 _ANCILLARY = 0x20
-"""The bit of a PNG chunk's name by which decoders know that they can do without the chunk."""
+"""The bit in a PNG chunk's type that marks it as ancillary: decoders may ignore the chunk."""
 
 
 def check_file(data: bytes, encoding: Literal["png", "jpeg"]) -> None:
-    """Raise `ValueError` unless this is a file of the encoding with an end and a sensible size."""
+    """Raise `ValueError` unless the data is a complete file of the encoding, of a sensible size."""
     if not data.startswith(_MAGIC[encoding]):
         raise ValueError(f"the bytes are not a {encoding} file")
     if encoding == "png":
@@ -41,6 +41,7 @@ def _check_png(data: bytes) -> None:
         stop = start + 8 + length
         if len(data) < stop + 4:
             break
+        # Only critical chunks: decoders ignore a damaged ancillary chunk.
         if not name[0] & _ANCILLARY and view[stop : stop + 4] != struct.pack(
             ">I", crc32(view[start + 4 : stop])
         ):
@@ -64,12 +65,13 @@ def _check_jpeg(data: bytes) -> None:
     start, frame, scan = 2, False, False
     while (marker := data.find(b"\xff", start)) >= 0 and marker + 1 < len(data):
         code, start = data[marker + 1], marker + 2
-        if code == 0xFF:  # a byte of filling
+        if code == 0xFF:  # a fill byte
             start = marker + 1
         elif code == _END:
             if not scan:
                 raise ValueError("the image is damaged: it holds no pixels")
             return
+        # In pixel data, FF is followed by 00, and is no marker.
         elif code and code not in _BARE:
             length = int.from_bytes(data[start : start + 2], "big")
             if code in _FRAMES and len(data) >= start + 7:
@@ -80,8 +82,8 @@ def _check_jpeg(data: bytes) -> None:
             if code == _SCAN:
                 if not frame:
                     raise ValueError("the image is damaged: it holds no frame before its pixels")
-                # Pixels hold no end but their own, so where it is the last, as almost always,
-                # they need not be gone through, which takes longer than all else.
+                # Pixel data cannot contain an end marker. If the file ends with one, as almost
+                # always, the scan need not be searched, which would take most of the time.
                 if start < len(data) and data.endswith(b"\xff\xd9"):
                     return
                 scan = True

@@ -1,4 +1,4 @@
-"""A sample as JSON, as other languages' tools write it: read strictly, and written exactly.
+"""The JSON form of a sample, for tools in any language: parsed strictly, written without loss.
 
 ============================  ==========================================================
 feature                       JSON
@@ -32,19 +32,19 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def parse_json(text: str) -> Any:
-    """Read JSON, and nothing that JSON does not allow or that could be read in two ways.
+    """Parse JSON strictly; raises `ValueError` with the reason.
 
-    Raises `ValueError` with the reason.
+    Unlike `json.loads`, it rejects NaN, Infinity, duplicate names, and numbers out of range.
     """
     with _reasons():
         return _decoder.decode(text)
 
 
 def parse_items(text: str) -> Iterator[Any]:
-    """Read a JSON array item by item, as `parse_json` does, or one document that is no array.
+    """Parse a JSON array item by item, as `parse_json` does, or a single document that is no array.
 
-    What comes after an item has not been read yet, so that who finds it wrong can stop there.
-    Raises `ValueError` with the reason.
+    The text after an item is not parsed yet when the item is yielded, so that a caller that rejects
+    it need not pay for the rest. Raises `ValueError` with the reason.
     """
     start = _after_space(text, 0)
     if text[start : start + 1] != "[":
@@ -84,10 +84,10 @@ def _after_space(text: str, position: int) -> int:
 
 
 def from_fields(features: Features, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn a sample's JSON fields into values that its features take.
+    """Convert a sample's JSON fields to values that its features accept.
 
-    Values that are no JSON (bytes, arrays) pass as they are, and so do names of no feature, which
-    encoding refuses. Raises `InvalidSampleError` for text that is not what the feature needs.
+    Values that are not JSON (bytes, arrays) are returned unchanged, and so are unknown names, which
+    `Codec.encode` rejects. Raises `InvalidSampleError` for text that the feature cannot have.
     """
     values = dict(fields)
     for name, value in fields.items():
@@ -101,12 +101,12 @@ def from_fields(features: Features, fields: Mapping[str, Any]) -> dict[str, Any]
 
 
 def to_fields(features: Features, sample: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn a sample's values into JSON fields, from which `from_fields` makes the same again."""
+    """Convert a sample's values to JSON fields; `from_fields` restores the same values."""
     return {name: _to_json(features[name], sample[name]) for name in features}
 
 
 def from_base64(text: object) -> bytes:
-    """Read base64 text, or a ``data:`` URI; raises `ValueError`."""
+    """Decode base64 text or a ``data:`` URI; raises `ValueError`."""
     if not isinstance(text, str):
         raise ValueError(f"bytes are written as base64 text, not {type(text).__name__}")  # noqa: TRY004
     if text[:5].lower() == "data:":
@@ -117,13 +117,14 @@ def from_base64(text: object) -> bytes:
             return unquote_to_bytes(data)
         text = unquote_to_bytes(data).decode("latin-1")
     try:
-        return binascii.a2b_base64(text, strict_mode=True)  # which makes no copy of the text
+        # Unlike base64.b64decode, this makes no copy of the text.
+        return binascii.a2b_base64(text, strict_mode=True)
     except ValueError as error:
         raise ValueError(f"{shown(text)} is not base64 ({error})") from None
 
 
 def shown(text: str) -> str:
-    """Quote a value for a message, if need be its beginning only."""
+    """Quote a value for a message, truncated to 40 characters."""
     return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}…"
 
 
@@ -138,6 +139,7 @@ def _from_text(feature: Feature, text: str) -> Any:
     if len(data) != math.prod(shape) * dtype.itemsize:
         need = f"{math.prod(shape)} of" if isinstance(feature, Tensor) else "whole"
         raise ValueError(f"{len(data)} bytes of base64 are not {need} {dtype.name} values")
+    # NumPy would accept any byte as a bool, and write it back unchanged.
     if dtype.kind == "b" and data.strip(b"\0\1"):
         raise ValueError("base64 of bool values may hold the bytes 0 and 1 only")
     return np.frombuffer(data, dtype).reshape(shape)
@@ -151,6 +153,7 @@ def _to_json(feature: Feature, value: Any) -> Any:
     if not isinstance(feature, Tensor | Ragged):
         return value
     array = np.asarray(value)
+    # JSON has no NaN or infinity.
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
         return binascii.b2a_base64(little.tobytes(), newline=False).decode()
@@ -158,6 +161,7 @@ def _to_json(feature: Feature, value: Any) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # json.loads would keep the last of two equal names, and so lose a value silently.
     found = dict(pairs)
     if len(found) < len(pairs):
         counts = Counter(name for name, _ in pairs)
@@ -166,6 +170,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _finite(text: str) -> float:
+    # Python reads 1e999 as infinity.
     number = float(text)
     if math.isinf(number):
         raise ValueError(f"{shown(text)} is too large for a float")
@@ -177,8 +182,8 @@ def _constant(name: str) -> NoReturn:
 
 
 def _whole(text: str) -> int:
-    # Beyond 64 bits no feature takes a number, and Python refuses thousands of digits in words of
-    # its own.
+    # No feature accepts more than 64 bits, and int() raises an error about its own limit for
+    # thousands of digits.
     if len(text) > 20:
         raise ValueError(f"{shown(text)} is too large for a whole number")
     return int(text)

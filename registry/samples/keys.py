@@ -1,4 +1,4 @@
-"""Sample keys: checked where users give them, made where they do not."""
+"""Sample keys: validation of given keys, and generation of missing ones."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from registry.samples.text import fault
 Keys = Sequence[str] | npt.NDArray[np.str_]
 
 LONGEST = 512
-"""Bytes of UTF-8 that a key may have at most."""
+"""Maximum length of a key in bytes of UTF-8."""
 
 
 def make_keys(count: int) -> list[str]:
-    """Make keys that no other batch has: the time, in nanoseconds, 64 random bits, a number."""
+    """Generate unique keys: a batch's time in nanoseconds and 64 random bits, then a row number."""
     batch = f"{time.time_ns():016x}{secrets.token_hex(8)}"
     return [f"{batch}-{number}" for number in range(count)]
 
 
 def check_keys(keys: Keys, count: int) -> list[str]:
-    """Return the keys as a list; raises `InvalidSampleError` for one that cannot be a key."""
+    """Return the keys as a list; raises `InvalidSampleError` for the first invalid one."""
     if not isinstance(keys, Sequence | np.ndarray) or isinstance(keys, str | bytes):
         raise InvalidSampleError(f"keys is one {type(keys).__name__}; give a list of {count} keys")
     listed = keys.tolist() if isinstance(keys, np.ndarray) else list(keys)
     if len(listed) != count:
         raise InvalidSampleError(f"{len(listed)} keys were given for {count} samples")
-    # Whole-batch checks run at C speed; only a batch that fails one is gone through row by row.
+    # These checks of the whole batch run in C; only a batch that fails one is checked row by row.
+    # 128 characters are at most 512 bytes, so a batch of such keys needs no encoding per key.
     try:
-        joined = "".join(listed)
+        joined = "".join(listed)  # raises TypeError if one is not text
         joined.encode()
         sound = "\0" not in joined and 0 < min(map(len, listed)) <= max(map(len, listed)) <= 128
     except (TypeError, UnicodeEncodeError):
@@ -46,12 +47,12 @@ def check_keys(keys: Keys, count: int) -> list[str]:
 
 
 def check_key(key: str) -> None:
-    """Raise `InvalidSampleError` for what can be no sample's key."""
+    """Raise `InvalidSampleError` unless this can be a sample's key."""
     check_keys([key], 1)
 
 
 def check_source(source: str | None) -> None:
-    """Raise `InvalidSampleError` unless the name of a source is plain text, or None."""
+    """Raise `InvalidSampleError` unless the source is None or text that could be a key."""
     if source is not None and (reason := _fault(source)):
         raise InvalidSampleError(reason.replace("a key", "a source"))
 

@@ -1,7 +1,7 @@
-"""Splits: half-open intervals of the buckets 0..65535 that sample keys hash to.
+"""Splits: half-open intervals of buckets, the numbers 0 to 65535 that sample keys hash to.
 
-They are fixed when a dataset is created and a key's bucket never changes, so a sample never moves
-from one split to another, however much the dataset grows or is relabeled.
+Splits are fixed when a dataset is created, and a key's bucket never changes. So a sample never
+moves from one split to another, however much the dataset grows or is relabeled.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ Interval = tuple[int, int]
 
 
 def intervals(fractions: Mapping[str, float]) -> dict[str, Interval]:
-    """Turn fractions that add up to 1, such as ``{"train": 0.9, "test": 0.1}``, into intervals."""
+    """Convert fractions to intervals; raises `FeatureError`.
+
+    Fractions such as ``{"train": 0.9, "test": 0.1}`` must add up to 1.
+    """
     if not fractions:
         return {}
     for name, part in fractions.items():
@@ -32,11 +35,13 @@ def intervals(fractions: Mapping[str, float]) -> dict[str, Interval]:
             raise FeatureError(f"split {name!r:.200}: a share is a number, not {part!r:.200}")
     if any(not name or not 0 < part <= 1 for name, part in fractions.items()):
         raise FeatureError(f"splits {dict(fractions)!r}: each needs a name and a share above 0")
+    # Sums of floats are inexact: 0.7 + 0.2 + 0.1 is less than 1.
     if abs(sum(fractions.values()) - 1) > 1e-6:
         raise FeatureError(f"splits {dict(fractions)!r} add up to {sum(fractions.values())}, not 1")
     found: dict[str, Interval] = {}
     total, start = 0.0, 0
     for name, part in fractions.items():
+        # Rounding the running total, not each share, makes the last interval end at BUCKETS.
         total += part
         stop = round(total * BUCKETS)
         if stop == start:
@@ -51,7 +56,7 @@ def intervals(fractions: Mapping[str, float]) -> dict[str, Interval]:
 
 
 def interval(splits: Mapping[str, Interval], name: str | None) -> Interval:
-    """Return the buckets of a split, or all of them for ``None``."""
+    """Return the buckets of a split, or all buckets for None; raises `FeatureError`."""
     if name is None:
         return (0, BUCKETS)
     if name not in splits:
@@ -62,6 +67,10 @@ def interval(splits: Mapping[str, Interval], name: str | None) -> Interval:
 
 
 def buckets(keys: Iterable[str]) -> npt.NDArray[np.uint16]:
-    """Hash keys to buckets 0..65535, one uint16 per key."""
+    """Hash keys to buckets, one uint16 per key.
+
+    The hash must never change: samples of existing datasets would change their split.
+    """
     digests = [blake2b(key.encode(), digest_size=2).digest() for key in keys]
+    # "<u2" so that a big-endian machine computes the same buckets.
     return np.frombuffer(b"".join(digests), "<u2").astype(np.uint16, copy=False)

@@ -1,4 +1,4 @@
-"""Text that every database keeps exactly as it was given, and names as SQL takes them."""
+"""Validation of text that every database stores unchanged, and quoting of SQL identifiers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 
 def fault(value: object) -> str | None:
-    """Say what is wrong with a value, after "a name …"; None where it is such text."""
+    """Return what is wrong with a value, to follow "a name" in a message; None for valid text."""
     if not isinstance(value, str):
         return f"is text, not {type(value).__name__}"
+    # PostgreSQL's text has no U+0000; SQLite's functions end at it.
     if "\0" in value:
         return r"cannot hold \x00"
     try:
@@ -20,12 +21,12 @@ def fault(value: object) -> str | None:
 
 
 def quoted(name: str) -> str:
-    """Quote an identifier for psql, too: SQLAlchemy would double percent signs for the driver."""
+    """Quote an SQL identifier, also for psql: SQLAlchemy would double % for the driver."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def path_fault(path: Path) -> str | None:
-    """Say what is wrong with a path that no file can have; None for any other."""
+    """Return why no file can have this path; None if one can."""
     try:
         return r"cannot hold \x00" if b"\0" in os.fsencode(path) else None
     except UnicodeEncodeError:

@@ -1,7 +1,7 @@
-"""Checks of the values that users give: what fits a feature is packed, all else is refused.
+"""Validation and packing of users' values: a value fits its feature exactly, or is rejected.
 
-Nothing is ever rounded, wrapped or guessed: the one loss that is allowed is rounding floats to a
-narrower float, which is what a float32 feature asks for.
+No value is wrapped or guessed, and none is rounded with one exception: a float may be rounded to
+a narrower float type, as a float32 feature asks for.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Array = npt.NDArray[Any]
 
 
 class Refused(Exception):  # noqa: N818  # control flow inside the package, never shown
-    """A value does not fit; ``row`` is where, or None where the column as a whole is at fault."""
+    """A value does not fit; ``row`` is its index, or None if the whole column is invalid."""
 
     def __init__(self, reason: str, row: int | None = None) -> None:
         super().__init__(reason)
@@ -38,7 +38,7 @@ class Refused(Exception):  # noqa: N818  # control flow inside the package, neve
 
 
 def pack_fixed(feature: FixedFeature, values: Any, count: int) -> Array:
-    """Return an array of shape ``(count, *shape)`` that the feature's storage takes exactly."""
+    """Return an array of shape ``(count, *shape)`` that can be stored exactly; raises `Refused`."""
     _check_column(values, count)
     if isinstance(feature, ClassLabel):
         return _labels(feature, values, count)
@@ -46,6 +46,7 @@ def pack_fixed(feature: FixedFeature, values: Any, count: int) -> Array:
         array = np.asarray(values)
     except (ValueError, TypeError, OverflowError):
         array = None
+    # A float64 array that NumPy made of a list may have been rounded from large integers.
     if array is not None and array.dtype == np.float64 and array is not values:
         array = _wide(array, values, feature.dtype)
     if array is None or array.dtype == object or array.shape != (count, *feature.shape):
@@ -54,7 +55,7 @@ def pack_fixed(feature: FixedFeature, values: Any, count: int) -> Array:
 
 
 def _check_column(values: Any, count: int) -> None:
-    """Refuse what has no order of its own, and masked values, which would lose their mask."""
+    """Reject columns without an order, and masked arrays, which np.asarray would unmask."""
     if isinstance(values, str | bytes | bytearray | AbstractSet | Mapping):
         raise Refused(f"a column of {count} values is a list, not {type(values).__name__}")
     if isinstance(values, np.ma.MaskedArray):
@@ -66,7 +67,7 @@ def _check_column(values: Any, count: int) -> None:
 
 
 def _wide(array: Array, values: Any, dtype: str) -> Array:
-    """Undo what NumPy does to whole numbers on both sides of 2**63: it makes them floats."""
+    """Restore integers that NumPy converted to float64, as it mixes int64 with uint64."""
     numbers = np.asarray(values, object)
     if np.dtype(dtype).kind in "iu" and all(type(number) is int for number in numbers.flat):
         with suppress(OverflowError):
@@ -75,9 +76,10 @@ def _wide(array: Array, values: Any, dtype: str) -> Array:
 
 
 def pack_variable(feature: VariableFeature, values: Any, count: int) -> list[bytes]:
-    """Return each value's bytes."""
+    """Return the bytes of each value; raises `Refused` with the first row that does not fit."""
     _check_column(values, count)
     if isinstance(values, np.ndarray) and values.dtype.kind == "S":
+        # The zeros are lost already: the array's elements do not have them.
         raise Refused("NumPy drops trailing zero bytes from such arrays; give a list of bytes")
     packed = []
     for row, value in enumerate(values):
@@ -120,7 +122,7 @@ def _ragged(feature: Ragged, value: Any) -> bytes:
         array = np.asarray(value)
     except (ValueError, TypeError, OverflowError):
         array = np.empty((), object)
-    if array.shape == (0,):
+    if array.shape == (0,):  # float64, whatever the feature's dtype
         return b""
     if array.dtype == np.float64 and array is not value:
         array = _wide(array, value, feature.dtype)
@@ -130,9 +132,9 @@ def _ragged(feature: Ragged, value: Any) -> bytes:
 
 
 def _cast(array: Array, dtype: str, values: Any) -> Array:
-    """Cast exactly (floats may round), or name the first row that cannot be."""
+    """Cast to little-endian without loss (floats may round); raises `Refused` with a row."""
     target = np.dtype(dtype).newbyteorder("<")
-    if array.dtype == target:
+    if array.dtype == target:  # without the range checks, which this need not pay for
         return array.astype(target, copy=False)
     source, kind = array.dtype.kind, target.kind
     if source == "b" or (source in "iu" and kind in "iuf"):
@@ -141,6 +143,8 @@ def _cast(array: Array, dtype: str, values: Any) -> Array:
         allowed = source == kind == "f"
     if not allowed:
         raise _first_unlike(array, target, values)
+    # The cast wraps integers and turns large floats into infinity, silently; the checks that follow
+    # find those values.
     with np.errstate(over="ignore", invalid="ignore"):
         cast = array.astype(target)
     if source == kind == "f":
@@ -161,7 +165,8 @@ def _cast(array: Array, dtype: str, values: Any) -> Array:
 
 
 def _inexact(array: Array, cast: Array) -> npt.NDArray[np.bool_]:
-    """Whole numbers that their float does not equal; Python compares int and float exactly."""
+    """Return a mask of the integers that differ from their float; Python compares these exactly."""
+    # All integers below 2**digits are exact; comparing only the others is faster.
     digits = np.finfo(cast.dtype).nmant + 1
     suspects = np.abs(array.astype(np.float64)) >= 2.0**digits
     if suspects.any():
@@ -177,7 +182,7 @@ def _whole(number: float) -> int | None:
 
 
 def _first_unlike(array: Array, target: np.dtype[Any], values: Any) -> Refused:
-    """Name the row whose own type cannot be cast (one float makes a whole column float)."""
+    """Find the row whose type cannot be cast: one float makes NumPy convert the whole column."""
     row = 0
     if array.dtype.kind == "f":
         nan = np.isnan(array)
@@ -192,7 +197,8 @@ def _first_unlike(array: Array, target: np.dtype[Any], values: Any) -> Refused:
 
 
 def _first_misfit(feature: Tensor, values: Any) -> Refused:
-    """Name the first row that is no array of the feature's shape."""
+    """Find the first row that is not an array of the feature's shape and dtype."""
+    # Row by row: NumPy's error for the whole column does not say which row is ragged.
     for row, value in enumerate(values):
         try:
             one = np.asarray(value)
@@ -221,16 +227,17 @@ def _labels(feature: ClassLabel, values: Any, count: int) -> Array:
 
 
 def _indexes(feature: ClassLabel, values: Sequence[Any]) -> Array:
-    """Turn a list that may mix names and indexes into indexes."""
+    """Convert a list, which may mix names and indexes, to indexes of type int64."""
     known = {name: index for index, name in enumerate(feature.names or ())}
     found = np.empty(len(values), np.int64)
     for row, value in enumerate(values):
         if isinstance(value, np.ndarray) and value.shape == () and value.dtype.kind in "iu":
-            value = int(value)  # noqa: PLW2901  # as a scalar of NumPy is taken
+            value = int(value)  # noqa: PLW2901  # a 0-d array, accepted like a NumPy scalar
         if isinstance(value, str):
             if value not in known:
                 raise Refused(_unknown(feature, value), row)
             found[row] = known[value]
+        # bool is a subclass of int: True would be stored as class 1.
         elif isinstance(value, int | np.integer) and not isinstance(value, bool):
             if not 0 <= value < feature.count:
                 raise Refused(f"class index {value} is not in [0, {feature.count})", row)
@@ -243,9 +250,11 @@ def _indexes(feature: ClassLabel, values: Sequence[Any]) -> Array:
 def _lookup(feature: ClassLabel, array: Array) -> Array:
     names = np.array(feature.names or ("",))
     order = np.argsort(names)
+    # searchsorted returns len(names) for a name after all others.
     places = np.minimum(np.searchsorted(names, array, sorter=order), len(names) - 1)
     found: Array = order[places]
     unlike = names[found] != array
+    # searchsorted returns a place for absent names, too.
     if unlike.any() or feature.names is None:
         row = int(np.argmax(unlike))
         raise Refused(_unknown(feature, str(array[row])), row)

@@ -1,7 +1,8 @@
-"""Engines in pickles: the address of a database, from which another process connects by itself.
+"""Pickling of engines: an `Address` is pickled in place of an engine, and opens one again.
 
-A pickle may be written to a disk or sent to another machine. So it holds no password that the
-environment holds, too: where it was found is written down instead.
+A pickle may be written to disk or sent to another machine. If the environment holds the URL's
+secrets, too, the pickle stores the name of the variable instead of them; the process that unpickles
+reads the secrets from its own environment. Secrets that only the program itself knows are pickled.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True)
 class Address:
-    """Where an engine connects to.
+    """What is needed to connect as an engine does; picklable.
 
-    ``url`` is without passwords where ``variable`` names what holds them in the environment.
+    ``timeout`` is in seconds. If ``variable`` is set, the environment variable of that name holds
+    the secrets, and ``url`` contains none.
     """
 
     url: str
@@ -37,8 +39,10 @@ class Address:
 
     @classmethod
     def of(cls, engine: Engine) -> Address:
-        """Return the address of an engine that `make_engine` made."""
+        """Return the address of an engine that `make_engine` created."""
         url = url_of(engine)
+        # The process that unpickles may run in another directory, where a relative path names
+        # another file.
         if url.drivername == "sqlite" and not (url.database or "").startswith("file:"):
             url = url.set(database=os.path.abspath(url.database or ""))  # noqa: PTH100  # no links
         variable = _holder(url)
@@ -48,7 +52,9 @@ class Address:
         return cls(url.render_as_string(hide_password=False), timeout, variable)
 
     def engine(self) -> Engine:
-        """Return the engine for this address, of which a process has one; nothing is connected."""
+        """Return this process's one engine for the address, without connecting. Thread-safe."""
+        # A pool for each unpickled object would open connections without bound. The dictionary is
+        # weak, so that an engine ends with the last object that uses it.
         with _lock:
             engine = _engines.get(self)
             if engine is None:
@@ -57,6 +63,7 @@ class Address:
 
     def _complete(self) -> URL:
         url = parse_url(self.url)
+        # libpq itself reads $PGPASSWORD.
         if self.variable not in _VARIABLES:
             return url
         given = os.environ.get(self.variable)
@@ -70,7 +77,7 @@ class Address:
 
 
 class Pickled:
-    """Has engines among an object's attributes pickled as their addresses."""
+    """Mixin that pickles the engines among an object's attributes as their addresses."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -86,7 +93,7 @@ class Pickled:
 
 
 def _holder(url: URL) -> str | None:
-    """Return the variable of the environment that holds what is secret in a URL."""
+    """Return the environment variable that holds a URL's secrets; None if there is none."""
     if not url.password and not secrets(url):
         return None
     for name in _VARIABLES:

@@ -1,4 +1,8 @@
-"""How long may still be waited, as those who try again tell those who wait."""
+"""The deadline of the current retry, which limits how long a connection waits for its server.
+
+`retry` sets it around each attempt but the first; `postgresql` reads it when it connects and waits.
+A context variable carries it, so that each thread and each task has its own.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +12,22 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 LEAST = 4.0
-"""Seconds that a new attempt is given, however late it is."""
+"""Seconds that an attempt gets at least, even after the deadline: less than this cannot connect."""
 _until: ContextVar[float | None] = ContextVar("_until", default=None)
 
 
 @contextmanager
 def bounded(until: float | None) -> Iterator[None]:
-    """Have what is waited for in the block fail by about this time of the monotonic clock."""
+    """Set a deadline for the block, in seconds of `time.monotonic`; None sets no deadline."""
     before = _until.set(until)
     try:
         yield
     finally:
+        # By token, since deadlines nest: None would remove that of an enclosing block.
         _until.reset(before)
 
 
 def left(timeout: float) -> float:
-    """Return the seconds there are, of a timeout, to find out that a server is out of reach."""
+    """Return the seconds left to detect an unreachable server, at most ``timeout``."""
     until = _until.get()
     return timeout if until is None else min(timeout, max(LEAST, until - time.monotonic()))

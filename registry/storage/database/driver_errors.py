@@ -1,4 +1,8 @@
-"""Drivers' errors made ours: what happened, where, and what to do."""
+"""Translation of the drivers' errors to those of `registry.errors`.
+
+SQLite's errors are distinguished by name, PostgreSQL's by SQLSTATE. Each message says what
+happened, in which database, and what to do.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +29,13 @@ from registry.storage.database.url import shown
 
 
 def translate(error: Exception, url: URL) -> RegistryError:
-    """Return the error of `errors.py` that a driver's error means."""
+    """Return the package's error for an error of SQLAlchemy, psycopg or sqlite3; raises nothing."""
     original = error.orig if isinstance(error, DBAPIError) and error.orig else error
     said = str(original).strip().partition("\n")[0] or type(original).__name__
     place = shown(url)
     if isinstance(original, sqlite3.Error):
         return _from_sqlite(original, said, place)
+    # By attribute, not by type: that would import psycopg, which SQLite does not need.
     if hasattr(original, "sqlstate"):
         return _from_postgresql(original, said, place)
     return DatabaseError(f"{place}: {said}")
@@ -38,6 +43,7 @@ def translate(error: Exception, url: URL) -> RegistryError:
 
 def _from_sqlite(error: sqlite3.Error, said: str, place: str) -> RegistryError:
     code = getattr(error, "sqlite_errorname", "")
+    # Prefixes: SQLite has extended codes, such as SQLITE_BUSY_SNAPSHOT.
     if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return ConflictError(f"{place} is locked by another process ({said}); try again")
     if code.startswith("SQLITE_READONLY"):
@@ -45,7 +51,7 @@ def _from_sqlite(error: sqlite3.Error, said: str, place: str) -> RegistryError:
             f"{place} can only be read; check the rights of the file and folder, or open a file "
             "that nobody writes to as sqlite:///file:path?immutable=1&uri=true"
         )
-    if code.startswith(("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")):  # no room for the WAL's index
+    if code.startswith(("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")):  # the WAL index does not fit
         return DiskFullError(f"{place}: {said}; free some space and try again")
     if code.startswith("SQLITE_CANTOPEN"):
         return DatabaseError(f"{place}: {said}; check that its folder exists and may be written")
@@ -54,7 +60,8 @@ def _from_sqlite(error: sqlite3.Error, said: str, place: str) -> RegistryError:
     return DatabaseError(f"{place}: {said}")
 
 
-# SQLSTATEs, or their beginnings, in PostgreSQL's documentation, "Error Codes".
+# SQLSTATEs, or prefixes of them: see "PostgreSQL Error Codes" in its documentation. The first match
+# counts, so a state comes before a prefix of it.
 _STATES: dict[str, tuple[Callable[[str], RegistryError], str]] = {
     "40001": (ConflictError, "try again"),
     "40P01": (ConflictError, "try again"),
@@ -86,6 +93,7 @@ _STATES: dict[str, tuple[Callable[[str], RegistryError], str]] = {
 
 
 def _from_postgresql(error: Any, said: str, place: str) -> RegistryError:
+    # By name, for the same reason. Only these two can mean that no connection was established.
     kinds = {kind.__name__ for kind in type(error).__mro__}
     lost = not kinds.isdisjoint(("OperationalError", "InterfaceError"))
     state = error.sqlstate or (_state_of_refusal(said) if lost else "")
@@ -99,13 +107,16 @@ _REFUSED = ("authentication failed", "no password supplied", "no pg_hba.conf ent
 
 
 def _state_of_refusal(said: str) -> str:
-    """Guess the state where there is none: libpq gives only text if a connection fails."""
+    """Derive a SQLSTATE from the message: if a connection fails, libpq reports text only.
+
+    An unknown message results in 08006, connection failure, which is retried.
+    """
     if any(each in said for each in _REFUSED):
         return "28P01"
     if 'role "' in said:
         return "28000"
     if "FATAL" in said and "does not exist" in said:
         return "3D000"
-    if "No space left on device" in said:  # of the cache file that each new session may write
+    if "No space left on device" in said:  # for the cache file that a new session may write
         return "53100"
     return "08006"

@@ -1,4 +1,8 @@
-"""From a URL to an engine: dialect settings, transactions, and driver errors made ours."""
+"""Creates SQLAlchemy engines, with the settings that each database needs.
+
+All connections that SQLAlchemy opens get their settings here, by event listeners: PostgreSQL's in
+`postgresql.connect`, SQLite's as PRAGMAs. Transactions are in `transactions`.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +25,15 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _urls: WeakKeyDictionary[Engine, URL] = WeakKeyDictionary()
-"""The URLs that engines were made for, with what is secret in them."""
+"""The engines' URLs, with their secrets, which ``Engine.url`` lacks."""
 
 
 def make_engine(url: str | URL, timeout: float | None = None) -> Engine:
-    """Return an engine for the URL, without connecting to it.
+    """Return an engine for the URL, without connecting.
 
-    ``timeout``, else the URL's ``timeout``, else 30, is how many seconds may pass from the moment
-    that the database falls silent or cannot be reached, or a SQLite file is locked by others, until
-    that is an error. Raises `InvalidURLError`.
+    ``timeout`` is in seconds; it defaults to the URL's ``timeout``, and that to 30. An error is
+    raised when the database has been silent or unreachable, or a SQLite file locked, for this long.
+    Raises `InvalidURLError`.
     """
     parsed = parse_url(url)
     timeout = timeout_of(parsed) if timeout is None else timeout
@@ -45,14 +49,15 @@ def make_engine(url: str | URL, timeout: float | None = None) -> Engine:
 
 
 def url_of(engine: Engine) -> URL:
-    """Return the URL that an engine was made for, with its passwords."""
+    """Return the URL of an engine that `make_engine` created, with its passwords."""
     return _urls[engine]
 
 
 def _postgresql(url: URL, timeout: float) -> Engine:
-    # It loads psycopg, which SQLite does without.
+    # The module imports psycopg, which SQLite does not need.
     from registry.storage.database import postgresql  # noqa: PLC0415
 
+    # "not >=" instead of "<" so that NaN is rejected, too.
     if not timeout >= postgresql.LEAST_TIMEOUT:
         raise InvalidURLError(
             f"a timeout of {timeout:g} seconds is too short for PostgreSQL; "
@@ -60,11 +65,11 @@ def _postgresql(url: URL, timeout: float) -> Engine:
         )
     hidden = secrets(url)
     engine = create_engine(
-        url.difference_update_query(hidden),  # SQLAlchemy shows all of a query
+        url.difference_update_query(hidden),  # str(engine.url) masks no secrets in a query
         connect_args=hidden,
-        max_overflow=-1,  # a waiting follower keeps its connection, however many there are
-        isolation_level="READ COMMITTED",  # a role's default may be another
-        use_native_hstore=False,  # spares looking for it
+        max_overflow=-1,  # each waiting follower holds a connection; a limit would block
+        isolation_level="READ COMMITTED",  # a role may have another default
+        use_native_hstore=False,  # saves a query per new connection
     )
     postgresql.check_arguments(engine.dialect.create_connect_args(url)[1])
 
@@ -78,7 +83,7 @@ def _postgresql(url: URL, timeout: float) -> Engine:
 def _sqlite(url: URL, timeout: float) -> Engine:
     if sqlite3.sqlite_version_info < (3, 35):
         raise DatabaseError(f"SQLite {sqlite3.sqlite_version} is too old; 3.35 or later is needed")
-    # With uri=true, SQLite itself reads what else there is.
+    # With uri=true, SQLite itself interprets the other parameters.
     if unknown := secrets(url).keys() if "uri" in url.query else url.query.keys() - {"timeout"}:
         raise InvalidURLError(
             f"{shown(url)}: SQLite URLs have no {', '.join(sorted(unknown))}; leave it out, or "
@@ -88,11 +93,12 @@ def _sqlite(url: URL, timeout: float) -> Engine:
 
     @event.listens_for(engine, "connect")
     def settings(connection: sqlite3.Connection, _: object) -> None:
-        # Python's own transaction handling would begin late and DEFERRED: two writers could both
-        # read, and one would fail on upgrading its lock instead of waiting for it.
+        # sqlite3's own transaction handling would begin late, and DEFERRED: two writers could both
+        # read first, and one of them would then fail to upgrade its lock instead of waiting.
         connection.isolation_level = None
         connection.create_function("sha256", 1, _sha256, deterministic=True)
         connection.execute("PRAGMA foreign_keys = ON")
+        # In WAL mode, NORMAL could lose the last commits in a power failure.
         connection.execute("PRAGMA synchronous = FULL")
         if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
             connection.execute("PRAGMA journal_mode = WAL")
@@ -100,6 +106,8 @@ def _sqlite(url: URL, timeout: float) -> Engine:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         options = connection.get_execution_options()
+        # IMMEDIATE takes the write lock at once. A deferred transaction that has read before it
+        # writes fails with SQLITE_BUSY, without waiting, if another one has written since.
         statement = "BEGIN IMMEDIATE" if options.get("registry_writes") else "BEGIN"
         if (wait := options.get("registry_wait")) is None:
             connection.exec_driver_sql(statement)
@@ -108,11 +116,12 @@ def _sqlite(url: URL, timeout: float) -> Engine:
         try:
             connection.exec_driver_sql(statement)
         finally:
+            # The connection returns to the pool, where the next user expects the full timeout.
             connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(1000 * timeout)}")
 
     return engine
 
 
 def _sha256(data: bytes | None) -> bytes | None:
-    """What PostgreSQL's function of this name returns, for SQLite, which has none."""
+    """The equivalent of PostgreSQL's ``sha256``, which SQLite lacks."""
     return None if data is None else hashlib.sha256(data).digest()

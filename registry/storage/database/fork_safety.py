@@ -1,4 +1,9 @@
-"""What a fork does to open connections and locks: they stay the parent's; the child has its own."""
+"""Keeps connections and locks usable across a fork of the process.
+
+Before a fork, idle SQLite connections are closed. In the child, every engine gets an empty pool,
+without closing the parent's connections, and every `ThreadLock` is replaced by a free one. A SQLite
+file that another thread was using at that moment is unsafe in the child, and `check` raises.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +18,17 @@ from registry.errors import DatabaseError
 
 _engines: WeakSet[Engine] = WeakSet()
 _parents: list[object] = []
+"""The parent's pools, kept alive in the child: collecting one could close its connections."""
 _in_use: set[str] = set()
-"""SQLite files in use at the moment of the fork, in the child."""
+"""In a child, the SQLite files that were in use at the moment of the fork."""
 _locks: WeakSet[ThreadLock] = WeakSet()
 
 
 class ThreadLock:
     """A reentrant lock between threads that is free in a forked child.
 
-    A thread that held it at the moment of the fork does not exist there, so that nobody would ever
-    release it.
+    A plain lock would deadlock there: the thread that held it at the moment of the fork does not
+    exist in the child, so nothing ever releases it.
     """
 
     def __init__(self) -> None:
@@ -41,17 +47,17 @@ class ThreadLock:
         self._lock.release()
 
     def renew(self) -> None:
-        """Make it free, whoever holds it."""
+        """Replace the lock by a free one, even if a thread holds it. Only safe in a new child."""
         self._lock = threading.RLock()
 
 
 def watch(engine: Engine) -> None:
-    """Have the engine's connections stay with the process that made them."""
+    """Keep a forked child from using the connections of this engine, which the parent opened."""
     _engines.add(engine)
 
 
 def check(engine: Engine) -> None:
-    """Raise `DatabaseError` where a fork has made the engine's file unsafe in this process."""
+    """Raise `DatabaseError` if a fork has made the engine's SQLite file unsafe in this process."""
     if _in_use and _file(engine) in _in_use:
         raise DatabaseError(
             f"{engine.url} was being read or written by another thread when this process was "
@@ -61,8 +67,9 @@ def check(engine: Engine) -> None:
 
 
 def _before() -> None:
-    # SQLite's locks are counted in the process, and held by it: a child that inherits an open file
-    # believes it holds them, too, and would write into a log that others then remove.
+    # SQLite counts its file locks in process memory, and the operating system does not pass them to
+    # a child. A child that inherits an open file believes that it holds the locks, and would write
+    # to a WAL that other processes may remove at any time. https://www.sqlite.org/howtocorrupt.html
     for engine in list(_engines):
         if engine.dialect.name == "sqlite" and not _used(engine):
             engine.dispose()
@@ -72,7 +79,9 @@ def _in_child() -> None:
     for engine in list(_engines):
         if engine.dialect.name == "sqlite" and _used(engine):
             _in_use.add(_file(engine))
-        _parents.append(engine.pool)  # to close its connections would say goodbye for the parent
+        # Closing the connections here would end the parent's sessions: both processes share the
+        # sockets, and PostgreSQL would read the child's Terminate message as the parent's.
+        _parents.append(engine.pool)
         engine.dispose(close=False)
     for lock in list(_locks):
         lock.renew()

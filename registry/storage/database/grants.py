@@ -1,7 +1,7 @@
-"""Who may do what in a PostgreSQL database: the least rights that each kind of user needs.
+"""The least privileges that each kind of user needs in a PostgreSQL database.
 
-Rights are given by column where PostgreSQL knows such: nobody but the tables' owner can change or
-remove a sample, and no time of creation can be made up. The library asks for no more than these.
+Privileges are granted by column where PostgreSQL supports it. Only the tables' owner can change or
+delete a sample, or set a creation time. The package needs no more privileges than these.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from registry.storage.database.transactions import driver, read, write
 from registry.storage.database.url import shown
 
 Kind = Literal["owner", "reader", "writer", "inbox", "server"]
-"""Who migrates, drops and makes tokens; who trains; who labels; a tool that inserts by plain SQL;
-who serves and drains."""
+"""The owner migrates, drops datasets and creates tokens; a reader trains; a writer labels; an inbox
+user is a tool that inserts by plain SQL; a server serves HTTP and drains the inbox."""
 
 Rights = Mapping[str, tuple[str, ...]]
-"""By table, what may be done there; "INSERT (a, b)" means those columns alone."""
+"""Privileges by table, as GRANT takes them: "INSERT (a, b)" is limited to these columns."""
 
 LOG = (VERSION_TABLE, "datasets", "heads", "samples", "erasures", "inbox", "runs", "epochs")
-"""The tables that everybody may read."""
+"""The tables that readers, writers and servers may read."""
 PRIVATE = ("tool_annotations", "webhooks", "deliveries", "tokens")
-"""Those that concern the server alone."""
+"""The tables that only the server uses."""
 
 READER: Rights = {
     **dict.fromkeys(LOG, ("SELECT",)),
@@ -75,20 +75,20 @@ RIGHTS: Mapping[Kind, Rights] = {
     "server": SERVER,
 }
 _FUNCTIONS = ("samples_append_only", "samples_continue_log", "heads_agree_with_log")
-"""Functions of the tables' triggers."""
+"""The tables' trigger functions, whose owner is the tables' owner."""
 _SEQUENCES = ("datasets", "inbox", "runs", "deliveries")
-"""Tables whose rows are numbered by a sequence, which takes a right of its own."""
+"""Tables numbered by a sequence. An INSERT needs USAGE on it, which the table does not imply."""
 
 
 class RoleError(RegistryError):
-    """A role that does not exist, or a database that has none."""
+    """A role that does not exist, or a SQLite database, which has no roles."""
 
 
 def statements(engine: Engine, roles: Mapping[Kind, Iterable[str]]) -> list[str]:
-    """Return the statements that give each role the rights of its kind, none ending in ``;``.
+    """Return the statements that grant each role the privileges of its kind, without ``;``.
 
-    Raises `RoleError` for a role that the server does not know, and on SQLite, which has none;
-    `SchemaError` where the tables are not there yet.
+    Raises `RoleError` for a role that does not exist, and on SQLite, which has no roles;
+    `SchemaError` if the tables do not exist yet.
     """
     if engine.dialect.name != "postgresql":
         raise RoleError(
@@ -99,6 +99,7 @@ def statements(engine: Engine, roles: Mapping[Kind, Iterable[str]]) -> list[str]
     named = [(kind, role) for kind in get_args(Kind) for role in roles.get(kind, ())]
 
     def make(connection: Connection) -> list[str]:
+        # All roles are checked before any statement is built, so that none runs if one is missing.
         known = set(connection.scalars(text("SELECT rolname FROM pg_roles")))
         written = _Statements(connection)
         for kind, role in named:
@@ -107,22 +108,25 @@ def statements(engine: Engine, roles: Mapping[Kind, Iterable[str]]) -> list[str]
                     f"{shown(engine.url)} has no role {role!r} as its {kind}; "
                     f"create it first: CREATE ROLE {quoted(role)} LOGIN"
                 )
+        # A role of two kinds needs CONNECT and USAGE once.
         return list(dict.fromkeys(each for kind, role in named for each in written.of(kind, role)))
 
     return read(engine, make)
 
 
 def apply(engine: Engine, granting: Iterable[str]) -> None:
-    """Run the statements, all or none of them; this takes the rights of the tables' owner."""
+    """Run the statements in one transaction; the user must be the tables' owner."""
     each = list(granting)
-    # The driver's own call: a role's name may hold what stands for a parameter elsewhere.
+    # By psycopg itself, without parameters: a % or : in a role's name would be taken for one.
     write(engine, lambda connection: [driver(connection).execute(sql.encode()) for sql in each])
 
 
 class _Statements:
-    """Writes statements for one database; every name in them is quoted."""
+    """Builds the statements for one database and one schema; all names in them are quoted."""
 
     def __init__(self, connection: Connection) -> None:
+        # The schema of the version table, not the first of the search path: the tables may be in a
+        # later one, and GRANT must name them even if the role's path is another.
         place = connection.execute(
             text(
                 "SELECT current_database(), nspname FROM pg_class"
@@ -146,6 +150,7 @@ class _Statements:
                 yield f"GRANT USAGE ON SEQUENCE {self._table(f'{table}_id_seq')} TO {to}"
 
     def _ownership(self, to: str) -> Iterator[str]:
+        # PostgreSQL requires CREATE on the schema of a table's new owner.
         yield f"GRANT CREATE ON SCHEMA {self._schema} TO {to}"
         for table in (*LOG, *PRIVATE):
             yield f"ALTER TABLE {self._table(table)} OWNER TO {to}"

@@ -1,4 +1,4 @@
-"""The tables, as SQLAlchemy classes. `migrations/` makes them; a test keeps the two alike.
+"""The tables, as SQLAlchemy classes. `migrations/` creates them; a test compares the two.
 
 Users may query them with a `sqlalchemy.orm.Session` on a registry's engine, read-only::
 
@@ -11,8 +11,8 @@ Users may query them with a `sqlalchemy.orm.Session` on a registry's engine, rea
         for dataset, run, consumed in session.execute(query):
             print(dataset, run, consumed)
 
-Writing goes through `registry.Dataset`: positions, chains and counts belong together, and triggers
-refuse changes to `samples`. Times are aware and in UTC.
+Write through `registry.Dataset` only: positions, chains and counts must agree, and triggers reject
+changes to `samples`. Times are timezone-aware, in UTC.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+# Must not change: the constraints of existing databases have these names.
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -54,7 +55,7 @@ metadata = MetaData(
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware time in UTC, also from SQLite, which keeps no time zone."""
+    """A timezone-aware time in UTC, also from SQLite, which stores no time zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -65,12 +66,13 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-# Keys compare by their bytes, in any cluster's locale: faster, and the same order everywhere.
+# Keys compare by their bytes, whatever the database's locale. Other collations are slower, and
+# would sort keys differently on each database.
 _KEY = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 
 Key = Annotated[str, mapped_column(_KEY)]
 OptionalKey = Annotated[str | None, mapped_column(_KEY)]
-# SQLite numbers rows by itself only where the key's type is exactly INTEGER.
+# SQLite generates row numbers only if the primary key's type is exactly INTEGER.
 Serial = Annotated[
     int, mapped_column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True)
 ]
@@ -89,7 +91,7 @@ Now = Annotated[datetime, mapped_column(server_default=func.now())]
 
 
 class Base(DeclarativeBase):
-    """The base of every table's class."""
+    """Declarative base of the tables."""
 
     metadata = metadata
     type_annotation_map = {  # noqa: RUF012  # SQLAlchemy's own way
@@ -107,25 +109,28 @@ class DatasetRow(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     uid: Mapped[str] = mapped_column(String(32))
+    """Random; a copy of the dataset has the same uid, a new dataset of its name another."""
     name: Mapped[str]
     features: Mapped[dict[str, Any]]
     splits: Mapped[dict[str, Any]]
     description: Mapped[str] = mapped_column(server_default=text("''"))
     created_at: Mapped[Now]
     dropped_at: Mapped[datetime | None]
-    """When the dataset was dropped; its rows may not all be removed yet."""
+    """When the dataset was dropped; some of its rows may not be deleted yet."""
     rejected_retention: Mapped[int] = mapped_column(BigInteger, server_default=str(30 * 24 * 3600))
-    """For how many seconds rejected rows of the inbox are kept."""
+    """Seconds for which rejected rows of the inbox are kept."""
     rejected_quota: Mapped[int] = mapped_column(BigInteger, server_default="100000")
-    """How many rejected rows of the inbox are kept."""
+    """Maximum number of rejected rows of the inbox that are kept."""
 
-    # The id of a dropped dataset never names another.
+    # Without AUTOINCREMENT, SQLite would give a dropped dataset's id to a new dataset, and with it
+    # the rows that are not deleted yet.
     __table_args__ = ({"sqlite_autoincrement": True},)
 
 
 NOT_DROPPED = DatasetRow.dropped_at.is_(None)
-# Partial: to update a column of a plain unique index, as dropping does, PostgreSQL waits for each
-# transaction that has inserted a row which refers to the dataset.
+# These indexes must be partial. Dropping updates the dataset's row. If a plain unique index had one
+# of the updated columns, PostgreSQL would wait for every transaction that has inserted a row which
+# refers to the dataset.
 for _unique in ("uid", "name"):
     Index(
         f"uq_datasets_{_unique}",
@@ -137,30 +142,35 @@ for _unique in ("uid", "name"):
 
 
 class HeadRow(Base):
-    """Where a dataset's log ends; locked by whoever appends to it.
+    """The end of a dataset's log; each append locks this row.
 
-    Apart from `DatasetRow`, so that the foreign keys' row locks never meet the head lock. Most of
-    each page is left free so that updates, one a commit, stay on it and off the index (HOT).
+    It is separate from `DatasetRow` so that the row locks of foreign keys never conflict with the
+    lock on the head. The fill factor leaves most of each page free, so that updates, one per
+    commit, stay on the page and need no new index entry (HOT).
     """
 
     __tablename__ = "heads"
 
     dataset_id: Mapped[DatasetKey]
     position: Mapped[Count]
+    """Number of rows in the log, and so the position of the next one."""
     live: Mapped[Count]
+    """Number of live samples."""
     chain: Mapped[bytes]
+    """Hash chain over all rows of the log."""
     updated_at: Mapped[Now]
     erased: Mapped[Count]
+    """Number of this dataset's rows in `ErasureRow`."""
 
     __table_args__ = ({"postgresql_with": {"fillfactor": 10}},)
 
 
 class SampleRow(Base):
-    """A row of a log.
+    """A row of a log: a revision of a sample.
 
-    Fixed-width columns come first, then the record: a page of records is read without walking over
-    keys. There is no foreign key to `DatasetRow`: rows are written under a lock on the dataset's
-    head, which has one, and checking it again for each row would double the cost of an insert.
+    Fixed-width columns come first, then the record, so that a record is read without skipping over
+    the key. There is no foreign key to `DatasetRow`: rows are written under a lock on the dataset's
+    head, which has one, and a check for each row would double the cost of an insert.
     """
 
     __tablename__ = "samples"
@@ -169,15 +179,17 @@ class SampleRow(Base):
     dataset_id: Mapped[int]
     bucket: Mapped[int]
     record: Mapped[bytes | None]
+    """The packed sample (see `samples/codec.py`), NULL for a retraction, empty if erased."""
     chain: Mapped[bytes]
     supersedes: Mapped[Position | None]
+    """Position of the previous revision of the same key, NULL for the first."""
     source: Mapped[str | None]
     key: Mapped[Key]
     created_at: Mapped[Now]
 
     __table_args__ = (
         PrimaryKeyConstraint("dataset_id", "position"),
-        # A revision is superseded once: a key's history can never fork.
+        # A revision is superseded at most once, so that a key's history cannot fork.
         Index(
             "uq_samples_supersedes",
             "supersedes",
@@ -190,17 +202,17 @@ class SampleRow(Base):
     )
 
 
-# This and the index above do not begin with the dataset, since the primary key does. To PostgreSQL
-# a dataset that is newer than its statistics holds no rows, so that any index which begins with it
-# is as good as another: it would then walk through the whole log by the primary key for each key.
+# This index and the one above must not begin with dataset_id, as the primary key does. According to
+# PostgreSQL's statistics, a dataset newer than them has no rows, so that all indexes which begin
+# with dataset_id cost the same: it could choose the primary key, and scan the whole log per key.
 Index("ix_samples_key", SampleRow.key, SampleRow.dataset_id, SampleRow.position.desc())
 
 
 class ErasureRow(Base):
-    """A row of a log whose record was removed permanently; numbers count from 0.
+    """An erasure: a row of a log whose record was removed permanently.
 
-    `HeadRow.erased` counts them. Such a row keeps its position, with an empty record: no stored
-    record is empty.
+    ``number`` counts from 0 in each dataset; `HeadRow.erased` is the number of erasures. The row
+    keeps its position and has an empty record, which no other row has.
     """
 
     __tablename__ = "erasures"
@@ -222,14 +234,17 @@ class InboxRow(Base):
     dataset_id: Mapped[DatasetId]
     key: Mapped[OptionalKey]
     fields: Mapped[dict[str, Any] | None]
+    """The sample as JSON (see `samples/json_codec.py`)."""
     action: Mapped[str] = mapped_column(server_default="insert")
     source: Mapped[str | None]
     created_at: Mapped[Now]
     error: Mapped[str | None]
+    """Why the row was rejected; NULL while it waits."""
     rejected_at: Mapped[datetime | None]
 
     __table_args__ = (
-        # Whoever reads a head asks whether rows wait, and most often there are none.
+        # Every read of a head checks for waiting rows, and usually there are none. The partial
+        # index is then empty, however many rejected rows are kept.
         Index(
             "ix_inbox_waiting",
             "dataset_id",
@@ -237,7 +252,7 @@ class InboxRow(Base):
             postgresql_where=text("error IS NULL"),
             sqlite_where=text("error IS NULL"),
         ),
-        # Rejected rows are listed by their ids, and removed by age.
+        # Rejected rows are listed by id, and removed by age.
         Index(
             "ix_inbox_rejected",
             "dataset_id",
@@ -256,7 +271,7 @@ class InboxRow(Base):
 
 
 class RunRow(Base):
-    """A training run and how many of its samples were trained on."""
+    """A training run; ``consumed`` is the number of samples trained on so far."""
 
     __tablename__ = "runs"
 
@@ -273,7 +288,10 @@ class RunRow(Base):
 
 
 class EpochRow(Base):
-    """An epoch of a run, pinned to a prefix of the log."""
+    """An epoch of a run, pinned to the rows of the log before ``watermark``.
+
+    ``chain`` is the hash chain at the watermark: a different one there means that the log diverged.
+    """
 
     __tablename__ = "epochs"
 
@@ -290,9 +308,10 @@ class EpochRow(Base):
 
 
 class ToolAnnotationRow(Base):
-    """What is known of an annotation in a labeling tool.
+    """The last known state of an annotation in a labeling tool.
 
-    Events come late, twice and out of order, and a deleted annotation must not come back with them.
+    Events arrive late, twice and out of order. The row of a deleted annotation is kept so that a
+    late event cannot restore the annotation.
     """
 
     __tablename__ = "tool_annotations"
@@ -308,7 +327,7 @@ class ToolAnnotationRow(Base):
 
 
 class WebhookRow(Base):
-    """How a tool's annotations become samples: for each feature, the path of its value."""
+    """How a tool's annotations become samples: ``mapping`` has the path of each feature's value."""
 
     __tablename__ = "webhooks"
 
@@ -321,7 +340,11 @@ class WebhookRow(Base):
 
 
 class DeliveryRow(Base):
-    """A webhook event that was received; of its body, which may hold secrets, only a hash."""
+    """A webhook event that was received.
+
+    Only a hash of the body is stored, since the body may contain secrets. The unique constraint on
+    the hash detects an event that is delivered again.
+    """
 
     __tablename__ = "deliveries"
 
@@ -338,7 +361,7 @@ class DeliveryRow(Base):
 class TokenRow(Base):
     """An access token, of which only a hash is stored.
 
-    It names its dataset by text, and may be created before it.
+    ``dataset`` is a name, not a foreign key: a token may be created before its dataset.
     """
 
     __tablename__ = "tokens"

@@ -1,15 +1,18 @@
-"""Connections to PostgreSQL that fail in bounded time, and know whether a pooler is in between.
+"""Connections to PostgreSQL that fail in bounded time and detect a pooler.
 
-A network that swallows packets, or a proxy that takes them and stays silent, looks to a client
-like a server at work; TCP tells of neither in useful time. So a connection on which nothing came
-for a third of its timeout asks the server over another one. A statement at which the server still
-works may go on, for hours if need be; else the connection is closed and the error says so.
+How a silent server is detected: when nothing has arrived on a connection for a third of its
+timeout, a second connection asks ``pg_stat_activity`` whether the first one's backend is still
+working. If it is, the statement may continue, for hours if necessary. Otherwise the connection is
+closed and an error raised. This is needed because a network that drops packets, or a proxy that
+accepts them and does not answer, looks to a client like a busy server, and TCP reports neither in
+useful time.
 
-A pooler in transaction mode (PgBouncer, say) lends out another session for every transaction. It
-gives itself away by a session's number other than the one it named, and needs no settings here
-or there: then no state is left in the session (settings last for a transaction, statements are
-not prepared, followers poll instead of listening), and since it cannot be asked about the session,
-a statement that stays silent for the timeout fails. Migrations must bypass it.
+How a pooler is detected: in transaction mode, a pooler such as PgBouncer uses another server
+session for every transaction, so that ``pg_backend_pid()`` differs from the process ID sent when
+the connection was opened. No setting is needed on either side. Behind a pooler, no state is left in
+the session: settings last for a transaction, statements are not prepared, and followers poll
+instead of using LISTEN. The session's backend is unknown, so a statement that is silent for the
+timeout fails. Migrations must bypass a pooler.
 """
 
 from __future__ import annotations
@@ -31,24 +34,26 @@ from registry.errors import EncodingError
 from registry.storage.database.deadline import left
 
 LEAST_TIMEOUT = 10.0
-"""Seconds; libpq takes two to give up connecting, and there must be time to ask and try again."""
+"""Seconds. libpq waits two or more to connect, and time to ask and to retry must be left."""
 ENCODING = "UTF8"
-"""Of the client, whatever the environment says, and of the database: the keys' text is that of
-Python's strings only so."""
+"""The encoding of the client, whatever the environment says, and of the database. With any other,
+keys would not be stored as Python's strings are."""
 _CONNECT_TIMEOUT = 10
 _OURS = {"context", "timeout"}
+"""Arguments that libpq does not know."""
 _UNANSWERED = "nothing came from the server for {:.0f} seconds"
 
 _PLANS = {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off"}
-"""Every query on a log goes by an index in order. While a new table has no statistics, PostgreSQL
-cannot know that, and may read all of it instead."""
+"""Every query on a log scans an index in order. Without statistics on a new table, PostgreSQL would
+choose a sequential scan of the whole table."""
 _DURABLE = {"synchronous_commit": "on"}
-"""A commit is durable when it returns, even where the default is weaker than this."""
+"""A commit is durable when it returns, even if the server's default is weaker."""
 _STRONGEST = "remote_apply"
+"""The one value of ``synchronous_commit`` that is stronger than "on", and is kept."""
 _FOR_SESSION = {
-    # For statements outside of a transaction: any other level is slower, and fails reads.
+    # For autocommitted statements: stricter levels are slower, and reads fail with 40001.
     "default_transaction_isolation": "read committed",
-    # A client that has vanished must not keep its locks.
+    # A client that has disappeared must not keep its locks.
     "idle_in_transaction_session_timeout": "60s",
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
@@ -58,8 +63,9 @@ _FOR_TRANSACTION = _PLANS | {
     "idle_in_transaction_session_timeout": "60s",
     "client_encoding": ENCODING,
 }
-"""Settings of a transaction, where the session is a pooler's."""
-# Settings that the URL, $PGOPTIONS, the role or the database give stay as they are, but for two.
+"""Settings of each transaction behind a pooler, whose sessions other clients share."""
+# Settings from the URL, $PGOPTIONS, the role or the database are kept, except for two. The last
+# condition sets nothing behind a pooler: another client would inherit the settings.
 _SETTLE = """
     SELECT pg_backend_pid(), current_database(), getdatabaseencoding(),
         current_setting('synchronous_commit'),
@@ -74,6 +80,7 @@ _SETTLE = """
         OR name IN ('synchronous_commit', 'default_transaction_isolation')
     ) AND pg_backend_pid() = %s
 """
+# "Client": the backend waits for this client, so the network has lost a message.
 _AT_WORK = """
     SELECT state = 'active' AND wait_event_type IS DISTINCT FROM 'Client'
     FROM pg_stat_activity WHERE pid = %s
@@ -81,32 +88,38 @@ _AT_WORK = """
 
 
 class Connection(psycopg.Connection[Any]):
-    """A connection with a limit to the server's silence."""
+    """A psycopg connection that fails if its server is silent for too long."""
 
     pooled = False
-    """Whether its session is a pooler's, and another one in the next transaction."""
+    """Whether a pooler is in between, so that the next transaction has another session."""
     for_transaction: Mapping[str, str] = {}
-    """Settings to make in every transaction."""
+    """Settings that every transaction must make, as the session cannot keep them."""
     _timeout = LEAST_TIMEOUT
     _place: Mapping[str, Any] | None = None
+    """Arguments to open a second connection; None behind a pooler and while connecting."""
 
+    # psycopg runs every exchange with the server as a generator that this method drives.
     def wait(self, gen: PQGen[RV], *args: Any, **options: Any) -> RV:
         return super().wait(self._watched(gen), *args, **options)
 
     def __del__(self, *_: Any) -> None:
-        # psycopg warns here of what was not closed. A pool that was given up lets go of its
-        # connections, and libpq closes those that this process has opened; after a fork, the
-        # others are the parent's.
+        # psycopg issues a ResourceWarning here for a connection that was not closed. A disposed
+        # pool drops its connections, and libpq closes those that this process opened; after a
+        # fork, the others belong to the parent.
         pass
 
     def limit(self, timeout: float) -> None:
-        """Wait so many seconds for an answer."""
+        """Set the seconds that the server may be silent before the connection fails."""
         self._timeout = timeout
 
     def settle(self, place: Mapping[str, Any]) -> None:
-        """Prepare the session of a new connection, which was made with these arguments."""
+        """Set up the session of a new connection, opened with these arguments.
+
+        Raises `EncodingError` if the database is not in UTF8.
+        """
         named = self.pgconn.backend_pid
         settings = json.dumps(_PLANS | _DURABLE | _FOR_SESSION)
+        # Unprepared: behind a pooler, the next statement would not find it in its session.
         row = self.execute(_SETTLE, (settings, named), prepare=False).fetchone()
         assert row is not None
         pid, database, encoding, commit, _ = row
@@ -121,14 +134,15 @@ class Connection(psycopg.Connection[Any]):
             self._place = place
 
     def _watched(self, gen: PQGen[RV]) -> PQGen[RV]:
-        """Pass on what is waited for and what is ready, unless that is nothing for too long."""
+        """Wrap a generator of psycopg; check on the server when nothing is ready for too long."""
         since = time.monotonic()
         budget = left(self._timeout)
+        # A third each: for the silence, to connect a second time, and for its answer.
         patience = budget / 3 if self._place else 0.9 * budget
         try:
             wanted = next(gen)
             while True:
-                ready = yield wanted
+                ready = yield wanted  # 0 at each of psycopg's wait intervals without data
                 if ready:
                     since = time.monotonic()
                 elif time.monotonic() - since > patience:
@@ -140,28 +154,28 @@ class Connection(psycopg.Connection[Any]):
             return found
 
     def _check_at_work(self, wanted: int, budget: float, since: float) -> None:
-        """Close the connection, with an error, unless the server still works for it."""
+        """Return if the server is still working for this connection; else close it and raise."""
         if self._place is not None:
             with suppress(psycopg.Error), _ask(self._place, budget / 3) as other:
                 pid = (self.pgconn.backend_pid,)
                 row = other.execute(_AT_WORK, pid).fetchone()
                 if (row and row[0]) or self._ready(wanted):
                     return
-                # It holds locks for as long as it waits for what was lost on the way.
+                # The backend would hold its locks while it waits for the lost message.
                 other.execute("SELECT pg_terminate_backend(%s)", pid)
-        # Else the rollback that follows would wait as long again.
+        # If left open, the rollback that follows would wait for the whole timeout again.
         self.pgconn.finish()
         raise psycopg.OperationalError(_UNANSWERED.format(time.monotonic() - since))
 
     def _ready(self, wanted: int) -> bool:
-        """Tell whether the answer came while the server was asked."""
+        """Return whether data has arrived while the second connection asked."""
         with selectors.DefaultSelector() as selector:
             selector.register(self.pgconn.socket, wanted)
             return bool(selector.select(timeout=0.1))
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
-    """Raise `ArgumentError` for one that libpq does not know."""
+    """Raise `ArgumentError` for a connection parameter that libpq does not know."""
     try:
         make_conninfo(**{name: arguments[name] for name in arguments.keys() - _OURS})
     except psycopg.Error as error:
@@ -169,7 +183,11 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
 
 
 def connect(arguments: Mapping[str, Any], timeout: float) -> Connection:
-    """Connect as libpq does: what is not given comes from services, ``PG…`` variables and files."""
+    """Open a connection whose server may be silent for ``timeout`` seconds.
+
+    As usual with libpq, missing arguments come from service files, ``PG…`` variables and the
+    password file.
+    """
     options: dict[str, Any] = {
         "fallback_application_name": "registry",
         "keepalives_idle": 30,
@@ -177,11 +195,12 @@ def connect(arguments: Mapping[str, Any], timeout: float) -> Connection:
         "keepalives_count": 3,
     }
     if "PGCONNECT_TIMEOUT" not in os.environ:
-        # For each of a name's addresses, of which there are often two.
+        # The limit applies to each address of a host name, often an IPv6 and an IPv4 one.
         most = min(_CONNECT_TIMEOUT, left(timeout) / 3)
         options["connect_timeout"] = max(2, int(most))
     options |= {name: arguments[name] for name in arguments.keys() - {"timeout"}}
-    options["client_encoding"] = ENCODING  # later than `options`, and above a role's settings
+    options["client_encoding"] = ENCODING  # overrides `options` and the role's setting
+    # Autocommit, or set_config would be undone by the pool's first rollback.
     connection = Connection.connect(**options, autocommit=True)
     try:
         connection.limit(timeout)
@@ -195,7 +214,7 @@ def connect(arguments: Mapping[str, Any], timeout: float) -> Connection:
 
 @contextmanager
 def _ask(place: Mapping[str, Any], seconds: float) -> Iterator[Connection]:
-    """Lend another connection, which gives up sooner."""
+    """Yield a second connection to the same server, with a shorter timeout, in seconds."""
     options = {**place, "connect_timeout": max(2, int(seconds))}
     connection = Connection.connect(**options, autocommit=True)
     try:

@@ -1,4 +1,8 @@
-"""Trying again while an error is transient, with pauses that grow; each retry is logged."""
+"""Retries after transient errors, with growing, jittered pauses; each retry is logged.
+
+Each attempt but the first has a deadline (see `deadline`), so that it cannot wait for a whole
+timeout again.
+"""
 
 from __future__ import annotations
 
@@ -25,24 +29,26 @@ from registry.storage.database.deadline import bounded
 from registry.storage.database.url import shown
 
 PATIENCE = 30.0
-"""Seconds for which appends and page reads try again after a transient error, at most."""
+"""Seconds after which appends and page reads are no longer retried."""
 _MARGIN = 5.0
-"""Seconds before the end of a database's timeout in which nothing is tried again, at most."""
+"""Seconds before the end of a database's timeout in which no retry starts, at most."""
 
 logger = logging.getLogger("registry.storage.database.retry")
-# Else Python would print the records of a program that has set up no logging.
+# Without a handler, Python prints warnings to stderr in a program that has not set up logging.
 logger.addHandler(logging.NullHandler())
 
 
 def retrying(patience: float | None = PATIENCE, engine: Engine | None = None) -> Iterator[Any]:
-    """Attempts, with growing and jittered pauses, while `TransientError` is raised in them.
+    """Yield attempts, context managers, until one does not raise a `TransientError`.
 
-    Nothing is tried again when ``patience`` seconds have passed, or the engine's timeout is nearly
-    over, and what is tried again is waited for no longer than that. None tries without end.
+    No retry starts after ``patience`` seconds or near the end of the engine's timeout, and a retry
+    waits no longer than that timeout; the last error is then raised. ``patience=None`` retries
+    without limit. The block must be safe to run twice: a commit whose reply was lost is repeated.
     """
     until, longest = None, 2.0
     if patience is not None and engine is not None:
         timeout = engine.get_execution_options()["registry_timeout"]
+        # An attempt that starts late would run past the timeout.
         patience = min(patience, max(0.55 * timeout, timeout - _MARGIN))
         longest = min(longest, timeout / 10)
         until = time.monotonic() + timeout - 1
@@ -50,19 +56,22 @@ def retrying(patience: float | None = PATIENCE, engine: Engine | None = None) ->
     attempts = Retrying(
         retry=retry_if_exception_type(TransientError),
         stop=stop_never if patience is None else stop_after_delay(patience),
+        # Jitter keeps processes that met in a conflict from meeting again.
         wait=wait_exponential(multiplier=0.05, max=longest) + wait_random(0, 0.2),
         before_sleep=lambda state: _log(state, database),
         reraise=True,
     )
     for attempt in attempts:
+        # The first attempt may use the whole timeout, and a retry only what is left of it.
         with bounded(None if attempt.retry_state.attempt_number == 1 else until):
             yield _Attempt(attempt)
 
 
 class _Attempt:
-    """An attempt that keeps no error but those after which there is another attempt.
+    """An attempt that passes only transient errors to tenacity.
 
-    Kept, one would keep its traceback, and that an open transaction, until cycles are collected.
+    tenacity keeps the error of an attempt. The error's traceback refers to the frames and so to
+    an open transaction, which would live until the garbage collector breaks the cycle.
     """
 
     def __init__(self, attempt: AttemptManager) -> None:
@@ -83,7 +92,7 @@ class _Attempt:
 
 
 def _log(state: RetryCallState, database: str) -> None:
-    """Log a retry; the record's ``cause``, ``database`` and ``attempt`` say more to a handler."""
+    """Log a retry; the record has the attributes ``cause``, ``database`` and ``attempt``."""
     assert state.outcome is not None
     cause = state.outcome.exception()
     logger.warning(

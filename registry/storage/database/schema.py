@@ -1,4 +1,4 @@
-"""The schema's revision: checked on connecting, brought up to date by the migrations."""
+"""The schema's Alembic revision: checked on connecting, upgraded by the migrations."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from registry.storage.database.transactions import read, reading
 from registry.storage.database.url import shown
 
 REVISION = "0007"
-"""The revision that this version of the package reads and writes."""
+"""The revision that this version of the package reads and writes; revisions sort as text."""
 VERSION_TABLE = "registry_alembic_version"
 _one_at_a_time = ThreadLock()
-"""Alembic keeps the migration at hand in a global."""
+"""Alembic keeps the current migration in a global, so that two threads must not migrate at once."""
 
 
 def revision(engine: Engine) -> str | None:
-    """Return the revision that the database is at, or None where it has no registry tables."""
+    """Return the database's revision, or None if it has no registry tables."""
 
     def find(connection: Connection) -> str | None:
         if not inspect(connection).has_table(VERSION_TABLE):
@@ -28,8 +28,8 @@ def revision(engine: Engine) -> str | None:
         number: str | None = found.scalar()
         return number
 
-    # A SQLite file that others are setting up is locked for a moment; a server that is down is
-    # said to be so at once.
+    # A SQLite file is locked while another process sets it up, so this retries. An unreachable
+    # server is reported at once.
     if engine.dialect.name == "sqlite":
         return read(engine, find)
     with reading(engine) as connection:
@@ -39,7 +39,7 @@ def revision(engine: Engine) -> str | None:
 def check(engine: Engine) -> None:
     """Raise a `SchemaError` that names the remedy unless the database is at `REVISION`.
 
-    A SQLite file without tables gets them: the embedded database needs no set-up.
+    Creates the tables in a SQLite file that has none: the embedded database needs no set-up.
     """
     found = revision(engine)
     place = shown(engine.url)
@@ -67,29 +67,30 @@ def _check_known(engine: Engine, found: str | None) -> None:
 
 
 def migrations() -> Path:
-    """Return the folder of the migrations: in the package when installed, else next to it."""
+    """Return the migrations' folder: inside an installed package, next to it in a checkout."""
     package = Path(__file__).parents[2]
     installed = package / "migrations"
     return installed if installed.is_dir() else package.parent / "migrations"
 
 
 def upgrade(engine: Engine) -> None:
-    """Bring the database to `REVISION`, as ``alembic upgrade head`` does."""
+    """Upgrade the database to `REVISION`, as ``alembic upgrade head`` does."""
     _check_known(engine, revision(engine))
     _alembic(engine=engine)
 
 
 def upgrade_sql(url: str) -> None:
-    """Print the upgrade of an empty database of the URL's kind as SQL."""
+    """Print the SQL that upgrades an empty database of the URL's kind, without connecting."""
     _alembic(url=url)
 
 
 def _alembic(**given: object) -> None:
-    # Alembic takes a third of a second to import, and only set-up needs it.
+    # Importing Alembic takes a third of a second, and only set-up needs it.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
 
     config = Config(attributes=given)
+    # ConfigParser would interpolate a % in the path.
     config.set_main_option("script_location", str(migrations()).replace("%", "%%"))
     with _one_at_a_time:
         command.upgrade(config, "head", sql="url" in given)

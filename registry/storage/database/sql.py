@@ -1,4 +1,4 @@
-"""Statements that SQLAlchemy writes differently for each database."""
+"""Statements for which SQLAlchemy has a different class in each dialect."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ Insert = postgresql_dialect.Insert | sqlite_dialect.Insert
 
 
 def insert_into(connection: Connection, table: type[Base]) -> Insert:
-    """Return the database's own INSERT, which can say what a conflict comes to."""
+    """Return the dialect's INSERT, which has ON CONFLICT; SQLAlchemy's generic one does not."""
     if connection.dialect.name == "postgresql":
         return postgresql_dialect.insert(table)
     return sqlite_dialect.insert(table)
 
 
 def insert_if_new(connection: Connection, table: type[Base], values: Mapping[str, Any]) -> bool:
-    """Insert a row unless its key exists; tell whether it was inserted."""
+    """Insert a row unless a unique index has its key; return whether it was inserted."""
     statement = insert_into(connection, table).values(values).on_conflict_do_nothing()
+    # RETURNING, since ON CONFLICT DO NOTHING raises nothing and row counts differ between drivers.
     return connection.execute(statement.returning(*table.__table__.primary_key)).first() is not None

@@ -1,4 +1,9 @@
-"""Connections and transactions on an engine, with the driver's errors translated."""
+"""Connections and transactions of an engine, with the drivers' errors translated.
+
+`reading` and `writing` make one attempt; `read` and `write` retry after transient errors. All of
+them borrow a connection by `lent`, which checks for forks, ends interrupted transactions and
+translates errors. Engines are thread-safe; a connection belongs to one thread.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +30,15 @@ if TYPE_CHECKING:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """Lend a connection for statements that only read.
+    """Yield a connection for statements that only read.
 
-    On PostgreSQL each statement is its own transaction, so that nothing is left idle in one,
-    except through a pooler; on SQLite the block is one snapshot.
+    On SQLite the block reads one snapshot. On PostgreSQL each statement is its own transaction and
+    snapshot, so that no session stays idle in a transaction. Behind a pooler, the block is one
+    transaction.
     """
     with lent(engine) as connection:
         if engine.dialect.name == "postgresql":
+            # Behind a pooler, settings last for a transaction, so there must be one.
             if driver(connection).pooled:
                 _set(connection, {})
             else:
@@ -41,11 +48,12 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def writing(engine: Engine, wait: float | None = None) -> Iterator[Connection]:
-    """Lend a connection in a transaction that commits at the end of the block.
+    """Yield a connection in a transaction that commits at the end of the block.
 
-    On SQLite it begins IMMEDIATE. ``wait`` bounds the seconds spent on waiting for a lock.
+    On SQLite it begins IMMEDIATE. ``wait`` is the limit for waiting for a lock, in seconds.
     """
     with lent(engine) as connection:
+        # Before begin(): the listener that sends SQLite's BEGIN reads these options.
         connection.execution_options(registry_writes=True, registry_wait=wait)
         with connection.begin():
             if engine.dialect.name == "postgresql":
@@ -54,7 +62,10 @@ def writing(engine: Engine, wait: float | None = None) -> Iterator[Connection]:
 
 
 def _set(connection: Connection, settings: Mapping[str, str]) -> None:
-    """Set these for the transaction, and what else cannot be set for the session."""
+    """Make settings for this transaction, and those that the session cannot keep.
+
+    Names and values are not escaped: they must never come from a user.
+    """
     settings = {**driver(connection).for_transaction, **settings}
     if not settings:
         return
@@ -63,7 +74,7 @@ def _set(connection: Connection, settings: Mapping[str, str]) -> None:
 
 
 def pooled(engine: Engine) -> bool:
-    """Tell whether a pooler lends out another session for every transaction."""
+    """Return whether a pooler is in between, which changes the session with every transaction."""
     if engine.dialect.name != "postgresql":
         return False
     with lent(engine) as connection:
@@ -71,7 +82,7 @@ def pooled(engine: Engine) -> bool:
 
 
 def driver(connection: Connection) -> Driver:
-    """Return the psycopg connection underneath, for COPY and binary results."""
+    """Return the underlying psycopg connection, for COPY and binary results; PostgreSQL only."""
     found: Driver | None = connection.connection.driver_connection
     assert found is not None
     return found
@@ -80,7 +91,10 @@ def driver(connection: Connection) -> Driver:
 def read(
     engine: Engine, work: Callable[[Connection], Result], patience: float | None = PATIENCE
 ) -> Result:
-    """Return what ``work`` reads, trying again while the database is out of reach."""
+    """Return the result of ``work``; retry after transient errors for ``patience`` seconds.
+
+    ``work`` may run several times, each on a new connection. None retries without limit.
+    """
     for attempt in retrying(patience, engine):
         with attempt, reading(engine) as connection:
             return work(connection)
@@ -88,7 +102,11 @@ def read(
 
 
 def write(engine: Engine, work: Callable[[Connection], Result]) -> Result:
-    """Return what ``work`` does in a transaction, which must be harmless if done twice."""
+    """Return the result of ``work``, run in a transaction; retry after transient errors.
+
+    ``work`` must be idempotent: if the connection is lost during COMMIT, the transaction may have
+    been committed, and ``work`` runs again.
+    """
     for attempt in retrying(PATIENCE, engine):
         with attempt, writing(engine) as connection:
             return work(connection)
@@ -97,29 +115,33 @@ def write(engine: Engine, work: Callable[[Connection], Result]) -> Result:
 
 @contextmanager
 def lent(engine: Engine) -> Iterator[Connection]:
-    """Lend a connection; raise the driver's errors as ours."""
+    """Yield a connection of the pool; raise the driver's errors as those of `registry.errors`."""
     forks.check(engine)
     handled = sys.exception()
     errors: tuple[type[Exception], ...] = (engine.dialect.loaded_dbapi.Error,)
     try:
         connection = engine.connect()
+        # Two guards: a second interrupt may stop the first one. The connection is the innermost,
+        # so that it returns to its pool before the guards look whether it did.
         with interrupts.Guard(connection), interrupts.Guard(connection), connection:
             try:
                 yield connection
             except BaseException as error:
-                # A driver's own call may have lost the connection without SQLAlchemy's seeing it.
+                # SQLAlchemy does not notice a connection lost in a direct call of the driver, and
+                # would return it to the pool. After an interrupt, its state is unknown.
                 postgresql = engine.dialect.name == "postgresql" and not connection.invalidated
                 lost = isinstance(error, errors) and postgresql and driver(connection).closed
                 if lost or not isinstance(error, Exception):
                     connection.invalidate()
                 raise
     except Exception as error:
+        # An interrupt must stay one: as a transient error, it would be retried.
         if interrupt := interrupts.interrupt_behind(error, handled):
             raise interrupt from None
         if not isinstance(error, (SQLAlchemyError, *errors)):
             raise
         ours = translate(error, engine.url)
         if isinstance(ours, DatabaseUnavailableError):
-            # The server went away: the pool's other connections have gone with it.
+            # The server is gone, and with it the other connections of the pool.
             engine.dispose()
         raise ours from error

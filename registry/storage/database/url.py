@@ -1,4 +1,4 @@
-"""Database URLs: which kinds there are, and how they are shown."""
+"""Database URLs: parsing, validation, and display without secrets."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from registry.errors import InvalidURLError
 from registry.samples.text import fault
 
 TIMEOUT = 30.0
-"""Seconds until a database that is out of reach is an error, where nothing else is said."""
+"""Default timeout in seconds, after which an unreachable database is an error."""
 _POSTGRESQL = ("postgres", "postgresql", "postgresql+psycopg")
 _SQLITE = ("sqlite", "sqlite+pysqlite")
 _SECRET = ("password", "secret", "scram_")
+"""Parts of the names of query parameters that hold secrets."""
 
 
 def parse_url(url: str | URL) -> URL:
-    """Return the URL with its driver named; every PostgreSQL form means psycopg 3.
+    """Return the URL with its driver name; every form of PostgreSQL URL selects psycopg 3.
 
-    ``%`` escapes are undone in user, password, host and database. A host that begins with ``/`` is
-    the folder of a Unix socket, as in ``?host=/run/postgresql``.
+    ``%`` escapes are decoded in user, password, host and database. A host that begins with ``/`` is
+    the directory of a Unix socket, as in ``?host=/run/postgresql``. Raises `InvalidURLError`.
     """
     if isinstance(url, str):
         if wrong := fault(url) or fault(unquote(url)):
@@ -33,7 +34,7 @@ def parse_url(url: str | URL) -> URL:
     parsed = None
     with suppress(ArgumentError, ValueError):
         parsed = make_url(url)
-    if parsed is None:  # raised out here, since the other error may quote a password
+    if parsed is None:  # outside the block: SQLAlchemy's error may quote a password
         raise InvalidURLError(
             "the database URL cannot be read; write postgresql://user@host/database "
             "or sqlite:///path/to/file.db"
@@ -53,12 +54,12 @@ def parse_url(url: str | URL) -> URL:
 
 
 def shown(url: URL) -> str:
-    """Return the URL's text without its passwords, which may also stand in its query."""
+    """Return the URL as text without its secrets, some of which may be in its query."""
     return url.difference_update_query(secrets(url)).render_as_string(hide_password=True)
 
 
 def is_there(url: URL) -> bool:
-    """Tell whether a SQLite database's file exists, which connecting would make."""
+    """Return False if this is a SQLite file that does not exist: connecting would create it."""
     path = url.database or ""
     try:
         return url.drivername != "sqlite" or path.startswith("file:") or Path(path).exists()
@@ -67,7 +68,7 @@ def is_there(url: URL) -> bool:
 
 
 def secrets(url: URL) -> dict[str, str | tuple[str, ...]]:
-    """Return what is secret of the URL's query."""
+    """Return the parameters of the URL's query that hold secrets."""
     return {
         name: value
         for name, value in url.query.items()
@@ -76,16 +77,17 @@ def secrets(url: URL) -> dict[str, str | tuple[str, ...]]:
 
 
 def timeout_of(url: URL) -> float:
-    """Return the seconds in the URL's ``timeout``, else `TIMEOUT`."""
+    """Return the URL's ``timeout`` in seconds, or `TIMEOUT`; raises `InvalidURLError`."""
     given = url.query.get("timeout", TIMEOUT)
     try:
-        return float(given)  # type: ignore[arg-type]  # a tuple where it is there twice
+        return float(given)  # type: ignore[arg-type]  # a tuple if given twice
     except (TypeError, ValueError):
         raise InvalidURLError(f"timeout={given!r}: give seconds, as in ?timeout=30") from None
 
 
 def _refuse_bare_at(url: str) -> None:
-    # What follows the first @ would be taken for the host, and so be shown in every message.
+    # The text after the first @ would be parsed as the host: the rest of a password would then be
+    # part of every message.
     if url.partition("?")[0].count("@") > 1:
         raise InvalidURLError(
             "the database URL has more than one @; write %40 for one in a user or password "
@@ -97,7 +99,7 @@ def _check_hosts(url: URL) -> None:
     for host in f"{url.host or ''},{url.query.get('host', '')}".split(","):
         try:
             if not host.startswith(("/", "%2F", "%2f")):
-                host.encode("idna")  # as looking it up would, in words of Python's own
+                host.encode("idna")  # a lookup would, and raise a bare UnicodeError
         except UnicodeError:
             raise InvalidURLError(f"{host!r:.200} is no name of a host") from None
 
