@@ -1,4 +1,8 @@
-"""What a batch comes to: which of its rows are written, and over which older ones."""
+"""Batches of changes, and the rows of the log that each results in.
+
+`resolve` compares a `Batch` with the latest revision of each of its keys. The `Plan` that it
+returns has the rows to write and, for each, the position of the older row that it supersedes.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,14 @@ from registry.storage.log.head import Head
 from registry.storage.log.lookup import Latest, Stored
 
 Amend = Callable[[bytes | None], bytes | None]
-"""Makes a key's next record of its latest one, which is None where that was a retraction."""
+"""Computes a key's next record from its latest one, which is None for a retraction."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Keys, records (None retracts) and sources to append, in order: all of them or none.
+    """Keys, records (None retracts) and sources to append in order, all of them or none.
 
-    ``fresh`` says that the keys were made for this batch, so that no row can have them yet.
+    ``fresh`` says that the keys were generated for this batch, so that no row can have them yet.
     """
 
     keys: Sequence[str]
@@ -26,7 +30,7 @@ class Batch:
     fresh: bool = False
 
     def compared(self) -> Iterator[tuple[str, bytes | None]]:
-        """Yield each key with the record that its latest one is compared with, if there is one."""
+        """Yield each key with its new record, or with None where that is not known yet."""
         for key, record in zip(self.keys, self.records, strict=True):
             yield key, record if isinstance(record, bytes) else None
 
@@ -35,8 +39,8 @@ class Batch:
 class Report:
     """What an append did, in samples; ``head`` is the dataset's head after it.
 
-    ``inserted`` samples were not alive before, ``revised`` ones were, ``retracted`` ones no
-    longer are, and ``unchanged`` ones had that very record already.
+    ``inserted`` samples were not live before, ``revised`` ones were, ``retracted`` ones no longer
+    are, and ``unchanged`` ones already had the same record.
     """
 
     inserted: int
@@ -56,12 +60,12 @@ class Report:
 
 
 Outcome = Report | RegistryError
-"""What became of a batch that others came with."""
+"""The result of one batch among several: its report, or the error that rejected it."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The rows that a batch comes to, and the counts for its report."""
+    """The rows that a batch results in, one item per row, and the counts for its report."""
 
     keys: Sequence[str]
     records: Sequence[bytes | None]
@@ -82,12 +86,15 @@ def resolve(
     position: int,
     read: Callable[[int], bytes] | None = None,
 ) -> Plan:
-    """Compare a batch with what its keys hold, as if its rows came one after another.
+    """Compare a batch with the latest revisions of its keys, as if its rows were applied in turn.
 
-    ``position`` is that of the first row; ``read`` returns the record at a position, and is needed
-    where the batch amends. Raises `SampleNotFoundError` for a key to retract or
+    ``known`` has the latest revision of each of the batch's keys that the dataset ever had.
+    ``position`` is that of the first row to be written. ``read`` returns the record at a position
+    and is required where the batch amends. Raises `SampleNotFoundError` for a key to retract or
     amend that the dataset never had.
     """
+    # The fast path for new keys. A repeated key must not take it: its second row supersedes the
+    # first, and that link would be missing from the log.
     if batch.fresh or (not known and _all_new(batch)):
         count = len(batch.keys)
         return Plan(batch.keys, batch.records, [None] * count, batch.sources, inserted=count)  # type: ignore[arg-type]
@@ -105,11 +112,14 @@ def resolve(
             raise SampleNotFoundError(key)
         else:
             record = given
+        # `Stored` equals no record: what it represents is known to differ from this one.
         if old is not None and old.record == record:
             counts["unchanged"] += 1
             continue
         alive = old is not None and old.record is not None
         counts["retracted" if record is None else "revised" if alive else "inserted"] += 1
+        # Before the key is added to the list, whose length is the offset of this row. Unchanged
+        # rows are skipped and take no position.
         latest[key] = Latest(position + len(keys), record)
         keys.append(key)
         records.append(record)
@@ -121,7 +131,7 @@ def resolve(
 def _amended(
     key: str, old: Latest | None, change: Amend, read: Callable[[int], bytes] | None
 ) -> tuple[Latest, bytes | None]:
-    """Return the key's latest revision, with its record, and what a change makes of that."""
+    """Return the key's latest revision with its record read, and the amended record."""
     if old is None:
         raise SampleNotFoundError(key)
     record = old.record

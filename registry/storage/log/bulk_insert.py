@@ -1,7 +1,8 @@
-"""Rows of the log in PostgreSQL's binary COPY format, built a block at a time.
+"""Rows of the log in PostgreSQL's binary COPY format, built one block of rows at a time.
 
-The format: PostgreSQL documentation, COPY, "Binary Format". Each row is a field count and then,
-per field, a big-endian int32 byte length (-1 for null) and the bytes.
+The format is described in the PostgreSQL documentation under COPY, "Binary Format": a row is a
+big-endian int16 field count and then, per field, a big-endian int32 length in bytes (-1 for NULL)
+and the bytes. The columns of fixed width come first, so that NumPy fills them for a whole block.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from itertools import chain as concatenate
 import numpy as np
 import numpy.typing as npt
 
+# The columns must be in the order of the fields that `block` writes. COPY checks lengths only: two
+# columns of one width in the wrong order would be stored without an error.
 STATEMENT = (
     "COPY samples (dataset_id, position, bucket, chain, record, source, supersedes, key) "
     "FROM STDIN (FORMAT BINARY)"
@@ -19,8 +22,8 @@ STATEMENT = (
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 
-# The fields of fixed width lie together, so that NumPy fills them for a whole block at once; the
-# last length is the record's.
+# The start of a row, up to the length of the record. It must stay packed: with ``align=True``
+# NumPy would insert padding bytes, which PostgreSQL would read as field lengths.
 _FIXED = np.dtype(
     [
         ("fields", ">i2"),
@@ -49,7 +52,10 @@ def block(
     supersedes: Sequence[int | None],
     sources: Sequence[str | None],
 ) -> bytes:
-    """Return the rows at ``position``, ``position + 1``, … as COPY data."""
+    """Return the rows at ``position``, ``position + 1``, … as COPY data.
+
+    ``chains`` are the 16-byte chain values after each row; all sequences have one item per row.
+    """
     count = len(records)
     fixed = np.empty(count, _FIXED)
     fixed["fields"] = 8
@@ -63,6 +69,7 @@ def block(
     fixed["record_bytes"] = [-1 if record is None else len(record) for record in records]
     encoded = [key.encode() for key in keys]
     lengths = np.array([len(key) for key in encoded], ">i4")
+    # Most often all rows have the same source, so each distinct one is encoded once.
     origins = {
         source: _NULL if source is None else _field(source.encode()) for source in {*sources}
     }
@@ -70,6 +77,7 @@ def block(
         origins[source] + (_NULL if old is None else _field(old.to_bytes(8, "big")))
         for source, old in zip(sources, supersedes, strict=True)
     ]
+    # Views as void ("V"), since NumPy strips trailing zero bytes from byte strings ("S").
     rows = zip(
         fixed.view(f"V{_FIXED.itemsize}").tolist(),
         (record or b"" for record in records),

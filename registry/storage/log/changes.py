@@ -1,4 +1,4 @@
-"""Changes to samples as tools ask for them, each by its key, and the batches they come to."""
+"""Changes to samples as tools request them, each by its key, and the batches made of them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ ACTIONS = ("insert", "update", "retract")
 class Change:
     """One sample to insert, update or retract.
 
-    ``fields`` hold JSON, as `registry.samples.json_codec` says, or values: all of a sample to
-    insert, some to update, none to retract. ``key`` None makes a new one, for an insert.
+    ``fields`` maps features to JSON, as described in `registry.samples.json_codec`, or to values.
+    An insert takes all features, an update some of them and a retraction none. An insert whose
+    ``key`` is None gets a generated key.
     """
 
     key: str | None
@@ -30,7 +31,7 @@ class Change:
 
 
 def batches(codec: Codec, requests: Sequence[Sequence[Change]]) -> list[Batch | RegistryError]:
-    """Return each request's batch, or what is wrong with it."""
+    """Return for each request its batch or, if it is invalid, its error; the order is kept."""
     found: list[Batch | RegistryError] = []
     for changes in requests:
         try:
@@ -41,9 +42,9 @@ def batches(codec: Codec, requests: Sequence[Sequence[Change]]) -> list[Batch | 
 
 
 def batch(codec: Codec, changes: Sequence[Change]) -> Batch:
-    """Return what changes come to, in their order.
+    """Return the batch of some changes, in their order.
 
-    Raises `InvalidSampleError` with the row, counted from 0, for one that makes no sense.
+    Raises `InvalidSampleError` with the row, counted from 0, for an invalid change.
     """
     if not changes:
         raise InvalidSampleError("there is no change in it; give at least one")
@@ -53,6 +54,8 @@ def batch(codec: Codec, changes: Sequence[Change]) -> Batch:
     records: list[bytes | Amend | None] = [None] * len(changes)
     for row, record in zip(inserts, _encode(codec, values, keys, inserts), strict=True):
         records[row] = record
+    # An update is only a function here. What it merges into is read under the lock on the head: a
+    # record read now could be replaced before the append, and that revision would be lost.
     for row, change in enumerate(changes):
         if change.action == "update":
             records[row] = merge(codec, keys[row], values[row])
@@ -65,7 +68,11 @@ def insertion(
     keys: Keys | None,
     source: str | None,
 ) -> Batch:
-    """Return the batch that inserts samples, given as a list of them or as columns."""
+    """Return the batch that inserts samples, given as a list of samples or as columns by feature.
+
+    Without ``keys``, each sample gets a generated key. Raises `InvalidSampleError` for an empty
+    batch or an invalid sample.
+    """
     check_source(source)
     columns = isinstance(data, Mapping)
     count = _column_length(data) if isinstance(data, Mapping) else _length(data)
@@ -79,20 +86,24 @@ def insertion(
 
 
 def merge(codec: Codec, key: str, values: Mapping[str, Any]) -> Amend:
-    """Return the change of some of a sample's values; it fails where the sample was retracted."""
+    """Return a function that replaces some of a sample's values in its record.
+
+    It raises `SampleNotFoundError` where the sample was retracted.
+    """
 
     def amend(record: bytes | None) -> bytes:
         if record is None:
             raise SampleNotFoundError(key, "it was retracted; insert it again")
         stored = codec.decode_one(record)
         columns = rows_to_columns(codec.features, [{**stored, **values}], [key])
+        # The last argument names the features that come from the stored record.
         return codec.encode(columns, [key], stored.keys() - values.keys())[0]
 
     return amend
 
 
 def _checked(codec: Codec, row: int, change: Change) -> dict[str, Any]:
-    """Return the change's values by feature."""
+    """Return the change's values by feature; errors carry the row and the key."""
     try:
         return _values(codec, change)
     except InvalidSampleError as error:
@@ -123,7 +134,7 @@ def _values(codec: Codec, change: Change) -> dict[str, Any]:
 def _encode(
     codec: Codec, values: Sequence[dict[str, Any]], keys: Sequence[str], rows: Sequence[int]
 ) -> list[bytes]:
-    """Pack the rows' values; an error counts among all rows."""
+    """Encode the records of ``rows``; an error names its row among all rows, not among these."""
     if not rows:
         return []
     named = [keys[row] for row in rows]
@@ -147,7 +158,11 @@ def _length(rows: object) -> int:
 
 
 def _column_length(columns: Mapping[str, Any]) -> int:
-    """Return the columns' common length as far as it can be told before they are checked."""
+    """Return the columns' common length, as far as it is known before they are checked.
+
+    The codec reports columns of different lengths. Here the longest counts, and columns without
+    any length count as one sample.
+    """
     shapes = (getattr(c, "shape", None) or (len(c),) for c in columns.values() if _sized(c))
     return max((shape[0] for shape in shapes), default=1)
 

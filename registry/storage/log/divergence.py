@@ -1,7 +1,11 @@
-"""One log, one history: noticing a database that went back in time, and then perhaps another way.
+"""Detection of a log whose history has changed: rows that were committed or read are gone.
 
 A database that was restored from a dump, or a standby that was promoted before it had received the
-last commits, has lost rows that this process wrote or read, and gives their positions to others.
+last commits, has lost rows that this process wrote or read. It gives their positions to other rows.
+
+Each process remembers, per engine and dataset, the furthest head that it has committed, and a
+reader the chain value at its position. Both are compared with the chain value that the log has at
+the same position. The chain covers every row before it, so that an equal value is an equal history.
 """
 
 from __future__ import annotations
@@ -21,18 +25,21 @@ _committed: WeakKeyDictionary[Engine, dict[int, Head]] = WeakKeyDictionary()
 
 
 def remember(engine: Engine, dataset_id: int, head: Head) -> None:
-    """Keep in mind a head that was committed."""
+    """Remember a head that was committed, unless a later one is known."""
     heads = _committed.setdefault(engine, {})
     known = heads.get(dataset_id)
+    # Threads commit in one order and may arrive here in another: an earlier head must not replace
+    # a later one.
     if known is None or known.position < head.position:
         heads[dataset_id] = head
 
 
 def check(connection: Connection, dataset_id: int, head: Head) -> None:
-    """Raise `DivergenceError`, once, unless the log leads to what was committed here before.
+    """Raise `DivergenceError`, once, unless the log contains what was committed here before.
 
-    The head is locked. A server that fails over breaks its connections, so that each is checked
-    once, but for a log that is not longer than it was, which costs nothing to see.
+    The caller holds the lock on the head. A failover breaks the server's connections, so that one
+    check per connection is enough. Only a log that has not grown is checked each time, which needs
+    no query where the position is the same.
     """
     heads = _committed.get(connection.engine, {})
     known = heads.get(dataset_id)
@@ -43,9 +50,12 @@ def check(connection: Connection, dataset_id: int, head: Head) -> None:
     if head.position != known.position:
         found = chain_at(connection, dataset_id, known.position)
     if found == known.chain:
+        # SQLite has no server whose connections break, so that each transaction is checked there.
         if connection.dialect.name == "postgresql":
             checked.add(dataset_id)
         return
+    # Forgotten before it is raised: the caller is informed once and may then write to the new
+    # history. Otherwise this process could never append to the dataset again.
     del heads[dataset_id]
     raise _parted(
         f"rows up to position {known.position} ({known.chain.hex()}) were committed here",
@@ -56,9 +66,10 @@ def check(connection: Connection, dataset_id: int, head: Head) -> None:
 
 
 def check_reader(engine: Engine, dataset_id: int, head: Head, after: int, chain: bytes) -> None:
-    """Raise `DivergenceError` where the log does not lead to where a reader is.
+    """Raise `DivergenceError` where the log does not contain what a reader has read.
 
-    ``chain`` is the value at ``after`` when that was read. A standby that is behind will catch up.
+    ``chain`` is the value at ``after`` when the reader was there. A standby that is behind raises
+    nothing, since it may still receive these rows.
     """
     found: bytes | None = head.chain
     if head.position != after:

@@ -1,8 +1,11 @@
-"""Dropping a dataset: it is gone at once, and its rows are removed in batches.
+"""Dropping a dataset: it disappears at once, and its rows are removed afterwards in batches.
 
-Its row in `datasets` stays, under another name and uid, until no other row of it is left, so that
-whoever removes next finds what an interrupted removal has left. Its head is deleted first: without
-one nobody reads or writes.
+`drop` deletes the head, without which the dataset can be neither read nor written, and gives
+its row in `datasets` another name and uid. That row stays until no other row of the dataset is
+left, so that the next call of `remove` finds what an interrupted removal has left.
+
+`remove` deletes the rows of each table in the order of an index, one short transaction per batch.
+The number of rows in a batch adapts to the time that the last one took.
 """
 
 from __future__ import annotations
@@ -38,21 +41,21 @@ from registry.storage.database.transactions import read, write, writing
 from registry.storage.log.notifications import notify
 
 _SECONDS = 0.1
-"""What a batch should take, so that a statement timeout, or a writer to the same SQLite file, has
-room; the next batch has twice or half as many rows."""
+"""Seconds that a batch should take: well below a statement timeout, and short for a writer that
+waits for the same SQLite file. The next batch has twice or half as many rows."""
 _FIRST_ROWS = 256
 _LOCK_WAIT = 1.0
 """Seconds to wait for a row that another transaction holds."""
 _PAUSE = 0.02
-"""Seconds between batches on SQLite, whose lock goes to whoever asks for it first."""
+"""Seconds between batches on SQLite, whose lock is not fair: without a pause, writers starve."""
 
 Progress = Callable[[int, int], None]
-"""Called with the number of samples removed so far, and of all that are to be removed."""
+"""Called with the number of samples removed so far and the total to be removed."""
 Result = TypeVar("Result")
 
 
 def drop(engine: Engine, dataset_id: int) -> None:
-    """Take a dataset out of sight and free its name, without waiting for tools' transactions."""
+    """Hide a dataset and free its name, without waiting for the transactions of tools."""
     number = cast(DatasetRow.id, String)
     dropped = (
         update(DatasetRow)
@@ -65,7 +68,7 @@ def drop(engine: Engine, dataset_id: int) -> None:
     )
 
     def work(connection: Connection) -> None:
-        # Writers hold the head's lock: none of their rows comes after this.
+        # Writers lock the head, so that this waits for them and none can append afterwards.
         connection.execute(delete(HeadRow).where(HeadRow.dataset_id == dataset_id))
         connection.execute(dropped)
 
@@ -76,7 +79,7 @@ def drop(engine: Engine, dataset_id: int) -> None:
 def remove(engine: Engine, progress: Progress | None = None) -> None:
     """Remove what is left of every dropped dataset.
 
-    Rows that a transaction of somebody else holds are left for the next call.
+    Rows that another transaction has locked are left for the next call.
     """
     query = select(DatasetRow.id).where(DatasetRow.dropped_at.is_not(None))
     numbers = read(engine, lambda connection: list(connection.execute(query).scalars()))
@@ -87,7 +90,10 @@ def remove(engine: Engine, progress: Progress | None = None) -> None:
 
 
 def _extent(connection: Connection, dataset_id: int) -> int:
-    """Return how many positions the samples that are left span."""
+    """Return how many positions the remaining samples span.
+
+    Positions have no gaps, so that the two ends of the index replace a count of all rows.
+    """
     ends = [
         select(SampleRow.position)
         .where(SampleRow.dataset_id == dataset_id)
@@ -108,7 +114,9 @@ class _Removal:
     removed: int = 0
 
     def remove(self, dataset_id: int) -> None:
-        """Remove a dropped dataset's rows, and then its own unless some of them are held."""
+        """Remove a dropped dataset's rows and, unless some are locked, its row in `datasets`."""
+        # Tables that refer to others come first: ON DELETE CASCADE would remove what they still
+        # have in one statement of any length.
         owners = [
             (table, *owner)
             for table in reversed(metadata.sorted_tables)
@@ -116,7 +124,8 @@ class _Removal:
         ]
         held = [owner for owner in owners if not self._empty(*owner)]
         if not held:
-            # A tool may have inserted into the inbox and not committed yet: then it stays, too.
+            # A tool may have inserted into the inbox and not committed yet. Its row then holds a
+            # lock on the dataset's row through the foreign key, and the dataset's row stays, too.
             self._attempt(
                 lambda connection: connection.execute(
                     delete(DatasetRow).where(
@@ -126,7 +135,7 @@ class _Removal:
             )
 
     def _owners(self, table: Table, dataset_id: int) -> list[tuple[Column[Any], int]]:
-        """Return the column, with its values, that says which of a table's rows are meant."""
+        """Return the column that links a table's rows to the dataset, once per value to remove."""
         if "dataset_id" in table.c:
             return [(table.c.dataset_id, dataset_id)]
         if "run_id" in table.c:
@@ -138,7 +147,7 @@ class _Removal:
         return []
 
     def _empty(self, table: Table, owner: Column[Any], number: int) -> bool:
-        """Remove one owner's rows from a table; tell whether none was held by others."""
+        """Remove one owner's rows from a table; return False where others hold locks on some."""
         after: Row[Any] | None = None
         rows = _FIRST_ROWS
         while True:
@@ -149,6 +158,7 @@ class _Removal:
             try:
                 done = self._attempt(batch)
             except StatementTimeoutError:
+                # One row over the timeout cannot be divided further.
                 if rows == 1:
                     raise
                 rows = max(1, rows // 8)
@@ -168,7 +178,8 @@ class _Removal:
                 time.sleep(_PAUSE)
 
     def _attempt(self, work: Callable[[Connection], Result]) -> Result | None:
-        """Return what ``work`` does in a transaction; None where others hold a row of it."""
+        """Return the result of ``work`` in a transaction; None where others have locked a row."""
+        # SQLite has no row locks, so that there is nothing to leave for later.
         wait = None if self.engine.dialect.name == "sqlite" else _LOCK_WAIT
         for attempt in retrying(PATIENCE, self.engine):
             with attempt:
@@ -188,11 +199,11 @@ def _remove_batch(
     after: Row[Any] | None,
     rows: int,
 ) -> tuple[int, Row[Any] | None]:
-    """Remove an owner's rows among the next ``rows``; return how many, and where to begin next.
+    """Remove an owner's rows among the next ``rows``; return how many, and the last key seen.
 
-    A batch begins where the last one ended, not at the first row that is left: PostgreSQL would
-    walk over the index entries of all that was removed, which stay for as long as any older
-    transaction is open.
+    That key is None after the last batch. A batch begins after it and not at the first row that is
+    left, since PostgreSQL would scan the index entries of all rows that were removed: these stay
+    for as long as any older transaction is open.
     """
     key, narrow = _index(table, owner)
     beyond = [] if after is None else [tuple_(*key) > _literals(key, after)]
@@ -209,9 +220,10 @@ def _remove_batch(
 
 
 def _index(table: Table, owner: Column[Any]) -> tuple[list[Column[Any]], bool]:
-    """Return the columns of a unique index, and whether they follow the owner there.
+    """Return the columns of a unique index to page by, and whether the owner precedes them.
 
-    Where none begins with the owner, a batch is of all owners' rows.
+    Where no index begins with the owner, a batch covers rows of all owners, and only the owner's
+    are deleted.
     """
     unique = [c for c in table.constraints if isinstance(c, UniqueConstraint)]
     for constraint in (table.primary_key, *unique):

@@ -1,4 +1,4 @@
-"""Rows of the log by key: what a sample was in the course of time, and what was erased of it."""
+"""Rows of the log by key or position: the revisions of a sample, with what was erased."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Entry:
     """One row of the log, without its record.
 
     ``action`` is "insert", "revise" or "retract"; ``created_at`` is in UTC. An ``erased`` row has
-    lost its record for good.
+    lost its record permanently.
     """
 
     position: int
@@ -35,9 +35,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Revision:
-    """One revision of a sample: its row in the log, and its values.
+    """One revision of a sample: its row in the log, and its values by feature.
 
-    They are None for a retraction, and for what was erased.
+    ``sample`` is None for a retraction and for an erased row.
     """
 
     entry: Entry
@@ -48,12 +48,14 @@ def missing(key: str, found: Sequence[Entry]) -> SampleNotFoundError:
     """Return the error that says why a key with these revisions has no sample."""
     if not found:
         return SampleNotFoundError(key)
+    # An erasure appends a retraction, so the row before the last one shows whether there was one.
     held = next(entry for entry in reversed(found) if entry.action != "retract")
     if held.erased:
         return SampleNotFoundError(key, "it was erased; insert it again if it may be kept")
     return SampleNotFoundError(key, f"it was retracted at position {found[-1].position}")
 
 
+# A retraction has NULL as its record, an erased row an empty one; no stored record is empty.
 _COLUMNS = (
     SampleRow.position,
     SampleRow.key,
@@ -68,16 +70,19 @@ _COLUMNS = (
 def history(
     connection: Connection, dataset_id: int, key: str, until: int
 ) -> list[tuple[Entry, bytes | None]]:
-    """Return every revision of a key before ``until``, oldest first, with its record if any."""
+    """Return every revision of a key before position ``until``, oldest first.
+
+    The record is None for a retraction and for an erased row.
+    """
     wanted = _of_key(select(*_COLUMNS, SampleRow.record), dataset_id, key)
     rows = connection.execute(wanted.where(SampleRow.position < until))
     return [(_entry(row), row.record or None) for row in rows]
 
 
 def places(connection: Connection, dataset_id: int, key: str) -> list[tuple[int, int | None]]:
-    """Return where a key's revisions are, oldest first, and the bytes of their records.
+    """Return the positions of a key's revisions, oldest first, and their record sizes in bytes.
 
-    A retraction has None of them, and a row that was erased has 0.
+    The size is None for a retraction and 0 for an erased row.
     """
     rows = connection.execute(
         _of_key(select(SampleRow.position, func.length(SampleRow.record)), dataset_id, key)
@@ -88,7 +93,7 @@ def places(connection: Connection, dataset_id: int, key: str) -> list[tuple[int,
 def entries(connection: Connection, dataset_id: int, after: int, until: int) -> list[Entry]:
     """Return the log's rows at positions ``[after, until)``, in order.
 
-    Raises as `missing_rows` where one is missing.
+    Raises the error that `missing_rows` returns where one is missing.
     """
     rows = connection.execute(
         select(*_COLUMNS)
@@ -106,11 +111,12 @@ def entries(connection: Connection, dataset_id: int, after: int, until: int) -> 
 
 def _of_key(wanted: Select[*Columns], dataset_id: int, key: str) -> Select[*Columns]:
     return (
-        # SQLite would otherwise go through the whole log, since that is in order.
+        # Without the hint, SQLite scans the whole log to avoid a sort: the primary key has the
+        # order that is asked for.
         wanted.with_hint(SampleRow, "INDEXED BY ix_samples_key", "sqlite")
         .where(
             SampleRow.key == key,
-            SampleRow.dataset_id + 0 == dataset_id,  # keeps it off the primary key
+            SampleRow.dataset_id + 0 == dataset_id,  # ``+ 0`` rules out the primary key
         )
         .order_by(SampleRow.position)
     )
@@ -130,5 +136,5 @@ def _entry(row: Row[*tuple[Any, ...]]) -> Entry:
 
 
 def utc(moment: datetime) -> datetime:
-    """Return a moment from the database in UTC, which SQLite keeps without saying so."""
+    """Return a time from the database as an aware time in UTC; SQLite stores UTC without a zone."""
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)

@@ -1,8 +1,11 @@
-"""Erasure: a sample's content is removed for good, while its rows keep their places in the log.
+"""Erasure: a sample's content is removed permanently, while its rows keep their positions.
 
-The rows' records become empty, which no stored record is; positions, keys, buckets and chain values
-stay, so that the rest of the log is proven as before. A retraction follows them, so that the log
-tells of every erasure. Mirrors overwrite the rows when they are brought up to date.
+The rows' records become empty, which no stored record is. Positions, keys, buckets and chain values
+stay, so that the rest of the log can be verified as before. A retraction is appended for each key,
+so that the log records every erasure. Mirrors overwrite the rows in their next update.
+
+An erasure has three steps: rows of the inbox are deleted, then the log's records are emptied under
+the lock on the head, then the database is made to release the bytes from its files.
 """
 
 from __future__ import annotations
@@ -28,17 +31,17 @@ if TYPE_CHECKING:
     from psycopg.errors import Diagnostic
 
 SOURCE = "erase"
-"""The source of the retractions."""
+"""The source that the appended retractions carry."""
 _TOGETHER = 1000
-"""Parameters in one statement, at most."""
+"""Positions in one statement, at most: databases limit the number of parameters."""
 
 
 @dataclass(frozen=True)
 class Erasure:
-    """What was erased: rows of the log, and rows that waited or were refused in the inbox.
+    """What was erased: rows of the log, and waiting or rejected rows of the inbox.
 
-    ``remains`` says where the content may still lie in the database's own files, and what to do
-    about it; None where it is gone from them.
+    ``remains`` says where the database's own files may still contain the bytes and what to do about
+    it; None where they do not.
     """
 
     rows: int
@@ -47,23 +50,25 @@ class Erasure:
 
 
 def erase(engine: Engine, dataset_id: int, keys: Sequence[str], *, full: bool) -> Erasure:
-    """Erase what a dataset ever held of some keys: all of them, or nothing from the log.
+    """Erase all content that a dataset ever had under some keys.
 
-    ``full`` has PostgreSQL write its tables anew. Raises `SampleNotFoundError` for a key that the
-    dataset never had.
+    The log is changed for all of the keys or for none. With ``full``, PostgreSQL rewrites its
+    tables. Raises `SampleNotFoundError` for a key that the dataset never had.
     """
     for key in keys:
         check_key(key)
     wanted = list(dict.fromkeys(keys))
-    # Before the head is locked: a tool may hold these rows for as long as it likes.
+    # Before the head is locked: a tool's transaction may hold these rows for any time, and every
+    # writer of the dataset would wait for it.
     waiting = write(engine, partial(_empty_inbox, dataset_id=dataset_id, keys=wanted))
     rows = transact(engine, dataset_id, partial(_erase, keys=wanted, waiting=waiting))
     return Erasure(rows, sum(waiting.values()), _purge(engine, full=full))
 
 
 def _empty_inbox(connection: Connection, dataset_id: int, keys: Sequence[str]) -> dict[str, int]:
-    """Remove the inbox's rows of each key, and count them."""
-    raw = connection.dialect.name == "sqlite"  # where a key need not be text
+    """Delete the inbox's rows of each key; return their number by key."""
+    # SQLite may hold a key as a blob, which equals no text. Compared as bytes, it is found, too.
+    raw = connection.dialect.name == "sqlite"
     found = {}
     for key in keys:
         same = (
@@ -77,15 +82,17 @@ def _empty_inbox(connection: Connection, dataset_id: int, keys: Sequence[str]) -
 
 
 def _erase(writer: Writer, keys: Sequence[str], waiting: dict[str, int]) -> int:
-    """Erase keys under the head's lock; return how many rows lost their records."""
+    """Erase keys under the lock on the head; return how many rows lost their records."""
     found = {key: places(writer.connection, writer.dataset_id, key) for key in keys}
     for key in keys:
         if not found[key] and not waiting[key]:
             raise SampleNotFoundError(key)
+    # A size of 0 is a row that was erased before, None a retraction: neither has a record to lose.
     held = {key: [p for p, size in rows if size] for key, rows in found.items()}
     last = {key: found[key][-1] for key, positions in held.items() if positions}
     if not last:
         return 0
+    # A key that is already retracted gets another retraction, which does not change the live count.
     writer.write(
         [
             Plan(
@@ -104,7 +111,10 @@ def _erase(writer: Writer, keys: Sequence[str], waiting: dict[str, int]) -> int:
 
 
 def _blank(writer: Writer, positions: Sequence[int]) -> None:
-    """Take the records away, and number the rows among the dataset's erasures."""
+    """Empty the rows' records, and number the rows among the dataset's erasures.
+
+    The numbers continue those of earlier erasures. A mirror asks for the ones after its last.
+    """
     connection, dataset_id = writer.connection, writer.dataset_id
     for start in range(0, len(positions), _TOGETHER):
         some = positions[start : start + _TOGETHER]
@@ -131,15 +141,17 @@ _FREE_SPACE = (
 
 
 def _purge(engine: Engine, *, full: bool) -> str | None:
-    """Remove what has become free from the database's files; say what of it is left."""
+    """Make the database release the freed bytes; return what remains in its files, if anything."""
     try:
         if engine.dialect.name == "postgresql":
             return _vacuum(engine, full=full)
         with lent(engine) as connection:
             file = connection.connection.driver_connection
             assert file is not None
-            # Zeros over what was deleted would spare copies that SQLite once moved within pages.
+            # PRAGMA secure_delete would not be enough: it overwrites what is deleted, but not the
+            # copies that SQLite left behind when it moved content within pages.
             file.execute("VACUUM")
+            # The old pages are in the write-ahead log, too, until it is truncated.
             if not file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
                 return None
             said = "another process was reading the file"
@@ -151,10 +163,12 @@ def _purge(engine: Engine, *, full: bool) -> str | None:
 def _vacuum(engine: Engine, *, full: bool) -> str | None:
     said: list[str] = []
 
-    def note(found: Diagnostic) -> None:  # its text is only there until this returns
+    # The diagnostic is valid only during the call, so that its text is copied here.
+    def note(found: Diagnostic) -> None:
         said.append(found.message_primary or "VACUUM was refused")
 
     with lent(engine) as connection:
+        # VACUUM cannot run inside a transaction.
         connection.execution_options(isolation_level="AUTOCOMMIT")
         session = driver(connection)
         session.add_notice_handler(note)
@@ -162,6 +176,7 @@ def _vacuum(engine: Engine, *, full: bool) -> str | None:
             connection.exec_driver_sql(f"VACUUM {'(FULL) ' if full else ''}samples, inbox")
         finally:
             session.remove_notice_handler(note)
-    if said:  # the right is lacking, which is no error to PostgreSQL
+    # Without the right to vacuum a table, PostgreSQL skips it with a warning and no error.
+    if said:
         return f"the database's files still hold the bytes: {said[0]}; have its owner run VACUUM"
     return None if full else _FREE_SPACE

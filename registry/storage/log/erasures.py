@@ -1,4 +1,4 @@
-"""Which rows of a log were erased."""
+"""The rows of a log that were erased, by number or by position."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from registry.storage.database.models import ErasureRow, SampleRow
 
 
 class Erased(NamedTuple):
-    """A row that has lost its record for good: its place, its key and the chain after it."""
+    """A row without its record: its position, its key and the 16-byte chain value after it."""
 
     position: int
     key: str
@@ -18,18 +18,19 @@ class Erased(NamedTuple):
 
 
 def erased_from(connection: Connection, dataset_id: int, number: int) -> list[Erased]:
-    """Return the rows that were erased, in the order of that, from the one of this number on."""
+    """Return the erased rows from erasure ``number`` on, in the order of their erasure."""
     return _erased(connection, dataset_id, ErasureRow.number >= number)
 
 
 def erased_between(connection: Connection, dataset_id: int, after: int, until: int) -> list[Erased]:
-    """Return the rows at positions ``[after, until)`` that were erased."""
+    """Return the erased rows at positions ``[after, until)``, in the order of their erasure."""
     place = and_(ErasureRow.position >= after, ErasureRow.position < until)
     return _erased(connection, dataset_id, place)
 
 
 def _erased(connection: Connection, dataset_id: int, which: ColumnElement[bool]) -> list[Erased]:
-    # A subquery for each: a join could be made the other way round, through the whole log.
+    # Scalar subqueries fix the direction. The planner could start a join from the samples, and
+    # would then read the whole log to find a few erasures.
     found = [
         select(column)
         .where(

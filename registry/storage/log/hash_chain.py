@@ -3,12 +3,12 @@
 ``chain[p] = blake2b-16(chain[p-1] ‖ supersedes ‖ bucket ‖ record)`` with ``chain[-1]`` 16 zero
 bytes, ``supersedes`` a little-endian int64 (-1 for none), ``bucket`` a little-endian uint16 and
 ``record`` empty for a retraction (no stored record is empty). Equal chains at a position mean
-equal logs up to it, in whatever database they lie. A row keeps its value when its record is erased:
-the value cannot be computed again, but those after it can.
+equal logs up to it, in whatever database they are stored. A row keeps its value when its record is
+erased: the value itself can no longer be computed, but those after it can.
 
-A key's bucket is blake2b with a digest of two bytes, little-endian, of its UTF-8 form.
+A key's bucket is the BLAKE2b digest of two bytes of its UTF-8 form, read as little-endian.
 
-BLAKE2: RFC 7693.
+BLAKE2 is specified in RFC 7693.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ GENESIS = bytes(16)
 NONE = -1
 """Stands for "supersedes nothing" wherever positions are kept as plain integers."""
 
+# What is hashed is these bytes: little-endian on every machine, and packed. Native byte order or
+# padding would give other chain values, and existing logs would no longer verify.
 _LINK = np.dtype([("supersedes", "<i8"), ("bucket", "<u2")])
 
 
@@ -32,11 +34,15 @@ def extend(
     buckets: npt.NDArray[np.uint16],
     records: Sequence[bytes | None],
 ) -> list[bytes]:
-    """Return the chain values of rows that follow the value ``chain``, one per row."""
+    """Return the chain values after rows that follow the value ``chain``: 16 bytes per row.
+
+    ``supersedes`` (int64) has `NONE` for a row that supersedes nothing.
+    """
     links = np.empty(len(records), _LINK)
     links["supersedes"] = supersedes
     links["bucket"] = buckets
     values = []
+    # As void ("V"), since NumPy strips trailing zero bytes from byte strings ("S").
     for link, record in zip(links.view("V10").tolist(), records, strict=True):
         chain = blake2b(chain + link + (record or b""), digest_size=16).digest()
         values.append(chain)
@@ -50,11 +56,16 @@ def extend_past(
     buckets: npt.NDArray[np.uint16],
     records: Sequence[bytes | None],
 ) -> list[bytes]:
-    """Return what `extend` does, but take the values after the rows at some indices as known."""
+    """Return the chain values as `extend` does for a log with erased rows.
+
+    ``known`` has the stored value after each erased row, by its index among these rows. Between
+    them, values are computed; each computation continues from the stored value before it.
+    """
     values: list[bytes] = []
     for stop in [*sorted(known), len(records)]:
         part = slice(len(values), stop)
         values += extend(chain, supersedes[part], buckets[part], records[part])
+        # The last stop is the end, not an erased row.
         if stop < len(records):
             values.append(known[stop])
         chain = values[-1] if values else chain

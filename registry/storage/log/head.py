@@ -1,4 +1,8 @@
-"""A dataset's head: the next position, the live count and the chain, in one row."""
+"""A dataset's head: one row with the next position, the live count, the chain and erased count.
+
+Writers lock this row, give positions to their rows and store the new head, all in one transaction.
+Readers read it without a lock, and find every row before its position committed.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ from registry.errors import DatasetDroppedError
 from registry.storage.database.models import HeadRow, InboxRow, SampleRow
 from registry.storage.log.hash_chain import GENESIS
 
-# Written once: SQLAlchemy takes as long to put a statement together as SQLite to answer it.
+# Built once: SQLAlchemy needs as long to construct such a statement as SQLite to execute it.
 _DATASET: BindParameter[int] = bindparam("dataset")
 _LAST: BindParameter[int] = bindparam("last")
 _HEAD = select(HeadRow.position, HeadRow.live, HeadRow.chain, HeadRow.erased).where(
@@ -29,10 +33,13 @@ _HEAD = select(HeadRow.position, HeadRow.live, HeadRow.chain, HeadRow.erased).wh
 )
 _WAITING = exists().where(InboxRow.dataset_id == _DATASET, InboxRow.error.is_(None))
 _HEAD_AND_WAITING = _HEAD.add_columns(_WAITING.label("waiting"))
+# FOR NO KEY UPDATE is the lock that an UPDATE of the head takes. On SQLite the clause is left out:
+# there, BEGIN IMMEDIATE has locked the whole file.
 _LOCKED = _HEAD.with_for_update(key_share=True)
 _CHAIN = select(SampleRow.chain).where(
     SampleRow.dataset_id == _DATASET, SampleRow.position == _LAST
 )
+# An outer join: the head is returned even where the log has not so many rows.
 _SEEN = (
     select(SampleRow.chain, HeadRow.erased)
     .join_from(
@@ -50,8 +57,8 @@ class Head:
     """Where a dataset's log ends: a watermark.
 
     ``position`` is the next row's, so the log is the positions ``[0, position)``; ``live`` counts
-    the samples alive there; ``chain`` (16 bytes) stands for everything before it; ``erased`` counts
-    the rows that have lost their records for good by now (0 for a version of a dataset).
+    the live samples there; ``chain`` (16 bytes) is the hash of everything before it; ``erased``
+    counts the rows whose records have been erased so far (0 for a version of a dataset).
     """
 
     position: int
@@ -61,13 +68,16 @@ class Head:
 
 
 def read(connection: Connection, dataset_id: int) -> tuple[Head, bool]:
-    """Read the head, up to which the log is complete, and whether rows wait in the inbox."""
+    """Read the head, up to which the log is complete, and whether rows wait in the inbox.
+
+    Raises `DatasetDroppedError` where there is none.
+    """
     row = connection.execute(_HEAD_AND_WAITING, {"dataset": dataset_id}).one_or_none()
     return _head(row), bool(row and row.waiting)
 
 
 def chain_at(connection: Connection, dataset_id: int, watermark: int) -> bytes | None:
-    """Return the chain after the log's first ``watermark`` rows; None if it has not so many."""
+    """Return the chain after the log's first ``watermark`` rows; None if it has fewer."""
     if watermark == 0:
         return GENESIS
     place = {"dataset": dataset_id, "last": watermark - 1}
@@ -76,7 +86,11 @@ def chain_at(connection: Connection, dataset_id: int, watermark: int) -> bytes |
 
 
 def seen(connection: Connection, dataset_id: int, watermark: int) -> tuple[bytes | None, int]:
-    """Return the chain as `chain_at` does and how many rows are erased, at one look."""
+    """Return the chain as `chain_at` does, and the erased count, from one statement.
+
+    Two statements could see an erasure that was committed between them. Raises
+    `DatasetDroppedError` where there is no head.
+    """
     place = {"dataset": dataset_id, "last": watermark - 1}
     row = connection.execute(_SEEN, place).one_or_none()
     if row is None:
@@ -85,11 +99,12 @@ def seen(connection: Connection, dataset_id: int, watermark: int) -> tuple[bytes
 
 
 def lock(connection: Connection, dataset_id: int) -> Head:
-    """Read the head and keep other writers of this dataset waiting until the transaction ends.
+    """Lock the head and return it; other writers of this dataset wait until the transaction ends.
 
-    This lock is what makes position order commit order: it is held from before a position is
-    given until its row is visible to all. It costs writers of one dataset their concurrency, so
-    it is taken last and held for one short group of statements.
+    This lock makes position order the commit order: it is held from before a position is given
+    until its row is visible to all. Without it a reader could pass a position whose row is
+    committed later, and would never see that row. The lock makes writers of one dataset run one
+    after another, so it is taken last and held for one short group of statements.
     """
     return _head(connection.execute(_LOCKED, {"dataset": dataset_id}).one_or_none())
 

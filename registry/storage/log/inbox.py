@@ -1,11 +1,11 @@
-"""The open door for plain SQL: rows that any tool inserts, moved to the log as they fit.
+"""The inbox of a dataset: rows that tools insert with plain SQL, and their move to the log.
 
 A tool's transaction may be of any length: its rows have no position yet, so that nobody waits for
-them. They are moved under the lock on the head, in the order of their numbers, as far as they are
-committed by then. A row that does not fit stays, with the reason in ``error``.
+them. Committed rows are moved under the lock on the head, in the order of their ids. A row that
+does not fit the dataset is rejected: it stays in the inbox, with the reason in ``error``.
 
-Rows are measured before they are read, and moved some MiB at a time. One that is larger than any
-record is not read at all.
+A tool can insert rows of any size. They are therefore measured before they are read, and moved some
+MiB per transaction. A row that is larger than the largest record is rejected without being read.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from registry.storage.log.waiting import Sized, measured, texts, waiting
 from registry.storage.log.writer import Writer, transact
 
 SOURCE = "inbox"
-"""The source of rows that name none."""
+"""The source of rows whose ``source`` is NULL."""
 _BYTES = 16 << 20
-"""Bytes of rows that are moved in one transaction; a single row may have more."""
+"""Bytes of rows that are moved in one transaction; a single row may be larger."""
 
 
 @dataclass(frozen=True)
 class Drained:
-    """What became of the rows in an inbox: ``refused`` of them stay there, with the reason.
+    """What a drain did: ``refused`` rows were rejected and stay in the inbox, with the reason.
 
-    ``removed`` counts rows that were refused before, and were past the dataset's limits.
+    ``removed`` counts rows that had been rejected before and were past the dataset's limits.
     """
 
     report: Report
@@ -57,32 +57,33 @@ class Drained:
 
     @property
     def moved(self) -> int:
-        """The rows that left the inbox for the log."""
+        """How many rows left the inbox, including those without an effect."""
         done = self.report
         return done.inserted + done.revised + done.retracted + done.unchanged
 
     @property
     def head(self) -> Head:
-        """The dataset's head after it."""
+        """The dataset's head after the drain."""
         return self.report.head
 
 
 @dataclass(frozen=True)
 class Inbox:
-    """A dataset's part of the inbox."""
+    """The rows in the inbox that belong to one dataset."""
 
     engine: Engine
     dataset_id: int
     codec: Codec
 
     def drain(self, wait: float | None = None) -> Drained:
-        """Move all that waits to the log, and remove rejected rows that are past the limits.
+        """Move all waiting rows to the log, and remove rejected rows that are past the limits.
 
-        With ``wait``, raises `ConflictError` where the lock on the head cannot be had in so many
-        seconds.
+        With ``wait``, raises `ConflictError` where the lock on the head cannot be taken within that
+        many seconds.
         """
         total: Drained | None = None
         more = True
+        # One transaction per round, so that other writers get the lock between two of them.
         while more:
             more, drained = transact(self.engine, self.dataset_id, self._move, wait)
             if total is not None:
@@ -92,35 +93,39 @@ class Inbox:
         return replace(total, removed=self.prune())
 
     def refused(self, after: int = 0, limit: int | None = None) -> list[Refused]:
-        """Return the rows that stay, by their ids: those past ``after``, at most ``limit``."""
+        """Return at most ``limit`` rejected rows past id ``after``, in the order of their ids."""
         return list(rejected.listed(self.engine, self.dataset_id, after, limit))
 
     def retry(self, ids: Sequence[int] | None = None) -> int:
-        """Let rows that were refused wait again, all or these; return how many."""
+        """Let rejected rows wait again, all or those with the given ids; return their number."""
         return rejected.retry(self.engine, self.dataset_id, ids)
 
     def discard(self, ids: Sequence[int] | None = None) -> int:
-        """Remove rows that were refused, all or these; return how many."""
+        """Remove rejected rows, all or those with the given ids; return their number."""
         return rejected.discard(self.engine, self.dataset_id, ids)
 
     @property
     def limits(self) -> Limits:
-        """How long rows that were refused are kept, and how many."""
+        """How long rejected rows are kept, and how many of them."""
         return rejected.limits(self.engine, self.dataset_id)
 
     def set_limits(self, *, retention: timedelta | None = None, quota: int | None = None) -> Limits:
-        """Change how long rows that were refused are kept, or how many; return the limits.
+        """Change how long rejected rows are kept, or how many of them; return the limits.
 
-        They hold for all who drain the inbox. It takes the right to update the dataset's row.
+        They are stored with the dataset and apply to every process that drains the inbox. Requires
+        the right to update the dataset's row.
         """
         return rejected.set_limits(self.engine, self.dataset_id, retention, quota)
 
     def prune(self) -> int:
-        """Remove rows past the limits; return how many. It does nothing twice in a minute."""
+        """Remove rejected rows past the limits; return their number.
+
+        A second call within a minute does nothing.
+        """
         return rejected.prune_sometimes(self.engine, self.dataset_id)
 
     def _move(self, writer: Writer) -> tuple[bool, Drained]:
-        """Move the first rows that wait; tell whether there may be more, too."""
+        """Move the first waiting rows; return whether there may be more, and what was done."""
         connection = writer.connection
         ids, more = waiting(connection, self.dataset_id)
         rows = measured(connection, ids)
@@ -134,12 +139,16 @@ class Inbox:
                 errors[number] = _why(outcome)
             else:
                 done += outcome
+        # In the transaction of the append: a row is in the inbox or in the log, never in both.
         _clear(connection, [number for number in taken if number not in errors], errors)
         return more or len(taken) < len(fitting), Drained(done, len(errors))
 
 
 def _affordable(connection: Connection, dataset_id: int, rows: Mapping[int, Sized]) -> list[int]:
-    """Return the first rows that have `_BYTES`, with the records that they amend, or one row."""
+    """Return the ids of the first rows that fit in `_BYTES`, or of the first one alone.
+
+    An update also counts the record that it amends, since that is read, too.
+    """
     amended = {row.key for row in rows.values() if row.amends and row.key}
     held = {key: size_of(each) for key, each in latest(connection, dataset_id, amended).items()}
     taken: list[int] = []
@@ -150,16 +159,19 @@ def _affordable(connection: Connection, dataset_id: int, rows: Mapping[int, Size
         if taken and total > _BYTES:
             break
         taken.append(number)
+        # The next update of this key amends what this row makes of it, not what is stored.
         held[row.key or ""] = size
     return taken
 
 
 def _read(connection: Connection, codec: Codec, ids: Sequence[int]) -> list[Batch | RegistryError]:
-    """Return what each row asks for."""
+    """Return each row's batch, or the error that rejects it, in the order of the ids."""
     rows = texts(connection, ids)
     found: list[Batch | RegistryError] = []
     while rows:
-        change = _change(rows.pop())  # so that no row's text is kept while its values are packed
+        # The last row is the first by id. ``pop`` frees its text before its values are encoded:
+        # otherwise both forms of all rows would be in memory at once.
+        change = _change(rows.pop())
         found += [change] if isinstance(change, RegistryError) else batches(codec, [[change]])
     return found
 
@@ -175,12 +187,13 @@ def _change(row: Row[Any]) -> Change | RegistryError:
 
 
 def _too_large(size: int) -> str:
+    # `waiting` gives 1 GiB to rows that PostgreSQL refuses to measure.
     over = "over " if size >= 1 << 30 else ""
     return f"the row has {over}{size:,} bytes; at most {LARGEST_RECORD:,} are read"
 
 
 def _why(error: RegistryError) -> str:
-    """Return the reason alone: the row is named by its id, and has its key next to it."""
+    """Return the reason without the row and the key, which the rejected row shows itself."""
     if isinstance(error, InvalidSampleError):
         return str(InvalidSampleError(error.reason, feature=error.feature))
     return str(error)

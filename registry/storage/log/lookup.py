@@ -1,8 +1,8 @@
-"""The newest revision of each key, by what its record is like: old records are not read.
+"""The latest revision of each key, read without its record wherever the length is enough.
 
-A length is enough to retract a record, and most often to replace it. Only one that has the length
-of its successor is compared with it: by a hash if it is long, and some MiB at a time. So a batch
-takes no memory for what it replaces.
+The length of a record is enough to retract it, and most often to replace it: a record of another
+length differs. Only a record of the same length as its successor is compared with it, by a hash if
+it is long, and some MiB at a time. So a batch takes no memory for the records that it replaces.
 """
 
 from __future__ import annotations
@@ -20,30 +20,31 @@ from registry.storage.log.records import LONG, fingerprint, fingerprints_at, rec
 Item = TypeVar("Item")
 
 _SHORT = 2048
-"""Bytes up to which a record is read with its key, even where all of them exceed `_GROUP`."""
+"""Bytes up to which a record is read with its key, even if all of them exceed `_GROUP`."""
 _GROUP = 16 << 20
-"""Bytes of records that are read together, unless a single one has more."""
+"""Bytes of records that are read together, unless a single one is larger."""
 
 
 class Stored(NamedTuple):
-    """The length of a record that was not read; it is none of those that it was compared with."""
+    """The size in bytes of a record that was not read and differs from all it was compared with."""
 
     size: int
 
 
 class Latest(NamedTuple):
-    """The newest revision of a key: its position and record (None for a retraction)."""
+    """The latest revision of a key: its position and its record (None for a retraction)."""
 
     position: int
     record: bytes | Stored | None
 
 
 NEVER = Latest(-1, None)
-"""Stands for the newest revision of a key that the dataset never had."""
+"""Stands for the latest revision of a key that the dataset never had."""
 
-# Keys travel as JSON: turning a list into an array costs the driver more than finding the keys.
-# Each is sought as the first entry at or after it of the one index that has this order. A length
-# stands in the row, even where the record is stored apart: only what is short is read.
+# Keys are sent as JSON: for psycopg, converting a list to an array costs more than the search.
+# Each key is searched as the first entry at or after it: only ix_samples_key has this order, so the
+# planner has no other choice. The length of a record that is stored out of line (TOAST) is in the
+# row itself, so that no long record is read.
 POSTGRESQL = """
     SELECT asked.key, found.position, octet_length(found.record),
         CASE WHEN octet_length(found.record) <= %(short)s THEN found.record END
@@ -55,8 +56,8 @@ POSTGRESQL = """
     ) AS found
     WHERE found.dataset_id = %(dataset_id)s AND found.key = asked.key
 """
-# Left to itself, SQLite goes through the whole log for every batch: CROSS JOIN keeps the order of
-# the tables, INDEXED BY the way to the maximum.
+# Without both hints, SQLite scans the whole log for every batch: CROSS JOIN fixes the order of the
+# tables, INDEXED BY the index that finds the maximum.
 _SQLITE = """
     SELECT samples.key, samples.position, length(samples.record),
         CASE WHEN length(samples.record) <= ? THEN samples.record END
@@ -74,12 +75,13 @@ def latest(
     keys: Collection[str],
     compared: Iterable[tuple[str, bytes | None]] = (),
 ) -> dict[str, Latest]:
-    """Return the latest revision of each key that the dataset has ever had.
+    """Return the latest revision of each key that the dataset has ever had, by key.
 
-    A record that equals one of those that are given with its key is returned, too; others may be
+    A record is included where it equals one that ``compared`` gives for its key; others may be
     `Stored`.
     """
-    ordered = sorted(keys)  # neighbours lie on the same page of the index
+    # In the order of the index, so that consecutive keys are found on the same page of it.
+    ordered = sorted(keys)
     if not ordered or not _any_between(connection, dataset_id, ordered[0], ordered[-1]):
         return {}
     found: dict[str, Latest] = {}
@@ -101,11 +103,12 @@ def _compare(
     found: dict[str, Latest],
     compared: Iterable[tuple[str, bytes | None]],
 ) -> None:
-    """Complete revisions by their record where it equals one that it is compared with."""
+    """Put the record into each revision in ``found`` whose record equals a compared one."""
     alike: dict[str, list[bytes]] = {}
     for key, record in compared:
         if record is not None and key in found and found[key].record == Stored(len(record)):
             alike.setdefault(key, []).append(record)
+    # A long record is sent as a hash, so that it counts no more than `LONG` bytes.
     for keys in _groups((key, min(len(records[0]), LONG)) for key, records in alike.items()):
         stored = fingerprints_at(connection, dataset_id, [found[key].position for key in keys])
         for key, proof in zip(keys, stored, strict=True):
@@ -115,20 +118,24 @@ def _compare(
 
 
 def record_of(connection: Connection, dataset_id: int, revision: Latest) -> bytes | None:
-    """Return a revision's record, read from the database if need be."""
+    """Return a revision's record, which is read from the database if it was not yet."""
     if not isinstance(revision.record, Stored):
         return revision.record
     return records_at(connection, dataset_id, [revision.position])[0]
 
 
 def size_of(revision: Latest) -> int:
-    """Return the bytes of a revision's record; 0 for a retraction."""
+    """Return the size of a revision's record in bytes; 0 for a retraction."""
     record = revision.record
     return record.size if isinstance(record, Stored) else len(record or b"")
 
 
 class RecordReader:
-    """Reads records by their positions, those that are asked for in this order together."""
+    """Reads records by position, ahead of the requests and some MiB at a time.
+
+    ``order`` has the revisions in the order in which their records will be requested. A request out
+    of this order gets a separate statement. Not thread-safe.
+    """
 
     def __init__(self, connection: Connection, dataset_id: int, order: Iterable[Latest]) -> None:
         self._place = (connection, dataset_id)
@@ -141,13 +148,14 @@ class RecordReader:
         """Return the record at a position."""
         while position not in self._read:
             group = next(self._groups, [position])
-            self._read = {}  # before others take its place
+            # Freed first: otherwise two groups of records would be in memory at once.
+            self._read = {}
             self._read = dict(zip(group, records_at(*self._place, group), strict=True))
         return self._read[position]
 
 
 def _groups(sized: Iterable[tuple[Item, int]]) -> Iterator[list[Item]]:
-    """Yield items, each of which comes with its size, as many together as have `_GROUP` bytes."""
+    """Yield lists of consecutive items that are at most `_GROUP` bytes together, or one larger."""
     group: list[Item] = []
     total = 0
     for item, size in sized:
@@ -172,10 +180,11 @@ def _rows(connection: Connection, dataset_id: int, keys: Sequence[str]) -> Seque
 
 
 def _any_between(connection: Connection, dataset_id: int, low: str, high: str) -> bool:
-    """Tell whether there may be any key from ``low`` to ``high``.
+    """Return whether the dataset may have any key from ``low`` to ``high``, both included.
 
-    A bulk load often comes in the order of its keys: then this one look spares thousands. Keys
-    compare by their bytes in both databases and, being UTF-8, alike in Python.
+    A bulk load often inserts keys in their order: then this one search replaces thousands. Keys
+    compare by bytes in both databases, which for UTF-8 is the order of Python's strings. In another
+    order, existing keys would be treated as new.
     """
     found = connection.execute(
         select(SampleRow.key)

@@ -1,4 +1,9 @@
-"""Telling followers of a commit, and waiting to be told."""
+"""Notifications of commits to the log, and waiting for them.
+
+On PostgreSQL a writer sends NOTIFY after its commit and followers LISTEN. On SQLite followers poll
+``PRAGMA data_version``. A notification is only a hint: one may be lost or never sent, so followers
+read the head after `LONGEST_POLL` in any case.
+"""
 
 from __future__ import annotations
 
@@ -20,24 +25,25 @@ if TYPE_CHECKING:
     import psycopg
 
 LEAST_INTERVAL = 0.05
-"""Seconds between two notifications of one process about one dataset."""
+"""Seconds between two notifications of one process about one dataset, at least."""
 LONGEST_POLL = 1.0
-"""Seconds after which a follower looks at the head in any case."""
+"""Seconds after which a follower reads the head in any case."""
 _FIRST_POLL = 0.005
 _SQLITE_POLL = 0.005
 
 _last: dict[tuple[str, int], float] = {}
+"""When, by the monotonic clock, a dataset (URL and id) was last notified about."""
 
 Wait = Callable[[float], None]
-"""Waits for a commit, for at most so many seconds; may return early."""
+"""Waits for a commit, for at most the given number of seconds; may return early."""
 
 
 def notify(engine: Engine, dataset_id: int) -> None:
     """Wake the dataset's followers, at most once per `LEAST_INTERVAL`; those who miss it poll.
 
-    NOTIFY takes a lock that all committing transactions of the cluster queue for if they notify
-    too. So it is never sent inside an append, but after it, on its own and seldom. The rows are
-    safe by then: a failure here is nobody's business.
+    A transaction with a NOTIFY takes one lock for the whole cluster when it commits. Inside an
+    append, writers of all datasets would queue for it. So it is sent after the append, in a
+    separate transaction, and seldom. The rows are committed by then: a failure is ignored.
     """
     if engine.dialect.name != "postgresql":
         return
@@ -52,9 +58,13 @@ def notify(engine: Engine, dataset_id: int) -> None:
 
 @contextmanager
 def listening(engine: Engine, dataset_id: int) -> Iterator[Wait]:
-    """Lend a function that waits for commits to the dataset, from this moment on."""
+    """Yield a function that waits for commits to the dataset from now on.
+
+    The function uses the connection of this block and is not thread-safe.
+    """
     if pooled(engine):
-        yield time.sleep  # nobody listens in a session that is another in the next transaction
+        # A pooler gives each transaction another session, so that LISTEN would have no effect.
+        yield time.sleep
         return
     with reading(engine) as connection:
         if engine.dialect.name == "sqlite":
@@ -65,21 +75,22 @@ def listening(engine: Engine, dataset_id: int) -> Iterator[Wait]:
         except DBAPIError as error:
             if not isinstance(translate(error, engine.url), ReadOnlyError):
                 raise
-            yield time.sleep  # a standby has no notifications
+            yield time.sleep  # a standby refuses LISTEN
             return
         try:
             yield lambda seconds: _notified(driver(connection), seconds)
         except BaseException:
-            # If the network was lost, this connection cannot be told to stop, either.
+            # If the network was lost, UNLISTEN would fail as well. A connection that went back to
+            # the pool while it listens would collect notifications that nobody reads.
             connection.invalidate()
             raise
         connection.exec_driver_sql(f"UNLISTEN {_channel(dataset_id)}")
 
 
 class Pause:
-    """How long to wait for a notification before looking: short after news, then longer.
+    """Intervals between reads of the head, in seconds: short at first, then longer.
 
-    Jittered, so that a thousand followers do not look at the same moment.
+    They are jittered, so that a thousand followers do not read it at the same moment.
     """
 
     def __init__(self) -> None:
@@ -94,11 +105,12 @@ class Pause:
 class _Changes:
     """Waits until another connection has committed to the SQLite file.
 
-    SQLite cannot notify, but its ``data_version`` tells in microseconds whether anything changed.
-    It must be asked outside of a transaction, where it would stand still.
+    SQLite has no notifications, but ``PRAGMA data_version`` shows within microseconds whether the
+    file has changed. It must be read outside of a transaction, since it does not change inside one.
     """
 
     def __init__(self, connection: Connection) -> None:
+        # The driver's connection: a statement through SQLAlchemy would begin a transaction.
         self._driver = connection.connection.driver_connection
         self._seen = self._version()
 

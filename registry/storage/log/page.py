@@ -1,4 +1,4 @@
-"""A page of a log: consecutive rows, as arrays."""
+"""A page of a log: consecutive rows as arrays, in position order."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Positions = npt.NDArray[np.int64]
 class Page:
     """The log's rows at positions ``[start, stop)``.
 
-    ``page["image"]`` is a feature's column: one array of shape ``(rows, *shape)`` with a row for
-    each record, in position order, as `Codec.decode` describes; ``positions`` (int64) says where
-    each stands. Retractions have no record: their positions are in ``retracted``; nor have rows
-    that were erased, whose positions are in ``erased``. Positions in ``superseding`` replace the
-    older revisions at ``supersedes``, pair by pair. ``buckets`` (uint16) has one value per
-    position, those without a record included. ``sizes`` are the records' lengths in bytes, None
-    where all have the codec's.
+    ``page["image"]`` is a feature's column: one array of shape ``(records, *shape)`` in position
+    order, as `Codec.decode` describes. ``positions`` (int64) has the position of each record.
+    Retractions and erased rows have no record; their positions are in ``retracted`` and ``erased``.
+    The rows at ``superseding`` replace the older revisions at ``supersedes``, pair by pair.
+    ``buckets`` (uint16) has one value per position, those without a record included. ``data`` has
+    the records one after another, and ``sizes`` their lengths in bytes, None where all have the
+    codec's fixed width.
     """
 
     start: int
@@ -50,12 +50,12 @@ class Page:
 
     @cached_property
     def columns(self) -> dict[str, Column]:
-        """Every feature's column, by name."""
+        """Every feature's column, by name; decoded on the first access."""
         return self.codec.decode(self.data, int(self.held.sum()))
 
     @property
     def held(self) -> npt.NDArray[np.bool_]:
-        """Which of the rows have a record, one bool each."""
+        """Whether each row has a record, as an array of bool with one item per position."""
         held = np.ones(len(self), bool)
         held[self.retracted - self.start] = False
         held[self.erased - self.start] = False
@@ -63,16 +63,17 @@ class Page:
 
     @cached_property
     def positions(self) -> Positions:
-        """The position of each record."""
+        """The position (int64) of each record."""
         return np.flatnonzero(self.held) + self.start
 
     def chain_values(self, chain: bytes, known: Mapping[int, bytes] | None = None) -> list[bytes]:
-        """Compute the chain after each of the rows, from the value before the first.
+        """Compute the chain value after each row, from ``chain``, the value before the first row.
 
-        ``known`` has the value after each row that was erased, by position.
+        ``known`` has the stored value after each erased row, by position.
         """
         supersedes = np.full(len(self), NONE, np.int64)
         supersedes[self.superseding - self.start] = self.supersedes
+        # An erased row no longer has the record that its value was computed from.
         at = {position - self.start: value for position, value in (known or {}).items()}
         return extend_past(at, chain, supersedes, self.buckets, list(self._records()))
 

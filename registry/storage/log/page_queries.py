@@ -1,4 +1,9 @@
-"""Pages of the log: how each database lays the rows of a range end to end."""
+"""The queries that read a page of the log, for each database and record layout.
+
+On PostgreSQL, records of fixed width are concatenated by the server, a group of rows to one value
+(`_GROUPED`). Where records differ in length, rows are sent singly and the page ends at the row that
+fills it (`_SINGLE`). SQLite runs in this process, so that its rows are read one by one.
+"""
 
 from __future__ import annotations
 
@@ -20,26 +25,28 @@ if TYPE_CHECKING:
     from psycopg.adapt import Loader
 
 PAGE_BYTES = 1 << 23
-"""Bytes of records in a page, about. Smaller ones cost more hand-overs between threads."""
+"""Bytes of records in a page, approximately. Smaller pages cost more exchanges between threads."""
 MOST_ROWS = 1 << 16
 FIRST_ROWS = 64
 """Rows in the first page of a log whose records differ in length."""
 GROUP_BYTES = 1 << 18
-"""Bytes of records that PostgreSQL joins to one value. Larger ones cost it fresh memory each."""
+"""Bytes of records that PostgreSQL concatenates to one value. For each larger one it would
+allocate new memory."""
 
 
 def first_rows(codec: Codec) -> int:
-    """Return how many rows to ask for at first; all pages of fixed-width records have as many."""
+    """Return how many rows the first page asks for; with records of fixed width, every page."""
     if not codec.fixed_width:
         return FIRST_ROWS
     return max(1, min(MOST_ROWS, PAGE_BYTES // codec.header.itemsize))
 
 
 def fetch(connection: Connection, dataset_id: int, codec: Codec, after: int, until: int) -> Page:
-    """Read the rows at ``[after, until)``, or fewer where records differ in length.
+    """Read the rows at positions ``[after, until)``, or the first of them where that fills a page.
 
-    Raises `LogGapError` where a position is missing, `ReplicaBehindError` where a standby has not
-    received it yet, and `DivergenceError` where the log ends before.
+    A page ends early only where records differ in length. Raises `LogGapError` where a position is
+    missing, `ReplicaBehindError` where a standby has not received it yet, and `DivergenceError`
+    where the log ends before ``until``.
     """
     if connection.dialect.name == "sqlite":
         return _from_sqlite(connection, dataset_id, codec, after, until)
@@ -48,10 +55,11 @@ def fetch(connection: Connection, dataset_id: int, codec: Codec, after: int, unt
     return _single(connection, dataset_id, codec, after, until)
 
 
-# The server lays small records end to end, a group of them to one value, and sends the few
-# positions that revise or retract apart: what costs time per row is then done in its own loops.
-# Each group is a range of the primary key of its own, so it is sent while the next is read.
-# Buckets go as int16, the narrowest integer that PostgreSQL can send.
+# The server concatenates the records of a group to one value, and sends the few positions that
+# revise or retract separately: the work per row is then done by the server and not in Python.
+# Each group is its own range of the primary key, so that it is sent while the next one is read.
+# Buckets are sent as int16, the narrowest integer that PostgreSQL can send. They are unsigned and
+# so are shifted by 32768, which `_grouped` undoes. string_agg skips NULL, as of retractions.
 _GROUPED = """
     SELECT part.* FROM generate_series(%(after)s::bigint, %(until)s::bigint - 1, %(rows)s::bigint)
         AS edge CROSS JOIN LATERAL (
@@ -75,10 +83,13 @@ def _grouped(connection: Connection, dataset_id: int, codec: Codec, after: int, 
     counts, data, buckets, superseding, supersedes, retracted = zip(*groups, strict=True)
     _check_dense(connection, dataset_id, after, until, sum(counts))
     gone = _joined(retracted)
+    # string_agg returns NULL for a group that has retractions only.
     records = b"".join(part or b"" for part in data)
     if len(records) != codec.header.itemsize * (until - after - len(gone)):
-        # Some rows were erased. Another look at which could meet a later state of the log.
+        # Some rows were erased, and their empty records do not show in the concatenation. A query
+        # for the erased positions could see a later state of the log, so the rows are read again.
         return _row_by_row(connection, dataset_id, codec, after, until)
+    # Widened before 32768 is added, which would overflow an int16.
     shifted = np.frombuffer(b"".join(buckets), ">i2").astype(np.int32) + 32768
     return Page(
         start=after,
@@ -108,7 +119,10 @@ def _row_by_row(
 
 @cache
 def _lender() -> type[Loader]:
-    """Return a loader of values that lends them as they lie in libpq's memory, uncopied."""
+    """Return a loader that yields values as buffers in libpq's memory, without a copy.
+
+    `_grouped` copies them once, when it joins them.
+    """
     from psycopg.adapt import Loader  # noqa: PLC0415  # not needed on SQLite
     from psycopg.pq import Format  # noqa: PLC0415
 
@@ -125,8 +139,8 @@ def _joined(parts: Sequence[list[int] | None]) -> Positions:
     return np.array(list(concatenate.from_iterable(part or () for part in parts)), np.int64)
 
 
-# Where records differ in length, the page ends at the row that fills it; a value's length is
-# known without reading the value.
+# Where records differ in length, the page ends at the row that fills it: ``before`` is the size of
+# all rows before this one. The length of a record is known without reading one stored out of line.
 _SINGLE = """
     SELECT position, record, bucket, supersedes FROM (
         SELECT position, record, bucket, supersedes, coalesce(sum(octet_length(record)) OVER (
@@ -171,15 +185,18 @@ def _from_rows(
     until: int,
     rows: Sequence[tuple[Any, ...]],
 ) -> Page:
-    """Make a page of (position, record, bucket, supersedes) rows from ``after`` on."""
+    """Return the page of (position, record, bucket, supersedes) rows from ``after`` on."""
     stop = until
+    # Only a full page may end early. Fewer rows in one that is not full are a gap in the log, which
+    # `_check_dense` reports.
     if not codec.fixed_width and sum(len(record or b"") for _, record, _, _ in rows) >= PAGE_BYTES:
-        stop = rows[-1][0] + 1  # full before its end
+        stop = rows[-1][0] + 1
     _check_dense(connection, dataset_id, after, stop, len(rows))
     revised = [(position, old) for position, _, _, old in rows if old is not None]
     records = [record for _, record, _, _ in rows if record is not None]
     data = b"".join(records)
     sizes = None if codec.fixed_width else np.array([len(r) for r in records], np.int64)
+    # Most pages have no erased rows. The sizes show that without a comparison for each record.
     whole = sizes.all() if sizes is not None else len(data) == codec.header.itemsize * len(records)
     erased = [] if whole else [position for position, record, _, _ in rows if record == b""]
     return Page(
@@ -199,6 +216,9 @@ def _from_rows(
 def _check_dense(
     connection: Connection, dataset_id: int, after: int, until: int, found: int
 ) -> None:
-    """Positions are unique, so as many rows as positions means that none is missing."""
+    """Raise the error of `missing_rows` unless each position in ``[after, until)`` has its row.
+
+    Positions are unique, so that an equal number of rows and positions is enough.
+    """
     if found != until - after:
         raise missing_rows(connection, dataset_id, after, until, found)

@@ -1,4 +1,8 @@
-"""Reading the log by cursor: page by page, and following it as it grows."""
+"""Reads the log page by page, and follows it as it grows.
+
+The state of a reader is one position. No cursor or transaction stays open in the database between
+pages, so that a reader may pause for any time, and continues on another connection after an error.
+"""
 
 from __future__ import annotations
 
@@ -32,25 +36,28 @@ from registry.storage.log.replica import LAG, Replica
 from registry.storage.log.standby import chain_reached
 
 AHEAD = 3
-"""Pages that are read at the same time, each on a connection of its own."""
+"""Pages that are read at the same time, each on its own connection."""
 LEAST_ROWS = 1024
-"""Rows for which a page of its own, read at the same time as another, is worth while."""
+"""Rows in a page, at least, when a range is divided among concurrent reads."""
 STINT = 1 << 20
-"""Rows that are read from the primary until its replica is asked for again."""
+"""Rows that are read from the primary until its replica is tried again."""
 _LOCK_WAIT = 1.0
-"""Seconds that a reader waits for a writer who is in the way of the inbox."""
+"""Seconds that a reader waits for the lock on the head in order to drain the inbox."""
 
 
 @dataclass(frozen=True)
 class Log(Pickled):
-    """A dataset's log as a reader needs it: where it is and how its records are laid out."""
+    """A dataset's log as a reader needs it: its database and the layout of its records.
+
+    It holds no connection. It can be shared between threads, and pickled to other processes.
+    """
 
     engine: Engine
     dataset_id: int
     uid: str
     codec: Codec
     replica: Replica | None = None
-    """From where pages are read, as far as it has come."""
+    """The server that pages are read from, up to the position that it has received."""
 
     @property
     def primary(self) -> Log:
@@ -58,20 +65,24 @@ class Log(Pickled):
         return replace(self, replica=None)
 
     def nearest(self, after: int, until: int) -> tuple[Log, int]:
-        """Return from where pages of the range are to be read, and up to which position."""
+        """Return the log to read positions ``[after, until)`` from, and up to which position.
+
+        That is this log itself without a replica, and while the replica cannot be used.
+        """
         if self.replica is None:
             return self, until
         reach = self.replica.reach(self.engine, self.dataset_id, self.uid, after, until)
+        # In a long range, a replica that has recovered is used again after `STINT` rows.
         if reach is None:
             return self, min(until, after + STINT)
         there = Log(self.replica.engine, reach.dataset_id, self.uid, self.codec)
         return there, reach.until
 
     def head(self) -> heads.Head:
-        """Read where the log ends now, once what waits in the inbox has been moved there.
+        """Return the log's current head, after moving waiting rows of the inbox to the log.
 
-        Where that cannot be done, for want of rights or of room, or since another writer holds the
-        lock for long, the log is read as it is.
+        The inbox is skipped where the right or the space for that is missing, or where another
+        writer holds the lock for longer than a second.
         """
         head, waiting = read(
             self.engine, lambda connection: heads.read(connection, self.dataset_id)
@@ -83,26 +94,29 @@ class Log(Pickled):
 
     @property
     def inbox(self) -> Inbox:
-        """The rows that wait to be moved here."""
+        """The dataset's inbox, from which rows are moved to this log."""
         return Inbox(self.engine, self.dataset_id, self.codec)
 
     def chain_at(self, watermark: int) -> bytes | None:
-        """Read the chain after the log's first ``watermark`` rows; None if it has not so many."""
+        """Read the chain after the log's first ``watermark`` rows; None if it has fewer."""
         return read(
             self.engine, lambda connection: heads.chain_at(connection, self.dataset_id, watermark)
         )
 
     def chain_reached(self, watermark: int) -> bytes | None:
-        """Read the chain as `chain_at` does, at a watermark that the log has reached.
+        """Read the chain as `chain_at` does, at a watermark that the log is known to have reached.
 
-        A standby that has not received it yet is waited for.
+        Waits for a standby that has not received these rows yet.
         """
         return read(
             self.engine, lambda connection: chain_reached(connection, self.dataset_id, watermark)
         )
 
     def page(self, after: int, until: int, patience: float | None) -> Page:
-        """Read a page of the range, in a transaction of its own."""
+        """Read the first page of positions ``[after, until)``, in its own transaction.
+
+        ``patience`` is the number of seconds to retry for, None without a limit. Thread-safe.
+        """
         place = (self.dataset_id, self.codec, after, until)
         return read(self.engine, lambda connection: fetch(connection, *place), patience)
 
@@ -110,10 +124,9 @@ class Log(Pickled):
 def pages(log: Log, after: int, until: int, patience: float | None = PATIENCE) -> Generator[Page]:
     """Yield the log's pages over positions ``[after, until)``, in order and without gaps.
 
-    The whole state is one position. Nothing is held in the database between pages; a read that
-    fails for a transient reason is repeated for ``patience`` seconds. What the log's replica cannot
-    give is read from the primary. Raises `LogGapError` where positions are missing,
-    `DivergenceError` where the log ends before them.
+    A read that fails for a transient reason is repeated for ``patience`` seconds, without a limit
+    if it is None. What the log's replica cannot provide is read from the primary. Raises
+    `LogGapError` where positions are missing and `DivergenceError` where the log ends before them.
     """
     while after < until:
         source, stop = log.nearest(after, until)
@@ -121,10 +134,13 @@ def pages(log: Log, after: int, until: int, patience: float | None = PATIENCE) -
         try:
             for page in _pages(source, after, stop, patience if source is log else LAG):
                 yield page
+                # Only now, since the consumer may have taken any time: ``after`` is where the next
+                # source continues, and ``began`` times the replica alone.
                 after, began = page.stop, time.monotonic()
         except RegistryError as error:
             if source is log or log.replica is None:
                 raise
+            # Not raised: the next round reads the rest of the range from the primary.
             log.replica.fail(str(error), began)
 
 
@@ -137,15 +153,16 @@ def _pages(log: Log, after: int, until: int, patience: float | None) -> Iterator
         page = log.page(after, min(until, after + rows), patience)
         yield page
         after = page.stop
+        # The size of records is not known in advance, so the number of rows grows to fill a page.
         if not log.codec.fixed_width:
             rows = min(MOST_ROWS, max(FIRST_ROWS, 2 * len(page)))
 
 
 def follow(log: Log, after: int) -> Generator[Page]:
-    """Yield pages from ``after`` on for ever, waiting for commits at the end of the log.
+    """Yield pages from ``after`` on without end, waiting for commits at the end of the log.
 
-    A lost connection is made anew for as long as it takes; no row is skipped or seen twice. Raises
-    `DivergenceError`, before a row of it is yielded, where the log has come to another history.
+    A lost connection is opened again, however long it takes; no row is skipped or repeated. Raises
+    `DivergenceError` where the log has another history, before any of its rows is yielded.
     """
     chain = log.chain_reached(after)
     while True:
@@ -162,8 +179,8 @@ def await_growth(
 ) -> heads.Head | None:
     """Wait until the log's head is past ``after``, and return the head.
 
-    None if the monotonic clock reaches ``until`` before. With ``chain``, raises `DivergenceError`
-    unless that is the log's value at ``after``.
+    Returns None if the monotonic clock reaches ``until`` first. With ``chain``, raises
+    `DivergenceError` unless that is the log's chain value at ``after``.
     """
 
     def look() -> heads.Head:
@@ -178,8 +195,8 @@ def await_growth(
             if (head := look()).position > after:
                 return head
             with listening(log.engine, log.dataset_id) as wait:
-                # Listening began before this look at the head: a commit that came before it is
-                # seen here, a later one ends the wait.
+                # The head is read again after LISTEN. A commit between the first read and LISTEN
+                # sends no notification to this session, and would otherwise be noticed late.
                 while (head := look()).position <= after:
                     if until is not None and time.monotonic() >= until:
                         return None
@@ -191,12 +208,13 @@ def await_growth(
 def _read_ahead(log: Log, after: int, until: int, patience: float | None) -> Iterator[Page]:
     """Read the next pages while the consumer works on this one.
 
-    A single connection leaves the server idle while the client takes the page in, and the other
-    way round.
+    On a single connection, the server would be idle while the client receives and copies a page,
+    and the client while the server reads the next one. Pages are yielded in position order.
     """
     rows = min(first_rows(log.codec), max(LEAST_ROWS, -(-(until - after) // AHEAD)))
     ranges = ((start, min(until, start + rows)) for start in range(after, until, rows))
     if until - after <= rows:
+        # One page needs no threads.
         yield from (log.page(*place, patience) for place in ranges)
         return
     ahead: deque[Future[Page]] = deque()
@@ -209,5 +227,7 @@ def _read_ahead(log: Log, after: int, until: int, patience: float | None) -> Ite
             while ahead:
                 yield ahead.popleft().result()
         finally:
+            # The consumer may stop early. The pool waits for pages that are being read when it
+            # closes; those that are not begun must be cancelled, or it would read them as well.
             for future in ahead:
                 future.cancel()

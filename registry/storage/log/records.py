@@ -1,4 +1,4 @@
-"""Records of a log by position, and their fingerprints."""
+"""Records of a log by position, and fingerprints by which records of one length are compared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from registry.storage.database.transactions import driver
 from registry.storage.log.standby import missing_rows
 
 LONG = 1 << 16
-"""Bytes up to which a record is its own fingerprint: to send it is faster than to hash it twice."""
+"""Bytes up to which a record is its own fingerprint: sending it is faster than hashing it twice."""
 
 
 _AT_POSTGRESQL = """
@@ -23,6 +23,7 @@ _AT_POSTGRESQL = """
 """
 
 
+# CROSS JOIN fixes the order of the tables: SQLite must not scan the log to find a few positions.
 _AT_SQLITE = """
     SELECT {} FROM json_each(?) AS asked
     CROSS JOIN samples ON samples.dataset_id = ? AND samples.position = asked.value
@@ -31,9 +32,10 @@ _AT_SQLITE = """
 
 
 def records_at(connection: Connection, dataset_id: int, positions: Sequence[int]) -> list[bytes]:
-    """Return the records at these positions, in the order asked for; an erased row's is empty.
+    """Return the records at these positions, in the order given; that of an erased row is empty.
 
-    Raises as `missing_rows` where one is missing.
+    Raises the error that `missing_rows` returns where one is missing. A retraction, which has no
+    record, counts as missing.
     """
     return _values_at(connection, dataset_id, positions, "record")
 
@@ -41,16 +43,19 @@ def records_at(connection: Connection, dataset_id: int, positions: Sequence[int]
 def fingerprints_at(
     connection: Connection, dataset_id: int, positions: Sequence[int]
 ) -> list[bytes]:
-    """Return the `fingerprint` of records as `records_at` returns them.
+    """Return the `fingerprint` of each record, in the order that `records_at` has.
 
-    The database computes those of long records, which it need not send then.
+    The database hashes long records itself, so that it does not send them.
     """
     hashed = f"CASE WHEN length(record) <= {LONG} THEN record ELSE sha256(record) END"
     return _values_at(connection, dataset_id, positions, hashed)
 
 
 def fingerprint(record: bytes) -> bytes:
-    """Return bytes that are equal, of records of one length, only where the records are."""
+    """Return bytes that, for two records of one length, are equal only where the records are.
+
+    The lengths must be compared first: a short record may have the bytes of a long one's hash.
+    """
     return record if len(record) <= LONG else sha256(record).digest()
 
 
@@ -65,6 +70,8 @@ def _values_at(
     else:
         place = (json.dumps(list(positions)), dataset_id)
         rows = connection.exec_driver_sql(_AT_SQLITE.format(column), place).fetchall()
+    # Positions that do not exist have no row here, and retractions no value: both would shift the
+    # values that follow, so the lengths are compared.
     values = [value for (value,) in rows if value is not None]
     if len(values) != len(positions):
         after, until = min(positions), max(positions) + 1
@@ -73,7 +80,7 @@ def _values_at(
 
 
 def sample_at(connection: Connection, dataset_id: int, position: int) -> tuple[str, str, bytes]:
-    """Return the name of a position's dataset, its key, and its record, which must be there."""
+    """Return the dataset's name, the key and the record at a position, which must have a record."""
     wanted = (
         select(DatasetRow.name, SampleRow.key, SampleRow.record)
         .join(DatasetRow, DatasetRow.id == SampleRow.dataset_id)

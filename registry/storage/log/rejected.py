@@ -1,7 +1,8 @@
-"""Inbox rows that do not fit their dataset: kept with the reason, for a time and up to a number.
+"""Rejected rows: inbox rows that do not fit their dataset, kept with the reason up to limits.
 
-Whoever drains an inbox removes those that are past the dataset's limits, at most once a minute and
-apart from the lock on the head. Rows that another transaction has locked are left for later.
+A process that drains an inbox also removes the rejected rows that are past the dataset's limits, at
+most once a minute and without the lock on the head. Rows that another transaction has locked are
+left for later.
 """
 
 from __future__ import annotations
@@ -37,20 +38,20 @@ from registry.storage.log.entries import utc
 logger = logging.getLogger("registry.storage.log.inbox")
 
 _PAGE = 1000
-"""Rows that are listed with one statement."""
+"""Rows that one statement lists, at most."""
 _TOGETHER = 1000
-"""Rows that are removed in one transaction."""
+"""Rows that one transaction removes for each limit, at most."""
 _EVERY = 60.0
-"""Seconds between looks for rows that are past the limits."""
+"""Seconds between two searches for rows that are past the limits."""
 _LONGEST = timedelta(days=36500)
 
 _looked: WeakKeyDictionary[Engine, dict[int, float]] = WeakKeyDictionary()
-"""When, by the monotonic clock, a dataset's limits were last applied."""
+"""When, by the monotonic clock, each dataset's limits were last applied by this process."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A row that stays in the inbox; ``created_at`` is in UTC."""
+    """A rejected row of the inbox; ``created_at`` is in UTC, ``error`` the reason."""
 
     id: int
     key: str | None
@@ -62,20 +63,20 @@ class Refused:
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a dataset's rejected rows are kept, and how many of them, the newest."""
+    """How long a dataset's rejected rows are kept, and how many; above that, the newest are."""
 
     retention: timedelta
     quota: int
 
 
 class LimitsError(RegistryError):
-    """Limits that no inbox can have."""
+    """The limits are out of range."""
 
 
 def listed(
     engine: Engine, dataset_id: int, after: int = 0, limit: int | None = None
 ) -> Iterator[Refused]:
-    """Yield rejected rows in the order of their ids, from the first past ``after`` on."""
+    """Yield rejected rows with ids greater than ``after``, in order, at most ``limit`` of them."""
     while limit is None or limit > 0:
         count = _PAGE if limit is None else min(limit, _PAGE)
         rows = _page(engine, dataset_id, after, count)
@@ -87,35 +88,38 @@ def listed(
 
 
 def retry(engine: Engine, dataset_id: int, ids: Sequence[int] | None) -> int:
-    """Let rejected rows wait again, all or these; return how many."""
+    """Let rejected rows wait again, all or those with the given ids; return their number."""
     again = update(InboxRow).where(*rejected(dataset_id, ids)).values(error=None, rejected_at=None)
     return write(engine, lambda connection: connection.execute(again).rowcount)
 
 
 def discard(engine: Engine, dataset_id: int, ids: Sequence[int] | None) -> int:
-    """Remove rejected rows, all or these; return how many."""
+    """Remove rejected rows, all or those with the given ids; return their number."""
     gone = delete(InboxRow).where(*rejected(dataset_id, ids))
     return write(engine, lambda connection: connection.execute(gone).rowcount)
 
 
 def rejected(dataset_id: int, ids: Sequence[int] | None = None) -> list[ColumnElement[bool]]:
-    """Return the conditions for rejected rows, all or these."""
+    """Return the WHERE conditions for rejected rows, all or those with the given ids."""
     wanted = [InboxRow.dataset_id == dataset_id, InboxRow.error.is_not(None)]
     if ids is None:
         return wanted
-    # A number that no column of the database takes is the id of no row.
+    # A number that does not fit a bigint is no row's id, and as a parameter would raise an error.
     return [*wanted, InboxRow.id.in_([number for number in ids if abs(number) < 1 << 63])]
 
 
 def limits(engine: Engine, dataset_id: int) -> Limits:
-    """Read a dataset's limits."""
+    """Return a dataset's limits; raises `DatasetDroppedError`."""
     return read(engine, lambda connection: _limits(connection, dataset_id))
 
 
 def set_limits(
     engine: Engine, dataset_id: int, retention: timedelta | None, quota: int | None
 ) -> Limits:
-    """Change what is given of a dataset's limits, and return them."""
+    """Change the limits that are not None, and return both.
+
+    Raises `LimitsError` where one is out of range.
+    """
     if retention is not None and not timedelta(0) < retention <= _LONGEST:
         raise LimitsError(f"a retention of {retention} is not between 0 and 36,500 days")
     if quota is not None and not 0 <= quota < 1 << 63:
@@ -130,11 +134,15 @@ def set_limits(
 
 
 def prune_sometimes(engine: Engine, dataset_id: int) -> int:
-    """Apply the limits unless that was done a minute ago; errors are logged, and tried again."""
+    """Apply the limits as `prune` does, at most once a minute; return the number of rows removed.
+
+    Errors are logged and not raised: the next call after a minute tries again.
+    """
     looked = _looked.setdefault(engine, {})
     now = time.monotonic()
     if now - looked.get(dataset_id, -_EVERY) < _EVERY:
         return 0
+    # Before the attempt: a removal that fails must not be repeated by every drain.
     looked[dataset_id] = now
     try:
         return prune(engine, dataset_id)
@@ -144,8 +152,9 @@ def prune_sometimes(engine: Engine, dataset_id: int) -> int:
 
 
 def prune(engine: Engine, dataset_id: int) -> int:
-    """Remove rejected rows that are past the dataset's limits; return how many."""
-    # Rows count from when they are first seen here: they may have waited for long before.
+    """Remove rejected rows that are past the dataset's limits; return their number."""
+    # The retention begins when a row is first seen here as rejected. From ``created_at`` on, a row
+    # that had waited for long would be removed before anyone could see its error.
     new = _unlocked(dataset_id, InboxRow.rejected_at.is_(None))
     noted = update(InboxRow).where(InboxRow.id.in_(new)).values(rejected_at=func.now())
     write(engine, lambda connection: connection.execute(noted))
@@ -160,11 +169,13 @@ def prune(engine: Engine, dataset_id: int) -> int:
 
 
 def _remove(connection: Connection, dataset_id: int) -> int:
-    """Remove some of the rows that are past the limits; return how many."""
+    """Remove some of the rows that are past the limits; return their number, 0 at the end."""
     kept = _limits(connection, dataset_id)
-    # By the database's clock, which set the times.
+    # By the database's clock, which set the times: this machine's clock may differ.
     now = connection.execute(select(func.now())).scalar_one()
     ids = select(InboxRow.id).where(*rejected(dataset_id)).order_by(InboxRow.id.desc())
+    # The newest row above the quota, and all before it. The subquery is NULL within the quota: no
+    # id is less than that.
     surplus = InboxRow.id <= ids.offset(kept.quota).limit(1).scalar_subquery()
     removed = 0
     for past in (InboxRow.rejected_at < utc(now) - kept.retention, surplus):
@@ -174,7 +185,7 @@ def _remove(connection: Connection, dataset_id: int) -> int:
 
 
 def _unlocked(dataset_id: int, which: ColumnElement[bool]) -> Select[int]:
-    """Select the ids of rejected rows, locked, and of none that another transaction has locked."""
+    """Select and lock the ids of rejected rows, without those that others have locked."""
     found = select(InboxRow.id).where(*rejected(dataset_id), which)
     return found.with_for_update(skip_locked=True)
 
@@ -194,7 +205,8 @@ def _page(
     engine: Engine, dataset_id: int, after: int, count: int
 ) -> Sequence[Row[*tuple[Any, ...]]]:
     def rows(connection: Connection) -> Sequence[Row[*tuple[Any, ...]]]:
-        # As they are: on SQLite, their text may be no UTF-8.
+        # As bytes on SQLite, where a text column may hold what is not UTF-8: the driver would raise
+        # an error, and no row of the page could be listed.
         kind = Text() if connection.dialect.name == "postgresql" else LargeBinary()
         texts = [
             cast(getattr(InboxRow, name), kind).label(name) for name in ("key", "action", "source")
@@ -221,5 +233,5 @@ def _refused(row: Row[Any]) -> Refused:
 
 
 def shown(raw: str | bytes | None) -> str | None:
-    """Return text of the database, whatever SQLite took for text."""
+    """Return a value as text; bytes from SQLite that are not UTF-8 have replacement characters."""
     return raw.decode(errors="replace") if isinstance(raw, bytes) else raw

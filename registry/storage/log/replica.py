@@ -1,8 +1,9 @@
-"""A replica: another server that pages are read from, as far as it has come.
+"""A replica: another server that pages are read from, up to the position it has received.
 
-Equal chains are equal rows: what the replica holds is read only up to a position where its chain is
-the primary's, and only once it has removed all that the primary has erased. What it still lacks
-after `LAG`, and all of it once it fails, is read from the primary, with a warning for each outage.
+Before a range is read, the replica's chain is compared with the primary's. Equal chains are equal
+rows, so the replica is read only up to a position where they are equal, and only after it has
+removed all that the primary has erased. What it still lacks after `LAG` seconds is read from the
+primary, as is everything after it has failed. Each outage results in one warning.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ from registry.storage.log.hash_chain import GENESIS
 from registry.storage.log.notifications import Pause
 
 LAG = 5.0
-"""Seconds for which the replica is waited for: until it has a row, or until it answers."""
+"""Seconds to wait for the replica, at most: for rows to arrive, or for an answer."""
 RETRY = 10.0
 """Seconds from an outage until the replica is tried again, at least."""
 _SHARE = 10
-"""As many times what it took to notice the outage, if that is longer: a server that swallows
-packets then costs a tenth of the time."""
+"""The replica is not tried for this many times the seconds in which the outage was noticed, if that
+is longer than `RETRY`: a server that drops packets then costs a tenth of the time."""
 _LAST = and_(
     SampleRow.dataset_id == DatasetRow.id, SampleRow.position == bindparam("watermark") - 1
 )
+# One statement, so that the head, the erased count and the chain are of one snapshot.
 _HELD = (
     select(DatasetRow.id, HeadRow.position, HeadRow.chain, HeadRow.erased, SampleRow.chain)
     .select_from(outerjoin(join(DatasetRow, HeadRow), SampleRow, _LAST))
@@ -43,7 +45,10 @@ _HELD = (
 
 @dataclass(frozen=True)
 class Reach:
-    """Up to which position pages may be read, and the dataset's number, on the replica."""
+    """The position up to which pages may be read from the replica, and the dataset's id there.
+
+    The id may differ from the primary's.
+    """
 
     dataset_id: int
     until: int
@@ -51,7 +56,10 @@ class Reach:
 
 @dataclass(frozen=True)
 class _Held:
-    """What the replica has of a log; ``chain`` is None where that ends before a watermark."""
+    """What the replica has of a log; ``end`` is the chain value at its head, at ``position``.
+
+    ``chain`` is the value at the watermark asked for, None where the log ends before it.
+    """
 
     dataset_id: int
     position: int
@@ -61,14 +69,15 @@ class _Held:
 
 
 class Replica:
-    """The replica of a registry's database. Safe to share between threads.
+    """The replica of a registry's database. Thread-safe.
 
-    One that was unpickled is tried at once, whatever was noticed elsewhere.
+    Outages are not pickled: an unpickled replica is tried at once.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        # There is no lock, which a fork might leave taken: two threads may both notice an outage.
+        # Without a lock, since a fork while another thread holds it would leave it locked in the
+        # child permanently. At worst, two threads warn of the same outage.
         self._out = False
         self._again = 0.0
 
@@ -78,9 +87,10 @@ class Replica:
     def reach(
         self, primary: Engine, dataset_id: int, uid: str, after: int, until: int
     ) -> Reach | None:
-        """Return how far positions ``[after, until)`` may be read here.
+        """Return up to where positions ``[after, until)`` may be read from the replica.
 
-        None where they are to be read from the primary, which has all of them.
+        Waits up to `LAG` seconds for rows that it has not received. None where the range is to be
+        read from the primary, which has all of it.
         """
         began = time.monotonic()
         if began < self._again:
@@ -88,7 +98,8 @@ class Replica:
         place = (dataset_id, until)
         chain, erased = read(primary, lambda connection: log_heads.seen(connection, *place))
         if chain is None:
-            return None  # the primary says what is the matter with that
+            return None  # the log has no such position; reading the primary raises the error
+        # A replica that was out is not waited for: it is used again once it has all of the range.
         deadline = began if self._out else began + LAG
         pause = Pause()
         while True:
@@ -97,9 +108,11 @@ class Replica:
             except RegistryError as error:
                 self.fail(str(error), began)
                 return None
+            # With fewer erasures than the primary, it would yield content that is erased there.
             if held is not None and held.erased >= erased:
                 position, found = until, held.chain
                 expected: bytes | None = chain
+                # It has the first part of the range: its head is compared instead.
                 if found is None and after < held.position < until and not self._out:
                     position, found = held.position, held.end
                     expected = self._chain_at(primary, dataset_id, position)
@@ -115,7 +128,10 @@ class Replica:
             time.sleep(pause.next())
 
     def fail(self, why: str, began: float) -> None:
-        """Have the primary read from for a while, since ``began`` was the replica tried in vain."""
+        """Use the primary for a while, after the replica has failed; warn once per outage.
+
+        ``began`` is when the failed attempt began, by the monotonic clock.
+        """
         now = time.monotonic()
         self._again = now + max(RETRY, _SHARE * (now - began))
         if self._out:
@@ -139,7 +155,10 @@ def _reopened(address: Address) -> Replica:
 
 
 def open_replica(url: str, primary: Engine, timeout: float | None) -> Replica:
-    """Return the replica at a URL, without connecting to it; raises `InvalidURLError`."""
+    """Return the replica at a URL, without connecting to it.
+
+    Raises `InvalidURLError` unless both URLs name PostgreSQL servers.
+    """
     parsed = parse_url(url)
     for each in (primary.url, parsed):
         if each.drivername == "sqlite":

@@ -1,7 +1,7 @@
-"""Standbys: rows that a server has not received yet are waited for, not taken for lost.
+"""Standbys: rows that a server has not received yet are waited for, not reported as lost.
 
-A URL may name several servers, and a connection be to any of them: the head is then read from one,
-and a page from another that has not come so far.
+A URL may name several servers, and each connection may be to any of them. The head may then be read
+from one server, and a page from another that is behind it.
 """
 
 from __future__ import annotations
@@ -21,21 +21,24 @@ from registry.storage.log.head import chain_at
 
 
 def in_recovery(connection: Connection) -> bool:
-    """Tell whether the server is a standby."""
+    """Return whether the connection is to a standby; always False on SQLite."""
     found: bool = connection.execute(select(_recovery(connection))).scalar_one()
     return found
 
 
 def refuse_if_behind(connection: Connection, lacking: str) -> None:
-    """Raise `ReplicaBehindError` where a standby lacks what the primary has."""
+    """Raise `ReplicaBehindError`, which is retried, if the connection is to a standby.
+
+    ``lacking`` names in its message what was not found.
+    """
     if in_recovery(connection):
         raise _behind(connection, lacking)
 
 
 def chain_reached(connection: Connection, dataset_id: int, watermark: int) -> bytes | None:
-    """Return the chain after the log's first ``watermark`` rows, which the log has.
+    """Return the chain after the first ``watermark`` rows of a log that is known to have them.
 
-    None if this database has not so many, unless it is a standby: then raises `ReplicaBehindError`.
+    If this server has fewer, raises `ReplicaBehindError` on a standby and returns None elsewhere.
     """
     chain = chain_at(connection, dataset_id, watermark)
     if chain is None:
@@ -46,17 +49,19 @@ def chain_reached(connection: Connection, dataset_id: int, watermark: int) -> by
 def missing_rows(
     connection: Connection, dataset_id: int, after: int, until: int, found: int
 ) -> RegistryError:
-    """Return the error that says why only ``found`` of the rows at ``[after, until)`` were there.
+    """Return the error for a read that found only ``found`` rows at positions ``[after, until)``.
 
-    `ReplicaBehindError` where a standby has yet to receive them, `DivergenceError` where the log of
-    any other server ends before, `DatasetDroppedError` where it has no head, `LogGapError` where
-    rows are missing from within it.
+    It is `ReplicaBehindError` where a standby has not received them yet, `DivergenceError` where
+    the log of any other server ends before ``until``, `DatasetDroppedError` where there is no head,
+    and `LogGapError` where rows are missing inside the log.
     """
     inside = [SampleRow.dataset_id == dataset_id, SampleRow.position.between(after, until - 1)]
     end = select(HeadRow.position).where(HeadRow.dataset_id == dataset_id).scalar_subquery()
     count = select(func.count()).select_from(SampleRow).where(*inside).scalar_subquery()
-    # One statement: one snapshot, of one server, even where a pooler spreads statements.
+    # One statement reads one snapshot of one server. A pooler could send several statements to
+    # different servers, and their answers would not belong together.
     position, there, recovery = connection.execute(select(end, count, _recovery(connection))).one()
+    # If all rows are there now, they arrived after the read that missed them.
     if there == until - after or (recovery and (position or 0) < until):
         return _behind(connection, f"positions [{after}, {until}) of the log")
     if position is None:
@@ -71,7 +76,8 @@ def missing_rows(
 
 
 def _behind(connection: Connection, lacking: str) -> ReplicaBehindError:
-    # The next attempt makes another connection, perhaps to another of the URL's servers.
+    # Closed and not returned to the pool: the next attempt opens a connection, perhaps to another
+    # server of the URL, and does not get the same standby from the pool.
     connection.invalidate()
     return ReplicaBehindError(
         f"{shown(connection.engine.url)} is a standby that has not received {lacking} yet; wait "

@@ -1,7 +1,7 @@
 """Versions of a dataset: a watermark and the chain value there, with a text form.
 
-``digits@1500:9f86d081884c7d659a2feaa0c55ad015`` is the first 1,500 rows of the log of ``digits``.
-On reading, eight or more of the hex digits are enough.
+``digits@1500:9f86d081884c7d659a2feaa0c55ad015`` names the first 1,500 rows of the log of
+``digits``. When it is parsed, the first eight hex digits of the chain are enough.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from registry.errors import VersionError
 
 NAME = r"\w[\w.-]{0,127}"
-"""What a dataset may be called: letters, digits, ``_``, ``.`` and ``-``, 128 at most."""
+"""Pattern of a dataset's name: letters, digits, ``_``, ``.`` and ``-``, at most 128 of them."""
 
 
 def is_name(value: object) -> bool:
-    """Tell whether a dataset, or a token, could be called this."""
+    """Return whether this is a valid name for a dataset or a token."""
     return isinstance(value, str) and re.fullmatch(NAME, value) is not None
 
 
@@ -33,9 +33,13 @@ class Version:
 
     @classmethod
     def parse(cls, text: str) -> Version | None:
-        """Read the text form; None for a plain dataset name."""
+        """Parse the text form; return None for a plain dataset name.
+
+        Raises `VersionError` for a text with an ``@`` that is not a version.
+        """
         if not isinstance(text, str) or "@" not in text:
             return None
+        # At most 18 digits, so that a watermark fits an int64. A shortened text may end with ``…``.
         match = re.fullmatch(rf"({NAME})@(\d{{1,18}}):([0-9a-f]{{8,32}})…?", text)
         if match is None:
             raise VersionError(

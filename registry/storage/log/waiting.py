@@ -1,6 +1,8 @@
-"""Rows that wait in an inbox: which there are, how large they are, and what they say.
+"""Rows that wait in an inbox: their ids, their sizes, and their texts.
 
-They are measured before they are read: a tool can insert rows of any size.
+A tool can insert rows of any size, so a batch is read in three steps. `waiting` locks rows and
+counts their bytes as stored, which may be compressed. `measured` computes their sizes as text.
+`texts` reads those that the caller has found small enough.
 """
 
 from __future__ import annotations
@@ -33,20 +35,24 @@ from registry.storage.database.models import InboxRow
 from registry.storage.log.rejected import shown
 
 _ROWS = 1024
-"""Rows that are looked at in one transaction."""
+"""Rows that one transaction locks, at most."""
 _STORED = 4 << 20
-"""Bytes as stored, perhaps compressed, of rows that are measured in one transaction."""
+"""Bytes as stored, perhaps compressed, of the rows that one transaction measures."""
 _TOO_LONG = "54000"
-"""PostgreSQL's state for text that passes its limit of 1 GiB."""
+"""PostgreSQL's SQLSTATE (program_limit_exceeded) for a text above its limit of 1 GiB."""
 _TEXTS = (InboxRow.key, InboxRow.fields, InboxRow.action, InboxRow.source)
 _KINDS: Mapping[str, Text | LargeBinary] = {"postgresql": Text(), "sqlite": LargeBinary()}
-"""As what rows are read as they are: no JSON is parsed, and on SQLite no text taken for UTF-8."""
+"""The types that columns are cast to, so that the driver parses no JSON and, on SQLite, does not
+decode text, which may not be UTF-8."""
 _WANTED = InboxRow.id.in_(bindparam("ids", expanding=True))
 
 
 @dataclass(frozen=True)
 class Sized:
-    """A row's length as text, its key, and whether it amends that key's record."""
+    """A row's size as text in bytes, its key, and whether it amends that key's record.
+
+    The key is None where the row has none, or one that is longer than any key may be.
+    """
 
     size: int
     key: str | None
@@ -54,13 +60,17 @@ class Sized:
 
 
 def waiting(connection: Connection, dataset_id: int) -> tuple[list[int], bool]:
-    """Lock the first rows that wait and return their ids; tell whether there may be more, too."""
+    """Lock the first waiting rows and return their ids, and whether there may be more.
+
+    Rows that another transaction has locked are skipped.
+    """
     rows = connection.execute(_stored(connection.dialect.name), {"dataset": dataset_id})
     ids: list[int] = []
     total = 0
     for number, stored in rows:
         total += stored
         if ids and total > _STORED:
+            # Rows were not fetched to the end: their result must not stay open.
             rows.close()
             return ids, True
         ids.append(number)
@@ -68,30 +78,35 @@ def waiting(connection: Connection, dataset_id: int) -> tuple[list[int], bool]:
 
 
 def measured(connection: Connection, ids: Sequence[int]) -> dict[int, Sized]:
-    """Return the rows' sizes, in the order of their ids."""
+    """Return the rows' sizes by id, in the order of their ids.
+
+    A row that PostgreSQL cannot measure, since its text exceeds 1 GiB, has a size of 1 GiB.
+    """
     if not ids:
         return {}
     try:
+        # A savepoint: an error would otherwise abort the transaction that holds the head's lock.
         with connection.begin_nested():
             rows = connection.execute(_measures(connection.dialect.name), {"ids": ids})
             return {n: Sized(size, shown(key), amends) for n, size, key, amends in rows}
     except DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) != _TOO_LONG:
             raise
+    # One row is too long, but the error does not say which: each is measured alone.
     if len(ids) == 1:
         return {ids[0]: Sized(1 << 30, None, amends=False)}
     return {number: row for each in ids for number, row in measured(connection, [each]).items()}
 
 
 def texts(connection: Connection, ids: Sequence[int]) -> list[Row[Any]]:
-    """Return the rows as they are, the last one first."""
+    """Return the rows' texts unparsed, in descending order of their ids."""
     return list(connection.execute(_texts(connection.dialect.name), {"ids": ids}))
 
 
-# Written once: SQLAlchemy takes as long to put a statement together as SQLite to answer it.
+# Cached: SQLAlchemy needs as long to construct such a statement as SQLite to execute it.
 @functools.cache
 def _stored(dialect: str) -> Select[int, Any]:
-    """Select the first rows that wait, and their bytes as stored: no value is unpacked for that."""
+    """Select the first waiting rows and their bytes as stored, which needs no decompression."""
     sizes = (func.coalesce(func.pg_column_size(column), 0) for column in _TEXTS)
     size = functools.reduce(operator.add, sizes) if dialect == "postgresql" else _size(dialect)
     return (
@@ -105,7 +120,8 @@ def _stored(dialect: str) -> Select[int, Any]:
 
 @functools.cache
 def _measures(dialect: str) -> Select[Any]:
-    """Select what `Sized` holds of rows, by their ids."""
+    """Select the attributes of `Sized` for the rows with the given ids."""
+    # A key that is too long is not read: only its size is needed to reject the row.
     key = cast(InboxRow.key, _KINDS[dialect])
     known = case((_length(InboxRow.key, dialect) <= LONGEST, key))
     amends = InboxRow.action == "update"
@@ -119,13 +135,13 @@ def _texts(dialect: str) -> Any:
 
 
 def _size(dialect: str) -> ColumnElement[int]:
-    """Sum up the bytes of a row's texts."""
+    """Return the sum of the bytes of a row's texts."""
     return functools.reduce(
         operator.add, (func.coalesce(_length(column, dialect), 0) for column in _TEXTS)
     )
 
 
 def _length(column: SQLColumnExpression[Any], dialect: str) -> ColumnElement[int]:
-    # SQLite counts the characters of text, and the bytes of a blob.
+    # SQLite's length() counts the characters of a text and the bytes of a blob: hence the cast.
     count = func.octet_length if dialect == "postgresql" else func.length
     return count(cast(column, _KINDS[dialect]), type_=Integer)

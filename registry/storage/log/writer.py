@@ -1,8 +1,11 @@
-"""The only writer of `samples`: appends under the head lock, in commit order, without gaps.
+"""The only writer of `samples`: appends under the lock on the head, in commit order, without gaps.
 
-One transaction holds the lock, gives the rows their positions and stores the new head; readers
-see all of it or nothing. Retrying is safe: a commit whose answer was lost is recognised by the
-chain value that it would have left, which no other rows could have produced.
+One transaction locks the head, gives the rows their positions and stores the new head; readers see
+all of it or nothing. Retrying is safe: a commit whose answer was lost is recognized by the chain
+value that it would have left, which no other rows could have produced.
+
+`transact` does the locking and the retries, and `Writer` is what a caller works with in between.
+`append`, `amend` and `together` are the common cases.
 """
 
 from __future__ import annotations
@@ -30,8 +33,9 @@ from registry.storage.log.notifications import notify
 
 CHUNK_ROWS = 1 << 16
 CHUNK_BYTES = 64 << 20
-"""A larger insert takes several transactions, so that other writers get their turn."""
+"""A larger insert takes several transactions, so that other writers get the lock in between."""
 _BLOCK = 4096
+"""Rows that are hashed and sent to PostgreSQL at a time."""
 
 Result = TypeVar("Result")
 
@@ -39,8 +43,9 @@ Result = TypeVar("Result")
 def append(engine: Engine, dataset_id: int, batch: Batch) -> Report:
     """Append a batch: all of it or, on an error, nothing.
 
-    A batch over `CHUNK_ROWS` or `CHUNK_BYTES` is cut, and each chunk is all or nothing; should
-    one fail, appending the same keys again completes the batch.
+    A batch over `CHUNK_ROWS` or `CHUNK_BYTES` is divided into chunks, each of which is appended
+    completely or not at all. If one fails, appending the same keys again completes the batch: rows
+    that are already stored count as unchanged.
     """
     total: Report | None = None
     for chunk in _chunks(batch):
@@ -58,11 +63,10 @@ def append(engine: Engine, dataset_id: int, batch: Batch) -> Report:
 def amend(
     engine: Engine, dataset_id: int, key: str, change: Amend | None, source: str | None
 ) -> Report:
-    """Replace a key's latest record by what ``change`` makes of it, with no revision lost between.
+    """Replace a key's latest record by the result of ``change``, or retract it if that is None.
 
-    None retracts it.
-
-    Raises `SampleNotFoundError` where the dataset never had the key.
+    The record is read under the lock on the head, so that no concurrent revision is lost. Raises
+    `SampleNotFoundError` where the dataset never had the key.
     """
     return _alone(engine, dataset_id, Batch([key], [change], [source]))
 
@@ -70,7 +74,10 @@ def amend(
 def together(
     engine: Engine, dataset_id: int, batches: Sequence[Batch | RegistryError]
 ) -> list[Outcome]:
-    """Append batches in one transaction; one that fails leaves its error and the others alone."""
+    """Append batches in one transaction; return a report or an error for each.
+
+    A batch that fails does not affect the others.
+    """
     return transact(engine, dataset_id, lambda writer: writer.append(batches))
 
 
@@ -80,16 +87,17 @@ def transact(
     work: Callable[[Writer], Result],
     wait: float | None = None,
 ) -> Result:
-    """Return what ``work`` does under the lock on the head, in one transaction.
+    """Return the result of ``work``, called under the lock on the head, in one transaction.
 
-    It may be done again after a lost connection, so that it must be harmless if done twice where
-    it appends nothing; what it appends, it appends once. With ``wait``, raises `ConflictError`
-    where the lock cannot be had in about so many seconds.
+    It may be called again after a lost connection. What it appends is appended once; if it appends
+    nothing, it must be harmless when committed twice. With ``wait``, raises `ConflictError` where
+    the lock cannot be taken within about that many seconds.
     """
     sent: _Sent[Result] | None = None
     for attempt in retrying(PATIENCE if wait is None else wait, engine):
         with attempt, writing(engine, wait) as connection:
             head = heads.lock(connection, dataset_id)
+            # Under the lock, so that the log cannot change during the search for the lost commit.
             if sent is not None and _landed(connection, dataset_id, sent):
                 histories.remember(engine, dataset_id, sent.head)
                 return sent.result
@@ -98,7 +106,9 @@ def transact(
             result = work(writer)
             if writer.last is None:
                 return result
+            # Set before the commit, which is at the end of the block: its answer may get lost.
             sent = _Sent(writer.last, writer.head, result)
+    # After the commit: a head that was rolled back must not be remembered, nor followers woken.
     assert sent is not None
     histories.remember(engine, dataset_id, sent.head)
     notify(engine, dataset_id)
@@ -107,7 +117,7 @@ def transact(
 
 @dataclass(frozen=True)
 class _Sent(Generic[Result]):
-    """A commit that may have landed: its last row's key, the head after it, and the answer."""
+    """A commit whose outcome is unknown: its last row's key, the head after it, and the result."""
 
     key: str
     head: Head
@@ -116,20 +126,21 @@ class _Sent(Generic[Result]):
 
 @dataclass
 class Writer:
-    """A transaction that holds the lock on a dataset's head."""
+    """A transaction that holds the lock on a dataset's head. Not thread-safe."""
 
     connection: Connection
     dataset_id: int
     head: Head
     last: str | None = field(default=None, init=False)
-    """The key of the last row appended."""
+    """The key of the last row appended, None while there is none."""
 
     def append(self, batches: Sequence[Batch | RegistryError]) -> list[Outcome]:
-        """Append batches, each of them whole or not at all, and say what became of each.
+        """Append batches, each completely or not at all; return a report or an error for each.
 
-        One that is an error already stays so. The reports' heads are all the one after the last
-        batch: they are committed together.
+        An error among the batches is returned in its place. All reports have the head after the
+        last batch, since they are committed together.
         """
+        # What the database has is read once for all batches.
         wanted = [batch for batch in batches if isinstance(batch, Batch)]
         known = self._known(wanted)
         amended = (
@@ -150,6 +161,7 @@ class Writer:
                 found.append(error)
                 continue
             found.append(plan)
+            # The rows of this batch are not in the database yet, but the next ones revise them.
             if len(batches) > 1:
                 rows = zip(plan.keys, plan.records, strict=True)
                 known |= {key: Latest(position + n, record) for n, (key, record) in enumerate(rows)}
@@ -166,7 +178,7 @@ class Writer:
         return latest(self.connection, self.dataset_id, keys, compared)
 
     def write(self, plans: Sequence[Plan]) -> None:
-        """Append the rows that were planned for this head."""
+        """Append the rows of plans whose positions follow this head, in order."""
         rows = plans[0] if len(plans) == 1 else _joined(plans)
         if not rows.keys:
             return
@@ -200,10 +212,11 @@ def _alone(engine: Engine, dataset_id: int, batch: Batch) -> Report:
 
 
 def _landed(connection: Connection, dataset_id: int, sent: _Sent[Result]) -> bool:
-    """Tell whether an earlier attempt was committed although its answer never came.
+    """Return whether an earlier attempt was committed although its answer was lost.
 
-    The chain stands for every row up to its own, so the same value at the same position is the
-    same log. Looking the keys up instead would undo a revision that came in between.
+    The chain covers every row up to its own, so that the same value at the same position is the
+    same log. A search by keys could not tell that from a later revision by another writer, which a
+    second append would then undo.
     """
     row = connection.execute(
         select(SampleRow.chain, SampleRow.key).where(
@@ -214,10 +227,11 @@ def _landed(connection: Connection, dataset_id: int, sent: _Sent[Result]) -> boo
 
 
 def _insert(connection: Connection, dataset_id: int, head: Head, rows: Plan) -> bytes:
-    """Store the rows and return the chain after them."""
+    """Insert the rows on SQLite and return the chain value after them."""
     hashes = buckets(rows.keys)
     chains = extend(head.chain, _links(rows.supersedes), hashes, rows.records)
     columns = (hashes.tolist(), rows.records, chains, rows.supersedes, rows.sources, rows.keys)
+    # Straight to the driver, without SQLAlchemy's processing of each parameter.
     connection.exec_driver_sql(
         "INSERT INTO samples (dataset_id, position, bucket, record, chain, supersedes, source, key)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -230,7 +244,10 @@ def _insert(connection: Connection, dataset_id: int, head: Head, rows: Plan) -> 
 
 
 def _copy(connection: Connection, dataset_id: int, head: Head, rows: Plan) -> bytes:
-    """COPY a block while the server still stores the one before; return the chain after all."""
+    """Insert the rows with COPY on PostgreSQL and return the chain value after them.
+
+    A block is sent while the server stores the previous one.
+    """
     chain = head.chain
     with driver(connection).cursor() as cursor, cursor.copy(pgcopy.STATEMENT) as copy:
         copy.write(pgcopy.HEADER)
@@ -239,6 +256,7 @@ def _copy(connection: Connection, dataset_id: int, head: Head, rows: Plan) -> by
             keys, records, supersedes = rows.keys[part], rows.records[part], rows.supersedes[part]
             hashes = buckets(keys)
             chains = extend(chain, _links(supersedes), hashes, records)
+            # The next block continues from here: its first value depends on this block's last.
             chain = chains[-1]
             copy.write(
                 pgcopy.block(
@@ -261,9 +279,10 @@ def _links(supersedes: Sequence[int | None]) -> list[int]:
 
 
 def _chunks(batch: Batch) -> Iterator[Batch]:
-    """Cut a batch by rows and bytes; an empty one is still one chunk."""
+    """Divide a batch by rows and bytes; an empty batch is one chunk, which results in a report."""
     start, size = 0, 0
     for row, record in enumerate(batch.records):
+        # A retraction has no bytes, and the size of an amended record is not known yet.
         length = len(record) if isinstance(record, bytes) else 0
         size += length
         if row > start and (row - start == CHUNK_ROWS or size > CHUNK_BYTES):
