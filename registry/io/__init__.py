@@ -1,1 +1,1 @@
-"""Files and labeling tools, in and out."""
+"""Import and export of files, and the formats and events of labeling tools."""

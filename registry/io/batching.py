@@ -1,4 +1,8 @@
-"""A file's rows, packed into batches to append."""
+"""Packing of a file's rows into batches to append.
+
+Rows are collected into pieces of some hundred, each piece is packed into records, and pieces are
+joined into batches. A batch is a transaction; a piece bounds the Python objects that exist at once.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +20,20 @@ from registry.storage.log.changes import insertion
 
 BATCH_ROWS = 4096
 BATCH_BYTES = 16 << 20
-"""Bytes of the file in a batch, about."""
+"""Bytes of the file in a batch, at which it is appended; the last piece may exceed them."""
 PIECE_ROWS = 256
-"""Rows that are packed together. Python's garbage collector looks at containers once there are
-some 700 more of them, and goes through all there are now and then: it costs more than the packing
-where whole batches of lists and dicts wait for it."""
+"""Rows that are packed together.
+
+Python's garbage collector examines new containers after some 700 allocations, and at times all
+containers that are alive. With the lists and dicts of a whole batch alive, it takes more time than
+the packing.
+"""
 PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where rows are from: the file, its name as text, and what its rows are counted in."""
+    """The origin of rows: the file, its name as text, and the word for one row in messages."""
 
     path: Path
     name: str
@@ -42,9 +49,9 @@ class _Piece:
 
 
 def batches(codec: Codec, rows: Iterable[Row], origin: Origin) -> Iterator[tuple[Batch, int]]:
-    """Yield batches to append, each with the bytes of the file that it comes from.
+    """Yield batches to append, in the order of the rows, each with its size in the file in bytes.
 
-    Raises `ImportFileError` for a row that does not fit, and for a key that a batch has twice.
+    Raises `ImportFileError` for a row that does not fit, and for a key that is in a batch twice.
     """
     lines: list[int] = []
     keys: list[str] = []
@@ -67,13 +74,14 @@ def _pieces(rows: Iterable[Row], name: str) -> Iterator[_Piece]:
     count, size = 0, 0
     for line, values, key, raw in rows:
         if key is None:
-            # The line tells apart rows that are alike, the hash a row that was edited.
-            key = f"{name}:{line}:{hashlib.blake2b(raw, digest_size=4).hexdigest()}"  # noqa: PLW2901  # the key that it lacks
+            # Without the line, equal rows would share a key. Without the hash, a row that was
+            # edited would overwrite the sample that the earlier import made of it.
+            key = f"{name}:{line}:{hashlib.blake2b(raw, digest_size=4).hexdigest()}"  # noqa: PLW2901  # the missing key
         piece.lines.append(line)
         piece.values.append(values)
         piece.keys.append(key)
         count += 1
-        size += len(raw) + 1
+        size += len(raw) + 1  # the line end, which ``raw`` lacks
         if count == PIECE_ROWS or size >= PIECE_BYTES:
             piece.size = size
             yield piece
@@ -89,6 +97,7 @@ def _pack(codec: Codec, piece: _Piece, origin: Origin) -> Iterable[Any]:
         return insertion(codec, piece.values, piece.keys, f"file:{origin.name}").records
     except InvalidSampleError as error:
         reason, line, key, unit = error.reason, piece.lines[0], error.key, origin.unit
+        # The codec checks whole columns, and cannot always say which row is wrong.
         if error.row is None:
             reason = f"{reason} (in this {unit} or one after it, up to {unit} {piece.lines[-1]})"
         else:
@@ -105,11 +114,12 @@ def _batch(lines: list[int], keys: list[str], records: list[Any], origin: Origin
 
 
 def _refuse_twice(lines: list[int], keys: list[str], origin: Origin) -> NoReturn:
-    """Refuse a key that comes twice: each import of the file would revise it to and fro."""
+    """Raise for a key that is there twice: each import would revise it once and back again."""
     first: dict[str, int] = {}
     for line, key in zip(lines, keys, strict=True):
         if first.setdefault(key, line) != line:
             unit = origin.unit
             reason = f"the key is that of {unit} {first[key]}, too; give each sample its own"
             raise ImportFileError(reason, file=str(origin.path), line=line, key=key, unit=unit)
+    # Not reached: the caller found fewer keys than rows.
     raise AssertionError

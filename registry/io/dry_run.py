@@ -1,4 +1,4 @@
-"""What inserting would do, found out without writing."""
+"""A report of what an import would do, without writing to the database."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from registry.storage.log.lookup import Latest, Stored, latest
 
 
 class Rehearsal:
-    """Takes samples as a dataset does, checks them, and reports what it would do with them.
+    """Accepts samples as a dataset does, checks them, and reports what the dataset would do.
 
-    What came before counts as stored. That is kept as hashes in a temporary file, so that a
-    rehearsal of any length takes little memory.
+    Samples of earlier calls count as stored. Their sizes and hashes are kept in a temporary SQLite
+    database, so that a dry run of any length takes little memory. Only the thread that made the
+    object may use it, as SQLite's connection belongs to that thread.
     """
 
     def __init__(self, engine: Engine, dataset: Dataset) -> None:
         self.features: Features = dataset.features
         self._engine = engine
         self.dataset = dataset
-        self._seen = sqlite3.connect("")  # a temporary file, gone when it is closed
+        self._seen = sqlite3.connect("")  # a temporary file, deleted when it is closed
         self._seen.execute(
             "CREATE TABLE seen (key TEXT PRIMARY KEY, size INTEGER, digest BLOB) WITHOUT ROWID"
         )
@@ -36,7 +37,8 @@ class Rehearsal:
         return self.dataset.head
 
     def append(self, batch: Batch) -> Report:
-        """Return the report that `Dataset.append` would; raises as it does."""
+        """Return the report that `Dataset.append` would return; raises as it does."""
+        # The position is arbitrary: nothing is written, and the report has counts only.
         plan = resolve(batch, self._known(batch), 0)
         self._seen.executemany(
             "INSERT OR REPLACE INTO seen VALUES (?, ?, ?)",
@@ -52,7 +54,7 @@ class Rehearsal:
         self._seen.close()
 
     def _known(self, batch: Batch) -> dict[str, Latest]:
-        """Return the latest revision of each key, as if what came before were stored."""
+        """Return the latest revision of each key, with earlier calls counted as stored."""
         place = (self.dataset.id, {*batch.keys}, list(batch.compared()))
         known = read(self._engine, lambda connection: latest(connection, *place))
         seen: set[str] = set()
@@ -62,8 +64,11 @@ class Rehearsal:
             ).fetchone()
             if row is None:
                 continue
+            # `resolve` compares records by value, and only hashes are kept here. A record with the
+            # same hash stands for the stored one, and `Stored` for one that differs.
             if record is not None and _digest(record) == row[1]:
                 known[key] = Latest(0, record)
+            # A batch may have a key twice: a match found for its first row must not be replaced.
             elif key not in seen:
                 known[key] = Latest(0, Stored(row[0]))
             seen.add(key)

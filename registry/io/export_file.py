@@ -1,4 +1,8 @@
-"""Datasets into files, from which the importers make the same samples again."""
+"""Export of datasets to files, from which an import makes the same samples again.
+
+The samples are written to a temporary file next to the destination, which then replaces it. A
+reader sees the old file or the complete new one, and a failed export leaves the old one.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +27,13 @@ __all__ = ["FORMATS", "export_file"]
 Write = Callable[[Samples], None]
 """Appends samples to a file."""
 Writer = Callable[[Path, Features, str], AbstractContextManager[Write]]
-"""Opens a new file for samples of these features, with their keys under a name."""
+"""Opens a new file, given its path, the features and the name under which keys are written."""
 Progress = Callable[[int, int], None]
-"""Told, now and then, how many samples, of how many bytes of records, are written."""
+"""Called after every page with the samples, and the bytes of their records, that are written."""
 
 
 class Format(NamedTuple):
-    """Where a format's writer is; the suffixes of its files; the extra that it needs."""
+    """How to load a format's writer, the suffixes of its files, and the extra that it needs."""
 
     find: Callable[[], Writer]
     suffixes: tuple[str, ...]
@@ -57,11 +61,12 @@ def export_file(
     key: str = "key",
     progress: Progress | None = None,
 ) -> int:
-    """Write a dataset's live samples, in the order of the log, and return how many they are.
+    """Write a dataset's live samples, in the order of the log, and return their number.
 
-    They are the ones of the dataset's head or, where it was opened at a version, of that. The
-    file has the keys under the name ``key``. It takes the place of one that was there when it is
-    complete. Raises `ExportFileError`.
+    They are those of the dataset's head or, if it was opened at a version, of that version. The
+    keys are written under the name ``key``. An existing file is replaced when the new one is
+    complete. Raises `ExportFileError` for a name that cannot be used and for errors of the file
+    system, and the errors of `live_samples`.
     """
     writer = _find(path, form)
     if wrong := fault(key):
@@ -75,11 +80,14 @@ def export_file(
         if path.name == "-" or (path.exists() and not path.is_file()):
             reason = "it is no file that can be replaced; name one, which may not be there yet"
             raise ExportFileError(reason, file=str(path))
-        path = path.resolve()  # a link stays, and leads to what is written
+        # Replacing the link itself would leave its target with the old content.
+        path = path.resolve()
+        # In the same folder: a rename is atomic only within one file system.
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         try:
             with writer(part, dataset.features, key) as write:
                 count = _write(write, live_samples(engine, dataset), progress)
+            # After the writer is closed: Parquet writes its footer when it is closed.
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

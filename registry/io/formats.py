@@ -1,4 +1,8 @@
-"""The formats that files can have, by name: each a module, loaded when it is asked for."""
+"""The file formats that can be imported, by name.
+
+A format's module is imported when a file of that format is read. Thus a format whose libraries
+are not installed does not prevent the import of other formats.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,11 @@ from registry.io.row import Reader
 
 @dataclass(frozen=True)
 class Format:
-    """Where a format's reader is, and what ends the names of its files.
+    """How to load a format's reader, and the suffixes of its files, in lower case.
 
-    ``unit`` is what its rows are counted in, ``extra`` the extra that brings what it needs, and
-    ``sized`` says whether rows come to as many bytes as the file has.
+    ``unit`` is the word for one row in messages. ``extra`` is the extra of this package that
+    installs the libraries of the format. ``sized`` says whether the sizes of the rows add up to
+    the size of the file, so that progress can be shown as a share of it.
     """
 
     find: Callable[[], Reader]
@@ -36,7 +41,8 @@ class Found(NamedTuple):
 
 
 def _module(name: str) -> Reader:
-    # Each format loads its libraries, some of which are extras.
+    # Imported by name, when the format is used: the libraries of some formats are extras, and the
+    # modules of labeling tools import modules of `registry.io`, which would make a circle.
     read: Reader = import_module(f"registry.io.{name}").read
     return read
 
@@ -60,14 +66,18 @@ FORMATS = {
     "prodigy": Format(partial(_module, "labeling.prodigy")),
     "doccano": Format(partial(_module, "labeling.doccano")),
 }
-"""A Label Studio export is none of these: it retracts samples, too (`label_studio/export.py`)."""
+"""The formats by name.
+
+A Label Studio export is not one of them: it retracts samples, too, and is compared with earlier
+events. `registry.io.labeling.label_studio.export` imports it.
+"""
 
 
 def find(path: Path, name: str | None = None) -> Found:
-    """Return the format of this name or, without one, the format that the file's suffix says.
+    """Return the format called ``name`` or, without a name, the format of the file's suffix.
 
-    A folder is one of images. Raises `ImportFileError` where there is none, or where an extra
-    that it needs is not installed.
+    A folder is read as a folder of images. Raises `ImportFileError` if there is no such format,
+    or if an extra that it needs is not installed.
     """
     chosen = name or _by_suffix(path)
     if chosen not in FORMATS:
@@ -78,6 +88,7 @@ def find(path: Path, name: str | None = None) -> Found:
     try:
         return Found(form, form.find())
     except ImportError as error:
+        # Without an extra, the missing module is a defect of the installation, not a choice.
         if form.extra is None:
             raise
         raise ImportFileError(
@@ -89,6 +100,7 @@ def find(path: Path, name: str | None = None) -> Found:
 def _by_suffix(path: Path) -> str:
     if path.is_dir():
         return "images"
+    # The last two suffixes: of ``digits.jsonl.gz``, the format is that of ``.jsonl``.
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     if suffixes[-1:] == [".gz"]:
         suffixes.pop()

@@ -1,7 +1,9 @@
-"""Files into datasets. A format is a module with a `read`; the file's suffix picks it.
+"""Import of files into datasets.
 
-A reader goes through the file once and keeps no more of it than one row, so a file of any length
-takes the memory of one batch.
+A format is a module with a function `read`; the file's suffix selects it. A reader is a generator
+that goes through the file once and yields a `Row` per sample. `batches` packs the rows, and each
+batch is appended in its own transaction. So a file of any length takes the memory of one batch,
+and an import that fails has stored the batches before the failure.
 """
 
 from __future__ import annotations
@@ -25,11 +27,11 @@ from registry.storage.log.head import Head
 __all__ = ["BATCH_ROWS", "FORMATS", "Progress", "Rehearsal", "extent", "find", "insert_file"]
 
 Progress = Callable[[int, int], None]
-"""Told, after every batch, how many rows and bytes of the file are stored."""
+"""Called after every batch with the rows, and the bytes of the file, that are stored."""
 
 
 class Target(Protocol):
-    """Where samples go: a dataset, or a rehearsal of what would become of it."""
+    """The destination of samples: a `Dataset`, or a `Rehearsal` that writes nothing."""
 
     @property
     def features(self) -> Features: ...
@@ -41,7 +43,8 @@ class Target(Protocol):
 
 
 def extent(path: Path, form: str | None = None) -> int | None:
-    """Return the bytes that `insert_file` will have told of at the end, None if that is unknown."""
+    """Return the bytes that `insert_file` will have reported at the end, None if unknown."""
+    # Rows of a gzip file are counted unpacked, and the size on disk is that of the packed file.
     if not find(path, form).form.sized or path.suffix.lower() == ".gz":
         return None
     return images_extent(path) if path.is_dir() else path.stat().st_size
@@ -58,12 +61,14 @@ def insert_file(
 ) -> Report:
     """Insert a file's samples, batch by batch, in the order of the file.
 
-    ``form`` names the format where the suffix does not say it, and ``mapped`` says where in the
-    file a feature's values are, unless under its own name. Keys come from the field that ``key``
-    names, or are made from the file's name, the line's number and its bytes: importing a file
-    again changes nothing, and a line that was edited makes a new sample instead of overwriting
-    one. Raises `ImportFileError` for the first line that does not fit, and then stores nothing of
-    its batch.
+    ``form`` names the format; by default the suffix decides. ``mapped`` says where in the file a
+    feature's values are; by default they are under the feature's name. Keys are read from the
+    field that ``key`` names, or are made from the file's name, the line's number and its bytes.
+    Importing a file again therefore changes nothing, and a line that was edited makes a new
+    sample instead of overwriting one.
+
+    Raises `ImportFileError` for the first line that does not fit. Nothing of its batch is stored
+    then; the batches before it are.
     """
     if wrong := path_fault(path):
         raise ImportFileError(f"the name of a file {wrong}", file=repr(str(path)))
@@ -75,10 +80,12 @@ def insert_file(
         rows = _rows(read, path, dataset.features, key, mapped or {})
         for batch, bytes_ in batches(Codec(dataset.features), rows, origin):
             total += dataset.append(batch)
+            # After the append, so that ``done`` counts committed rows only.
             done += len(batch.keys)
             size += bytes_
             if progress is not None:
                 progress(done, size)
+    # An interrupted import has stored batches, too: the user has to know how many.
     except (RegistryError, KeyboardInterrupt) as error:
         if not isinstance(dataset, Rehearsal):
             _tell(error, path, done)
@@ -87,13 +94,14 @@ def insert_file(
 
 
 def _tell(error: RegistryError | KeyboardInterrupt, path: Path, done: int) -> None:
-    """Add to an error what is stored by then."""
+    """Add to an error how many rows are already stored."""
     if isinstance(error, ImportFileError):
         error.stored = done
         stored = f"the first {done:,} rows are stored" if done else "nothing of it is stored"
         error.add_note(f"{stored}; mend the file and import it again, which adds what is missing")
     elif done:
-        # The batch in hand may have been stored, and only the answer been lost.
+        # The current batch may have been committed, and only the server's reply been lost: the
+        # number is a lower bound.
         error.add_note(f"{path}: {done:,} rows or more are stored; import it again for the rest")
 
 
@@ -105,11 +113,16 @@ def _rows(
         reason = f"{unknown[0]!r} is mapped and is no feature; the features are {names}"
         raise ImportFileError(reason, file=str(path))
     try:
+        # A reader may raise OSError at any row, so the whole iteration is inside the try.
         yield from read(path, features, key, mapped)
     except OSError as error:
         raise ImportFileError(error.strerror or str(error), file=str(path)) from error
 
 
 def _name(path: Path) -> str:
-    """Return the file's name as text: on some systems it may be bytes that are not UTF-8."""
+    """Return the file's name as text that can be encoded.
+
+    On POSIX a name may hold bytes that are not UTF-8. Python represents them as surrogates, which
+    no database stores; they are replaced here.
+    """
     return (path.name or path.resolve().name).encode(errors="replace").decode()

@@ -1,4 +1,8 @@
-"""The live samples of a dataset with their keys, in order, some at a time."""
+"""The live samples of a dataset with their keys, in the order of the log, in pages.
+
+Of each range of positions, the sizes and keys of the live rows are read first, and then the
+records, as many as `PAGE_BYTES` allows. Each query has its own short transaction.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +24,9 @@ from registry.storage.log.standby import missing_rows
 from registry.training.population import Population, live_in_database
 
 RANGE_ROWS = 1 << 14
-"""Positions that are looked through at a time."""
+"""Positions in one query for live rows."""
 PAGE_BYTES = 8 << 20
-"""Bytes of records that are taken into memory at a time, about."""
+"""Bytes of records in a page; a larger record is a page alone."""
 
 
 class _Place(NamedTuple):
@@ -32,7 +36,7 @@ class _Place(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Keys, a column of as many values for each feature, and the bytes of their records."""
+    """Keys, a column per feature with a value for each key, and the total bytes of the records."""
 
     keys: Sequence[str]
     columns: dict[str, Column]
@@ -40,13 +44,14 @@ class Samples(NamedTuple):
 
 
 def live_samples(engine: Engine, dataset: Dataset) -> Iterator[Samples]:
-    """Yield the samples alive at the dataset's head, as it is when the first are asked for.
+    """Yield the samples alive at the dataset's head, which is read at the first iteration.
 
-    Raises `ErasedError` where some of them were erased meanwhile, or since the version that the
-    dataset was opened at, `DatasetDroppedError` where it was dropped meanwhile, and `LogGapError`
-    where rows are missing.
+    Raises `ErasedError` if some of them were erased meanwhile, or after the version at which the
+    dataset was opened; `DatasetDroppedError` if it was dropped meanwhile; and `LogGapError` if
+    rows are missing.
     """
     codec = Codec(dataset.features)
+    # The watermark is fixed here: rows appended during the export do not change what is live.
     everything = Population(dataset.head.position, interval({}, None))
     for after in range(0, everything.watermark, RANGE_ROWS):
         until = min(everything.watermark, after + RANGE_ROWS)
@@ -56,6 +61,8 @@ def live_samples(engine: Engine, dataset: Dataset) -> Iterator[Samples]:
         for page in _pages(read(engine, find)):
             positions = [place.position for place in page]
             fetch = partial(records_at, dataset_id=dataset.id, positions=positions)
+            # A second transaction, so that none stays open while the caller writes a page. Rows
+            # may be erased between the two; their records are empty then.
             records = read(engine, fetch)
             if not all(records):
                 rows = zip(page, records, strict=True)
@@ -72,7 +79,8 @@ def live_samples(engine: Engine, dataset: Dataset) -> Iterator[Samples]:
 def _places(
     connection: Connection, dataset_id: int, population: Population, after: int, until: int
 ) -> list[_Place]:
-    """Return where the live rows are; sizes are known without reading the records."""
+    """Return the live rows at positions ``[after, until)``, without reading their records."""
+    # The record of a retraction is NULL.
     size = func.coalesce(func.length(SampleRow.record), 0)
     rows = connection.execute(
         select(SampleRow.position, SampleRow.key, size)
@@ -83,6 +91,7 @@ def _places(
         )
         .order_by(SampleRow.position)
     ).all()
+    # Positions have no gaps: fewer rows are an error, which `missing_rows` identifies.
     if len(rows) != until - after:
         raise missing_rows(connection, dataset_id, after, until, len(rows))
     live = {*live_in_database(connection, dataset_id, population, after, until).tolist()}

@@ -1,7 +1,7 @@
-"""What every importer yields, and how fields are found in what a file holds.
+"""The rows that importers yield, and helpers that find fields in them.
 
-A helper that cannot find what it is asked for raises `ValueError` with the reason; the importer
-knows the file and the line.
+A helper that cannot find a field raises `ValueError` with the reason. The importer turns it into
+an `ImportFileError` with the file and the line.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from registry.samples.json_codec import shown
 class Row(NamedTuple):
     """One sample of a file.
 
-    ``line`` is where it begins, from 1: a line, or the number of a row or record where a file has
-    no lines. ``raw`` is what the file holds for it, without the line end, which says nothing about
-    the sample and changes on the way from one system to another; a sample without a ``key`` gets
-    one that is made from it.
+    ``line`` is the line where it begins, from 1, or the number of the row or record in a file
+    without lines. ``raw`` holds the sample's bytes in the file, without the line end: systems
+    differ in line ends. A sample without a ``key`` gets one that is made from ``raw``.
     """
 
     line: int
@@ -32,20 +31,21 @@ class Row(NamedTuple):
 
 
 Mapped = Mapping[str, str]
-"""From names of features to where their values are: a column, or a path (``data.items.0.text``)."""
+"""The place of each feature's values: a column, or a path such as ``data.items.0.text``."""
 Reader = Callable[[Path, Features, str | None, Mapped], Iterator[Row]]
-"""Yields a file's rows, given the features, where the key is, and where values are.
+"""Yields a file's rows, given its path, the features, the place of the key, and a mapping.
 
-A feature that is not mapped is found under its own name. While nothing is mapped, a file that
-holds more than the features is refused; a mapping picks, and leaves the rest.
+A feature that is not mapped is found under its own name. Without a mapping, a file with fields
+that are not features is refused; with one, these fields are ignored.
 """
 
 
 def pick(found: Any, path: str) -> Any:
-    """Return what lies at a path of names and, in lists, numbers, parted by dots.
+    """Return the value at a path: names of properties and indexes of lists, separated by dots.
 
-    A property whose name is the whole path comes first, dots or not.
+    Raises `ValueError` with the first step that is missing.
     """
+    # Names may contain dots: a property that has the whole path as its name takes precedence.
     if isinstance(found, dict) and path in found:
         return found[path]
     for step in path.split("."):
@@ -60,9 +60,10 @@ def pick(found: Any, path: str) -> Any:
 
 
 def as_key(found: Any, path: str) -> str:
-    """Return a value as the key that it is to be."""
+    """Return a value, text or a whole number, as a key; raises `ValueError` for another."""
     if isinstance(found, np.generic):
         found = found.item()
+    # In Python, bool is a subclass of int: True would become the key 'True'.
     if isinstance(found, bool) or not isinstance(found, str | int):
         raise ValueError(f"the key in {path!r} is neither text nor a whole number")  # noqa: TRY004
     return str(found)
@@ -71,7 +72,11 @@ def as_key(found: Any, path: str) -> str:
 def columns(
     present: Iterable[str], features: Features, key: str | None, mapped: Mapped
 ) -> dict[str, str]:
-    """Return the column of each feature; raises for one that is missing, extra or there twice."""
+    """Return the column of each feature, by the feature's name.
+
+    Raises `ValueError` for columns that are missing or there twice and, without a mapping, for
+    columns that are no feature.
+    """
     listed = list(present)
     found = {name: mapped.get(name, name) for name in features}
     wanted = list(dict.fromkeys([*found.values(), *([key] if key is not None else [])]))
@@ -86,8 +91,9 @@ def columns(
 
 
 def fingerprint(values: Iterable[Any]) -> bytes:
-    """Return bytes that differ where the values do, for a format whose rows have no bytes."""
+    """Return bytes that differ if the values do, as `Row.raw` of formats without lines."""
     parts = [_bytes(value) for value in values]
+    # The lengths keep ('ab', 'c') and ('a', 'bc') apart.
     return b"".join([*(len(part).to_bytes(8, "little") for part in parts), *parts])
 
 
@@ -96,4 +102,5 @@ def _bytes(value: Any) -> bytes:
         return value
     if isinstance(value, np.ndarray | np.generic):
         return value.tobytes()
+    # The codec refuses lone surrogates later, with the feature's name; here they must not raise.
     return str(value).encode(errors="surrogatepass")

@@ -1,1 +1,1 @@
-"""File formats: a module for each."""
+"""File formats: a module for reading each, and one for writing where it can be exported."""

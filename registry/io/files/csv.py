@@ -1,4 +1,4 @@
-"""CSV: a header row that names the features, then a row per sample."""
+"""Reading of CSV: a header row that names the features, then a row per sample."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Iterator[Row]:
-    """Yield the file's samples; ``key`` names the column that holds their keys.
+    """Yield the file's samples; ``key`` names the column of their keys.
 
-    A cell holds a number, true or false, a class's name or index, text, base64 for bytes and
-    images, or a JSON list for arrays.
+    A cell holds a number, ``true`` or ``false``, the name or index of a class, text, base64 for
+    bytes and images, or a JSON list for arrays. Raises `ImportFileError` with the line.
     """
     records = _Records(path)
     header = records.next()
@@ -51,19 +51,21 @@ def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Ite
 
 
 class _Records:
-    """The file's rows of cells, with the place and the bytes of the latest one.
+    """The file's rows of cells, with the first line and the bytes of the current one.
 
-    A quoted cell may span lines, so a row may too: ``line`` is where it begins.
+    A quoted cell may span lines, so a row may, too: ``line`` is its first line. The `csv` module
+    pulls lines from `_decoded`, which records them as the bytes of the row.
     """
 
     def __init__(self, path: Path) -> None:
-        # The limit is the csv module's own, for the whole process, and too low for images.
+        # The csv module has one limit for the whole process, and its default is too low for
+        # images. It is only raised: other code may have set a higher one.
         csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
         self.line = 0
         self._path = path
         self._lines = lines(path)
         self._taken: list[bytes] = []
-        # Unless strict, a quote that is never closed takes the rest of the file for one cell.
+        # Unless strict, a quote that is never closed makes one cell of the rest of the file.
         self._reader = csv.reader(self._decoded(), strict=True)
 
     @property
@@ -72,6 +74,7 @@ class _Records:
 
     def next(self) -> list[str] | None:
         """Return the next row that is not blank, or None at the end of the file."""
+        # The csv module returns an empty list for a blank line.
         cells: list[str] | None = []
         while cells == []:
             self._taken.clear()
@@ -90,6 +93,7 @@ class _Records:
 
     def _decoded(self) -> Iterator[str]:
         for number, line in self._lines:
+            # The first line of a row; further lines continue a quoted cell.
             if not self._taken:
                 self.line = number
             self._taken.append(line)
@@ -106,6 +110,7 @@ def _converter(feature: Feature) -> Convert:
     if isinstance(feature, Bytes | Image):
         return from_base64
     if isinstance(feature, ClassLabel):
+        # Names first: a class may be named '3' and have another index.
         names = frozenset(feature.names or ())
         return lambda cell: cell if cell in names else _class(cell)
     if not isinstance(feature, Tensor) or feature.shape:
@@ -135,7 +140,7 @@ def _bool(cell: str) -> bool:
 
 def _int(cell: str) -> int:
     try:
-        # Python takes 1_000 for a thousand; in a file it is a slip.
+        # int() accepts 1_000 as a thousand; in a file it is a mistake. "?" makes it fail.
         return int(cell.replace("_", "?"))
     except ValueError:
         raise ValueError(f"{shown(cell)} is not a whole number") from None
@@ -146,6 +151,7 @@ def _float(cell: str) -> float:
         number = float(cell.replace("_", "?"))
     except ValueError:
         raise ValueError(f"{shown(cell)} is not a number") from None
+    # float() returns infinity for 1e999 instead of raising.
     if math.isinf(number) and "inf" not in cell.lower():
         raise ValueError(f"{shown(cell)} is too large for a float")
     return number

@@ -1,4 +1,4 @@
-"""A folder of images, in a folder for each class: ``cats/1.png``, ``dogs/big/7.png``."""
+"""Reading of a folder of images, in a folder per class: ``cats/1.png``, ``dogs/big/7.png``."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from registry.samples.features import LARGEST_RECORD, ClassLabel, Feature, Featu
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 _PLACES = ("image", "class", "path")
-"""What there is to map to: a file's bytes, its outermost folder's name, its path in the folder."""
+"""Places for a mapping: the file's bytes, the name of its outermost folder, its relative path."""
 
 
 def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Iterator[Row]:
     """Yield the folder's images in the order of their paths.
 
-    Keys are the paths from the folder's own name on, so that two folders' images stay apart.
+    Keys are the paths, beginning with the folder's own name, so that images of two folders have
+    different keys. Paths in keys are separated by ``/`` on every system.
 
-    Files whose names say that they are no images, or that begin with a dot, are passed over. A
+    Files without the suffix of an image, and names that begin with a dot, are skipped. A symbolic
     link is followed only to a file within the folder; any other raises `ImportFileError`.
     """
     if key not in (None, "path"):
         raise ImportFileError("images are known by their paths; leave --key out", file=str(path))
     places = _places(path, features, mapped)
+    # The name of the path ``.`` is empty; that of the folder it stands for is not.
     folder = path.resolve().name
     for number, file in enumerate(walk(path), start=1):
         relative = file.relative_to(path)
@@ -44,12 +46,12 @@ def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Ite
 
 
 def extent(path: Path) -> int:
-    """Return how many bytes the folder's images have, with one more for each."""
+    """Return the bytes of the folder's images, with one more for each, as `batches` counts them."""
     return sum(file.stat().st_size + 1 for file in walk(path))
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """Yield the image files in a folder and those within it, in the order of their paths."""
+    """Yield the image files of a folder and its subfolders, each folder sorted by name."""
     if not folder.is_dir():
         raise ImportFileError("images come as a folder of them", file=str(folder))
     root = folder.resolve()
@@ -60,6 +62,8 @@ def walk(folder: Path) -> Iterator[Path]:
             yield place
             continue
         with os.scandir(place) as entries:
+            # Reversed, as `pop` takes the last. `scandir` returns entries in the order of the file
+            # system, which would differ between machines.
             found = sorted(entries, key=lambda entry: entry.name, reverse=True)
         waiting += [place / entry.name for entry in found if _wanted(entry, root)]
 
@@ -69,9 +73,11 @@ def _wanted(entry: os.DirEntry[str], root: Path) -> bool:
         return False
     named = entry.name.lower().endswith(SUFFIXES)
     if not entry.is_symlink():
+        # A pipe or a device: reading it might block, or never end.
         if named and not entry.is_dir() and not entry.is_file():
             raise ImportFileError("it is no file that can be read to its end", file=entry.path)
         return named or entry.is_dir()
+    # A link to a folder is refused: it might lead to a parent, and the walk would not end.
     if named or entry.is_dir():
         target = Path(entry.path).resolve()
         if not target.is_relative_to(root) or not target.is_file():
@@ -81,7 +87,7 @@ def _wanted(entry: os.DirEntry[str], root: Path) -> bool:
 
 
 def _places(path: Path, features: Features, mapped: Mapped) -> dict[str, str]:
-    """Return what of a file each feature holds."""
+    """Return the place of each feature's value: one of `_PLACES`."""
     found = dict(mapped)
     if not found:
         kinds = {Image: "image", ClassLabel: "class"}
@@ -108,6 +114,7 @@ def _content(file: Path) -> bytes:
 
 
 def _value(file: Path, name: str, feature: Feature, found: Any) -> Any:
+    # Only classes without names need conversion; the codec finds the index of a name.
     if not isinstance(feature, ClassLabel) or feature.names is not None:
         return found
     if not (isinstance(found, str) and found.isascii() and found.isdecimal()):

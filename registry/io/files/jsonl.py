@@ -1,4 +1,10 @@
-"""JSON Lines: one object a line, a property per feature."""
+"""Reading of JSON Lines: one object a line, a property per feature.
+
+Lines are parsed by orjson in blocks of a few kilobytes, which is several times as fast as the
+strict parser. orjson accepts some things that the strict parser refuses or reads differently, so a
+block is used only if checks on its bytes show that both agree. Any other block is read again, line
+by line, by the strict parser, which reports the error with its line.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +22,22 @@ from registry.io.row import Mapped, Row, as_key, pick
 from registry.samples.features import ClassLabel, Features, Text
 from registry.samples.json_codec import from_fields, parse_json
 
+# A translation table that turns each ASCII digit into "0", so that `_LONG` finds a run of digits.
 _ZEROS = bytes(ord("0") if chr(code).isdecimal() and code < 128 else code for code in range(256))
+# The fewest digits of a whole number that 64 bits may not hold.
 _LONG = b"0" * 19
+# The digits after the point of an ordinary float, which are no part of a whole number.
 _FRACTION = b"." + b"0" * 16
 _begins = methodcaller("startswith", b"{")
 _BLOCK_BYTES = 1 << 12
-"""Bytes of lines that are read in one go: few enough to stay in the processor's cache."""
+"""Bytes of lines that are parsed together: few enough to stay in the processor's cache."""
 
 
 def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Iterator[Row]:
     """Yield the file's samples; ``key`` is the path of the property that holds their keys.
 
     Arrays are nested lists or base64, classes are names or indexes, bytes and images are base64
-    or ``data:`` URIs.
+    or ``data:`` URIs. Raises `ImportFileError` with the line.
     """
     sheet = _Sheet(path, features, key, mapped)
     for numbers, raws in _blocks(path):
@@ -40,20 +49,23 @@ def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Ite
 
 
 class _Sheet:
-    """What is taken of each line."""
+    """Selects the values and the key of each line."""
 
     def __init__(self, path: Path, features: Features, key: str | None, mapped: Mapped) -> None:
         self._path = str(path)
         self._features = features
         self._key = key
         self._choose = _chooser(features, mapped) if mapped else None
+        # Without a mapping, properties that are no features are refused: the key is taken out.
         self._apart = key is not None and key not in features and not mapped
+        # Features of which a string is base64 or a URI, and has to be decoded.
         self._written = [n for n, f in features.items() if not isinstance(f, ClassLabel | Text)]
 
     def keys(self, found: Sequence[dict[str, Any]]) -> Sequence[str | None] | None:
-        """Take objects' keys out of them, all that is to be done to most; None where it is not.
+        """Return the keys of objects whose values need no conversion, taken out of the objects.
 
-        What is done for many at once costs a fraction of the same done one by one.
+        Returns None, with the objects unchanged, if each has to be read by `row`. A check of many
+        objects at once costs a fraction of one check for each.
         """
         if self._choose is not None or any(
             str in {*map(type, [each.get(name) for each in found])} for name in self._written
@@ -71,7 +83,7 @@ class _Sheet:
         return keys
 
     def row(self, number: int, raw: bytes, parsed: dict[str, Any] | None) -> Row:
-        """Take a line, which ``parsed`` is the object of unless it has yet to be read."""
+        """Return a line's sample; ``parsed`` is its object, or None if it is not parsed yet."""
         key = None
         try:
             found = parse_object(raw) if parsed is None else parsed
@@ -90,7 +102,7 @@ class _Sheet:
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
-    """Read a JSON object, as strictly as `parse_json`; raises `ValueError` with the reason."""
+    """Parse a JSON object as strictly as `parse_json`; raises `ValueError` with the reason."""
     (found,) = parse_block([raw]) or [parse_json(decode(raw))]
     if not isinstance(found, dict):
         raise ValueError("not a JSON object; each line holds one whole object")  # noqa: TRY004
@@ -98,19 +110,21 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 
 
 def parse_block(raws: Sequence[bytes]) -> list[dict[str, Any]] | None:
-    """Read lines of an object each, several times as fast as `parse_json`.
+    """Parse lines of one object each, several times as fast as `parse_json`.
 
-    None where one of them may not be what that would take.
+    Returns None if `parse_json` might refuse one of them, or read it differently.
     """
     joined = b"[%b]" % b",".join(raws)
     try:
         found: list[Any] = orjson.loads(joined)
     except orjson.JSONDecodeError:
         return None
-    # Each line begins with the only brace in it, and as many objects came of it: so each brace
-    # opens one, which ends within its line. orjson keeps the last of two properties of one name:
-    # there are as many as colons, so none was there twice. It makes floats of whole numbers that
-    # are too large, and whole numbers that long are left to the other reader.
+    # The lines were joined by commas, so a malformed line might combine with the next to valid
+    # JSON. Each line begins with its only brace, and there are as many objects as lines: so each
+    # object ends within its line.
+    # orjson keeps the last of two properties with one name. There are as many properties as
+    # colons: so no name is there twice. A brace or colon within text only makes the check fail.
+    # orjson turns whole numbers that exceed 64 bits into floats: so long numbers are refused.
     sound = (
         joined.count(b"{") == len(raws) == len(found)
         and all(map(_begins, raws))
@@ -122,7 +136,7 @@ def parse_block(raws: Sequence[bytes]) -> list[dict[str, Any]] | None:
 
 
 def _blocks(path: Path) -> Iterator[tuple[list[int], list[bytes]]]:
-    """Yield the lines that are not blank, and their numbers, a few at a time."""
+    """Yield the numbers and bytes, without line ends, of lines that are not blank, in blocks."""
     numbers: list[int] = []
     raws: list[bytes] = []
     size = 0

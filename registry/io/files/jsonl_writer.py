@@ -1,4 +1,4 @@
-"""JSON Lines, as `registry.samples.json_codec` writes a sample."""
+"""Writing of JSON Lines, with samples as `registry.samples.json_codec` writes them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from registry.samples.json_codec import to_fields
 
 @contextmanager
 def writer(path: Path, features: Features, key: str) -> Iterator[Callable[[Samples], None]]:
-    """Write an object a line: the key, then a property per feature."""
+    """Write an object a line, in UTF-8: the key, then a property per feature."""
+    # Without ``newline``, Windows would write "\r\n".
     with path.open("x", encoding="utf-8", newline="\n") as file:
 
         def write(samples: Samples) -> None:

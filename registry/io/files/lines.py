@@ -1,4 +1,4 @@
-"""Lines of text files, gzipped or not."""
+"""Lines of text files, compressed by gzip or not."""
 
 from __future__ import annotations
 
@@ -12,21 +12,26 @@ from registry.errors import ImportFileError
 from registry.samples.features import LARGEST_RECORD
 
 LONGEST_LINE = LARGEST_RECORD
-"""Bytes that one line may have: a file without line ends must not be taken into memory whole."""
+"""Bytes that a line may have: a file without line ends must not be read into memory whole."""
 _BOM = b"\xef\xbb\xbf"
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the file's lines with their ends, numbered from 1, without a byte-order mark."""
+    """Yield the file's lines with their line ends, numbered from 1, without a byte-order mark.
+
+    Raises `ImportFileError` for a line that is too long and for damaged gzip data, and `OSError`.
+    """
     number = 0
     try:
         with _open(path) as file:
             while line := file.readline(LONGEST_LINE + 1):
                 number += 1
+                # `readline` returns one byte more than is allowed only if the line is too long.
                 if len(line) > LONGEST_LINE:
                     reason = f"over {LONGEST_LINE} bytes without a line end"
                     raise ImportFileError(reason, file=str(path), line=number)
                 yield number, line.removeprefix(_BOM) if number == 1 else line
+    # BadGzipFile is an OSError: left to the caller, it would read as an error of the file system.
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         reason = f"the gzip data is damaged or ends too soon ({error})"
         raise ImportFileError(reason, file=str(path), line=number + 1) from None
@@ -44,5 +49,5 @@ def decode(raw: bytes) -> str:
 
 
 def _open(path: Path) -> IO[bytes]:
-    # Unpacking stops at the longest line, so a gzip bomb takes no more memory than a long line.
+    # `readline` unpacks no more than it returns, so a gzip bomb takes the memory of one line.
     return cast("IO[bytes]", gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")

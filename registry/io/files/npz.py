@@ -1,7 +1,8 @@
-"""NumPy archives: an array per feature, with a row per sample.
+"""Reading of NumPy archives (``.npz``): an array per feature, with a row per sample.
 
-Arrays are read as streams, a block of rows at a time: an array may be larger than the memory, and
-a file of a few bytes that unpacks to gigabytes takes no more than one block.
+The members of the zip archive are read as parallel streams, a block of rows at a time, without
+`numpy.load`. So an array may be larger than the memory, a small file that unpacks to gigabytes
+takes the memory of one block, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from registry.io.row import Mapped, Row, as_key, columns, fingerprint
 from registry.samples.features import LARGEST_RECORD, Features
 
 BLOCK_BYTES = 4 << 20
+"""Bytes of all arrays' rows that are read together; a larger row is a block alone."""
 _MOST_ROWS = 1024
 _SUFFIX = ".npy"
 _format: Any = np.lib.format  # untyped in some versions of NumPy
@@ -30,11 +32,12 @@ _HEADERS = {
     (1, 0): _format.read_array_header_1_0,
     (2, 0): _format.read_array_header_2_0,
 }
+# `zipfile` raises the last two for compression methods that it lacks and for encrypted members.
 _DAMAGE = (BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError)
 
 
 class _Array(NamedTuple):
-    """An array that is read from its beginning: rows of a dtype and shape."""
+    """A stream of an array's rows; ``shape`` and ``dtype`` are those of one row."""
 
     name: str
     file: IO[bytes]
@@ -44,16 +47,19 @@ class _Array(NamedTuple):
 
     @property
     def width(self) -> int:
+        """Bytes of one row."""
         return self.dtype.itemsize * math.prod(self.shape)
 
     def take(self, count: int) -> npt.NDArray[Any]:
-        """Return the next rows; raises `ValueError` where the data ends before."""
+        """Return the next rows, ``(count, *shape)``; raises `ValueError` if data is missing."""
         need = count * self.width
         data = bytearray()
+        # A read may return less than was asked for.
         while len(data) < need and (part := self.file.read(need - len(data))):
             data += part
         if len(data) < need:
             raise ValueError(f"array {self.name!r} ends within this row or one soon after it")
+        # NumPy takes any byte for a bool, and a value of 2 would be neither true nor 1.
         if self.dtype.kind == "b" and data.strip(b"\0\1"):
             raise ValueError(f"array {self.name!r} holds bytes that are no bool")
         return np.frombuffer(data, self.dtype).reshape(count, *self.shape)
@@ -62,7 +68,7 @@ class _Array(NamedTuple):
 def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Iterator[Row]:
     """Yield the file's samples; ``key`` names the array of their keys.
 
-    An array that would need unpickling is refused.
+    Raises `ImportFileError` for an array that would need unpickling, and with the row for damage.
     """
     number = 0
     try:
@@ -86,22 +92,25 @@ def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Ite
 
 
 def _refuse(path: Path, done: int, reason: str) -> NoReturn:
+    # Before the first row, the error concerns the file as a whole.
     line = done + 1 if done else None
     raise ImportFileError(reason, file=str(path), line=line, unit="row") from None
 
 
 def _array(name: str, file: IO[bytes]) -> _Array:
-    """Read an array's header; raises `ValueError` where its rows cannot be read one by one."""
+    """Read an array's header; raises `ValueError` if its rows cannot be read one by one."""
     version = _format.read_magic(file)
     if version not in _HEADERS:
         raise ValueError(f"array {name!r} is of version {version} of NumPy's format")
     shape, fortran, dtype = _HEADERS[version](file)
+    # Objects (kind O) are pickled, and unpickling runs code from the file.
     if dtype.kind not in "biufU":
         raise ValueError(
             f"array {name!r} is of dtype {dtype}; numbers, bools and text (dtype U) are taken"
         )
     if not shape or min(shape[1:], default=1) < 1 or shape[0] < 0:
         raise ValueError(f"array {name!r} has shape {shape}; it needs a row of values per sample")
+    # In Fortran order the values of one row are spread over the whole array.
     if fortran and len(shape) > 1:
         raise ValueError(
             f"array {name!r} is in Fortran order; save numpy.ascontiguousarray(…) of it instead"
@@ -115,7 +124,7 @@ def _array(name: str, file: IO[bytes]) -> _Array:
 
 
 def _blocks(arrays: dict[str, _Array]) -> Iterator[tuple[dict[str, npt.NDArray[Any]], int]]:
-    """Yield the next rows of all arrays, and how many they are."""
+    """Yield the next rows of each array, by its name, and their number."""
     lengths = {name: array.rows for name, array in arrays.items()}
     if len({*lengths.values()}) > 1:
         raise ValueError(f"the arrays differ in length: {lengths}")

@@ -1,4 +1,4 @@
-"""Parquet: a column per feature, read a few rows at a time."""
+"""Reading of Parquet: a column per feature, in batches of rows."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from registry.io.row import Mapped, Row, as_key, columns, fingerprint
 from registry.samples.features import Features
 
 BATCH_BYTES = 8 << 20
+"""Bytes of rows that are decoded together, estimated from the sizes in the file's footer."""
 _MOST_ROWS = 4096
 
 
 def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Iterator[Row]:
-    """Yield the file's samples; ``key`` names the column that holds their keys.
+    """Yield the file's samples; ``key`` names the column of their keys.
 
-    Arrays are lists, or lists of lists; classes are names or indexes.
+    Arrays are lists, or lists of lists; classes are names or indexes. Raises `ImportFileError`.
     """
     number = 0
     try:
+        # Without a buffer size, whole column chunks are read into memory.
         with pq.ParquetFile(path, buffer_size=1 << 20) as file:
             where = columns(file.schema_arrow.names, features, key, mapped)
             wanted = [*where.values(), *([key] if key is not None else [])]
@@ -37,7 +39,7 @@ def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Ite
                     named = as_key(found[key][row], key) if key is not None else None
                     yield Row(number, sample, named, fingerprint(sample.values()))
     except FileNotFoundError:
-        raise
+        raise  # `insert_file` reports it better than Arrow's message, which is an OSError, too
     except (pa.ArrowException, ValueError, OSError) as error:
         reason, *_ = str(error).splitlines() or ["it cannot be read"]
         line = number + 1 if number else None
@@ -47,14 +49,17 @@ def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Ite
 def values(column: Any) -> Sequence[Any]:
     """Return a value for each row of an Arrow array: a number, text, bytes, list or array.
 
-    Lists of one length come as arrays, without a Python object for each of their numbers.
+    Lists of numbers without nulls become arrays, without a Python object for each number. Other
+    columns take the slow path of ``to_pylist``, and keep their nulls for the codec to refuse.
     """
     kind = column.type
+    # With a permutation, the axes are stored in another order than that of the shape.
     if isinstance(kind, pa.FixedShapeTensorType) and not kind.permutation:
         shape: tuple[int, ...] = tuple(kind.shape)
         inner = column.storage.flatten()
     else:
         shape, inner = (), column.storage if isinstance(kind, pa.ExtensionType) else column
+        # `flatten` drops null lists, and the values after them would move to other rows.
         while pa.types.is_fixed_size_list(inner.type) and not inner.null_count:
             shape += (inner.type.list_size,)
             inner = inner.flatten()
@@ -69,7 +74,8 @@ def values(column: Any) -> Sequence[Any]:
 
 
 def _slices(lists: Any) -> Sequence[Any]:
-    """Return the rows of an array of lists as views of their numbers."""
+    """Return the rows of an array of lists as views of one array of numbers."""
+    # Not `flatten`, which starts at a slice's first value: the offsets count from the first of all.
     numbers = lists.values
     if numbers.null_count:
         listed: list[Any] = lists.to_pylist()
@@ -88,7 +94,7 @@ def _is_list(kind: Any) -> bool:
 
 
 def _rows(metadata: Any) -> int:
-    """Return how many rows make a batch, going by the group with the largest rows."""
+    """Return the rows of a batch, from the average row of the group where that is largest."""
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     width = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
     return max(1, min(_MOST_ROWS, BATCH_BYTES // max(1, width, 2 * np.dtype(float).itemsize)))

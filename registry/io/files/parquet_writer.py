@@ -1,4 +1,4 @@
-"""Parquet, with types that any reader of Parquet knows."""
+"""Writing of Parquet, with types that every reader of Parquet supports."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from registry.samples.features import (
 def writer(path: Path, features: Features, key: str) -> Iterator[Callable[[Samples], None]]:
     """Write a column of keys, then one per feature.
 
-    Arrays are lists in lists, classes are dictionaries of their names or else indexes.
+    Arrays are nested lists of fixed size. Classes are dictionary-encoded names or, without names,
+    int32 indexes.
     """
     fields = [(key, pa.string()), *((name, _type(feature)) for name, feature in features.items())]
     schema = pa.schema([pa.field(name, kind, nullable=False) for name, kind in fields])
@@ -68,8 +69,9 @@ def _number(dtype: str) -> Any:
 def _column(feature: Feature, values: Any) -> Any:
     match feature:
         case Tensor(dtype, shape):
-            # Arrow takes arrays of this machine's byte order only.
+            # Arrow accepts only arrays in the byte order of this machine.
             found = pa.array(np.ascontiguousarray(values, np.dtype(dtype)).reshape(-1))
+            # From the innermost axis outwards: each step wraps the values in lists of one axis.
             for side in reversed(shape):
                 found = pa.FixedSizeListArray.from_arrays(found, side)
             return found
@@ -79,7 +81,9 @@ def _column(feature: Feature, values: Any) -> Any:
             indexes = pa.array(np.ascontiguousarray(values, np.int32))
             return pa.DictionaryArray.from_arrays(indexes, pa.array(names, pa.string()))
         case Ragged(dtype):
+            # 32 bits are enough: a page has few MiB of records, or one record.
             ends = np.cumsum([0, *map(len, values)], dtype=np.int32)
+            # `concatenate` raises for an empty list: the empty array prevents that.
             numbers = np.concatenate([*values, np.empty(0, dtype)]).astype(dtype, copy=False)
             return pa.ListArray.from_arrays(pa.array(ends), pa.array(numbers))
         case _:

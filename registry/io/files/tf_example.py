@@ -1,4 +1,7 @@
-"""The message ``tf.train.Example``, as protobuf knows it, without loading TensorFlow."""
+"""The protobuf message ``tf.train.Example``, built without TensorFlow.
+
+The descriptor is written here as text and parsed at import, so no generated code is needed.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,8 @@ def _lists() -> str:
     )
 
 
+# The numbers must be those of TensorFlow's example.proto and feature.proto: the serialized message
+# has numbers only, and no names.
 _FILE = f"""
     name: 'example.proto' package: 'tensorflow' syntax: 'proto3' {_lists()}
     message_type {{
@@ -44,7 +49,8 @@ _FILE = f"""
     }}
     message_type {{ name: 'Example' {_field("features", 1, ".tensorflow.Features")} }}
 """
-# A pool of its own: TensorFlow registers messages of these names in the common one.
+# A separate pool: TensorFlow registers messages with these names in the default one, and
+# protobuf refuses a second, different definition of a name.
 _pool = DescriptorPool()
 _pool.Add(text_format.Parse(_FILE, descriptor_pb2.FileDescriptorProto()))
 Example: Any = GetMessageClass(_pool.FindMessageTypeByName("tensorflow.Example"))

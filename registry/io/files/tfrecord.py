@@ -1,4 +1,8 @@
-"""TFRecord files of ``tf.train.Example``, read without TensorFlow."""
+"""Reading of TFRecord files of ``tf.train.Example``, without TensorFlow.
+
+A record is its length (8 bytes, little-endian), the checksum of these bytes, the data, and the
+checksum of the data.
+"""
 
 from __future__ import annotations
 
@@ -33,15 +37,18 @@ HEAD = LENGTH.size + CRC.size
 
 
 def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Iterator[Row]:
-    """Yield the file's samples; ``key`` names the feature of the examples that holds their keys.
+    """Yield the file's samples; ``key`` names the examples' feature that holds their keys.
 
-    A list of numbers fills an array in C order; one of bytes does so with the array's
-    little-endian values, or is text, a class's name, bytes or an image.
+    A list of numbers fills an array in C order. A list of bytes holds the little-endian values of
+    an array, or text, the name of a class, bytes or an image. Raises `ImportFileError` with the
+    number of the record.
     """
     for number, raw in enumerate(records(path), start=1):
         named = name = None
         try:
             example = Example.FromString(raw).features.feature
+            # Before any lookup: a protobuf map inserts an empty value for a missing name instead of
+            # raising.
             where = columns(example, features, key, mapped)
             if key is not None:
                 named = as_key(_text(_values(example[key])), key)
@@ -57,7 +64,7 @@ def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Ite
 
 
 def records(path: Path) -> Iterator[bytes]:
-    """Yield the file's records, each with its checksums compared."""
+    """Yield the data of the file's records; raises `ImportFileError` for a wrong checksum."""
     number, left = 0, path.stat().st_size
     with path.open("rb") as file:
         while left:
@@ -73,14 +80,14 @@ def records(path: Path) -> Iterator[bytes]:
 
 
 def _record(file: IO[bytes], left: int) -> bytes:
-    """Read the next of the bytes that are left as a record."""
+    """Read a record from a file of which ``left`` bytes remain; raises `ValueError`."""
     head = file.read(HEAD)
     if len(head) < HEAD:
         raise ValueError("the file ends within the record's head")
     if head[LENGTH.size :] != checksum(head[: LENGTH.size]):
         raise ValueError("the checksum of its length is wrong: a damaged file, or no TFRecord")
     length: int = LENGTH.unpack(head[: LENGTH.size])[0]
-    # Before any of it is read: a length may claim more than there is memory.
+    # Checked before the data is read: `read` would allocate whatever the length claims.
     if (missing := HEAD + length + CRC.size - left) > 0:
         raise ValueError(f"the file ends {missing:,} bytes before the record does")
     if length > LARGEST_RECORD:
@@ -92,13 +99,15 @@ def _record(file: IO[bytes], left: int) -> bytes:
 
 
 def checksum(data: bytes) -> bytes:
-    """Return the masked CRC32C that TFRecord files hold."""
+    """Return the masked CRC32C of TFRecord: 4 bytes, little-endian."""
+    # The format rotates the CRC and adds a constant, because a CRC over data that contains CRCs is
+    # weak. Python's integers do not wrap, so the result is cut to 32 bits.
     crc = google_crc32c.value(data)
     return CRC.pack(((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def _values(feature: Any) -> Any:
-    """Return what a feature of an example holds: a list of bytes, or an array."""
+    """Return the values of an example's feature: a list of bytes, or a float32 or int64 array."""
     kind = feature.WhichOneof("kind")
     if kind is None:
         raise ValueError("it is empty")
@@ -133,9 +142,11 @@ def _array(feature: Tensor | Ragged, found: Any) -> np.ndarray[Any, Any]:
     dtype = np.dtype(feature.dtype)
     if isinstance(found, list):
         data = b"".join(found)
+        # NumPy would take any byte for a bool, also one that is neither 0 nor 1.
         if len(data) % dtype.itemsize or (dtype.kind == "b" and data.strip(b"\0\1")):
             raise ValueError(f"{len(data)} bytes are no {dtype.name} values")
         found = np.frombuffer(data, dtype.newbyteorder("<"))
+    # Examples have no bools, and the codec does not take integers for them.
     elif dtype.kind == "b" and found.dtype.kind == "i" and np.isin(found, (0, 1)).all():
         found = found.astype(bool)
     shape = feature.shape if isinstance(feature, Tensor) else found.shape

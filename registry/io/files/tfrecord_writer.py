@@ -1,4 +1,4 @@
-"""TFRecord of ``tf.train.Example``, written without TensorFlow."""
+"""Writing of TFRecord files of ``tf.train.Example``, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from registry.samples.features import ClassLabel, Feature, Features, Ragged, Ten
 def writer(path: Path, features: Features, key: str) -> Iterator[Callable[[Samples], None]]:
     """Write a record per sample: the key, then a list per feature.
 
-    Whole numbers and bools are int64 lists, floats of up to 32 bits are float lists, in C order.
-    What neither holds to the bit (uint64, float64, some NaNs) is one string of the little-endian
-    values, which ``tf.io.decode_raw`` reads (uint64 as int64). Classes are names, or else indexes.
+    Whole numbers and bools are int64 lists, and floats of up to 32 bits are float lists, in C
+    order. Arrays that neither represents exactly (uint64, float64, some NaNs) are one string of
+    the little-endian values, which ``tf.io.decode_raw`` reads (uint64 as int64). Classes are names
+    or, without names, indexes.
     """
     with path.open("xb") as file:
 
@@ -32,6 +33,7 @@ def writer(path: Path, features: Features, key: str) -> Iterator[Callable[[Sampl
                 example.features.feature[key].bytes_list.value.append(name.encode())
                 for feature, column in samples.columns.items():
                     _put(example.features.feature[feature], features[feature], column[row])
+                # Otherwise the order of the features may differ from record to record.
                 data = example.SerializeToString(deterministic=True)
                 head = LENGTH.pack(len(data))
                 file.write(head + checksum(head) + data + checksum(data))
@@ -51,7 +53,7 @@ def _put(target: Any, feature: Feature, value: Any) -> None:
 
 def _put_array(target: Any, array: npt.NDArray[Any]) -> None:
     if array.dtype.kind in "bi" or (array.dtype.kind == "u" and array.dtype.itemsize < 8):
-        # An empty list says which kind it is, too.
+        # An empty list would leave the kind unset, and the reader refuses a feature without one.
         target.int64_list.SetInParent()
         target.int64_list.value.extend(array.astype(np.int64).tolist())
     elif array.dtype.kind == "f" and array.dtype.itemsize < 8 and _survives(array):
@@ -63,7 +65,7 @@ def _put_array(target: Any, array: npt.NDArray[Any]) -> None:
 
 
 def _survives(array: npt.NDArray[Any]) -> bool:
-    """Tell whether the bits stay as they are on the way over Python's floats; some NaNs' do not."""
+    """Return whether the bits survive conversion to Python's floats; those of some NaNs do not."""
     if not np.isnan(array).any():
         return True
     back = np.array(array.tolist(), np.float32).astype(array.dtype)

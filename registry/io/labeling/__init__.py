@@ -1,1 +1,1 @@
-"""Everything that understands what annotation tools write."""
+"""The events, exports and files of labeling tools, and their conversion to samples."""

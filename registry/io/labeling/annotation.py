@@ -1,6 +1,7 @@
-"""A Label Studio annotation as its events and exports write it, brought to one form.
+"""Parsing of Label Studio annotations, from events and exports, into one form.
 
-Everything raised here is an `InvalidSampleError` that names the task and the annotation.
+Every error raised here is an `InvalidSampleError` that names the task and the annotation as far as
+they are known.
 """
 
 from __future__ import annotations
@@ -13,20 +14,22 @@ from typing import Any
 from registry.errors import InvalidSampleError
 from registry.samples.json_codec import shown
 
+# By the type of a result: the property whose list of one element is a plain answer.
 _SINGLE = {"choices": "choices", "textarea": "text"}
 _SIZES = ("original_width", "original_height")
+# Properties of a JSON_MIN record that are neither the task's data nor answers.
 _FACTS = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement")
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """What an event or an export says of one annotation.
+    """The content of one annotation in an event or an export.
 
-    ``answers`` are what each control holds, by its ``from_name``: a list of plain values (the one
-    choice, the one text) and of mappings (regions, ratings, several choices), as JSON_MIN has
-    them. ``data`` is None where an event does not say it. ``minimal`` is true of JSON_MIN, which
-    does not tell the task's data from answers, so both hold both. ``updated_at`` is in UTC, and
-    None for a deletion, of which nothing else is known.
+    ``answers`` has the answers to each control, by its ``from_name``: a list of plain values (a
+    single choice or text) and of mappings (regions, ratings, several choices), as in JSON_MIN.
+    ``data`` is the task's data, or None if an event has none. ``minimal`` is true for JSON_MIN,
+    which does not distinguish the task's data from answers: ``answers`` and ``data`` both hold
+    all of it. ``updated_at`` is in UTC; it is None for a deletion, which has no other fields.
     """
 
     project: int
@@ -42,12 +45,12 @@ class Annotation:
 
     @property
     def place(self) -> str:
-        """The task and the annotation, for a message."""
+        """The task and the annotation, as the prefix of an error message."""
         return _place(self.task, self.id)
 
 
 def deleted(found: Any, project: Any) -> Annotation:
-    """Read what is left of a deleted annotation: an object with its id, or the id alone."""
+    """Parse a deleted annotation: an object with its id, or the id alone."""
     annotation = found.get("id") if isinstance(found, Mapping) else found
     number = _number(annotation, "the annotation's id", "")
     own = found.get("project") if isinstance(found, Mapping) else None
@@ -55,7 +58,7 @@ def deleted(found: Any, project: Any) -> Annotation:
 
 
 def full(found: Any, task: Any, project: Any) -> Annotation:
-    """Read an annotation object with its task: an object, or None where only its id is known."""
+    """Parse an annotation object; ``task`` is its task's object, None if only its id is known."""
     if not isinstance(found, Mapping):
         raise InvalidSampleError(f"an annotation is an object, not {_kind(found)}")
     task = {} if task is None else task
@@ -82,7 +85,7 @@ def full(found: Any, task: Any, project: Any) -> Annotation:
 
 
 def minimal(record: Mapping[str, Any], project: Any) -> Annotation:
-    """Read a record of a JSON_MIN export."""
+    """Parse a record of a JSON_MIN export."""
     number = _number(record.get("annotation_id"), "annotation_id", "")
     named = _number(record.get("id"), "the task's id", _place(None, number))
     place = _place(named, number)
@@ -130,7 +133,7 @@ def _answers(results: Any, place: str) -> dict[str, list[Any]]:
 
 
 def _project(place: str, *said: Any) -> int:
-    """Return the first project that is named, as an id or as an object that has one."""
+    """Return the id of the first project that is given, as an id or as an object with one."""
     for found in said:
         number = found.get("id") if isinstance(found, Mapping) else found
         if number is not None:
@@ -139,13 +142,14 @@ def _project(place: str, *said: Any) -> int:
 
 
 def _moment(text: Any, place: str) -> datetime:
-    """Read a time. One without a time zone could be of any order with others, so it is refused."""
+    """Parse a time. One without a time zone is refused, as it cannot be compared with others."""
     try:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
             raise InvalidSampleError(
                 f"{place}: updated_at {shown(text)} has no time zone; write it with Z or an offset"
             )
+        # Near the years 1 and 9999, the conversion to UTC overflows.
         return moment.astimezone(UTC)
     except (TypeError, ValueError, OverflowError):
         said = shown(text) if isinstance(text, str) else _kind(text)
@@ -155,6 +159,7 @@ def _moment(text: Any, place: str) -> datetime:
 
 
 def _number(found: Any, what: str, place: str) -> int:
+    # In Python, bool is a subclass of int: True would be the id 1.
     if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found < 1 << 63:
         said = shown(found) if isinstance(found, str) else _kind(found)
         raise InvalidSampleError(
@@ -179,5 +184,6 @@ def _place(task: int | None, annotation: int) -> str:
 
 def _kind(found: Any) -> str:
     if isinstance(found, int) and abs(found) < 1 << 64:
+        # Not for longer ones: `str` raises for integers of thousands of digits.
         return str(found)
     return "null" if found is None else f"a {type(found).__name__}"

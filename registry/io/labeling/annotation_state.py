@@ -1,19 +1,22 @@
-"""What is known of a tool's annotations, and what an event or an export changes of it.
+"""The stored state of a tool's annotations, and how events and exports change it.
 
-For each annotation the table `tool_annotations` has when it was last changed and whether it was
-deleted. It is read and written under the head's lock, in the transaction that appends the sample,
-so the same annotation may come any number of times, in any order, by any way:
+For each annotation, the table `tool_annotations` stores when it was last changed, whether it was
+deleted, and its sample's key, if it has a sample. The row is read and written under the head's
+lock, in the transaction that appends the sample. The same annotation may therefore arrive any
+number of times, in any order, from events and exports:
 
-* the newest `updated_at` decides, whatever comes after it;
-* of two states with one `updated_at`, no sample goes before a sample, and of two samples the one
-  whose record is the greater sequence of bytes stays, so the order of their coming does not count;
-  but an export, which is read later than it is written, goes before what an event said;
-* an annotation that was deleted never comes back: Label Studio does not use an id twice;
-* an annotation that its project's export lacks is gone. The export's newest `updated_at` is kept
-  for the project: what has no sample needs a newer one than that to get one from an event.
+* The state with the newest `updated_at` wins, in whatever order the states arrive.
+* Of two states with the same `updated_at`, a sample wins over a state without one, and of two
+  samples the one whose record is the greater sequence of bytes, so that the order of arrival does
+  not matter. But a state from an export, which is read later than it is written, wins over a
+  state from an event.
+* A deleted annotation never returns: Label Studio does not reuse ids.
+* An annotation that is missing in an export of its project is gone. The newest `updated_at` of the
+  export is stored for the project, under the project's id. An annotation without a sample needs a
+  newer `updated_at` than that to get a sample from an event.
 
-Nothing of this reads a clock, except that annotations which changed after the export was made are
-left alone.
+No clock is read, with one exception: annotations that changed after the export's file was written
+are left unchanged.
 """
 
 from __future__ import annotations
@@ -35,15 +38,16 @@ from registry.storage.log.lookup import NEVER, Latest, latest, record_of
 
 TOOL = "label-studio"
 _TOGETHER = 1000
-"""Parameters in one statement, at most; SQLite takes 32,766."""
+"""The most names or keys in one statement; SQLite allows 32,766 parameters."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What is said of an annotation: deleted, or as of a time with a sample, none, or a misfit.
+    """A state of an annotation, from an event or an export.
 
-    ``record`` is the sample's, packed. A ``fault`` says why there is none although there should
-    be, and then ``values`` are what could be read of it.
+    Without ``updated_at``, the annotation was deleted. Otherwise it has a sample, with ``values``
+    by feature and the packed ``record``, or none, or it is rejected: ``fault`` is the reason, and
+    ``values`` has what could be read of it.
     """
 
     project: int
@@ -55,6 +59,7 @@ class State:
 
     @property
     def name(self) -> str:
+        """The name of the annotation's row in the table, ``PROJECT/ANNOTATION``."""
         return f"{self.project}/{self.id}"
 
     @property
@@ -69,7 +74,10 @@ def make_key(name: str) -> str:
 
 @dataclass(frozen=True)
 class Known:
-    """A row of the ledger: of an annotation or, as of its last export, of a project."""
+    """A row of `tool_annotations`: of an annotation, or of a project's last export.
+
+    ``key`` is the key of the annotation's sample, or None if it has no sample.
+    """
 
     updated_at: datetime | None
     deleted: bool = False
@@ -84,20 +92,24 @@ def supersedes(
     *,
     final: bool,
 ) -> bool:
-    """Tell whether a state is newer than what is known.
+    """Return whether a state replaces the stored one.
 
-    ``horizon`` is how far the project's last export reached, ``greater`` whether the state goes
-    before the sample that there is where their times are equal, ``final`` whether the state comes
-    from an export.
+    ``horizon`` is the newest `updated_at` of the project's last export. ``greater`` returns
+    whether the state wins over the present sample if their times are equal. It may read a record
+    from the database, so it is called only in that case. ``final`` is true for an export.
     """
     if known is not None and known.deleted:
         return False
     at, before = state.updated_at, known.updated_at if known is not None else None
+    # A deletion has no time, and applies to every state.
     if at is None:
         return True
     if final:
+        # An equal time is enough: an export wins over an event.
         return before is None or at >= before
     key = known.key if known is not None else None
+    # The export did not have this annotation, or had it without a sample: a late event must
+    # not bring its sample back.
     if key is None and horizon is not None and at <= horizon:
         return False
     if before is None or at != before:
@@ -106,14 +118,19 @@ def supersedes(
 
 
 def is_greater(connection: Connection, dataset_id: int, record: bytes | None, live: Latest) -> bool:
-    """Tell whether of two states with one time, the second of them ``live``, the first stays."""
+    """Return whether a state with this record wins over ``live``, if both have the same time."""
     if live.record is None or live.record == record:
         return False
     return record is None or record > (record_of(connection, dataset_id, live) or b"")
 
 
 class Ledger:
-    """The part of the ledger that a transaction needs, as it was and as it will be."""
+    """The rows of `tool_annotations` that a transaction needs, with its changes to them.
+
+    `take`, `forget` and `reach` change the object; `write` stores the changes. It must be used
+    within one transaction, under the head's lock: otherwise another transaction may change the
+    rows between the reading and the writing.
+    """
 
     def __init__(
         self,
@@ -122,7 +139,7 @@ class Ledger:
         states: Collection[tuple[str, bytes | None]],
         projects: Iterable[int] = (),
     ) -> None:
-        """Read what is known of annotations: their names, each with the record that it may get."""
+        """Read the rows of annotations, given as pairs of name and new record, and of projects."""
         names = {name for name, _ in states}
         self._connection = connection
         self._place = (dataset_id, TOOL)
@@ -131,14 +148,17 @@ class Ledger:
         self._changed: set[str] = set()
         self._stale: set[str] = set()
         self.faults: dict[str, State] = {}
-        """By their keys, what is newest of annotations and does not fit."""
+        """The rejected states that are the newest of their annotations, by the samples' keys."""
         samples = [(make_key(name), record) for name, record in states]
         keys = {key for key, _ in samples}
         self.live: dict[str, Latest] = latest(connection, dataset_id, keys, samples)
-        """The newest revisions of samples, by their keys."""
+        """The latest revisions of samples, by their keys, with the changes of this transaction."""
 
     def take(self, state: State, *, final: bool) -> tuple[bool, Change | None]:
-        """Note a state if it is news; tell that, and the change to the sample if there is one."""
+        """Apply a state if it replaces the stored one.
+
+        Returns whether it does, and the resulting change to the sample, if there is one.
+        """
         known, horizon = self.known.get(state.name), self.known.get(str(state.project))
         live = self.live.get(state.key, NEVER)
         as_of = horizon.updated_at if horizon else None
@@ -147,6 +167,7 @@ class Ledger:
             return False, None
         if known is not None and known.key is None:
             self._stale.add(state.key)
+        # An earlier state of this transaction may have been rejected; only the newest state counts.
         self.faults.pop(state.key, None)
         if state.fault is not None:
             self.faults[state.key] = state
@@ -160,13 +181,15 @@ class Ledger:
         )
         if live.record == state.record:
             return True, None
+        # A later state of the same transaction is compared with this one. The row has no position
+        # yet, and none is needed, because the record is here.
         self.live[state.key] = Latest(NEVER.position, state.record)
         if state.record is None:
             return True, Change(state.key, None, "retract", TOOL)
         return True, Change(state.key, state.values, "insert", TOOL)
 
     def forget(self, name: str) -> Change | None:
-        """Note that an annotation was not in its project's export."""
+        """Record that its project's export lacks an annotation; return the retraction, if any."""
         known, key = self.known[name], make_key(name)
         if known.key is None:
             self._stale.add(key)
@@ -177,17 +200,17 @@ class Ledger:
         return Change(key, None, "retract", TOOL)
 
     def alive(self, key: str) -> bool:
-        """Tell whether there is a sample with this key now."""
+        """Return whether the sample with this key is alive, with the changes so far."""
         return self.live.get(key, NEVER).record is not None
 
     def reach(self, project: int, as_of: datetime) -> None:
-        """Note how far a project's export reached."""
+        """Record the newest `updated_at` of a project's export; it never moves back."""
         known = self.known.get(str(project))
         if known is None or known.updated_at is None or known.updated_at < as_of:
             self._note(str(project), Known(as_of))
 
     def write(self) -> None:
-        """Store what was noted, and drop what waits in quarantine of older states."""
+        """Store the changed rows, and delete rejected rows of older states from the inbox."""
         release(self._connection, *self._place, self._stale)
         note(self._connection, *self._place, {name: self.known[name] for name in self._changed})
 
@@ -208,7 +231,7 @@ def _cut(names: Collection[str]) -> Iterator[list[str]]:
 
 
 def of_project(connection: Connection, dataset_id: int, project: int) -> dict[str, Known]:
-    """Return what is known of a project's annotations, by their names."""
+    """Return the rows of a project's annotations, by their names, without the project's own."""
     names = ToolAnnotationRow.annotation.startswith(f"{project}/", autoescape=True)
     return known_of(connection, dataset_id, TOOL, names)
 
@@ -216,7 +239,7 @@ def of_project(connection: Connection, dataset_id: int, project: int) -> dict[st
 def known_of(
     connection: Connection, dataset_id: int, tool: str, which: ColumnElement[bool]
 ) -> dict[str, Known]:
-    """Return what is known of some of a tool's annotations, by their names."""
+    """Return the rows of a tool's annotations that ``which`` selects, by their names."""
     columns = ToolAnnotationRow.__table__.c
     rows = connection.execute(
         select(columns.annotation, columns.updated_at, columns.deleted, columns.key).where(
@@ -224,13 +247,14 @@ def known_of(
         )
     )
     return {
+        # SQLite returns times without a time zone, which cannot be compared with those of states.
         row.annotation: Known(row.updated_at and utc(row.updated_at), row.deleted, row.key)
         for row in rows
     }
 
 
 def note(connection: Connection, dataset_id: int, tool: str, known: Mapping[str, Known]) -> None:
-    """Store what is known of annotations now, by their names."""
+    """Insert or replace the rows of annotations, given by their names."""
     place = {"dataset_id": dataset_id, "tool": tool}
     rows = [{**place, "annotation": name, **vars(known[name])} for name in sorted(known)]
     if rows:
@@ -245,7 +269,7 @@ def note(connection: Connection, dataset_id: int, tool: str, known: Mapping[str,
 
 
 def release(connection: Connection, dataset_id: int, tool: str, keys: Collection[str]) -> None:
-    """Drop what waits in quarantine of older states of samples."""
+    """Delete the rejected rows of these samples from the inbox."""
     for some in _cut(keys):
         connection.execute(
             delete(InboxRow).where(

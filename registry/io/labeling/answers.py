@@ -1,6 +1,7 @@
-"""The answers to one control, each a plain value or a mapping, as what a feature takes.
+"""Conversion of the answers to one control into the value of a feature.
 
-Everything raised here is a `ValueError` with the reason.
+An answer is a plain value or a mapping, as `Annotation.answers` has them. Every error raised here
+is a `ValueError` with the reason.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import Any, TypeGuard
 from registry.samples.json_codec import shown
 
 _SLACK = 0.01
-"""Percent by which a rectangle may stand out: Label Studio's own rounding is far below it."""
+"""Percent by which a rectangle may exceed the picture; Label Studio's rounding is far below."""
 _PLAIN = ("choices", "rating", "number", "datetime", "selected", "taxonomy")
 
 
 def one(answers: Sequence[Any]) -> Any:
-    """Return the only answer: a choice, a rating, a number, a text, a date or a label."""
+    """Return the only answer: a choice, rating, number, text, date or label."""
     if len(answers) != 1:
         raise ValueError(f"{len(answers)} answers, where one is needed; take all with .json")
     found = answers[0]
@@ -31,12 +32,13 @@ def one(answers: Sequence[Any]) -> Any:
 
 
 def is_index(answer: Any) -> bool:
-    """Tell whether an answer is a number that is written as text, as choices are."""
+    """Return whether an answer is an index written as text, as Label Studio writes choices."""
     return isinstance(answer, str) and re.fullmatch(r"[0-9]{1,9}", answer) is not None
 
 
 def _json(answers: Sequence[Any], _: Sequence[str]) -> str:
     try:
+        # Sorted: the order of properties must not make a new revision of an unchanged sample.
         return json.dumps(answers, ensure_ascii=False, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"the answers cannot be written as JSON ({error})") from None
@@ -48,7 +50,7 @@ def _classes(answers: Sequence[Any], classes: Sequence[str]) -> list[int]:
     for answer in answers:
         names = [answer] if not isinstance(answer, Mapping) else [*_named(answer)]
         if isinstance(answer, Mapping) and "choices" not in answer and len(names) != 1:
-            # Two labels, or none, would shift the classes against the rectangles or spans.
+            # With two labels, or none, the classes would no longer match the rectangles or spans.
             raise ValueError(f"a region has {len(names)} labels, where one is needed")
         for name in names:
             if not isinstance(name, str) or name not in known:
@@ -90,6 +92,7 @@ def _boxes(answers: Sequence[Any]) -> Iterable[tuple[list[float], Mapping[str, A
         x, y, width, height = sides = _numbers(answer, ("x", "y", "width", "height"))
         if not all(map(_coordinate, sides)):
             raise ValueError("an answer is no rectangle with x, y, width and height in percent")
+        # Without this, a rotated rectangle would be stored as an upright one, at the wrong place.
         if answer.get("rotation"):
             raise ValueError("a rectangle is turned, which four numbers cannot say; take .json")
         lowest, across, down = min(sides), x + width, y + height
@@ -102,8 +105,9 @@ def _boxes(answers: Sequence[Any]) -> Iterable[tuple[list[float], Mapping[str, A
 
 
 def _named(answer: Mapping[str, Any]) -> Iterable[Any]:
-    """Yield what an answer says, apart from where in the picture or text it says it."""
+    """Yield the values of an answer, without its coordinates in the picture or text."""
     names = [name for name in answer if name in _PLAIN or name.endswith("labels")]
+    # A labeled span has its text, too: ``text`` is the answer only if there is nothing else.
     for name in names or [name for name in answer if name == "text"]:
         found = answer[name]
         if isinstance(found, list):
@@ -113,7 +117,7 @@ def _named(answer: Mapping[str, Any]) -> Iterable[Any]:
 
 
 def _numbers(answer: Any, names: Sequence[str]) -> list[Any]:
-    """Return what an answer has under these names, None where it has nothing."""
+    """Return an answer's values under these names, with None for each that is missing."""
     return [answer.get(name) if isinstance(answer, Mapping) else None for name in names]
 
 
@@ -136,4 +140,4 @@ READ: dict[str, Callable[[Sequence[Any], Sequence[str]], Any]] = {
     "percent": _percent,
     "pixels": _pixels,
 }
-"""By the last step of a path: what it makes of a control's answers."""
+"""The conversions of a control's answers, by the last step of a path."""

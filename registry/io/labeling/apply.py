@@ -1,4 +1,4 @@
-"""Applies what is said of annotations to a dataset, in transactions."""
+"""Application of annotations' states to a dataset, in transactions."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from registry.storage.log.changes import Change
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an event, in annotations; ``ignored`` says why it counts for nothing.
+    """The outcome of an event, in numbers of annotations.
 
-    ``unchanged`` ones were known already, or known newer. ``quarantined`` ones do not fit the
-    features, and wait in the inbox with the reason; what the dataset had of them is retracted.
+    ``unchanged`` ones were known already, in this state or a newer one. ``quarantined`` ones do
+    not fit the features: they are rejected rows in the inbox, with the reason, and the samples
+    that the dataset had of them are retracted. ``ignored`` is the reason if the event does not
+    concern annotations.
     """
 
     inserted: int = 0
@@ -34,9 +36,9 @@ class Outcome:
 def settle(
     dataset: Dataset, groups: Sequence[Sequence[State]], *, final: bool = False, dry: bool = False
 ) -> list[Outcome]:
-    """Apply groups of states in one transaction, each whole, and return what became of each.
+    """Apply groups of states in one transaction, and return the outcome of each group.
 
-    ``final`` says that they are of an export. ``dry`` undoes it all.
+    ``final`` says that the states are from an export. ``dry`` rolls the transaction back.
     """
     outcomes: list[Outcome] = []
 
@@ -46,29 +48,35 @@ def settle(
         taken = [_take(ledger, group, final=final) for group in groups]
         ledger.write()
         quarantine.keep(connection, dataset.id, TOOL, ledger.faults)
+        # Replaced, not extended: `prepare` is called again if the connection was lost.
         outcomes[:] = [Outcome(ignored=None, **each.counts) for each in taken]
         return undo(dry, [each.changes for each in taken])
 
     if groups:
         commit(dataset, prepare)
     if any(each.quarantined for each in outcomes):
+        # After the commit: the rejected rows of this transaction count, too.
         dataset.inbox.prune()
     return outcomes
 
 
 class _UndoneError(Exception):
-    """Ends a transaction that was only to be tried."""
+    """Rolls a dry run's transaction back."""
 
 
 def undo(dry: bool, changes: list[list[Change]]) -> list[list[Change]]:
-    """Return the changes that there are; raises where they are not to be made."""
+    """Return the groups that have changes; raises, to roll back, if ``dry``."""
     if dry:
         raise _UndoneError
     return [each for each in changes if each]
 
 
 def commit(dataset: Dataset, prepare: Callable[[Connection], Sequence[Sequence[Change]]]) -> None:
-    """Commit what ``prepare`` decides on; all of it was checked before, so an error is raised."""
+    """Commit the changes that ``prepare`` returns.
+
+    The values were checked before, so no group is expected to fail. An error is raised, not
+    returned.
+    """
     try:
         for done in dataset.amend_together(prepare):
             if isinstance(done, RegistryError):
@@ -79,7 +87,7 @@ def commit(dataset: Dataset, prepare: Callable[[Connection], Sequence[Sequence[C
 
 @dataclass
 class _Taken:
-    """What a group's states come to."""
+    """The counts and changes that result from a group's states."""
 
     counts: Counter[str] = field(default_factory=Counter)
     changes: list[Change] = field(default_factory=list)
@@ -88,6 +96,7 @@ class _Taken:
 def _take(ledger: Ledger, group: Sequence[State], *, final: bool) -> _Taken:
     taken = _Taken()
     for state in group:
+        # Before `take`, which changes the answer.
         alive = ledger.alive(state.key)
         news, change = ledger.take(state, final=final)
         taken.counts[became(state, change, alive=alive) if news else "unchanged"] += 1
@@ -97,7 +106,7 @@ def _take(ledger: Ledger, group: Sequence[State], *, final: bool) -> _Taken:
 
 
 def became(state: State, change: Change | None, *, alive: bool) -> str:
-    """Return the count of an `Outcome` that a state belongs to; ``alive`` is its sample before."""
+    """Return the field of `Outcome` that counts a state; ``alive`` is whether it had a sample."""
     if state.fault is not None:
         return "quarantined"
     if change is None:

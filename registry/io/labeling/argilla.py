@@ -1,6 +1,6 @@
-"""Argilla: its webhook events, in any order, bring a sample for each response that was submitted.
+"""Argilla: webhook events, which may arrive in any order, make a sample per submitted response.
 
-The key of a sample is ``argilla:RECORD:RESPONSE``, of two UUIDs. A mapping gives the path of a
+The key of a sample is ``argilla:RECORD:RESPONSE``, with two UUIDs. A mapping gives the path of a
 feature's value, by the feature's name:
 
 =================================  ===========================================================
@@ -17,10 +17,9 @@ feature's value, by the feature's name:
 The last two make a `Ragged` feature. A feature that the mapping leaves out takes the answer to the
 question of its own name or, where there is none, the record's field or metadata of its own name.
 
-What counts when events come late or twice is decided as in
-`registry.io.labeling.annotation_state`: the newest `updated_at`, and no response comes back once
-it or its record was deleted. A record that changes afterwards does not change its samples: the
-event does not say which responses it has.
+Late and repeated events are handled as in `registry.io.labeling.annotation_state`: the newest
+`updated_at` wins, and no response returns after it or its record was deleted. A later change of a
+record does not change its samples, because the event does not contain the record's responses.
 """
 
 from __future__ import annotations
@@ -68,10 +67,11 @@ _FORMS = (
 
 
 def check_mapping(features: Features, mapping: Mapping[str, str] | None) -> None:
-    """Raise `FeatureError` for a mapping that fits no response."""
+    """Raise `FeatureError` for a mapping that does not fit the features, or has an unknown path."""
     try:
         label_studio.check_mapping(features, _translated(mapping))
     except FeatureError as error:
+        # The message has the translated path; the user wrote the other.
         raise FeatureError(str(error).replace("'result.", "'values.", 1)) from None
 
 
@@ -82,11 +82,12 @@ def apply_event(
     *,
     note: Callable[[Connection], bool] = lambda _: True,
 ) -> Outcome:
-    """Apply one event, JSON that was parsed, in a transaction.
+    """Apply one event, as parsed JSON, in a transaction.
 
-    ``note`` is called first in that transaction, perhaps more than once; where it returns False
-    nothing is applied. An event of another kind is ignored, without a transaction. One that makes
-    no sense raises `InvalidSampleError`, and a mapping that does not fit `FeatureError`.
+    ``note`` is called first in that transaction, and again if the transaction is retried. If it
+    returns False, nothing is applied. An event of another kind is ignored, without a transaction.
+    Raises `InvalidSampleError` for an event that cannot be read, and `FeatureError` for a mapping
+    that does not fit the features.
     """
     reader = Reader(dataset, _translated(mapping))
     try:
@@ -96,7 +97,9 @@ def apply_event(
     counts: Counter[str] = Counter()
 
     def prepare(connection: Connection) -> list[list[Change]]:
+        # `prepare` is called again if the connection was lost: the counts must not add up.
         counts.clear()
+        # The parameter, not the function `note` of `annotation_state`.
         if not note(connection):
             return []
         changes = _settle(connection, dataset.id, record, state, counts)
@@ -109,7 +112,7 @@ def apply_event(
 
 
 class _Response(Annotation):
-    """A response; as ``project`` it has its record, and both ids are a UUID's number."""
+    """A response. ``project`` is its record, and both ids are the UUIDs as integers."""
 
     @property
     def place(self) -> str:
@@ -117,7 +120,7 @@ class _Response(Annotation):
 
 
 def _translated(mapping: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the paths as `registry.io.labeling.mapping` has them, for what `_response` makes."""
+    """Return the paths in the form of `registry.io.labeling.mapping`, for `_response`'s result."""
     found = {}
     for name, path in (mapping or {}).items():
         root, _, rest = path.partition(".") if isinstance(path, str) else ("", "", "")
@@ -131,7 +134,7 @@ def _translated(mapping: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _read(reader: Reader, event: Any) -> tuple[UUID, State | None]:
-    """Return a record and what is said of one of its responses; None if all of it was deleted."""
+    """Return a record's id and the state of a response, or None if the record was deleted."""
     event = _object(event, "an event")
     kind, data = event.get("type"), event.get("data")
     if not isinstance(kind, str):
@@ -177,14 +180,16 @@ def _response(
         whose.int,
         own.int,
         _moment(data.get("updated_at"), place),
+        # A response that is a draft again, or discarded, loses its sample.
         cancelled=status != "submitted",
         answers={name: _answers(value) for name, value in answered.items() if value is not None},
+        # Later ones take precedence: a field named like a metadata property, and the four facts.
         data={**metadata, **fields, **facts},
     )
 
 
 def _answers(value: Any) -> list[Any]:
-    """Return an answer as Label Studio writes it."""
+    """Return an answer in the form in which Label Studio writes answers."""
     if not isinstance(value, list):
         return [value]
     if not all(isinstance(each, Mapping) for each in value):
@@ -193,7 +198,7 @@ def _answers(value: Any) -> list[Any]:
 
 
 def _moment(text: Any, place: str) -> datetime:
-    """Read a time. Argilla writes its own in UTC, and does not say so."""
+    """Parse a time. Argilla writes times in UTC, without a time zone."""
     try:
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
@@ -221,14 +226,17 @@ def _object(found: Any, what: str) -> Mapping[str, Any]:
 def _settle(
     connection: Connection, dataset_id: int, record: UUID, state: State | None, counts: Counter[str]
 ) -> list[Change]:
-    """Note what is news, count what becomes of it, and return the changes to the samples.
+    """Store the new states, count the outcomes, and return the changes to the samples.
 
-    The ledger's rows are named ``RECORD/RESPONSE`` and, once it was deleted, ``RECORD``.
+    The rows of `tool_annotations` are named ``RECORD/RESPONSE`` and, for a deleted record,
+    ``RECORD``.
     """
     known = _of_record(connection, dataset_id, record)
+    # The record was deleted: late events about its responses must not bring samples back.
     if str(record) in known:
         counts["unchanged"] += 1
         return []
+    # A name is the record's UUID, 36 characters, then "/" and the response's UUID.
     states = [state] if state else [State(record.int, UUID(name[37:]).int, None) for name in known]
     if state is None:
         note(connection, dataset_id, TOOL, {str(record): Known(None, deleted=True)})
@@ -264,5 +272,6 @@ def _key(state: State) -> str:
 
 def _of_record(connection: Connection, dataset_id: int, record: UUID) -> dict[str, Known]:
     name = ToolAnnotationRow.annotation
-    # "0" follows "/".
+    # All names from ``RECORD`` up to ``RECORD/…``, as "0" follows "/" in ASCII. A range can use the
+    # index of the primary key.
     return known_of(connection, dataset_id, TOOL, (name >= f"{record}") & (name < f"{record}0"))

@@ -1,4 +1,4 @@
-"""COCO: pictures with boxes, in one JSON file that lies beside them, or above them."""
+"""COCO: pictures with boxes, in one JSON file in the pictures' folder or in one above it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ _SHOWN = 5
 
 
 def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Iterator[Row]:
-    """Yield a sample per picture, as ``coco:FOLDER/FILE:ID``, in the order of the file.
+    """Yield a sample per picture, with the key ``coco:FOLDER/FILE:ID``, in the order of the file.
 
-    Beside what the file says of a picture (``id``, ``file_name``, ``width`` …) it has ``image``,
-    the bytes of its file, from below the folder of the annotations; ``boxes``, x, y, width and
-    height of each annotation in pixels, one after the other; ``category_ids``; ``classes``, these
-    as indexes into the file's categories in the order of their ids; and ``names``, as JSON text.
-    Raises `ImportFileError` for annotations of pictures or categories that are not there.
+    In addition to the picture's own properties (``id``, ``file_name``, ``width`` …), a sample has:
+    ``image``, the bytes of its file, which must be below the folder of the annotations;
+    ``boxes``, x, y, width and height of each annotation in pixels, flattened; ``category_ids``;
+    ``classes``, the categories as indexes into the file's categories, ordered by id; and
+    ``names``, the categories' names, as JSON text. The annotations are read into memory whole.
+    Raises `ImportFileError` for annotations of pictures or categories that are not in the file.
     """
     try:
         pictures, ids, boxes = _parse(path)
@@ -35,6 +36,7 @@ def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Ite
     for number, picture in enumerate(pictures, 1):
         try:
             fields = {**picture, **_fields(boxes.get(picture["id"], []), ids)}
+            # Files that no feature needs are not read, and may be missing.
             data = _image(path.parent, picture) if "image" in wanted else b""
             values = choose(features, mapped, {**fields, "image": data}, path.parent)
             named = (
@@ -61,7 +63,7 @@ Boxes = dict[int, list[dict[str, Any]]]
 
 
 def _parse(path: Path) -> tuple[list[dict[str, Any]], dict[int, str], Boxes]:
-    """Return the pictures, the categories' names by id, and the annotations by picture."""
+    """Return the pictures, the categories' names by id, and the annotations by picture id."""
     found = parse_json(decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf")))
     if not isinstance(found, dict) or not isinstance(found.get("images"), list):
         raise ValueError("not COCO: an object with 'images' and 'annotations'")  # noqa: TRY004
@@ -78,11 +80,12 @@ def _parse(path: Path) -> tuple[list[dict[str, Any]], dict[int, str], Boxes]:
         raise ValueError(
             f"annotations of images that are not there: {listed} (the first is annotation {first})"
         )
+    # Sorted by id: the class indexes must not depend on the order in the file.
     return pictures, dict(sorted(ids.items())), boxes
 
 
 def _objects(found: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    """Return a list of objects, each with an id of its own."""
+    """Return a list of objects; raises `ValueError` for an id that is missing or not unique."""
     listed = found.get(name, [])
     if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
         raise ValueError(f"{name!r} is not a list of objects")
@@ -97,6 +100,7 @@ def _objects(found: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 
 def _whole(found: Mapping[str, Any], name: str, where: str = "annotations") -> int:
     number = found.get(name)
+    # In Python, bool is a subclass of int: True would be the id 1.
     if isinstance(number, bool) or not isinstance(number, int):
         said = shown(number) if isinstance(number, str) else type(number).__name__
         raise ValueError(f"{where!r}: {name!r} is a whole number, not {said}")  # noqa: TRY004

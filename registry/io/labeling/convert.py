@@ -1,4 +1,4 @@
-"""Turns annotations into the states of samples that they stand for."""
+"""Conversion of annotations to the states of their samples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from registry.samples.codec import Codec, rows_to_columns
 
 @dataclass
 class Reader:
-    """Turns annotations into states of samples, by a mapping."""
+    """Converts annotations by a mapping; files are read only from below ``roots``.
+
+    Raises `FeatureError` at construction for a mapping that does not fit the features.
+    """
 
     dataset: Dataset
     mapping: Mapping[str, str] | None
@@ -29,21 +32,24 @@ class Reader:
         self.codec = Codec(self.dataset.features)
 
     def states(self, found: Iterable[Annotation]) -> list[State]:
-        """Return what annotations come to; what does not fit has a fault."""
+        """Return the states of annotations, in order; one that does not fit has a ``fault``."""
         return [self._state(annotation) for annotation in found]
 
     def _state(self, annotation: Annotation) -> State:
         named = (annotation.project, annotation.id, annotation.updated_at)
         if annotation.updated_at is None:
+            # A deletion.
             return State(*named)
         features = self.dataset.features
         try:
             found = values(features, self.rules, annotation, self.roots)
+            # Skipped or unanswered: a state without a sample, which retracts an earlier one.
             if found is None:
                 return State(*named)
             (record,) = self.codec.encode(rows_to_columns(features, [found]))
         except InvalidSampleError as error:
             reason = error.reason
+            # The codec does not know the annotation, and `values` has already named it.
             if not reason.startswith(annotation.place):
                 reason = f"{annotation.place}: {reason}"
             fault = InvalidSampleError(reason, feature=error.feature)

@@ -1,4 +1,4 @@
-"""doccano's JSONL: one document a line, with its labels or its labelled spans."""
+"""doccano's JSONL: one document a line, with its labels or its labeled spans."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ _KEY = ("doccano", "id", "")
 
 
 def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Iterator[Row]:
-    """Yield the documents, as ``doccano:ID``.
+    """Yield the documents, with the keys ``doccano:ID``.
 
-    ``label`` is the one label of a document, and ``label.json`` all of them. Of spans, also those
-    under ``labels`` and ``entities``, ``label`` makes a `Ragged` feature of starts and ends, and
-    ``label.classes[a,b]`` one of their labels. Annotators who label the same documents come in one
-    file each, with the same ids: import one of them, or give each document a key of its own.
+    ``label`` is a document's only label, and ``label.json`` all its labels. For spans, including
+    those under ``labels`` and ``entities``, ``label`` makes a `Ragged` feature of starts and ends,
+    and ``label.classes[a,b]`` one of their labels.
+
+    If annotators label the same documents, each annotator has a file, with the same ids: import
+    one of the files, or give each document its own key.
     """
     return samples(path, features, key, mapped, _fields, _KEY)
 
@@ -36,7 +38,8 @@ def _fields(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _labels(given: list[Any]) -> Any:
-    """Return spans as regions, one label as itself, and several as an answer of several."""
+    """Return spans as regions, a single label unchanged, and several labels as one answer."""
+    # An empty list may stand for no spans or for no label: it is read as no spans.
     if any(isinstance(each, list | dict) for each in given) or not given:
         return [_span(each) for each in given]
     return given[0] if len(given) == 1 else [{"choices": given}]

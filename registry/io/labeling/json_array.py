@@ -1,4 +1,8 @@
-"""The elements of a JSON array in a file of any length, one at a time."""
+"""The elements of a JSON array in a file of any length, one at a time.
+
+A splitter scans the text for quotes, brackets and commas, and cuts it at the commas between the
+array's elements. It does not parse: `parse_json` parses each element, and reports what is wrong.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,13 @@ from registry.samples.features import LARGEST_RECORD
 from registry.samples.json_codec import parse_json
 
 _CHUNK = 1 << 20
+"""Characters that are read together."""
 _OUTSIDE = re.compile(r'["\[\]{},]')
 _IN_TEXT = re.compile(r'["\\]')
 
 
 class Element(NamedTuple):
-    """One element: the line where it begins, from 1, its value, and its characters in the file."""
+    """An element: the line where it begins, from 1, its value, and its length in characters."""
 
     line: int
     value: Any
@@ -25,12 +30,12 @@ class Element(NamedTuple):
 
 
 def elements(path: Path) -> Iterator[Element]:
-    """Yield the elements of the array that a file holds; an object alone counts as one element.
+    """Yield the elements of the array in a file; a single object counts as one element.
 
-    Raises `ImportFileError` with the line for what is not JSON, as `registry.samples.json_codec`
-    reads it.
+    Raises `ImportFileError`, with the line, for text that `parse_json` refuses, and `OSError`.
     """
     try:
+        # Without ``newline``, Python would translate line ends, and the sizes would be wrong.
         with path.open(encoding="utf-8-sig", newline="\n") as file:
             for line, text in _split(file):
                 yield Element(line, _parse(text, path, line), len(text))
@@ -59,7 +64,7 @@ def _parse(text: str, path: Path, line: int) -> Any:
 
 
 def _split(file: IO[str]) -> Iterator[tuple[int, str]]:
-    """Yield the line and text of each element: what lies between an array's own commas."""
+    """Yield the line and text of each element, without the commas between them."""
     splitter = _Splitter()
     while chunk := file.read(_CHUNK):
         yield from splitter.feed(chunk)
@@ -67,7 +72,11 @@ def _split(file: IO[str]) -> Iterator[tuple[int, str]]:
 
 
 class _Splitter:
-    """Follows strings and brackets through text that comes in pieces."""
+    """Tracks strings and nested brackets across chunks of text.
+
+    ``line`` is the current line and ``began`` the first line of the current element, whose text so
+    far is in ``parts``.
+    """
 
     def __init__(self) -> None:
         self.line = 1
@@ -76,7 +85,7 @@ class _Splitter:
         self.size = 0
         self.depth = 0
         self.base: int | None = None
-        """How deep the elements are: 1 in an array, 0 where the file is one object."""
+        """The depth of the elements: 1 in an array, 0 if the file is one object."""
         self.in_text = False
         self.escaped = False
         self.any = False
@@ -89,7 +98,10 @@ class _Splitter:
             if not chunk:
                 return
             self._begin(chunk[0])
+            # The array's opening bracket is skipped; an object's is part of the element.
             start = place = self.base or 0
+        # The previous chunk ended with a backslash: the first character is escaped, and a quote
+        # there does not end the string.
         if self.escaped:
             place, self.escaped = 1, False
         while True:
@@ -126,7 +138,7 @@ class _Splitter:
         self.began = self.line
 
     def _ends(self, mark: str) -> bool:
-        """Follow a bracket or comma; tell whether an element ends before it."""
+        """Update the depth for a bracket or comma; return whether an element ends before it."""
         if self.closed:
             return False
         if mark in "[{":
@@ -147,11 +159,13 @@ class _Splitter:
         self.parts.append(text)
         self.line += text.count("\n")
         self.size += len(text)
+        # Otherwise an array that is never closed would be read into memory whole.
         if self.size > LARGEST_RECORD:
             raise _BrokenError(f"one element has over {LARGEST_RECORD} characters", self.began)
 
     def _element(self, *, last: bool) -> Iterator[tuple[int, str]]:
         text, self.parts, self.size = "".join(self.parts), [], 0
+        # An empty array has no element. Any other empty text, as in [1,,2], is left to the parser.
         if not text and last and not self.any:
             return
         self.any = True

@@ -1,4 +1,4 @@
-"""Which part of an annotation becomes which feature.
+"""Mappings of the parts of a Label Studio annotation to features.
 
 A mapping gives the path of a feature's value, by the feature's name:
 
@@ -8,10 +8,10 @@ A mapping gives the path of a feature's value, by the feature's name:
 ``annotation.lead_time``           also ``annotation.id`` and ``annotation.completed_by``
 ``result.mood``                    the one answer to the control whose ``from_name`` is ``mood``:
                                    a choice, rating, number, text, date or label
-``result.mood.json``               all its answers, as JSON text
+``result.mood.json``               all answers to it, as JSON text
 ``result.mood.classes[good,bad]``  each choice or label, as its index in this list
-``result.box.percent``             x, y, width, height of each rectangle, one after the other, in
-                                   percent of the picture's size, as Label Studio keeps them
+``result.box.percent``             x, y, width, height of each rectangle, flattened, in percent of
+                                   the picture's size, as Label Studio stores them
 ``result.box.pixels``              the same, in pixels of the original picture
 ``result.name.spans``              start and end of each span of text
 =================================  ===========================================================
@@ -20,8 +20,8 @@ The last four make a `Ragged` feature. Where classes have no names, a choice suc
 index. A feature that the mapping leaves out takes the answer to the control of its own name or,
 where there is none, the task's data of its own name.
 
-An annotation that was skipped, or that answers nothing where an answer is needed, makes no sample.
-One without regions makes a sample with empty lists where lists are all that is asked for.
+An annotation that was skipped makes no sample, nor does one without any answer if a feature needs
+an answer. One without regions makes a sample with empty lists if the mapping asks only for lists.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ _FORMS = "data.NAME, result.NAME, result.NAME.json (.percent, .pixels, .spans, .
 
 
 class _UnansweredError(Exception):
-    """There is no answer where one is needed."""
+    """A feature needs an answer, and the annotation has none to its control."""
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """A path, taken apart: ``root`` is "" for the one that a feature has by default."""
+    """A parsed path. ``root`` is "" for the default of a feature that is not mapped."""
 
     root: str
     name: str
@@ -69,7 +69,7 @@ Rules = Mapping[str, _Rule]
 
 
 def check_mapping(features: Features, mapping: Mapping[str, str] | None) -> Rules:
-    """Return the mapping taken apart; raises `FeatureError` for one that fits no annotation."""
+    """Return the parsed mapping; raises `FeatureError` for one that does not fit the features."""
     for name in mapping or {}:
         if name not in features:
             known = ", ".join(map(repr, features))
@@ -84,14 +84,16 @@ def check_mapping(features: Features, mapping: Mapping[str, str] | None) -> Rule
 def values(
     features: Features, rules: Rules, annotation: Annotation, roots: Sequence[Path] = ()
 ) -> dict[str, Any] | None:
-    """Return a value per feature, or None where the annotation makes no sample.
+    """Return a value per feature, or None if the annotation makes no sample.
 
-    Files that a task names are read only from below ``roots``. Raises `InvalidSampleError` with
-    the task, the annotation and the feature for what does not fit.
+    Files that a task names are read only from below ``roots``. Raises `InvalidSampleError`, with
+    the task, the annotation and the feature, for the first value that does not fit.
     """
     if annotation.cancelled:
         return None
     found: dict[str, Any] = {}
+    # Collected, not raised at once: a later feature may show that nothing was answered, and then
+    # the annotation makes no sample instead of a rejected row.
     faults: list[InvalidSampleError] = []
     for name in features:
         try:
@@ -110,12 +112,13 @@ def values(
 
 
 def readable(features: Features, rules: Rules, annotation: Annotation) -> dict[str, Any]:
-    """Return what can be read of an annotation that does not fit, as it is written."""
+    """Return the values that can be read from an annotation that does not fit, unconverted."""
     found: dict[str, Any] = {}
     for name, feature in features.items():
         with suppress(_UnansweredError, ValueError):
             value = _value(rules[name], annotation)
             binary = isinstance(feature, Image | Bytes) and isinstance(value, str)
+            # These values are stored in the inbox: a URI must not carry its password there.
             found[name] = safe(value) if binary else value
     return found
 
@@ -130,7 +133,7 @@ def _fitting(features: Features, name: str, value: Any, roots: Sequence[Path]) -
 
 
 def _is_empty(rules: Rules, annotation: Annotation) -> bool:
-    """Tell whether nothing was answered. JSON_MIN shows that for named controls alone."""
+    """Return whether nothing was answered. JSON_MIN shows it only for controls of the mapping."""
     if not annotation.minimal:
         return not annotation.answers
     named = [rule.name for rule in rules.values() if rule.root == "result"]
@@ -156,7 +159,7 @@ def _value(rule: _Rule, annotation: Annotation) -> Any:
 
 
 def _is_answer(given: Sequence[Any]) -> bool:
-    """Tell an answer from the task's data, which JSON_MIN does not: the latter is kept as it is."""
+    """Return whether a value of JSON_MIN, which mixes the two, is an answer and not task data."""
     return len(given) == 1 and isinstance(given[0], str | Mapping)
 
 
@@ -205,4 +208,4 @@ _KINDS: dict[str | None, tuple[type[Any], tuple[str, ...], str]] = {
     "spans": _WHOLE,
     "classes": _WHOLE,
 }
-"""By part: the feature that it makes, the beginnings of its dtype, and both in words."""
+"""By part: the class of its feature, the prefixes of the dtype, and both as text."""

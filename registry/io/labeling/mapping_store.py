@@ -1,4 +1,4 @@
-"""Which part of a tool's annotations becomes which feature: a mapping for each dataset and tool."""
+"""Storage of mappings: one for each dataset and labeling tool."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from registry.storage.database.transactions import read, write
 
 
 def mapping_of(engine: Engine, dataset_id: int, tool: str) -> dict[str, str] | None:
-    """Return the path of each feature's value, None where nothing was set."""
+    """Return the path of each feature's value, or None if no mapping was set."""
     query = select(WebhookRow.mapping).where(
         WebhookRow.dataset_id == dataset_id, WebhookRow.tool == tool
     )
@@ -20,7 +20,7 @@ def mapping_of(engine: Engine, dataset_id: int, tool: str) -> dict[str, str] | N
 
 
 def set_mapping(engine: Engine, dataset_id: int, tool: str, mapping: Mapping[str, str]) -> None:
-    """Store a mapping in the place of the one before."""
+    """Store a mapping; it replaces an earlier one."""
     place = {"dataset_id": dataset_id, "tool": tool}
 
     def work(connection: Connection) -> None:

@@ -1,7 +1,8 @@
-"""Pictures and other files that an annotation names: bytes where that is safe, or a clear no.
+"""Reading of pictures and other files that an annotation names.
 
-Nothing is ever fetched over a network. A file is read only from below a folder that the caller
-allows, wherever ``..``, symbolic links or a ``file://`` URI point.
+Annotations are untrusted. Nothing is ever fetched over a network, and a file is read only from
+below a folder that the caller allows, even if ``..``, symbolic links or a ``file://`` URI lead out
+of it.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}\Z")
 
 
 def load(value: str, roots: Sequence[Path]) -> bytes:
-    """Return what a ``data:`` URI or base64 text holds, or the file that a path or URI names.
+    """Return the content of a ``data:`` URI, of base64 text, or of the file at a path or URI.
 
-    Raises `ValueError` with the reason, also for a file that is under none of ``roots``. Label
-    Studio's ``/data/…`` and ``/data/local-files/?d=…`` count from each root.
+    Label Studio's ``/data/…`` and ``/data/local-files/?d=…`` are relative to each root. Raises
+    `ValueError` with the reason, in particular for a file that is below none of ``roots``.
     """
+    # A path without a dot, with a length that is a multiple of 4, may look like base64, and is read
+    # as such.
     if value[:5].lower() == "data:" or (len(value) % 4 == 0 and _BASE64.match(value)):
         return from_base64(value)
     scheme = value.partition("://")[0].lower() if "://" in value else ""
@@ -38,11 +41,11 @@ def load(value: str, roots: Sequence[Path]) -> bytes:
 
 
 def read(path: str, roots: Sequence[Path], said: str) -> bytes:
-    """Read a file that lies below one of the roots; raises `ValueError`."""
+    """Read the file at a path below one of the roots; raises `ValueError` with ``said``."""
     for root in roots:
         folder = root.resolve()
         try:
-            # Resolved before it is compared: `..` and links count as where they lead.
+            # Resolved before it is compared: `..` and links would otherwise lead out of the root.
             place = (folder / path).resolve()
             if place.is_relative_to(folder) and place.is_file():
                 if place.stat().st_size > LARGEST_RECORD:
@@ -55,14 +58,14 @@ def read(path: str, roots: Sequence[Path], said: str) -> bytes:
 
 
 def safe(value: str) -> str:
-    """Return a URI without what may be secret in it: its user, password and query."""
+    """Return a URI without the parts that may be secret: user, password and query."""
     if "://" not in value:
         return value
     return re.sub(r"://[^/?#]*@", "://", value).partition("?")[0]
 
 
 def _path(value: str, scheme: str) -> str:
-    """Return the path that Label Studio's text names, relative where it counts from a root."""
+    """Return the path in a text of Label Studio; a relative one is relative to a root."""
     if scheme == "file":
         parts = urlsplit(value)
         if parts.netloc not in ("", "localhost"):

@@ -1,4 +1,4 @@
-"""Paths whose last step says what to make of what lies there."""
+"""Parsing of paths whose last step names a conversion, such as ``mood.json``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _PART = re.compile(r"(.+?)(?:\.(json|percent|pixels|spans|classes)(?:\[(.*)\])?)
 
 
 def parts(path: str) -> tuple[str, str | None, tuple[str, ...]]:
-    """Return the place, the part that is asked for, if any, and the classes that it lists.
+    """Return the place, the part (the conversion), if there is one, and the classes it lists.
 
     Raises `ValueError` for ``.classes`` without a list, and for another part with one.
     """

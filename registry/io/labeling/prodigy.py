@@ -15,13 +15,14 @@ _KEY = ("prodigy", "_input_hash", "_task_hash", "_annotator_id")
 
 
 def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Iterator[Row]:
-    """Yield the tasks that were accepted, as ``prodigy:INPUT:TASK`` and the annotator, if named.
+    """Yield the accepted tasks, with the keys ``prodigy:INPUT:TASK`` and, if given, the annotator.
 
-    A task that was rejected is a sample too where a feature takes ``answer``; one that was ignored
-    never is. ``label`` is also the one option that was chosen, ``spans`` makes a `Ragged` feature
+    A rejected task is also a sample if a feature takes ``answer``; an ignored one never is.
+    ``label`` is the label or the only option that was chosen, ``spans`` makes a `Ragged` feature
     of starts and ends, and ``spans.classes[a,b]`` one of their labels.
     """
     wanted = {mapped.get(name, name) for name in features}
+    # Without ``answer``, nothing would distinguish a rejected task from an accepted one.
     taken = ("accept", "reject") if "answer" in wanted else ("accept",)
 
     def tool(found: dict[str, Any]) -> dict[str, Any] | None:
@@ -39,6 +40,7 @@ def _fields(found: dict[str, Any]) -> dict[str, Any]:
     chosen = found.get("accept")
     if isinstance(chosen, list):
         fields["accept"] = [{"choices": chosen}] if chosen else []
+        # The task's own label takes precedence over the option that was chosen.
         if "label" not in found and len(chosen) == 1:
             fields["label"] = chosen[0]
     spans = found.get("spans")

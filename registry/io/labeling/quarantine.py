@@ -1,4 +1,4 @@
-"""Samples that do not fit, kept where nothing is lost and no trainer meets them: the inbox."""
+"""Quarantine: samples that do not fit are stored as rejected rows in the inbox, not in the log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DEEPEST = 32
 
 
 def keep(connection: Connection, dataset_id: int, tool: str, faults: Mapping[str, State]) -> None:
-    """Store what could be read of samples with a fault, by their keys, with the reason."""
+    """Insert rejected samples, given by their keys, into the inbox with the reason."""
     if faults:
         connection.execute(
             insert(InboxRow),
@@ -34,10 +34,10 @@ def keep(connection: Connection, dataset_id: int, tool: str, faults: Mapping[str
 
 
 def storable(value: Any, depth: int = 0) -> Any:
-    r"""Return the value as JSON that both databases can hold.
+    r"""Return the value as JSON that SQLite and PostgreSQL can store.
 
-    What they cannot (``\x00``, lone surrogates, numbers that are not finite, great depth) is
-    replaced, not left out, so that it can be seen.
+    Parts that they cannot store (``\x00``, lone surrogates, numbers that are not finite, deep
+    nesting) are replaced, not left out, so that a person sees them.
     """
     if isinstance(value, Mapping | list) and depth == _DEEPEST:
         return "…"
@@ -46,6 +46,7 @@ def storable(value: Any, depth: int = 0) -> Any:
     if isinstance(value, list):
         return [storable(each, depth + 1) for each in value]
     if isinstance(value, int):
+        # A bool is an int, too, and is returned unchanged.
         return value if abs(value) < 1 << 64 else hex(value)
     if value is None or (isinstance(value, float) and isfinite(value)):
         return value

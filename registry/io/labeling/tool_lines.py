@@ -1,4 +1,4 @@
-"""Fields of the objects that labeling tools write, as what features take."""
+"""Reading of JSON Lines that labeling tools write, and selection of features from their fields."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from registry.samples.features import Bytes, Feature, Features, Image, Ragged, T
 from registry.samples.json_codec import from_fields
 
 Tool = Callable[[dict[str, Any]], dict[str, Any] | None]
-"""Brings a tool's object to plain fields, or None where it is no sample."""
+"""Converts a tool's object to fields, or returns None if it is no sample."""
 
 
 def samples(
     path: Path, features: Features, key: str | None, mapped: Mapped, tool: Tool, keys: Sequence[str]
 ) -> Iterator[Row]:
-    """Yield the samples of a file that has a tool's object on each line.
+    """Yield the samples of a file that has an object of a tool on each line.
 
-    Without ``key``, keys are made of the tool's name and the properties ``keys``, the last of
-    which may be missing.
+    Without ``key``, a key is made of ``keys``: the tool's name, then the names of properties, the
+    last of which may be missing. Raises `ImportFileError` with the line.
     """
     for number, line in lines(path):
         raw = line.rstrip(b"\r\n")
@@ -53,8 +53,9 @@ def choose(
 ) -> dict[str, Any]:
     """Return a value per feature; raises `InvalidSampleError` with the feature.
 
-    A file that a picture's field names is read from below ``folder``. A path may end in what
-    `registry.io.labeling.mapping` calls a part: ``.json``, ``.spans``, ``.classes[a,b]``.
+    If the field of an image or bytes feature names a file, it is read from below ``folder``. A
+    path may end in a part, as in `registry.io.labeling.mapping`: ``.json``, ``.spans``,
+    ``.classes[a,b]``.
     """
     values = {}
     for name, feature in features.items():
@@ -67,6 +68,7 @@ def choose(
 
 def _value(feature: Feature, fields: Mapping[str, Any], path: str, folder: Path) -> Any:
     place, part, classes = parts(path)
+    # A property whose whole name is the path takes precedence, even if it ends like a part.
     if part is None or path in fields:
         found = pick(fields, path)
         if isinstance(found, str) and isinstance(feature, Image | Bytes):

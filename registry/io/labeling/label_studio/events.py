@@ -1,8 +1,8 @@
-"""Webhook events of Label Studio: the annotations that one tells of, whatever its shape.
+"""Parsing of Label Studio's webhook events into annotations.
 
-Label Studio names the events in the singular and the plural, and puts one object or a list under
-either name. Of an event's project only the id is read: the rest holds its token and the passwords
-of its storage.
+Label Studio names events in the singular or the plural, and puts an object or a list under either
+name. Only the id of an event's project is read: its other fields contain the project's token and
+the passwords of its storage.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _ACTION = re.compile(r"ANNOTATIONS?_(CREATED|UPDATED|DELETED)")
 
 
 class IgnoredEventError(Exception):
-    """An event that says nothing of annotations; the message says why."""
+    """An event that does not concern annotations; the message is the reason."""
 
 
 def annotations_of(event: Any) -> list[Annotation]:
-    """Return the annotations that an event tells of.
+    """Return the annotations of an event.
 
-    Raises `IgnoredEventError` for an event of another kind, or one that is sent without its
-    payload, and `InvalidSampleError` for one that makes no sense.
+    Raises `IgnoredEventError` for an event of another kind, or one that was sent without its
+    payload, and `InvalidSampleError` for one that cannot be read.
     """
     if not isinstance(event, Mapping):
         raise InvalidSampleError(f"an event is a JSON object, not a {type(event).__name__}")
@@ -55,11 +55,12 @@ def _listed(event: Mapping[str, Any], name: str) -> list[Any] | None:
 
 
 def _task(annotation: Any, tasks: list[Any], *, alone: bool) -> Any:
-    """Return an annotation's task, from within it or from beside it; None if only its id is."""
+    """Return an annotation's task, its own or one of ``tasks``; None if only its id is known."""
     own = annotation.get("task") if isinstance(annotation, Mapping) else None
     if isinstance(own, Mapping):
         return own
     for task in tasks:
         if isinstance(task, Mapping) and own is not None and task.get("id") == own:
             return task
+    # With several annotations or tasks, nothing says which belong together.
     return tasks[0] if own is None and alone and len(tasks) == 1 else None

@@ -1,4 +1,8 @@
-"""Label Studio's exports, JSON and JSON_MIN: the last word on the projects that are in them."""
+"""Import of Label Studio's exports, JSON and JSON_MIN.
+
+An export is authoritative for its projects. Its annotations are applied in batches, each in its
+own transaction. Then one transaction retracts the samples of annotations that the file lacks.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +27,11 @@ from registry.storage.log.changes import Change
 
 BATCH_ROWS = 2048
 BATCH_SIZE = 16 << 20
-"""Characters of the file that are taken together, about."""
+"""Characters of the file in a batch, at which it is applied; the last task may exceed them."""
 _NAME = re.compile(r"project-(\d{1,18})-at-")
 
 Progress = Callable[[int, int], None]
-"""Told, after every batch, how many annotations and bytes of the file are stored, about."""
+"""Called after every batch with the annotations, and about the bytes of the file, stored so far."""
 
 
 def insert_export(
@@ -40,16 +44,16 @@ def insert_export(
     progress: Progress | None = None,
     dry: bool = False,
 ) -> Report:
-    """Bring a dataset to what an export says, whatever it has seen of its events.
+    """Make a dataset match an export, whatever events it has received before.
 
     Samples of the exported projects that the file lacks are retracted, unless they changed after
-    the file was written; so it must be an export of a whole project. Where neither its tasks nor
-    the name that Label Studio gave it (``project-2-at-…``) say which project that is, as in
-    JSON_MIN, ``project`` does. ``mapping`` and ``roots`` are as for events. ``dry`` changes
-    nothing, and reports what would be.
+    the file was written. The file must therefore be an export of a whole project. ``project`` is
+    the project's id, needed if neither the tasks nor the file name that Label Studio gave
+    (``project-2-at-…``) contain it; tasks of JSON_MIN never do. ``mapping`` and ``roots`` are as
+    for events. With ``dry``, nothing is changed, and the report says what would be.
 
-    Raises `ImportFileError` for the first annotation that does not fit; those before it may be
-    stored by then, and nothing is retracted for being absent.
+    Raises `ImportFileError` for the first annotation that does not fit. Those before it may be
+    stored already; no sample is retracted because the file lacks it.
     """
     found = _Found(_project(path) if project is None else project)
     written = _written(path)
@@ -64,6 +68,7 @@ def insert_export(
             rows, size = rows + len(states), size + sum(each.size for each in batch)
             if progress is not None:
                 progress(rows, size)
+        # Only after the whole file was read: annotations that were not read yet would be retracted.
         retracted = _retract_others(dataset, found.projects, written, dry=dry)
     except RegistryError as error:
         if isinstance(error, ImportFileError):
@@ -76,7 +81,7 @@ def insert_export(
 
 @dataclass
 class _Extent:
-    """What a file holds of one project: its annotations, and the time of the newest."""
+    """The content of a file for one project: the annotations' ids, and the newest `updated_at`."""
 
     ids: set[int] = field(default_factory=set)
     as_of: datetime | None = None
@@ -84,7 +89,7 @@ class _Extent:
 
 @dataclass
 class _Found:
-    """The projects that a file holds; ``given`` is said beside it."""
+    """The projects in a file; ``given`` is the project that the caller or the file name gives."""
 
     given: int | None
     projects: dict[int, _Extent] = field(default_factory=dict)
@@ -98,7 +103,7 @@ class _Found:
 
 @dataclass(frozen=True)
 class _Line:
-    """An annotation, the line of the file where its task begins, and its part of the file."""
+    """An annotation, the line where its task begins, and its share of the file in characters."""
 
     line: int
     annotation: Annotation
@@ -133,7 +138,7 @@ def _elements(path: Path) -> Iterator[Element]:
 
 
 def _annotations(element: Any, found: _Found) -> list[Annotation]:
-    """Return the annotations of a task, or the one of a record of JSON_MIN."""
+    """Return the annotations of a task, or the only one of a JSON_MIN record."""
     if not isinstance(element, Mapping):
         raise InvalidSampleError(f"a task is an object, not a {type(element).__name__}")
     if "annotation_id" in element:
@@ -149,6 +154,7 @@ def _annotations(element: Any, found: _Found) -> list[Annotation]:
         raise InvalidSampleError(f"'annotations' is a list, not a {type(listed).__name__}")
     annotations = [full(each, element, found.given) for each in listed or ()]
     if not annotations and isinstance(number := element.get("project", found.given), int):
+        # A project of which no annotation is left: all its samples have to be retracted.
         found.projects.setdefault(number, _Extent())
     return annotations
 
@@ -179,10 +185,11 @@ def _fitting(path: Path, reader: Reader, batch: Sequence[_Line]) -> list[State]:
 def _retract_others(
     dataset: Dataset, projects: Mapping[int, _Extent], written: datetime, *, dry: bool
 ) -> int:
-    """Retract what the ledger has of projects and their export has not; return how many."""
+    """Retract the known annotations of projects that their export lacks; return their number."""
     retracted: list[Change] = []
 
     def prepare(connection: Connection) -> list[list[Change]]:
+        # An annotation that changed after the file was written may be newer than the export.
         gone = [
             name
             for number, extent in projects.items()
@@ -197,6 +204,7 @@ def _retract_others(
             if extent.as_of is not None:
                 ledger.reach(number, extent.as_of)
         ledger.write()
+        # Replaced, not extended: `prepare` is called again if the connection was lost.
         retracted[:] = [change for change in changes if change is not None]
         return undo(dry, [retracted])
 
@@ -205,6 +213,8 @@ def _retract_others(
 
 
 def _written(path: Path) -> datetime:
+    # The file has no time of export. A copy that does not keep the modification time looks newer:
+    # annotations made between the export and the copy are retracted then.
     try:
         return datetime.fromtimestamp(path.stat().st_mtime, UTC)
     except OSError as error:

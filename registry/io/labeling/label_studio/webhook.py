@@ -1,9 +1,10 @@
-"""Label Studio: its webhook events and its exports, in any order, bring the same samples.
+"""Label Studio: webhook events and exports result in the same samples, in any order of arrival.
 
-Every annotation is a sample whose key is ``label-studio:PROJECT:ANNOTATION``. The mapping
-says what is in it, and `registry.io.labeling.annotation_state` what counts when events come late,
-twice or never.
-One dataset may take several projects, of one Label Studio server: its annotation ids are its own.
+Every annotation is a sample whose key is ``label-studio:PROJECT:ANNOTATION``. The mapping selects
+its values. `registry.io.labeling.annotation_state` handles events that are late, repeated or lost.
+
+One dataset may take several projects, but of one Label Studio server only: annotation ids are
+unique within a server.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ __all__ = ["Outcome", "apply_event", "apply_events", "check_mapping", "insert_ex
 def apply_event(
     dataset: Dataset, mapping: Mapping[str, str] | None, event: Any, *, roots: Sequence[Path] = ()
 ) -> Outcome:
-    """Apply one event, as `apply_events` does, and raise its error."""
+    """Apply one event as `apply_events` does, but raise its error."""
     (outcome,) = apply_events(dataset, mapping, [event], roots=roots)
     if isinstance(outcome, RegistryError):
         raise outcome
@@ -41,15 +42,16 @@ def apply_events(
     *,
     roots: Sequence[Path] = (),
 ) -> list[Outcome | RegistryError]:
-    """Apply events in one transaction, and return what became of each.
+    """Apply events in one transaction, and return the outcome of each, in order.
 
-    An event is JSON, parsed; the mapping is `registry.io.labeling.mapping`'s. Pictures that tasks
-    name by a path are read from below ``roots``. An event that makes no sense changes nothing, and
-    its `InvalidSampleError` stands in its place. A mapping that does not fit the features raises
-    `FeatureError`, and a database that is out of reach raises, too.
+    An event is parsed JSON; `registry.io.labeling.mapping` describes the mapping. Pictures that
+    tasks name by a path are read from below ``roots``. An event that cannot be read changes
+    nothing, and its `InvalidSampleError` is returned as its outcome. Raises `FeatureError` for a
+    mapping that does not fit the features, and the errors of the database.
     """
     reader = Reader(dataset, mapping, roots)
     read = [_read(reader, event) for event in events]
+    # Only events with states are applied; their outcomes are put back between the others, in order.
     done = iter(settle(dataset, [each for each in read if isinstance(each, list)]))
     return [next(done) if isinstance(each, list) else each for each in read]
 
