@@ -1,4 +1,9 @@
-"""Runs the migrations, for the ``alembic`` command and for ``registry init``."""
+"""Alembic's environment: runs the migrations, for the ``alembic`` command and ``registry init``.
+
+How it works: on PostgreSQL one connection holds an advisory lock while another one migrates, in a
+transaction per migration and with short lock timeouts. What times out is tried again for up to
+`WAIT` seconds. On SQLite all migrations are one IMMEDIATE transaction.
+"""
 
 from __future__ import annotations
 
@@ -20,24 +25,31 @@ from registry.storage.database.schema import VERSION_TABLE
 from registry.storage.database.transactions import lent, pooled, reading, writing
 from registry.storage.database.url import parse_url, shown
 
-# Any number will do that no other tool takes: "registry" read as bytes, cut to 63 bits.
+# The key of the advisory lock: the bytes of "registry", shifted to fit a signed 64-bit integer.
+# Locks of other tools on the database must have other keys.
 LOCK = int.from_bytes(b"registry") >> 1
 WAIT = 600
-"""Seconds to wait for another process's migration, and for locks."""
+"""Seconds to wait for the migration of another process, and for locks, in all."""
 LOCK_TIMEOUT = 2000
 STATEMENT_TIMEOUT = 600_000
-"""Milliseconds for one lock, behind which writers queue, and for one statement."""
+"""Milliseconds for one attempt at a lock, and for one statement. Writers queue behind a migration
+that waits for a lock, so the first is also how long they are blocked."""
 
 
 def url() -> str:
-    """Return the URL from the caller, ``-x url=…``, ``$REGISTRY_URL`` or the embedded default."""
+    """Return the URL of the caller, ``-x url=…``, ``$REGISTRY_URL`` or the default SQLite file."""
     given: str | None = context.config.attributes.get("url")
     chosen = given or context.get_x_argument(as_dictionary=True).get("url")
     return chosen or os.environ.get("REGISTRY_URL") or "sqlite:///registry.db"
 
 
 def run(engine: Engine) -> None:
-    """Upgrade, or downgrade, while no other process does."""
+    """Upgrade or downgrade, while no other process does.
+
+    Raises `ConflictError` if another process migrates for too long, and `DatabaseError` for a
+    pooler.
+    """
+    # Advisory locks and SET belong to a session, and a pooler changes it with each transaction.
     if pooled(engine):
         raise DatabaseError(
             f"{shown(engine.url)} leads to a pooler, which keeps neither locks nor settings; "
@@ -49,7 +61,8 @@ def run(engine: Engine) -> None:
                 with attempt, lent(engine) as connection:
                     migrate_gently(connection)
         return
-    # One IMMEDIATE transaction: others wait for the file, and what fails leaves nothing behind.
+    # One IMMEDIATE transaction: other processes wait for the file, and a failed migration leaves
+    # nothing behind, since DDL is transactional in SQLite.
     for attempt in retrying(WAIT):
         with attempt, writing(engine) as connection:
             migrate(connection)
@@ -57,10 +70,11 @@ def run(engine: Engine) -> None:
 
 @contextmanager
 def locked(engine: Engine) -> Iterator[None]:
-    """Hold the migrations' lock, on a connection of its own and in no transaction.
+    """Hold the advisory lock of the migrations, on its own connection and outside a transaction.
 
-    To wait in a lock, or in a transaction, would keep an index that the other process builds
-    concurrently from ever being done: hence the polling.
+    It polls with ``pg_try_advisory_lock``. CREATE INDEX CONCURRENTLY waits for all transactions
+    that are older: if this process waited in ``pg_advisory_lock``, the statement that waits would
+    be such a transaction, and the index of the other process would never be complete.
     """
     deadline = time.monotonic() + WAIT
     with reading(engine) as connection:
@@ -70,6 +84,7 @@ def locked(engine: Engine) -> Iterator[None]:
                     f"another process has been migrating {shown(engine.url)} for {WAIT} seconds; "
                     "wait for it to end (pg_locks shows which holds the advisory lock)"
                 )
+            # Random, so that several waiting processes do not poll at the same moments.
             time.sleep(random.uniform(0.05, 0.2))  # noqa: S311  # not a secret
         try:
             yield
@@ -78,18 +93,19 @@ def locked(engine: Engine) -> Iterator[None]:
 
 
 def migrate_gently(connection: Connection) -> None:
-    """Upgrade in a transaction a migration, none of which keeps writers waiting for long.
+    """Migrate in one transaction per migration, without blocking writers for long.
 
-    A lock that is not had in time is given up, so that those who queue behind it go on, and tried
-    for again.
+    A lock that is not granted in time raises a transient error, so that the writers that queue
+    behind it continue. The caller tries again, from the last migration that was committed.
     """
     connection.exec_driver_sql(f"SET lock_timeout = {LOCK_TIMEOUT}")
     connection.exec_driver_sql(f"SET statement_timeout = {STATEMENT_TIMEOUT}")
+    # SET is undone by a rollback: committed, the timeouts hold for every migration that follows.
     connection.commit()
     try:
         migrate(connection, transaction_per_migration=True)
     finally:
-        connection.invalidate()  # it goes with its settings
+        connection.invalidate()  # returned to the pool, it would keep the timeouts
 
 
 def migrate(connection: Connection, *, transaction_per_migration: bool = False) -> None:
@@ -98,8 +114,9 @@ def migrate(connection: Connection, *, transaction_per_migration: bool = False) 
         target_metadata=metadata,
         version_table=VERSION_TABLE,
         include_name=ours,
+        # SQLite cannot alter most things: autogenerate must copy the table instead.
         render_as_batch=connection.dialect.name == "sqlite",
-        transactional_ddl=True,
+        transactional_ddl=True,  # Alembic assumes False for SQLite
         transaction_per_migration=transaction_per_migration,
     )
     with context.begin_transaction():
@@ -107,18 +124,21 @@ def migrate(connection: Connection, *, transaction_per_migration: bool = False) 
 
 
 def ours(name: str | None, kind: str, _: object) -> bool:
-    """Tell whether autogenerate should look at a table: others may share the database."""
+    """Return whether a table is one of Registry's.
+
+    Without this, autogenerate would drop the tables of other applications in the database.
+    """
     return kind != "table" or name in metadata.tables
 
 
 def offline() -> None:
-    """Write the upgrade as SQL."""
+    """Write the migrations as SQL to stdout."""
     context.configure(
         dialect_name=parse_url(url()).get_dialect().name,
         target_metadata=metadata,
         version_table=VERSION_TABLE,
         literal_binds=True,
-        dialect_opts={"paramstyle": "named"},  # else percent signs are doubled, as for a driver
+        dialect_opts={"paramstyle": "named"},  # otherwise percent signs are doubled
         transactional_ddl=True,
         transaction_per_migration=True,
     )
@@ -140,6 +160,6 @@ def main() -> None:
 try:
     main()
 except RegistryError as error:
-    if context.config.cmd_opts is None:  # not the ``alembic`` command
+    if context.config.cmd_opts is None:  # called by `registry init`, which prints it
         raise
     raise CommandError(str(error)) from None

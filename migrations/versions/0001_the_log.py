@@ -1,4 +1,8 @@
-"""The log: datasets, heads, samples, inbox, runs and epochs."""
+"""The log: datasets, heads, samples, inbox, runs and epochs.
+
+The reasons for the columns, their order and the indexes are in `registry.storage.database.models`.
+A migration does not import the models: they change later, and it must not.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,9 @@ branch_labels = None
 depends_on = None
 
 json = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+# Collation C: keys have the same order in any locale of the cluster, by bytes.
 key = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+# SQLite assigns ids by itself only to a column whose type is exactly INTEGER.
 serial = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 moment = sa.DateTime(timezone=True)
 
@@ -38,6 +44,7 @@ def create_datasets() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_datasets"),
         sa.UniqueConstraint("uid", name="uq_datasets_uid"),
         sa.UniqueConstraint("name", name="uq_datasets_name"),
+        # Otherwise SQLite would give the id of a dropped dataset to a new one.
         sqlite_autoincrement=True,
     )
     op.create_table(
@@ -49,6 +56,8 @@ def create_datasets() -> None:
         sa.Column("updated_at", moment, nullable=False, server_default=sa.func.now()),
         sa.PrimaryKeyConstraint("dataset_id", name="pk_heads"),
         of_dataset("heads"),
+        # Each commit updates a head. On a full page, the update could not be HOT, and would add an
+        # index entry each time.
         postgresql_with={"fillfactor": 10},
     )
 
@@ -65,9 +74,13 @@ def create_samples() -> None:
         sa.Column("source", sa.Text()),
         sa.Column("key", key, nullable=False),
         sa.Column("created_at", moment, nullable=False, server_default=sa.func.now()),
+        # No foreign key to datasets: checking it for each row would double the cost of an insert.
+        # Rows are written under the lock on the head, which has one.
         sa.PrimaryKeyConstraint("dataset_id", "position", name="pk_samples"),
         sqlite_with_rowid=False,
     )
+    # The indexes do not begin with the dataset, as the primary key does: with statistics that are
+    # older than the dataset, PostgreSQL would use the primary key and scan the whole log.
     op.create_index("ix_samples_key", "samples", ["key", "dataset_id", sa.text("position DESC")])
     op.create_index(
         "uq_samples_supersedes",
@@ -136,8 +149,8 @@ def of_dataset(table: str) -> sa.ForeignKeyConstraint:
     )
 
 
-# A row of the log never changes: any past watermark can be replayed. Only the rows of a dataset
-# that is itself gone may be removed.
+# A row of the log never changes, so that any past watermark can be replayed. Only the rows of a
+# dataset that was itself deleted may be removed.
 SQLITE_GUARDS = [
     """
     CREATE TRIGGER samples_never_change BEFORE UPDATE ON samples
@@ -150,8 +163,8 @@ SQLITE_GUARDS = [
     """,
 ]
 POSTGRESQL_GUARDS = [
-    # A record is read far more often than written, and most are floats or image files that do
-    # not compress: EXTERNAL spares the attempt and the decompression.
+    # A record is read far more often than written, and most are floats or image files, which do
+    # not compress. EXTERNAL avoids the attempt to compress, and the decompression.
     "ALTER TABLE samples ALTER COLUMN record SET STORAGE EXTERNAL",
     """
     CREATE FUNCTION samples_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -182,7 +195,9 @@ def create_guards() -> None:
 
 
 def downgrade() -> None:
+    # Tables with a foreign key come before those that they refer to.
     for table in ("epochs", "runs", "inbox", "samples", "heads", "datasets"):
         op.drop_table(table)
     if op.get_context().dialect.name == "postgresql":
+        # After the table, whose triggers depend on the function.
         op.execute("DROP FUNCTION samples_append_only()")

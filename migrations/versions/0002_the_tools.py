@@ -1,4 +1,4 @@
-"""The tools: annotations, webhooks and tokens."""
+"""Labeling tools: annotations, webhooks, their deliveries, and access tokens."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ branch_labels = None
 depends_on = None
 
 json = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+# As in 0001: a migration repeats what it needs, so that no later change of another affects it.
 key = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 serial = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 moment = sa.DateTime(timezone=True)
@@ -56,6 +57,7 @@ def create_webhooks() -> None:
         sa.Column("digest", sa.LargeBinary(), nullable=False),
         sa.Column("received_at", moment, nullable=False, server_default=sa.func.now()),
         sa.PrimaryKeyConstraint("id", name="pk_deliveries"),
+        # A delivery is inserted if it is new, without a SELECT first: this decides which one is.
         sa.UniqueConstraint(
             "dataset_id", "tool", "digest", name="uq_deliveries_dataset_id_tool_digest"
         ),

@@ -1,4 +1,4 @@
-"""The inbox: an index of the rows that wait, which each look at a head asks for."""
+"""The inbox: an index of the waiting rows, which are queried each time a head is read."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ WAITING = sa.text("error IS NULL")
 
 
 def upgrade() -> None:
-    # Concurrently, so that tools can go on inserting; a build that was cut short leaves an index
-    # that is never used, which the next one takes away.
+    # Concurrently, so that tools can insert during the build. An interrupted build leaves an
+    # invalid index, which no query uses: the next attempt drops it first.
     context = op.get_context()
     concurrently = context.dialect.name == "postgresql"
+    # CREATE INDEX CONCURRENTLY raises an error within a transaction.
     with context.autocommit_block() if concurrently else nullcontext():
         op.drop_index("ix_inbox_waiting", "inbox", if_exists=True, postgresql_concurrently=True)
         op.create_index(

@@ -1,4 +1,4 @@
-"""The erasures: which rows of the log have lost their records for good."""
+"""The erasures: the rows of the log whose records were removed permanently."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
-# A record may become empty, and nothing else of a row may change: it keeps its place in the log.
+# A record may become empty, and no other column of a row may change. The row keeps its position.
 SQLITE_GUARD = """
     CREATE TRIGGER samples_never_change BEFORE UPDATE ON samples {unless}
     BEGIN SELECT RAISE(ABORT, 'samples are append-only: insert a new revision of the key'); END
@@ -26,6 +26,8 @@ SQLITE_KEPT = (
     "key",
     "created_at",
 )
+# IS rather than =, which is NULL if either value is: the guard would then miss a change of a column
+# from or to NULL.
 SQLITE_UNLESS = "WHEN NOT (OLD.record IS NOT NULL AND NEW.record IS x'' AND {kept})".format(
     kept=" AND ".join(f"NEW.{name} IS OLD.{name}" for name in SQLITE_KEPT)
 )
@@ -82,6 +84,7 @@ def upgrade() -> None:
 
 
 def guard_sqlite(unless: str) -> None:
+    # SQLite has no CREATE OR REPLACE TRIGGER.
     op.execute("DROP TRIGGER samples_never_change")
     op.execute(SQLITE_GUARD.format(unless=unless))
 
@@ -101,8 +104,11 @@ def downgrade() -> None:
 
 
 def refuse_to_forget() -> None:
-    """Stay where samples were erased: without this table, nothing tells them from damage."""
-    if op.get_context().as_sql:
+    """Raise `CommandError` if samples were erased.
+
+    Without this table, an erased record cannot be distinguished from a damaged one.
+    """
+    if op.get_context().as_sql:  # there is no connection to query
         return
     if count := op.get_bind().scalar(sa.text("SELECT count(*) FROM erasures")):
         raise CommandError(

@@ -1,4 +1,9 @@
-"""The guards: PostgreSQL keeps each log dense, and its head where the log ends."""
+"""The guards: PostgreSQL ensures that a log has no gaps, and that its head is at its end.
+
+How it works: after each INSERT on ``samples``, a trigger moves the heads to the end of the new
+rows, and raises if they do not start at the head. After each INSERT or UPDATE of a head, another
+trigger raises unless the log ends there.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +14,14 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
-# A role that may insert samples and update heads could otherwise leave a hole in a log, or end it
-# early, and no role could undo that: samples are append-only. The rows of each statement must
-# continue the log, and move its head in the same statement, so that rows without a head, or a head
-# without rows, cannot be committed. A chain value cannot be computed here: `verify` proves those.
+# Otherwise a role that may insert samples and update heads could leave a gap in a log or set its
+# head too low, and no role could repair that: samples are append-only. The rows of each statement
+# must continue the log and move its head in the same statement, so that neither rows
+# without a head nor a head without rows can be committed. Chain values cannot be computed here:
+# `verify` checks them.
+#
+# The functions turn off sequential and bitmap scans, so that their lookups use an index whatever
+# the table's statistics say.
 CONTINUE = """
     CREATE FUNCTION samples_continue_log() RETURNS trigger LANGUAGE plpgsql
     SET enable_seqscan = off SET enable_bitmapscan = off AS $$
@@ -72,7 +81,8 @@ AGREE = """
             HINT = 'insert with the registry package, or into the inbox';
     END $$
 """
-# Else the functions would take a temporary table of the role that inserts for `heads`.
+# Without a search_path that ends in pg_temp, a role could create a temporary table named `heads`,
+# and the functions would use it in place of ours.
 FIND_OUR_TABLES = """
     DO $$ BEGIN
         EXECUTE 'ALTER FUNCTION {function}() SET search_path = '
@@ -97,7 +107,7 @@ TRIGGERS = [
 
 
 def upgrade() -> None:
-    if op.get_context().dialect.name == "sqlite":  # it has no roles
+    if op.get_context().dialect.name == "sqlite":  # SQLite has no roles
         return
     for statement in (CONTINUE, AGREE):
         op.execute(statement)
@@ -110,6 +120,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     if op.get_context().dialect.name == "sqlite":
         return
+    # PostgreSQL drops no function that a trigger uses: triggers first.
     op.execute("DROP TRIGGER samples_continue_log ON samples")
     op.execute("DROP TRIGGER heads_begin_with_log ON heads")
     op.execute("DROP TRIGGER heads_agree_with_log ON heads")

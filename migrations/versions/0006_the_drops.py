@@ -1,4 +1,4 @@
-"""The drops: a dataset that was dropped is gone at once, and its rows are removed in batches."""
+"""Drops: a dropped dataset disappears at once, and its rows are removed later, in batches."""
 
 from __future__ import annotations
 
@@ -44,9 +44,10 @@ UNLESS = " AND dropped_at IS NULL"
 
 def upgrade() -> None:
     op.add_column("datasets", sa.Column("dropped_at", sa.DateTime(timezone=True)))
-    # An update of a column in a plain unique index waits for every transaction that has inserted a
-    # row which refers to the dataset, as a tool does into the inbox; in a partial one it does not.
-    # SQLite has no row locks, and cannot drop a constraint: it keeps both.
+    # On PostgreSQL, an update of a column in a plain unique index waits for all transactions that
+    # have inserted a row with a foreign key to the dataset, as tools do into the inbox. With a
+    # partial index it does not wait. SQLite has no row locks and cannot drop a constraint: it keeps
+    # the constraint and gets the index as well.
     for column in UNIQUE:
         if op.get_context().dialect.name != "sqlite":
             op.drop_constraint(f"uq_datasets_{column}", "datasets")
@@ -63,6 +64,7 @@ def upgrade() -> None:
 
 def guard(unless: str) -> None:
     if op.get_context().dialect.name == "sqlite":
+        # SQLite has no CREATE OR REPLACE TRIGGER.
         op.execute("DROP TRIGGER samples_never_leave")
         op.execute(SQLITE_GUARD.format(unless=unless))
     else:
@@ -80,8 +82,11 @@ def downgrade() -> None:
 
 
 def refuse_to_forget() -> None:
-    """Stay where a dropped dataset has rows left: without this revision, it would be back."""
-    if op.get_context().as_sql:
+    """Raise `CommandError` if a dropped dataset has rows left.
+
+    Without ``dropped_at``, the dataset would exist again.
+    """
+    if op.get_context().as_sql:  # there is no connection to query
         return
     left = sa.text("SELECT count(*) FROM datasets WHERE dropped_at IS NOT NULL")
     if count := op.get_bind().scalar(left):

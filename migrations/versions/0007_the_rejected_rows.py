@@ -1,4 +1,4 @@
-"""The rejected rows: since when each is, how long and how many are kept, and their indexes."""
+"""Rejected rows of the inbox: when each was rejected, the limits on age and number, two indexes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ INDEXES = {
     "ix_inbox_rejected_at": ["dataset_id", "rejected_at"],
 }
 MONTH = str(30 * 24 * 3600)
+"""30 days in seconds, as SQL."""
 
 
 def upgrade() -> None:
-    # Concurrently, so that tools can go on inserting; a build that was cut short leaves an index
-    # that is never used, which the next one takes away. The columns are committed before, and
-    # PostgreSQL writes no row for them.
+    # Concurrently, so that tools can insert during the build. An interrupted build leaves an
+    # invalid index, which no query uses: the next attempt drops it first. The columns are
+    # committed before the build. PostgreSQL rewrites no row for them.
     context = op.get_context()
     concurrently = context.dialect.name == "postgresql"
     for table, column in columns():
+        # An earlier attempt may have committed the columns and failed at an index.
         op.add_column(table, column, if_not_exists=concurrently or None)
     with context.autocommit_block() if concurrently else nullcontext():
         for name, indexed in INDEXES.items():

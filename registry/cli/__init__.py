@@ -1,5 +1,6 @@
-"""The command line: ``registry``, or ``python -m registry``. Help lists commands in this order."""
+"""The command line: ``registry``, or ``python -m registry``."""
 
+# Typer lists commands in the order in which they are registered, so the imports are not sorted.
 from registry.cli import setup as setup  # isort: skip
 from registry.cli import roles as roles  # isort: skip
 from registry.cli import files as files  # isort: skip

@@ -1,4 +1,4 @@
-"""What all commands share: the app, and the arguments that many of them take."""
+"""The Typer application, and the arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -40,12 +40,13 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 def main() -> None:
     """Keep datasets in a database, for training on data that keeps growing."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A name that the output's encoding lacks is shown as an escape and stops nothing.
+        # A character that the encoding of stdout lacks, as in a pipe under LANG=C, would otherwise
+        # raise UnicodeEncodeError in the middle of the output.
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def pairs(option: str, texts: list[str]) -> dict[str, str]:
-    """Split ``name=value`` texts, refusing what names nothing or names it twice."""
+    """Split ``name=value`` texts; raises `typer.BadParameter` for no name or a repeated one."""
     found: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -58,7 +59,8 @@ def pairs(option: str, texts: list[str]) -> dict[str, str]:
 
 
 def duration(text: str) -> timedelta:
-    """Read ``30m``, ``12h``, ``90d`` or ``52w``."""
+    """Parse a duration such as ``30m``, ``12h``, ``90d`` or ``52w``."""
+    # Six digits at most: more would overflow timedelta.
     found = re.fullmatch(r"(\d{1,6})([smhdw])", text)
     if found is None:
         raise typer.BadParameter(f"{text!r} is no duration; write 30m, 12h, 90d or 52w")

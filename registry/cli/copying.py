@@ -29,10 +29,12 @@ def copy(
 ) -> None:
     """Copy datasets to another database, with their runs, versions and times.
 
-    Interrupted, or when the source has grown, do it again: it goes on where it was. Let nobody
-    write to the copy before you are done. Access tokens are not copied.
+    If it is interrupted, or the source has grown, run it again: it continues where it was. Nobody
+    may write to the copy before it is complete. Access tokens are not copied.
     """
+    # connect() creates a SQLite file: a mistyped FROM_URL would be an empty database.
     _check_there(source)
+    # Replicas are turned off: one that lags would return an old state of the log.
     with connect(source, replica="") as origin, connect(target, replica="") as other:
         for name in names or origin.names():
             copied = _copy(origin, other, name)

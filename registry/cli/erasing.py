@@ -1,4 +1,4 @@
-"""The command that removes content for good."""
+"""The command that removes content permanently."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def erase(
     ] = False,
     url: Url = None,
 ) -> None:
-    """Remove all content of samples for good: in the database, and in mirrors when next synced.
+    """Remove all content of samples permanently: in the database, and in mirrors when next synced.
 
-    Their rows stay in the log, retracted and empty, so that everything else can still be verified
-    and replayed. Epochs and versions that hold them say so when they are read.
+    The rows stay in the log, retracted and empty, so that everything else can still be verified
+    and replayed. Reading an epoch or a version that contains them reports an error.
 
-    Not reached are backups, WAL archives and replicas that lag, files that were exported, mirrors
-    that are never synced again, and inbox rows without a key. Whoever imports the same file again
-    inserts the samples again. A SQLite file is written anew, for which it needs as much room again.
+    It does not reach backups, WAL archives, replicas that lag, exported files, mirrors that are
+    never synced again, and inbox rows without a key. Importing the same file again inserts the
+    samples again. A SQLite file is rewritten, which needs as much free disk space as the file has.
     """
     with connect(url) as registry:
         opened = registry.open(dataset)

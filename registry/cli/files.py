@@ -1,4 +1,4 @@
-"""Commands that take files in and write them."""
+"""Commands that import and export files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _Take: TypeAlias = Callable[..., Report]
 
 
 @app.command()
-def insert(  # noqa: PLR0913, PLR0917  # each is an argument or option of the command
+def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="The dataset's name.")],
     paths: Annotated[
         list[Path],
@@ -78,10 +78,9 @@ def insert(  # noqa: PLR0913, PLR0917  # each is an argument or option of the co
     as_json: AsJsonLines = False,
     url: Url = None,
 ) -> None:
-    """Insert the samples of files. Doing it again adds nothing.
+    """Insert the samples of files. Running it again adds nothing.
 
-    A Label Studio export is taken for all there is of its project: samples that it lacks are
-    retracted.
+    A Label Studio export is taken for the whole project: samples that it lacks are retracted.
     """
     places = pairs("--map", mapped or [])
     labeled = form == LABEL_STUDIO
@@ -95,23 +94,24 @@ def insert(  # noqa: PLR0913, PLR0917  # each is an argument or option of the co
         raise typer.BadParameter(
             f"goes with --format {LABEL_STUDIO}", param_hint="--project, --root"
         )
-    # The formats of all are looked up first, so that none is stored where one is not known.
+    # Before the first insert: an unknown format of the last file must not leave the others stored.
     sizes = [path.stat().st_size if labeled else extent(path, form) for path in paths]
     with connect(url) as registry:
         opened = registry.open(dataset)
         take: _Take = partial(insert_file, form=form, key=key, mapped=places)
         if labeled:
-            # Events are taken by the mapping that is stored: an export must say the same.
+            # The stored mapping is that of the webhook's events: an export must use the same one.
             places = places or mapping_of(registry.engine, opened.id, LABEL_STUDIO) or {}
             take = partial(_export_of_label_studio, mapped=places, project=project, roots=root)
         with closing(Rehearsal(registry.engine, opened)) as rehearsal:
+            # One for all files: a dry run compares a file with the dataset and the files before it.
             for path, size in zip(paths, sizes, strict=True):
                 with progress(path.name, size) as show:
                     report = take(rehearsal if dry_run else opened, path, progress=show)
                 typer.echo(imported(opened, path, report, dry_run=dry_run, as_json=as_json))
 
 
-def _export_of_label_studio(  # as many as its options
+def _export_of_label_studio(  # a parameter for each option
     target: Dataset | Rehearsal,
     path: Path,
     *,
@@ -154,6 +154,7 @@ def export(
     """Write the live samples of a dataset, or of a version of it, to a file."""
     with connect(url) as registry:
         opened = registry.open(dataset)
+        # Opened again at a fixed version, so that the file and the printed version agree.
         opened = registry.open(str(opened.version))
         with progress(path.name, None) as show:
             count = export_file(registry.engine, opened, path, form=form, key=key, progress=show)

@@ -1,4 +1,4 @@
-"""The command that looks after a registry."""
+"""The command that examines a registry for problems."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def doctor(
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Look for what is wrong: settings, schema, triggers, indexes, heads, inbox and mirrors.
+    """Look for problems: in settings, schema, triggers, indexes, heads, inbox and mirrors.
 
-    Exits with 0 if all is well, with 1 after warnings and with 2 after errors. Nothing is changed
-    without --fix.
+    Exits with 0 if there are none, with 1 after warnings and with 2 after errors. Nothing is
+    changed without --fix.
     """
     place = url or DEFAULT_URL
     try:
@@ -40,6 +40,7 @@ def doctor(
         if not as_json:
             fail(str(error), error)
             raise typer.Exit(_CODES["error"]) from None
+        # As JSON the failure is a finding, too: a script always gets a list.
         found = [Finding("error", "database", str(error), "see what it says")]
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in found], indent=2))

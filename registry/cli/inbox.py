@@ -1,4 +1,4 @@
-"""Commands for the inbox, where tools insert rows by plain SQL."""
+"""Commands for the inbox, into which tools insert rows by plain SQL."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Ids = Annotated[
 ]
 
 _SHOWN = 60
-"""Characters of a key that are listed."""
+"""Characters of a key that are shown, at most."""
 _PART = 1000
-"""Rows of a table that are laid out together."""
+"""Rows of a table that are laid out at a time."""
 _EVERY = 1.0
-"""Seconds between looks at the inbox."""
+"""Seconds between two polls of the inbox."""
 
 inbox = typer.Typer(no_args_is_help=True, help="Look after rows that did not fit their dataset.")
 app.add_typer(inbox, name="inbox")
@@ -45,7 +45,7 @@ def drain(
     ] = False,
     url: Url = None,
 ) -> None:
-    """Move what tools inserted by plain SQL to the log. Readers do the same before they read."""
+    """Move rows that tools inserted by plain SQL to the log, as readers do before they read."""
     with connect(url) as registry:
         for dataset in _opened(registry, datasets):
             typer.echo(_said(dataset, dataset.inbox.drain()))
@@ -64,15 +64,16 @@ def list_refused(
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """List rows that did not fit, and why."""
+    """List rejected rows, and why they were rejected."""
     with connect(url) as registry:
-        found = registry.open(dataset).inbox.refused(after, limit + 1)
+        found = registry.open(dataset).inbox.refused(after, limit + 1)  # one more: is it the end?
     rows = found[:limit]
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=2, default=str))
     else:
         _list(rows)
     if len(found) > limit:
+        # To stderr: stdout may be JSON.
         typer.echo(f"there are more: --after {rows[-1].id}", err=True)
 
 
@@ -85,7 +86,7 @@ def _list(rows: Sequence[Refused]) -> None:
         Column("created", whole=True),
         Column("error"),
     )
-    # A table takes ever longer for each of its rows.
+    # In parts: the time that Rich takes per row grows with the rows of its table.
     for start in range(0, len(rows) or 1, _PART):
         listing.print(
             (
@@ -102,7 +103,7 @@ def _list(rows: Sequence[Refused]) -> None:
 
 @inbox.command()
 def retry(dataset: Name, ids: Ids = None, url: Url = None) -> None:
-    """Try rows again that did not fit."""
+    """Try rejected rows again."""
     with connect(url) as registry:
         opened = registry.open(dataset)
         count = opened.inbox.retry(ids or None)
@@ -111,7 +112,7 @@ def retry(dataset: Name, ids: Ids = None, url: Url = None) -> None:
 
 @inbox.command()
 def discard(dataset: Name, ids: Ids = None, url: Url = None) -> None:
-    """Remove rows that did not fit."""
+    """Remove rejected rows."""
     with connect(url) as registry:
         typer.echo(f"{registry.open(dataset).inbox.discard(ids or None):,} removed")
 
@@ -127,7 +128,7 @@ def limits(
     ] = None,
     url: Url = None,
 ) -> None:
-    """Show or set how long rows that did not fit are kept, and how many."""
+    """Show or set how long rejected rows are kept, and how many."""
     kept = None if retention is None else duration(retention)
     with connect(url) as registry:
         found = registry.open(dataset).inbox.set_limits(retention=kept, quota=quota)
@@ -141,7 +142,8 @@ def _opened(registry: Registry, names: list[str] | None) -> list[Dataset]:
 def _watch(registry: Registry, names: list[str] | None) -> None:
     while True:
         time.sleep(_EVERY)
-        # A lost connection ends no watching.
+        # Retried without end: a lost connection must not end the command. The datasets are opened
+        # again each time, which finds new ones.
         for attempt in retrying(None, registry.engine):
             with attempt:
                 for dataset in _opened(registry, names):

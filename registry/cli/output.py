@@ -1,4 +1,4 @@
-"""What commands print: datasets, entries and runs, as tables or JSON, errors and progress."""
+"""The output of commands: datasets, log entries and runs as tables or JSON, and errors."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from registry.training.run import Run
 from registry.training.run_store import Pin
 
 INTERRUPTED = 130
-"""The exit code that shells give to a command ended by Ctrl-C."""
+"""The exit code of a command ended by Ctrl-C, as in shells: 128 plus SIGINT."""
 
 
 class Commands(TyperGroup):
-    """Commands whose `RegistryError` is a line on stderr and exit code 1, not a traceback."""
+    """Prints a `RegistryError` as a line on stderr and exits with 1, without a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -40,20 +40,21 @@ class Commands(TyperGroup):
         except RegistryError as error:
             fail(str(error), error)
             raise typer.Exit(1) from None
+        # Before Click handles it, with its own message.
         except KeyboardInterrupt as error:
             fail("interrupted", error)
             raise typer.Exit(INTERRUPTED) from None
 
 
 def fail(message: str, error: BaseException | None = None) -> None:
-    """Print an error, and a line for each of its notes, to stderr."""
+    """Print an error to stderr, with a line for each of its notes."""
     typer.echo(f"{typer.style('error:', fg='red', bold=True)} {plain(message)}", err=True)
     for note in getattr(error, "__notes__", ()):
         typer.echo(f"  {plain(note)}", err=True)
 
 
 class _Waiting(logging.Handler):
-    """Prints to stderr why something is about to be tried again, the first time."""
+    """Prints to stderr why an operation is retried; only its first retry."""
 
     def emit(self, record: Any) -> None:
         if record.attempt == 1:
@@ -62,10 +63,10 @@ class _Waiting(logging.Handler):
 
 @contextmanager
 def _retries_shown() -> Iterator[None]:
-    """Print the retries in the block, and leave them out of the program's log."""
+    """Print the retries in the block to stderr, rather than to the handlers of the root logger."""
     handler = _Waiting()
     retry.logger.addHandler(handler)
-    retry.logger.propagate = False
+    retry.logger.propagate = False  # otherwise `serve`, which sets up logging, prints each twice
     try:
         yield
     finally:
@@ -74,7 +75,7 @@ def _retries_shown() -> Iterator[None]:
 
 
 def print_datasets(found: Iterable[tuple[Dataset, Head]]) -> None:
-    """Print a line for each dataset."""
+    """Print the datasets as a table."""
     listing = Listing(
         Column("name"),
         Column("live", right=True, whole=True),
@@ -95,7 +96,7 @@ def print_datasets(found: Iterable[tuple[Dataset, Head]]) -> None:
 
 
 def print_dataset(dataset: Dataset, head: Head) -> None:
-    """Print all there is to say about a dataset."""
+    """Print the properties of a dataset."""
     print_facts(
         [
             ("name", dataset.name),
@@ -111,7 +112,7 @@ def print_dataset(dataset: Dataset, head: Head) -> None:
 
 
 def summary(dataset: Dataset, head: Head) -> dict[str, Any]:
-    """Return all there is to say about a dataset, for JSON."""
+    """Return the properties of a dataset, for JSON."""
     return {
         "name": dataset.name,
         "description": dataset.description,
@@ -125,7 +126,7 @@ def summary(dataset: Dataset, head: Head) -> dict[str, Any]:
 
 
 class EntryTable:
-    """Prints rows of the log as a table that goes on."""
+    """Prints rows of the log as one table, in several calls."""
 
     def __init__(self) -> None:
         self._listing = Listing(
@@ -156,7 +157,7 @@ def print_json_entries(entries: list[Entry]) -> None:
 
 
 def print_runs(found: Iterable[tuple[Run, Pin | None, int]]) -> None:
-    """Print a line for each run, its last epoch and how much of it was trained on."""
+    """Print the runs as a table, each with its last epoch and the samples trained on."""
     listing = Listing(
         Column("run"),
         Column("seed", right=True, whole=True),
@@ -183,7 +184,7 @@ def print_runs(found: Iterable[tuple[Run, Pin | None, int]]) -> None:
 
 
 def run_summary(run: Run, last: Pin | None, consumed: int) -> dict[str, Any]:
-    """Return all there is to say about a run, for JSON."""
+    """Return the properties of a run, for JSON."""
     return {
         "name": run.name,
         "seed": run.seed,
@@ -197,7 +198,7 @@ def run_summary(run: Run, last: Pin | None, consumed: int) -> dict[str, Any]:
 
 
 def imported(dataset: Dataset, path: Path, report: Report, *, dry_run: bool, as_json: bool) -> str:
-    """Return a line on what inserting a file did, or would do."""
+    """Return a line on the result of inserting a file, or of its dry run."""
     counts = {
         "inserted": report.inserted,
         "revised": report.revised,
@@ -216,7 +217,7 @@ def imported(dataset: Dataset, path: Path, report: Report, *, dry_run: bool, as_
 
 
 def exported(dataset: Dataset, path: Path, count: int, *, as_json: bool) -> str:
-    """Return a line on what was written to a file."""
+    """Return a line on the result of an export."""
     version = str(dataset.version)
     if as_json:
         return json.dumps({"file": str(path), "samples": count, "version": version})
@@ -233,5 +234,5 @@ def _version(dataset: Dataset, head: Head) -> str:
 
 
 def _shares(dataset: Dataset) -> dict[str, float]:
-    """Return each split's share as it was given, but for the rounding to whole buckets."""
+    """Return the share of each split. It differs from the given one by rounding to buckets."""
     return {n: round((stop - start) / BUCKETS, 4) for n, (start, stop) in dataset.splits.items()}

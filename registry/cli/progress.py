@@ -1,4 +1,4 @@
-"""Progress bars of commands, on a terminal."""
+"""Progress bars on a terminal."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from registry.cli.tables import plain
 
 @contextmanager
 def progress(name: str, total: int | None) -> Iterator[Callable[[int, int], None] | None]:
-    """Lend a function that shows how many rows and bytes are done, of ``total`` bytes if known.
+    """Yield a function that shows the numbers of rows and bytes done, of ``total`` bytes if known.
 
-    There is none, and nothing is shown, where stderr is no terminal.
+    Yields None, and shows nothing, if stderr is not a terminal.
     """
     if not sys.stderr.isatty():
         yield None

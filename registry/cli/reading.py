@@ -1,4 +1,4 @@
-"""Commands that look at datasets."""
+"""Commands that read and verify datasets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from registry.storage.database.retry import retrying
 from registry.storage.log.entries import Entry
 
 _CHUNK = 1000
-"""Rows of the log that are taken into memory at a time."""
+"""Rows of the log that are read at a time."""
 _LAST = 20
 _REMEDY = "restore a database from a backup; remove a mirror's folder, and it is made anew"
 
@@ -48,7 +48,7 @@ def list_datasets(as_json: AsJson = False, url: Url = None) -> None:
 
 @app.command()
 def show(dataset: Name, as_json: AsJson = False, url: Url = None) -> None:
-    """Show what a dataset is made of and how far it has grown."""
+    """Show a dataset's properties and its present size."""
     with connect(url) as registry:
         opened = registry.open(dataset)
         head = opened.head
@@ -91,7 +91,7 @@ def log(
         for begin in range(start, head, _CHUNK):
             out(opened.entries(begin, min(head, begin + _CHUNK)))
         if follow:
-            # Ctrl-C is the one way to end this, so it is no failure.
+            # Ctrl-C is the only way to end this, so it must not be reported as an error.
             with suppress(KeyboardInterrupt):
                 for entries in _followed(opened, registry.engine, max(start, head)):
                     out(entries)
@@ -99,7 +99,7 @@ def log(
 
 @app.command()
 def runs(dataset: Name, as_json: AsJson = False, url: Url = None) -> None:
-    """List a dataset's training runs and how far each has come."""
+    """List a dataset's training runs and their progress."""
     with connect(url) as registry:
         found = [(run, run.last, run.consumed) for run in registry.open(dataset).runs()]
     if as_json:
@@ -115,7 +115,7 @@ def verify(
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Compute the chain again from all rows, in the database and in the local mirror."""
+    """Recompute the hash chain from all rows, in the database and in the local mirror."""
     with connect(url) as registry:
         opened = registry.open(dataset)
         found = opened.verify()
@@ -157,7 +157,8 @@ def _print_broken(dataset: str, image: BrokenImage) -> None:
 
 def _followed(dataset: Dataset, engine: Engine, after: int) -> Iterator[list[Entry]]:
     for page in dataset.follow(after):
-        # A lost connection ends no following, wherever it is lost.
+        # follow() reconnects by itself, but this is another query: without the retries, a
+        # connection lost here would end the command.
         for attempt in retrying(None, engine):
             with attempt:
                 entries = dataset.entries(page.start, page.stop)

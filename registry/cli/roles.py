@@ -1,4 +1,4 @@
-"""The command that says, or sets, who may do what in the database."""
+"""The command that prints or applies the privileges of PostgreSQL roles."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def grants(
     ] = False,
     url: Url = None,
 ) -> None:
-    """Give PostgreSQL roles the least rights that they need.
+    """Grant PostgreSQL roles the minimal privileges that they need.
 
-    Prints the statements as SQL for psql. Give the rights again after an upgrade of the schema.
+    Prints the statements as SQL for psql. Grant them again after an upgrade of the schema.
     """
     roles: dict[Kind, list[str]] = {
         "owner": [owner] if owner is not None else [],

@@ -1,4 +1,4 @@
-"""Commands for serving labeling tools over HTTP, and for whom to let in."""
+"""Commands for the HTTP server: `serve`, its tokens and the mappings of its webhooks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TokenName = Annotated[str, typer.Argument(metavar="NAME", help="The token's name
 
 
 @app.command()
-def serve(  # noqa: PLR0913, PLR0917  # options that are all given by name
+def serve(  # noqa: PLR0913, PLR0917  # all of them are options
     host: Annotated[str, typer.Option(metavar="HOST", help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free.")] = 8000,
     insecure: Annotated[
@@ -69,14 +69,16 @@ def serve(  # noqa: PLR0913, PLR0917  # options that are all given by name
 ) -> None:
     """Serve labeling tools over HTTP: samples, webhooks, health and metrics."""
     try:
+        # Imported here: they need an extra, which the other commands must work without.
         from registry.server import serve as running  # noqa: PLC0415
         from registry.server import settings  # noqa: PLC0415
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in _EXTRA:
-            raise
+            raise  # a broken import in our own code is not a missing extra
         fail(f"serving needs {error.name}; run: pip install 'registry[server]'")
         raise typer.Exit(1) from None
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # A file or an environment variable: other users can read the arguments of a process.
     text = secrets.read_text() if secrets else os.environ.get(SECRETS, "{}")
     chosen = settings.Settings(
         insecure=insecure,
@@ -91,6 +93,7 @@ def serve(  # noqa: PLR0913, PLR0917  # options that are all given by name
     )
     with connect(url) as registry:
         running.check_access(registry, host, chosen)
+        # Opened here rather than by uvicorn: with port 0 the URL is known only after that.
         with running.listen(host, port) as listener:
             at = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
             typer.echo(f"serving {at}")
@@ -109,7 +112,7 @@ def create(
     ] = None,
     url: Url = None,
 ) -> None:
-    """Make a token and print it, this once."""
+    """Create a token and print its secret, which cannot be shown again."""
     lifetime = duration(expires) if expires is not None else None
     with connect(url) as registry:
         secret = tokens.create(
@@ -120,7 +123,7 @@ def create(
 
 @token.command(name="ls")
 def list_tokens(as_json: AsJson = False, url: Url = None) -> None:
-    """List the tokens; a name with ~ is one that was rotated and is still good for a while."""
+    """List the tokens; a name with ~ is a rotated token, which stays valid for its grace period."""
     with connect(url) as registry:
         found = tokens.tokens_of(registry.engine)
     if as_json:
@@ -149,7 +152,7 @@ def list_tokens(as_json: AsJson = False, url: Url = None) -> None:
 
 @token.command()
 def revoke(name: TokenName, url: Url = None) -> None:
-    """Make a token useless, and what it was rotated from."""
+    """Revoke a token, and the tokens that it was rotated from."""
     with connect(url) as registry:
         tokens.revoke(registry.engine, name)
     typer.echo(f"{plain(name)} is revoked")
@@ -163,7 +166,7 @@ def rotate(
     ] = "1d",
     url: Url = None,
 ) -> None:
-    """Print a new secret for a token."""
+    """Replace the secret of a token and print the new one."""
     until = duration(grace)
     with connect(url) as registry:
         typer.echo(tokens.rotate(registry.engine, name, grace=until))
@@ -185,7 +188,7 @@ def webhook(
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Say which part of a tool's annotations becomes which feature, or show what was said."""
+    """Set, or show, which part of a tool's annotations becomes which feature."""
     from registry.io.labeling import argilla  # noqa: PLC0415
     from registry.io.labeling.label_studio import webhook as label_studio  # noqa: PLC0415
 

@@ -22,7 +22,7 @@ def init(
     ] = False,
     url: Url = None,
 ) -> None:
-    """Set up the database, or bring its tables up to date."""
+    """Create the tables of the database, or upgrade them to the present schema."""
     if sql:
         schema.upgrade_sql(url or DEFAULT_URL)
         return

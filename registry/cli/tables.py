@@ -1,7 +1,7 @@
-"""Tables and facts on a terminal or in a pipe, with none of the data lost.
+"""Tables and name-value lists, on a terminal or in a pipe, without truncated values.
 
-Names, keys and sources come from users. They are never read as Rich's markup, and characters that
-a terminal would act on are shown as escapes.
+Names, keys and sources come from users. Rich never parses them as markup, and control characters
+are printed as escapes: a terminal would execute them.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from rich.console import Console
 from rich.table import Table
 
 _ENDLESS = 1 << 20
-"""Columns of an output that is no terminal: lines are not folded for a reader with a program."""
+"""Width of an output that is not a terminal, where folded lines would break programs."""
 _ROOMY = 80
+"""Width of a terminal from which columns may refuse to be narrowed."""
 _KEPT = 24
+"""Width that the next part of a table keeps from the previous part, at most."""
 
 
 def plain(text: str) -> str:
-    """Return text of one line with nothing in it that a terminal would act on."""
+    """Return text with escapes for control characters and line breaks."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -29,7 +31,7 @@ def plain(text: str) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A table's column; the values of a whole one stay on one line."""
+    """A column of a table; values of a ``whole`` column are not folded."""
 
     name: str
     right: bool = False
@@ -37,7 +39,7 @@ class Column:
 
 
 class Listing:
-    """A table that may be printed in several parts, its header with the first."""
+    """A table that may be printed in several parts; the header is printed with the first."""
 
     def __init__(self, *columns: Column) -> None:
         self._columns = columns
@@ -48,7 +50,8 @@ class Listing:
         console = _stdout()
         cells = [[plain(cell) for cell in row] for row in rows]
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=not self._begun)
-        # Rich cuts off what has no room: only where there is enough may columns insist on theirs.
+        # Rich truncates a column that may not fold if the table is too wide. So columns keep their
+        # width only on a wide terminal.
         roomy = console.width >= _ROOMY
         for place, column in enumerate(self._columns):
             table.add_column(
@@ -65,14 +68,14 @@ class Listing:
         self._keep_widths(cells)
 
     def _keep_widths(self, cells: list[list[str]]) -> None:
-        """Let the next part's columns, but for the last, stand under this part's."""
+        """Align the columns of the next part, except the last, with those of this part."""
         for place, column in enumerate(self._columns[:-1]):
             longest = max([len(column.name), *(cell_len(row[place]) for row in cells)])
             self._widths[place] = max(self._widths[place], min(longest, _KEPT))
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:
-    """Print names and what they stand for; one that comes again in a row is not repeated."""
+    """Print names and values in two columns; a name equal to the one before is left blank."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")

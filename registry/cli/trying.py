@@ -1,4 +1,4 @@
-"""The command that shows what this is for."""
+"""The command that runs the demo."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def demo(
 ) -> None:
     """Train a model on a dataset while another process labels it."""
     try:
+        # Imported here: the demo needs an extra, which the other commands must work without.
         from registry.cli.demo import run  # noqa: PLC0415
 
         run(folder)

@@ -1,1 +1,1 @@
-"""HTTP for labeling tools: samples in and out, webhooks, health and metrics."""
+"""The HTTP server for labeling tools: samples, webhooks, health checks and metrics."""

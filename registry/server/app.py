@@ -1,4 +1,4 @@
-"""The application: routes, errors as problems, and a shutdown that answers what was accepted."""
+"""The ASGI application: routes, exception handlers, and the shutdown of its threads."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ def application(registry: Registry, settings: Settings | None = None) -> FastAPI
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        # uvicorn gets here after the last answer: closed earlier, the pools would reject requests.
         service.close()
 
     app = FastAPI(
         title="Registry",
         description=_ABOUT,
         lifespan=lifespan,
-        docs_url=None,  # it would load scripts from elsewhere
+        docs_url=None,  # its page loads scripts from a CDN
         redoc_url=None,
         redirect_slashes=False,
         exception_handlers={
@@ -45,6 +46,7 @@ def application(registry: Registry, settings: Settings | None = None) -> FastAPI
         },
     )
     app.state.service = service
+    # Outermost of the application's own middleware, so that it measures every answer.
     app.add_middleware(Gate, service=service)
     for routes in (datasets, webhooks, health):
         app.include_router(routes.router)
@@ -59,13 +61,14 @@ async def _unrouted(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     answer = Problem(error.status_code, str(error.detail))
     answer.headers.update(error.headers or {})
+    # Starlette sets Allow from the first route of the path, which leaves out the other routes.
     if error.status_code == 405:
         answer.headers["Allow"] = ", ".join(_methods(request))
     return answer.response()
 
 
 def _methods(request: Request) -> list[str]:
-    """Return the methods of all routes of a path; Starlette names those of the first route."""
+    """Return the methods of all routes that match the path of a request."""
     return [
         method
         for method in ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
@@ -77,7 +80,7 @@ def _methods(request: Request) -> list[str]:
 
 
 async def _unfit(_: Request, error: Exception) -> Response:
-    """Say which parameter does not fit, and not what was sent."""
+    """Name the invalid parameter, but do not repeat its value: it may be confidential."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     return Problem(422, str(first["msg"]), field=str(first["loc"][-1])).response()

@@ -1,8 +1,12 @@
-"""Open connections: how many there may be, and how long and how large a request's head may be.
+"""Limits on open connections, and on the size and duration of a request's head.
 
-uvicorn bounds none of these. Its protocol is wrapped here, through the methods of
-`asyncio.Protocol` alone. A second parser, of the kind that uvicorn uses, finds where heads begin
-and end; it sees all bytes first, so that uvicorn never holds a head that is over the limits.
+How it works: uvicorn calls a `Connection` in place of its own protocol. The connection feeds all
+bytes to a second httptools parser, which finds where heads begin and end, and then passes them to
+uvicorn's protocol. A head over the limits is rejected before uvicorn has all of it in memory.
+`Connections` counts the open connections and closes those that have waited too long.
+
+uvicorn has none of these limits. Its protocol is wrapped through the methods of `asyncio.Protocol`
+only. Everything here runs on the event loop, in one thread.
 """
 
 from __future__ import annotations
@@ -23,15 +27,15 @@ from registry.server.metrics import Metrics
 from registry.server.settings import Settings
 
 HEALTH: Final = 16
-"""Connections above the limit, which are let in to ask for the server's health."""
+"""Connections above the limit that are accepted nevertheless, for health checks."""
 _FILES = 256
-"""Files that are kept for the database and for connections that are accepted and closed at once."""
+"""File descriptors reserved for the database and for connections that are closed at once."""
 _PIECE = 1 << 14
-"""Bytes that are parsed at a time: a head is measured this exactly."""
+"""Bytes that are parsed at a time. The size of a head is measured with this precision."""
 _SWEEP = 1.0
-"""Seconds between two looks for connections that have waited too long."""
+"""Seconds between two searches for connections that have waited too long."""
 STATE: Final = "connection"
-"""The name of a request's connection in its state."""
+"""Key of the `Connection` in the ``state`` of a request's ASGI scope."""
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"content-length: 0\r\nconnection: close\r\n\r\n"
@@ -39,10 +43,10 @@ _TOO_LARGE = (
 
 
 def most_connections(wanted: int) -> int:
-    """Return how many of the wanted connections the process's limit on open files allows."""
+    """Return ``wanted``, or fewer if the process may not open so many files."""
     if sys.platform == "win32":
         return wanted
-    import resource  # noqa: PLC0415  # there is none on Windows
+    import resource  # noqa: PLC0415  # the module does not exist on Windows
 
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if files == resource.RLIM_INFINITY:
@@ -51,11 +55,11 @@ def most_connections(wanted: int) -> int:
 
 
 class Connections:
-    """All open connections of one event loop.
+    """All open connections of one event loop; not thread-safe.
 
-    A connection waits for its client until a head is complete, between requests, and while an
-    answer is not read. Where there is no room for a new connection, the one that has waited
-    longest is closed for it.
+    A connection waits for its client until a head is complete, between requests, and while the
+    client does not read an answer. If there is no room for a new connection, the connection that
+    has waited longest is closed.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
@@ -64,13 +68,14 @@ class Connections:
         self._proxies = [ipaddress.ip_network(each) for each in settings.forwarded_allow_ips]
         self._open: set[Connection] = set()
         self._by_address: Counter[str] = Counter()
+        # Deadlines, in the order in which the waits began.
         self._waiting: dict[Connection, float] = {}
         self._sweeping = False
         self._gauge = metrics.connections
         self._closed = metrics.connections_closed
 
     def enter(self, connection: Connection) -> bool:
-        """Count a new connection; False where there is no room for it."""
+        """Count a new connection; returns False if there is no room for it."""
         if not self._has_room(connection.address):
             self._closed.labels("refused").inc()
             return False
@@ -81,20 +86,22 @@ class Connections:
         return True
 
     def leave(self, connection: Connection) -> None:
-        """Forget a connection, if it was not yet."""
+        """Remove a connection from the count. Does nothing if it was removed before."""
         if connection not in self._open:
             return
         self._open.remove(connection)
         self._waiting.pop(connection, None)
         self._by_address[connection.address] -= 1
         if not self._by_address[connection.address]:
+            # A Counter keeps zeros: without this it would grow by each address that ever connected.
             del self._by_address[connection.address]
         self._gauge.dec()
 
     def wait(self, connection: Connection, seconds: float) -> None:
-        """Close the connection in so many seconds, or sooner where another needs its room."""
+        """Close the connection after ``seconds``, or earlier if another needs its room."""
         if connection not in self._open:
             return
+        # Assigning to a present key would keep its old place in the order.
         self._waiting.pop(connection, None)
         self._waiting[connection] = time.monotonic() + seconds
         if not self._sweeping:
@@ -102,7 +109,7 @@ class Connections:
             asyncio.get_running_loop().call_later(_SWEEP, self._sweep)
 
     def work(self, connection: Connection) -> None:
-        """Leave the connection open: its client waits for the server."""
+        """Stop the deadline of the connection: the server, not the client, has to act next."""
         self._waiting.pop(connection, None)
 
     def close(self, connection: Connection, reason: str) -> None:
@@ -111,6 +118,7 @@ class Connections:
         connection.abort()
 
     def _has_room(self, address: str) -> bool:
+        # A proxy opens the connections of many clients, so the limit per address is not for it.
         full = self._by_address[address] >= self.settings.connections_per_address
         if full and not self._is_proxy(address):
             return self._make_room(address)
@@ -122,15 +130,17 @@ class Connections:
         return any(ip in network for network in self._proxies)
 
     def _make_room(self, address: str | None) -> bool:
-        """Close what has waited longest, of this address or of all."""
+        """Close the connection that has waited longest, of this address or of all."""
         for waiting in self._waiting:
             if address in (None, waiting.address):
+                # This changes the dictionary: the loop must end here.
                 self.close(waiting, "crowded out")
                 return True
         return False
 
     def _sweep(self) -> None:
         now = time.monotonic()
+        # A list, since close() removes entries from the dictionary.
         for connection in [each for each, until in self._waiting.items() if until <= now]:
             self.close(connection, "timeout")
         self._sweeping = bool(self._waiting)
@@ -139,11 +149,11 @@ class Connections:
 
 
 class Connection(asyncio.Protocol):
-    """One connection: uvicorn's protocol within these limits."""
+    """One connection: passes events to uvicorn's protocol while they are within the limits."""
 
     def __init__(self, connections: Connections, inner: HttpToolsProtocol) -> None:
         self.address = ""
-        """The client's network: its address, or of IPv6 the 64 bits that one client has."""
+        """The client's network: its IPv4 address, or the /64 network of its IPv6 address."""
         self._connections = connections
         self._settings = connections.settings
         self._inner = inner
@@ -151,16 +161,17 @@ class Connection(asyncio.Protocol):
         self._entered = False
         self._paused = False
         self._requests = 0
-        """Requests whose heads are complete, and which are not answered."""
+        """Requests with a complete head and no complete answer."""
         self._parser = httptools.HttpRequestParser(self)
-        # As uvicorn's: otherwise the two would not agree on what follows a last request.
+        # The same setting as in uvicorn. Otherwise the two parsers would disagree about bytes after
+        # a request with "Connection: close", and a head could pass unmeasured.
         self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._in_head = False
         self._bytes = 0
         self._count = 0
         self._too_many = False
 
-    def connection_made(  # type: ignore[override]  # uvloop's is none of asyncio's classes
+    def connection_made(  # type: ignore[override]  # uvloop's transport does not subclass asyncio's
         self, transport: asyncio.Transport
     ) -> None:
         self._transport = transport
@@ -169,7 +180,7 @@ class Connection(asyncio.Protocol):
         if self._entered:
             self._inner.connection_made(transport)
         else:
-            transport.abort()
+            transport.abort()  # uvicorn never learns of this connection
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._entered:
@@ -177,11 +188,12 @@ class Connection(asyncio.Protocol):
             self._inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        owed = self._requests
+        owed = self._requests  # before _fits(), which counts the requests in these bytes, too
         if self._fits(data):
             self._inner.data_received(data)
         elif owed:
-            self._connections.close(self, "head")  # another answer would come in between
+            # A 431 would arrive in the middle of another answer.
+            self._connections.close(self, "head")
         else:
             self._transport.write(_TOO_LARGE)
             self._transport.close()
@@ -190,7 +202,7 @@ class Connection(asyncio.Protocol):
         self._inner.eof_received()
 
     def pause_writing(self) -> None:
-        # A client that does not read its answer holds the connection as one that sends nothing.
+        # A client that does not read its answer would otherwise hold the connection permanently.
         self._connections.wait(self, self._settings.idle)
         self._paused = True
         self._inner.pause_writing()
@@ -204,7 +216,7 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def answered(self) -> None:
-        """Wait for the next request where this was the last answer that is owed."""
+        """Count an answer; after the last one, the connection waits for the next request."""
         self._requests -= 1
         self._wait_or_work()
 
@@ -222,19 +234,22 @@ class Connection(asyncio.Protocol):
 
     def _wait_or_work(self) -> None:
         if self._paused:
-            return
+            return  # the deadline for reading the answer stays in force
         if self._requests:
             self._connections.work(self)
         else:
             self._connections.wait(self, self._settings.header_timeout)
 
     def _fits(self, data: bytes) -> bool:
+        """Parse the bytes; returns False if a head in them is over the limits."""
+        # In pieces: one read can hold the end of a head and megabytes of body, and only the bytes
+        # of the head may count.
         for start in range(0, len(data), _PIECE):
             piece = data[start : start + _PIECE]
             try:
                 self._parser.feed_data(piece)
             except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-                return True  # uvicorn's parser ends here, too, and uvicorn answers
+                return True  # uvicorn's parser fails at the same byte, and uvicorn answers
             if self._in_head:
                 self._bytes += len(piece)
             if self._too_many or self._bytes >= self._settings.header_bytes:
@@ -243,7 +258,7 @@ class Connection(asyncio.Protocol):
 
 
 def limited(connections: Connections) -> type[asyncio.Protocol]:
-    """Return the protocol that uvicorn is to speak."""
+    """Return a protocol class for uvicorn's ``http`` option."""
 
     class Limited(Connection):
         def __init__(
@@ -253,6 +268,7 @@ def limited(connections: Connections) -> type[asyncio.Protocol]:
             app_state: dict[str, Any],
             _loop: asyncio.AbstractEventLoop | None = None,
         ) -> None:
+            # A copy per connection: uvicorn passes the same dictionary to all of them.
             state = {**app_state, STATE: self}
             super().__init__(connections, HttpToolsProtocol(config, server_state, state, _loop))
 
@@ -260,10 +276,11 @@ def limited(connections: Connections) -> type[asyncio.Protocol]:
 
 
 def _network(transport: asyncio.Transport) -> str:
-    """Return the network that the client is counted in."""
+    """Return the network for which the client's connections are counted."""
     peer = transport.get_extra_info("peername")
-    if not peer:  # it has gone already
+    if not peer:  # the client has disconnected already
         return "0.0.0.0"  # noqa: S104  # nothing listens there
+    # A link-local address ends in its zone, as in fe80::1%eth0.
     ip = ipaddress.ip_address(peer[0].partition("%")[0])
     if ip.version == 4:
         return str(ip)

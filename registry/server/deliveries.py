@@ -1,4 +1,4 @@
-"""Which webhook events were received, each of them once; of a body, only its hash is kept."""
+"""The record of received webhook events: each once, with no more of its body than a hash."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _EVENT = re.compile(r"[\w:.-]{1,64}", re.ASCII)
 def record(
     engine: Engine, dataset_id: int, tool: str, event: object, digest: bytes, signed: int = 0
 ) -> Outcome:
-    """Note an event in a transaction of its own, as `note` does."""
+    """Call `note` in its own transaction."""
 
     def work(connection: Connection) -> Outcome:
-        heads.read(connection, dataset_id)  # raises where the dataset was dropped
+        heads.read(connection, dataset_id)  # raises if the dataset was dropped
         return note(connection, dataset_id, tool, event, digest, signed)
 
     return write(engine, work)
@@ -37,14 +37,17 @@ def note(
     digest: bytes,
     signed: int = 0,
 ) -> Outcome:
-    """Note an event unless its digest (32 bytes) is known; tell which.
+    """Store an event unless its ``digest`` (32 bytes) is known.
 
-    A sender that had no answer sends the event again, signed anew (``signed``, in seconds); one
-    that comes with the very signature of the first was copied by somebody on the way.
+    Returns "recorded" for a new event. A sender that received no answer sends the event again and
+    signs it again, at another time: that one is "repeated". An event with the same time of signing
+    as the first was copied by a third party: that one is "replayed". ``signed`` is in seconds since
+    the epoch, 0 for an event without a time.
     """
     name = event if isinstance(event, str) and _EVENT.fullmatch(event) else "unknown"
     noted = f"{name}@{signed}" if signed else name
     place = {"dataset_id": dataset_id, "tool": tool, "digest": digest}
+    # Insert first: with a SELECT first, two deliveries at the same time would both be new.
     if insert_if_new(connection, DeliveryRow, {**place, "event": noted}):
         return "recorded"
     first: str = connection.execute(select(DeliveryRow.event).filter_by(**place)).scalar_one()

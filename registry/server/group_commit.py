@@ -1,7 +1,10 @@
-"""Group commit: requests to one dataset that come while it commits are committed together next.
+"""Group commit: requests that arrive during a commit share the next one.
 
-A commit costs a flush to disk and a few exchanges with the database, whether it holds one sample
-or hundreds. So nobody waits for others on purpose, and the busier a dataset is, the more of its
+How it works: each dataset has a `Committer` with a queue. Its task takes requests from the queue,
+commits them in one transaction in a thread, answers them, and continues until the queue is empty.
+
+A commit costs a flush to disk and a few round trips, for one sample as for hundreds. No request
+waits on purpose for others: the first one commits at once, and the busier a dataset is, the more
 requests share a commit.
 """
 
@@ -25,8 +28,8 @@ from registry.storage.log.changes import Change
 Apply = Callable[[Sequence[Sequence[Change]]], Sequence[Report | RegistryError]]
 
 ROWS = 1 << 16
-"""Samples that are committed together, at most, so that the head's lock is held for a short time;
-a single request may have more."""
+"""Samples in one commit, at most, so that the lock on the head is held for a short time. A single
+request may have more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +39,7 @@ class _Waiting:
 
 
 class Committer:
-    """Commits one dataset's requests, for one event loop. An answer comes after the commit."""
+    """Commits the requests to one dataset, in order; for one event loop, and not thread-safe."""
 
     def __init__(
         self, name: str, apply: Apply, pool: Executor, settings: Settings, metrics: Metrics
@@ -55,9 +58,10 @@ class Committer:
         }
 
     async def commit(self, changes: Sequence[Change]) -> Report:
-        """Store all changes or none; raises what `Dataset.apply` gives for them.
+        """Store all changes or none, and return after the commit.
 
-        A caller that gives up takes nothing back once the commit has begun.
+        Raises `Problem` if the queue is full, and the errors of `Dataset.apply`. Cancelling removes
+        the request from the queue, but does not roll back a commit that has begun.
         """
         if len(self._waiting) >= self._settings.waiting:
             raise Problem(503, "too many requests to this dataset are waiting; send it again")
@@ -65,18 +69,22 @@ class Committer:
         self._waiting.append(waiting)
         self._depth.set(len(self._waiting))
         if self._running is None:
+            # Kept in an attribute: the event loop refers to its tasks only weakly.
             self._running = asyncio.create_task(self._run())
         try:
             return await waiting.answer
         except asyncio.CancelledError:
-            with suppress(ValueError):  # it was taken
-                self._waiting.remove(waiting)  # and its samples out of the memory
+            # Removed, so that the samples of a client that left do not stay in memory.
+            with suppress(ValueError):  # its commit has begun
+                self._waiting.remove(waiting)
             raise
 
     async def _run(self) -> None:
         while taken := self._take():
             self._depth.set(len(self._waiting))
             await self._commit(taken)
+        # No await since the queue was empty: a request queued in between would see a task that is
+        # about to end, start no other, and wait until the next request.
         self._running = None
 
     def _take(self) -> list[_Waiting]:
@@ -87,7 +95,7 @@ class Committer:
             if taken and rows > ROWS:
                 break
             first = self._waiting.popleft()
-            if not first.answer.done():  # else its caller gave up
+            if not first.answer.done():  # otherwise the request was cancelled
                 taken.append(first)
         return taken
 
@@ -96,12 +104,13 @@ class Committer:
         loop, began = asyncio.get_running_loop(), time.perf_counter()
         try:
             outcomes = await loop.run_in_executor(self._pool, self._apply, requests)
-        except Exception as error:  # noqa: BLE001  # each of these requests is answered with it
+        except Exception as error:  # noqa: BLE001  # it is the answer to each of these requests
+            # A transient error would meet each of them again, one timeout after the other.
             if len(taken) == 1 or isinstance(error, TransientError):
                 for each in taken:
                     _fail(each, error)
                 return
-            # One of them may have brought this on all: none was stored, so each is tried alone.
+            # One request may have caused the error. None was stored, so each is committed alone.
             for each in taken:
                 await self._commit([each])
             return
@@ -114,10 +123,11 @@ class Committer:
         if not isinstance(outcome, Report):
             _fail(waiting, outcome)
             return
+        # Counted even if the request was cancelled: its samples are stored.
         for name, counter in self._samples.items():
             if count := getattr(outcome, name):
                 counter.inc(count)
-        if not waiting.answer.done():
+        if not waiting.answer.done():  # set_result() raises on a future that was cancelled
             waiting.answer.set_result(outcome)
 
 

@@ -1,4 +1,4 @@
-"""What Prometheus is told, in a registry of its own: two servers in one process do not mix."""
+"""The metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ _REQUESTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 class Metrics:
-    """Counters, by route and by dataset; only names that the database knows become labels."""
+    """The metrics of one server, by route and by dataset.
+
+    A label's values must be bounded, since each one is a time series: only names of existing
+    datasets and patterns of routes are used, never text from a request.
+    """
 
     def __init__(self) -> None:
+        # Not the global registry of prometheus_client: a second server in the process would raise
+        # for duplicate names.
         self._registry = own = CollectorRegistry()
         self.answers = Counter(
             "registry_http_requests",

@@ -1,4 +1,4 @@
-"""What every request passes on its way in and out: a limit, the metrics, and the last resort."""
+"""The outermost middleware: the limit on requests, the metrics, and the last error handler."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from registry.server.problems import Problem, problem
 from registry.server.service import Service
 
 HEALTH = "/healthz"
-"""Answered however many requests there are."""
+"""This path is answered even when the server is at its limit of requests."""
 
 
 class Gate:
-    """Answers whatever goes wrong further in, so that nothing of a request reaches uvicorn's log.
+    """ASGI middleware that limits and measures requests, and answers unhandled exceptions.
 
-    An ASGI middleware.
+    An exception that reached uvicorn would be logged with its message, which can hold a request's
+    values.
     """
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
@@ -38,24 +39,27 @@ class Gate:
             await send(message)
 
         began = time.perf_counter()
-        self._busy += 1
+        self._busy += 1  # no lock: all requests are on one event loop
         self._service.metrics.busy.inc()
         try:
             full = self._busy > self._service.connections.limit and scope["path"] != HEALTH
             await (_send_away if full else self._app)(scope, receive, noting)
-        except Exception as error:  # noqa: BLE001  # the last resort, whose log holds no values
+        except Exception as error:  # noqa: BLE001  # the last handler; its log holds no values
             answer = problem(error).response()
-            if not status:
+            if not status:  # once an answer has started, a second start is a protocol error
                 await answer(scope, receive, noting)
         finally:
             self._busy -= 1
             self._service.metrics.busy.dec()
             self._note(scope, status, time.perf_counter() - began)
+            # In all cases: a request that is never counted as answered keeps its connection from
+            # being closed by the deadline.
             if (connection := scope["state"].get(STATE)) is not None:
                 connection.answered()
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
-        # The route's pattern: paths that somebody makes up must not become so many labels.
+        # The pattern of the route, not the path: a client that invents paths would create a time
+        # series for each of them.
         route = getattr(scope.get("route"), "path", "none")
         metrics = self._service.metrics
         method = scope["method"] if route != "none" else "any"

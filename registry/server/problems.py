@@ -1,7 +1,7 @@
-"""Errors as answers: RFC 9457 problem details, which name the row and field at fault.
+"""Errors as HTTP answers: RFC 9457 problem details, with the row and field of an invalid sample.
 
-What the database says can hold values of a request, and where it is concerns nobody outside: both
-stay out of answers and logs.
+Messages of the database can contain values of a request, and the address of the database. Neither
+answers nor logs contain them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from registry.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = 1
-"""Seconds after which somebody who was sent away may come again."""
+"""Seconds in the Retry-After header of answers with status 429 and 503."""
 
 logger = logging.getLogger("registry.server")
 
@@ -51,8 +51,11 @@ _TITLES = {
 }
 
 
-class Problem(Exception):  # noqa: N818  # the standard's word for it
-    """An answer that says why a request was not granted; ``facts`` are members of its body."""
+class Problem(Exception):  # noqa: N818  # the term of RFC 9457
+    """An error answer, raised in a route; ``facts`` are extension members of its body.
+
+    Facts that are None are left out.
+    """
 
     def __init__(self, status: int, detail: str, **facts: Any) -> None:
         super().__init__(detail)
@@ -74,12 +77,13 @@ class Problem(Exception):  # noqa: N818  # the standard's word for it
             "detail": self.detail,
             **facts,
         }
-        # A lone surrogate in a name that somebody sent goes back as the escape that it came as.
+        # json.dumps escapes all but ASCII. A lone surrogate in a name of the request would
+        # otherwise raise UnicodeEncodeError here, and turn the answer into a 500.
         return Response(json.dumps(body), self.status, self.headers, MEDIA_TYPE)
 
 
 def problem(error: Exception) -> Problem:
-    """Return the answer that an error means, and log the ones that are not the sender's fault."""
+    """Return the answer to an error, and log the errors that the client did not cause."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, InvalidSampleError):
@@ -104,12 +108,15 @@ def _failure(error: Exception) -> Problem:
 
 
 def late() -> Problem:
-    """Return the answer to a request that took too long, whatever kept it."""
+    """Return the answer to a request that took too long."""
     return Problem(503, f"the request took too long; {_AGAIN}")
 
 
 def _traced(error: BaseException) -> str:
-    """Return an error's type and places, without messages: those may quote a request's values."""
+    """Return an error's type and lines, and its causes', without messages.
+
+    Messages may quote a request's values, so that `traceback.format_exception` cannot be used.
+    """
     causes = []
     seen: BaseException | None = error
     while seen is not None:

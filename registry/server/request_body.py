@@ -1,4 +1,9 @@
-"""Request bodies: read up to a limit, decoded strictly, and turned into changes of samples."""
+"""Request bodies: read up to a limit, decoded strictly, and parsed into changes of samples.
+
+How memory is bounded: while a body is received, `_Memory` estimates from its characters what the
+parsed values will take. `Bodies` adds the estimates of all bodies in progress, and rejects a body
+before it is parsed if the total is over the limit.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +27,19 @@ NDJSON = "application/x-ndjson"
 _LINES = (NDJSON, "application/ndjson", "application/jsonl", "application/x-jsonlines")
 _SPACE = re.compile(r"\s*")
 _VALUES = {b"[": 120, b"{": 240, b",": 40, b":": 40, b'"': 28}
-"""Bytes of memory for the value that begins or ends at such a character."""
+"""Estimated bytes of memory for the Python value that begins or ends at each character."""
 _ASCII, _UNICODE, _ASTRAL = 5, 7, 10
-"""Bytes of memory for each byte of a body: its text, the texts in that, and what is stored of
-them. Python gives each character of a text 1, 2 or 4 bytes, as its widest one needs."""
+"""Estimated bytes of memory for each byte of a body: its text, the strings parsed from it, and
+their encoded form. A Python string takes 1, 2 or 4 bytes per character, by its widest one
+(PEP 393)."""
 _FOUR_BYTES = re.compile(rb"[\xf0-\xff]")
 _NAMES = {"key": str, "fields": dict, "action": str, "source": str}
 
 
 class _Memory:
-    """The memory that a body takes at most, with the Python values that are read from it.
+    """Estimates the memory of a body and the Python values parsed from it, from above.
 
-    These are 20 to 40 times as large as their JSON where that is lists within lists.
+    Nested lists take 20 to 40 times as much memory as their JSON.
     """
 
     def __init__(self) -> None:
@@ -53,7 +59,7 @@ class _Memory:
 
 
 class Bodies:
-    """Reads bodies so that neither one of them nor all at a time outgrow the memory."""
+    """Reads bodies within limits on each body and on the memory of all; for one event loop."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings = settings
@@ -62,9 +68,9 @@ class Bodies:
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """Read a request's body; raises `Problem` for one that is too large, slow or packed.
+        """Read a request's body; raises `Problem` if it is too large, too slow or compressed.
 
-        The memory that it will take counts as taken until the block ends.
+        Its estimated memory counts as used until the block ends, so parse it within the block.
         """
         size = held = 0
         memory = _Memory()
@@ -80,7 +86,7 @@ class Bodies:
                 self._check_memory(held)
                 parts.append(part)
             body = parts[0] if len(parts) == 1 else b"".join(parts)
-            parts.clear()
+            parts.clear()  # otherwise the body would be in memory twice during the block
             yield body
         finally:
             self._hold(-held)
@@ -92,10 +98,11 @@ class Bodies:
     def _check_head(self, request: Request) -> None:
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         if encoding != "identity":
-            # A packed body of a few KiB can be gigabytes.
+            # A compressed body of a few KiB can expand to gigabytes.
             raise Problem(415, f"bodies of content encoding {encoding!r:.40} are not read")
         length = request.headers.get("content-length", "")
         if length.isdecimal():
+            # int() raises ValueError for more than 4300 digits; 20 are over any limit.
             self._check_size(int(length[:20]))
 
     def _check_size(self, size: int) -> None:
@@ -139,10 +146,10 @@ def media_type(request: Request) -> str:
 
 
 def parse(kind: str, body: bytes, rows: int) -> list[Change]:
-    """Read the changes of a JSON or NDJSON body, up to the first that is none, or one too many.
+    """Parse the changes of a JSON or NDJSON body; ``rows`` is how many it may have.
 
-    Raises `Problem` for what cannot be read, and `InvalidSampleError` with the row, counted from
-    0, for an item that is no change.
+    Stops at the first error. Raises `Problem` for text that cannot be parsed and for too many rows,
+    and `InvalidSampleError` with the row, counted from 0, for an item that is not a change.
     """
     if kind in _LINES:
         items = _lines(body)
@@ -152,6 +159,7 @@ def parse(kind: str, body: bytes, rows: int) -> list[Change]:
         raise Problem(415, f"send {JSON} or {NDJSON}, not {kind!r:.60}")
     changes: list[Change] = []
     for row, item in enumerate(items):
+        # The items come from a generator: one row too many ends the parsing here.
         if row == rows:
             raise Problem(413, f"a body may have {rows:,} samples; send the rest in others")
         changes.append(_change(row, item))
@@ -161,7 +169,7 @@ def parse(kind: str, body: bytes, rows: int) -> list[Change]:
 
 
 def document(body: bytes) -> Any:
-    """Read a body of one JSON document; raises `Problem`."""
+    """Parse a body of one JSON document; raises `Problem`."""
     try:
         return parse_json(_text(body))
     except ValueError as error:
@@ -176,6 +184,8 @@ def _items(body: bytes) -> Iterator[Any]:
 
 
 def _lines(body: bytes) -> Iterator[Any]:
+    # Not str.splitlines(), which also splits at U+2028 and other characters that JSON strings may
+    # contain. A line feed cannot occur within a JSON string.
     text = _text(body)
     row = start = 0
     while (first := _after_space(text, start)) < len(text):

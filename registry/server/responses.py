@@ -1,4 +1,4 @@
-"""What routes answer with, as JSON."""
+"""The JSON bodies of answers. Functions that take a dataset query the database and block."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from registry.storage.log.page import Page
 from registry.storage.log.version import Version
 
 MOST_BYTES = 16 << 20
-"""Text of one answer's rows, about."""
+"""Characters of the rows in one answer: no row is added after this size is reached."""
 
 
 def answer(body: Any, status: int = 200) -> Response:
@@ -33,6 +33,7 @@ def head_of(name: str, head: Head) -> dict[str, Any]:
         "position": head.position,
         "live": head.live,
         "chain": chain,
+        # ``name`` may be that of a version: a version of a version does not exist.
         "version": str(Version(name.partition("@")[0], head.position, chain)),
     }
 
@@ -60,7 +61,7 @@ def facts(dataset: Dataset) -> dict[str, Any]:
 
 
 def sample(dataset: Dataset, key: str) -> dict[str, Any]:
-    """Return a live sample; raises `Problem` where there is none of the key."""
+    """Return a live sample; raises `Problem` if the key has none."""
     history = dataset.history(key)
     if not history or (last := history[-1]).sample is None:
         why = "was retracted" if history else "is in no sample of the dataset"
@@ -69,7 +70,7 @@ def sample(dataset: Dataset, key: str) -> dict[str, Any]:
 
 
 def rows(dataset: Dataset, after: int, limit: int) -> str:
-    """Return the log's rows at positions ``[after, after + limit)``, or fewer if they are large."""
+    """Return the log's rows at positions ``[after, after + limit)`` as JSON, or fewer if large."""
     head = dataset.version.watermark
     if after > head:
         raise Problem(422, f"the log ends at position {head}, before {after}", field="after")
@@ -79,15 +80,16 @@ def rows(dataset: Dataset, after: int, limit: int) -> str:
         for row in _page(dataset, page):
             found.append(json.dumps(row))
             size += len(found[-1])
-            if size > MOST_BYTES:
+            if size > MOST_BYTES:  # after a row: an answer without rows would repeat its position
                 break
         if size > MOST_BYTES:
             break
-    following = after + len(found)
+    following = after + len(found)  # a log has no gaps: each position has one row
     return f'{{"rows": [{", ".join(found)}], "next": {following}, "head": {head}}}'
 
 
 def _page(dataset: Dataset, page: Page) -> Iterator[dict[str, Any]]:
+    # A page holds the rows that have a record; the entries hold all rows.
     index = {position: row for row, position in enumerate(page.positions.tolist())}
     features = dataset.features
     for entry in dataset.entries(page.start, page.stop):

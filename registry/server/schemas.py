@@ -1,4 +1,7 @@
-"""The bodies of requests and answers as OpenAPI describes them."""
+"""The bodies of requests and answers, as the OpenAPI document describes them.
+
+The models document; they do not validate. Routes parse bodies and build answers by hand.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from registry.server.problems import MEDIA_TYPE
 from registry.server.request_body import JSON, NDJSON
 
+# Without auto_error=False, FastAPI would require a token even on a server without tokens.
 BEARER = Security(HTTPBearer(auto_error=False, description="A token of `registry token create`."))
-"""Says that a route takes a token; `Access` is what asks for it."""
+"""Documents that a route takes a token; `Access` is what requires it."""
 
 
 class Item(BaseModel):
@@ -41,7 +45,7 @@ class Head(BaseModel):
 
 
 class Stored(BaseModel):
-    """What a committed request did, in samples."""
+    """The result of a committed request, in samples."""
 
     inserted: int
     revised: int
@@ -52,7 +56,7 @@ class Stored(BaseModel):
 
 
 class DatasetFacts(BaseModel):
-    """What a dataset is made of."""
+    """The properties of a dataset."""
 
     name: str
     description: str
@@ -63,7 +67,7 @@ class DatasetFacts(BaseModel):
 
 
 class Row(BaseModel):
-    """A row of the log; ``fields`` is null for a retraction, and for a row that was erased."""
+    """A row of the log; ``fields`` is null for a retraction and for an erased row."""
 
     position: int
     key: str
@@ -76,7 +80,7 @@ class Row(BaseModel):
 
 
 class Rows(BaseModel):
-    """Rows of the log in order; the next ones come with ``after=next``."""
+    """Rows of the log, in order of position; request the following ones with ``after=next``."""
 
     rows: list[Row]
     next: int
@@ -84,14 +88,14 @@ class Rows(BaseModel):
 
 
 class Received(BaseModel):
-    """What became of a webhook's event."""
+    """The result of a webhook event."""
 
     status: str
     detail: str | None = None
 
 
 class Details(BaseModel):
-    """Problem details, as RFC 9457 has them."""
+    """Problem details as in RFC 9457."""
 
     type: str
     title: str
@@ -103,13 +107,13 @@ class Details(BaseModel):
 
 
 def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe the problems that a route may answer with."""
+    """Document the problems that a route may answer with."""
     content = {MEDIA_TYPE: {"schema": Details.model_json_schema()}}
     return {status: {"description": "A problem", "content": content} for status in statuses}
 
 
 def samples_body() -> dict[str, Any]:
-    """Describe the body of a post of samples; it is parsed by hand, to be strict and fast."""
+    """Document the body of a POST of samples; `parse` reads it, more strictly and faster."""
     item = Item.model_json_schema()
     many = {"anyOf": [item, {"type": "array", "items": item, "minItems": 1}]}
     content = {JSON: {"schema": many}, NDJSON: {"schema": {"type": "string"}}}
@@ -117,6 +121,6 @@ def samples_body() -> dict[str, Any]:
 
 
 def event_body() -> dict[str, Any]:
-    """Describe the body of a webhook, which its tool documents."""
+    """Document the body of a webhook, whose format is that of the tool."""
     content = {JSON: {"schema": {"type": "object"}}}
     return {"requestBody": {"required": True, "content": content}}

@@ -1,4 +1,4 @@
-"""Runs a server: open to nobody by mistake, and stopped with no request unanswered."""
+"""The server process: its socket, its check of access, and the configuration of uvicorn."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from registry.server.connections import limited
 from registry.server.settings import Settings, SettingsError, is_loopback
 
 _BACKLOG = 128
-"""Connections that are accepted at a time; they count as open files before they are refused."""
+"""Connections that the kernel queues. Each takes a file descriptor before it can be rejected."""
 _FAREWELL = 30
-"""Seconds that requests have to be answered when the server is told to stop."""
+"""Seconds to finish the accepted requests after the signal to stop."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open the server's socket; port 0 takes one that is free."""
+    """Open the server's socket; port 0 selects a free port. Raises `SettingsError`."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host.strip("[]"), port), family=family, backlog=_BACKLOG)
@@ -28,7 +28,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def check_access(registry: Registry, host: str, settings: Settings) -> None:
-    """Raise `SettingsError` where nobody, or everybody, would be let in."""
+    """Raise `SettingsError` if the server would accept every client on a network, or no client."""
     if settings.insecure and not is_loopback(host):
         raise SettingsError(
             f"--insecure lets everybody in who reaches {host}; it is for 127.0.0.1 only"
@@ -41,9 +41,10 @@ def check_access(registry: Registry, host: str, settings: Settings) -> None:
 
 
 def server(registry: Registry, settings: Settings) -> uvicorn.Server:
-    """Return a server that is yet to be run.
+    """Return a server that is not running yet.
 
-    Told to stop, by a signal or its ``should_exit``, it answers what it accepted and ends.
+    On SIGINT, SIGTERM or ``should_exit`` it answers the accepted requests, and then returns from
+    ``run``.
     """
     app = application(registry, settings)
     config = uvicorn.Config(
@@ -51,9 +52,11 @@ def server(registry: Registry, settings: Settings) -> uvicorn.Server:
         lifespan="on",
         http=limited(app.state.service.connections),
         ws="none",
-        log_config=None,  # its lines would hold what clients send
+        log_config=None,  # uvicorn's messages would contain what clients send
         access_log=False,
         server_header=False,
+        # Off without proxies: any client could choose its address with X-Forwarded-For, and so
+        # avoid the limits per address.
         proxy_headers=bool(settings.forwarded_allow_ips),
         forwarded_allow_ips=[*settings.forwarded_allow_ips],
         backlog=_BACKLOG,

@@ -1,4 +1,4 @@
-"""What all requests share: the registry, its open datasets, and the ways to them."""
+"""State shared by all requests: the registry, its open datasets, and a committer for each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ _NAME = re.compile(rf"{NAME}(@[0-9]{{1,18}}:[0-9a-f]{{8,32}})?")
 
 
 class Opened:
-    """A dataset by its name, kept open; one that was dropped is opened again if it is back."""
+    """An open dataset. If it was dropped and created again, it is opened again by its name.
+
+    Thread-safe: two threads that open it again do so twice, and either result is right.
+    """
 
     def __init__(self, registry: Registry, name: str) -> None:
         self._registry = registry
@@ -34,7 +37,10 @@ class Opened:
         self.name = name
 
     def use(self, work: Callable[[Dataset], Result]) -> Result:
-        """Return what ``work`` does with the dataset; in a thread, since it may wait."""
+        """Return the result of ``work`` on the dataset. Blocks: call it in a thread.
+
+        Raises `DatasetNotFoundError` if the dataset was dropped and no other has its name.
+        """
         try:
             return work(self._dataset)
         except DatasetDroppedError:
@@ -46,7 +52,7 @@ class Opened:
 
 
 class Service:
-    """One server's state, for one event loop."""
+    """The state of one server; its methods are for one event loop."""
 
     def __init__(self, registry: Registry, settings: Settings) -> None:
         self.registry = registry
@@ -60,18 +66,24 @@ class Service:
         self._committers: dict[str, Committer] = {}
 
     async def open(self, name: str) -> Opened:
-        """Open a dataset, or a version of one; raises `DatasetNotFoundError` or `VersionError`."""
+        """Open a dataset, or a version of one, and keep a dataset open for later requests.
+
+        Raises `DatasetNotFoundError` or `VersionError`.
+        """
         if (found := self._opened.get(name)) is not None:
             return found
+        # The name is any text of a URL: without this, each invalid one would cost a query.
         if not _NAME.fullmatch(name):
             raise DatasetNotFoundError(name[:200], ())
         opened = await self.threads.read(Opened, self.registry, name)
         if "@" not in name:
-            self._opened[name] = opened  # as many as there are datasets
+            # Not for versions: a dataset has as many as it has positions, and all would stay open.
+            self._opened[name] = opened
         return opened
 
     async def commit(self, opened: Opened, changes: Sequence[Change]) -> Report:
-        """Commit changes together with what others ask of the dataset meanwhile."""
+        """Commit changes, together with other requests to the dataset; see `Committer.commit`."""
+        # No await between the lookup and the assignment: a dataset must have one committer only.
         committer = self._committers.get(opened.name)
         if committer is None:
             committer = Committer(
@@ -81,5 +93,5 @@ class Service:
         return await self.threads.in_time(committer.commit(changes))
 
     def close(self) -> None:
-        """Let go of the threads. Whoever was waiting for one has an answer by then."""
+        """Shut the thread pools down. All requests must have been answered."""
         self.threads.close()

@@ -1,4 +1,4 @@
-"""What a server may be told about itself."""
+"""The configuration of a server."""
 
 from __future__ import annotations
 
@@ -16,53 +16,54 @@ SIGNING = ("cvat", "argilla")
 """Tools whose webhooks are signed with a secret; Label Studio sends a token instead."""
 
 Secrets = Mapping[str, Mapping[str, tuple[str, ...]]]
-"""By dataset and tool; more than one while a secret is being replaced."""
+"""Secrets by dataset and tool. A tool has more than one while its secret is being replaced."""
 
 
 class SettingsError(RegistryError):
-    """A setting of the server that cannot be used. The message never holds a secret."""
+    """An invalid setting of the server. The message never contains a secret."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes are in bytes, times in seconds."""
+    """The settings of a server. Sizes are in bytes, times in seconds."""
 
     insecure: bool = False
-    """Let everybody in. Only for a server that nobody but this machine reaches."""
+    """Accept requests without a token. Only for a server that listens on a loopback address."""
     gather: int = 512
-    """Requests to one dataset that are committed together, at most."""
+    """Requests to one dataset in one commit, at most."""
     waiting: int = 2048
-    """Requests that one dataset's commits may be behind; more are sent away for a moment."""
+    """Requests that may wait for a commit of one dataset; more are answered with 503."""
     connections: int = 4096
-    """Open connections, at most; fewer where the process may not open so many files."""
+    """Open connections, at most; fewer if the process may not open so many files."""
     connections_per_address: int = 256
     """Open connections of one client, which is an IPv4 address or an IPv6 network of 64 bits."""
     header_timeout: float = 10.0
-    """How long a request's head may take, from the opening of the connection or the last answer."""
+    """How long a request's head may take, since the connection was opened or the last answer."""
     header_bytes: int = 64 << 10
-    """The largest head of a request."""
+    """The largest request head."""
     header_count: int = 100
-    """Header fields of a request."""
+    """Header fields of a request, at most."""
     forwarded_allow_ips: tuple[str, ...] = ()
-    """Addresses and networks of proxies, whose X-Forwarded-For names the client. They may open as
-    many connections as there are."""
+    """Addresses and networks of proxies, whose X-Forwarded-For header names the client. The limit
+    on connections per address does not apply to them."""
     body: int = 64 << 20
     """The largest request body."""
     rows: int = 10_000
-    """Samples in a request body."""
+    """Samples in a request body, at most."""
     bodies: int = 384 << 20
-    """The memory for all bodies at a time and for what is read from them, as it is estimated."""
+    """Estimated memory for all request bodies in progress and the values parsed from them."""
     idle: float = 30.0
-    """How long a body may pause while it is being sent."""
+    """How long a client may pause while it sends a body or reads an answer."""
     patience: float = 10.0
-    """How long a request waits for the database before it is told to come again."""
+    """How long a request waits for the database before it is answered with 503."""
     rate: float = 1000.0
-    """Requests a second per token, after a burst of twice as many."""
+    """Requests per second for each token, and a burst of twice as many."""
+    # repr=False: otherwise a traceback or log that shows the settings would contain them.
     secrets: Secrets = field(default_factory=dict, repr=False)
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach a server at this host."""
+    """Return whether a server that listens at this host can be reached from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -72,7 +73,7 @@ def is_loopback(host: str) -> bool:
 
 
 def parse_proxies(text: str) -> tuple[str, ...]:
-    """Read the addresses and networks of proxies, with commas between; raises `SettingsError`."""
+    """Parse the addresses and networks of proxies, separated by commas; raises `SettingsError`."""
     found = [each.strip() for each in text.split(",") if each.strip()]
     for each in found:
         try:
@@ -85,13 +86,14 @@ def parse_proxies(text: str) -> tuple[str, ...]:
 
 
 def parse_secrets(text: str) -> Secrets:
-    """Read ``{"digits": {"cvat": "secret", "argilla": ["new", "old"]}}``.
+    """Parse webhook secrets such as ``{"digits": {"cvat": "secret", "argilla": ["new", "old"]}}``.
 
-    Raises `SettingsError` without the text, which is secret.
+    Raises `SettingsError`, whose message does not quote the text.
     """
     try:
         given = json.loads(text)
     except ValueError:
+        # "from None": a JSONDecodeError holds the whole text, with the secrets.
         raise SettingsError("the webhook secrets are not JSON") from None
     if not isinstance(given, dict) or not all(isinstance(each, dict) for each in given.values()):
         raise SettingsError('write the webhook secrets as {"dataset": {"tool": "secret"}}')

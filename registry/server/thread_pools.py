@@ -1,4 +1,4 @@
-"""Threads that wait for the database in the event loop's stead."""
+"""Thread pools for blocking work: a query on the event loop would stop all other requests."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ Result = TypeVar("Result")
 READERS = 16
 WRITERS = 16
 PARSERS = 2
-"""They hold Python's lock between them: more would only keep more of what is read in memory."""
+"""Parsing holds the GIL: more threads would not be faster, but hold more bodies in memory."""
 _LARGE = 1 << 16
-"""Bytes of a body that would take the event loop more than a millisecond or so to parse."""
+"""Bytes of a body from which parsing would block the event loop for about a millisecond."""
 
 
 class Threads:
-    """Reads and writes have threads of their own, so that neither waits for the other.
+    """Separate pools for reads, writes and parsing, so that none waits for the threads of another.
 
-    ``patience`` is how long a request waits, in seconds; what it asked for goes on without it.
+    ``patience`` is how long a request waits, in seconds. A thread cannot be cancelled: its work
+    continues after the request has been answered with 503.
     """
 
     def __init__(self, patience: float) -> None:
@@ -35,7 +36,7 @@ class Threads:
     async def read(
         self, work: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs
     ) -> Result:
-        """Return what reading gives; raises `Problem` where it takes too long."""
+        """Return the result of ``work``, which reads; raises `Problem` if it takes too long."""
         loop = asyncio.get_running_loop()
         return await self.in_time(
             loop.run_in_executor(self._readers, lambda: work(*args, **kwargs))
@@ -44,17 +45,22 @@ class Threads:
     async def write(
         self, work: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs
     ) -> Result:
-        """Return what writing gives; raises `Problem` where it takes too long."""
+        """Return the result of ``work``, which writes; raises `Problem` if it takes too long.
+
+        The work may still commit after that: clients must be able to send the request again.
+        """
         loop = asyncio.get_running_loop()
         return await self.in_time(loop.run_in_executor(self.writers, lambda: work(*args, **kwargs)))
 
     async def parse(self, body: bytes, work: Callable[[], Result]) -> Result:
-        """Return what is made of a body; it has no time limit, since it waits for nobody."""
+        """Return the result of ``work``, which parses a body. It never waits: it has no limit."""
+        # A change of threads takes longer than parsing a small body.
         if len(body) < _LARGE:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._parsers, work)
 
     async def in_time(self, work: Awaitable[Result]) -> Result:
+        """Return what ``work`` does; raises `Problem` after ``patience`` seconds."""
         try:
             async with asyncio.timeout(self._patience):
                 return await work
@@ -62,7 +68,8 @@ class Threads:
             raise late() from None
 
     def close(self) -> None:
-        """Let threads end by themselves: one may wait for a database that is down."""
+        """Shut the pools down without waiting: a thread may wait for a database that is down."""
         self._readers.shutdown(wait=False, cancel_futures=True)
         self._parsers.shutdown(wait=False, cancel_futures=True)
+        # Queued writes are not cancelled: each may be a commit of many requests.
         self.writers.shutdown(wait=False)

@@ -1,8 +1,8 @@
-"""Access tokens: made once, kept only as hashes, expiring, revoked and rotated.
+"""Access tokens: created, stored as hashes, checked, revoked and rotated.
 
-A token is 256 random bits, so a plain SHA-256 of it cannot be searched backwards; a slow hash
-guards passwords, which are short, and would only slow every request down. Looking a digest up in
-an index tells an attacker nothing by its timing: nearby digests belong to unrelated tokens.
+A token is 256 random bits, so its plain SHA-256 cannot be inverted by trying. A slow hash protects
+passwords, which have less entropy; here it would only slow down each request. The timing of the
+index lookup reveals nothing to an attacker: similar digests belong to unrelated tokens.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ from registry.storage.log.version import is_name
 Right = Literal["read", "write"]
 
 PREFIX = "rgy_"
-"""What a token begins with, so that tools which search code for leaked secrets can know it."""
+"""Prefix of each token, by which secret scanners recognize it in leaked code."""
 LONGEST_LIFE = timedelta(days=36525)
 _RETIRED = "~"
-"""Stands in a rotated token's old name, and so in no name that is given."""
+"""Separates the name and the id of a rotated token. It is not allowed in the name of a token."""
 
 
 class TokenError(RegistryError):
-    """A token that cannot be made, or is not there to be revoked or rotated."""
+    """A token cannot be created, or there is none of the name to revoke or rotate."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """What is known of a token: whom it is for and what it opens; never the token itself.
+    """The stored properties of a token, without its secret.
 
-    ``dataset`` is the one dataset that it opens, None for all; a token that may write may read
-    too. Times are in UTC; ``expires_at`` is None for one that does not expire by itself.
+    ``dataset`` is the one dataset that it grants access to, None for all. The right to write
+    includes the right to read. Times are in UTC; ``expires_at`` is None for a token that never
+    expires.
     """
 
     id: int
@@ -57,7 +58,7 @@ class Token:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
     def opens(self, dataset: str | None, right: Right) -> bool:
-        """Tell whether this right on a dataset, or on all of them, comes with the token."""
+        """Return whether the token grants this right on a dataset; None means on every dataset."""
         return self.dataset in (None, dataset) and (self.rights == "write" or right == "read")
 
 
@@ -69,7 +70,10 @@ def create(
     rights: Right = "write",
     lifetime: timedelta | None = None,
 ) -> str:
-    """Make a token and return its secret, which is not kept and cannot be shown again."""
+    """Create a token and return its secret, which is not stored and cannot be shown again.
+
+    Raises `TokenError` for invalid arguments and for a name that is in use.
+    """
     if not is_name(name):
         raise TokenError(
             f"token name {name!r:.200}: use 1 to 128 letters, digits, '_', '.' and '-'"
@@ -77,6 +81,8 @@ def create(
     if rights not in get_args(Right):
         raise TokenError(f"rights {rights!r:.200}: a token may 'read' or 'write'")
     _check_life(lifetime)
+    # Outside work(), which is run again after a lost connection: the secret must be the same, so
+    # that a token whose commit was not acknowledged is recognized as this one.
     secret = _secret()
     expires = datetime.now(UTC) + lifetime if lifetime is not None else None
     row = {"name": name, "dataset": dataset, "rights": rights, "expires_at": expires}
@@ -93,13 +99,16 @@ def create(
 
 
 def tokens_of(engine: Engine) -> list[Token]:
-    """Return every token in the order of making, those revoked and expired too."""
+    """Return every token in order of creation, including revoked and expired ones."""
     query = select(TokenRow).order_by(TokenRow.id)
     return [_token(row) for row in read(engine, lambda c: c.execute(query).all())]
 
 
 def revoke(engine: Engine, name: str) -> None:
-    """Make a token, and what is left of those that it was rotated from, useless at once."""
+    """Revoke a token and the tokens that it was rotated from; raises `TokenError` for none.
+
+    A running server accepts them until its cache expires.
+    """
 
     def work(connection: Connection) -> None:
         if not _present(connection, name):
@@ -114,11 +123,13 @@ def revoke(engine: Engine, name: str) -> None:
 
 
 def rotate(engine: Engine, name: str, *, grace: timedelta) -> str:
-    """Return a new secret for a token; the old one stays good for ``grace``, not beyond its expiry.
+    """Return a new secret for a token.
 
-    The new one lives as long, from now, as the old one did from its making.
+    The old secret remains valid for ``grace``, but not beyond its expiry. The new one has the same
+    lifetime as the old one had, from now. Raises `TokenError` if no usable token has the name.
     """
     _check_life(grace)
+    # Outside work(), as in create().
     secret, now = _secret(), datetime.now(UTC)
 
     def work(connection: Connection) -> None:
@@ -131,6 +142,7 @@ def rotate(engine: Engine, name: str, *, grace: timedelta) -> str:
             )
         lifetime = old.expires_at - old.created_at if old.expires_at else None
         until = min(now + grace, old.expires_at) if old.expires_at else now + grace
+        # Renamed before the insert: names are unique.
         connection.execute(
             update(TokenRow)
             .where(TokenRow.id == old.id)
@@ -151,7 +163,10 @@ def rotate(engine: Engine, name: str, *, grace: timedelta) -> str:
 
 
 def check(engine: Engine, digest: bytes, patience: float = PATIENCE) -> Token | None:
-    """Return the token with this digest; None if there is none, or it expired or was revoked."""
+    """Return the token with this digest; None if there is none, or it has expired or was revoked.
+
+    ``patience`` is for how many seconds a transient error is retried.
+    """
     query = select(TokenRow).where(TokenRow.digest == digest)
     row = read(engine, lambda c: c.execute(query).one_or_none(), patience)
     found = _token(row) if row is not None else None
@@ -159,18 +174,19 @@ def check(engine: Engine, digest: bytes, patience: float = PATIENCE) -> Token | 
 
 
 def any_usable(engine: Engine) -> bool:
-    """Tell whether any token would be let in now."""
+    """Return whether any token is valid now."""
     now = datetime.now(UTC)
     return any(token.usable(now) for token in tokens_of(engine))
 
 
 def digest(secret: str) -> bytes:
-    """Return all that is kept of a token's secret: 32 bytes."""
+    """Return the stored form of a secret: its SHA-256, 32 bytes."""
+    # surrogatepass: text with a lone surrogate is an unknown token, not an error.
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
 def _check_life(life: timedelta | None) -> None:
-    """Refuse what the calendar has no end for."""
+    """Reject a duration that, added to the present time, would overflow `datetime`."""
     if life is not None and abs(life) > LONGEST_LIFE:
         raise TokenError(f"a token lives for {LONGEST_LIFE.days:,} days at most, not {life.days:,}")
 
@@ -180,6 +196,7 @@ def _secret() -> str:
 
 
 def _named(name: str) -> ColumnElement[bool]:
+    # autoescape: "_" is allowed in names, and matches any character in LIKE.
     retired = TokenRow.name.startswith(name + _RETIRED, autoescape=True)
     return or_(TokenRow.name == name, retired)
 
@@ -191,7 +208,7 @@ def _present(connection: Connection, name: str) -> Row[Any] | None:
 
 
 def _is_kept(row: Row[Any] | None, secret: str) -> bool:
-    """Tell whether a token has this new secret, after a commit whose answer was lost."""
+    """Return whether an earlier attempt committed this secret, but lost the acknowledgement."""
     return row is not None and row._mapping["digest"] == digest(secret)  # noqa: SLF001  # as below
 
 
@@ -202,7 +219,7 @@ def _check_dataset(connection: Connection, name: str) -> None:
 
 
 def _token(row: Row[Any]) -> Token:
-    found = row._mapping  # noqa: SLF001  # SQLAlchemy's documented name for it
+    found = row._mapping  # noqa: SLF001  # public in SQLAlchemy, despite its name
     return Token(
         found["id"],
         found["name"],

@@ -1,4 +1,8 @@
-"""Webhook signatures: whether a body was sent by who holds the secret, unaltered and just now."""
+"""Webhook signatures: they prove who sent a body, that it is unchanged and, if timed, recent.
+
+Secrets are compared by `hmac.compare_digest`. The time that ``==`` takes reveals how many leading
+characters of a forged signature are right.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +21,17 @@ _REFUSED = "the signature does not fit the body; is the secret the one that the 
 
 @dataclass(frozen=True)
 class Delivery:
-    """One delivery of a signed event: the sender's id for it, and when it was signed."""
+    """One delivery of a signed event: the sender's id, and the time of signing.
+
+    ``signed`` is in seconds since the epoch.
+    """
 
     id: str
     signed: int
 
 
 def check_cvat(secrets: Sequence[str], headers: Mapping[str, str], body: bytes) -> None:
-    """Raise `Problem` unless ``X-Signature-256`` is the HMAC of the body."""
+    """Raise `Problem` unless ``X-Signature-256`` is the HMAC of the body by one of the secrets."""
     given = headers.get("x-signature-256", "").encode()
     expected = (f"sha256={_hmac(secret, body)}".encode() for secret in secrets)
     if not any(hmac.compare_digest(given, each) for each in expected):
@@ -32,7 +39,10 @@ def check_cvat(secrets: Sequence[str], headers: Mapping[str, str], body: bytes) 
 
 
 def check_standard(secrets: Sequence[str], headers: Mapping[str, str], body: bytes) -> Delivery:
-    """Raise `Problem` unless a Standard Webhooks signature fits, made in the last 5 minutes."""
+    """Check a Standard Webhooks signature, and return the delivery that it signs.
+
+    Raises `Problem` unless it fits one of the secrets and was made in the last 5 minutes.
+    """
     moment = headers.get("webhook-timestamp", "")
     found = Delivery(
         headers.get("webhook-id", ""),
@@ -46,7 +56,8 @@ def check_standard(secrets: Sequence[str], headers: Mapping[str, str], body: byt
 def _fits(hook: Webhook, headers: Mapping[str, str], found: Delivery, body: bytes) -> bool:
     try:
         hook.verify(body, dict(headers), json_parse=False)
-        # That reads numbers and base64 leniently: other texts of the same values pass as well.
+        # verify() parses numbers and base64 leniently: it accepts other texts of the same values.
+        # So the signature is computed again and compared as text.
         moment = datetime.fromtimestamp(found.signed, UTC)
         expected = hook.sign(found.id, moment, body.decode())
     except (WebhookVerificationError, ValueError):

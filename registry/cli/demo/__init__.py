@@ -1,8 +1,8 @@
-"""The main job in small: one process labels digits while another trains on them.
+"""The demo: one process labels digits while another trains on them.
 
-Both are the real thing. A labeling process inserts scikit-learn's handwritten digits in bursts,
-gets some labels wrong and corrects them later; a trainer runs Keras on the dataset as it grows.
-All they share is a database file.
+The labeling process inserts scikit-learn's handwritten digits in bursts, some with a wrong label
+that it corrects later. The trainer runs Keras on the dataset as it grows. The two processes share
+only a database file.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from registry.samples.features import ClassLabel, Tensor
 
 
 def run(folder: Path) -> None:
-    """Run the demo; its database, chart and TensorFlow's own messages are left in ``folder``.
+    """Run the demo; it writes a database, a chart and TensorFlow's messages to ``folder``.
 
-    Raises `ImportError` before anything is begun where the ``[demo]`` extra is not installed.
+    Raises `ImportError` before it creates a file if the ``[demo]`` extra is not installed.
     """
     import matplotlib as mpl  # noqa: PLC0415  # heavy, and an extra
     import sklearn.datasets  # noqa: F401, PLC0415
 
-    mpl.use("agg")
+    mpl.use("agg")  # the default backend may need a display
     console = Console(highlight=False)
     folder.mkdir(parents=True, exist_ok=True)
+    # The pattern includes the -wal and -shm files, which belong to the old database.
     for old in folder.glob("digits.db*"):
         old.unlink()
     url = f"sqlite:///{folder / 'digits.db'}"
@@ -50,7 +51,8 @@ def run(folder: Path) -> None:
             f"A labeling process inserts into {url}; this one trains on what is there.\n",
             soft_wrap=True,
         )
-        labeler = subprocess.Popen(  # noqa: S603  # our own module
+        # A new interpreter rather than a fork: TensorFlow's threads do not survive a fork.
+        labeler = subprocess.Popen(  # noqa: S603  # a module of this package
             [sys.executable, "-m", "registry.cli.demo.labeler", url]
         )
         try:
@@ -71,12 +73,13 @@ def run(folder: Path) -> None:
 
 @contextlib.contextmanager
 def native_messages_in(path: Path) -> Iterator[None]:
-    """Send what native code writes to stderr to a file.
+    """Redirect what native code writes to stderr to a file.
 
-    TensorFlow's libraries print a page about CPU features and absent GPUs while they load, before
-    any setting of its own is read.
+    TensorFlow's libraries print messages about CPU features and missing GPUs while they load,
+    before TensorFlow reads any of its settings.
     """
     sys.stderr.flush()
+    # The file descriptor, not sys.stderr: native code does not write through Python.
     terminal = os.dup(2)
     with path.open("wb") as log:
         os.dup2(log.fileno(), 2)

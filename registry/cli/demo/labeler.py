@@ -1,4 +1,4 @@
-"""The demo's labeling tool: a process of its own that inserts, errs and corrects."""
+"""The demo's labeling process: it inserts samples, some with a wrong label, and corrects them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from registry.catalog.dataset import Dataset
 from registry.catalog.registry import connect
 
 BURST = 120
+"""Samples that are inserted at a time."""
 PAUSE = 1.0
 """Seconds between two bursts of labels."""
 WRONG = 0.05
-"""The share of labels that are wrong at first."""
+"""The fraction of labels that are wrong at first."""
 
 
 @dataclass(frozen=True)
 class Drawer:
-    """The digits to be labeled: images of shape (n, 8, 8), uint8, and their true labels."""
+    """The digits: images of shape (n, 8, 8) and dtype uint8, and their true labels, int64."""
 
     images: npt.NDArray[np.uint8]
     truth: npt.NDArray[np.int64]
@@ -51,7 +52,10 @@ class Drawer:
 
 
 def label(digits: Dataset) -> None:
-    """Insert the test split, rightly labeled; then the rest in bursts, each corrected later."""
+    """Insert the test split with true labels, then the rest in bursts.
+
+    The wrong labels of a burst are corrected after the next one.
+    """
     drawer = Drawer.load()
     splits = np.array([digits.split_of(key) for key in drawer.keys])
     drawer.insert(digits, np.flatnonzero(splits == "test"), drawer.truth)

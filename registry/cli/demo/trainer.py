@@ -1,4 +1,4 @@
-"""The demo's trainer: Keras on a dataset that grows, a line and a measurement per epoch."""
+"""The demo's trainer: Keras on a growing dataset, with a measurement after each epoch."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ BATCH = 32
 STEPS = 50
 """Batches in one Keras epoch."""
 POLL = 0.05
-"""Seconds between two looks at whether the labeler has made something."""
+"""Seconds between two polls of the dataset's head."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """After an epoch: how many samples the model learns from, and its accuracy on the others."""
+    """State after an epoch: samples of the training split, and accuracy on the test split."""
 
     samples: int
     accuracy: float
 
 
 def warm_up() -> None:
-    """Have TensorFlow say now what it has to say about its devices and generators."""
+    """Make TensorFlow print its messages about devices and generators now, into the log file."""
     signature = tf.TensorSpec((), tf.int32)
     for _ in tf.data.Dataset.from_generator(lambda: iter([0]), output_signature=signature):
         pass
 
 
 def train(console: Console, digits: Dataset, labeling: Callable[[], bool]) -> list[Measurement]:
-    """Train until labeling has ended and all it made was trained on."""
+    """Train until labeling has ended and the model was trained on all of its samples."""
     run = digits.run("demo", seed=7, split="train")
     watch = _Watch(console, digits, run, labeling)
     model = _model()
     model.fit(
         StreamDataset(run, batch_size=BATCH, x="image", y="label"),
         steps_per_epoch=STEPS,
-        epochs=1000,
-        shuffle=False,
+        epochs=1000,  # an upper limit: the callback ends the training
+        shuffle=False,  # the run determines the order
         verbose=0,
         callbacks=[watch],
     )
@@ -73,7 +73,7 @@ def _model() -> Any:
 
 @dataclass
 class _Watch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no types
-    """Prints and measures after each Keras epoch, then lets the dataset grow before the next."""
+    """Measures after each Keras epoch, prints a line, and waits for the dataset to grow."""
 
     console: Console
     digits: Dataset
@@ -109,7 +109,7 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no 
         self._wait_for_more(reached.watermark)
 
     def _reach(self, consumed: int) -> Epoch:
-        """Return the run's epoch that the last sample trained on belongs to."""
+        """Return the epoch of the run to which the sample number ``consumed`` belongs."""
         epoch = self._epoch or self.run.epoch(0)
         while epoch.start + epoch.size < consumed:
             epoch = self.run.epoch(epoch.number + 1)
@@ -117,16 +117,17 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no 
         return epoch
 
     def _wait_for_more(self, watermark: int) -> None:
-        """Give the labeler its time; end when it has ended and the model has seen it all."""
+        """Wait for a commit past ``watermark``, or stop the training after the last one."""
         while self.digits.head.position == watermark:
             if not self.labeling():
+                # Read the head again: the labeler may have committed between the two checks.
                 self.model.stop_training = self.digits.head.position == watermark
                 return
             time.sleep(POLL)
 
 
 def draw(measured: list[Measurement], path: Path) -> Path:
-    """Draw accuracy against samples as a PNG."""
+    """Plot accuracy against samples to a PNG file."""
     from matplotlib import pyplot as plt  # noqa: PLC0415  # heavy, and needed at the end only
 
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")

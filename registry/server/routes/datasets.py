@@ -1,4 +1,7 @@
-"""Routes: datasets, their logs, and samples in and out."""
+"""Routes of datasets, their logs and their samples.
+
+FastAPI publishes the docstring of a route as its description.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ router = APIRouter(prefix="/v1/datasets", tags=["datasets"], dependencies=[docum
 
 
 class _Key(Convertor[str]):
-    """All that is left of a path: unlike Starlette's own, also across line breaks."""
+    """Matches the rest of a path, including line breaks, which Starlette's converter does not."""
 
     regex = r"(?s:.*)"
 
@@ -49,7 +52,7 @@ def service_of(request: Request) -> Service:
 
 @router.get("", response_model=list[documents.DatasetFacts], responses=failures(401, 421, 429, 503))
 async def list_datasets(request: Request) -> Response:
-    """List the datasets that the token opens."""
+    """List the datasets that the token may read."""
     service = service_of(request)
     token = await service.access.token(request)
 
@@ -69,7 +72,7 @@ async def show(name: str, request: Request) -> Response:
 
 @router.get("/{name}/head", response_model=documents.Head, responses=_REFUSED)
 async def head(name: str, request: Request) -> Response:
-    """Show where a dataset's log ends now."""
+    """Show the present head of a dataset's log."""
     service, opened = await _opened(request, name)
     found = await service.threads.read(opened.use, lambda dataset: dataset.head)
     return answer(answers.head_of(name, found))
@@ -82,7 +85,7 @@ async def samples(
     after: Annotated[int, Query(ge=0, lt=1 << 63, description="The first position.")] = 0,
     limit: Annotated[int, Query(ge=1, le=_LIMIT)] = 100,
 ) -> Response:
-    """Read a page of the log; it may be shorter than asked for where samples are large."""
+    """Read a page of the log. It has fewer rows than ``limit`` if the samples are large."""
     service, opened = await _opened(request, name)
     found = await service.threads.read(opened.use, lambda d: answers.rows(d, after, limit))
     return Response(found, media_type=JSON)
@@ -102,12 +105,13 @@ async def sample(name: str, key: str, request: Request) -> Response:
     openapi_extra=documents.samples_body(),
 )
 async def post(name: str, request: Request) -> Response:
-    """Insert, update or retract samples: all of the request, or nothing of it.
+    """Insert, update or retract samples: all of the request or none.
 
-    The answer comes after the commit. Sending a request again, with the same keys, adds nothing.
+    The answer is sent after the commit. Sending a request again, with the same keys, adds nothing.
     """
     service = service_of(request)
     base = name.partition("@")[0]
+    # Before anything else: an answer about the dataset would reveal to anyone whether it exists.
     await service.access.require(request, "write", base)
     if base != name:
         raise Problem(409, f"a version never changes; post to {base!r:.140}")
@@ -118,7 +122,7 @@ async def post(name: str, request: Request) -> Response:
         changes = await service.threads.parse(body, lambda: parse(kind, body, rows))
         keys = None
         if any(change.key is None for change in changes):
-            # Made here, so that the answer can tell them.
+            # Generated here rather than by the dataset, so that the answer can contain them.
             changes, keys = _named(changes)
         report = await _commit(service, opened, changes)
     return answer(answers.stored(name, report, keys))
@@ -142,5 +146,6 @@ async def _commit(service: Service, opened: Opened, changes: Sequence[Change]) -
     try:
         return await service.commit(opened, changes)
     except SampleNotFoundError as error:
+        # A group commit has many requests: the row is that of this request, found by its key.
         rows = (row for row, each in enumerate(changes) if each.key == error.key)
         raise Problem(422, str(error), row=next(rows, None), key=error.key) from None

@@ -1,4 +1,4 @@
-"""Routes: is the server alive, can it serve, and what has it done."""
+"""Routes for monitoring: liveness, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ router = APIRouter(tags=["health"])
 
 @router.get("/healthz", response_model=Received)
 async def healthz() -> Response:
-    """Tell that the server runs, whatever becomes of its database."""
+    """Report that the server runs, whatever the state of its database."""
     return answer({"status": "ok"})
 
 
 @router.get("/readyz", response_model=Received, responses=failures(503))
 async def readyz(request: Request) -> Response:
-    """Tell whether the database answers and has the schema that this server needs."""
+    """Report whether the database answers and has the schema that this server needs."""
     service = service_of(request)
     try:
         await service.threads.read(schema.check, service.registry.engine)
     except RegistryError:
+        # "from None": anyone may call this, and the error names the database.
         raise Problem(503, "the database is out of reach, or its schema is another") from None
     return answer({"status": "ready"})
 
@@ -38,7 +39,7 @@ async def readyz(request: Request) -> Response:
     dependencies=[BEARER],
 )
 async def prometheus(request: Request) -> Response:
-    """Tell Prometheus, which sends a token for all datasets."""
+    """Return the metrics for Prometheus; requires a token for all datasets."""
     service = service_of(request)
     await service.access.require(request, "read", None)
     return Response(service.metrics.text(), media_type=metrics.MEDIA_TYPE)

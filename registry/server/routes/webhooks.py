@@ -1,7 +1,10 @@
-"""Routes: the webhooks of labeling tools.
+"""Routes for the webhooks of labeling tools.
 
-Nothing of a body is stored or logged here but the name of its event: a body may hold its project's
-token and the passwords of its storage.
+A body can contain the token of its project and the passwords of its storage. So no part of it is
+stored as it was sent, or logged, except the name of its event.
+
+CVAT and Argilla sign their events. Their routes check the signature before they query the
+database, so that an unauthenticated client learns nothing about datasets and costs no query.
 """
 
 from __future__ import annotations
@@ -47,8 +50,8 @@ _IMPORT = "CVAT's events carry no annotations: export them as COCO and `registry
 async def label_studio(name: str, request: Request) -> Response:
     """Apply an event of Label Studio, which sends a token as a custom header.
 
-    It switches a webhook off after some answers that are not 2xx, and never sends an event again.
-    So an event that is of no use here, or does not fit, is answered with 200 and the reason.
+    Label Studio disables a webhook after some answers other than 2xx, and never sends an event
+    again. So an event that is ignored or rejected is answered with 200 and the reason.
     """
     service = service_of(request)
     await service.access.require(request, "write", name)
@@ -92,8 +95,8 @@ async def cvat(name: str, request: Request) -> Response:
 async def argilla(name: str, request: Request) -> Response:
     """Apply an event of Argilla, signed as Standard Webhooks are with the dataset's secret.
 
-    Argilla sends an event that is not answered with 2xx a few times more. So one that is of no use
-    here, or does not fit, is answered with 200 and the reason.
+    Argilla sends an event again, a few times, if the answer is not 2xx. So an event that is
+    ignored or rejected is answered with 200 and the reason.
     """
     service = service_of(request)
     secrets = _secrets(service, name, "argilla")
@@ -110,6 +113,7 @@ async def argilla(name: str, request: Request) -> Response:
 
 
 def _cvat(secrets: Sequence[str], request: Request, body: bytes) -> tuple[Any, bytes]:
+    # The signature is of the bytes: check them before they are parsed.
     check_cvat(secrets, request.headers, body)
     return document(body), sha256(body).digest()
 
@@ -129,15 +133,16 @@ def _apply(service: Service, dataset: Dataset, event: Any) -> dict[str, Any]:
 
 
 def _apply_once(service: Service, dataset: Dataset, event: Any, sent: Delivery) -> dict[str, Any]:
-    """Apply an event and note its delivery in one transaction: neither is there without the other.
+    """Apply an event and record its delivery in one transaction, so that both or neither is stored.
 
-    What makes no sense is not noted.
+    The delivery of a rejected event is not recorded.
     """
     engine = service.registry.engine
     delivery = ("argilla", _named(event, "type"), sha256(sent.id.encode()).digest(), sent.signed)
     found: Received = "recorded"
 
     def note_it(connection: Connection) -> bool:
+        # Called again if the transaction is retried: it must set the result each time.
         nonlocal found
         found = note(connection, dataset.id, *delivery)
         return found == "recorded"
@@ -147,7 +152,7 @@ def _apply_once(service: Service, dataset: Dataset, event: Any, sent: Delivery) 
         done = argilla_tool.apply_event(dataset, mapping, event, note=note_it)
     except InvalidSampleError as error:
         return {"status": "refused", "detail": str(error)}
-    if done.ignored is not None:
+    if done.ignored is not None:  # there was no transaction, so note_it() was not called
         found = record(engine, dataset.id, *delivery)
     return _said(done) if found == "recorded" else {"status": found}
 
@@ -164,10 +169,9 @@ def _named(event: Any, key: str) -> object:
 
 
 def _secrets(service: Service, name: str, tool: str) -> tuple[str, ...]:
-    """Return the dataset's secrets for a tool.
+    """Return the dataset's secrets for a tool; raises `Problem` if there are none.
 
-    Where there are none the answer does not depend on whether there is such a dataset: nobody who
-    asks has shown a secret yet.
+    The error is the same whether or not the dataset exists: the client is not authenticated yet.
     """
     found = service.settings.secrets.get(name, {}).get(tool)
     if not found:
