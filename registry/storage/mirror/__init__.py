@@ -1,4 +1,4 @@
-"""The local copy of a log: each row leaves the database once per machine."""
+"""The local copy of a log: each row is read from the database once per machine."""
 
 from registry.storage.mirror.index import Index, Indexes, in_memory
 from registry.storage.mirror.local_files import LocalFiles

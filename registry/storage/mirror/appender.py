@@ -1,4 +1,9 @@
-"""Appending pages to the files of a mirror."""
+"""Append pages of a log to the files of a mirror.
+
+Each page is written to the end of every file, and then the state that counts it is published. After
+a crash in between, the bytes past the state's sizes are a torn tail, which the next append
+overwrites.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +30,11 @@ from registry.storage.mirror.layout import (
 
 
 class Appender:
-    """Appends pages behind a state. Its owner holds the mirror's lock."""
+    """Append pages after the rows that a state counts.
+
+    ``state`` is the last state that was published. The caller holds the mirror's lock for as long
+    as this is open. Not thread-safe.
+    """
 
     def __init__(self, folder: Path, state: State, codec: Codec) -> None:
         self.state = state
@@ -36,7 +45,8 @@ class Appender:
             place = path(folder, state.generation, name)
             file = FileIO(os.open(place, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
             self._files[name] = file
-            # What lies beyond is written over, not cut off: another process may have mapped it.
+            # A torn tail is overwritten, not truncated: another process may have mapped it, and
+            # would be killed by SIGBUS when it reads past the new end of the file.
             file.seek(size)
 
     def __enter__(self) -> Self:
@@ -52,17 +62,19 @@ class Appender:
             file.close()
 
     def append(self, page: Page, chain: bytes) -> None:
-        """Append a page after which the log has this chain, and publish."""
+        """Append a page and publish the new state; ``chain`` (16 bytes) is the log's after it."""
         assert page.start == self.state.position
         columns = contents(page, self._codec, self.state.sizes["records"])
         columns["buckets"] = page.buckets.astype("<u2")
         columns["changes"] = _changes(page)
         end = self.state.sizes["records"] + columns["records"].nbytes
+        # One anchor per page: `View.intact` checks the buckets from one anchor to the next.
         columns["anchors"] = np.array(
             [(page.stop, end, chain, crc32(columns["buckets"].data))], ANCHOR
         )
         sizes, sums = dict(self.state.sizes), dict(self.state.sums)
         for name, column in columns.items():
+            # Flat and as bytes: `write_all` slices by what was written, which is counted in bytes.
             data = column.reshape(-1).view(np.uint8).data
             write_all(self._files[name], data)
             sizes[name] += len(data)
@@ -71,10 +83,11 @@ class Appender:
         self.state = replace(
             self.state, position=page.stop, chain=chain.hex(), sizes=sizes, sums=sums
         )
+        # After the rows: a state published first would count bytes that a crash leaves unwritten.
         publish(self._folder, self.state)
 
 
 def write_all(file: FileIO, data: memoryview) -> None:
-    """Write without a buffer in between, which the system may do in parts."""
+    """Write all of the data to an unbuffered file, whose ``write`` may write only a part."""
     while len(data):
         data = data[file.write(data) :]

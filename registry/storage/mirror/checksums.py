@@ -1,17 +1,19 @@
-"""Seals: checks that let every row of a mirror be verified on its own, wherever it is read.
+"""Seals: checksums with which each row of a mirror is verified on its own, when it is read.
 
-A mirror file is read at random places by memory map, in NumPy or in a TensorFlow graph, so a
-checksum of the whole file would come too late or cost too much. Each row carries its own instead,
-over its bytes and its position, which vectorises:
+A row is its record, zeros up to 4 bytes before the next multiple of 8, and the seal as uint32. The
+seal is a hash of the row's bytes and its position, which vectorises:
 
 ``h = Σ (w[i] ^ w[i] >> 32) · m[i] + (position + 1) · m[n]`` modulo 2⁶⁴, over the row's n
 little-endian uint64 words w with the seal taken as zero, and the seal is ``(h ^ h >> 32)`` modulo
 2³². The multipliers m are odd, from SHAKE-128. This is multilinear hashing (Lemire and Kaser,
 "Strongly universal string hashing is fast", 2014) after a mixing step: damage within one word
-always changes h, and any other damage escapes once in about 2³².
+always changes h, and any other damage goes unnoticed once in about 2³².
 
-A row is its record, zeros up to the next 4 bytes before a multiple of 8, and the seal as uint32. An
-index entry is one int64: a position in the low 40 bits and above them 23 bits of such a hash.
+An index entry is one int64: a position in the low 40 bits and above them 23 bits of such a hash.
+
+The rows of a file are read in random order through a memory map, in NumPy or in a TensorFlow graph.
+A checksum of the whole file would have to be computed before the first row is read, so each row
+carries its own. The graph computes the same hash: a change here is a change of the file format.
 """
 
 from __future__ import annotations
@@ -26,15 +28,16 @@ import numpy.typing as npt
 from registry.samples.arrays import Positions, Rows
 
 MULTIPLIERS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
-"""Of an index entry: its rank's and its position's."""
+"""The multipliers of an index entry's hash: its rank's and its position's."""
 POSITION_BITS = 40
 BLOCK_BYTES = 1 << 18
+"""Bytes of rows that are hashed at a time, so that they stay in the core's cache."""
 ENTRY_SHIFT = 64 - 23
-"""How far an entry's hash is shifted down: what remains are its highest 23 bits."""
+"""Bits by which an entry's hash is shifted right; its highest 23 bits remain."""
 
 
 class SealedRows:
-    """The layout of rows that hold records of ``width`` bytes; rows are ``stride`` bytes."""
+    """The layout of sealed rows: records of ``width`` bytes in rows of ``stride`` bytes."""
 
     def __init__(self, width: int) -> None:
         self.width = width
@@ -42,12 +45,13 @@ class SealedRows:
 
     @cached_property
     def multipliers(self) -> npt.NDArray[np.uint64]:
-        """One per word of a row, and the position's."""
+        """The odd multipliers, uint64: one per word of a row, and last the position's."""
         stream = shake_128(b"registry mirror").digest(self.stride + 8)
         return np.frombuffer(stream, "<u8") | np.uint64(1)
 
     def seal(self, records: npt.NDArray[Any], positions: Positions) -> Rows:
-        """Make rows, shape ``(count, stride)``, of records, void of ``width`` bytes each."""
+        """Return rows, shape ``(count, stride)``, of records of dtype ``V{width}``."""
+        # Zeros, not empty: the padding between record and seal is hashed, too.
         rows = np.zeros((len(records), self.stride), np.uint8)
         layout = np.dtype({"names": ["r"], "formats": [records.dtype], "itemsize": self.stride})
         rows.view(layout)["r"][:, 0] = records
@@ -55,7 +59,7 @@ class SealedRows:
         return rows
 
     def broken(self, rows: Rows, positions: Positions) -> npt.NDArray[np.bool_]:
-        """Tell which rows are not what was sealed for these positions."""
+        """Return which rows do not match their seals at these positions, one bool each."""
         broken: npt.NDArray[np.bool_] = self._seals(rows) != self._hash(rows, positions)
         return broken
 
@@ -63,28 +67,31 @@ class SealedRows:
         return rows.view("<u4")[:, -1]
 
     def _hash(self, rows: Rows, positions: Positions) -> npt.NDArray[np.uint32]:
-        """Hash rows whose seals count as zero, a block at a time: it stays in the core's cache."""
+        """Hash rows with their seals taken as zero, a block at a time."""
         hashes = np.empty(len(rows), np.uint32)
         block = max(1, BLOCK_BYTES // self.stride)
         for start in range(0, len(rows), block):
             part = slice(start, start + block)
+            # A copy: the rows may be a read-only map, and their seals must stay.
             words = rows[part].view("<u8").copy()
             words[:, -1] &= np.uint64(0xFFFFFFFF)  # the seal is the last word's higher half
             words ^= words >> np.uint64(32)
             total: npt.NDArray[np.uint64] = words @ self.multipliers[:-1]
+            # Cast first: NumPy promotes int64 with uint64 to float64, which loses the low bits.
             total += (positions[part] + 1).astype(np.uint64) * self.multipliers[-1]
             hashes[part] = total ^ (total >> np.uint64(32))
         return hashes
 
 
 def seal_entries(positions: Positions, first_rank: int) -> Positions:
-    """Make index entries for positions whose ranks count from ``first_rank``."""
+    """Return index entries for positions whose ranks count from ``first_rank``."""
     ranks = np.arange(first_rank, first_rank + len(positions))
+    # 40 and 23 bits leave the sign bit clear, so that the shift in `open_entries` adds no ones.
     return positions | (_entry_hash(ranks, positions) << np.int64(POSITION_BITS))
 
 
 def open_entries(entries: Positions, ranks: Positions) -> tuple[Positions, npt.NDArray[np.bool_]]:
-    """Return the positions in the entries, and which of them are not what was sealed."""
+    """Return the positions in the entries, and which entries are damaged, one bool each."""
     positions = entries & np.int64((1 << POSITION_BITS) - 1)
     return positions, (entries >> np.int64(POSITION_BITS)) != _entry_hash(ranks, positions)
 

@@ -1,4 +1,9 @@
-"""Up to where a mirror's records were looked through for damage, going by their file's times."""
+"""The position up to which a mirror's records were scanned for damage.
+
+The file ``scanned`` holds that position with the inode, size and modification time that the records
+had then. When one of these has changed, somebody else has written to the file, and all of it is
+scanned again.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ from registry.storage.mirror.state_file import read_summed, write_summed
 
 
 def sound(folder: Path, state: State) -> int:
-    """Return up to where the records are known to be undamaged."""
+    """Return the position up to which the records are known to be undamaged; 0 if unknown."""
     found = read_summed(folder / "scanned")
     if found is None or found["file"] != _look(folder, state):
         return 0
@@ -19,8 +24,12 @@ def sound(folder: Path, state: State) -> int:
 
 
 def stamp(folder: Path, state: State, until: int) -> None:
-    """Note that the records are undamaged up to a position."""
-    with suppress(OSError):  # then they are looked through again
+    """Record that the rows ``[0, until)`` are undamaged.
+
+    Whoever writes to the records calls this again: the write has changed the modification time, and
+    without a new stamp the next reader scans the whole file.
+    """
+    with suppress(OSError):  # then they are scanned again
         write_summed(folder / "scanned", {"file": _look(folder, state), "until": until})
 
 

@@ -1,9 +1,9 @@
-"""Rows of a mirror whose samples were erased: overwritten where they lie, for good.
+"""Erasing rows of a mirror: they are overwritten in place, permanently.
 
-A blank row is zeros under a seal that is not theirs, so that whoever reads it takes it for damaged
-and asks the database, which knows that it was erased. Its place is noted in the file ``erased``,
-with the chain after it, which cannot be computed again. So no database that still has its record,
-an older copy or a standby that lags, brings it back.
+A blank row is zeros with a seal that does not match. A reader takes it for damaged and asks the
+database, which reports that it was erased. The file ``erased`` holds the row's position and the
+chain after it, which cannot be computed again. A database that still has the record, such as an
+older copy or a standby that lags, therefore cannot bring it back.
 """
 
 from __future__ import annotations
@@ -27,26 +27,28 @@ from registry.storage.mirror.layout import ERASED, PLACE, State
 from registry.storage.mirror.snapshot import View
 
 _Writes = list[tuple[int, memoryview]]
+"""Offsets in a file, in bytes, and what to write there."""
 Entries = npt.NDArray[Any]
-"""Entries of the file ``erased``."""
+"""Entries of the file ``erased``, of dtype `ERASED`."""
 
 
 def listed(folder: Path, state: State) -> Entries:
-    """Read which rows are erased here, those included that the mirror has not come to yet.
+    """Read which rows are erased here, including rows that the mirror does not hold yet.
 
-    None of them where the list is damaged.
+    Empty if the list is damaged.
     """
     if not state.erased:
         return np.empty(0, ERASED)
+    # Past the state's size there may be a torn tail, which the checksum does not cover.
     data = layout.path(folder, state.generation, "erased").read_bytes()[: state.sizes["erased"]]
     whole = crc32(data) == state.sums["erased"]
     return np.frombuffer(data if whole else b"", ERASED)
 
 
 def agree(page: Page, chain: bytes, entries: Entries, known: Mapping[int, bytes]) -> bool:
-    """Tell whether a page that follows the value ``chain`` has the rows that entries stand for.
+    """Return whether a page, which follows the value ``chain``, has the rows of these entries.
 
-    ``known`` has the value after each row that the page lacks itself.
+    ``known`` maps the position of each row that is erased in the page to the value after it.
     """
     values = page.chain_values(chain, known)
     found = [values[position - page.start] for position in entries["position"].tolist()]
@@ -55,11 +57,12 @@ def agree(page: Page, chain: bytes, entries: Entries, known: Mapping[int, bytes]
 
 
 def emptied(page: Page, positions: Positions) -> Page:
-    """Return a page of which these rows have lost their records, if they had any."""
+    """Return the page without the records of the rows at these positions."""
     gone = np.isin(page.positions, positions)
     if not gone.any():
         return page
     width = page.codec.header.itemsize
+    # One entry per record, not per row: retractions and erased rows have none.
     sizes = np.full(len(gone), width) if page.sizes is None else page.sizes
     ends = np.cumsum(sizes)
     parts = zip((ends - sizes)[~gone].tolist(), ends[~gone].tolist(), strict=True)
@@ -72,11 +75,12 @@ def emptied(page: Page, positions: Positions) -> Page:
 
 
 def blank(folder: Path, state: State, codec: Codec, rows: Sequence[Erased]) -> State | None:
-    """Overwrite rows and note them; return the state that counts them, for the caller to publish.
+    """Overwrite rows and list them in ``erased``; return the state for the caller to publish.
 
-    What was done of it already, before a crash, is done again. The owner holds the mirror's lock.
-    None where damage hides the place of a row.
+    Safe to repeat after a crash. The caller holds the mirror's lock. Returns None if a row cannot
+    be located because of damage.
     """
+    # Rows past the mirror's end are only listed, and will be appended without their records.
     positions = np.array([row.position for row in rows if row.position < state.position], np.int64)
     if len(positions):
         writes = _fixed if codec.fixed_width else _variable
@@ -89,9 +93,9 @@ def blank(folder: Path, state: State, codec: Codec, rows: Sequence[Erased]) -> S
     data = entries.view(np.uint8).data
     size = state.sizes["erased"]
     place = layout.path(folder, state.generation, "erased")
-    place.touch()
+    place.touch()  # the mode r+b does not create it
     with place.open("r+b", buffering=0) as file:
-        file.seek(size)
+        file.seek(size)  # over a torn tail, if an earlier attempt left one
         appender.write_all(file, data)
     return replace(
         state,
@@ -117,12 +121,14 @@ def _variable(
     blanks = [bytes(len(record)) for record in records]
     ends = places["end"].tolist()
     seals = layout.blank_seals(blanks, positions, ends)
-    # Where a row is damaged, its end may be, too, and what lies before that another row's.
+    # A damaged row's end may be wrong, and the bytes before it those of another row, which would be
+    # lost. Rows with the seal of a blank row were erased by an attempt that did not finish.
     if (broken & (places["seal"] != seals)).any():
         return None
     places["seal"] = seals
     return {
-        # First, so that rows which are half overwritten are known for what they are.
+        # Places before records: after a crash in between, the seals already are those of blank
+        # rows. The other way round, half-erased rows would look damaged at the check above.
         "places": [
             (position * PLACE.itemsize, memoryview(place.tobytes()))
             for position, place in zip(positions.tolist(), places, strict=True)
@@ -139,5 +145,6 @@ def _overwrite(path: Path, writes: _Writes) -> None:
         for offset, data in writes:
             file.seek(offset)
             appender.write_all(file, data)
-        # The state may reach the disk first, and then these rows would never be looked at again.
+        # The state could reach the disk before these writes. After a power cut the rows would then
+        # count as erased, though the disk still has their records.
         os.fsync(file.fileno())

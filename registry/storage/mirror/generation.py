@@ -1,4 +1,9 @@
-"""The generations of a mirror: each begins empty, or with the first rows of the one before."""
+"""The generations of a mirror.
+
+Files that other processes may have mapped are never shortened. Where rows have to be dropped, a new
+generation of files is made in another folder, empty or with the first rows of the one before. The
+new state is published, and then the old generation's folder is removed.
+"""
 
 from __future__ import annotations
 
@@ -14,26 +19,27 @@ from registry.storage.mirror.snapshot import View
 
 
 def begin(folder: Path, state: State) -> State:
-    """Make a generation the current one and remove the others; the mirror's lock is held."""
-    # There is always a folder, so that the number of a generation is never given again.
+    """Publish a generation and remove the others. The caller holds the mirror's lock."""
+    # Even if it is empty: `next_generation` goes by the folders, and would use its number again.
     (folder / str(state.generation)).mkdir(exist_ok=True)
+    # Published before the sweep: a crash in between leaves a complete generation either way.
     layout.publish(folder, state)
     sweep(folder, state)
     return state
 
 
 def sweep(folder: Path, current: State) -> None:
-    """Remove all generations but the current one, and but those that are held."""
+    """Remove every generation except the current one and those that a process holds."""
     for old in _generations(folder):
         if old != current.generation:
             _remove(folder, old)
 
 
 def cleared(folder: Path) -> State:
-    """Return the state of the next generation, without rows, unpublished.
+    """Return the state, not yet published, of a next generation without rows.
 
-    It knows of the erasures that the one before did, so that a database which does not, since it is
-    an older copy or lags behind, brings nothing of them back.
+    It keeps the list of erasures. Otherwise a database that lacks some of them, because it is an
+    older copy or lags, would bring their records back.
     """
     before, state = layout.load(folder), State.empty(next_generation(folder))
     if before is None or not before.erased:
@@ -41,6 +47,7 @@ def cleared(folder: Path) -> State:
     size, total = before.sizes["erased"], before.sums["erased"]
     target = layout.path(folder, state.generation, "erased")
     target.parent.mkdir(exist_ok=True)
+    # A list that is damaged or gone is left out; the database's erasures are then applied again.
     try:
         if _copy(layout.path(folder, before.generation, "erased"), target, size) != total:
             return state
@@ -54,9 +61,10 @@ def cleared(folder: Path) -> State:
 
 
 def cut(folder: Path, view: View, position: int) -> State:
-    """Copy the rows before an anchor's position to the next generation and return their state.
+    """Copy the first rows to the next generation; return its state, not yet published.
 
-    It is unpublished, and counts no erasure as applied: the database may have others by now.
+    ``position`` is that of an anchor, or 0. The state counts no erasure as applied: the database
+    may have others by now.
     """
     generation = next_generation(folder)
     _, size, chain = view.anchor(position)
@@ -66,6 +74,7 @@ def cut(folder: Path, view: View, position: int) -> State:
         "buckets": position * 2,
         "changes": int(np.searchsorted(view.changes["position"], position))
         * layout.CHANGE.itemsize,
+        # Right: the anchor at the position itself is kept, since it holds the chain there.
         "anchors": int(np.searchsorted(view.anchors["position"], position, side="right"))
         * layout.ANCHOR.itemsize,
         "erased": 0,
@@ -87,6 +96,7 @@ def cut(folder: Path, view: View, position: int) -> State:
 
 
 def next_generation(folder: Path) -> int:
+    """Return a number above those of all generations in the folder."""
     return max(_generations(folder), default=-1) + 1
 
 
@@ -95,18 +105,19 @@ def _generations(folder: Path) -> list[int]:
 
 
 def _remove(folder: Path, generation: int) -> None:
-    # Processes that have mapped its files keep them, but a graph opens them by name.
+    # A file that is unlinked stays readable where it is mapped. A TensorFlow graph, however, opens
+    # the records by name whenever an iterator is made, so whoever may do that holds a shared lock.
     try:
         with layout.path(folder, generation, "records").open("r+b") as file:
             layout.hold(file, alone=True)
             shutil.rmtree(folder / str(generation), ignore_errors=True)
-    except BlockingIOError:
+    except BlockingIOError:  # in use; a later sweep removes it
         pass
-    except OSError:  # there is none, or it cannot be locked here
+    except OSError:  # it has no records, or this file system has no locks
         shutil.rmtree(folder / str(generation), ignore_errors=True)
 
 
 def _copy(source: Path, target: Path, length: int) -> int:
-    """Copy the first bytes of a file and return their sum."""
+    """Copy the first ``length`` bytes of a file and return their CRC-32."""
     with source.open("rb") as origin, target.open("wb") as copy:
         return layout.checksum(origin, length, 0, copy)

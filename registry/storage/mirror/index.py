@@ -1,7 +1,9 @@
-"""Index files: which positions a population has, by rank, each entry sealed (`seals`).
+"""Index files: the positions of a population's samples, by rank.
 
-Processes share them, and each keeps a lock on those it has mapped. The last used ones stay, and so
-do those in use: a graph opens its file by name whenever an iterator is made.
+A file is an array of sealed entries (see `checksums`), written once and then mapped by all
+processes. Each process holds a shared lock on the files that it has mapped. Files that are in use
+are not removed, because a TensorFlow graph opens its file by name whenever an iterator is made; of
+the others, the `KEPT` most recently used ones stay.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ from registry.storage.mirror.checksums import open_entries, seal_entries
 from registry.storage.mirror.layout import draft_of, hold
 
 CHUNK = 1 << 16
+"""Entries that are checked at a time."""
 KEPT = 8
-"""Index files that a mirror keeps beside those in use, the last used ones."""
+"""Index files that a mirror keeps, the last used ones, besides those in use."""
 
 Parts = Iterator[Positions]
 Gather = Callable[[Parts], "Index"]
@@ -34,8 +37,8 @@ Gather = Callable[[Parts], "Index"]
 class Index:
     """The positions of a population's samples, by rank.
 
-    Where they are all there are from ``first`` on, ``entries`` is None; otherwise it holds sealed
-    entries (`seals`), in a file at ``path`` if it is not None.
+    ``entries`` is None if they are all positions from ``first`` on. Otherwise it holds sealed
+    entries (int64, see `checksums`), mapped from the file at ``path`` unless that is None.
     """
 
     size: int
@@ -44,7 +47,7 @@ class Index:
     path: Path | None = None
 
     def positions(self, ranks: Positions) -> Positions:
-        """Return the positions at some ranks; raises `MirrorError` where an entry is damaged."""
+        """Return the positions at some ranks. Raises `MirrorError` if an entry is damaged."""
         if self.entries is None:
             return ranks + self.first
         positions, broken = open_entries(self.entries.take(ranks), ranks)
@@ -53,7 +56,7 @@ class Index:
         return positions
 
     def check(self) -> None:
-        """Look at file and entries; raises `MirrorError` where it is gone or one is damaged."""
+        """Check file and entries. Raises `MirrorError` if the file is gone or an entry damaged."""
         if self.path is not None and not self.path.exists():
             raise MirrorError(f"{self.path} is gone")
         if self.entries is not None:
@@ -62,31 +65,39 @@ class Index:
 
 
 class Indexes:
-    """The index files of a mirror. Raises `OSError` where its folder cannot be used."""
+    """The index files of a mirror. Methods raise `OSError` if its folder cannot be used."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def find(self, name: str, size: int) -> Index | None:
-        """Return the index of this name if there is one of this size."""
+        """Map the index of this name; None unless it exists and has this size."""
         path = self._folder / name
-        # Another process may be removing it.
+        # Another process may be removing it: then it cannot be opened, or not be locked.
         with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
             hold(file)
             found = _mapped(file, path)
+            # It may have been replaced between opening and locking. This lock would then not keep
+            # the file that now has the name.
             if found.size == size and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-                with suppress(OSError):  # in a cache that can only be read, none is removed either
+                # Set explicitly, since most file systems do not update access times on each read.
+                # In a read-only cache this fails, but there no file is removed either.
+                with suppress(OSError):
                     os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
                 return found
         return None
 
     def make(self, name: str, parts: Parts, dense: Index) -> Index:
-        """Write an index; where it is as long as the dense one, that is it, and needs no file."""
+        """Write an index file and map it.
+
+        Returns ``dense``, without a file, if the index turns out to be as long.
+        """
         self._folder.mkdir(exist_ok=True)
         path = self._folder / name
         draft = draft_of(path)
         try:
             with draft.open("x+b") as file:
+                # Locked before it has its name: another process may otherwise remove it at once.
                 hold(file)
                 if _write(file, parts) == dense.size:
                     return dense
@@ -98,14 +109,14 @@ class Indexes:
             draft.unlink(missing_ok=True)
 
     def spill(self, parts: Parts) -> Index:
-        """Return an index in a file that is gone when it is no longer used."""
+        """Return an index in a temporary file, which is removed when its mapping is closed."""
         self._folder.mkdir(exist_ok=True)
         with TemporaryFile(dir=self._folder) as file:
             _write(file, parts)
             return _mapped(file, None)
 
     def _forget(self) -> None:
-        """Remove the files that were not used for longest, but none that is in use."""
+        """Remove the least recently used files beyond `KEPT`, except those in use."""
         for path in sorted(self._folder.iterdir(), key=_used, reverse=True)[KEPT:]:
             with suppress(OSError), path.open("rb") as file:
                 hold(file, alone=True)
@@ -123,11 +134,13 @@ def _write(file: IO[bytes], parts: Parts) -> int:
     for part in parts:
         file.write(seal_entries(part, count).tobytes())
         count += len(part)
-    file.flush()
+    file.flush()  # `_mapped` takes the size from the system, which has not seen the buffer
     return count
 
 
 def _mapped(file: IO[bytes], path: Path | None) -> Index:
+    # The mapping duplicates the file's descriptor, and with it keeps the lock. An empty file cannot
+    # be mapped.
     size = os.fstat(file.fileno()).st_size // 8
     entries = np.memmap(file, "<i8", "r", shape=(size,)).view(np.ndarray) if size else None
     return Index(size, entries=entries, path=path)
@@ -136,5 +149,5 @@ def _mapped(file: IO[bytes], path: Path | None) -> Index:
 def _used(path: Path) -> float:
     try:
         return path.stat().st_atime
-    except FileNotFoundError:  # another process was faster
+    except FileNotFoundError:  # another process has removed it
         return 0.0

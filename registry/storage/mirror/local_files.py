@@ -1,4 +1,4 @@
-"""Files of a mirror that are read without Python."""
+"""The files of a mirror that a TensorFlow graph reads directly, without Python."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from registry.storage.mirror.snapshot import Held, View
 
 @dataclass(frozen=True)
 class LocalFiles:
-    """Files that are opened by name, at any time: none is removed for as long as this lives.
+    """Files that may be opened by name at any time while this object lives.
 
-    ``withheld`` are the positions of rows that the files lack, though the database has them.
+    The locks of ``held`` and ``index`` keep other processes from removing them. ``withheld`` are
+    the positions of rows that are erased in the files, though the database still has them.
     """
 
     view: View
@@ -23,7 +24,7 @@ class LocalFiles:
     held: Held
 
     def check(self) -> None:
-        """Raise `MirrorError` where a file is gone all the same."""
+        """Raise `MirrorError` if a file is gone, as when the cache directory was emptied."""
         records, entries = self.view.path, self.index.path
         for path, there in (
             (records, self.held.at(records)),

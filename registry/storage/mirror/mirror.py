@@ -1,4 +1,11 @@
-"""Keeping a mirror in step with its database, and its files free of damage."""
+"""Bringing a mirror up to date with its database, and checking and repairing its files.
+
+`Mirror.sync` compares the mirror's chain with the database's. If the mirror has too few rows, pages
+are appended; if the chains differ, the mirror is cut back to the last anchor at which they agree;
+then rows that the database has erased are overwritten. One process does this at a time, under a
+file lock. Readers do not take it: they map the files that the state counts, and check each row's
+seal when they read it.
+"""
 
 from __future__ import annotations
 
@@ -27,17 +34,17 @@ from registry.storage.mirror.repair import rewrite
 from registry.storage.mirror.snapshot import View
 
 FEW = 1024
-"""Rows whose chain is sooner computed than asked for."""
+"""Up to so many rows, computing the chain is faster than a query for it."""
 SCANNED = 1 << 16
+"""Rows that are checked at a time when the records are scanned."""
 REPAIRED = 4096
-"""Rows that are read again where one of them is broken."""
+"""Rows of a block; where one is damaged, its whole block is read again."""
 
 
 class Mirror:
     """The local copy of one log, in a folder that all processes of the machine share.
 
-    One process at a time brings it up to date, under a lock; all map its files. Safe to share
-    between threads. Raises `OSError` where the folder cannot be used.
+    Safe to share between threads. Methods raise `OSError` if the folder cannot be used.
     """
 
     def __init__(self, log: Log, root: Path) -> None:
@@ -49,12 +56,14 @@ class Mirror:
         self._view: View | None = None
 
     def sync(self, until: int, chain: bytes, erased: int | None = None) -> View:
-        """Return the log's rows up to ``until`` at least, where the database has this chain.
+        """Return a view of at least the log's first ``until`` rows, which end in this chain.
 
-        What is there already is not read again, but what the database has erased, ``erased`` rows
-        if that is known, is overwritten here. Where the mirror holds another history than the
-        database, it is cut back to where they part, with a `DivergenceWarning`.
+        Only rows that the mirror lacks are read. Rows that the database has erased are overwritten;
+        ``erased`` is their number, or None if it has to be read. If the mirror and the database
+        hold different histories, warns with `DivergenceWarning` and cuts the mirror back to where
+        they diverge.
         """
+        # Always the threads' lock before the file's: the other order could deadlock.
         with self._thread_lock:
             while True:
                 state, found = self._load(), None
@@ -66,26 +75,27 @@ class Mirror:
                     or state.erased < erased
                     or not self._agrees(state, until, chain, found)
                 ):
+                    # What was read without the lock is only a hint; `_bring` reads the state again.
                     with self._file_lock():
                         state = self._bring(until, chain, erased)
-                with suppress(FileNotFoundError):  # another process began the next generation
+                with suppress(FileNotFoundError):  # another process has removed this generation
                     if self._view is None or self._view.state != state:
                         self._view = View(self.folder, state, self.log.codec)
                     return self._view
 
     def view(self) -> View | None:
-        """Return the rows that are there already; None where there is no mirror yet."""
+        """Return a view of the rows that are here already; None if there is no usable mirror."""
         state = self._load()
         return None if state is None else View(self.folder, state, self.log.codec)
 
     @property
     def erasures(self) -> int | None:
-        """How many of the database's erasures are applied; None where there is no mirror yet."""
+        """The number of the database's erasures that are applied; None if there is no mirror."""
         state = layout.load(self.folder)
         return None if state is None else state.erased
 
     def erased(self, positions: Positions) -> list[Erased]:
-        """Return those of these rows that the database has erased."""
+        """Return which of the rows at these positions the database has erased."""
         if not len(positions):
             return []
         place = (self.log.dataset_id, int(positions.min()), int(positions.max()) + 1)
@@ -93,24 +103,27 @@ class Mirror:
         return [row for row in found if row.position in positions]
 
     def listed(self, view: View) -> Positions:
-        """Return which rows are known here as erased by now, whatever this database says."""
+        """Return the positions of rows that are erased here by now, whatever this database says."""
         state = layout.load(self.folder)
         if state is None or state.generation != view.state.generation:
+            # The list on disk is that of other files; the one mapped by the view is still right.
             return np.array(list(view.erased), np.int64)
         positions: Positions = listed(self.folder, state)["position"]
         return positions
 
     def withheld(self, view: View) -> Positions:
-        """Return which rows are erased here, but not in this database, which is older or lags."""
+        """Return the rows that are erased here but not in this database, which is older or lags."""
         positions = self.listed(view)
         if not len(positions) or self._seen(0)[1] >= len(positions):
             return positions[:0]
         return np.setdiff1d(positions, [row.position for row in self.erased(positions)])
 
     def shared(self, view: View, until: int) -> int:
-        """Return the last position up to which mirror and database are known to agree."""
+        """Return the last anchor's position, at most ``until``, where mirror and database agree."""
         anchors = view.anchors[view.anchors["position"] <= until]
-        low, high = 0, len(anchors)  # anchors before low agree, those from high on do not
+        # Binary search, as equal chains imply equal logs before them: anchors before low agree,
+        # those from high on do not.
+        low, high = 0, len(anchors)
         while low < high:
             middle = (low + high) // 2
             anchor = anchors[middle]
@@ -121,9 +134,10 @@ class Mirror:
         return int(anchors[low - 1]["position"]) if low else 0
 
     def shared_with(self, until: int, chain: bytes) -> int | None:
-        """Return a position up to which the database has the history that has this chain.
+        """Return a position up to which the database agrees with the history that has this chain.
 
-        The last one if the mirror still holds that history; None if it tells nothing about it.
+        While the mirror holds that history, this is the last anchor before the divergence. Once it
+        was cut back, it is the lowest position of a cut. None if it never was, or does not exist.
         """
         view = self.view()
         if view is None:
@@ -133,11 +147,13 @@ class Mirror:
         return view.state.parted
 
     def repair(self, view: View, positions: Positions, until: int, chain: bytes) -> None:
-        """Read the rows at broken positions again from the database, into their old places.
+        """Read the damaged rows at these positions from the database again and write them in place.
 
-        Raises `DivergenceError` unless its first ``until`` rows are still those in the view.
+        Begins a new generation if that is impossible. Raises `DivergenceError` unless the first
+        ``until`` rows of the database still have this chain.
         """
-        # A record begins where the one before it ends, so that place may be the broken one.
+        # A variable-width record begins where the one before it ends, so the entry of that one may
+        # be what is damaged.
         before = positions if self.log.codec.fixed_width else np.maximum(positions - 1, 0)
         with self._thread_lock, self._file_lock():
             for block in np.unique(np.append(positions, before) // REPAIRED).tolist():
@@ -146,19 +162,20 @@ class Mirror:
                 place, erased = (self.folder, view, after, stop), self.listed(view)
                 if not rewrite(self.log, *place, (until, chain), erased):
                     self._restart(view)
-                    return
+                    return  # the view's files have been replaced: nothing is left to repair in them
 
     def scan(self, view: View, until: int, chain: bytes, *, again: bool = False) -> None:
-        """Check the first ``until`` rows, of fixed width, unless that was done; mend them.
+        """Check the first ``until`` rows, of fixed width, and repair those that are damaged.
 
-        Rows that were erased stay as they are.
-
-        It was done if the file's times are as this class last left them, and not ``again``.
+        Erased rows are left alone. Rows that are known to be undamaged (`damage_scan`) are
+        skipped, unless ``again`` is true.
         """
         for after in range(0 if again else sound(self.folder, view.state), until, SCANNED):
             positions = np.arange(after, min(after + SCANNED, until))
+            # A slice of the map, not a copy as `take_rows` makes.
             rows = view.rows[after : after + len(positions)]
             broken = positions[view.seals.broken(rows, positions)]
+            # Blank rows look broken, too: leave out those erased here, then those erased there.
             if len(broken):
                 broken = np.setdiff1d(broken, self.listed(view))
             damaged = np.setdiff1d(broken, [row.position for row in self.erased(broken)])
@@ -168,20 +185,20 @@ class Mirror:
             stamp(self.folder, view.state, until)
 
     def restart(self, view: View) -> None:
-        """Begin anew with empty files: these are damaged where they cannot be mended row by row."""
+        """Begin an empty generation, as these files have damage that cannot be repaired by row."""
         with self._thread_lock, self._file_lock():
             self._restart(view)
 
     def _file_lock(self) -> FileLock:
-        """Return the lock between processes: a new object, as one from before a fork is refused."""
+        """Return the lock between processes: a new object, since one from before a fork fails."""
         return FileLock(self.folder / "lock")
 
     def _restart(self, view: View) -> None:
-        if not view.gone:
+        if not view.gone:  # else another process has replaced these files already
             begin(self.folder, cleared(self.folder))
 
     def _load(self) -> State | None:
-        """Read the state; None unless all files hold what it says."""
+        """Read the state; None unless the files have its sizes and sums."""
         state = layout.load(self.folder)
         if state is None or not layout.complete(self.folder, state):
             return None
@@ -191,7 +208,7 @@ class Mirror:
         return state
 
     def _sums_hold(self, state: State) -> bool:
-        """Check the sums; what this process has checked before is not read again."""
+        """Return whether the sums hold, reading only what this process has not checked before."""
         known = self._trusted
         if known is None or known.generation != state.generation or known.position > state.position:
             known = State.empty(state.generation)
@@ -203,29 +220,31 @@ class Mirror:
                     left = state.sizes[name] - known.sizes[name]
                     if layout.checksum(file, left, known.sums[name]) != state.sums[name]:
                         return False
-        except FileNotFoundError:  # another process has just begun the next generation
+        except FileNotFoundError:  # another process has removed this generation
             return False
         return True
 
     def _seen(self, position: int) -> tuple[bytes | None, int]:
-        """Read the database's chain at a position, and how many rows it has erased."""
+        """Read the database's chain at a position, and the number of rows it has erased."""
         place = (self.log.dataset_id, position)
         return read(self.log.engine, lambda connection: seen(connection, *place))
 
     def _agrees(self, state: State, until: int, chain: bytes, found: bytes | None) -> bool:
-        """Tell whether mirror and database hold the same rows, as far as both go or ``until``.
+        """Return whether mirror and database hold the same rows, as far as both have them.
 
-        ``found`` is the database's chain where the mirror ends.
+        ``chain`` is the database's at ``until``, ``found`` the one at the mirror's end; None if the
+        database does not have so many rows.
         """
         if state.position == until:
             return bytes.fromhex(state.chain) == chain
         if found is not None:
             return found.hex() == state.chain
-        # The mirror goes further than this database: a replica that lags, or a restored one.
+        # The mirror has more rows than this database, which is a replica that lags or was restored.
+        # Compare at ``until``, or every lagging replica would cut the mirror back.
         return View(self.folder, state, self.log.codec).chain_at(until) == chain
 
     def _bring(self, until: int, chain: bytes, erased: int) -> State:
-        """Bring the files up to a position and a number of erasures; the lock is held."""
+        """Bring the files up to a position and a number of erasures. The caller holds the locks."""
         state = self._load()
         if state is None:
             state = begin(self.folder, cleared(self.folder))
@@ -238,10 +257,13 @@ class Mirror:
         blanks = False
         if state.position < until:
             before, entries = state.position, listed(self.folder, state)
+            # Read before the files are written, which changes the times that it goes by.
             known = sound(self.folder, state) if before else 0
             with Appender(self.folder, state, self.log.codec) as appender:
                 for read_page in found or pages(self.log, state.position, until):
                     page = self._without_erased(read_page, appender.state, entries)
+                    # The erasures listed here belong to another history: drop the list, and let the
+                    # database's be applied from the first on.
                     if page is None:
                         self._cut_list(appender.state)
                         return self._bring(until, chain, erased)
@@ -254,16 +276,17 @@ class Mirror:
             if known or not before:
                 stamp(self.folder, state, state.position if known >= before else known)
         sweep(self.folder, state)
-        # Last, so that no page which was read before is left out.
+        # Erase last: a page that was read before an erasure still brings its record. Blank rows in
+        # a page may mean that the database has erased more than ``erased`` says.
         return self._erase(state, until, chain) if blanks or state.erased < erased else state
 
     def _erase(self, state: State, until: int, chain: bytes) -> State:
-        """Apply the database's erasures since the last that was."""
+        """Apply the database's erasures that follow the last one applied here."""
         place = (self.log.dataset_id, state.erased)
         rows = read(self.log.engine, lambda connection: erased_from(connection, *place))
         known = sound(self.folder, state) if state.position else 0
         erased = blank(self.folder, state, self.log.codec, rows)
-        if erased is None:  # in a new generation, they are blank from the start
+        if erased is None:  # damaged; in an empty generation, these rows are blank from the start
             begin(self.folder, cleared(self.folder))
             return self._bring(until, chain, state.erased + len(rows))
         layout.publish(self.folder, erased)
@@ -273,9 +296,9 @@ class Mirror:
         return erased
 
     def _without_erased(self, page: Page, before: State, entries: Entries) -> Page | None:
-        """Return a page without the records of rows that are erased here.
+        """Return a page, which follows the state, without the records of rows erased here.
 
-        None where the entries are of another history than the page, which follows that state.
+        None if the entries belong to another history than the page.
         """
         inside = entries[(entries["position"] >= page.start) & (entries["position"] < page.stop)]
         if len(inside):
@@ -285,12 +308,15 @@ class Mirror:
         return emptied(page, inside["position"])
 
     def _cut_list(self, state: State) -> None:
-        """Begin a generation with the same rows, but without what is known as erased."""
+        """Begin a generation with the same rows, but an empty list of erasures."""
         view = View(self.folder, state, self.log.codec)
         begin(self.folder, cut(self.folder, view, state.position))
 
     def _next(self, state: State, until: int, chain: bytes) -> list[Page] | None:
-        """Read a few rows that are all that is missing; None if they do not lead to the chain."""
+        """Read the missing rows, if they are at most `FEW`; None unless they lead to the chain.
+
+        Computing the chain here saves the queries with which `_bring` otherwise compares histories.
+        """
         if not 0 < until - state.position <= FEW:
             return None
         found, value = list(pages(self.log, state.position, until)), bytes.fromhex(state.chain)
@@ -299,7 +325,7 @@ class Mirror:
         return found if value == chain else None
 
     def _cut_back(self, state: State, until: int) -> State:
-        """Go on in a new generation from where the mirror and the database part."""
+        """Begin a generation with the rows before the mirror and the database diverge."""
         view = View(self.folder, state, self.log.codec)
         position = self.shared(view, until)
         warnings.warn(

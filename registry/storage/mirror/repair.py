@@ -1,4 +1,4 @@
-"""Reading rows of a mirror again from the database, into their old places."""
+"""Repairing a mirror: rows are read from the database again and written in place."""
 
 from __future__ import annotations
 
@@ -23,21 +23,26 @@ def rewrite(
     history: tuple[int, bytes],
     erased: Positions,
 ) -> bool:
-    """Write rows again; tell whether that could be done in their old places.
+    """Write the rows ``[after, until)`` again; return False if they cannot be written in place.
 
-    ``history`` is the watermark and the chain that the database must still have. Rows that are
-    ``erased`` here stay so, whatever the database has of them.
+    ``history`` is the watermark and the chain that the database must still have. Rows whose
+    positions are in ``erased`` stay erased, even if the database has their records. The caller
+    holds the mirror's lock.
     """
     offset = after * view.seals.stride
     if not log.codec.fixed_width:
         if not view.intact(after, after):
             return False
+        # Begin at an anchor, the only place whose offset does not depend on damaged entries.
         after, offset, _ = view.anchor(after)
+    # From the primary, as a replica may lag.
     for found in pages(log.primary, after, until):
+        # After each page is read and before it is written: the database may be restored meanwhile,
+        # and another history's rows would get valid seals here.
         confirm(log, *history)
         page = emptied(found, erased)
         if len(page.erased) and not log.codec.fixed_width:
-            return False  # it is not known how much room they take here
+            return False  # the page does not say how many bytes they take here
         columns = layout.contents(page, log.codec, offset)
         places = {"records": offset, "places": page.start * layout.PLACE.itemsize}
         for name, column in columns.items():

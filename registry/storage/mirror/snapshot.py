@@ -1,4 +1,8 @@
-"""A mirror's rows as memory maps: read at any place, each row checked where it is read."""
+"""The rows of a mirror at one moment, as memory maps that are read in any order.
+
+Opening a `View` checks nothing. Rows are checked by their seals when they are taken, the other
+files by `View.intact` when they are needed as a whole.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +37,16 @@ DTYPES: dict[str, npt.DTypeLike] = {
 
 @dataclass(frozen=True)
 class Held:
-    """A file that stays where it is for as long as this lives: its mapping keeps a lock on it."""
+    """A shared lock on a file, which no process removes while this object lives.
+
+    The mapping duplicates the file's descriptor, so the lock outlives the file object that took it.
+    """
 
     mapping: mmap
     status: os.stat_result
 
     def at(self, path: Path) -> bool:
-        """Tell whether the file is still the one at its path."""
+        """Return whether the file at the path is still the one that is locked."""
         try:
             return os.path.samestat(self.status, path.stat())
         except FileNotFoundError:
@@ -47,9 +54,10 @@ class Held:
 
 
 class View:
-    """The first ``position`` rows of a log, in files that other processes may be adding to.
+    """The first ``position`` rows of a log, in files that other processes may append to.
 
-    Memory maps are not the process's own memory: it does not grow with the log.
+    Maps are backed by the page cache, so the process's own memory does not grow with the log.
+    Raises `FileNotFoundError` if the generation has been removed.
     """
 
     def __init__(self, folder: Path, state: State, codec: Codec) -> None:
@@ -57,72 +65,79 @@ class View:
         self.position = state.position
         self._folder = folder
         self._codec = codec
-        # At once: another process may replace the files by a new generation's.
+        # All of them now: later, another process may have removed some with their generation.
         self._maps = {name: self._map(name, dtype) for name, dtype in DTYPES.items()}
 
     @cached_property
     def seals(self) -> SealedRows:
-        """The layout of the rows, where records have one width."""
+        """The layout of the rows. Only for fixed-width records."""
         return SealedRows(self._codec.header.itemsize)
 
     @property
     def path(self) -> Path:
-        """The file of the records."""
+        """The path of the file ``records``."""
         return layout.path(self._folder, self.state.generation, "records")
 
     @property
     def gone(self) -> bool:
-        """Whether another generation has replaced the files, which stay mapped here."""
+        """Whether another generation has replaced these files, which stay mapped here."""
         state = layout.load(self._folder)
         return state is None or state.generation != self.state.generation
 
     def hold(self) -> Held:
-        """Keep the file of the records where it is for as long as what is returned lives.
+        """Lock the file of the records against removal while the returned object lives.
 
-        Raises `FileNotFoundError` or `BlockingIOError` where it is being removed.
+        Raises `FileNotFoundError` or `BlockingIOError` if another process is removing it.
         """
         with self.path.open("rb") as file:
             layout.hold(file)
+            # One byte is enough: only the descriptor that the mapping duplicates is of use.
             held = Held(mmap(file.fileno(), 1, prot=PROT_READ), os.fstat(file.fileno()))
+            # It may have been removed between opening and locking.
             if not held.at(self.path):
                 raise FileNotFoundError(self.path)
             return held
 
     @cached_property
     def rows(self) -> Rows:
-        """Sealed rows, shape ``(position, stride)``."""
+        """Sealed rows, uint8 of shape ``(position, stride)``. Only for fixed-width records."""
         return self.records.reshape(-1, self.seals.stride)
 
     @property
     def records(self) -> npt.NDArray[np.uint8]:
-        """Records that differ in length, end to end."""
+        """The bytes of all records, or sealed rows, end to end."""
         return self._maps["records"]
 
     @property
     def places(self) -> npt.NDArray[Any]:
+        """Where each record ends, dtype `PLACE`; empty for fixed-width records."""
         return self._maps["places"]
 
     @property
     def buckets(self) -> npt.NDArray[np.uint16]:
+        """The bucket of each row's key, shape ``(position,)``."""
         return self._maps["buckets"]
 
     @property
     def changes(self) -> npt.NDArray[Any]:
+        """The rows that supersede or retract, by position, dtype `CHANGE`."""
         return self._maps["changes"]
 
     @property
     def anchors(self) -> npt.NDArray[Any]:
+        """Positions where the chain is known, in order, dtype `ANCHOR`."""
         return self._maps["anchors"]
 
     @cached_property
     def erased(self) -> dict[int, bytes]:
-        """The rows that were erased, by position, with the chain after each."""
+        """The chain after each erased row of the view, by the row's position."""
+        # The file lists rows past the end of the mirror, too.
         found = self._maps["erased"]
         rows = zip(found["position"].tolist(), found["chain"].tolist(), strict=True)
         return {position: chain for position, chain in rows if position < self.position}
 
     def intact(self, after: int, until: int) -> bool:
-        """Tell whether changes, anchors and the buckets in ``[after, until)`` are undamaged."""
+        """Return whether changes, anchors and the buckets in ``[after, until)`` are undamaged."""
         for name in ("changes", "anchors"):
             if crc32(self._maps[name].view(np.uint8).data) != self.state.sums[name]:
                 return False
@@ -136,13 +151,18 @@ class View:
         return True
 
     def take_rows(self, positions: Positions) -> tuple[Rows, npt.NDArray[np.bool_]]:
-        """Copy the sealed rows at these positions; the second tells which are broken."""
+        """Copy the sealed rows at these positions; the second array says which are broken."""
+        # As one void per row, NumPy copies each in one piece.
         flat = self.rows.view(f"V{self.seals.stride}")[:, 0]
         rows = flat.take(positions).view(np.uint8).reshape(-1, self.seals.stride)
         return rows, self.seals.broken(rows, positions)
 
     def take_records(self, positions: Positions) -> tuple[list[memoryview], npt.NDArray[np.bool_]]:
-        """Return records that differ in length, as they lie; the second tells which are broken."""
+        """Return variable-width records, without a copy; the second array says which are broken.
+
+        The records are slices of the map: erasing or repairing a row changes them.
+        """
+        # Signed: a damaged end above 2**63 turns negative, and fails the check of the range below.
         ends = self.places["end"].take(positions).astype(np.int64)
         starts = self.places["end"].take(positions - 1, mode="clip").astype(np.int64)
         starts[positions == 0] = 0
@@ -157,7 +177,7 @@ class View:
         return records, found != seals
 
     def anchor(self, position: int) -> tuple[int, int, bytes]:
-        """Return the last anchor at or before a position: its position, bytes and chain."""
+        """Return the last anchor at or before a position, as its position, bytes and chain."""
         index = int(np.searchsorted(self.anchors["position"], position, side="right")) - 1
         if index < 0:
             return 0, 0, GENESIS
@@ -167,10 +187,10 @@ class View:
     def chain_values(
         self, after: int, until: int, chain: bytes, known: Mapping[int, bytes] | None = None
     ) -> list[bytes]:
-        """Compute the chain over ``[after, until)`` from the value before it.
+        """Return the chain after each row of ``[after, until)``, from the value before them.
 
-        ``known`` has the value after each row that was erased, by position; those noted here if it
-        is None.
+        ``known`` maps the position of each erased row to the value after it; None means the rows
+        that the view lists as erased. Seals are not checked: damage results in other values.
         """
         positions = np.arange(after, until)
         part = slice(*np.searchsorted(self.changes["position"], [after, until]))
@@ -183,6 +203,7 @@ class View:
             records = [row[:width].tobytes() for row in self.take_rows(positions)[0]]
         else:
             records = [bytes(record) for record in self.take_records(positions)[0]]
+        # A retraction's slot holds zeros in a file of fixed width, but its record counts as empty.
         for retracted in at[self.changes["retracted"][part]].tolist():
             records[retracted] = None
         given = self.erased if known is None else known
@@ -190,7 +211,7 @@ class View:
         return extend_past(blanks, chain, supersedes, self.buckets[after:until], records)
 
     def chain_at(self, position: int) -> bytes:
-        """Compute the chain after the first ``position`` rows, from the anchor before."""
+        """Compute the chain after the first ``position`` rows, from the last anchor before."""
         after, _, chain = self.anchor(position)
         values: Sequence[bytes] = self.chain_values(after, position, chain)
         return values[-1] if values else chain
@@ -200,5 +221,6 @@ class View:
         if not count:  # an empty file cannot be mapped
             return np.empty(0, dtype)
         with layout.path(self._folder, self.state.generation, name).open("rb") as file:
+            # Only what the state counts: the file may have grown, or end in a torn tail.
             held = mmap(file.fileno(), self.state.sizes[name], prot=PROT_READ)
         return np.frombuffer(held, dtype, count)

@@ -1,9 +1,11 @@
-"""Small files that are replaced often: read whole, or not at all, whoever is killed while writing.
+"""Small files that are replaced often and atomically, even if the writer is killed.
 
-Such a file has two slots, each a checksum, a number and JSON. Writing fills the one that holds the
-lower number, in place; reading takes the sound one with the higher number. Renaming a new file over
-the old one would be as safe, but ext4 then writes the new one's blocks out before it goes on
-(``auto_da_alloc``), which takes milliseconds.
+A file has two slots of `SLOT` bytes, each a checksum, a number and JSON. Writing overwrites the
+slot with the lower number; reading takes the valid slot with the higher number. A write that was
+interrupted leaves a slot whose checksum does not match, and the other slot still counts.
+
+Renaming a new file over the old one would be as safe. But ext4 then flushes the new file's blocks
+first (``auto_da_alloc``), which takes milliseconds.
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ from typing import Any
 from zlib import crc32
 
 SLOT = 4096
-"""Bytes of a slot; what has no room in it cannot be written."""
+"""Bytes of a slot; more than that cannot be written."""
 
 
 def read_summed(place: Path) -> dict[str, Any] | None:
-    """Read what `write_summed` wrote last; None where there is nothing that can be trusted."""
+    """Read what `write_summed` wrote last; None if there is no file or no valid slot."""
     try:
         return _newest(place.read_bytes())[1]
     except FileNotFoundError:
@@ -27,7 +29,11 @@ def read_summed(place: Path) -> dict[str, Any] | None:
 
 
 def write_summed(place: Path, fields: dict[str, Any]) -> None:
-    """Replace the contents. Writers that do not share a lock may lose to one another."""
+    """Replace the contents.
+
+    Writers that do not share a lock may overwrite one another's updates. Raises `ValueError` if
+    the fields do not fit in a slot.
+    """
     file = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         number = _newest(os.pread(file, 2 * SLOT, 0))[0] + 1
@@ -35,8 +41,9 @@ def write_summed(place: Path, fields: dict[str, Any]) -> None:
         data = b"%08x %s" % (crc32(text), text)
         if len(data) > SLOT:
             raise ValueError(f"{place}: {len(data)} bytes do not fit in {SLOT}")
+        # Padded, so that no rest of a longer text stays in the slot.
         written = os.pwrite(file, data.ljust(SLOT), number % 2 * SLOT)
-        if written < SLOT:  # as on a disk that is full
+        if written < SLOT:  # a full disk: the second call raises the error
             os.pwrite(file, data.ljust(SLOT)[written:], number % 2 * SLOT + written)
     finally:
         os.close(file)
@@ -48,7 +55,7 @@ def _newest(data: bytes) -> tuple[int, dict[str, Any] | None]:
 
 
 def _opened(slot: bytes) -> tuple[int, dict[str, Any] | None]:
-    """Return a slot's number and fields; 0 and None unless it is sound."""
+    """Return a slot's number and fields; 0 and None unless its checksum matches."""
     total, _, text = slot.rstrip(b" ").partition(b" ")
     try:
         if int(total, 16) != crc32(text):
