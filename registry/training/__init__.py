@@ -1,1 +1,1 @@
-"""What a trainer sees, without TensorFlow: runs, epochs, order, batches."""
+"""Runs, epochs, order, shards and batches: what a trainer sees, without TensorFlow."""

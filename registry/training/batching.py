@@ -1,4 +1,4 @@
-"""Batches of samples, framework-free: an epoch's order turned into arrays."""
+"""Batches of samples as NumPy arrays, independent of any framework."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ Columns = Mapping[str, Column]
 def batches(
     parts: Iterable[Columns], batch_size: int, *, drop_remainder: bool = False
 ) -> Iterator[dict[str, Column]]:
-    """Cut columns of any lengths into columns of ``batch_size`` rows; the last may be shorter."""
+    """Yield batches of ``batch_size`` rows from columns of any lengths, in order.
+
+    The last batch may be shorter; with ``drop_remainder`` it is left out. Batches may be views of
+    the same arrays.
+    """
     held: list[Columns] = []
     rows = 0
     for part in parts:
@@ -22,6 +26,7 @@ def batches(
         rows += _rows(part)
         if rows < batch_size:
             continue
+        # Joined only once there is a batch: joining each part as it comes copies rows repeatedly.
         joined = _join(held)
         cut = rows - rows % batch_size
         for start in range(0, cut, batch_size):

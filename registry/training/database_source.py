@@ -1,4 +1,4 @@
-"""Samples read from the database, where no mirror can be kept."""
+"""Samples read from the database, for machines on which no mirror can be kept."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from registry.training.source import Record, drawn, refuse
 
 
 class DatabaseSource:
-    """Reads the database each time: the way out where no mirror can be kept."""
+    """A `Source` that queries the database for every read. It keeps no files, and is slow."""
 
     def __init__(self, log: Log, watermark: int, chain: bytes) -> None:
         self.log = log
@@ -45,6 +45,7 @@ class DatabaseSource:
         positions = live(population.since, population.watermark)
         if population.draw is not None:
             older = live(0, population.since)
+            # The drawn ones last, as in `MirrorSource`: a rank is the same sample in any source.
             positions = np.append(positions, older[drawn(population, len(positions), len(older))])
         return in_memory(iter([positions]))
 
@@ -58,7 +59,9 @@ class DatabaseSource:
             self.log.engine,
             lambda connection: records_at(connection, self.log.dataset_id, wanted),
         )
+        # After the read: a database restored meanwhile may have other rows at these positions.
         confirm(self.log, *self._history)
+        # An erased sample's record is empty, which no stored record is; decoding it would fail.
         if not all(records):
             place = (self.log.dataset_id, min(wanted), max(wanted) + 1)
             rows = read(self.log.engine, lambda connection: erased_between(connection, *place))

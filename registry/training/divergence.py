@@ -1,7 +1,8 @@
-"""What this machine remembers of the epochs it has seen pinned, to notice another history.
+"""Detecting that the database holds another history than the one that was trained on.
 
-A database restored from an older dump forgets epochs that were trained on, and may pin other data
-under their numbers. So the last epoch of each run is kept beside the mirror, too.
+A database restored from an older dump has lost epochs that were trained on, and may pin other data
+under their numbers. The last epoch of each run is therefore also stored in a file next to the
+mirror, and is compared with the database before an epoch is used.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from registry.training.mirror_source import Sources
 
 
 class PinMemory:
-    """Remembers the furthest epoch of one run."""
+    """The last epoch of one run that this machine has seen, in memory and in a file.
+
+    Without a cache directory, only this process remembers it.
+    """
 
     def __init__(self, log: Log, run: runs.Settings, sources: Sources) -> None:
         self._log = log
@@ -29,33 +33,35 @@ class PinMemory:
 
     @property
     def last(self) -> runs.Pin | None:
-        """The furthest epoch that is remembered, as `look` found it in the database."""
+        """The last epoch that is remembered. `look` has checked it against the database."""
         return self._last
 
     def look(self, number: int) -> runs.Seen | None:
-        """Return an epoch as the database has it; None while it is not pinned.
+        """Read an epoch from the database; None while it is not pinned.
 
-        Raises `DivergenceError` unless the database also has what is remembered.
+        Raises `DivergenceError` unless the database also has the epoch that is remembered.
         """
         last = self._recall()
         known = None if last is None else last.number
+        # Both epochs in one statement: the check and the result must be of the same snapshot.
         seen = runs.look(self._log.engine, self._run, number, known)
         if last is not None:
             self._check(last, seen.get(last.number))
         return seen.get(number)
 
     def remember(self, pin: runs.Pin) -> None:
-        """Keep an epoch in mind if none came after it."""
+        """Store an epoch unless a later one is stored."""
         last = self._recall()
         if last is not None and last.number >= pin.number:
             return
         self._last = pin
-        with suppress(OSError):  # without a cache, this process alone remembers
+        with suppress(OSError):  # without a cache directory, only this process remembers
             path = self._path()
             path.parent.mkdir(exist_ok=True)
             write_summed(path, {**asdict(pin), "chain": pin.chain.hex()})
 
     def _recall(self) -> runs.Pin | None:
+        # Read each time: another process of the run may have reached a later epoch.
         with suppress(OSError):
             if fields := read_summed(self._path()):
                 kept = runs.Pin(**{**fields, "chain": bytes.fromhex(fields["chain"])})
@@ -80,6 +86,7 @@ class PinMemory:
         )
 
     def _path(self) -> Path:
+        # Hashed, as a run's name may hold characters that no file name can.
         name = blake2b(self._run.name.encode(), digest_size=16).hexdigest()
         return self._sources.mirror().folder / "runs" / f"{name}.json"
 

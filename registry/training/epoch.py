@@ -27,24 +27,25 @@ from registry.training.source import Source, columns
 
 T = TypeVar("T")
 _OPENED = {"source", "index"}
-"""What belongs to one process."""
+"""Attributes that are not pickled, since they belong to one process."""
 ALONE: Shard = (0, 1)
+"""The shard of a single worker, which gets all samples."""
 CACHED_BYTES = 3 << 19
-"""Bytes that are gathered at a time, or one sample: more would leave the processor's cache."""
+"""Bytes of fixed-width samples that are gathered at a time, to stay in the processor's cache."""
 COPIED_BYTES = 3 << 21
-"""As many where they differ in length, and so are copied one by one: less Python for each."""
+"""The same for variable-width samples. They are copied one by one, and larger chunks cost less."""
 
 
 class Epoch:
     """One pinned epoch of a run: a fixed set of samples in a fixed order.
 
-    ``run`` are the run's settings; ``number``, ``since``, ``watermark``, ``chain``, ``size`` and
-    ``start`` are as in `runs.Pin`.
-    Samples are named by their offset in the epoch's order, ``[0, size)``. Safe to share between
-    threads.
+    ``run`` holds the run's settings; ``number``, ``since``, ``watermark``, ``chain``, ``size`` and
+    ``start`` are as in `run_store.Pin`. A sample is identified by its offset in the epoch's order,
+    ``[0, size)``. Safe to share between threads. After unpickling, the source and the index are
+    opened on first use.
 
-    Raises `ErasedError` where samples of it were erased: when it is opened, or when they are met.
-    One that was pickled is opened again when its samples are asked for.
+    Raises `ErasedError` if samples of the epoch were erased: when it is opened, or when they are
+    read.
     """
 
     def __init__(
@@ -72,16 +73,17 @@ class Epoch:
         self._refuse_erased()
 
     def __getstate__(self) -> dict[str, Any]:
+        # Without memory maps and locks, which another process cannot use.
         return {name: value for name, value in vars(self).items() if name not in _OPENED}
 
     @cached_property
     def source(self) -> Source:
-        """Where the samples come from."""
+        """The mirror or the database, from which samples are read."""
         return self._sources.at(self.watermark, self.chain)
 
     @cached_property
     def index(self) -> Index:
-        """Which of the log's positions are the epoch's."""
+        """The positions in the log of the epoch's samples, by rank."""
         return self._find(self.size)
 
     def __len__(self) -> int:
@@ -95,18 +97,19 @@ class Epoch:
         return self.codec.features
 
     def positions(self, offsets: Positions) -> Positions:
-        """Return the log's positions of the samples at these offsets."""
+        """Return the positions in the log of the samples at these offsets."""
         ranks = self.order(offsets)
         try:
             return self.index.positions(ranks)
         except MirrorError:
+            # A damaged index file is made again. With the size given, it would be mapped again.
             self.index = self._find(None)
             return self.index.positions(ranks)
 
     def local_files(self) -> LocalFiles | None:
-        """Return files that can be read without Python, free of damage; None where there are none.
+        """Return undamaged files that can be read without Python; None if there are none.
 
-        They are kept for as long as what is returned, and the epoch, live.
+        The files stay for as long as the returned object and the epoch live.
         """
         self._refuse_erased()
         if not self.codec.fixed_width:
@@ -115,21 +118,25 @@ class Epoch:
             self.index.check()
         except MirrorError:
             self.index = self._find(None)
+        # A withheld row is blank in the files, and would fail the graph that reads them.
         files = self.source.local_files(self.index)
         return None if files is None or self._among(files.withheld) else files
 
     def rows(self, offsets: Positions) -> Iterator[Rows]:
-        """Yield fixed-width samples as bytes, uint8 of shape ``(count, their width or more)``."""
+        """Yield fixed-width samples as uint8 of shape ``(count, width or more)``, in order."""
         return self._gathered(self.source.take_rows, offsets)
 
     def columns(self, offsets: Positions) -> Iterator[dict[str, Column]]:
-        """Yield the samples at these offsets as columns, in their order."""
+        """Yield the samples at these offsets as columns, in order, a chunk at a time."""
         return self._gathered(partial(columns, self.source, self.codec), offsets)
 
     def samples(
         self, offsets: Positions, batch_size: int
     ) -> Iterator[tuple[Positions, dict[str, Column]]]:
-        """Yield what `columns` does, as whole batches, with each sample's position in the log."""
+        """Yield positions in the log, and the samples there as columns, in whole batches.
+
+        Each pair holds a multiple of ``batch_size`` samples, except the last.
+        """
         return self._gathered(
             lambda positions: (positions, columns(self.source, self.codec, positions)),
             offsets,
@@ -148,16 +155,20 @@ class Epoch:
     def chunks(
         self, share: Share, start: int = 0, *, drop_remainder: bool = False
     ) -> Iterator[Positions]:
-        """Yield the offsets of a worker's samples from ``start`` on, `Share.chunk` at a time."""
+        """Yield the offsets of a worker's samples from ``start`` on, `Share.chunk` at a time.
+
+        Raises `EpochError` if ``start`` is not in ``[0, size]``.
+        """
         if not 0 <= start <= self.size:
             raise EpochError(f"epoch {self.number} has samples [0, {self.size}), not {start}")
+        # The steps count from ``start``, not from 0: it need not be a multiple of a step.
         length = self.size - start
         size = share.size(length, drop_remainder=drop_remainder)
         for after in range(0, size, share.chunk):
             yield share.bounded(after, min(size, after + share.chunk), length) + start
 
     def chunk_rows(self, batch_size: int = 1) -> int:
-        """Return how many samples to gather at a time: whole batches, a few MiB."""
+        """Return how many samples to gather at a time: a multiple of ``batch_size``, a few MiB."""
         size = CACHED_BYTES if self.codec.fixed_width else COPIED_BYTES
         rows = min(CHUNK_ROWS, size // max(1, self.source.record_bytes))
         return max(1, rows // batch_size) * batch_size
@@ -172,9 +183,9 @@ class Epoch:
     ) -> Iterator[dict[str, Column]]:
         """Yield the epoch's samples as dicts of arrays with ``batch_size`` rows.
 
-        With ``shard=(index, count)``, only that worker's part of every ``batch_size * count``
-        samples; ``start`` is the offset of the first sample, of all shards. The last batch is
-        shorter where the size is no multiple, or left out.
+        With ``shard=(index, count)``, yields only that worker's part of every
+        ``batch_size * count`` samples. ``start`` is the offset of the first sample, counted over
+        all shards. The last batch may be shorter; with ``drop_remainder`` it is left out.
         """
         share = Share.of(batch_size, shard)
         chunks = self.chunks(share, operator.index(start), drop_remainder=drop_remainder)
@@ -182,16 +193,18 @@ class Epoch:
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
-        """Say of an erased sample which epoch held it."""
+        """Name the epoch in an `ErasedError` that is raised while reading."""
         try:
             yield
         except ErasedError as error:
+            # First with all erased samples of the epoch; else with those that were just read.
             self._refuse_erased()
             self._refuse(list(zip(error.positions, error.keys, strict=True)))
 
     def _refuse_erased(self) -> None:
-        """Raise `ErasedError` if any sample of the epoch is known to be erased."""
+        """Raise `ErasedError` with all samples of the epoch that are known to be erased."""
         found = self.source.erased(self._population)
+        # For a replay, the source returns all older samples, drawn or not.
         if found and self._population.draw is not None:
             drawn = self._among(np.array([position for position, _ in found]))
             found = [sample for sample in found if sample[0] in drawn]
@@ -199,7 +212,7 @@ class Epoch:
             self._refuse(found)
 
     def _among(self, positions: Positions) -> set[int]:
-        """Return which of these positions are those of samples of the epoch."""
+        """Return which of these positions hold samples of the epoch."""
         found: set[int] = set()
         for after in range(0, self.size if len(positions) else 0, CHUNK_ROWS):
             ranks = np.arange(after, min(self.size, after + CHUNK_ROWS))

@@ -1,4 +1,9 @@
-"""Samples read from the mirror, which is repaired where it is damaged."""
+"""Samples read from the mirror, and from the database where the mirror cannot serve them.
+
+Rows are taken from the mirror's memory maps, and their seals checked. If one is broken, either the
+sample was erased, which is an error, or the row is damaged: then it is repaired and taken again. If
+the files cannot be written, the rows are read from the database.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +33,16 @@ from registry.training.population import (
 from registry.training.source import Record, Source, drawn, refuse
 
 TRIES = 3
-"""How often rows are taken that turn out broken, with a repair in between."""
+"""How often broken rows are taken before giving up, with a repair in between."""
 
 
 Taken = TypeVar("Taken")
 
 
 class MirrorSource:
-    """Reads a mirror that goes as far as the watermark; repairs what it finds broken.
+    """A `Source` over a mirror that reaches at least the watermark; repairs damaged rows.
 
-    What is erased in the mirror, but not in this database, is read from the database.
+    Rows that are erased in the mirror but not in this database are read from the database.
     """
 
     def __init__(
@@ -57,9 +62,11 @@ class MirrorSource:
         return self.view.state.sizes["records"] // max(1, self.view.position)
 
     def index(self, population: Population, size: int | None) -> Index:
-        # What is drawn is in no order, so it always needs entries.
+        # An index without entries stands for consecutive positions. A replay's are not, so for it
+        # the size is one that no index has.
         count = population.watermark - population.since if population.draw is None else -1
         dense = Index(count, population.since)
+        # Every row of the range is in the population: there is no file to read.
         if size == dense.size:
             return dense
         if self.view.gone:
@@ -67,10 +74,11 @@ class MirrorSource:
         if not self.view.intact(population.since if count >= 0 else 0, population.watermark):
             self.mirror.restart(self.view)
             self._renew()
-        # Generations tell apart what two histories of one log would call the same.
+        # With the generation, so that an index made from another history of the log is not found.
         name = f"{population.name}-{self.view.state.generation}"
         try:
             found = None if size is None else self._indexes.find(name, size)
+            # A generator, which reads nothing if the index was found.
             parts = self._live(population, self._indexes.spill)
             return found or self._indexes.make(name, parts, dense)
         except OSError as error:
@@ -89,12 +97,14 @@ class MirrorSource:
         while True:
             if self.view.gone:
                 self._renew()
+            # The graph that reads the files checks seals, but cannot repair: scan them first.
             self.mirror.scan(self.view, *self._history)
-            with suppress(FileNotFoundError, BlockingIOError):  # another process has replaced it
+            with suppress(FileNotFoundError, BlockingIOError):  # replaced meanwhile: begin again
                 held = self.view.hold()
                 return LocalFiles(self.view, index, self.mirror.withheld(self.view), held)
 
     def erased(self, population: Population) -> list[tuple[int, str]]:
+        # Saves a query for logs in which nothing was ever erased.
         if self.mirror.erasures == 0:
             return []
         return DatabaseSource(self.mirror.log, *self._history).erased(population)
@@ -105,11 +115,15 @@ class MirrorSource:
         instead: Callable[[DatabaseSource, Positions], Taken],
         positions: Positions,
     ) -> Taken:
-        """Take rows from the mirror, mended where they are broken, or from the database."""
+        """Take rows from the mirror, after a repair if they are broken, or from the database.
+
+        Raises `ErasedError` if one was erased, `MirrorError` if repairs do not last.
+        """
         for _ in range(TRIES):
             taken, broken = take(self.view, positions)
             if not broken.any():
                 return taken
+            # Before any repair, as an erased row looks like a damaged one.
             refuse([(row.position, row.key) for row in self.mirror.erased(positions[broken])])
             withheld = np.isin(positions[broken], self.mirror.listed(self.view)).any()
             if withheld or not self._mend(positions[broken]):
@@ -120,8 +134,9 @@ class MirrorSource:
         )
 
     def _mend(self, positions: Positions) -> bool:
-        """Mend the rows at these positions; tell whether that is possible."""
+        """Repair the rows at these positions; return False if the files cannot be written."""
         try:
+            # The files mapped here may be removed already; the new generation has its own rows.
             if self.view.gone:
                 self._renew()
             else:
@@ -132,7 +147,7 @@ class MirrorSource:
         return True
 
     def _renew(self) -> None:
-        """Map the mirror's files anew: those mapped here have been replaced."""
+        """Map the mirror's files again, after another generation has replaced them."""
         self.view = self.mirror.sync(*self._history)
 
     def _live(self, population: Population, gather: Gather) -> Iterator[Positions]:
@@ -141,19 +156,23 @@ class MirrorSource:
 
         yield from live(population.since, population.watermark)
         if population.draw is not None:
+            # Counted in a second pass, rather than kept: the new samples need not fit in memory.
             new = sum(map(len, live(population.since, population.watermark)))
             older = gather(live(0, population.since))
             yield older.positions(drawn(population, new, older.size))
 
 
 def cache_folder() -> Path:
-    """Return where mirrors lie: ``$REGISTRY_CACHE``, or the user's cache directory."""
+    """Return the folder of the mirrors: ``$REGISTRY_CACHE``, or the user's cache directory."""
     given = os.environ.get("REGISTRY_CACHE")
     return Path(given) if given else user_cache_path("registry")
 
 
 class Sources:
-    """Finds the source for a watermark: brings the mirror up to it, or does without one."""
+    """Opens a source for a watermark: the mirror, or the database if there can be no mirror.
+
+    Pickles as its log alone.
+    """
 
     def __init__(self, log: Log) -> None:
         self._log = log
@@ -165,8 +184,8 @@ class Sources:
     def at(self, watermark: int, chain: bytes, erased: int | None = None) -> Source:
         """Return a source of the log's first ``watermark`` rows, which end in this chain.
 
-        ``erased`` is how many rows the database has erased, if that is known.
-        Warns with `CacheWarning` where the cache directory cannot be written or is full.
+        ``erased`` is the number of rows that the database has erased, if known. Warns with
+        `CacheWarning` if the cache directory cannot be written or is full.
         """
         try:
             return MirrorSource(self.mirror(), watermark, chain, erased)
@@ -175,7 +194,8 @@ class Sources:
             return DatabaseSource(self._log, watermark, chain)
 
     def mirror(self) -> Mirror:
-        """Return the mirror; raises `OSError` where there can be none."""
+        """Return the mirror. Raises `OSError` if its folder cannot be used."""
+        # Read each time: $REGISTRY_CACHE may change while the process runs.
         folder = cache_folder()
         if self._mirror is None or self._mirror.folder.parent != folder:
             self._mirror = Mirror(self._log, folder)

@@ -1,7 +1,8 @@
-"""The order of an epoch: a keyed permutation, computed index by index in any framework.
+"""The order of an epoch: a keyed permutation, whose images are computed one by one.
 
 A generalised Feistel network with cycle walking (Black and Rogaway, "Ciphers with Arbitrary
-Finite Domains", 2002, methods 2 and 3). All numbers are whole. Frozen: epochs replay for ever.
+Finite Domains", 2002, methods 2 and 3). All numbers are integers. The algorithm is frozen: another
+one would change the order of pinned epochs. `registry.tensorflow.gather` computes the same images.
 
 Keys: eight uint32, the little-endian words of BLAKE2b (RFC 7693) with a 32-byte digest and the
 personalisation ``registry-<purpose>``, over seed and epoch as little-endian uint64. The order of an
@@ -13,10 +14,12 @@ To permute ``[0, n)``: let ``a = max(16, ceil(sqrt(n)))`` and ``b = max(16, ceil
 2. For j = 0 … 7, with ``h = F(high + key[j])`` where j is even, ``h = F(low + key[j])`` where odd
    (sums modulo 2³²): where j is even, ``low = (low + (h · a div 2³²)) mod a``, and where it is odd,
    ``high = (high + (h · b div 2³²)) mod b``.
-3. ``y = high · a + low``. Where ``y >= n``, begin again with ``x = y``; otherwise y is the image.
+3. ``y = high · a + low``. If ``y >= n``, repeat from step 1 with ``x = y``; otherwise y is the
+   image.
 
 F is ``v *= 0x85ebca6b; v ^= v >> 15; v *= 0xc2b2ae35``, modulo 2³², with the multipliers of
-MurmurHash3's finaliser (Appleby): the high bits, which alone step 2 uses, depend on all of v.
+MurmurHash3's finaliser (Appleby). Step 2 uses only the high bits, which depend
+on all of v.
 """
 
 from __future__ import annotations
@@ -31,9 +34,10 @@ import numpy.typing as npt
 
 ROUNDS = 8
 LEAST_SIDE = 16
-"""Below it a side is too short for rounds to mix: the walk covers what it adds."""
+"""The least length of a side: the rounds do not mix shorter ones. The walk skips the excess."""
 MULTIPLIERS = (0x85EBCA6B, 0xC2B2AE35)
 LARGEST = 1 << 62
+"""The largest size. Sides are then at most 2**31, so that the sum of two terms fits in uint32."""
 
 Indices = npt.NDArray[np.int64]
 _Words = npt.NDArray[np.uint32]
@@ -48,7 +52,7 @@ class Permutation:
 
     @classmethod
     def keyed(cls, size: int, seed: int, epoch: int, purpose: str = "order") -> Permutation:
-        """Make the permutation of a seed and an epoch, both in ``[0, 2**64)``."""
+        """Return the permutation of a seed and an epoch, both in ``[0, 2**64)``."""
         person = f"registry-{purpose}".encode()
         text = seed.to_bytes(8, "little") + epoch.to_bytes(8, "little")
         digest = blake2b(text, digest_size=4 * ROUNDS, person=person).digest()
@@ -65,10 +69,12 @@ class Permutation:
         return low, max(LEAST_SIDE, -(-self.size // low))
 
     def __call__(self, indices: npt.ArrayLike) -> Indices:
-        """Return the images (int64) of any indices in ``[0, size)``, in one dimension."""
+        """Return the images (int64) of indices in ``[0, size)``, an array of one dimension."""
         if self.size <= LEAST_SIDE**2:
             return self._table.take(np.asarray(indices, np.int64))
         images = self._once(np.asarray(indices, np.int64))
+        # Cycle walking: an image outside is permuted again, which ends, since the walk is a cycle
+        # that contains the index it began at.
         outside = np.flatnonzero(images >= self.size)
         while len(outside):
             images[outside] = self._once(images[outside])
@@ -77,7 +83,7 @@ class Permutation:
 
     @cached_property
     def _table(self) -> Indices:
-        """All images of a small permutation: nearly every step of its walks leads outside."""
+        """All images of a small permutation, most of whose walks are long."""
         a, b = self.sides
         once = self._once(np.arange(a * b)).tolist()
         images = np.empty(self.size, np.int64)
@@ -90,6 +96,7 @@ class Permutation:
 
     def _once(self, indices: Indices) -> Indices:
         a, b = self.sides
+        # The remainder by multiplication: a second division would take as long as the first.
         quotient = indices // a
         low = (indices - quotient * a).astype(np.uint32)
         high = quotient.astype(np.uint32)
@@ -102,15 +109,16 @@ class Permutation:
 
 
 def _turn(side: _Words, other: _Words, key: int, length: int) -> None:
-    """Move ``side`` round its circle of ``length``, by a hash of the other side."""
+    """Add a hash of the other side to ``side``, modulo ``length``, in place."""
     word = other + np.uint32(key)
     word *= np.uint32(MULTIPLIERS[0])
     word ^= word >> np.uint32(15)
     word *= np.uint32(MULTIPLIERS[1])
+    # In uint64, as the product of a word and a length does not fit in uint32.
     scaled = word.astype(np.uint64)
     scaled *= np.uint64(length)
     scaled >>= np.uint64(32)
     side += scaled.astype(np.uint32)
-    # Both terms were below the length, so their sum is the remainder or one length above it;
-    # below zero wraps around to something large.
+    # Both terms are below the length, so the sum is the remainder or one length above it. Where the
+    # sum is the remainder, the difference wraps around to something larger.
     np.minimum(side, side - np.uint32(length), out=side)

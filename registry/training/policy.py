@@ -1,4 +1,4 @@
-"""Policies: which of a growing dataset's samples an epoch holds."""
+"""Policies: which samples of a growing dataset an epoch holds."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ LARGEST_RATIO = 1_000_000
 
 @dataclass(frozen=True)
 class Replay:
-    """The samples that came since the last epoch, and a seeded draw of older ones.
+    """The samples added since the last epoch, and a seeded random draw of older ones.
 
-    ``ratio`` is of older ones to new ones; 0.5 adds one older sample for two new ones, and no
-    more than there are.
+    ``ratio`` is the number of older samples per new one: 0.5 adds one older sample for two new
+    ones. No sample is drawn twice, so that there may be fewer.
     """
 
     ratio: float
 
     def __post_init__(self) -> None:
+        # True and False are ints, too, but no ratios.
         number = isinstance(self.ratio, int | float) and not isinstance(self.ratio, bool)
         if not (number and 0 <= self.ratio <= LARGEST_RATIO):
             raise FeatureError(
@@ -32,7 +33,7 @@ class Replay:
         return f"replay:{float(self.ratio)!r}"
 
     def draws(self, new: int) -> int:
-        """Return how many older samples go with so many new ones; halves are rounded up."""
+        """Return how many older samples to draw for ``new`` new ones; halves are rounded up."""
         return math.floor(self.ratio * new + 0.5)
 
 
@@ -40,7 +41,7 @@ Policy = Literal["all", "new"] | Replay
 
 
 def parse(text: str) -> Policy:
-    """Read the text form that the database keeps: ``all``, ``new`` or ``replay:0.5``."""
+    """Parse the text form in the database: ``all``, ``new`` or ``replay:0.5``."""
     kind, _, ratio = text.partition(":")
     if kind == "replay":
         return Replay(float(ratio))

@@ -1,4 +1,8 @@
-"""Which samples an epoch draws on, and how to find them in the database or in a mirror."""
+"""Which samples an epoch holds, and how to find them in the database or in a mirror.
+
+A row is live at a watermark if it is no retraction and no row before the watermark supersedes it.
+Rows that were erased count as live, so that an epoch keeps its size; reading one is an error.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +24,14 @@ from registry.storage.mirror.snapshot import View
 from registry.training.policy import Replay
 
 CHUNK = 1 << 20
+"""Positions of a mirror that are examined at a time."""
 TOGETHER = 1000
-"""Parameters in one statement, at most."""
+"""The largest number of positions in one statement's parameters."""
 
 
 @dataclass(frozen=True)
 class Draw:
-    """A draw of older samples beside the new ones, by the seed of a run and an epoch's number."""
+    """A draw of older samples, determined by the seed of a run and the number of an epoch."""
 
     replay: Replay
     seed: int
@@ -35,10 +40,10 @@ class Draw:
 
 @dataclass(frozen=True)
 class Population:
-    """The samples of a split that are alive at a watermark, with those that were erased since.
+    """The samples of a split that are live at a watermark, including those erased since.
 
-    Of those, the ones whose latest revision stands at ``since`` or later; a ``draw`` adds some of
-    the others.
+    Only samples whose latest revision is at position ``since`` or later; a ``draw`` adds some of
+    the older ones. ``interval`` are the buckets ``[start, stop)`` of the split.
     """
 
     watermark: int
@@ -48,7 +53,7 @@ class Population:
 
     @property
     def name(self) -> str:
-        """A name that no other population of the dataset has."""
+        """A name, unique among the populations of the dataset, for the file of the index."""
         fields: list[object] = [self.watermark, self.since, *self.interval]
         if self.draw:
             fields += [self.draw.replay, self.draw.seed, self.draw.epoch]
@@ -56,10 +61,12 @@ class Population:
 
 
 def live_in_view(view: View, population: Population, after: int, until: int) -> Iterator[Positions]:
-    """Yield the positions in ``[after, until)`` that are alive, in order, some at a time."""
+    """Yield the positions in ``[after, until)`` that are live, in order, a chunk at a time."""
+    # The view may hold rows past the watermark, and what they supersede is still live at it.
     changes = view.changes[: np.searchsorted(view.changes["position"], population.watermark)]
     retractions = changes["position"][changes["retracted"]]
     dead = np.concatenate([changes["supersedes"], retractions])
+    # Sorted, so that each chunk finds its own by bisection.
     dead = np.sort(dead[(dead >= after) & (dead < until)])
     start, stop = population.interval
     for low in range(after, until, CHUNK):
@@ -75,14 +82,14 @@ def live_in_view(view: View, population: Population, after: int, until: int) -> 
 def live_in_database(
     connection: Connection, dataset_id: int, population: Population, after: int, until: int
 ) -> Positions:
-    """Read the positions in ``[after, until)`` that are alive, in order."""
+    """Read the positions in ``[after, until)`` that are live, in order."""
     _await_watermark(connection, dataset_id, population)
     found = connection.execute(_live(dataset_id, population, after, until))
     return np.array(found.scalars().all(), np.int64)
 
 
 def count_in_database(connection: Connection, dataset_id: int, population: Population) -> int:
-    """Count the samples alive at the watermark."""
+    """Count the samples of the split that are live at the watermark, whatever ``since`` is."""
     _await_watermark(connection, dataset_id, population)
     alive = _live(dataset_id, population, 0, population.watermark).order_by(None)
     return connection.execute(alive.with_only_columns(func.count())).scalar_one()
@@ -91,9 +98,9 @@ def count_in_database(connection: Connection, dataset_id: int, population: Popul
 def erased_in_database(
     connection: Connection, dataset_id: int, population: Population
 ) -> list[tuple[int, str]]:
-    """Return the positions and keys of the samples that were erased, in order.
+    """Return the positions and keys of erased samples of the population, in order.
 
-    Of the older ones that a draw may add, all are returned.
+    With a draw, all erased older samples are returned, drawn or not.
     """
     _await_watermark(connection, dataset_id, population)
     after = 0 if population.draw is not None else population.since
@@ -109,7 +116,8 @@ def erased_in_database(
 
 
 def _await_watermark(connection: Connection, dataset_id: int, population: Population) -> None:
-    # A standby that has not come so far would return too few samples, or superseded ones.
+    # A standby that has not replayed the log up to here would return too few samples, or superseded
+    # ones. This raises an error, and the read is tried again.
     chain_reached(connection, dataset_id, population.watermark)
 
 
@@ -125,6 +133,7 @@ def _live(dataset_id: int, population: Population, after: int, until: int) -> Se
         SampleRow.dataset_id == dataset_id,
         SampleRow.position >= after,
         SampleRow.position < until,
+        # NULL is a retraction. The record of an erased row is empty, not NULL.
         SampleRow.record.is_not(None),
         SampleRow.bucket >= start,
         SampleRow.bucket < stop,

@@ -1,4 +1,9 @@
-"""Runs and epochs as trainers hold them."""
+"""Training runs: pinning, opening and streaming epochs of a dataset that grows.
+
+An epoch is pinned in the database by the worker that reaches it first. `Run.begin` reads the pin;
+if there is none, it takes the log's head, counts the samples there, and inserts a pin, or waits for
+the log to grow. Workers and replays that read the same pin get the same samples in the same order.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +41,7 @@ from registry.training.source import Source
 
 
 class Run:
-    """One training run over a dataset that grows: a name, a seed, a split and a policy."""
+    """A training run over a growing dataset: a name, a seed, a split and a policy."""
 
     def __init__(
         self, log: Log, settings: runs.Settings, interval: Interval, sources: Sources
@@ -69,12 +74,12 @@ class Run:
 
     @property
     def consumed(self) -> int:
-        """How many of the run's samples have been trained on, as far as was recorded."""
+        """How many of the run's samples are recorded as trained on; read from the database."""
         return runs.consumed(self.log.engine, self._settings)
 
     @property
     def last(self) -> runs.Pin | None:
-        """The last epoch that is pinned, as the database holds it; None before the first."""
+        """The last pinned epoch, read from the database; None before the first."""
         return runs.last(self.log.engine, self._settings)
 
     def record(self, consumed: SupportsIndex, *, rewind: bool = False) -> None:
@@ -88,14 +93,14 @@ class Run:
             raise RewindError(self.name, stored, samples)
 
     def record_at_least(self, consumed: SupportsIndex) -> None:
-        """Store that the run's first ``consumed`` samples have been trained on, if not more."""
+        """Store that the first ``consumed`` samples were trained on, unless more are recorded."""
         runs.record(self.log.engine, self._settings, _count(consumed))
 
     def advance(self, samples: SupportsIndex) -> int:
-        """Add to the samples that have been trained on; return how many they are now.
+        """Add to the number of samples that have been trained on; return the new number.
 
-        Whatever others add at the same time counts, too. If the connection is lost meanwhile, they
-        may have been added: look at ``consumed`` before trying again.
+        Concurrent calls add up. If the connection is lost meanwhile, the samples may or may not
+        have been added: read ``consumed`` before trying again.
         """
         consumed = runs.advance(self.log.engine, self._settings, _count(samples))
         if consumed is None:
@@ -104,7 +109,10 @@ class Run:
 
     @property
     def shape(self) -> NoReturn:
-        """None: Keras asks for it where a run is passed as the data, which cannot work."""
+        """Raises `NotAnArrayError`.
+
+        Keras reads the shape of what it takes for an array; a run passed as data cannot work.
+        """
         raise NotAnArrayError(
             f"{self!r} is no array of samples: train with registry.keras.fit(model, run, …) or "
             "model.fit(StreamDataset(run, …), steps_per_epoch=…)"
@@ -118,19 +126,19 @@ class Run:
         return f"<run {self.name!r}: split {self.split!r}, policy {self.policy!r}>"
 
     def population(self, number: int, since: int, watermark: int) -> Population:
-        """Return which samples an epoch between two watermarks holds."""
+        """Return the samples that an epoch with these watermarks holds."""
         if self.policy == "all":
             return Population(watermark, self._interval)
         draw = Draw(self.policy, self.seed, number) if isinstance(self.policy, Replay) else None
         return Population(watermark, self._interval, since, draw)
 
     def epoch(self, number: SupportsIndex, *, timeout: float | None = None) -> Epoch:
-        """Return an epoch: pinned at the dataset's head now, or read back if it ever was pinned.
+        """Return an epoch: as it was pinned, or else pinned now at the dataset's head.
 
-        Under the policies "new" and `Replay`, waits until there is something new, for ``timeout``
-        seconds or for ever. Raises `EpochError` if the epoch before is not pinned or there is no
-        sample to train on, and `DivergenceError` if the database holds another history than the
-        one that this machine has trained the run on.
+        Under the policies "new" and `Replay`, waits for new samples for at most ``timeout``
+        seconds, or indefinitely if it is None. Raises `EpochError` if the previous epoch is not
+        pinned or there is no sample to train on, and `DivergenceError` if the database holds
+        another history than the one that this machine has trained the run on.
         """
         if (number := operator.index(number)) < 0:
             raise EpochError(f"epoch {number}: epochs count from 0")
@@ -142,7 +150,7 @@ class Run:
         raise EpochError(f"epoch {number} of run {self.name!r}: the {place} holds {what}")
 
     def pinned(self, number: int) -> Epoch | None:
-        """Return an epoch if it is pinned."""
+        """Return an epoch if it is pinned, else None. Raises `DivergenceError` as `epoch` does."""
         seen = self._memory.look(number)
         if seen is None:
             return None
@@ -150,17 +158,17 @@ class Run:
         return self._open(pin, self._sources.at(pin.watermark, pin.chain, seen.erased))
 
     def pin(self, number: int) -> runs.Pin | None:
-        """Return an epoch as the database holds it; None while it is not pinned."""
+        """Read an epoch's pin from the database; None while it is not pinned."""
         return runs.find(self.log.engine, self._settings, number)
 
     def covering(self, watermark: int) -> Epoch:
-        """Return the first epoch that was pinned at or after a watermark; pins it if none was.
+        """Return the first epoch that was pinned at or after a watermark; pin one if none was.
 
-        If there is nothing new to pin, the last epoch.
+        If there is nothing new to pin, return the last epoch.
         """
         pin = runs.find_covering(self.log.engine, self._settings, watermark)
         if pin is not None:
-            with suppress(ErasedError):  # then there is a newer one, or it is pinned
+            with suppress(ErasedError):  # then a newer epoch is returned, or pinned
                 return self.epoch(pin.number)
         last = self.last
         if last is None:
@@ -168,14 +176,14 @@ class Run:
         return self.begin(last.number + 1, 0) or self.epoch(last.number)
 
     def at(self, sample: int) -> Epoch:
-        """Return the epoch that a sample of the run belongs to; pins it if it is the next one."""
+        """Return the epoch that a sample of the run belongs to; pin it if it is the next one."""
         return self.epoch(self.locate(sample)[0])
 
     def locate(self, sample: int) -> tuple[int, int]:
         """Return the number of the epoch that a sample of the run belongs to, and its offset there.
 
-        Where the pinned epochs end, that is the start of the next one. Raises `DivergenceError`
-        beyond.
+        The sample just past the pinned epochs is the first one of the next epoch. Raises
+        `DivergenceError` for samples after that.
         """
         if sample < 0:
             raise EpochError(f"a run's samples count from 0, so it has no sample {sample}")
@@ -194,10 +202,11 @@ class Run:
     def begin(self, number: int, timeout: float | None = None) -> Epoch | None:
         """Return an epoch as `epoch` does, but wait for a first sample under any policy.
 
-        None if there is none after ``timeout`` seconds.
+        Returns None if there is none after ``timeout`` seconds, which is unlimited if it is None.
         """
         if epoch := self.pinned(number):
             return epoch
+        # Monotonic, like the clock of `await_growth`; the wall clock may be set meanwhile.
         until = None if timeout is None else time.monotonic() + timeout
         found = self._pin(number, until)
         return self._open(*found) if found else None
@@ -205,15 +214,17 @@ class Run:
     def chunks(
         self, share: Share, start: int, patience: float | None = None
     ) -> Iterator[tuple[Epoch, Positions] | None]:
-        """Yield the epochs and offsets of a worker's samples from ``start`` on, for ever.
+        """Yield epochs and the offsets in them of a worker's samples from ``start`` on, endlessly.
 
-        An epoch is pinned when the first of its samples is reached; while there is none at all,
-        this waits for one, and yields None whenever ``patience`` seconds have passed.
+        An epoch is pinned when the first of its samples is reached. While there is no sample for
+        it, this waits, and yields None each time ``patience`` seconds have passed, so that the
+        caller can stop.
         """
         epoch = yield from self._await(self.locate(start)[0], patience)
-        # One batch at first, which is soon there.
+        # The first chunk is a single batch, so that training begins soon.
         for after, until in pairwise(chain([0], count(share.batch_size, share.chunk))):
             wanted = share.endless(after, until) + start
+            # A chunk may span several epochs, each of which has its own order.
             while len(wanted):
                 inside = int(np.searchsorted(wanted, epoch.start + epoch.size))
                 if inside:
@@ -234,10 +245,10 @@ class Run:
         shard: Shard = ALONE,
         start: SupportsIndex | None = None,
     ) -> Iterator[dict[str, Column]]:
-        """Yield batches for ever, each of ``batch_size`` samples; they straddle epochs.
+        """Yield batches of ``batch_size`` samples endlessly; a batch may span two epochs.
 
-        ``start`` counts the run's samples before the first one, of all shards; None goes on
-        after those recorded as consumed. ``shard`` is as in `Epoch.batches`.
+        ``start`` is the number of the run's samples to skip, counted over all shards; None
+        continues after those recorded as consumed. ``shard`` is as in `Epoch.batches`.
         """
         share = Share.of(batch_size, shard)
         first = self.consumed if start is None else operator.index(start)
@@ -249,14 +260,17 @@ class Run:
         source = source or self._sources.at(pin.watermark, pin.chain)
         population = self.population(pin.number, pin.since, pin.watermark)
         epoch = Epoch(self._settings, pin, self.log.codec, population, self._sources, source)
+        # After it has been opened: an epoch that cannot be opened was never trained on.
         self._memory.remember(pin)
         return epoch
 
     def _pin(self, number: int, until: float | None) -> tuple[runs.Pin, Source | None] | None:
-        """Pin an epoch at the first head that has samples for it; None if the time is up.
+        """Pin an epoch at the first head that has samples for it; None if ``until`` passes.
 
-        With the pin comes its source, unless another worker has pinned another head.
+        ``until`` is a time of the monotonic clock. The source is returned with the pin, unless
+        another worker has pinned the epoch at another head.
         """
+        # Usually the last epoch, which `pinned` has just checked: this saves a query.
         before = self._memory.last
         if before is None or before.number != number - 1:
             before = runs.find_before(self.log.engine, self._settings, number)
@@ -272,9 +286,11 @@ class Run:
             if size:
                 made = runs.Pin(number, since, head.position, head.chain, size, start)
                 pin = runs.pin(self.log.engine, self._settings, made)
+                # If another worker was faster, its pin counts, and may need another source.
                 same = (pin.watermark, pin.chain) == (head.position, head.chain)
                 return pin, source if same else None
-            # Another worker may have seen samples that were retracted since, and pinned them.
+            # Another worker may have pinned samples that were retracted before this head. Its pin
+            # counts; without this read, the wait below would be for further samples.
             newer = head.position > since
             if newer and (pinned := runs.find(self.log.engine, self._settings, number)):
                 return pinned, None

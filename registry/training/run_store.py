@@ -1,8 +1,8 @@
-"""Runs and epochs as the database holds them: named settings and pinned watermarks.
+"""Runs and epochs in the database: named settings and pinned watermarks.
 
-Epoch n of a run is pinned once, by whoever reaches it first; everybody else, and every replay
-later, reads that row. So workers agree by construction, and rows that come later belong to a
-later epoch by construction.
+Epoch n of a run is a row, inserted once by the worker that reaches the epoch first. All other
+workers, and every later replay, read that row. Workers therefore always agree on an epoch, and rows
+that are appended after it was pinned belong to a later epoch.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from registry.training import policy as policies
 from registry.training.policy import Policy
 
 END = 2**63
-"""Past all numbers that the database can hold."""
-# Written once, as in `registry.storage.log.head`.
+"""One more than the largest integer that the database can hold."""
+# Statements are built once: SQLAlchemy takes as long to build one as SQLite to run it.
 _LAST = (
     select(EpochRow)
     .where(EpochRow.run_id == bindparam("run"))
@@ -50,7 +50,8 @@ _COVERING = (
     .order_by(EpochRow.number)
     .limit(1)
 )
-# Not a join: a plan that reads all of a short log would be kept when it has grown.
+# A subquery, not a join: the plan of a join, made while the log is short, may read all of it. A
+# server that caches the plan would still use it when the log has grown.
 _CHAIN = (
     select(SampleRow.chain)
     .where(SampleRow.dataset_id == RunRow.dataset_id, SampleRow.position == EpochRow.watermark - 1)
@@ -68,7 +69,7 @@ _SEEN = (
 
 @dataclass(frozen=True)
 class Settings:
-    """A run's row. ``split`` None means all splits."""
+    """A run's row. A ``split`` of None means all splits."""
 
     id: int
     name: str
@@ -79,11 +80,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Pin:
-    """An epoch's row: what the epoch holds, for ever.
+    """An epoch's row, which never changes.
 
-    Positions ``[0, watermark)`` with ``chain`` (16 bytes) at their end; those from ``since`` on
-    came after the epoch before. ``size`` samples, of which the first is sample ``start`` of the
-    run as a whole.
+    The epoch was pinned when the log had ``watermark`` rows, after which its chain is ``chain`` (16
+    bytes). Rows from ``since`` on were added after the previous epoch. The epoch has ``size``
+    samples; its first one is sample ``start`` of the whole run.
     """
 
     number: int
@@ -96,10 +97,10 @@ class Pin:
 
 @dataclass(frozen=True)
 class Seen:
-    """An epoch's row, and the log at the same moment.
+    """An epoch's row, and the state of the log in the same snapshot.
 
-    ``chain`` is the log's at the epoch's watermark, None if it has not so many rows; ``erased``
-    counts the rows that have lost their records.
+    ``chain`` is the log's at the epoch's watermark, None if the log has fewer rows. ``erased`` is
+    the number of rows that have lost their records.
     """
 
     pin: Pin
@@ -116,10 +117,10 @@ def get_or_create(
     split: str | None,
     policy: Policy | None,
 ) -> Settings:
-    """Return the run of this name, made with the settings given if there is none.
+    """Return the run of this name; create it with these settings if there is none.
 
-    Settings left None are taken from the run that exists; others must equal its own, or
-    `RunMismatchError` is raised.
+    A setting of None matches whatever an existing run has. Raises `RunMismatchError` if another
+    setting differs from the run's, `FeatureError` if a name or a setting is not valid.
     """
     if policy is not None:
         policies.check(policy)
@@ -137,6 +138,7 @@ def get_or_create(
         if connection.execute(held).first() is None:
             raise DatasetDroppedError
         made = {"seed": seed or 0, "split": split, "policy": str(policy or "all")}
+        # Another worker may create the run at the same moment; what it stored is then read below.
         insert_if_new(connection, RunRow, {"dataset_id": dataset_id, "name": name, **made})
         return connection.execute(select(RunRow).where(mine)).one()
 
@@ -152,22 +154,22 @@ def get_or_create(
 
 
 def settings(engine: Engine, dataset_id: int) -> list[Settings]:
-    """Read the settings of every run of a dataset, by name."""
+    """Read the settings of every run of a dataset, in the order of their names."""
     wanted = select(RunRow).where(RunRow.dataset_id == dataset_id).order_by(RunRow.name)
     return [_settings(row) for row in read(engine, lambda c: c.execute(wanted).all())]
 
 
 def find(engine: Engine, run: Settings, number: int) -> Pin | None:
     """Read an epoch's row; None while it is not pinned."""
-    if abs(number) >= END:
+    if abs(number) >= END:  # drivers raise an error for what is no 64-bit integer
         return None
     return read(engine, lambda connection: _find(connection, _NUMBER, run, number=number))
 
 
 def find_before(engine: Engine, run: Settings, number: int) -> Pin | None:
-    """Read the row of the epoch before one; None while it is not pinned.
+    """Read the row of the epoch before ``number``; None while it is not pinned.
 
-    A standby that has not received it is waited for.
+    Waits for a standby that has not received it yet.
     """
 
     def find(connection: Connection) -> Pin | None:
@@ -180,10 +182,12 @@ def find_before(engine: Engine, run: Settings, number: int) -> Pin | None:
 
 
 def look(engine: Engine, run: Settings, number: int, known: int | None) -> dict[int, Seen]:
-    """Read two epochs' rows, as far as they are pinned, and what has become of their log.
+    """Read the rows of epochs ``number`` and ``known``, if they are pinned, and their log's state.
 
-    A standby that has not received the ``known`` one, or its rows, is waited for.
+    Returns them by number. Waits for a standby that has not received the ``known`` epoch or its
+    part of the log.
     """
+    # The statement always has two parameters; the same number twice returns one row.
     other = number if known is None else known
     place = {"run": run.id, "one": min(number, END - 1), "other": min(other, END - 1)}
 
@@ -198,14 +202,14 @@ def look(engine: Engine, run: Settings, number: int, known: int | None) -> dict[
 
 
 def last(engine: Engine, run: Settings) -> Pin | None:
-    """Read the row of the last epoch that is pinned."""
+    """Read the row of the last pinned epoch; None before the first."""
     return read(engine, lambda connection: _find(connection, _LAST, run))
 
 
 def find_at(engine: Engine, run: Settings, sample: int) -> Pin | None:
     """Read the row of the last epoch that begins at or before a sample of the run.
 
-    A standby that has not received the epochs before that sample is waited for.
+    Waits for a standby that has not received the epochs before that sample.
     """
 
     def find(connection: Connection) -> Pin | None:
@@ -223,9 +227,10 @@ def find_covering(engine: Engine, run: Settings, watermark: int) -> Pin | None:
 
 
 def pin(engine: Engine, run: Settings, proposed: Pin) -> Pin:
-    """Pin an epoch as proposed, unless another worker was faster; return what holds."""
+    """Insert an epoch's row unless another worker was faster; return the row that is stored."""
 
     def store(connection: Connection) -> Pin | None:
+        # Not an upsert: the first row must stay, since other workers may train on it already.
         if insert_if_new(connection, EpochRow, {"run_id": run.id, **asdict(proposed)}):
             return proposed
         return _find(connection, _NUMBER, run, number=proposed.number)
@@ -236,18 +241,18 @@ def pin(engine: Engine, run: Settings, proposed: Pin) -> Pin:
 
 
 def consumed(engine: Engine, run: Settings) -> int:
-    """Read how many of the run's samples have been trained on."""
+    """Read how many of the run's samples are recorded as trained on."""
     return read(engine, lambda connection: _consumed(connection, run))
 
 
 def record(engine: Engine, run: Settings, samples: int, *, rewind: bool = False) -> int:
-    """Store how many of the run's samples have been trained on, unless it is more already.
+    """Store how many of the run's samples have been trained on, unless more are recorded.
 
-    With ``rewind``, store it all the same. Returns what is stored then.
+    With ``rewind``, store it in any case. Returns the number that is stored in the end.
     """
     stored = update(RunRow).where(RunRow.id == run.id).values(consumed=samples)
     if not rewind:
-        # In the statement itself: between a read and the write another worker may record more.
+        # In the same statement: between a read and a write another worker may record more.
         stored = stored.where(RunRow.consumed <= samples)
 
     def store(connection: Connection) -> int:
@@ -259,9 +264,10 @@ def record(engine: Engine, run: Settings, samples: int, *, rewind: bool = False)
 
 
 def advance(engine: Engine, run: Settings, samples: int) -> int | None:
-    """Add to how many of the run's samples have been trained on; None if that is past `END`.
+    """Add to the number of the run's samples that have been trained on; return the new number.
 
-    Not tried again where the connection is lost: it may have been added.
+    None if it would reach `END`. Not retried if the connection is lost, since the samples may have
+    been added already.
     """
     added = (
         update(RunRow)
@@ -269,6 +275,7 @@ def advance(engine: Engine, run: Settings, samples: int) -> int | None:
         .values(consumed=RunRow.consumed + samples)
         .returning(RunRow.consumed)
     )
+    # Not `write`, which would repeat the addition after a lost connection.
     with writing(engine) as connection:
         return connection.execute(added).scalar()
 

@@ -1,9 +1,9 @@
-"""Which of a sequence of samples each worker gets, batch by batch.
+"""Which samples of a sequence each worker gets, batch by batch.
 
-With ``count`` shards and batches of ``batch_size`` samples each, global step s covers the samples
-``[s * G, (s + 1) * G)`` of the sequence, G being ``batch_size * count``, and each shard gets its
-slice of every step. So the steps are the same for any number of shards with the same G, and one
-number, the samples consumed, says where all of them are.
+With ``count`` shards and batches of ``batch_size`` samples, let G be ``batch_size * count``. Global
+step s covers the samples ``[s * G, (s + 1) * G)`` of the sequence, and each shard gets its slice of
+every step. The steps are thus the same for any number of shards with the same G, and a single
+number, the samples consumed, is the position of all shards.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from registry.errors import FeatureError
 from registry.samples.arrays import Positions
 
 LARGEST = 1 << 30
-"""Samples of a batch, and shards, at most: products of both are still 64-bit integers."""
+"""The largest batch and number of shards: their product still fits in a 64-bit integer."""
 CHUNK_ROWS = 1 << 14
-"""How many samples are looked for at a time, or a batch, where that is more."""
+"""How many samples are located at a time, unless a batch is larger."""
 Shard = tuple[int, int]
 """A worker's index and the number of workers."""
 
@@ -35,7 +35,7 @@ class Share:
 
     @classmethod
     def of(cls, batch_size: SupportsIndex, shard: Shard) -> Share:
-        """Check the sizes that a user gave."""
+        """Return the share for these arguments; raises `FeatureError` if they are out of range."""
         size, (index, count) = operator.index(batch_size), shard
         if not 0 < size <= LARGEST:
             raise FeatureError(f"batch_size {size} is not a whole number from 1 to {LARGEST:,}")
@@ -45,16 +45,16 @@ class Share:
 
     @property
     def step(self) -> int:
-        """Samples of all shards in a global step."""
+        """The samples of all shards in a global step."""
         return self.batch_size * self.count
 
     @property
     def chunk(self) -> int:
-        """The shard's samples that are looked for at a time: whole batches."""
+        """How many of the shard's samples are located at a time: whole batches."""
         return max(1, CHUNK_ROWS // self.batch_size) * self.batch_size
 
     def endless(self, after: int, until: int) -> Positions:
-        """Return where the shard's samples ``[after, until)`` stand in an endless sequence."""
+        """Return the offsets of the shard's samples ``[after, until)`` in an endless sequence."""
         local = np.arange(after, until)
         if self.count == 1:
             return local
@@ -63,20 +63,22 @@ class Share:
         return places
 
     def size(self, length: int, *, drop_remainder: bool) -> int:
-        """Return how many samples of a sequence of this length are the shard's."""
+        """Return how many samples of a sequence of this length belong to the shard."""
         steps, rest = divmod(length, self.step)
         first, last = (0, 0) if drop_remainder else self._slice(rest)
         return steps * self.batch_size + last - first
 
     def bounded(self, after: int, until: int, length: int) -> Positions:
-        """Return where the shard's samples ``[after, until)`` stand in a sequence of this length.
+        """Return the offsets of the shard's samples ``[after, until)`` in a finite sequence.
 
-        What is left at its end is one more step, of which each shard gets an even share.
+        The rest after the last whole step is one more, shorter step, which the shards divide
+        evenly.
         """
         steps, rest = divmod(length, self.step)
         whole = steps * self.batch_size
         places = self.endless(after, until)
         if until > whole and self.count > 1:
+            # `endless` places these where they would be if the last step were whole.
             last = np.arange(max(after, whole), until) - whole
             places[len(places) - len(last) :] = steps * self.step + self._slice(rest)[0] + last
         return places

@@ -1,4 +1,4 @@
-"""Where a trainer's samples come from: the mirror, or the database where there can be none."""
+"""The protocol of sample sources: the mirror, or the database if there can be no mirror."""
 
 from __future__ import annotations
 
@@ -22,54 +22,56 @@ Record = bytes | memoryview
 
 
 class Source(Protocol):
-    """What an epoch needs of the log. Safe to share between threads.
+    """What an epoch reads from the log. Safe to share between threads.
 
-    Rows that were erased are counted, but taking them raises `ErasedError`.
+    Indexes include rows that were erased; taking such a row raises `ErasedError`.
     """
 
     def index(self, population: Population, size: int | None) -> Index:
-        """Return the index of a population, of which the size may be known."""
+        """Return the index of a population.
 
-    def take_rows(self, positions: Positions) -> Rows:
-        """Return fixed-width records as uint8, shape ``(count, their width or more)``."""
-
-    def take_records(self, positions: Positions) -> Sequence[Record]:
-        """Return records that differ in length."""
-
-    def local_files(self, index: Index) -> LocalFiles | None:
-        """Return files with rows of fixed width, free of damage, and with this index.
-
-        None where there are none.
+        ``size`` is the size if it is known. None means that it is not, or that an index made before
+        must not be used.
         """
 
+    def take_rows(self, positions: Positions) -> Rows:
+        """Return fixed-width records as uint8 of shape ``(count, width or more)``, in order."""
+
+    def take_records(self, positions: Positions) -> Sequence[Record]:
+        """Return variable-width records, in order."""
+
+    def local_files(self, index: Index) -> LocalFiles | None:
+        """Return undamaged files with fixed-width rows and this index; None if there are none."""
+
     def erased(self, population: Population) -> list[tuple[int, str]]:
-        """Return as `erased_in_database` does; nothing where no row at all is known as erased."""
+        """Return what `erased_in_database` does; empty if no row is known to be erased."""
 
     @property
     def record_bytes(self) -> int:
-        """The length of a record, about."""
+        """The approximate length of a record."""
 
     @property
     def log(self) -> Log:
-        """The log itself."""
+        """The log that is read."""
 
 
 def refuse(samples: Sequence[tuple[int, str]]) -> None:
-    """Raise `ErasedError` if there are any."""
+    """Raise `ErasedError` for these positions and keys, if there are any."""
     if samples:
         raise ErasedError("what is read here", samples, "read a later version or epoch")
 
 
 def drawn(population: Population, new: int, older: int) -> Positions:
-    """Return the ranks, among the older samples, of those that a replay draws."""
+    """Return the ranks, among ``older`` samples, of those that a replay draws for ``new`` ones."""
     draw = population.draw
     assert draw is not None
+    # With its own purpose, so that the draw is independent of the epoch's order.
     permutation = Permutation.keyed(older, draw.seed, draw.epoch, "replay")
     return permutation(np.arange(min(older, draw.replay.draws(new))))
 
 
 def columns(source: Source, codec: Codec, positions: Positions) -> dict[str, Column]:
-    """Return the samples at some positions as columns, in that order."""
+    """Return the samples at these positions as columns, in order."""
     if codec.fixed_width:
         return codec.decode_rows(source.take_rows(positions))
     return codec.decode_records(source.take_records(positions))
