@@ -6,10 +6,10 @@ lock, in the transaction that appends the sample. The same annotation may theref
 number of times, in any order, from events and exports:
 
 * The state with the newest `updated_at` wins, in whatever order the states arrive.
-* Of two states with the same `updated_at`, a sample wins over a state without one, and of two
-  samples the one whose record is the greater sequence of bytes, so that the order of arrival does
-  not matter. But a state from an export, which is read later than it is written, wins over a
-  state from an event.
+* Of two states with the same `updated_at`, one without a sample wins over one with a sample, and of
+  two samples the one whose record is the greater sequence of bytes wins, so that the order of
+  arrival does not matter. But a state from an export, which is read later than it is written, wins
+  over a state from an event.
 * A deleted annotation never returns: Label Studio does not reuse ids.
 * An annotation that is missing in an export of its project is gone. The newest `updated_at` of the
   export is stored for the project, under the project's id. An annotation without a sample needs a
@@ -121,6 +121,7 @@ def is_greater(connection: Connection, dataset_id: int, record: bytes | None, li
     """Return whether a state with this record wins over ``live``, if both have the same time."""
     if live.record is None or live.record == record:
         return False
+    # Any fixed order would do: it makes the result independent of the order of arrival.
     return record is None or record > (record_of(connection, dataset_id, live) or b"")
 
 

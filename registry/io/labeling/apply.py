@@ -38,7 +38,8 @@ def settle(
 ) -> list[Outcome]:
     """Apply groups of states in one transaction, and return the outcome of each group.
 
-    ``final`` says that the states are from an export. ``dry`` rolls the transaction back.
+    A group is applied as a whole. ``final`` says that the states are from an export. ``dry`` rolls
+    the transaction back.
     """
     outcomes: list[Outcome] = []
 

@@ -15,7 +15,7 @@ feature's value, by the feature's name:
 =================================  ===========================================================
 
 The last two make a `Ragged` feature. A feature that the mapping leaves out takes the answer to the
-question of its own name or, where there is none, the record's field or metadata of its own name.
+question of the same name or, if there is none, the record's field or metadata of the same name.
 
 Late and repeated events are handled as in `registry.io.labeling.annotation_state`: the newest
 `updated_at` wins, and no response returns after it or its record was deleted. A later change of a

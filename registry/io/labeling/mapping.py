@@ -17,8 +17,8 @@ A mapping gives the path of a feature's value, by the feature's name:
 =================================  ===========================================================
 
 The last four make a `Ragged` feature. Where classes have no names, a choice such as "3" is an
-index. A feature that the mapping leaves out takes the answer to the control of its own name or,
-where there is none, the task's data of its own name.
+index. A feature that the mapping leaves out takes the answer to the control of the same name or,
+if there is none, the task's data of the same name.
 
 An annotation that was skipped makes no sample, nor does one without any answer if a feature needs
 an answer. One without regions makes a sample with empty lists if the mapping asks only for lists.
