@@ -29,7 +29,7 @@ from registry.storage.database.url import parse_url, shown
 # Locks of other tools on the database must have other keys.
 LOCK = int.from_bytes(b"registry") >> 1
 WAIT = 600
-"""Seconds to wait for the migration of another process, and for locks, in all."""
+"""Seconds to wait for the migration of another process, and to retry after transient errors."""
 LOCK_TIMEOUT = 2000
 STATEMENT_TIMEOUT = 600_000
 """Milliseconds for one attempt at a lock, and for one statement. Writers queue behind a migration

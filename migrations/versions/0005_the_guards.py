@@ -16,9 +16,9 @@ depends_on = None
 
 # Otherwise a role that may insert samples and update heads could leave a gap in a log or set its
 # head too low, and no role could repair that: samples are append-only. The rows of each statement
-# must continue the log and move its head in the same statement, so that neither rows
-# without a head nor a head without rows can be committed. Chain values cannot be computed here:
-# `verify` checks them.
+# must continue the log and move its head in the same statement, so that neither rows without a head
+# nor a head without rows can be committed. Chain values cannot be computed here: `verify` checks
+# them.
 #
 # The functions turn off sequential and bitmap scans, so that their lookups use an index whatever
 # the table's statistics say.

@@ -60,7 +60,7 @@ def pairs(option: str, texts: list[str]) -> dict[str, str]:
 
 def duration(text: str) -> timedelta:
     """Parse a duration such as ``30m``, ``12h``, ``90d`` or ``52w``."""
-    # Six digits at most: more would overflow timedelta.
+    # The number of digits is limited: timedelta raises OverflowError for a large number.
     found = re.fullmatch(r"(\d{1,6})([smhdw])", text)
     if found is None:
         raise typer.BadParameter(f"{text!r} is no duration; write 30m, 12h, 90d or 52w")

@@ -28,7 +28,7 @@ def erase(
     """Remove all content of samples permanently: in the database, and in mirrors when next synced.
 
     The rows stay in the log, retracted and empty, so that everything else can still be verified
-    and replayed. Reading an epoch or a version that contains them reports an error.
+    and replayed. Epochs and versions that contain them report it when they are read.
 
     It does not reach backups, WAL archives, replicas that lag, exported files, mirrors that are
     never synced again, and inbox rows without a key. Importing the same file again inserts the

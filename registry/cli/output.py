@@ -31,7 +31,7 @@ INTERRUPTED = 130
 
 
 class Commands(TyperGroup):
-    """Prints a `RegistryError` as a line on stderr and exits with 1, without a traceback."""
+    """A group of commands; prints a `RegistryError` as a line on stderr and exits with 1."""
 
     def invoke(self, ctx: Any) -> Any:
         try:

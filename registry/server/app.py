@@ -28,7 +28,8 @@ def application(registry: Registry, settings: Settings | None = None) -> FastAPI
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        # uvicorn gets here after the last answer: closed earlier, the pools would reject requests.
+        # uvicorn continues here after the last answer. Closed earlier, the pools would reject the
+        # requests that are still in progress.
         service.close()
 
     app = FastAPI(

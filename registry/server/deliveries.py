@@ -1,4 +1,4 @@
-"""The record of received webhook events: each once, with no more of its body than a hash."""
+"""The record of received webhook events: each once, by name and digest, without its body."""
 
 from __future__ import annotations
 

@@ -43,8 +43,8 @@ def check_access(registry: Registry, host: str, settings: Settings) -> None:
 def server(registry: Registry, settings: Settings) -> uvicorn.Server:
     """Return a server that is not running yet.
 
-    On SIGINT, SIGTERM or ``should_exit`` it answers the accepted requests, and then returns from
-    ``run``.
+    On SIGINT, SIGTERM or ``should_exit`` it answers the accepted requests, for up to `_FAREWELL`
+    seconds, and then returns from ``run``.
     """
     app = application(registry, settings)
     config = uvicorn.Config(

@@ -24,7 +24,7 @@ from registry.samples.features import ClassLabel, Tensor
 def run(folder: Path) -> None:
     """Run the demo; it writes a database, a chart and TensorFlow's messages to ``folder``.
 
-    Raises `ImportError` before it creates a file if the ``[demo]`` extra is not installed.
+    Raises `ImportError` before it creates the dataset if the ``[demo]`` extra is not installed.
     """
     import matplotlib as mpl  # noqa: PLC0415  # heavy, and an extra
     import sklearn.datasets  # noqa: F401, PLC0415
