@@ -1,1 +1,1 @@
-"""Registries and datasets, and what looks after them."""
+"""Registries and datasets, and their maintenance: copying, verifying and examining."""

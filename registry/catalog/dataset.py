@@ -1,4 +1,4 @@
-"""A dataset as users hold it: insert, revise, read, follow, and open runs on it."""
+"""The user's view of a dataset: insert, revise, read and follow samples, and open runs."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from registry.training.run import Run
 class Dataset:
     """A named, growing log of samples. Safe to share between threads.
 
-    A dataset opened at a version (``digits@1500:9f86d081…``) is that prefix of the log for ever:
-    reading stops there, and writing raises `VersionError`.
+    A dataset opened at a version (``digits@1500:9f86d081…``) is permanently that prefix of the
+    log: reading stops there, and writing raises `VersionError`.
     """
 
     def __init__(self, log: Log, row: Row[Any], version: Version | None = None) -> None:
@@ -49,14 +49,15 @@ class Dataset:
         self.created_at = entries.utc(row.created_at)
         self.splits: dict[str, Interval] = {n: (a, z) for n, (a, z) in row.splits.items()}
         self._log = log
-        self._sources = Sources(log)  # of all runs: what one has checked, none checks again
+        # Shared by all runs, so that a mirror that one run has checked is not checked again.
+        self._sources = Sources(log)
         self._version = version
         if version is not None:
             self._check_version(version)
 
     @property
     def id(self) -> int:
-        """The dataset's number in the tables."""
+        """The primary key of the dataset's row; another in each database, unlike the log's uid."""
         return self._log.dataset_id
 
     @property
@@ -65,13 +66,19 @@ class Dataset:
 
     @property
     def inbox(self) -> Inbox:
-        """The rows that tools have inserted by plain SQL and that are not in the log yet."""
+        """The rows that tools have inserted by plain SQL and that are not in the log yet.
+
+        Raises `VersionError` at a version.
+        """
         self._check_writable()
         return self._log.inbox
 
     @property
     def head(self) -> Head:
-        """Where the log ends now, with what waited in the inbox."""
+        """The present end of the log.
+
+        Reading it moves the rows that wait in the inbox into the log first, except at a version.
+        """
         if self._version is None:
             return self._log.head()
         watermark = self._version.watermark
@@ -84,14 +91,14 @@ class Dataset:
 
     @property
     def version(self) -> Version:
-        """The dataset as it is now; its text form can be opened for as long as the log lives."""
+        """The dataset as it is now; its text form can be opened for as long as the log exists."""
         if self._version is not None:
             return self._version
         head = self.head
         return Version(self.name, head.position, head.chain.hex())
 
     def __len__(self) -> int:
-        """Count the samples alive now."""
+        """Return the number of live samples."""
         return self.head.live
 
     def __repr__(self) -> str:
@@ -106,19 +113,21 @@ class Dataset:
     ) -> Report:
         """Insert samples: a list of them, or columns (a value per sample, by feature).
 
-        A key that the dataset has already is revised, or left alone where the new record equals
-        the old to the byte; so repeating an insert is harmless. A key twice in one batch counts
-        as two inserts, one after the other. Without ``keys``, every sample gets one that no other
-        has. All of the batch is stored or none of it; one of over 65,536 rows or 64 MiB goes in
-        chunks, each of which is.
+        If the dataset has a key already, its sample is revised, or left unchanged if the new
+        record equals the old one byte for byte. So repeating an insert is harmless. A key twice in
+        one batch counts as two inserts, one after the other. Without ``keys``, every sample gets a
+        unique one.
+
+        A batch is stored as a whole or not at all. One of over 65,536 rows or 64 MiB is divided
+        into chunks, and each chunk is stored as a whole or not at all.
 
         Raises `InvalidSampleError`, before anything is stored, for the first value that does not
-        fit.
+        fit its feature.
         """
         return self.append(insertion(self._log.codec, data, keys, source))
 
     def append(self, batch: Batch) -> Report:
-        """Append records that are packed already; as `insert`, which says what is stored."""
+        """Append a batch of packed records, by the rules of `insert`."""
         self._check_writable()
         return append.append(self._log.engine, self._log.dataset_id, batch)
 
@@ -133,23 +142,24 @@ class Dataset:
     ) -> Report:
         """Revise some features of a live sample, given by name or as a mapping.
 
-        Raises `SampleNotFoundError` where there is no such sample or it was retracted.
+        Raises `SampleNotFoundError` if there is no such sample or it was retracted.
         """
         change = merge(self._log.codec, key, {**(fields or {}), **named})
         return self._amend(key, change, source)
 
     def retract(self, key: str, *, source: str | None = None) -> Report:
-        """Take a sample out of every later epoch; those already pinned keep it.
+        """Remove a sample from all later epochs; pinned epochs keep it.
 
-        Raises `SampleNotFoundError` where the dataset never had the key.
+        Raises `SampleNotFoundError` if the dataset never had the key.
         """
         return self._amend(key, None, source)
 
     def apply(self, requests: Sequence[Sequence[Change]]) -> list[Outcome]:
-        """Commit requests together, in one transaction, and return what became of each.
+        """Commit requests together in one transaction; return the outcome of each, in order.
 
-        Each is stored whole, or not at all, and then its error is returned in its place. Reports'
-        heads are all the one after the last. A database that is out of reach raises.
+        A request is stored as a whole or not at all. If it is not stored, its outcome is its error.
+        The heads in all reports are the head after the last request. Raises
+        `DatabaseUnavailableError` if the database cannot be reached.
         """
         self._check_writable()
         made = batches(self._log.codec, requests)
@@ -158,10 +168,10 @@ class Dataset:
     def amend_together(
         self, prepare: Callable[[Connection], Sequence[Sequence[Change]]]
     ) -> list[Outcome]:
-        """Commit the requests that ``prepare`` decides on under the head's lock, as `apply` does.
+        """Commit the requests that ``prepare`` returns under the head's lock, as `apply` does.
 
-        It may read and write other tables in the same transaction. It is called again where a
-        connection was lost, and must then come to the same.
+        ``prepare`` may read and write other tables in the same transaction. It is called again if
+        the connection was lost, and must then have the same result.
         """
         self._check_writable()
         log = self._log
@@ -172,25 +182,29 @@ class Dataset:
         return append.transact(log.engine, log.dataset_id, work)
 
     def get(self, key: str) -> dict[str, Any]:
-        """Return a live sample's values by feature; raises `SampleNotFoundError`."""
+        """Return a live sample's values by feature.
+
+        Raises `SampleNotFoundError` if there is no such sample or it was retracted.
+        """
         found = self.history(key)
         if found and found[-1].sample is not None:
             return found[-1].sample
         raise entries.missing(key, [revision.entry for revision in found])
 
     def erase(self, *keys: str, full: bool = False) -> Erasure:
-        """Remove all content of samples for good; mirrors follow when they are next brought up.
+        """Remove all content of samples permanently; mirrors remove it at their next update.
 
-        Their rows keep positions, keys and chain values, and are retracted. Epochs that hold them
-        raise `ErasedError` from then on. ``full`` has PostgreSQL write its tables anew, during
-        which nobody reads them. Backups and WAL archives are not touched, and inserting the values
-        again is an insert like any other. Raises `SampleNotFoundError`, before anything is erased.
+        The rows keep their positions, keys and chain values, and the samples are retracted. Epochs
+        that hold them raise `ErasedError` from then on. With ``full``, PostgreSQL rewrites its
+        tables, and nobody can read them meanwhile. Backups and WAL archives are not changed, and
+        the values can be inserted again. Raises `SampleNotFoundError`, before anything is erased,
+        for a key that the dataset never had.
         """
         self._check_writable()
         return erasing.erase(self._log.engine, self._log.dataset_id, keys, full=full)
 
     def history(self, key: str) -> list[Revision]:
-        """Return every revision of a key, oldest first; empty if there is none."""
+        """Return all revisions of a key, oldest first; an empty list if there is none."""
         check_key(key)
         until = self.head.position
         place = (self._log.dataset_id, key, until)
@@ -206,19 +220,19 @@ class Dataset:
     def pages(
         self, after: SupportsIndex = 0, until: SupportsIndex | None = None
     ) -> Generator[Page]:
-        """Yield the log's pages over ``[after, until)``; up to the present head if None."""
+        """Yield the log's pages over ``[after, until)``; with None, up to the present head."""
         return pages(self._log, *self._range(after, until))
 
     def follow(self, after: SupportsIndex = 0) -> Generator[Page]:
-        """Yield pages from ``after`` on, for ever: at the end of the log, wait for the next commit.
+        """Yield pages from ``after`` on, without end: at the log's end, wait for the next commit.
 
-        A lost connection is made anew, and no row is skipped or seen twice.
+        A lost connection is opened again, and no row is skipped or yielded twice.
         """
         self._check_writable()
         return follow(self._log, self._range(after, None)[0])
 
     def split_of(self, key: str) -> str | None:
-        """Return the split that a key belongs to, whether or not it is in the dataset."""
+        """Return the split that a key belongs to, also if the dataset does not have the key."""
         check_key(key)
         bucket = int(buckets([key])[0])
         return next((n for n, (start, stop) in self.splits.items() if start <= bucket < stop), None)
@@ -226,9 +240,10 @@ class Dataset:
     def verify(self) -> list[Verification]:
         """Compute the chain again from all rows: the database's, and the local mirror's if any.
 
-        Rows of the mirror that are damaged are read again before.
+        Damaged rows of the mirror are first read from the database again.
         """
         found = [verify_database(self._log, self.head)]
+        # Without a folder that can be used there is no mirror to verify.
         with suppress(OSError):
             mirror = Mirror(self._log, cache_folder())
             if (view := mirror.view()) is not None:
@@ -236,7 +251,7 @@ class Dataset:
         return found
 
     def broken_images(self) -> list[BrokenImage]:
-        """Decode all images of the log, also of revised samples; return those that cannot be.
+        """Decode all images of the log, also of revised samples; return those that fail.
 
         Needs Pillow (the extra ``images``) or TensorFlow.
         """
@@ -257,12 +272,12 @@ class Dataset:
         split: str | None = None,
         policy: Policy | None = None,
     ) -> Run:
-        """Open the training run of this name, made with these settings if there is none.
+        """Open the training run of this name, or create it with these settings.
 
-        ``policy`` says what each epoch holds: "all" every live sample, "new" those that came
-        since the epoch before (epoch 0 holds everything so far), `Replay` also some older ones.
-        A new run has seed 0, all splits and policy "all" where they are not given. Raises
-        `RunMismatchError` where the run exists with other settings.
+        ``policy`` determines the samples of each epoch: "all" every live sample, "new" those that
+        came since the epoch before (epoch 0 holds all samples so far), `Replay` also some older
+        ones. The defaults of a new run are seed 0, all splits and policy "all". Raises
+        `RunMismatchError` if the run exists with other settings.
         """
         self._check_writable()
         interval(self.splits, split)
@@ -278,7 +293,8 @@ class Dataset:
         return append.amend(self._log.engine, self._log.dataset_id, key, change, source)
 
     def _range(self, after: SupportsIndex, until: SupportsIndex | None) -> tuple[int, int]:
-        """Return the positions asked for, as far as the log goes now."""
+        """Return the range as integers; raises `VersionError` unless it is within the log."""
+        # Not `self.head`, which at a version counts live samples.
         head = self._version.watermark if self._version else self._log.head().position
         start, stop = operator.index(after), head if until is None else operator.index(until)
         if not 0 <= start <= stop <= head:
@@ -290,7 +306,10 @@ class Dataset:
             raise VersionError(f"{self._version} never changes; open {self.name!r} instead")
 
     def _check_version(self, version: Version) -> None:
-        """Complete the version's chain from the log, or say what the log has instead."""
+        """Complete the version's chain value, of which users may give only the first digits.
+
+        Raises `VersionError`, which says what the log has instead, if it does not hold the version.
+        """
         found = self._log.chain_reached(version.watermark)
         if found is None:
             _absent(f"{version}: {self.name!r} ends at position {self._log.head().position}")

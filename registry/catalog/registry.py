@@ -44,20 +44,20 @@ def connect(
 ) -> Registry:
     """Open the registry at a database URL, `$REGISTRY_URL`, or ``sqlite:///registry.db``.
 
-    A SQLite file is made where there is none. On PostgreSQL, `SchemaMissingError` or
-    `SchemaTooOldError` says which command sets the database up; whatever the URL leaves out is
-    taken from services, ``PG…`` variables and password files, as psql does.
+    A SQLite file is created if there is none. On PostgreSQL, `SchemaMissingError` or
+    `SchemaTooOldError` names the command that sets up the database. What the URL leaves out is
+    taken from services, ``PG…`` variables and password files, as by psql.
 
     ``replica``, or `$REGISTRY_REPLICA_URL`, is the URL of a PostgreSQL server that replicates this
-    database: pages, followers and mirrors read from it as far as it has come. While it is down, or
-    lags by seconds, they read from the primary, with a `ReplicaWarning`. An empty one is none, and
-    the variable is not for SQLite.
+    database. Pages, followers and mirrors read from it as far as it has replicated. While it is
+    down or lags by seconds, they read from the primary, with a `ReplicaWarning`. An empty URL
+    means no replica, and the variable is ignored for SQLite.
 
-    ``timeout``, in seconds, is how long it may take from the moment that the server cannot be
-    reached any more, or a SQLite file is locked, until `DatabaseUnavailableError` or
-    `ConflictError` says so, retries included; only followers go on trying. It can also stand in
-    the URL (``?timeout=60``) and is 30 otherwise. A statement that PostgreSQL is known to be at
-    work on may take longer.
+    ``timeout`` is the time in seconds from the moment that the server becomes unreachable, or a
+    SQLite file is locked, until `DatabaseUnavailableError` or `ConflictError` is raised. It
+    includes retries; only followers try without limit. It can also be set in the URL
+    (``?timeout=60``); the default is 30. A statement that PostgreSQL is known to be executing may
+    take longer.
     """
     engine = make_engine(
         os.environ.get("REGISTRY_URL") or DEFAULT_URL if url is None else url, timeout
@@ -76,9 +76,9 @@ def connect(
 class Registry(Pickled):
     """The datasets of one database.
 
-    Safe to share between threads. After a fork, the child makes connections of its own. It can be
-    pickled, as can what is opened from it: by the URL, without passwords that the environment
-    holds. What was unpickled connects when it is used.
+    Safe to share between threads. After a fork, the child process opens its own connections.
+    A registry can be pickled, as can the objects that were opened from it. The pickle holds the
+    URL, without passwords from the environment, and an unpickled object connects when it is used.
     """
 
     def __init__(self, engine: Engine, replica: Replica | None = None) -> None:
@@ -97,7 +97,7 @@ class Registry(Pickled):
         self.close()
 
     def close(self) -> None:
-        """Close the connections; datasets opened from here make new ones if used again."""
+        """Close the connections; datasets opened from this registry reconnect if used again."""
         self.engine.dispose()
         if self.replica is not None:
             self.replica.engine.dispose()
@@ -114,9 +114,10 @@ class Registry(Pickled):
         splits: Mapping[str, float] | None = None,
         description: str = "",
     ) -> Dataset:
-        """Create an empty dataset; ``splits`` gives each split's share, adding up to 1.
+        """Create an empty dataset; ``splits`` maps each split's name to its share of the keys.
 
-        Features and splits never change afterwards. Raises `DatasetExistsError` or `FeatureError`.
+        The shares add up to 1. Features and splits never change afterwards. Raises
+        `DatasetExistsError` if the name is taken, and `FeatureError` if an argument is not valid.
         """
         if not is_name(name):
             raise FeatureError(
@@ -137,7 +138,7 @@ class Registry(Pickled):
     def open(self, name: str) -> Dataset:
         """Open a dataset, or a version of one (``digits@1500:9f86d081…``).
 
-        Raises `DatasetNotFoundError`, or `VersionError` if the log does not hold that version.
+        Raises `DatasetNotFoundError`, and `VersionError` if the log does not hold the version.
         """
         version = Version.parse(name)
         return self._dataset(self._row(version.name if version else name), version)
@@ -156,11 +157,13 @@ class Registry(Pickled):
     def drop(self, name: str, progress: Progress | None = None) -> None:
         """Remove a dataset with its samples, runs and epochs, permanently.
 
-        It is gone, and its name free, at once. Then its rows are removed in many small
-        transactions, after each of which ``progress`` is called with the number of samples removed
-        so far and of all that are to be removed. What an interruption leaves, or a transaction of
-        somebody else holds, is removed by the next drop of a dataset or by `registry doctor --fix`.
+        The dataset disappears, and its name is free, at once. Then its rows are removed in many
+        small transactions. After each, ``progress`` is called with the number of samples removed
+        so far and the number of all that are to be removed. Rows that are left by an interruption,
+        or locked by another transaction, are removed by the next drop of a dataset or by
+        `registry doctor --fix`.
         """
+        # This has committed when `remove` begins, so an error there must not hide that.
         drops.drop(self.engine, self._row(name).id)
         try:
             drops.remove(self.engine, progress)
@@ -187,11 +190,15 @@ class Registry(Pickled):
 
 
 def _create(connection: Connection, row: Mapping[str, Any]) -> None:
-    """Insert a dataset's row and its head, unless an earlier attempt has."""
+    """Insert a dataset's row and its head, unless an earlier attempt has inserted them.
+
+    Raises `DatasetExistsError` if the name's row has another uid than this call's.
+    """
     made = select(DatasetRow.id, DatasetRow.uid).where(DatasetRow.name == row["name"])
     inserted = insert_if_new(connection, DatasetRow, row)
     found = connection.execute(made).one_or_none()
     if found is None or found.uid != row["uid"]:
         raise DatasetExistsError(row["name"])
-    if inserted:  # else this is its second attempt, after a commit whose answer was lost
+    # Otherwise this is a second attempt, after the answer to a commit was lost.
+    if inserted:
         connection.execute(insert(HeadRow).values(dataset_id=found.id, chain=GENESIS))

@@ -1,7 +1,10 @@
-"""Proving a log: its chain computed again from its rows, in the database and in the mirror.
+"""Verifying a log: computing its hash chain again from the rows of the database or of a mirror.
 
-The value after a row that was erased cannot be computed again. It is taken as it is stored, so that
-the rows from there on are proven as they were before.
+Rows are read in blocks. The chain is computed over each from the value before it, and compared to
+the values that the database stores with the rows. A mirror's rows are compared to those, too.
+
+The value after an erased row cannot be computed, since its record is gone. The stored value is
+used instead, so that the rows after it are verified as before.
 """
 
 from __future__ import annotations
@@ -24,13 +27,15 @@ from registry.storage.mirror.mirror import Mirror
 from registry.storage.mirror.snapshot import View
 
 BLOCK = 1 << 14
+"""Rows of a mirror that are verified at a time."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found: ``differs`` is the first position whose chain is not what it should be.
+    """The result: ``differs`` is the first position with a wrong chain value, or None.
 
-    ``erased`` rows have lost their records, so that nothing is proven of what they held.
+    ``place`` names the database or the mirror, ``position`` is the end of what was verified.
+    ``erased`` is the number of rows whose records were erased: nothing is known of their content.
     """
 
     place: str
@@ -41,9 +46,10 @@ class Verification:
 
 @dataclass(frozen=True)
 class _Block:
-    """Rows at ``[start, stop)``, which of them were erased, and what computes the chain.
+    """The rows at ``[start, stop)``, the positions of the erased ones, and the chain's function.
 
-    It takes the value before the rows, and by position the values after those that were erased.
+    ``chain_values`` takes the value before the rows, and by position the values after erased rows.
+    It returns the value after each row.
     """
 
     start: int
@@ -53,9 +59,9 @@ class _Block:
 
 
 def verify_database(log: Log, head: Head) -> Verification:
-    """Compute the database's chain again; its rows must lead to the values stored with them.
+    """Compute the database's chain again, and compare it to the stored values and to the head's.
 
-    The last of them must be the head's.
+    Reads from the primary: a replica may not have all rows yet.
     """
     blocks = (
         _Block(page.start, page.stop, _listed(log, page.erased.tolist()), page.chain_values)
@@ -66,20 +72,21 @@ def verify_database(log: Log, head: Head) -> Verification:
 
 
 def _past(log: Log, head: Head) -> int | None:
-    """Return where a log that leads to its stored values does not end as its head says."""
+    """Return where a log with correct stored values disagrees with its head; None if it agrees."""
     if log.chain_at(head.position) != head.chain:
         return max(0, head.position - 1)
     if log.chain_at(head.position + 1) is None:
         return None
-    # A row that was added since has moved the head with it.
+    # A row behind the head is an error only if the head is still there. A row that was appended
+    # since the head was read has moved the head.
     now, _ = read(log.engine, lambda connection: heads.read(connection, log.dataset_id))
     return head.position if now.position == head.position else None
 
 
 def verify_mirror(log: Log, mirror: Mirror, view: View) -> Verification:
-    """Compute a mirror's chain again; its rows must lead to the values in the database.
+    """Compute a mirror's chain again, and compare it to the values stored in the database.
 
-    Rows that are not what was written to them are mended first.
+    Damaged rows are repaired first.
     """
     if log.codec.fixed_width:
         mirror.scan(view, view.position, bytes.fromhex(view.state.chain), again=True)
@@ -97,7 +104,10 @@ def _of_view(view: View, after: int, erased: Sequence[int]) -> _Block:
 
 
 def _listed(log: Log, positions: Sequence[int]) -> list[int]:
-    """Return those of these rows that the database says were erased; others lost their records."""
+    """Return which of these rows are recorded as erased.
+
+    Without a record of its erasure, an empty row has lost its content otherwise, and must not pass.
+    """
     if not positions:
         return []
     place = (log.dataset_id, positions[0], positions[-1] + 1)
@@ -106,7 +116,7 @@ def _listed(log: Log, positions: Sequence[int]) -> list[int]:
 
 
 def _verified(log: Log, place: str, until: int, blocks: Iterable[_Block]) -> Verification:
-    """Compute the chain over blocks of rows, and compare it to what is stored in the database."""
+    """Compute the chain over blocks of rows, and compare it to the values in the database."""
     chain, erased = GENESIS, 0
     for block in blocks:
         stored = _stored(log, block.start, block.stop)
@@ -117,6 +127,7 @@ def _verified(log: Log, place: str, until: int, blocks: Iterable[_Block]) -> Ver
         }
         values = block.chain_values(chain, known)
         if stored != values:
+            # Not strict: the database may hold fewer rows than it should.
             pairs = zip(stored, values, strict=False)
             same = next((n for n, (one, other) in enumerate(pairs) if one != other), len(stored))
             return Verification(place, until, block.start + same, erased)
@@ -126,7 +137,10 @@ def _verified(log: Log, place: str, until: int, blocks: Iterable[_Block]) -> Ver
 
 
 def _stored(log: Log, after: int, until: int) -> list[bytes]:
-    """Read the chain values stored with the rows at ``[after, until)``."""
+    """Read the chain values stored with the rows at ``[after, until)``, fewer if rows are missing.
+
+    Raises `TransientError`, so that the read is repeated, if a standby does not have them yet.
+    """
     wanted = (
         select(SampleRow.chain)
         .where(

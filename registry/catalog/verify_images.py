@@ -1,4 +1,4 @@
-"""Decoding every image of a log, to find those that training would fail on."""
+"""Decoding every image of a log, to find those that would make training fail."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from registry.storage.log.page import Page
 from registry.storage.log.reader import Log, pages
 
 Decode = Callable[[str, bytes], None]
-"""Decodes a file of an encoding; raises any `Exception` where that fails."""
+"""Decodes a file, given its encoding ("jpeg" or "png"); raises any `Exception` if that fails."""
 
 
 @dataclass(frozen=True)
 class BrokenImage:
     """An image that cannot be decoded; ``live`` unless its sample was revised or retracted since.
 
-    Only epochs that were pinned before that hold one that is not live.
+    If it is not live, only epochs that were pinned before the revision or retraction hold it.
     """
 
     position: int
@@ -34,9 +34,10 @@ class BrokenImage:
 
 
 def broken_images(log: Log, until: int) -> list[BrokenImage]:
-    """Decode all images at positions ``[0, until)``; return those that cannot be.
+    """Decode all images at positions ``[0, until)``; return those that cannot be decoded.
 
-    Pillow decodes them, or TensorFlow where there is no Pillow.
+    Pillow decodes them, in as many threads as there are cores, or TensorFlow without Pillow. Raises
+    `RegistryError` if neither is installed.
     """
     decode, found, superseded = _decoder(), list[tuple[int, str, str]](), set[int]()
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="registry-images") as pool:
@@ -90,7 +91,7 @@ def _decoder() -> Decode:
 def _pillow() -> Decode:
     from PIL import JpegImagePlugin, PngImagePlugin  # noqa: PLC0415  # the extra "images"
 
-    # Not `Image.open`, which tries other encodings, too, and has a limit to the size of its own.
+    # Not `Image.open`, which tries other encodings, too, and has its own limit to the size.
     files = {"jpeg": JpegImagePlugin.JpegImageFile, "png": PngImagePlugin.PngImageFile}
 
     def decode(encoding: str, file: bytes) -> None:

@@ -1,4 +1,26 @@
-"""Training runs as `tf.data` datasets."""
+"""Training runs as `tf.data` datasets.
+
+A dataset is built in four steps:
+
+1. `Elements` checks the names of features, and `Share` the batch size and the shard.
+2. A source yields the samples in chunks of a few MiB. There are two kinds of sources.
+
+   - `_in_graph`: a range of chunk numbers is mapped through `gather.gatherer`, which reads the
+     mirror's files. `EpochDataset` uses it if all features have a fixed width and the epoch has
+     local files (`Epoch.local_files`).
+   - `_generated`: a Python generator yields chunks that `Epoch` reads from the mirror or the
+     database. `StreamDataset` always uses it, because its epochs are pinned while it is read.
+
+3. The chunks are decoded and cut into batches. Of a generator's chunks, fixed-width records are
+   decoded in the graph (`row_decoder`), and encoded images sample by sample in the graph
+   (`images.batches`). Otherwise Python decodes the columns, and the graph only makes
+   RaggedTensors of those that are ragged.
+4. `_Wrapped` adds prefetching and the options under which TensorFlow runs the whole.
+
+Why chunks: they divide the cost of a call into Python or of a graph function among many samples.
+Why two sources: iterators of a graph without Python can be saved by `tf.train.Checkpoint`, and
+tf.data service can run it, but it needs all its files when it is built.
+"""
 
 from __future__ import annotations
 
@@ -39,21 +61,23 @@ Worker: TypeAlias = Shard | Any
 Chunk = tuple[Epoch, Positions]
 """An epoch, and the offsets of some of its samples."""
 PATIENCE = 0.2
-"""Seconds after which a stream that waits for samples can be given up."""
+"""Seconds between the moments at which a stream that waits for samples can be cancelled."""
 
 
 class _Wrapped(tf.data.Dataset):  # type: ignore[misc]  # TensorFlow ships no types
-    """A dataset that is another one, as it comes, under a class of its own."""
+    """A subclass's name for a dataset that others make: it adds prefetching and options."""
 
     def __init__(self, whole: tf.data.Dataset) -> None:
         options = tf.data.Options()
-        # The samples come from a database, so no other process can read a share of their files.
+        # The samples come from a database: there are no files of which each worker could read a
+        # part, and `shard` has divided the samples already.
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-        # There is nothing to tune here, but the measuring costs a fifth of an epoch's time, and
-        # one iterator in four takes up to twice as long to end, by up to a minute: the thread
-        # that tunes is woken before it is told to end, and sleeps on (`OptimizeLoop` in
+        # There is nothing to tune here, but measuring costs a fifth of an epoch's time, and one
+        # iterator in four takes up to twice as long to end, by up to a minute: the tuning thread
+        # is woken before the flag that ends it is set, and sleeps again (`OptimizeLoop` in
         # https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/core/framework/model.cc).
-        # Buffers still grow where they run empty, but calls are as many as cores.
+        # Without it, buffers still grow when they run empty, and AUTOTUNE makes as many calls in
+        # parallel as there are cores.
         options.autotune.enabled = False
         self._whole = whole.prefetch(tf.data.AUTOTUNE).with_options(options)
         super().__init__(self._whole._variant_tensor)  # noqa: SLF001  # as tf.data's own subclasses
@@ -70,24 +94,29 @@ class _Wrapped(tf.data.Dataset):  # type: ignore[misc]  # TensorFlow ships no ty
 class EpochDataset(_Wrapped):
     """One epoch's samples, each once, in batches of ``batch_size``; its cardinality is known.
 
-    Elements are dicts by feature; with ``x``, ``y`` and ``weight`` they are ``x``, ``(x, y)`` or
-    ``(x, y, weight)``, and a list of names makes a dict of them, a dict one by other names, such
-    as ``weight={"mask": "mask_weight"}`` by a model's output. A batch has the shape
-    ``(batch_size, *shape)`` and the feature's dtype: class labels are int32, `Text` and `Bytes`
-    strings and `Ragged` a RaggedTensor. `Image` is decoded to uint8, shape ``(batch_size, height,
-    width, channels)``, and resized to ``image_size``, ``(height, width)``, if that is given. The
-    error of one that cannot be decoded names its dataset, position, key and feature.
+    Elements are dicts by feature. With ``x``, ``y`` and ``weight`` they are ``x``, ``(x, y)`` or
+    ``(x, y, weight)``. Each of these is the name of a feature, a list of names for a dict by
+    feature, or a mapping for a dict by other names, such as ``weight={"mask": "mask_weight"}`` by
+    a model's output.
 
-    With ``shard``, ``(index, count)`` or a `tf.distribute.InputContext`, only that worker's
-    part of every ``batch_size * count`` samples. ``start`` is the offset in the epoch of the first
-    sample of all shards. The last batch is shorter where the size is no multiple, or left out.
+    A batch has the shape ``(batch_size, *shape)`` and the feature's dtype. Class labels are int32,
+    `Text` and `Bytes` are strings, and `Ragged` is a RaggedTensor. `Image` is decoded to uint8,
+    shape ``(batch_size, height, width, channels)``, and resized to ``image_size``,
+    ``(height, width)``, if that is given. The error of an image that cannot be decoded names its
+    dataset, position, key and feature.
 
-    What is mapped over it with AUTOTUNE makes as many calls at a time as there are cores: it is not
-    tuned, which costs more than it gains here, unless `with_options` enables that.
+    With ``shard``, ``(index, count)`` or a `tf.distribute.InputContext`, the dataset holds only
+    that worker's part of every ``batch_size * count`` samples. ``start`` is the offset in the
+    epoch of the first sample of all shards. The last batch is shorter if the size is not a
+    multiple of the batch size; with ``drop_remainder`` it is left out.
 
-    Where all features have a fixed width, no Python runs while batches are made: iterators are
-    saved and restored by `tf.train.Checkpoint`, and tf.data service can run the dataset in another
-    process that sees the cache directory.
+    A function that is mapped over the dataset with AUTOTUNE runs as many calls in parallel as
+    there are cores. Autotuning is disabled, because it costs more than it gains here; enable it by
+    `with_options`.
+
+    If all features have a fixed width, no Python runs while batches are made. Then
+    `tf.train.Checkpoint` saves and restores iterators, and tf.data service can run the dataset in
+    another process that sees the cache directory.
     """
 
     def __init__(
@@ -109,7 +138,9 @@ class EpochDataset(_Wrapped):
         if not 0 <= (first := operator.index(start)) <= epoch.size:
             raise EpochError(f"{epoch!r} has no sample {first} to start at")
         size = share.size(epoch.size - first, drop_remainder=drop_remainder)
-        self._epoch = epoch  # which keeps its index's file
+        # Both references keep the local files. The graph opens them by name for each iterator, so
+        # without the references a file could be removed between two iterations.
+        self._epoch = epoch
         self._files = epoch.local_files()
         if self._files is not None:
             chunks = _in_graph(epoch, self._files, share, first, size, elements)
@@ -131,7 +162,7 @@ class EpochDataset(_Wrapped):
     def __iter__(self) -> Any:
         """Iterate over the batches, from the first one on.
 
-        Raises `MirrorError` where the local files that are read were removed by hand.
+        Raises `MirrorError` if the local files were removed by hand.
         """
         if self._files is not None:
             self._files.check()
@@ -139,15 +170,15 @@ class EpochDataset(_Wrapped):
 
 
 class StreamDataset(_Wrapped):
-    """A run's samples for ever, epoch after epoch, in full batches that straddle epochs.
+    """A run's samples without end, epoch after epoch, in full batches that can span two epochs.
 
-    Arguments and elements are as in `EpochDataset`. ``start`` counts the run's samples before the
-    first one, of all shards; None goes on, whenever an iterator is made, after those recorded as
-    consumed (`Run.record`). So an iterator that is made and thrown away loses nothing.
+    Arguments and elements are as in `EpochDataset`. ``start`` is the number of the run's samples,
+    of all shards, before the first one. With None, each new iterator continues after the samples
+    that are recorded as consumed (`Run.record`), so that an iterator that is discarded loses none.
 
-    An epoch is pinned when its first sample is read, which is a little before it is trained on:
-    batches are prefetched. Ctrl-C ends the wait for a sample, if the dataset was made in the main
-    thread. Keras needs ``steps_per_epoch`` with it, or its epoch would not end.
+    An epoch is pinned when its first sample is read. That is a little before the sample is trained
+    on, because batches are prefetched. Ctrl-C ends the wait for a sample if the dataset was made
+    in the main thread. Keras needs ``steps_per_epoch`` with it, or its epoch would not end.
     """
 
     def __init__(
@@ -168,11 +199,13 @@ class StreamDataset(_Wrapped):
 
         def chunks() -> Iterator[Chunk | None]:
             first = run.consumed if start is None else operator.index(start)
+            # This runs in a thread of TensorFlow's, where `KeyboardInterrupt` is never raised.
             pressed = interrupts.count()
             for chunk in run.chunks(share, first, PATIENCE):
                 if chunk is None and interrupts.count() != pressed:
                     raise EpochError(f"run {run.name!r} waited for a sample until Ctrl-C")
                 yield chunk
+                # A Ctrl-C that came while there were samples was the training's to handle.
                 if chunk is not None:
                     pressed = interrupts.count()
 
@@ -183,13 +216,21 @@ class StreamDataset(_Wrapped):
         super().__init__(batches.apply(endless))
 
     def cardinality(self) -> Any:
-        """Return that the dataset is infinite."""
+        """Return `tf.data.INFINITE_CARDINALITY`.
+
+        Raises `TrainingError` if Keras asks without a number of steps.
+        """
         refuse_endless_epoch()
         return super().cardinality()
 
     def map(self, *arguments: Any, **options: Any) -> tf.data.Dataset:
-        """Map a function over the batches, as any `tf.data.Dataset`."""
-        refuse_endless_epoch()  # Keras maps `class_weight` before it asks for the cardinality
+        """Map a function over the batches, as `tf.data.Dataset.map` does.
+
+        Raises `TrainingError` if Keras maps without a number of steps.
+        """
+        # Keras maps `class_weight` before it asks for the cardinality, and then it asks the mapped
+        # dataset, which knows nothing of this check.
+        refuse_endless_epoch()
         return super().map(*arguments, **options)
 
 
@@ -204,7 +245,11 @@ def pair(shard: Worker) -> Shard:
 def _in_graph(
     epoch: Epoch, files: LocalFiles, share: Share, start: int, size: int, elements: Elements
 ) -> tf.data.Dataset:
-    """Return chunks of samples that graph operations gather from the mirror."""
+    """Return a dataset of chunks that graph operations gather from the mirror's files.
+
+    Elements are columns of up to `Epoch.chunk_rows` samples, already selected; ``size`` is the
+    number of the shard's samples.
+    """
     rows = epoch.chunk_rows(share.batch_size)
     kind = graph.Kind(
         epoch.features,
@@ -227,10 +272,10 @@ def _generated(
     *,
     drop_remainder: bool,
 ) -> tf.data.Dataset:
-    """Return batches of samples that Python gathers; fixed-width ones are decoded in the graph.
+    """Return batches of samples that a Python generator reads, a chunk at a time.
 
-    Where there is nothing yet, chunks are empty: TensorFlow cannot interrupt Python, but it can
-    give up between two chunks.
+    ``chunks`` yields None while there is nothing to read yet, and this yields an empty chunk for
+    it. TensorFlow cannot interrupt Python, but it can cancel an iterator between two chunks.
     """
     codec = log.codec
     features, wanted = codec.features, elements.wanted
@@ -269,7 +314,10 @@ def _with_images(
     *,
     drop_remainder: bool,
 ) -> tf.data.Dataset:
-    """Return as `_generated` does, with images decoded in the graph."""
+    """Return what `_generated` does, with images decoded in the graph.
+
+    Chunks carry the position of each sample, by which an image that cannot be decoded is named.
+    """
     features, wanted = log.codec.features, elements.wanted
     nothing = np.empty(0, np.int64), log.codec.decode(b"", 0)
 
@@ -280,6 +328,6 @@ def _with_images(
                 yield positions, row_arrays(features, columns, wanted)
 
     places = tf.TensorSpec((None,), tf.int64)
-    # One chunk ahead, or decoding waits while Python gathers the next.
+    # Without the prefetch, decoding waits while Python gathers the next chunk.
     ahead = Generated(parts, (places, row_signature(features, wanted))).prefetch(1)
     return images.batches(ahead, elements, log, batch_size, drop_remainder=drop_remainder)

@@ -1,4 +1,10 @@
-"""What a batch is made of: dtypes, shapes, and what a model is given of it."""
+"""The elements of datasets: their dtypes and shapes, and the parts that a model takes.
+
+There are two forms of a chunk of samples that Python yields. `arrays` and `signature` are by
+column: a `Ragged` feature is a pair of all values, joined, and int64 lengths. `row_arrays` and
+`row_signature` have one value per row, so that rows can be cut apart: of a `Ragged` feature, its
+bytes as a string. `joined` and `unpacked` make RaggedTensors of them in the graph.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +20,16 @@ from registry.samples.codec import Codec, Column
 from registry.samples.features import ClassLabel, Feature, Features, Image, Ragged, Tensor
 
 Names = str | Sequence[str] | Mapping[str, str]
-"""A feature's name, or several: a dict of them by feature, or by the names that a model has."""
+"""One feature's name, a sequence of names, or a mapping from a model's names to features' names."""
 
 
 @dataclass(frozen=True)
 class Elements:
-    """What a user asked for: features by name as x, y and weight, and how to decode images."""
+    """The features that a user chose as x, y and weight, and how their images are decoded.
+
+    ``image_size`` is ``(height, width)`` in pixels. Raises `FeatureError` for a name that is not a
+    feature's, for y without x and for weight without y.
+    """
 
     features: Features
     x: Names | None = None
@@ -40,7 +50,7 @@ class Elements:
 
     @property
     def wanted(self) -> list[str]:
-        """The features that a batch holds, in order."""
+        """The features that a batch holds, in the dataset's order; all of them without x."""
         return [name for name in self.features if name in self._named or self.x is None]
 
     @property
@@ -53,7 +63,7 @@ class Elements:
         return [name for name in self.wanted if isinstance(self.features[name], Image)]
 
     def select(self, batch: Mapping[str, Any]) -> Any:
-        """Return a dict by feature as x, (x, y) or (x, y, weight)."""
+        """Return x, (x, y) or (x, y, weight) of a dict by feature; without x, the dict."""
         if self.x is None:
             return dict(batch)
         parts = [
@@ -62,7 +72,7 @@ class Elements:
         return parts[0] if len(parts) == 1 else tuple(parts)
 
     def decode_images(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        """Decode one sample's images to uint8, shape ``(height, width, channels)``."""
+        """Return one sample with its images decoded to uint8 ``(height, width, channels)``."""
         return {name: self._decode(name, value) for name, value in sample.items()}
 
     def _decode(self, name: str, value: Any) -> Any:
@@ -74,6 +84,7 @@ class Elements:
         if self.image_size is None:
             return image
         resized = tf.image.resize(image, self.image_size)
+        # The result is float32. Without the rounding, the cast would truncate it.
         return tf.saturate_cast(tf.round(resized), tf.uint8)
 
 
@@ -105,50 +116,55 @@ def row_decoder(codec: Codec, wanted: Sequence[str]) -> Callable[[Any], dict[str
 
 
 def _from_bytes(rows: Any, feature: Feature, field: np.dtype[Any], offset: int) -> Any:
+    """Return the column of a field that is ``offset`` bytes into each row."""
     base = field.base
     cut = tf.reshape(rows[:, offset : offset + field.itemsize], (-1, *field.shape, base.itemsize))
-    if base == np.bool_:
+    if base == np.bool_:  # which `tf.bitcast` cannot make
         return tf.not_equal(cut[..., 0], 0)
+    # `tf.bitcast` drops the last dimension only if the size of an item changes.
     if base.itemsize == 1:
         cut = cut[..., 0]
+    # `tf.bitcast` reads the bytes in the machine's order, which the records' must be.
     dtype = tf.int32 if isinstance(feature, ClassLabel) else tf.as_dtype(base.newbyteorder("="))
     return tf.bitcast(cut, dtype)
 
 
 def arrays(features: Features, columns: Mapping[str, Column], wanted: Sequence[str]) -> Any:
-    """Return columns as what `signature` describes."""
+    """Return columns in the structure that `signature` describes."""
     return {name: _array(features[name], columns[name]) for name in wanted}
 
 
 def _array(feature: Feature, column: Column) -> Any:
     if isinstance(feature, Ragged):
+        # The empty array is for chunks without rows: `np.concatenate` refuses an empty list.
         values = np.concatenate([np.empty(0, feature.dtype), *column], dtype=feature.dtype)
         return values, np.array([len(value) for value in column], np.int64)
     return column
 
 
 def row_arrays(features: Features, columns: Mapping[str, Column], wanted: Sequence[str]) -> Any:
-    """Return columns with one value for each row: of a `Ragged` feature, its bytes."""
+    """Return columns with one value for each row; that of a `Ragged` feature is its bytes."""
     return {name: _row_array(features[name], columns[name]) for name in wanted}
 
 
 def _row_array(feature: Feature, column: Column) -> Column:
     if not isinstance(feature, Ragged):
         return column
+    # Objects, not NumPy's `S`, which strips trailing zero bytes and so changes lengths.
     texts = np.empty(len(column), object)
     texts[:] = [value.tobytes() for value in column]
     return texts
 
 
 def row_signature(features: Features, wanted: Sequence[str]) -> dict[str, Any]:
-    """Return the specs of what `row_arrays` returns of any number of rows."""
+    """Return the specs of what `row_arrays` returns for any number of rows."""
     text = tf.TensorSpec((None,), tf.string)
     specs = {name: _spec(features[name]) for name in wanted}
     return {name: text if isinstance(spec, tuple) else spec for name, spec in specs.items()}
 
 
 def unpacked(features: Features, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Make RaggedTensors of the values of `Ragged` features that `row_arrays` has packed."""
+    """Return a batch with RaggedTensors in place of the bytes that `row_arrays` made."""
     return {name: _unpack(features[name], column) for name, column in batch.items()}
 
 
@@ -161,11 +177,15 @@ def _unpack(feature: Feature, column: Any) -> Any:
     )
     lengths = tf.cast(tf.strings.length(column) // dtype.itemsize, tf.int64)
     values = _from_bytes(rows, feature, dtype, 0)
+    # The lengths are right by construction, and validation would add assertions to each batch.
     return tf.RaggedTensor.from_row_lengths(values, lengths, validate=False)
 
 
 def signature(features: Features, wanted: Sequence[str]) -> dict[str, Any]:
-    """Return the specs of columns of any number of rows; a `Ragged` one is values and lengths."""
+    """Return the specs of columns of any number of rows.
+
+    That of a `Ragged` feature is a pair: of the values of all rows, and of int64 lengths.
+    """
     return {name: _spec(features[name]) for name in wanted}
 
 
@@ -180,7 +200,7 @@ def _spec(feature: Feature) -> Any:
 
 
 def joined(columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Make RaggedTensors of values and lengths."""
+    """Return columns with RaggedTensors in place of pairs of values and lengths."""
     return {
         name: tf.RaggedTensor.from_row_lengths(*column, validate=False)
         if isinstance(column, tuple)

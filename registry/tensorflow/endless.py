@@ -1,4 +1,4 @@
-"""Keras's epochs of a dataset that has no end."""
+"""Detecting that Keras is about to train an epoch on a dataset that has no end."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from registry.errors import TrainingError
 
 
 def refuse_endless_epoch() -> None:
-    """Raise `TrainingError` if Keras asks, and was given no number of steps.
+    """Raise `TrainingError` if Keras is the caller and was given no number of steps.
 
-    It would train one epoch without end. Keras does not tell a dataset the number: it stands only
-    in the object that is asking.
+    It would train one epoch without end. Keras does not pass the number to a dataset. It is only an
+    attribute of Keras's `EpochIterator`, which this finds on the stack.
     """
+    # If another version of Keras moves the module, nothing is raised, and the epoch is endless.
     frame = inspect.currentframe()
     while frame is not None:
         if frame.f_globals.get("__name__") == "keras.src.trainers.epoch_iterator":

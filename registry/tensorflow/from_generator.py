@@ -1,4 +1,4 @@
-"""What Python generators yield, as a dataset."""
+"""Datasets of the elements that Python generators yield."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ import tensorflow as tf
 from registry.tensorflow.raw_datasets import FlatMapped, flat, graph_function
 
 KEPT_BYTES = 32 << 20
-"""Bytes at a heap's end that the process keeps though they are free."""
+"""Free bytes at the end of the heap that the process keeps."""
 _M_TRIM_THRESHOLD = -1
 
 
 class Generated(FlatMapped):
-    """Elements of a generator, a new one for each iterator.
+    """The elements of a generator; each iterator gets a new one from ``make``.
 
-    As ``tf.data.Dataset.from_generator(make, output_signature=spec)``, which starts several times
-    as long, for dense arrays only. ``make`` yields arrays in the structure of ``spec``.
+    Does what ``tf.data.Dataset.from_generator(make, output_signature=spec)`` does, for dense
+    arrays only, and starts in a fraction of the time. The generator yields arrays in the structure
+    of ``spec``. TensorFlow's threads run it, one call at a time.
     """
 
     def __init__(self, make: Callable[[], Iterator[Any]], spec: Any) -> None:
         _keep_freed()
         specs = tf.nest.flatten(spec)
         types = [each.dtype for each in specs]
+        # Graphs hold numbers only, so the generators are kept here until `end` is called.
         running: dict[int, Iterator[Any]] = {}
         numbers = itertools.count()
 
@@ -40,6 +42,7 @@ class Generated(FlatMapped):
             return np.int64(number)
 
         def proceed(number: np.int64) -> list[Any]:
+            # `tf.numpy_function` reports StopIteration as an error that ends the dataset.
             return list(tf.nest.flatten(next(running[int(number)])))
 
         def end(number: np.int64) -> np.int64:
@@ -48,11 +51,14 @@ class Generated(FlatMapped):
 
         def shaped(number: Any) -> list[Any]:
             found = tf.numpy_function(proceed, [number], types)
+            # Python's results have no shape in the graph until they are given one.
             for each, known in zip(found, specs, strict=True):
                 each.set_shape(known.shape)
             return list(found)
 
         handle = tf.TensorSpec((), tf.int64)
+        # Kept for as long as the dataset: TensorFlow knows a Python function by a token, which
+        # dies with the graph that holds it.
         self._functions_ = [
             graph_function(lambda: tf.numpy_function(begin, [], tf.int64)),
             graph_function(shaped, handle),
@@ -71,19 +77,21 @@ class Generated(FlatMapped):
                 **flat(spec),
             )
 
-        # Within a function, or TensorFlow could not write the whole down as a graph, which it
-        # does to optimize it.
+        # The generator dataset is made within a function. Otherwise TensorFlow could not serialize
+        # the whole dataset as a graph, which it does to optimize it.
         super().__init__(tf.data.Dataset.range(1), generate, spec)
 
 
 @cache
 def _keep_freed() -> None:
-    """Have the next chunk of samples take the memory of the last.
+    """Have the C library keep freed memory, so that the next chunk of samples reuses it.
 
-    The GNU C library would give it back, and take it anew page fault by page fault, which costs a
-    tenth of all time with images: by default once 128 KiB are free. It learns to keep more from
-    what is freed, but not since TensorFlow made a generator (`ApplyPython311MemoryPatch` in
+    By default the GNU C library returns free memory at the end of the heap once it is 128 KiB. The
+    next chunk then costs a page fault for each page, a tenth of all time with images. The library
+    normally raises this threshold by what is freed, but TensorFlow switches that off when it
+    makes a generator dataset (`ApplyPython311MemoryPatch` in
     https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/core/kernels/data/generator_dataset_op.cc).
+    The setting holds for the whole process. ``MALLOC_TRIM_THRESHOLD_`` in the environment wins.
     """
     if sys.platform == "linux" and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
         set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none

@@ -1,10 +1,14 @@
-"""Images decoded sample by sample, and the name of one that cannot be decoded.
+"""Decoding images sample by sample, and naming one that cannot be decoded.
 
-TensorFlow's decoders fail the whole step without a word of which sample it was, and no operation
-catches that but `ignore_errors`, which drops the sample. So each chunk of samples becomes a dataset
-of pairs: the position that is expected next, and the position that was decoded next. Where they
-differ, or pairs run out before the chunk does, a sample was dropped: then Python looks for the
-image at fault and raises. As long as all images decode, no Python runs.
+1. Each chunk of samples becomes a dataset of pairs: the position that is expected next, and the
+   next sample that was decoded, with its position. `ignore_errors` drops samples that fail.
+2. The pairs are cut into batches, and the two positions of each pair are compared.
+3. If they differ, or a chunk runs out of pairs, a sample was dropped. Then Python reads the samples
+   at the expected positions from the database, decodes them one by one, and raises `ImageError`
+   for the first that fails.
+
+Why: TensorFlow's decoders fail the whole step and do not report which sample it was. No operation
+catches that but `ignore_errors`. No Python runs in this module while all images can be decoded.
 """
 
 from __future__ import annotations
@@ -27,9 +31,9 @@ from registry.tensorflow.elements import Elements, unpacked
 from registry.tensorflow.raw_datasets import Interleaved, Mapped, Rebatched, Slices, map_as_is
 
 DECODERS = 2 * (os.cpu_count() or 1)
-"""Images in work at a time: with one for each core, cores wait for their next."""
+"""Images decoded in parallel. With one per core, cores wait for their next image."""
 _DECORATION = re.compile(r"\{\{[^{}]*\}\} ?| \[Op:[^\]]*\].*", re.DOTALL)
-"""What TensorFlow adds to a decoder's words."""
+"""What TensorFlow adds to the message of a decoder: the names of nodes and operations."""
 
 
 def batches(
@@ -40,10 +44,11 @@ def batches(
     *,
     drop_remainder: bool,
 ) -> tf.data.Dataset:
-    """Return batches of what lies in chunks, with images decoded.
+    """Return batches of the samples in chunks, with images decoded.
 
-    A chunk is the positions of some samples and their columns, as `row_arrays` makes them. In place
-    of a batch with a sample that cannot be decoded, iterators raise what `ImageError` says.
+    A chunk is a pair: the positions of some samples, int64 ``(count,)``, and their columns, as
+    `row_arrays` makes them. For a batch with a sample that cannot be decoded, iterators raise
+    TensorFlow's error with the text of an `ImageError`.
     """
     ragged = any(isinstance(elements.features[name], Ragged) for name in elements.wanted)
 
@@ -56,17 +61,19 @@ def batches(
 
     def pairs(chunk: Any) -> tf.data.Dataset:
         positions, _ = chunk
+        # Ends before the chunk does if samples were dropped. `failed` then takes the next place.
         decoded = Mapped(Slices(chunk), decode, DECODERS).ignore_errors()
         placed = tf.data.Dataset.zip(Slices(positions), decoded)
 
         def fail(all_positions: Any) -> Any:
             number = tf.numpy_function(explain, [all_positions], tf.int64)
+            # Never returned, since `explain` raises, but `concatenate` wants elements of one kind.
             with tf.control_dependencies([number]):
                 return tf.nest.map_structure(_blank, placed.element_spec)
 
         failed = Mapped(Slices(positions[None]), fail, 1)
         whole = placed.concatenate(failed).take(tf.size(positions, tf.int64))
-        # Here already, since handing samples on one by one would take as long as small ones do.
+        # Batched here already: passing samples on one by one takes as long as decoding small ones.
         return whole.batch(batch_size)
 
     def check(batch: Any) -> Any:
@@ -77,6 +84,7 @@ def batches(
             lambda: tf.constant(0, tf.int64),
             lambda: tf.numpy_function(explain, [wrong[:1]], tf.int64),
         )
+        # Operations outside of this block would not wait for the check.
         with tf.control_dependencies([sound]):
             same = tf.nest.map_structure(tf.identity, columns)
         return same if ragged else elements.select(same)
@@ -93,7 +101,10 @@ def _blank(spec: tf.TensorSpec) -> Any:
 
 
 def _error(log: Log, elements: Elements, positions: Positions) -> ImageError:
-    """Return the error of the first of these samples that cannot be decoded."""
+    """Return the error of the first of these samples that cannot be decoded.
+
+    Reads the database, in a thread of TensorFlow's.
+    """
     for position in positions.tolist():
         find = partial(sample_at, dataset_id=log.dataset_id, position=position)
         dataset, key, record = read(log.engine, find)

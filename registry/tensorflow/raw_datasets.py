@@ -1,4 +1,8 @@
-"""Datasets of dense tensors that operations make, without what tf.data's own take to start."""
+"""Datasets of dense tensors made by raw operations.
+
+They do what methods of `tf.data.Dataset` do, in a fraction of the time that those take to start.
+The price is that elements are dense tensors only.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,16 @@ from typing import Any
 import tensorflow as tf
 
 HERE = {"experimental_ints_on_device": True}
-"""Has a function run where its iterator is, not be spread over devices.
+"""Attributes that keep a function on the device of its iterator.
 
-That would take TensorFlow half of the time until the first batch: it optimizes a function's graph
-before it spreads it, for each iterator again.
+Without them, TensorFlow partitions the function over devices, and first optimizes its graph, again
+for each iterator. That takes half of the time until the first batch.
 https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/core/data/captured_function.cc
 """
 
 
 class Made(tf.data.Dataset):  # type: ignore[misc]  # TensorFlow ships no types
-    """A dataset of dense tensors that an operation makes."""
+    """A dataset of dense tensors that an operation makes; ``variant`` is the operation's output."""
 
     def __init__(self, variant: Any, spec: Any, *inputs: tf.data.Dataset) -> None:
         self._made_of = list(inputs)
@@ -34,9 +38,9 @@ class Made(tf.data.Dataset):  # type: ignore[misc]  # TensorFlow ships no types
 
 
 class Mapped(Made):
-    """What a function of graph operations makes of each element, in parallel and in order.
+    """A function of graph operations applied to each element, in parallel and in order.
 
-    As ``inputs.map(function, calls)``, but for functions of dense tensors alone.
+    As ``inputs.map(function, calls)``, but only for functions from and to dense tensors.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class Mapped(Made):
         function: Callable[[Any], Any],
         calls: int = tf.data.AUTOTUNE,
     ) -> None:
+        # An attribute, so that the function lives for as long as the operation that refers to it.
         self._function = graph_function(function, inputs.element_spec)
         spec = tf.nest.map_structure(
             lambda each: tf.TensorSpec(each.shape, each.dtype), self._function.structured_outputs
@@ -61,10 +66,10 @@ class Mapped(Made):
 
 
 class FlatMapped(Made):
-    """What lies in the datasets that a function of graph operations makes of each element.
+    """The elements of the datasets that a function of graph operations makes, one after another.
 
-    As ``inputs.flat_map(function)``, but for datasets of dense tensors alone: ``function`` returns
-    the variant of one, whose elements are like ``spec``.
+    As ``inputs.flat_map(function)``, but only for datasets of dense tensors. ``function`` returns
+    the variant of a dataset whose elements have the structure of ``spec``.
     """
 
     def __init__(self, inputs: tf.data.Dataset, function: Callable[[Any], Any], spec: Any) -> None:
@@ -79,15 +84,16 @@ class FlatMapped(Made):
 
 
 class Interleaved(Made):
-    """What lies in the datasets that a function of graph operations makes of each element.
+    """The elements of the datasets that a function of graph operations makes, one after another.
 
-    As `FlatMapped`, but the next element's dataset begins before this one ends: the first of what
-    lies in it is ready by then. ``function`` returns a dataset.
+    As `FlatMapped`, but ``function`` returns a dataset, and the next dataset starts before the
+    present one ends, so that its first element is ready by then.
     """
 
     def __init__(self, inputs: tf.data.Dataset, function: Callable[[Any], tf.data.Dataset]) -> None:
         specs: list[Any] = []
 
+        # Only the variant can leave a traced function, so the spec is put aside while it is traced.
         def make(element: Any) -> Any:
             made = function(element)
             specs.append(made.element_spec)
@@ -99,6 +105,7 @@ class Interleaved(Made):
             input_dataset=inputs._variant_tensor,  # noqa: SLF001  # as tf.data's own datasets
             other_arguments=[],
             cycle_length=tf.constant(2, tf.int64),
+            # Never go to the other dataset before this one ends: that keeps the order.
             block_length=tf.constant(tf.int64.max, tf.int64),
             buffer_output_elements=tf.constant(1, tf.int64),
             prefetch_input_elements=tf.constant(0, tf.int64),
@@ -111,10 +118,10 @@ class Interleaved(Made):
 
 
 class Slices(Made):
-    """A chunk's rows, one by one.
+    """The rows of a chunk, one by one.
 
-    As ``tf.data.Dataset.from_tensor_slices(chunk)``, but strings are not copied: they stay in the
-    chunk's memory, which is kept until the last of them is gone.
+    As ``tf.data.Dataset.from_tensor_slices(chunk)``, but strings are not copied. They stay in the
+    chunk's memory, which is freed after the last of them.
     """
 
     def __init__(self, chunk: Any) -> None:
@@ -126,9 +133,9 @@ class Slices(Made):
 
 
 class Rebatched(Made):
-    """Batches of what lies in ``chunks`` one after another.
+    """Batches of the rows of ``chunks``, which have any number of rows, also none.
 
-    As ``chunks.rebatch(batch_size, drop_remainder)``, but for dense tensors alone.
+    As ``chunks.rebatch(batch_size, drop_remainder)``, but only for dense tensors.
     """
 
     def __init__(self, chunks: tf.data.Dataset, batch_size: int, *, drop_remainder: bool) -> None:
@@ -146,19 +153,19 @@ class Rebatched(Made):
 
 
 def map_as_is(dataset: tf.data.Dataset, function: Callable[[Any], Any]) -> tf.data.Dataset:
-    """Map by a function that is graph operations alone: AutoGraph only takes its time with it."""
+    """Map by a function of graph operations, without AutoGraph, which would only cost time."""
     return dataset.map(tf.autograph.experimental.do_not_convert(function))
 
 
 def graph_function(function: Callable[..., Any], *spec: Any) -> Any:
-    """Trace a function of graph operations that stays where the iterator is."""
+    """Trace a function of graph operations, to run on the device of the iterator (`HERE`)."""
     return tf.function(
         function, autograph=False, input_signature=spec, experimental_attributes=HERE
     ).get_concrete_function()
 
 
 def flat(spec: Any) -> dict[str, Any]:
-    """Return the attributes by which operations tell what a dataset's elements are."""
+    """Return the attributes that describe a dataset's elements to its operation."""
     specs = tf.nest.flatten(spec)
     return {
         "output_types": [each.dtype for each in specs],

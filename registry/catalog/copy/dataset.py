@@ -1,11 +1,15 @@
-"""Copying datasets between databases, of whatever kinds: the same log under the same name.
+"""Copying a dataset to another database of any kind: the same log under the same name.
 
-A copy has the source's uid, positions, keys, chains and times, its runs and epochs, its webhooks'
-mappings and what is known of their events, and the inbox rows that were refused. So mirrors and
-training runs go on with it. Access tokens are not copied: who may come in is each server's own.
+A copy has the source's uid, positions, keys, chains and times, its runs and epochs, the mappings of
+its webhooks and the state of their events, and the rejected rows of its inbox. So mirrors and
+training runs continue with the copy. Access tokens are not copied, since each server has its own.
 
-Rows travel in blocks, each stored whole or not at all behind the ones before, so that a copy that
-was interrupted goes on, and one that is complete takes what was added since.
+1. Find the target's dataset of this name and uid, or create an empty one.
+2. Check that the copy's log is a prefix of the source's (`_common`).
+3. Copy rows in blocks. Each is verified by its chain, then appended as a whole or not at all. So an
+   interrupted copy continues where it stopped, and a complete one takes the rows added since.
+4. In a snapshot of the source, copy the last rows, then erasures, then runs, epochs and the rest.
+5. Read the copied rows from the target and verify their chain again.
 """
 
 from __future__ import annotations
@@ -39,12 +43,12 @@ from registry.storage.log.version import Version
 __all__ = ["Beside", "Copied", "copy_dataset"]
 
 Progress = Callable[[int, int], None]
-"""Told how many rows were copied by now, and how many the copy has."""
+"""Called with the number of rows copied so far and the number of rows that the copy has."""
 
 
 @dataclass(frozen=True)
 class Copied:
-    """What a copy has now: ``rows`` of it came with this call."""
+    """The result of a copy: ``rows`` is the number of rows that this call has copied."""
 
     version: Version
     rows: int
@@ -54,12 +58,12 @@ class Copied:
 def copy_dataset(
     source: Registry, target: Registry, name: str, progress: Progress | None = None
 ) -> Copied:
-    """Bring the target's copy of a dataset up to the source's log, and prove it by its chain.
+    """Bring the target's copy of a dataset up to the source's log, and verify its chain.
 
-    What waits in the source's inbox is moved to its log before, where that can be done. Raises
-    `DatasetNotFoundError`; `DivergenceError`, naming the position, where the target's dataset of
-    this name has other rows than the source's, or more of them; and `DatabaseError`, naming it,
-    where a chain does not hold.
+    Rows that wait in the source's inbox are moved to its log first, if possible. Raises
+    `DatasetNotFoundError` if the source has no such dataset; `DivergenceError`, with the position,
+    if the target's dataset of this name has other rows than the source's, or more; and
+    `DatabaseError`, with the position, if a chain is wrong.
     """
     row = _row(source, name)
     origin = _log(source, row)
@@ -68,8 +72,8 @@ def copy_dataset(
     before = _common(origin, copy, name)
     work = _Work(origin, copy, before, progress)
     head = work.advance(before, goal.position)
-    # The last rows, and what lies beside them, are read in one transaction: so the runs' epochs
-    # and the tools' events are those of that very log.
+    # The last rows and the tables related to the log are read in one transaction. Otherwise the
+    # copy could get an epoch, or the state of an event, that refers to rows it does not have.
     with _snapshot(source.engine) as connection:
         goal, _ = heads.read(connection, origin.dataset_id)
         head = work.advance(head, goal.position, connection)
@@ -79,7 +83,8 @@ def copy_dataset(
                 f"{goal.position} of {name!r}, where its log has {head.live}; see `registry doctor`"
             )
         source_place = (connection, origin.dataset_id)
-        # Stored by themselves: what is erased must not stay for a run that has parted.
+        # Erasures have their own transaction: they must be stored even if the next one fails
+        # because a run of the copy has diverged.
         with _held(copy, head) as there:
             erased = copy_erasures(source_place, (there, copy.dataset_id))
         with _held(copy, head) as there:
@@ -110,7 +115,7 @@ class _Work:
         return head
 
     def prove(self, head: Head) -> None:
-        """Read what was copied back, and compute its chain once more."""
+        """Read the copied rows from the target, and verify their chain."""
         position, chain = self.before.position, self.before.chain
         while position < head.position:
             get = partial(
@@ -124,7 +129,10 @@ class _Work:
 
 @contextmanager
 def _held(copy: Log, head: Head) -> Iterator[Connection]:
-    """Lend a transaction that keeps others from writing to the copy, which ends at this head."""
+    """Yield a transaction that locks the copy's head against other writers.
+
+    Raises `DivergenceError` if the copy does not end at ``head``.
+    """
     with writing(copy.engine) as connection:
         found = heads.lock(connection, copy.dataset_id)
         if (found.position, found.chain) != (head.position, head.chain):
@@ -134,8 +142,10 @@ def _held(copy: Log, head: Head) -> Iterator[Connection]:
 
 @contextmanager
 def _snapshot(engine: Engine) -> Iterator[Connection]:
-    """Lend a connection whose statements all see the database as it is at the first of them."""
+    """Yield a connection whose statements all see the database as of the first of them."""
     with lent(engine) as connection:
+        # On PostgreSQL's default level, READ COMMITTED, each statement would see later commits.
+        # SQLite's read transactions are snapshots already.
         if engine.dialect.name == "postgresql":
             connection.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
@@ -156,7 +166,10 @@ def _log(registry: Registry, row: Row[Any]) -> Log:
 
 
 def _counterpart(target: Registry, row: Row[Any]) -> Log:
-    """Return the target's log of this name and uid, made where there is neither."""
+    """Return the target's log of this name and uid, created if it has neither.
+
+    Raises `DivergenceError` if the target has a dataset with only one of them.
+    """
     kept = {*DatasetRow.__table__.columns.keys()} - {"id", "created_at", "dropped_at"}
     made = {name: getattr(row, name) for name in kept}
 
@@ -168,6 +181,7 @@ def _counterpart(target: Registry, row: Row[Any]) -> Log:
         like = or_(DatasetRow.uid == row.uid, DatasetRow.name == row.name)
         return connection.execute(select(DatasetRow).where(NOT_DROPPED, like)).all()
 
+    # A name or a uid alone may be taken by another dataset, and then nothing was inserted.
     for found in write(target.engine, find_or_make):
         if (found.uid, found.name) != (row.uid, row.name):
             raise DivergenceError(
@@ -179,7 +193,11 @@ def _counterpart(target: Registry, row: Row[Any]) -> Log:
 
 
 def _common(origin: Log, copy: Log, name: str) -> Head:
-    """Return the copy's head; raises `DivergenceError` unless the source's log goes on from it."""
+    """Return the copy's head; raises `DivergenceError` unless it is on the source's log.
+
+    The chain value at a position is a hash of all rows before it. So one comparison at the head is
+    enough, and the position where the logs part is found by bisection.
+    """
     head, _ = read(copy.engine, lambda connection: heads.read(connection, copy.dataset_id))
     if origin.chain_at(head.position) == head.chain:
         return head

@@ -1,4 +1,4 @@
-"""What lies beside a log: its runs and epochs, what is known of the tools, what was refused."""
+"""Copying the tables related to a log: erasures, runs, epochs, tools' state and rejected rows."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ from registry.storage.database.sql import insert_into
 from registry.storage.log.entries import utc
 
 _TOGETHER = 1000
-"""Rows in memory at a time."""
+"""Rows in one statement, or in memory, at a time."""
 _TEXTS = ("key", "fields", "action", "source", "error")
 _LEDGERS = (WebhookRow, ToolAnnotationRow, DeliveryRow)
 
 Place = tuple[Connection, int]
-"""A database, and the number that the dataset has in it."""
+"""A connection, and the primary key of the dataset, or of a run, in that database."""
 
 
 @dataclass(frozen=True)
 class Beside:
-    """How many runs and refused rows the copy has, and how many inbox rows were left behind.
+    """The numbers of runs and rejected rows of the copy, and of inbox rows that were not copied.
 
-    ``erased`` rows of the copy have lost their records now, as they did in the source.
+    ``erased`` is the number of rows whose records this copy has erased, as the source had before.
     """
 
     runs: int
@@ -66,10 +66,10 @@ class Beside:
 
 
 def copy_beside(source: Place, target: Place, erased: int) -> Beside:
-    """Bring all else that lies beside the log up to date; what only the copy has stays.
+    """Bring all other related tables up to date; rows that only the copy has stay.
 
-    ``erased`` is what `copy_erasures` has returned. Raises `DivergenceError` where a run has gone
-    on by itself there.
+    ``erased`` is the result of `copy_erasures`. Raises `DivergenceError` if a run of the copy has
+    other settings or has pinned other epochs than the source's.
     """
     for row_class in _LEDGERS:
         _copy_ledger(row_class, source, target)
@@ -79,9 +79,9 @@ def copy_beside(source: Place, target: Place, erased: int) -> Beside:
 
 
 def copy_erasures(source: Place, target: Place) -> int:
-    """Erase in the copy what the source has erased since it was copied; return how many rows.
+    """Erase the rows of the copy that the source has erased since; return the number of rows.
 
-    Raises `DivergenceError` where the copy has erased others.
+    Raises `DivergenceError` if the copy has erased other rows.
     """
     connection, dataset_id = target
     erased, before = _erasures(*source), _erasures(*target)
@@ -101,6 +101,7 @@ def copy_erasures(source: Place, target: Place) -> int:
         )
         emptied = update(SampleRow).where(*rows, SampleRow.record != ERASED).values(record=ERASED)
         count += connection.execute(emptied).rowcount
+        # Rejected rows of an erased key may hold the erased content, too.
         keys = select(SampleRow.key).where(*rows)
         refused = (InboxRow.dataset_id == dataset_id, InboxRow.key.in_(keys))
         connection.execute(delete(InboxRow).where(*refused))
@@ -117,10 +118,13 @@ def _erasures(connection: Connection, dataset_id: int) -> list[dict[str, Any]]:
 
 
 def _copy_ledger(row_class: type[Base], source: Place, target: Place) -> None:
-    """Copy rows that are told apart by what they say of the tool; the source's replace others."""
+    """Copy rows that are identified by their content; the source's replace the copy's.
+
+    Rows with a surrogate key are inserted unless the copy has them.
+    """
     connection, dataset_id = target
     table = row_class.__table__
-    # A number of its own says nothing of a row.
+    # A surrogate key is another in each database.
     own = [column for column in table.columns if column.name not in {"id", "dataset_id"}]
     statement = insert_into(connection, row_class)
     if "id" in table.columns:
@@ -134,18 +138,21 @@ def _copy_ledger(row_class: type[Base], source: Place, target: Place) -> None:
 
 
 def _parts(connection: Connection, query: Any) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of a query in lists of up to ``_TOGETHER``, streamed from the server."""
     found = connection.execute(query.execution_options(yield_per=_TOGETHER)).mappings()
     for part in found.partitions():
         yield [_plain(row) for row in part]
 
 
 def _plain(row: RowMapping) -> dict[str, Any]:
+    """Return a row as a dict with times in UTC; SQLite's have no time zone."""
     return {
         name: utc(value) if isinstance(value, datetime) else value for name, value in row.items()
     }
 
 
 def _copy_runs(source: Place, target: Place) -> int:
+    """Copy runs, by name, and their epochs; return the number of runs of the copy."""
     before = _runs(*target)
     for name, run in _runs(*source).items():
         mine = before.get(name)
@@ -160,6 +167,7 @@ def _copy_runs(source: Place, target: Place) -> int:
                 "0 on; copy to a database where nobody has trained yet"
             )
         _copy_epochs(name, (source[0], run.id), (target[0], mine.id))
+        # Never back: the copy may have been trained on further within the same epochs.
         further = max(run.consumed, mine.consumed)
         target[0].execute(update(RunRow).where(RunRow.id == mine.id).values(consumed=further))
     return len(_runs(*target))
@@ -195,16 +203,17 @@ def _pin(epoch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _copy_refused(source: Place, target: Place) -> tuple[int, int]:
-    """Copy the inbox rows that do not fit, each once; the second count is of those left behind.
+    """Copy rejected inbox rows, each once; return how many the copy has and how many it lacks.
 
-    Rows that still wait are left: moved to the log by both databases, a sample whose key is made
-    on the way would be there twice. So are those that only SQLite can hold.
+    Rows that still wait are not copied. Both databases would move them to their logs, and a sample
+    whose key is generated then would exist twice. Nor are rows copied that only SQLite can store.
     """
     connection, dataset_id = source
     waiting = select(func.count()).where(
         InboxRow.dataset_id == dataset_id, InboxRow.error.is_(None)
     )
     left: int = connection.execute(waiting).scalar_one()
+    # Counted, not a set: rows that are equal are still several.
     known = Counter(map(_identity, _refused(*target)))
     copied = known.total()
     for row in _refused(*source):
@@ -218,12 +227,13 @@ def _copy_refused(source: Place, target: Place) -> tuple[int, int]:
 
 
 def _take_refused(row: Mapping[str, Any], target: Place) -> bool:
-    """Store a refused row; tell whether the database can hold it."""
+    """Store a rejected row; return False if the database cannot store it."""
     connection, dataset_id = target
     try:
         texts = {name: _text(row[name]) for name in _TEXTS}
         fields = null() if texts["fields"] is None else json.loads(texts["fields"])
         made = {**texts, "fields": fields, "dataset_id": dataset_id}
+        # A savepoint: on PostgreSQL, an error would otherwise abort the whole transaction.
         with connection.begin_nested():
             connection.execute(insert(InboxRow).values(**made, created_at=row["created_at"]))
     except (ValueError, DataError):
@@ -232,7 +242,11 @@ def _take_refused(row: Mapping[str, Any], target: Place) -> bool:
 
 
 def _refused(connection: Connection, dataset_id: int) -> list[dict[str, Any]]:
-    """Read the refused rows as they are: on SQLite, their text may be no UTF-8, let alone JSON."""
+    """Read the rejected rows, oldest first, with their texts as str or bytes.
+
+    SQLite stores any bytes as text, so a text may not be UTF-8 and ``fields`` may not be JSON. The
+    casts keep the driver and SQLAlchemy from decoding them, which would raise.
+    """
     kind = Text() if connection.dialect.name == "postgresql" else LargeBinary()
     query = (
         select(
@@ -250,7 +264,10 @@ def _text(raw: str | bytes | None) -> str | None:
 
 
 def _identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Tell refused rows apart, but for their fields, which PostgreSQL writes in its own way."""
+    """Return what identifies a rejected row: all but its fields.
+
+    PostgreSQL formats JSON in its own way, so equal fields can have different texts.
+    """
     said = (row[name] for name in _TEXTS if name != "fields")
     told = (raw.decode(errors="replace") if isinstance(raw, bytes) else raw for raw in said)
     return (row["created_at"], *told)

@@ -1,4 +1,8 @@
-"""Rows of the log as they lie: read from one database, proven, stored in another."""
+"""Unchanged rows of a log: read from one database, verified, and stored in another.
+
+Rows are read and written by the drivers, past SQLAlchemy's types, because all columns are copied as
+they are stored. Only times differ: PostgreSQL's are datetimes, SQLite's are texts in UTC.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +29,21 @@ from registry.storage.log.standby import missing_rows
 
 BLOCK_ROWS = 1 << 16
 BLOCK_BYTES = 32 << 20
-"""A block is read at once and stored in one transaction; the row that fills it is its last."""
+"""The limits of a block, which is read at once and stored in one transaction.
+
+The row that reaches the limit of bytes is still part of the block, so a block is never empty.
+"""
 
 
 ERASED = b""
-"""The record of a row that has lost it for good."""
+"""The record of an erased row; no stored record is empty."""
 
 
 class Row(NamedTuple):
-    """A row of the log but for its dataset's number, which is another in each database."""
+    """A row of the log without its ``dataset_id``, which is another in each database.
+
+    ``record`` is None for a retraction and `ERASED` for an erased row.
+    """
 
     position: int
     bucket: int
@@ -50,7 +60,8 @@ _SQLITE = f"""
     SELECT {_COLUMNS} FROM samples
     WHERE dataset_id = ? AND position >= ? AND position < ? ORDER BY position
 """  # noqa: S608  # the names are our own
-# A value's length is known without reading the value.
+# The window adds up lengths, so the server stops at a block's size. It knows the length of a value
+# without reading the value.
 _POSTGRESQL = f"""
     SELECT {_COLUMNS} FROM (
         SELECT *, coalesce(sum(octet_length(record)) OVER (
@@ -61,7 +72,10 @@ _POSTGRESQL = f"""
 
 
 def fetch(connection: Connection, dataset_id: int, after: int, until: int) -> list[Row]:
-    """Read a block of the rows at ``[after, until)``; raises as `missing_rows` where one is."""
+    """Read the first block of the rows at ``[after, until)``, in the order of their positions.
+
+    Raises the error that `missing_rows` returns if a row is missing.
+    """
     place = (dataset_id, after, min(until, after + BLOCK_ROWS))
     if connection.dialect.name == "postgresql":
         with driver(connection).cursor(binary=True) as cursor:
@@ -76,6 +90,7 @@ def fetch(connection: Connection, dataset_id: int, after: int, until: int) -> li
 
 
 def _until_full(cursor: Any) -> list[Row]:
+    """Fetch rows of SQLite one by one, until a block is full."""
     rows, size = [], 0
     while size < BLOCK_BYTES and (found := cursor.fetchone()):
         row = Row._make((*found[:-1], _moment(found[-1])))
@@ -84,7 +99,7 @@ def _until_full(cursor: Any) -> list[Row]:
     return rows
 
 
-# Rows that were inserted together have the same time.
+# Cached, since rows that were inserted together have the same time.
 @lru_cache
 def _moment(text: str) -> datetime:
     return utc(datetime.fromisoformat(text))
@@ -92,17 +107,19 @@ def _moment(text: str) -> datetime:
 
 @lru_cache
 def _text(moment: datetime) -> str:
-    """Return a moment as SQLite's CURRENT_TIMESTAMP does, in UTC, to the microsecond."""
+    """Return a time in the format of SQLite's CURRENT_TIMESTAMP, in UTC, with microseconds."""
     return utc(moment).replace(tzinfo=None).isoformat(" ")
 
 
 def prove(place: str, chain: bytes, rows: Sequence[Row]) -> None:
-    """Raise `DatabaseError` unless the rows lead from a chain value to those stored with them.
+    """Raise `DatabaseError` unless the rows' chain values and buckets are correct.
 
-    ``chain`` is the value before the first row, ``place`` says whose rows they are.
+    ``chain`` is the value before the first row; ``place`` is the URL of the rows' database, for the
+    message.
     """
     hashes = buckets([row.key for row in rows])
     links = np.array([NONE if row.supersedes is None else row.supersedes for row in rows], np.int64)
+    # The value after an erased row cannot be computed: the stored one is used.
     erased = {n: row.chain for n, row in enumerate(rows) if row.record == ERASED}
     values = extend_past(erased, chain, links, hashes, [row.record for row in rows])
     for row, value, bucket in zip(rows, values, hashes.tolist(), strict=True):
@@ -114,16 +131,17 @@ def prove(place: str, chain: bytes, rows: Sequence[Row]) -> None:
 
 
 def store(engine: Engine, dataset_id: int, head: Head, rows: Sequence[Row]) -> Head:
-    """Append rows behind a head, all or none; return the head after them.
+    """Append rows after a head, all or none; return the new head.
 
-    Raises `DivergenceError` where the log has come to end elsewhere.
+    Tries again after a transient error. Raises `DivergenceError` if the log ends at another head.
     """
     stop, chain = rows[-1].position + 1, rows[-1].chain
     for attempt in retrying(engine=engine):
         with attempt, writing(engine) as connection:
             found = heads.lock(connection, dataset_id)
             if (found.position, found.chain) == (stop, chain):
-                # An earlier attempt was committed although its answer was lost.
+                # An earlier attempt has committed, although the connection was lost before the
+                # answer came. Appending again would raise `DivergenceError` for our own rows.
                 return found
             if found != head:
                 raise overtaken(head.position)
@@ -137,7 +155,7 @@ def store(engine: Engine, dataset_id: int, head: Head, rows: Sequence[Row]) -> H
 
 
 def overtaken(position: int) -> DivergenceError:
-    """Return what is said where the copy's head is not as this left it."""
+    """Return the error for a copy whose head another writer has moved."""
     return DivergenceError(
         f"somebody else wrote to the copy at position {position} meanwhile; let nobody write to it "
         "before it is complete"
@@ -146,6 +164,7 @@ def overtaken(position: int) -> DivergenceError:
 
 def _copy(connection: Connection, dataset_id: int, rows: Sequence[Row]) -> None:
     statement = f"COPY samples (dataset_id, {_COLUMNS}) FROM STDIN (FORMAT BINARY)"
+    # Binary COPY does not convert: each type must be exactly that of its column.
     types = ("int4", "int8", "int4", "bytea", "bytea", "text", "int8", "text", "timestamptz")
     with driver(connection).cursor() as cursor, cursor.copy(statement) as copy:
         copy.set_types(types)
@@ -162,12 +181,13 @@ def _insert(connection: Connection, dataset_id: int, rows: Sequence[Row]) -> Non
 
 
 def _gain(connection: Connection, dataset_id: int, rows: Sequence[Row]) -> int:
-    """Return by how many the stored rows change the count of samples alive."""
+    """Return the change of the number of live samples by the rows, which are stored already."""
     gain = sum(row.record is not None for row in rows)
     if all(row.supersedes is None for row in rows):
         return gain
     old, new = aliased(SampleRow, name="old"), aliased(SampleRow, name="new")
-    # A subquery for each row is a look at the primary key, whatever the statistics say.
+    # A subquery per row always looks up the primary key. A join could be planned as a scan of the
+    # whole table while the statistics are out of date.
     was_alive = (
         select(old.record.is_not(None))
         .where(old.dataset_id == dataset_id, old.position == new.supersedes)

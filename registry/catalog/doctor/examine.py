@@ -1,7 +1,7 @@
-"""A look at a registry: whether its database keeps what it is given, and its parts agree.
+"""Examining a registry: whether its database is safe to store data in, and its parts agree.
 
-Nothing is changed, and no lock is taken, unless it is asked to fix what it can. Counting a log
-takes about as long as reading its index.
+`examine` runs one check after another; each yields findings. Nothing is changed and no lock is
+taken, unless it is called with ``fix``. Counting a log takes about as long as reading its index.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from registry.storage.log import drop as drops
 
 __all__ = ["Finding", "Severity", "examine"]
 
+# Checks by the name that a finding gives if a check cannot be run.
 _ON_SERVERS: dict[str, Check] = {
     "settings": check_postgresql,
     "sessions": check_sessions,
@@ -44,12 +45,11 @@ _ANYWHERE: dict[str, Check] = {
 
 
 def examine(url: str, *, fix: bool = False) -> list[Finding]:
-    """Return what is wrong with the registry at a URL, errors first.
+    """Return the findings about the registry at a URL, errors first.
 
-    ``fix`` first removes what is left of dropped datasets.
-
-    What the database's user may not look at is a finding, too. Raises a `RegistryError` where the
-    database cannot be reached at all.
+    With ``fix``, rows that are left of dropped datasets are removed first. A table that the
+    database's user may not read is a finding, too. Raises a `RegistryError` if the database cannot
+    be reached at all.
     """
     engine = make_engine(url)
     try:
@@ -66,6 +66,7 @@ def examine(url: str, *, fix: bool = False) -> list[Finding]:
 def _examine(engine: Engine, *, fix: bool) -> Iterator[Finding]:
     place = shown(engine.url)
     on_file = engine.dialect.name == "sqlite"
+    # Before anything connects: SQLite would create the file.
     if not is_there(engine.url):
         yield _unready(f"{place} is not there", f"registry init --url {place}")
         return
@@ -93,6 +94,7 @@ def _unready(said: str, remedy: str) -> Finding:
 
 
 def _run(name: str, check: Check, engine: Engine) -> Iterator[Finding]:
+    """Run a check. An error of the database is a finding, so that other checks still run."""
     try:
         yield from check(engine)
     except PermissionDeniedError as error:

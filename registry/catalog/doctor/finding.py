@@ -1,4 +1,4 @@
-"""What a look at a database comes to: findings, each with its remedy."""
+"""Findings about a registry, each with its remedy, and the queries that lead to them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ from sqlalchemy import Engine, text
 from registry.storage.database.transactions import reading
 
 Severity = Literal["error", "warning", "note"]
-"""An error is a promise that is broken or may be at the next crash; a warning is to be looked
-after; a note changes nothing."""
+"""How severe a finding is.
+
+Error: a guarantee is broken, or may be at the next crash. Warning: somebody should act on it. Note:
+for information.
+"""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with a subject, such as a setting or a dataset, and what to do about it."""
+    """A problem of a subject, such as a setting or a dataset.
+
+    ``said`` describes the problem, ``remedy`` is a command, an SQL statement or an instruction.
+    """
 
     severity: Severity
     subject: str
@@ -29,7 +35,7 @@ Check = Callable[[Engine], Iterable[Finding]]
 
 
 def ask(engine: Engine, query: Any, **given: object) -> Sequence[Any]:
-    """Return the rows of a query, text or not."""
+    """Return the rows of a query, SQL text or a statement, read in its own transaction."""
     with reading(engine) as connection:
         statement = text(query) if isinstance(query, str) else query
         return connection.execute(statement, given).all()

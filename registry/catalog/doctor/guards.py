@@ -1,4 +1,8 @@
-"""The triggers that keep logs append-only and dense, as the database has them."""
+"""Checking the triggers that keep logs append-only and dense.
+
+Each trigger's definition, with that of its function, is read from the catalog and hashed, and the
+hash is compared to that of the definition in the migrations.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,8 @@ from registry.catalog.doctor.finding import Finding, ask
 _CHANGED = "rows of the log can be changed or removed"
 _WRECKED = "whoever may insert can leave a hole in a log, or end it early"
 
-# By trigger: what may happen without it, and the digest of what the migrations make.
+# By trigger: what may happen without it, and the digest of the definition in the migrations. A
+# migration that changes a trigger must change the digest here, or sound databases are reported.
 _GUARDS = {
     "postgresql": {
         "samples_append_only": (_CHANGED, "d24c6e283e52ad04"),
@@ -26,8 +31,8 @@ _GUARDS = {
         "samples_never_leave": (_CHANGED, "8ebb4908d57d9a8c"),
     },
 }
-# The name of the schema is left out, since it is the deployer's choice; a function whose
-# search_path names another schema than the table's is not ours.
+# The schema's name is left out of the definition, since it is the deployer's choice. Only the name
+# of the table's schema is: a function whose search_path names another schema is not ours.
 _TRIGGERS = {
     "postgresql": """
         SELECT tgname AS name, relname AS "table", tgenabled IN ('O', 'A') AS enabled,
@@ -47,7 +52,7 @@ _REMAKE = "run what `registry init --sql` prints of this name, with DROP TRIGGER
 
 
 def check_guards(engine: Engine) -> Iterator[Finding]:
-    """Look for triggers that are missing, disabled or replaced."""
+    """Find triggers that are missing, disabled or replaced."""
     kind = engine.dialect.name
     triggers = {row.name: row for row in ask(engine, _TRIGGERS[kind])}
     for name, (danger, digest) in _GUARDS[kind].items():
@@ -73,6 +78,6 @@ def _wrong(trigger: Row[tuple[str, str, bool, str]] | None, digest: str) -> tupl
 
 
 def _digest(definition: str) -> str:
-    """Hash a definition, but for white space, quotes and brackets, which servers may vary."""
+    """Hash a definition without white space, quotes and brackets, which servers may vary."""
     plain = "".join(c for c in definition if not c.isspace() and c not in '"()')
     return blake2b(plain.encode(), digest_size=8).hexdigest()

@@ -1,8 +1,8 @@
-"""Keys that are not stored as they were given.
+"""Finding keys that are stored as other text than was inserted.
 
-A key's bucket is the hash of the key as Python gave it. Where the client had another encoding than
-UTF-8, the server took the key's bytes for other text, so that its bucket is not that of the text
-that is stored. ASCII is the same in every such encoding.
+A key's bucket is the hash of the key in Python. If the client's encoding was not UTF-8, the server
+interpreted the key's bytes as other text, so the bucket is not that of the stored text. Only keys
+beyond ASCII are examined, because ASCII is the same in every such encoding.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from registry.storage.database.models import DatasetRow, HeadRow, SampleRow
 from registry.storage.database.transactions import reading
 
 _ROWS = 1 << 18
-"""Positions that are looked at in one statement."""
+"""Positions that are examined in one statement."""
 _CODECS = (
     *("latin-1", "cp1252", "iso8859-15", "iso8859-2", "cp1250", "iso8859-9", "cp1254"),
     *("cp1251", "koi8-r", "koi8-u", "iso8859-5", "cp866", "iso8859-7", "cp1253"),
     *("euc-jp", "euc-kr", "gb2312", "shift-jis", "big5", "gbk", "gb18030", "cp949"),
 )
-"""Of the client encodings that PostgreSQL knows."""
+"""Python's names for some client encodings of PostgreSQL, tried in this order."""
 
 
 def check_keys(engine: Engine) -> Iterator[Finding]:
-    """Look for samples whose key has another bucket than theirs."""
+    """Find live samples whose bucket is not that of their key."""
     logs = select(DatasetRow.id, DatasetRow.name, HeadRow.position).join(HeadRow)
     for log in ask(engine, logs.order_by(DatasetRow.name)):
         count = 0
@@ -50,6 +50,7 @@ def check_keys(engine: Engine) -> Iterator[Finding]:
 
 
 def _damaged(engine: Engine, log: Row[Any]) -> Iterator[Row[Any]]:
+    # In parts, so that neither a transaction nor a result grows with the log.
     for start in range(0, log.position, _ROWS):
         with reading(engine) as connection:
             rows = connection.execute(_beyond_ascii(log.id, start)).all()
@@ -58,7 +59,10 @@ def _damaged(engine: Engine, log: Row[Any]) -> Iterator[Row[Any]]:
 
 
 def _beyond_ascii(dataset_id: int, start: int) -> Any:
-    """Select the rows with such keys that no other row supersedes, retracts or erases."""
+    """Select live rows with keys beyond ASCII: no other row supersedes, retracts or erases them.
+
+    In UTF-8, only a text of ASCII has as many bytes as characters.
+    """
     newer = aliased(SampleRow, name="newer")
     superseded = select(newer.position).where(
         newer.dataset_id == SampleRow.dataset_id, newer.supersedes == SampleRow.position
@@ -78,7 +82,7 @@ def _beyond_ascii(dataset_id: int, start: int) -> Any:
 
 
 def _was(row: Row[Any]) -> str:
-    """Say what the key was, where one of the encodings leads to its bucket."""
+    """Return a text with the original key, or nothing if no encoding leads to the bucket."""
     for codec in _CODECS:
         with suppress(UnicodeError):
             key = row.key.encode(codec).decode()

@@ -1,4 +1,4 @@
-"""Datasets: heads, logs and epochs that must agree, and what waits in the inbox."""
+"""Checking datasets: that heads, logs and epochs agree, and that rows do not stay in the inbox."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from registry.storage.log.hash_chain import GENESIS
 from registry.training.population import Population, count_in_database
 
 WAITING = timedelta(hours=1)
-"""How long rows may wait in the inbox: whoever reads a head moves them."""
+"""How long rows may wait in the inbox. Any read of the head moves them to the log."""
 _BACKUP = "restore the database from a backup; `registry verify {}` says from which position"
 
 
 def check_logs(engine: Engine) -> Iterator[Finding]:
-    """Look at each dataset's head and at the log that it stands for."""
+    """Find heads that are missing or disagree with their logs."""
     for head in ask(engine, _heads()):
         if head.position is None:
             said = "it has no head, so that nothing can be read or written"
@@ -41,7 +41,11 @@ def check_logs(engine: Engine) -> Iterator[Finding]:
 
 
 def _heads() -> Any:
-    """Select the heads with what the logs say of them, all seen at one moment."""
+    """Select the heads, and the same values computed from the logs.
+
+    One statement, so that both are of one moment. Otherwise a concurrent insert would be reported
+    as a head that disagrees.
+    """
     last = select(func.max(SampleRow.position)).where(SampleRow.dataset_id == DatasetRow.id)
     chain = select(SampleRow.chain).where(
         SampleRow.dataset_id == DatasetRow.id, SampleRow.position == HeadRow.position - 1
@@ -78,10 +82,12 @@ def _check_end(head: Row[Any]) -> Iterator[Finding]:
 
 def _check_counts(engine: Engine, head: Row[Any]) -> Iterator[Finding]:
     with reading(engine) as connection:
+        # Only rows before the head that was read: rows may have been appended since.
         of_log = (SampleRow.dataset_id == head.id, SampleRow.position < head.position)
         count = connection.execute(select(func.count()).where(*of_log)).scalar_one()
         everything = Population(head.position, interval({}, None))
         live = count_in_database(connection, head.id, everything)
+        # The first row whose rank is not its position comes after the first missing position.
         if count != head.position:
             ranked = select(
                 SampleRow.position,
@@ -103,7 +109,7 @@ def _check_counts(engine: Engine, head: Row[Any]) -> Iterator[Finding]:
 
 
 def check_epochs(engine: Engine) -> Iterator[Finding]:
-    """Look for epochs that were pinned on another history than the log's."""
+    """Find epochs whose chain value is not the log's at their watermark; the first of each run."""
     query = (
         select(
             DatasetRow.name,
@@ -125,6 +131,7 @@ def check_epochs(engine: Engine) -> Iterator[Finding]:
         .where(NOT_DROPPED, or_(SampleRow.chain.is_(None), SampleRow.chain != EpochRow.chain))
         .order_by(DatasetRow.name, RunRow.name, EpochRow.number)
     )
+    # Only the first epoch of a run is reported: later ones disagree for the same reason.
     told = set()
     for epoch in ask(engine, query):
         if (epoch.name, epoch.run) in told:
@@ -140,7 +147,7 @@ def check_epochs(engine: Engine) -> Iterator[Finding]:
 
 
 def check_drops(engine: Engine) -> Iterator[Finding]:
-    """Look for dropped datasets whose rows are not all removed."""
+    """Find dropped datasets that still have rows."""
     for row in ask(engine, select(DatasetRow).where(~NOT_DROPPED).order_by(DatasetRow.id)):
         yield Finding(
             "warning",
@@ -152,7 +159,7 @@ def check_drops(engine: Engine) -> Iterator[Finding]:
 
 
 def check_inbox(engine: Engine) -> Iterator[Finding]:
-    """Look for rows that were refused, and for rows that nobody moves."""
+    """Find rejected rows, and rows that have waited in the inbox for more than `WAITING`."""
     waits = and_(InboxRow.error.is_(None), InboxRow.created_at < datetime.now(UTC) - WAITING)
     query = (
         select(

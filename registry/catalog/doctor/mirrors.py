@@ -1,4 +1,4 @@
-"""The mirrors on this machine, beside the logs that they are copies of."""
+"""Comparing the mirrors on this machine with the logs that they copy."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from registry.training.mirror_source import cache_folder
 
 
 def check_mirrors(engine: Engine) -> Iterator[Finding]:
-    """Compare each mirror's end with the database."""
+    """Find mirrors that are damaged, diverged, not yet erased or behind the database."""
     folder = cache_folder()
     query = select(DatasetRow, HeadRow.position, HeadRow.erased).join(
         HeadRow, HeadRow.dataset_id == DatasetRow.id
     )
     for row in ask(engine, query.order_by(DatasetRow.name)):
         try:
-            # Who has only looked for a mirror, as `verify` does, leaves its folder empty.
+            # An empty folder is no mirror: code that only looks for one, as `verify`, leaves it.
             if (folder / row.uid).is_dir() and any((folder / row.uid).iterdir()):
                 yield from _check(engine, row)
         except OSError as error:
@@ -73,7 +73,10 @@ def _check(engine: Engine, row: Row[object]) -> Iterator[Finding]:
 
 
 def _parted(log: Log, view: View, end: int) -> str | None:
-    """Say how the database's history differs from the mirror's; None where it does not."""
+    """Return how the log differs from the mirror's at the mirror's end; None if it does not.
+
+    ``end`` is the position of the database's head.
+    """
     found = log.chain_at(view.position)
     if found is None:
         return f"the database only {end}"

@@ -1,4 +1,4 @@
-"""Servers and files: versions, settings that lose data, sessions in the way of others."""
+"""Checking servers and files: versions, settings that can lose data, sessions that block others."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from registry.storage.database.models import metadata
 from registry.storage.database.transactions import reading
 
 OLDEST = 14
-"""The oldest major version of PostgreSQL that the registry is made for."""
+"""The oldest major version of PostgreSQL that is supported."""
 IDLE_SECONDS = 60
-"""How long a transaction may be idle while it holds locks."""
+"""Seconds for which a transaction may be idle while it holds locks."""
 
+# By setting: the value that is reported, its severity, and what it can cause.
 _SETTINGS: dict[str, tuple[str, Severity, str]] = {
     "fsync": ("off", "error", "a crash of the machine can damage the whole database"),
     "full_page_writes": ("off", "error", "a crash of the machine can tear pages"),
@@ -26,13 +27,14 @@ _SETTINGS: dict[str, tuple[str, Severity, str]] = {
     "synchronous_commit": ("off", "warning", "a crash can lose what tools inserted by SQL"),
     "data_checksums": ("off", "warning", "damage on the disk is not noticed by the server"),
 }
-# Two checkpoints that meet can lose a commit, or damage the file: from 3.7.0 on, until these.
+# From SQLite 3.7.0 on until these versions, two concurrent checkpoints can lose a commit or damage
+# the file.
 # https://www.sqlite.org/wal.html#walresetbug
 _MENDED = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
 
 
 def check_postgresql(engine: Engine) -> Iterator[Finding]:
-    """Look at a server's version and settings."""
+    """Find an unsupported version, a standby, and settings that can lose or hide data."""
     query = (
         "SELECT current_setting('server_version_num')::int / 10000 AS major,"
         " current_setting('server_version') AS version, pg_is_in_recovery() AS standby,"
@@ -65,9 +67,11 @@ def check_postgresql(engine: Engine) -> Iterator[Finding]:
 
 
 def _settings(engine: Engine) -> Sequence[Row[Any]]:
-    """Read settings as tools' sessions begin with them; commits of our own are always durable."""
+    """Read the settings that the sessions of tools start with."""
     query = text("SELECT name, setting, source FROM pg_settings WHERE name = ANY(:names)")
     with reading(engine) as connection:
+        # Our own sessions set synchronous_commit, which would hide the server's value. The reset
+        # must not go back to the pool: later commits would not be durable. Hence `invalidate`.
         connection.exec_driver_sql("RESET synchronous_commit")
         found = connection.execute(query, {"names": list(_SETTINGS)}).all()
         connection.invalidate()
@@ -75,7 +79,7 @@ def _settings(engine: Engine) -> Sequence[Row[Any]]:
 
 
 def _resetting(setting: Row[Any], server: Row[Any]) -> str:
-    """Return the SQL that takes a setting back from where it was made."""
+    """Return the SQL, or for checksums the command, that resets a setting where it was set."""
     if setting.name == "data_checksums":
         return "stop the server, and run `pg_checksums --enable`"
     place = {
@@ -89,8 +93,9 @@ def _resetting(setting: Row[Any], server: Row[Any]) -> str:
 
 
 def check_sqlite(engine: Engine) -> Iterator[Finding]:
-    """Look at SQLite's version, and at what it makes of this file."""
+    """Find a version of SQLite with a known defect, and modes that are slow or can lose data."""
     found = sqlite3.sqlite_version_info
+    # A repaired release of the same branch, or any version from the newest of these on.
     if not any(found >= v and (v[:2] == found[:2] or v == max(_MENDED)) for v in _MENDED):
         yield Finding(
             "warning",
@@ -119,7 +124,7 @@ def check_sqlite(engine: Engine) -> Iterator[Finding]:
 
 
 def check_sessions(engine: Engine) -> Iterator[Finding]:
-    """Look for transactions that are left open and hold locks on the registry's tables."""
+    """Find open, idle transactions that hold locks on the registry's tables."""
     query = """
         SELECT pid, usename, application_name, round(extract(epoch FROM now() - state_change)) AS s,
             (SELECT string_agg(DISTINCT relation::regclass::text, ', ') FROM pg_locks

@@ -1,4 +1,4 @@
-"""The tables and indexes, as the database has them."""
+"""Checking the tables and indexes of the database."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _INDEXES = {
 
 
 def check_indexes(engine: Engine) -> Iterator[Finding]:
-    """Look for indexes that are not there or cannot be used."""
+    """Find indexes that are missing or invalid."""
     kind = engine.dialect.name
     given = {"tables": list(metadata.tables)} if kind == "postgresql" else {}
     found = dict(ask(engine, _INDEXES[kind], **given))
@@ -43,26 +43,29 @@ def check_indexes(engine: Engine) -> Iterator[Finding]:
 
 
 def _wanted(kind: str) -> dict[str, Index | Constraint]:
+    """Return the indexes that the models define, by name, also those of constraints."""
     wanted: dict[str, Index | Constraint] = {}
     for table in metadata.tables.values():
         wanted |= {str(index.name): index for index in table.indexes}
-        if kind == "postgresql":  # SQLite has no names for those of constraints
+        # SQLite gives the indexes of constraints its own names, so they cannot be compared.
+        if kind == "postgresql":
             unique = [c for c in table.constraints if isinstance(c, UniqueConstraint)]
             wanted |= {str(c.name): c for c in (table.primary_key, *unique)}
     return wanted
 
 
 def _statement(engine: Engine, made: Index | Constraint) -> str:
-    """Return the SQL that makes an index or the constraint that brings it."""
+    """Return the SQL that creates an index, or the constraint that it belongs to."""
     ddl = CreateIndex(made) if isinstance(made, Index) else AddConstraint(made)
     sql = " ".join(str(ddl.compile(dialect=engine.dialect)).split())
+    # Without CONCURRENTLY, CREATE INDEX blocks all writers of the table.
     if engine.dialect.name == "postgresql":
         return sql.replace(" INDEX ", " INDEX CONCURRENTLY ", 1)
     return sql
 
 
 def check_tables(engine: Engine) -> Iterator[Finding]:
-    """Look for tables that a crash of the server empties."""
+    """Find unlogged tables, which a crash of the server empties."""
     query = (
         "SELECT oid::regclass::text FROM pg_class WHERE relpersistence = 'u' AND oid = ANY("
         "SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) AS named (name))"

@@ -1,8 +1,8 @@
 """Training Keras models on runs that grow.
 
-Plain ``model.fit`` learns the number of batches in its first epoch and never trains on more in a
-later one, so it leaves out most of what arrives while it runs. `fit` calls it once per epoch
-instead, and to callbacks it looks like one training.
+`fit` calls ``model.fit`` once per epoch, and callbacks see one training. A single call would leave
+out most of the samples that arrive while it runs: it counts the batches in its first epoch, and
+never trains on more in a later one.
 """
 
 from registry.tensorflow.keras.consumption import Consumption

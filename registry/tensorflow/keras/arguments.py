@@ -1,4 +1,4 @@
-"""What `fit` refuses, and what to pass instead."""
+"""Checks of the arguments of `fit`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import keras
 from registry.errors import FreshModelWarning, TrainingError
 from registry.training.run import Run
 
+# Arguments of ``model.fit`` that `fit` does not take: why, or what to pass instead.
 _REFUSED = {
     "steps_per_epoch": "an epoch of the run is trained on as a whole; to train a number of steps, "
     "use model.fit(StreamDataset(run, …), steps_per_epoch=…, callbacks=[Consumption(run, …)])",
@@ -21,7 +22,10 @@ _REFUSED = {
 
 
 def check_arguments(model: Any, run: Any, arguments: Mapping[str, Any]) -> None:
-    """Raise `TrainingError` where a model, a run or arguments for ``model.fit`` are none."""
+    """Raise `TrainingError` for a model, a run or arguments that `fit` cannot train with.
+
+    ``arguments`` are those for ``model.fit``, and ``validation_run``.
+    """
     if not isinstance(run, Run):
         raise TrainingError(
             f"fit trains on a run, reg.open(…).run(…), not on {type(run).__name__}; to train on an "
@@ -46,7 +50,11 @@ def check_arguments(model: Any, run: Any, arguments: Mapping[str, Any]) -> None:
 
 
 def warn_if_fresh(model: Any, run: Run, sample: int) -> None:
-    """Warn where a run continues at a sample with a model that has learned nothing yet."""
+    """Issue `FreshModelWarning` if a run continues after its start with an untrained model.
+
+    ``sample`` is the number of the run's samples that were trained on before. A model is untrained
+    if none of its optimizers has made a step.
+    """
     optimizers = [
         each
         for each in (model.optimizer, *vars(model).values())  # a model may have several
@@ -65,7 +73,7 @@ def warn_if_fresh(model: Any, run: Run, sample: int) -> None:
 
 def _steps(optimizer: Any) -> int:
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
-    # The first of its variables: with gradient accumulation, `iterations` counts only updates.
-    # Converted first: under tf.distribute, int() knows no variable with a copy on each device.
+    # The first variable, since `iterations` counts only updates under gradient accumulation. It is
+    # converted first: under tf.distribute, int() fails for a variable with a copy on each device.
     made = [int(keras.ops.convert_to_tensor(each)) for each in optimizer.variables[:1]]
     return sum(made)

@@ -1,8 +1,11 @@
-"""The position in a run that is saved together with a model's weights.
+"""Saving the position in a run together with a model's weights.
 
-Keras writes a backup's weights and its note of the epoch into two files, one after the other, and
-knows nothing of a run. So the position goes into the file of the weights itself: whichever weights
-are restored, the position restored with them is theirs.
+`SavedPosition` is a layer that `attach` sets as an attribute of the model. Keras saves the layers
+that it finds in a model's attributes, so the position is written into the file of the weights.
+
+Why: Keras writes the weights of a backup and the number of its epoch into two files, one after the
+other, and has no notion of a run. With the position in the weights' own file, restored weights and
+the restored position always belong together, even if a crash came between the two files.
 """
 
 from __future__ import annotations
@@ -16,12 +19,12 @@ import keras
 import numpy as np
 
 ATTRIBUTE = "registry_position"
-"""Of the model: Keras saves the layers that it finds in a model's attributes, under their name."""
+"""The model's attribute that holds the layer, which is also its name in the file of weights."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call of `fit`: it trains ``epochs`` epochs of the run from epoch ``first`` on."""
+    """A call of `fit`, which trains on ``epochs`` epochs of the run, beginning with ``first``."""
 
     id: str
     first: int
@@ -29,7 +32,7 @@ class Call:
 
     @property
     def end(self) -> int:
-        """The number of the epoch before which it ends."""
+        """The number of the epoch after the last one."""
         return self.first + self.epochs
 
 
@@ -37,8 +40,9 @@ class Call:
 class Position:
     """How far a model was trained: on the first ``sample`` samples of a run.
 
-    ``consumed`` are those that were consumed before the training began. ``epoch`` is the number
-    of the epoch that was trained on last, and ``chain`` the log's at its watermark.
+    ``consumed`` is the number of samples that were consumed before the training began. ``epoch``
+    is the number of the epoch that was trained on last, and ``chain`` the log's chain value at the
+    watermark of that epoch, as hexadecimal digits.
     """
 
     run: str
@@ -50,7 +54,10 @@ class Position:
 
     @property
     def furthest(self) -> int:
-        """What the run has consumed when the model stands here: more, if it is a replay."""
+        """The number of the run's samples consumed at this position.
+
+        It is more than ``sample`` if the training replays earlier epochs.
+        """
         return max(self.sample, self.consumed)
 
     def to_json(self) -> str:
@@ -64,7 +71,10 @@ class Position:
 
 
 class SavedPosition(keras.layers.Layer):  # type: ignore[misc]  # Keras ships no types
-    """A layer that is none of the model's layers, but is saved and restored with its weights."""
+    """A layer that is saved and restored with a model's weights, but not called by the model.
+
+    Keras reads the position from ``current`` while it saves the weights.
+    """
 
     def __init__(self, current: Callable[[], Position]) -> None:
         super().__init__()
@@ -72,7 +82,7 @@ class SavedPosition(keras.layers.Layer):  # type: ignore[misc]  # Keras ships no
         self._restored: str | None = None
 
     def attach(self, model: Any) -> None:
-        # Past Keras's own setting of attributes, which would make it one of the model's layers.
+        # Not `setattr`: Keras's own would track this as one of the model's layers.
         object.__setattr__(model, ATTRIBUTE, self)
 
     @staticmethod
@@ -81,7 +91,7 @@ class SavedPosition(keras.layers.Layer):  # type: ignore[misc]  # Keras ships no
 
     @property
     def restored(self) -> Position | None:
-        """The position of the weights that were loaded last; None if they came without."""
+        """The position in the weights that were loaded last; None if they had none."""
         return None if self._restored is None else Position.from_json(self._restored)
 
     def save_own_variables(self, store: Any) -> None:

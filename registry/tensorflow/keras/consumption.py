@@ -1,4 +1,4 @@
-"""Recording what plain ``model.fit`` trains on of a stream."""
+"""Recording how many samples of a stream plain ``model.fit`` has trained on."""
 
 from __future__ import annotations
 
@@ -19,16 +19,20 @@ class Consumption(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ship
     """Records how many of a run's samples were trained on, for `StreamDataset` to continue from.
 
     For ``model.fit(StreamDataset(run, batch_size=…), …, callbacks=[Consumption(run, …)])``.
-    ``samples`` are those of a batch of all workers: ``batch_size`` times the number of shards.
-    What is yielded, prefetched or thrown away does not count, only batches that were trained.
-    Recorded within a second, also after Ctrl-C, and when an epoch or the training ends.
+    ``samples`` is the number of samples in a batch of all workers: ``batch_size`` times the number
+    of shards. ``start`` is the stream's, if it was given one.
 
-    The position is saved with the weights. Where `keras.callbacks.BackupAndRestore` restores an
-    interrupted training, the run continues at the sample that follows those in the restored
-    weights, and ``run.consumed`` is set to that. ``start`` is the stream's, if it was given one.
+    Only batches that were trained on count, not those that were yielded, prefetched or discarded.
+    The number is recorded within a second, also after Ctrl-C, and when an epoch or the training
+    ends.
+
+    The position is saved with the weights. If `keras.callbacks.BackupAndRestore` restores an
+    interrupted training, the run continues at the sample after those that the restored weights
+    were trained on, and ``run.consumed`` is set to that sample.
     """
 
-    async_safe = True  # Keras may call it while the next batch is trained
+    # Lets Keras call this while the next batch is trained. Otherwise every batch waits for it.
+    async_safe = True
 
     def __init__(
         self, run: Run, samples: SupportsIndex, *, start: SupportsIndex | None = None
@@ -50,14 +54,16 @@ class Consumption(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ship
         self._began = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
-        # Not when the training begins: a backup may be restored after that was said here.
+        # Not in `on_train_begin`: BackupAndRestore may come later in the list of callbacks, and it
+        # restores the position in its own `on_train_begin`.
         if not self._began:
             self._begin()
         self._before = self._trained
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
         self._reach(self._before + batch * self._samples)
-        # A backup may be written at the end of these batches before their end is said here.
+        # A backup may be saved at the end of these batches before `on_train_batch_end` is called
+        # here. The position in it must count them, or they would be trained on twice.
         batches = batch + getattr(self.model, "steps_per_execution", 1)
         self._running = self._before + batches * self._samples
 
@@ -73,7 +79,7 @@ class Consumption(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ship
 
     def _begin(self) -> None:
         self._began = True
-        self._recorder.flush()  # what an interrupted training left
+        self._recorder.flush()  # what an interrupted training has not recorded yet
         restored = self._saved.restored
         if restored is not None:
             check_run(restored, self._run)
@@ -81,10 +87,11 @@ class Consumption(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ship
         self._consumed = self._run.consumed
         first = self._consumed if self._start is None else self._start
         self._trained = self._running = restored.sample if restored else first
+        # A recorder only moves forward, and the restored position may be behind the last one's.
         self._recorder = Recorder(self._run)
 
     def _reach(self, sample: int) -> None:
-        # Keras may call from several threads, in any order.
+        # Keras may call from several threads, in any order: never go back.
         self._trained = max(self._trained, sample)
         self._recorder.reach(self._trained)
 

@@ -1,4 +1,4 @@
-"""What ``model.fit`` is given of an epoch."""
+"""The datasets that `fit` passes to ``model.fit`` for each epoch."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from registry.training.sharding import Share
 
 @dataclass(frozen=True)
 class Datasets:
-    """Makes datasets of epochs, all in the same way.
+    """Makes datasets of epochs, all with the same options.
 
-    ``options`` are those of `EpochDataset`; ``function`` is called with the parts of each batch.
+    ``options`` are those of `EpochDataset`. ``function`` is mapped over the batches, if there is
+    one, and called with the parts of each.
     """
 
     share: Share
@@ -28,16 +29,16 @@ class Datasets:
     function: Callable[..., Any] | None
 
     def training(self, epoch: Epoch, first: int) -> tf.data.Dataset:
-        """Return the worker's batches of an epoch from an offset on."""
+        """Return the worker's batches of an epoch, from the offset ``first`` on."""
         return self._mapped(EpochDataset(epoch, start=first, **self.options))
 
     def validation(self, epoch: Epoch) -> tf.data.Dataset:
-        """Return all of an epoch, for every worker: they are to find the same of it."""
+        """Return batches of the whole epoch for every worker, so that all get equal metrics."""
         options = {**self.options, "shard": ALONE, "drop_remainder": False}
         return self._mapped(EpochDataset(epoch, **options))
 
     def steps(self, length: int) -> int:
-        """Return how many steps all workers can make together with so many samples."""
+        """Return how many steps all workers can make together with ``length`` samples."""
         drop = self.options["drop_remainder"]
         return distribution.steps(self.share, length, drop_remainder=drop)
 
@@ -48,9 +49,12 @@ class Datasets:
 
 
 def build(model: Any, dataset: tf.data.Dataset) -> None:
-    """Give a model its weights, which callbacks may want to restore, by one batch thrown away."""
+    """Create a model's weights by calling it with one batch, whose result is discarded.
+
+    Without weights, callbacks that restore them would have nothing to restore into.
+    """
     if type(model).call is keras.Model.call:
-        return  # it trains by a `train_step`, and has no outputs
+        return  # it has its own `train_step` and no outputs, and `call` would raise
     for batch in dataset.take(1):
         inputs = batch[0] if isinstance(batch, tuple) else batch
         if keras.backend.backend() != "tensorflow":
@@ -62,6 +66,9 @@ def build(model: Any, dataset: tf.data.Dataset) -> None:
 
 
 def scope(model: Any) -> AbstractContextManager[Any]:
-    """Return the context in which a model's variables are made; only TensorFlow has strategies."""
+    """Return the context in which a model's variables are created: its strategy's, if any.
+
+    Only Keras's TensorFlow backend has strategies.
+    """
     strategy = getattr(model, "distribute_strategy", None)
     return nullcontext() if strategy is None else strategy.scope()

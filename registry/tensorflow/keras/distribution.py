@@ -1,12 +1,18 @@
-"""Training on several devices, or several machines, by a strategy of tf.distribute.
+"""Training on several devices or several machines, by a strategy of tf.distribute.
 
-Workers on several machines make every step together. So all of them get equally many batches, and
-each makes its own: Keras would cut every worker's batches into pieces for all workers.
+1. `place` finds out which worker this process is. `fit` uses it as the shard.
+2. `steps` computes how many steps every worker can make. Workers on several machines make each step
+   together, so all of them need the same number of batches; otherwise one would wait permanently.
+3. `spread` gives the strategy the worker's own batches, divided among its devices. Keras would
+   divide every worker's batches among all workers.
+4. `adapted` replaces two things in the model while it is trained, since Keras 3 fails there:
 
-Keras 3 cannot do all of it by itself. It builds the model with the average of a batch's parts on
-all devices, which have no average where they differ in length, nor on several machines. And there
-it averages what a step returns along the first axis, which a loss does not have. So while `fit`
-trains, the model is built with a whole batch, and steps return vectors of one value.
+   - Keras builds the model with the average of a batch's parts on all devices. Parts of unequal
+     length have no average, nor have parts on several machines. The model is built with a whole
+     batch instead.
+   - On several machines, Keras averages what a step returns along the first axis. A loss is a
+     scalar and has none. Steps return vectors of one value instead.
+
 https://github.com/keras-team/keras/blob/v3.15.1/keras/src/backend/tensorflow/trainer.py
 """
 
@@ -23,12 +29,13 @@ from registry.training.sharding import Shard, Share
 
 
 def place(model: Any) -> Shard | None:
-    """Return the worker's index and the number of workers; None if the strategy has no others."""
+    """Return the worker's index and the number of workers; None if there is only one."""
     strategy = getattr(model, "distribute_strategy", None)
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return None
     found: list[Shard] = []
 
+    # The strategy has no public attribute for them; it calls this once, with the context.
     def look(context: tf.distribute.InputContext) -> tf.data.Dataset:
         found.append((context.input_pipeline_id, context.num_input_pipelines))
         return tf.data.Dataset.range(1)
@@ -38,19 +45,21 @@ def place(model: Any) -> Shard | None:
 
 
 def steps(share: Share, length: int, *, drop_remainder: bool) -> int:
-    """Return how many steps all workers can make with so many samples.
+    """Return how many steps all workers can make with ``length`` samples.
 
-    What is left at the end is no step where there are fewer samples than workers.
+    The rest after the whole steps is not a step if it has fewer samples than there are workers.
     """
+    # Worker 0 never has more samples than another.
     fewest = Share(share.batch_size, 0, share.count).size(length, drop_remainder=drop_remainder)
     return -(-fewest // share.batch_size)
 
 
 def spread(model: Any, dataset: tf.data.Dataset, batch_size: int) -> Any:
-    """Return a worker's batches as the strategy's, divided among the worker's own devices."""
+    """Return the strategy's dataset of a worker's batches, divided among the worker's devices."""
     strategy = model.distribute_strategy
     devices = len(strategy.extended.worker_devices)
     if devices > 1:
+        # Sizes that add up to the batch size, also if it is not a multiple of the devices.
         sizes = [(batch_size + device) // devices for device in range(devices)]
         dataset = dataset.rebatch(tf.constant(sizes, tf.int64))
     return strategy.distribute_datasets_from_function(lambda _: dataset)
@@ -58,7 +67,10 @@ def spread(model: Any, dataset: tf.data.Dataset, batch_size: int) -> Any:
 
 @contextmanager
 def adapted(model: Any, dataset: tf.data.Dataset, *, several_machines: bool) -> Iterator[None]:
-    """Have Keras train the model under its strategy; ``dataset`` holds this worker's batches."""
+    """Make Keras able to train the model under its strategy, for the length of the block.
+
+    ``dataset`` holds this worker's batches. The model's own attributes are restored afterwards.
+    """
     strategy = getattr(model, "distribute_strategy", None)
     if strategy is None or strategy.num_replicas_in_sync == 1:
         yield
@@ -72,7 +84,8 @@ def adapted(model: Any, dataset: tf.data.Dataset, *, several_machines: bool) -> 
     own: dict[str, Any] = {"_maybe_symbolic_build": build}
     if several_machines:
         own |= {name: _vectors(getattr(model, name)) for name in ("train_step", "test_step")}
-        own |= {"train_function": None, "test_function": None}  # are made of the steps, and kept
+        # Keras makes these of the steps and keeps them: old ones would call the steps as they were.
+        own |= {"train_function": None, "test_function": None}
     attributes = vars(model)
     before = {name: attributes[name] for name in own if name in attributes}
     attributes.update(own)
@@ -85,6 +98,8 @@ def adapted(model: Any, dataset: tf.data.Dataset, *, several_machines: bool) -> 
 
 
 def _vectors(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a step whose scalar results have the shape ``(1,)``."""
+
     def vectors(data: Any) -> Any:
         return keras.tree.map_structure(lambda each: tf.reshape(each, (1,)), step(data))
 

@@ -1,4 +1,13 @@
-"""Training on a run, epoch after epoch, from where it stands."""
+"""Training on a run, epoch after epoch, from its recorded position.
+
+1. Begin: the model is built, and `OneTraining` tells callbacks once that the training begins.
+   BackupAndRestore restores weights there, and `SavedPosition` the position that they belong to.
+2. Resume: if a position was restored, the run is rewound to it. Otherwise the training starts at
+   ``run.consumed``, or at ``initial_epoch``.
+3. Train: for each epoch, the run pins it, `Datasets` makes its dataset, and ``model.fit`` is called
+   with that alone. `Progress` counts the trained batches, and records them for the run.
+4. End: `OneTraining` tells callbacks once that the training has ended.
+"""
 
 from __future__ import annotations
 
@@ -42,25 +51,26 @@ def fit(  # noqa: PLR0913  # as Keras's own, all but two are given by name
     dataset_arguments: dict[str, Any] | None = None,
     **fit_arguments: Any,
 ) -> Any:
-    """Train a compiled model on a run's epochs from where the run stands; return its History.
+    """Train a compiled model on a run's epochs from the run's position; return its History.
 
-    It begins with the first sample that was not consumed, ``run.consumed``, in the middle of its
-    epoch if need be, and trains on that epoch and those after it, ``epochs`` in all. Each is
-    pinned when it begins, so it holds what the dataset holds by then. Called again, it trains on
-    what came since. With ``initial_epoch``, it trains on epochs ``[initial_epoch, epochs)``
-    instead, as they were if they are pinned; `consumed` does not go back by that.
+    It begins with the first sample that was not consumed, ``run.consumed``, even in the middle of
+    an epoch. It trains on that epoch and those after it, ``epochs`` in all. Each epoch is pinned
+    when it begins, so it holds what the dataset holds at that time. A later call trains on the
+    samples that came since. With ``initial_epoch``, it trains on epochs
+    ``[initial_epoch, epochs)`` instead. Those that are pinned hold the samples that they held
+    before, and ``run.consumed`` does not go back.
 
     ``x``, ``y``, ``weight``, ``shard`` and ``dataset_arguments`` are passed to `EpochDataset`,
-    other arguments to ``model.fit``. ``map`` is called with the parts of every batch, of those
-    for validation too, as by `tf.data.Dataset.map`. ``validation_run`` is validated on after each
-    epoch: on the epoch of its own that was pinned when the one trained on had been. Under the
-    policies "new" and `Replay`, a new sample is waited for, ``timeout`` seconds or forever, before
-    `EpochError` is raised.
+    other arguments to ``model.fit``. ``map`` is called with the parts of every batch, also of
+    those for validation, as by `tf.data.Dataset.map`. After each epoch, the model is validated on
+    ``validation_run``: on the epoch of that run which was pinned when the trained epoch had been.
+    Under the policies "new" and `Replay`, an epoch waits for a new sample, for ``timeout`` seconds
+    or, with None, without limit. After that time it raises `EpochError`.
 
     Callbacks behave as in one ``model.fit``, and see the run's own epoch numbers. With
-    `keras.callbacks.BackupAndRestore`, a call that was interrupted is completed: it continues at
-    the sample that follows those in the restored weights, also in the middle of an epoch
-    (``save_freq``), and ends where it was to end.
+    `keras.callbacks.BackupAndRestore`, a call completes one that was interrupted. It continues at
+    the sample after those that the restored weights were trained on, also in the middle of an
+    epoch (``save_freq``), and ends where the interrupted call would have ended.
     """
     check_arguments(model, run, {**fit_arguments, "validation_run": validation_run})
     together = distribution.place(model)
@@ -85,7 +95,10 @@ def fit(  # noqa: PLR0913  # as Keras's own, all but two are given by name
 
 @dataclass
 class _Training:
-    """What stays the same in all of a call's epochs; ``arguments`` are for ``model.fit``."""
+    """The parameters of a call that are the same in all its epochs.
+
+    ``timeout`` is in seconds; ``arguments`` are for ``model.fit``.
+    """
 
     model: Any
     run: Run
@@ -101,6 +114,7 @@ class _Training:
         sample = run.consumed
         number, offset = run.locate(sample) if initial_epoch is None else (initial_epoch, 0)
         call = Call(uuid.uuid4().hex, number, epochs - (initial_epoch or 0))
+        # Before the callbacks begin: those that restore a backup need weights to restore into.
         if not model.built:
             self._build(number)
         together = OneTraining(
@@ -126,21 +140,27 @@ class _Training:
             with unfinished(model.optimizer):
                 self._train_epochs(together, number, offset)
         finally:
+            # Also after Ctrl-C or an error. The layer must not stay in the user's model, where its
+            # next save would write this training's position.
             together.progress.flush(over=True)
             saved.detach(model)
         together.end()
         return model.history
 
     def _build(self, number: int) -> None:
-        """Build the model with a batch of an epoch that is pinned, if there is any."""
+        """Build the model with a batch of an epoch, one that is pinned if there is any.
+
+        Another epoch would be pinned by this, before it is known that the training begins with it.
+        """
         last = self.run.last
         number = number if last is None else min(number, last.number)
         epoch = self.run.epoch(number, timeout=self.timeout)
         build(self.model, self.datasets.training(epoch, 0))
 
     def _restore(self, together: OneTraining, saved: SavedPosition) -> bool:
-        """Begin the training as callbacks see it; tell whether one of them restored a backup."""
-        # A restored backup names the epoch to begin with, for all later calls, too.
+        """Begin the training for callbacks; return whether one of them restored a backup."""
+        # A restored backup sets the epoch to begin with, in an attribute that Keras prefers to the
+        # argument of every later call. So the attribute is read and cleared.
         self.model._initial_epoch = None  # noqa: SLF001  # Keras has no public name for it
         with scope(self.model):  # restoring a backup makes the optimizer's variables
             together.begin()
@@ -155,7 +175,10 @@ class _Training:
     def _resume(
         self, together: OneTraining, saved: SavedPosition, epochs: int, initial_epoch: int | None
     ) -> tuple[int, int]:
-        """Go to the position of restored weights; return its epoch and the offset there."""
+        """Rewind the run to the position of restored weights; return its epoch and offset.
+
+        Raises `RunMismatchError` or `DivergenceError` if the weights were trained on other samples.
+        """
         position, run, progress = saved.restored, self.run, together.progress
         assert position is not None
         check_run(position, run)
@@ -165,6 +188,8 @@ class _Training:
         progress.sample, progress.consumed = position.sample, position.consumed
         if initial_epoch is not None:
             progress.call = Call(progress.call.id, number, epochs - number)
+        # A backup may be kept after its call has ended. Then this call is new, and trains on all of
+        # its epochs; otherwise it completes the interrupted call.
         elif position.call is None or ended(together.backups, position.call):
             progress.call = Call(progress.call.id, number, epochs)
         else:
@@ -186,7 +211,7 @@ class _Training:
                     {**together.params, "epochs": progress.call.end, "steps": batches}
                 )
                 self._fit(together, epoch, dataset, batches)
-            else:  # a small epoch need not have samples for every worker
+            else:  # a small epoch may lack samples for some worker, so that there is no step
                 progress.end()
             number, offset = number + 1, 0
 
@@ -224,7 +249,7 @@ class _Training:
 
 
 def _check_history(position: Position, run: Run) -> None:
-    """Raise `DivergenceError` unless the database has the epoch that a model was trained on."""
+    """Raise `DivergenceError` unless the run has the pinned epoch that a model was trained on."""
     if position.epoch is None:
         return
     pin = run.pin(position.epoch)

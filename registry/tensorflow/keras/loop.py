@@ -1,4 +1,4 @@
-"""Many calls of ``model.fit`` as one training, and how far it is."""
+"""Presenting many calls of ``model.fit`` as one training, and recording its progress."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from registry.training.run import Run
 class Progress:
     """How far a training is in its run, counted in batches.
 
-    ``step`` are the samples of a batch of all workers; ``call`` is the call of `fit`. If it is
-    ``backed_up``, only what a backup holds is recorded while it lasts: after a crash that is what
-    the training continues from.
+    ``step`` is the number of samples in a batch of all workers, ``call`` the call of `fit`. If the
+    training is ``backed_up``, only the samples in the last backup are recorded while it runs,
+    because after a crash the training continues from the backup.
     """
 
     def __init__(self, run: Run, step: int, call: Call, sample: int, *, backed_up: bool) -> None:
@@ -36,32 +36,39 @@ class Progress:
         self._saved: int | None = None
 
     def begin(self, epoch: Epoch, first: int, batches: int) -> None:
-        """Begin with the epoch's sample ``first``; so many batches follow."""
+        """Begin an epoch at the offset ``first``, to be trained on in ``batches`` batches."""
         self._epoch, self._first, self._batches = epoch, first, batches
         self._trained = 0
         self.sample = epoch.start + first
 
     def trained(self, batches: int) -> None:
-        """Note that so many batches of the epoch have been trained."""
+        """Note that the first ``batches`` batches of the epoch have been trained on."""
         assert self._epoch is not None
         self._trained = min(batches, self._batches)  # the last execution may be cut short
         offset = min(self._first + self._trained * self._step, self._epoch.size)
         self._reach(self._epoch.start + offset)
 
     def end(self) -> None:
-        """Note that the epoch is over: all of it, unless the training was stopped in it."""
+        """Note the end of the epoch. If all batches were trained on, all its samples count.
+
+        Otherwise a callback stopped the training within the epoch.
+        """
         assert self._epoch is not None
+        # With `drop_remainder` or several workers, batches do not cover the last samples.
         if self._trained == self._batches:
             self._reach(self._epoch.start + self._epoch.size)
 
     def flush(self, *, over: bool = False) -> None:
-        """Record how far the training is; ``over`` says that this process trains no further."""
+        """Record the progress in the database; ``over`` if this process trains no further.
+
+        Then samples after the last backup are recorded, too.
+        """
         if over and self._epoch is not None:
             self._recorder.reach(self.sample)
         self._recorder.flush()
 
     def position(self) -> Position:
-        """Return what is being saved with the weights."""
+        """Return the position to save with the weights, and note that a backup holds it."""
         self._saved = self.sample
         epoch = None if self._epoch is None else self._epoch.number
         chain = None if self._epoch is None else self._epoch.chain.hex()
@@ -76,9 +83,11 @@ class Progress:
 
 
 class OneTraining(keras.callbacks.CallbackList):  # type: ignore[misc]  # Keras ships no types
-    """Callbacks to which many calls of ``model.fit`` are one training.
+    """Callbacks that see many calls of ``model.fit`` as one training.
 
-    Counts batches before any of them is called: a backup holds what was trained when it was made.
+    Keras calls ``on_train_begin`` and ``on_train_end`` for each ``model.fit``. Here they are passed
+    on by `begin` and `end` alone. Batches are counted before the callbacks are called, so that a
+    backup that one of them writes has the position of its weights.
     """
 
     progress: Progress
@@ -86,7 +95,7 @@ class OneTraining(keras.callbacks.CallbackList):  # type: ignore[misc]  # Keras 
 
     @property
     def backups(self) -> list[Any]:
-        """The callbacks that save and restore the training."""
+        """The callbacks of the kind `keras.callbacks.BackupAndRestore`."""
         kind = keras.callbacks.BackupAndRestore
         return [each for each in self.callbacks if isinstance(each, kind)]
 
@@ -95,6 +104,7 @@ class OneTraining(keras.callbacks.CallbackList):  # type: ignore[misc]  # Keras 
 
     def end(self) -> None:
         for backup in self.backups:
+            # The next call would otherwise take the kept backup for that of an interrupted call.
             if not backup.delete_checkpoint:
                 _note_end(backup, self.progress.call)
         super().on_train_end(self._logs)
@@ -109,7 +119,8 @@ class OneTraining(keras.callbacks.CallbackList):  # type: ignore[misc]  # Keras 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.progress.end()
         super().on_epoch_end(epoch, logs)
-        self.progress.end()  # again, since a backup may have been made
+        # Again, to record the position of a backup that a callback has written in between.
+        self.progress.end()
         self.progress.flush()
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -117,7 +128,7 @@ class OneTraining(keras.callbacks.CallbackList):  # type: ignore[misc]  # Keras 
 
 
 def ended(backups: list[Any], call: Call) -> bool:
-    """Tell whether a call of `fit` went to its end, though its backup was kept."""
+    """Return whether a call of `fit` ran to its end, though its backup was kept."""
     paths = filter(tf.io.gfile.exists, map(_end_path, backups))
     return any(json.loads(tf.io.gfile.GFile(path).read())["ended"] == call.id for path in paths)
 
@@ -135,7 +146,11 @@ def _end_path(backup: Any) -> str:
 
 @contextmanager
 def unfinished(optimizer: Any) -> Iterator[None]:
-    """Keep calls of ``model.fit`` from ending the training, as averaging of weights does."""
+    """Delay the end of the optimizer's training from each ``model.fit`` to the end of the block.
+
+    With averaged weights, ``finalize_variable_values`` replaces the weights by their average. After
+    each epoch, it would have the next epoch train on from the average.
+    """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         yield
         return
@@ -149,6 +164,7 @@ def unfinished(optimizer: Any) -> Iterator[None]:
     try:
         yield
     finally:
+        # Removes the instance's attribute, so that the class's method is found again.
         del optimizer.finalize_variable_values
     for variables in held:
         finish(variables)
