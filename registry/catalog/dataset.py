@@ -82,6 +82,7 @@ class Dataset:
         if self._version is None:
             return self._log.head()
         watermark = self._version.watermark
+        # The head's row counts the live samples of the whole log, so they are counted here.
         everything = Population(watermark, interval({}, None))
         live = read(
             self._log.engine,
@@ -206,6 +207,7 @@ class Dataset:
     def history(self, key: str) -> list[Revision]:
         """Return all revisions of a key, oldest first; an empty list if there is none."""
         check_key(key)
+        # Reading the head moves the inbox's rows into the log, so that the key's are found, too.
         until = self.head.position
         place = (self._log.dataset_id, key, until)
         rows = read(self._log.engine, lambda connection: entries.history(connection, *place))
@@ -228,6 +230,7 @@ class Dataset:
 
         A lost connection is opened again, and no row is skipped or yielded twice.
         """
+        # A version has no rows after its end to wait for.
         self._check_writable()
         return follow(self._log, self._range(after, None)[0])
 
@@ -280,6 +283,7 @@ class Dataset:
         `RunMismatchError` if the run exists with other settings.
         """
         self._check_writable()
+        # Checks the name of the split before the run's row is created.
         interval(self.splits, split)
         settings = runs.get_or_create(
             self._log.engine, self._log.dataset_id, name, seed=seed, split=split, policy=policy

@@ -67,6 +67,7 @@ def connect(
     nearby = open_replica(replica, engine, timeout) if replica else None
     try:
         schema.check(engine)
+    # Also after Ctrl-C: nobody else has the engine, whose connections would stay open.
     except BaseException:
         engine.dispose()
         raise
@@ -125,6 +126,7 @@ class Registry(Pickled):
             )
         if (wrong := fault(description)) is not None:
             raise FeatureError(f"a description {wrong}")
+        # The uid is made here, once for all attempts: `_create` recognizes its own row by it.
         row = {
             "uid": uuid.uuid4().hex,
             "name": name,
@@ -180,6 +182,7 @@ class Registry(Pickled):
         return Dataset(log, row, version)
 
     def _row(self, name: str) -> Row[Any]:
+        # PostgreSQL refuses some texts in a query, such as those with NUL, with another error.
         if not is_name(name):
             raise DatasetNotFoundError(name, ())
         wanted = select(DatasetRow).where(DatasetRow.name == name)

@@ -89,6 +89,7 @@ def verify_mirror(log: Log, mirror: Mirror, view: View) -> Verification:
     Damaged rows are repaired first.
     """
     if log.codec.fixed_width:
+        # ``again``: rows that a scan has checked before may have been damaged since.
         mirror.scan(view, view.position, bytes.fromhex(view.state.chain), again=True)
     erased = sorted(view.erased)
     blocks = (_of_view(view, after, erased) for after in range(0, view.position, BLOCK))

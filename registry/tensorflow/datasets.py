@@ -65,7 +65,7 @@ PATIENCE = 0.2
 
 
 class _Wrapped(tf.data.Dataset):  # type: ignore[misc]  # TensorFlow ships no types
-    """A subclass's name for a dataset that others make: it adds prefetching and options."""
+    """A dataset wrapped under the subclass's name, with prefetching and options added."""
 
     def __init__(self, whole: tf.data.Dataset) -> None:
         options = tf.data.Options()
@@ -199,13 +199,14 @@ class StreamDataset(_Wrapped):
 
         def chunks() -> Iterator[Chunk | None]:
             first = run.consumed if start is None else operator.index(start)
-            # This runs in a thread of TensorFlow's, where `KeyboardInterrupt` is never raised.
+            # This runs in one of TensorFlow's threads, where `KeyboardInterrupt` is never raised.
             pressed = interrupts.count()
             for chunk in run.chunks(share, first, PATIENCE):
                 if chunk is None and interrupts.count() != pressed:
                     raise EpochError(f"run {run.name!r} waited for a sample until Ctrl-C")
                 yield chunk
-                # A Ctrl-C that came while there were samples was the training's to handle.
+                # Ctrl-C while there are samples interrupts the training, and must not end a later
+                # wait of this iterator.
                 if chunk is not None:
                     pressed = interrupts.count()
 

@@ -55,7 +55,7 @@ DAMAGED = (
 
 
 class Facts(NamedTuple):
-    """The parameters of one shard's part of an epoch: int64 scalars, Python's or the graph's.
+    """The parameters of one shard's part of an epoch: int64 scalars, in Python or in the graph.
 
     They are inputs of the graph. As constants they would have it traced and compiled again for
     every epoch.

@@ -103,7 +103,7 @@ def _blank(spec: tf.TensorSpec) -> Any:
 def _error(log: Log, elements: Elements, positions: Positions) -> ImageError:
     """Return the error of the first of these samples that cannot be decoded.
 
-    Reads the database, in a thread of TensorFlow's.
+    Reads the database, in one of TensorFlow's threads.
     """
     for position in positions.tolist():
         find = partial(sample_at, dataset_id=log.dataset_id, position=position)

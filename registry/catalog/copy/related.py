@@ -105,6 +105,7 @@ def copy_erasures(source: Place, target: Place) -> int:
         keys = select(SampleRow.key).where(*rows)
         refused = (InboxRow.dataset_id == dataset_id, InboxRow.key.in_(keys))
         connection.execute(delete(InboxRow).where(*refused))
+    # The head counts erasures, not rows emptied now: mirrors compare the count with theirs.
     total = update(HeadRow).where(HeadRow.dataset_id == dataset_id).values(erased=len(erased))
     connection.execute(total)
     return count
@@ -180,6 +181,7 @@ def _runs(connection: Connection, dataset_id: int) -> dict[str, Row[Any]]:
 
 def _copy_epochs(name: str, source: Place, target: Place) -> None:
     pinned, before = _epochs(*source), _epochs(*target)
+    # All epochs of the copy must be the source's: a trainer may have used any of them.
     for number, epoch in before.items():
         if _pin(epoch) != (_pin(pinned[number]) if number in pinned else None):
             raise DivergenceError(

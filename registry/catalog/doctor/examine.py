@@ -70,6 +70,7 @@ def _examine(engine: Engine, *, fix: bool) -> Iterator[Finding]:
     if not is_there(engine.url):
         yield _unready(f"{place} is not there", f"registry init --url {place}")
         return
+    # The settings do not depend on the registry's tables, so they are checked in any case.
     revision = schema.revision(engine)
     yield from _run("settings", (_ON_FILES if on_file else _ON_SERVERS)["settings"], engine)
     if revision is None:

@@ -99,6 +99,7 @@ def _check_counts(engine: Engine, head: Row[Any]) -> Iterator[Finding]:
             gone = head.position - count
             at = count if missing is None else missing
             yield _broken(head.name, f"{gone} rows are missing from its log, the first at {at}")
+    # With rows missing, the count of live samples is wrong for that reason, and must not be set.
     if live != head.live and count == head.position:
         yield Finding(
             "error",

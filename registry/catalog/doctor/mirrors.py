@@ -56,6 +56,7 @@ def _check(engine: Engine, row: Row[object]) -> Iterator[Finding]:
             "the database restored, or did it fail over?",
             f"restore the newer database; or, if this one is right, rm -r {mirror.folder}",
         )
+    # Only of a mirror that shares the log's history: a diverged one has other erasures.
     elif view.state.erased < row.erased:
         yield Finding(
             "warning",

@@ -12,6 +12,7 @@ from registry.samples.text import quoted
 from registry.storage.database.models import metadata
 
 _INDEXES = {
+    # `to_regclass` is NULL for a table that is missing, where a cast to regclass would raise.
     "postgresql": "SELECT indexrelid::regclass::text, indisvalid AND indisready FROM pg_index"
     " WHERE indrelid = ANY(SELECT to_regclass(name)"
     " FROM unnest(CAST(:tables AS text[])) AS named (name))",

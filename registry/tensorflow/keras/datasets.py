@@ -61,6 +61,7 @@ def build(model: Any, dataset: tf.data.Dataset) -> None:
             inputs = keras.tree.map_structure(
                 lambda each: keras.ops.convert_to_tensor(each.numpy()), inputs
             )
+        # Outside of the strategy's scope, the variables would not be distributed.
         with scope(model):
             model(inputs)
 

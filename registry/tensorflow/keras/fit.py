@@ -140,8 +140,8 @@ class _Training:
             with unfinished(model.optimizer):
                 self._train_epochs(together, number, offset)
         finally:
-            # Also after Ctrl-C or an error. The layer must not stay in the user's model, where its
-            # next save would write this training's position.
+            # Also after Ctrl-C or an error. If the layer stayed in the user's model, the next save
+            # of the model would write the position of this training.
             together.progress.flush(over=True)
             saved.detach(model)
         together.end()
