@@ -220,7 +220,8 @@ def test_an_index_whose_building_died_with_the_server_process_is_built_again(
 WRITER = """
 import json, select, sys, time
 import psycopg
-from registry.storage.log.hash_chain import NONE, buckets, extend
+from registry.samples.splits import buckets
+from registry.storage.log.hash_chain import NONE, extend
 url, writer, record, fields = sys.argv[1:]
 record, counts, longest = bytes.fromhex(record), [0, 0], 0.0
 with psycopg.connect(url, autocommit=True) as connection:

@@ -531,9 +531,9 @@ def test_a_mirror_takes_no_row_that_is_erased_from_an_older_copy_of_its_history(
 KILLED = """
 import os, signal, sys
 import registry
-from registry.storage.mirror import files
+from registry.storage.mirror import appender
 left = int(sys.argv[2])
-write = files.write_all
+write = appender.write_all
 def dying(file, data):
     global left
     if left == 0:
@@ -541,7 +541,7 @@ def dying(file, data):
         os.kill(os.getpid(), signal.SIGKILL)
     left -= 1
     write(file, data)
-files.write_all = dying
+appender.write_all = dying
 with registry.connect(sys.argv[1]) as reg:
     reg.open("killed").run("r").epoch(0)
 """
