@@ -22,7 +22,7 @@ from registry.storage.database.engine import make_engine
 from registry.storage.database.models import metadata
 from registry.storage.database.retry import retrying
 from registry.storage.database.schema import VERSION_TABLE
-from registry.storage.database.transactions import lent, pooled, reading, writing
+from registry.storage.database.transactions import open_connection, pooled, reading, writing
 from registry.storage.database.url import parse_url, shown
 
 # The key of the advisory lock: the bytes of "registry", shifted to fit a signed 64-bit integer.
@@ -58,7 +58,7 @@ def run(engine: Engine) -> None:
     if engine.dialect.name == "postgresql":
         with locked(engine):
             for attempt in retrying(WAIT):
-                with attempt, lent(engine) as connection:
+                with attempt, open_connection(engine) as connection:
                     migrate_gently(connection)
         return
     # One IMMEDIATE transaction: other processes wait for the file, and a failed migration leaves

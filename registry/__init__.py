@@ -2,5 +2,5 @@
 
 import lazy_loader
 
-# The public names stand in the stub beside this file; each loads its module on first use.
+# The public names are in the stub next to this file; each loads its module on first use.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

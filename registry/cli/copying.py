@@ -58,16 +58,16 @@ def _copy(source: Registry, target: Registry, name: str) -> Copied:
 
 def _as_json(copied: Copied) -> str:
     return json.dumps(
-        {"version": str(copied.version), "rows": copied.rows, **asdict(copied.beside)}
+        {"version": str(copied.version), "rows": copied.rows, **asdict(copied.related)}
     )
 
 
 def _said(copied: Copied) -> str:
-    beside = copied.beside
+    related = copied.related
     parts = [f"{copied.rows:,} rows copied"]
-    parts += [f"{beside.runs:,} runs"] if beside.runs else []
-    parts += [f"{beside.refused:,} refused rows in the inbox"] if beside.refused else []
-    parts += [f"{beside.left:,} inbox rows left behind"] if beside.left else []
-    if beside.erased:
-        parts.append(f"{beside.erased:,} erased, of which its files keep the bytes until VACUUM")
+    parts += [f"{related.runs:,} runs"] if related.runs else []
+    parts += [f"{related.refused:,} refused rows in the inbox"] if related.refused else []
+    parts += [f"{related.left:,} inbox rows left behind"] if related.left else []
+    if related.erased:
+        parts.append(f"{related.erased:,} erased, of which its files keep the bytes until VACUUM")
     return f"{plain(copied.version.name)}: {', '.join(parts)}; {plain(str(copied.version))}"

@@ -19,7 +19,7 @@ def erase(
         bool,
         typer.Option(
             "--full",
-            help="On PostgreSQL, write the tables anew, so that nothing stays in their free space. "
+            help="On PostgreSQL, rewrite the tables, so that nothing stays in their free space. "
             "Nobody can read or write them meanwhile, and it takes as much room again.",
         ),
     ] = False,

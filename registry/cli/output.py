@@ -210,10 +210,10 @@ def imported(dataset: Dataset, path: Path, report: Report, *, dry_run: bool, as_
         said = {"file": str(path), **counts, "version": version}
         return json.dumps({**said, "dry_run": True} if dry_run else said)
     would = "would be " if dry_run else ""
-    told = ", ".join(
+    counted = ", ".join(
         f"{count:,} {name}" for name, count in counts.items() if count or name != "retracted"
     )
-    return f"{plain(str(path))}: {would}{told}; {version}"
+    return f"{plain(str(path))}: {would}{counted}; {version}"
 
 
 def exported(dataset: Dataset, path: Path, count: int, *, as_json: bool) -> str:

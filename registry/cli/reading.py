@@ -32,7 +32,7 @@ from registry.storage.log.entries import Entry
 _CHUNK = 1000
 """Rows of the log that are read at a time."""
 _LAST = 20
-_REMEDY = "restore a database from a backup; remove a mirror's folder, and it is made anew"
+_REMEDY = "restore a database from a backup; remove a mirror's folder, and it is made again"
 
 
 @app.command(name="ls")

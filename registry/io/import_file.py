@@ -98,7 +98,9 @@ def _tell(error: RegistryError | KeyboardInterrupt, path: Path, done: int) -> No
     if isinstance(error, ImportFileError):
         error.stored = done
         stored = f"the first {done:,} rows are stored" if done else "nothing of it is stored"
-        error.add_note(f"{stored}; mend the file and import it again, which adds what is missing")
+        error.add_note(
+            f"{stored}; correct the file and import it again, which adds what is missing"
+        )
     elif done:
         # The current batch may have been committed, and only the server's reply been lost: the
         # number is a lower bound.

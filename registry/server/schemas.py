@@ -41,7 +41,7 @@ class Head(BaseModel):
     position: int
     live: int
     chain: str = Field(description="16 bytes in hex: the same chain means the same log.")
-    version: str = Field(description="Names the dataset as it is here, for ever.")
+    version: str = Field(description="Names the dataset as it is here, permanently.")
 
 
 class Stored(BaseModel):

@@ -49,8 +49,8 @@ from registry.training.permutation import MULTIPLIERS, ROUNDS, Permutation
 from registry.training.sharding import Share
 
 DAMAGED = (
-    "a local copy of the log is damaged; make the dataset anew, which mends what was written over, "
-    "or run `registry verify` first, if it was the disk that lost a bit"
+    "a local copy of the log is damaged; create the dataset again, which repairs what was "
+    "overwritten, or run `registry verify` first, if it was the disk that lost a bit"
 )
 
 

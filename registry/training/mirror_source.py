@@ -142,7 +142,7 @@ class MirrorSource:
             else:
                 self.mirror.repair(self.view, positions, *self._history)
         except OSError as error:
-            _warn(f"damaged rows cannot be mended ({error}), so they are read from the database")
+            _warn(f"damaged rows cannot be repaired ({error}), so they are read from the database")
             return False
         return True
 

@@ -117,7 +117,7 @@ def test_a_copy_has_all_that_the_source_has_and_what_is_added_later(
         copied = copy_dataset(source, target, "growing")
         assert copied.version == dataset.version
         assert copied.rows == 23
-        assert (copied.beside.runs, copied.beside.refused, copied.beside.left) == (
+        assert (copied.related.runs, copied.related.refused, copied.related.left) == (
             1,
             3 * number + 3,
             0,
@@ -231,7 +231,7 @@ def test_a_copy_that_went_its_own_way_is_refused_at_the_position_where_it_did(
     with pytest.raises(DivergenceError, match=f"{ahead} that ends there"):
         copy_dataset(source, target, "growing")
     KINDS["fixed"].grow(origin, 9, 600)
-    with pytest.raises(DivergenceError, match=f"{ahead} that goes on otherwise"):
+    with pytest.raises(DivergenceError, match=f"{ahead} that differs"):
         copy_dataset(source, target, "growing")
     assert copy.head.position == 47
 
@@ -308,7 +308,7 @@ def test_rows_that_wait_are_moved_first_and_refused_ones_come_along_once(
             connection.execute(insert(models.InboxRow).values(**place, fields=fields))
     for _ in range(2):
         copied = copy_dataset(source, target, "growing")
-        assert (copied.version.watermark, copied.beside.refused, copied.beside.left) == (47, 1, 0)
+        assert (copied.version.watermark, copied.related.refused, copied.related.left) == (47, 1, 0)
     copy = target.open("growing")
     assert copy.get("tool")["label"] == 5
     (refused,) = copy.inbox.refused()
@@ -324,14 +324,14 @@ def test_what_the_source_has_erased_is_erased_in_the_copy(
     dataset = kind.create(source)
     kind.grow(dataset, 20)
     dataset.erase("5")
-    assert copy_dataset(source, target, "growing").beside.erased == 0
+    assert copy_dataset(source, target, "growing").related.erased == 0
     with writing(target.engine) as connection:
         place = {"dataset_id": target.open("growing").id, "key": "0", "error": "no"}
         connection.execute(insert(models.InboxRow).values(place))
     for key, rows_held in [("0", 3), ("7", 1)]:
         dataset.erase(key)
         kind.grow(dataset, 3)
-        assert copy_dataset(source, target, "growing").beside.erased == rows_held
+        assert copy_dataset(source, target, "growing").related.erased == rows_held
         assert contents(target) == contents(source)
     copy = target.open("growing")
     assert copy.verify()[0].differs is None

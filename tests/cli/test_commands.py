@@ -139,7 +139,7 @@ def test_a_file_that_does_not_fit_is_an_error_with_its_line(
     assert result.stdout == ""
     first, note = result.stderr.splitlines()
     assert first == f"error: {path}, line 2, feature 'label': 'x' is not a class"
-    assert note.startswith("  nothing of it is stored; mend the file and import it again")
+    assert note.startswith("  nothing of it is stored; correct the file and import it again")
     # One file of several that no importer knows stops the command before the first.
     known, unknown = tmp_path / "known.csv", tmp_path / "unknown.zip"
     known.write_text('image,label\n"[[1,2],[3,4]]",1\n')

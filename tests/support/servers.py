@@ -42,8 +42,11 @@ def client(reg: Registry, settings: Settings | None = None, **token: Any) -> Ite
     """Lend a client with a token for a server of its own."""
     secret = tokens.create(reg.engine, "client", **token)
     headers = {"authorization": f"Bearer {secret}"}
-    with serving(reg, settings) as at, httpx.Client(base_url=at, headers=headers) as lent:
-        yield lent
+    with (
+        serving(reg, settings) as at,
+        httpx.Client(base_url=at, headers=headers) as client,
+    ):
+        yield client
 
 
 @dataclass

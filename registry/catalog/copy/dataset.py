@@ -22,7 +22,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, insert, or_, select
 
-from registry.catalog.copy.related import Beside, copy_beside, copy_erasures
+from registry.catalog.copy.related import Related, copy_erasures, copy_related
 from registry.catalog.copy.rows import fetch, overtaken, prove, store
 from registry.catalog.registry import Registry
 from registry.errors import DatabaseError, DatasetNotFoundError, DivergenceError
@@ -31,7 +31,7 @@ from registry.samples.features import Features
 from registry.storage.database import models
 from registry.storage.database.models import NOT_DROPPED, DatasetRow
 from registry.storage.database.sql import insert_if_new
-from registry.storage.database.transactions import lent, read, write, writing
+from registry.storage.database.transactions import open_connection, read, write, writing
 from registry.storage.database.url import shown
 from registry.storage.log import head as heads
 from registry.storage.log.entries import utc
@@ -40,7 +40,7 @@ from registry.storage.log.head import Head
 from registry.storage.log.reader import Log
 from registry.storage.log.version import Version
 
-__all__ = ["Beside", "Copied", "copy_dataset"]
+__all__ = ["Copied", "Related", "copy_dataset"]
 
 Progress = Callable[[int, int], None]
 """Called with the number of rows copied so far and the number of rows that the copy has."""
@@ -52,7 +52,7 @@ class Copied:
 
     version: Version
     rows: int
-    beside: Beside
+    related: Related
 
 
 def copy_dataset(
@@ -88,10 +88,10 @@ def copy_dataset(
         with _held(copy, head) as there:
             erased = copy_erasures(source_place, (there, copy.dataset_id))
         with _held(copy, head) as there:
-            beside = copy_beside(source_place, (there, copy.dataset_id), erased)
+            related = copy_related(source_place, (there, copy.dataset_id), erased)
     work.prove(head)
     version = Version(name, head.position, head.chain.hex())
-    return Copied(version, head.position - before.position, beside)
+    return Copied(version, head.position - before.position, related)
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _held(copy: Log, head: Head) -> Iterator[Connection]:
 @contextmanager
 def _snapshot(engine: Engine) -> Iterator[Connection]:
     """Yield a connection whose statements all see the database as of the first of them."""
-    with lent(engine) as connection:
+    with open_connection(engine) as connection:
         # On PostgreSQL's default level, READ COMMITTED, each statement would see later commits.
         # SQLite's read transactions are snapshots already.
         if engine.dialect.name == "postgresql":
@@ -208,7 +208,7 @@ def _common(origin: Log, copy: Log, name: str) -> Head:
             low = middle
         else:
             high = middle
-    why = "ends there" if origin.chain_at(high) is None else "goes on otherwise"
+    why = "ends there" if origin.chain_at(high) is None else "differs"
     raise DivergenceError(
         f"{shown(copy.engine.url)} has {head.position} rows of {name!r}, which agree with the "
         f"source only up to position {low}, where that {why}; copy to another database, or drop "

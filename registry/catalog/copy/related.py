@@ -53,7 +53,7 @@ Place = tuple[Connection, int]
 
 
 @dataclass(frozen=True)
-class Beside:
+class Related:
     """The numbers of runs and rejected rows of the copy, and of inbox rows that were not copied.
 
     ``erased`` is the number of rows whose records this copy has erased, as the source had before.
@@ -65,7 +65,7 @@ class Beside:
     erased: int
 
 
-def copy_beside(source: Place, target: Place, erased: int) -> Beside:
+def copy_related(source: Place, target: Place, erased: int) -> Related:
     """Bring all other related tables up to date; rows that only the copy has stay.
 
     ``erased`` is the result of `copy_erasures`. Raises `DivergenceError` if a run of the copy has
@@ -75,7 +75,7 @@ def copy_beside(source: Place, target: Place, erased: int) -> Beside:
         _copy_ledger(row_class, source, target)
     copied = _copy_runs(source, target)
     refused, left = _copy_refused(source, target)
-    return Beside(copied, refused, left, erased)
+    return Related(copied, refused, left, erased)
 
 
 def copy_erasures(source: Place, target: Place) -> int:
@@ -271,5 +271,5 @@ def _identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
     PostgreSQL formats JSON in its own way, so equal fields can have different texts.
     """
     said = (row[name] for name in _TEXTS if name != "fields")
-    told = (raw.decode(errors="replace") if isinstance(raw, bytes) else raw for raw in said)
-    return (row["created_at"], *told)
+    texts = (raw.decode(errors="replace") if isinstance(raw, bytes) else raw for raw in said)
+    return (row["created_at"], *texts)

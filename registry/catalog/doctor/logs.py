@@ -133,11 +133,11 @@ def check_epochs(engine: Engine) -> Iterator[Finding]:
         .order_by(DatasetRow.name, RunRow.name, EpochRow.number)
     )
     # Only the first epoch of a run is reported: later ones disagree for the same reason.
-    told = set()
+    reported = set()
     for epoch in ask(engine, query):
-        if (epoch.name, epoch.run) in told:
+        if (epoch.name, epoch.run) in reported:
             continue
-        told.add((epoch.name, epoch.run))
+        reported.add((epoch.name, epoch.run))
         why = "ends before" if epoch.chain is None else "has another chain there"
         yield Finding(
             "error",

@@ -44,7 +44,7 @@ def _check(engine: Engine, row: Row[object]) -> Iterator[Finding]:
         yield Finding(
             "warning",
             subject,
-            f"{mirror.folder} is damaged, and is made anew at its next use",
+            f"{mirror.folder} is damaged, and is made again at its next use",
             f"rm -r {mirror.folder}",
         )
     elif (said := _parted(log, view, row.position)) is not None:

@@ -1,8 +1,8 @@
 """Connections and transactions of an engine, with the drivers' errors translated.
 
 `reading` and `writing` make one attempt; `read` and `write` retry after transient errors. All of
-them borrow a connection by `lent`, which checks for forks, ends interrupted transactions and
-translates errors. Engines are thread-safe; a connection belongs to one thread.
+them borrow a connection by `open_connection`, which checks for forks, ends interrupted
+transactions and translates errors. Engines are thread-safe; a connection belongs to one thread.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
     snapshot, so that no session stays idle in a transaction. Behind a pooler, the block is one
     transaction.
     """
-    with lent(engine) as connection:
+    with open_connection(engine) as connection:
         if engine.dialect.name == "postgresql":
             # Behind a pooler, settings last for a transaction, so there must be one.
             if driver(connection).pooled:
@@ -52,7 +52,7 @@ def writing(engine: Engine, wait: float | None = None) -> Iterator[Connection]:
 
     On SQLite it begins IMMEDIATE. ``wait`` is the limit for waiting for a lock, in seconds.
     """
-    with lent(engine) as connection:
+    with open_connection(engine) as connection:
         # Before begin(): the listener that sends SQLite's BEGIN reads these options.
         connection.execution_options(registry_writes=True, registry_wait=wait)
         with connection.begin():
@@ -77,7 +77,7 @@ def pooled(engine: Engine) -> bool:
     """Return whether a pooler is in between, which changes the session with every transaction."""
     if engine.dialect.name != "postgresql":
         return False
-    with lent(engine) as connection:
+    with open_connection(engine) as connection:
         return driver(connection).pooled
 
 
@@ -114,7 +114,7 @@ def write(engine: Engine, work: Callable[[Connection], Result]) -> Result:
 
 
 @contextmanager
-def lent(engine: Engine) -> Iterator[Connection]:
+def open_connection(engine: Engine) -> Iterator[Connection]:
     """Yield a connection of the pool; raise the driver's errors as those of `registry.errors`."""
     forks.check(engine)
     handled = sys.exception()

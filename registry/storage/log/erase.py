@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine, LargeBinary, Text, cast, delete, inse
 from registry.errors import RegistryError, SampleNotFoundError
 from registry.samples.keys import check_key
 from registry.storage.database.models import ErasureRow, InboxRow, SampleRow
-from registry.storage.database.transactions import driver, lent, write
+from registry.storage.database.transactions import driver, open_connection, write
 from registry.storage.log import head as heads
 from registry.storage.log.batch import Plan
 from registry.storage.log.entries import places
@@ -136,7 +136,7 @@ def _blank(writer: Writer, positions: Sequence[int]) -> None:
 
 _FREE_SPACE = (
     "PostgreSQL keeps the bytes, out of SQL's reach, in free space of its files until that is used "
-    "again; `registry erase --full` writes the files anew"
+    "again; `registry erase --full` rewrites the files"
 )
 
 
@@ -145,7 +145,7 @@ def _purge(engine: Engine, *, full: bool) -> str | None:
     try:
         if engine.dialect.name == "postgresql":
             return _vacuum(engine, full=full)
-        with lent(engine) as connection:
+        with open_connection(engine) as connection:
             file = connection.connection.driver_connection
             assert file is not None
             # PRAGMA secure_delete would not be enough: it overwrites what is deleted, but not the
@@ -167,7 +167,7 @@ def _vacuum(engine: Engine, *, full: bool) -> str | None:
     def note(found: Diagnostic) -> None:
         said.append(found.message_primary or "VACUUM was refused")
 
-    with lent(engine) as connection:
+    with open_connection(engine) as connection:
         # VACUUM cannot run inside a transaction.
         connection.execution_options(isolation_level="AUTOCOMMIT")
         session = driver(connection)

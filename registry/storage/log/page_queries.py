@@ -126,13 +126,13 @@ def _lender() -> type[Loader]:
     from psycopg.adapt import Loader  # noqa: PLC0415  # not needed on SQLite
     from psycopg.pq import Format  # noqa: PLC0415
 
-    class Lender(Loader):
+    class BorrowingLoader(Loader):
         format = Format.BINARY
 
         def load(self, data: Buffer) -> Buffer:
             return data
 
-    return Lender
+    return BorrowingLoader
 
 
 def _joined(parts: Sequence[list[int] | None]) -> Positions:
