@@ -6,6 +6,7 @@ import base64
 import json
 import threading
 import tracemalloc
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -363,6 +364,30 @@ def test_a_drain_takes_memory_for_some_of_the_bytes_that_wait(
     assert [entry.key for entry in blobs.entries()][-12:] == keys
     assert [blobs.get(key)["label"] for key in keys] == [1 + n % 9 for n in range(12)]
     assert peak < 16 * MIB, f"{peak / MIB:.0f} MiB"
+
+
+def test_few_rows_are_measured_at_a_time_and_the_first_of_them_is_moved_first(
+    reg: Registry, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "_STORED", 1)
+    measured: list[int] = []
+
+    def remember(connection: Connection, ids: Sequence[int]) -> dict[int, waiting.Sized]:
+        measured.append(len(ids))
+        return waiting.measured(connection, ids)
+
+    with reg.engine.begin() as connection:
+        put(connection, digits, "a", {"label": 5}, "update")
+    digits.inbox.drain()
+    monkeypatch.setattr("registry.storage.log.inbox.measured", remember)
+    with reg.engine.begin() as connection:
+        for number in range(3):
+            put(connection, digits, "a", digit(number))
+        connection.execute(update(models.Inbox).values(error=None))  # its row moves to the end
+    drained = digits.inbox.drain()
+    assert (drained.moved, drained.refused) == (3, 1), "the update came after the inserts"
+    assert digits.get("a")["label"] == 2
+    assert measured == [1, 1, 1, 1]
 
 
 def test_a_row_larger_than_any_record_is_refused_unread(

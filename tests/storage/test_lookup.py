@@ -62,8 +62,12 @@ def test_records_that_are_retracted_or_repeated_take_no_memory(
     assert len(blobs) == 0
 
 
+@pytest.mark.parametrize("group", [1, lookup._GROUP])
 @pytest.mark.parametrize("limit", [_SHORT, LONG])
-def test_records_of_any_length_are_compared_to_the_byte(blobs: Dataset, limit: int) -> None:
+def test_records_of_any_length_are_compared_to_the_byte(
+    blobs: Dataset, monkeypatch: pytest.MonkeyPatch, limit: int, group: int
+) -> None:
+    monkeypatch.setattr(lookup, "_GROUP", group)
     keys = ["shorter", "at", "longer"]
     sizes = [limit - HEADER - 1, limit - HEADER, limit - HEADER + 1]
     rows = [blob(size) for size in sizes]
@@ -73,6 +77,9 @@ def test_records_of_any_length_are_compared_to_the_byte(blobs: Dataset, limit: i
     assert counts(blobs.insert([*rows, *other, *other], keys=keys * 3)) == (3, 0, 6)
     assert counts(blobs.insert([*rows, *other], keys=keys * 2)) == (6, 0, 0)
     assert counts(blobs.insert(rows, keys=keys)) == (3, 0, 0)
+    failing = [Change("at", other[1]), Change("never", None, "retract")]
+    outcomes = blobs.apply([failing, [Change("at", rows[1])]])
+    assert (isinstance(outcomes[0], RegistryError), counts(outcomes[1])) == (True, (0, 0, 1))
     assert [blobs.retract(key).retracted for key in keys] == [1, 1, 1]
     assert counts(blobs.insert(rows, keys=keys)) == (0, 0, 0)
 

@@ -133,8 +133,8 @@ def size_of(revision: Latest) -> int:
 class RecordReader:
     """Reads records by position, ahead of the requests and some MiB at a time.
 
-    ``order`` has the revisions in the order in which their records will be requested. A request out
-    of this order gets a separate statement. Not thread-safe.
+    ``order`` has the revisions in the order in which their records will be requested; some may not
+    be. Not thread-safe.
     """
 
     def __init__(self, connection: Connection, dataset_id: int, order: Iterable[Latest]) -> None:
@@ -147,7 +147,7 @@ class RecordReader:
     def __call__(self, position: int) -> bytes:
         """Return the record at a position."""
         while position not in self._read:
-            group = next(self._groups, [position])
+            group = next(self._groups)
             # Freed first: otherwise two groups of records would be in memory at once.
             self._read = {}
             self._read = dict(zip(group, records_at(*self._place, group), strict=True))
