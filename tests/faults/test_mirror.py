@@ -179,9 +179,7 @@ def test_damage_under_a_graph_fails_it_and_is_mended_for_the_next(subject: Subje
     ):
         batches = EpochDataset(epoch, batch_size=7)
         flip(path, offset, 3)
-        with pytest.raises(
-            tf.errors.InvalidArgumentError, match="damaged; create the dataset again"
-        ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="damaged; create the dataset"):
             list(batches)
         assert in_graph(epoch) == subject.due["all", 1]
 

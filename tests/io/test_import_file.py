@@ -116,7 +116,10 @@ def test_a_bad_row_leaves_nothing_of_its_batch_and_mending_it_completes_the_impo
     assert str(error).endswith("feature 'label': class index 10 is not in [0, 10)")
     assert (error.line, error.feature, error.stored) == (11, "label", 4)
     assert error.__notes__ == [
-        "the first 4 rows are stored; correct the file and import it again, which adds what is missing"
+        (
+            "the first 4 rows are stored; correct the file and import it again, which adds what is "
+            "missing"
+        )
     ]
     assert (len(digits), seen) == (4, [2, 4])
     samples[5]["label"] = 0
