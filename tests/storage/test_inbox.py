@@ -383,7 +383,7 @@ def test_few_rows_are_measured_at_a_time_and_the_first_of_them_is_moved_first(
     with reg.engine.begin() as connection:
         for number in range(3):
             put(connection, digits, "a", digit(number))
-        connection.execute(update(models.Inbox).values(error=None))  # its row moves to the end
+        connection.execute(update(models.InboxRow).values(error=None))  # its row moves to the end
     drained = digits.inbox.drain()
     assert (drained.moved, drained.refused) == (3, 1), "the update came after the inserts"
     assert digits.get("a")["label"] == 2
