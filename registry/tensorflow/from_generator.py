@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from registry.tensorflow import process_exit
 from registry.tensorflow.raw_datasets import FlatMapped, flat, graph_function
 
 KEPT_BYTES = 32 << 20
@@ -43,7 +44,10 @@ class Generated(FlatMapped):
 
         def proceed(number: np.int64) -> list[Any]:
             # `tf.numpy_function` reports StopIteration as an error that ends the dataset.
-            return list(tf.nest.flatten(next(running[int(number)])))
+            with process_exit.generator_call():
+                if process_exit.is_near():
+                    raise StopIteration
+                return list(tf.nest.flatten(next(running[int(number)])))
 
         def end(number: np.int64) -> np.int64:
             del running[int(number)]
