@@ -46,7 +46,7 @@ class Dataset:
     def __init__(self, log: Log, row: Row[Any], version: Version | None = None) -> None:
         self.name: str = row.name
         self.description: str = row.description
-        self.created_at = entries.utc(row.created_at)
+        self.created_at = row.created_at
         self.splits: dict[str, Interval] = {n: (a, z) for n, (a, z) in row.splits.items()}
         self._log = log
         # Shared by all runs, so that a mirror that one run has checked is not checked again.

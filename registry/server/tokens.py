@@ -21,7 +21,6 @@ from registry.storage.database.models import DatasetRow, TokenRow
 from registry.storage.database.retry import PATIENCE
 from registry.storage.database.sql import insert_if_new
 from registry.storage.database.transactions import read, write
-from registry.storage.log.entries import utc
 from registry.storage.log.version import is_name
 
 Right = Literal["read", "write"]
@@ -225,7 +224,7 @@ def _token(row: Row[Any]) -> Token:
         found["name"],
         found["dataset"],
         found["rights"],
-        utc(found["created_at"]),
-        utc(found["expires_at"]) if found["expires_at"] else None,
-        utc(found["revoked_at"]) if found["revoked_at"] else None,
+        found["created_at"],
+        found["expires_at"],
+        found["revoked_at"],
     )

@@ -33,7 +33,6 @@ from registry.errors import InvalidSampleError
 from registry.storage.database.models import InboxRow, ToolAnnotationRow
 from registry.storage.database.sql import insert_into
 from registry.storage.log.changes import Change
-from registry.storage.log.entries import utc
 from registry.storage.log.lookup import NEVER, Latest, latest, record_of
 
 TOOL = "label-studio"
@@ -249,7 +248,7 @@ def known_of(
     )
     return {
         # SQLite returns times without a time zone, which cannot be compared with those of states.
-        row.annotation: Known(row.updated_at and utc(row.updated_at), row.deleted, row.key)
+        row.annotation: Known(row.updated_at, row.deleted, row.key)
         for row in rows
     }
 

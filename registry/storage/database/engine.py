@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
@@ -18,11 +18,6 @@ from registry.errors import DatabaseError, InvalidURLError
 from registry.storage.database import fork_safety as forks
 from registry.storage.database import interrupts
 from registry.storage.database.url import parse_url, secrets, shown, timeout_of
-
-if TYPE_CHECKING:
-    pass
-
-Result = TypeVar("Result")
 
 _urls: WeakKeyDictionary[Engine, URL] = WeakKeyDictionary()
 """The engines' URLs, with their secrets, which ``Engine.url`` lacks."""

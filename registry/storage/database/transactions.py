@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,13 +19,12 @@ from registry.errors import DatabaseUnavailableError
 from registry.storage.database import fork_safety as forks
 from registry.storage.database import interrupts
 from registry.storage.database.driver_errors import translate
-from registry.storage.database.engine import (
-    Result,
-)
 from registry.storage.database.retry import PATIENCE, retrying
 
 if TYPE_CHECKING:
     from registry.storage.database.postgresql import Connection as Driver
+
+Result = TypeVar("Result")
 
 
 @contextmanager

@@ -130,7 +130,7 @@ def _entry(row: Row[*tuple[Any, ...]]) -> Entry:
         action="retract" if row.retracted else revised,
         supersedes=row.supersedes,
         source=row.source,
-        created_at=utc(row.created_at),
+        created_at=row.created_at,
         erased=bool(row.erased),
     )
 

@@ -227,7 +227,7 @@ def _refused(row: Row[Any]) -> Refused:
         shown(row.key),
         shown(row.action) or "",
         shown(row.source),
-        utc(row.created_at),
+        row.created_at,
         row.error,
     )
 
