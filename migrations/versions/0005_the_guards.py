@@ -30,11 +30,13 @@ CONTINUE = """
     BEGIN
         FOR part IN
             SELECT dataset_id, min(position) AS first, max(position) AS last, count(*) AS size,
-                bool_and(bucket BETWEEN 0 AND 65535 AND length(chain) = 16) AS sound,
-                bool_and(supersedes >= 0 AND supersedes < position) IS NOT FALSE AS backward
+                bool_and(
+                    bucket BETWEEN 0 AND 65535 AND length(chain) = 16
+                    AND (supersedes IS NULL OR supersedes BETWEEN 0 AND position - 1)
+                ) AS sound
             FROM added GROUP BY dataset_id ORDER BY dataset_id
         LOOP
-            IF NOT (part.sound AND part.backward) THEN
+            IF NOT part.sound THEN
                 RAISE EXCEPTION USING
                     ERRCODE = 'check_violation',
                     MESSAGE = 'samples of dataset ' || part.dataset_id || ': a bucket is in [0, '

@@ -25,14 +25,16 @@ MONTH = str(30 * 24 * 3600)
 
 def upgrade() -> None:
     # Concurrently, so that tools can insert during the build. An interrupted build leaves an
-    # invalid index, which no query uses: the next attempt drops it first. The columns are
-    # committed before the build. PostgreSQL rewrites no row for them.
+    # invalid index, which no query uses: the next attempt drops it first. Each column is added in
+    # its own transaction: an insert into the inbox locks the inbox, then its foreign key locks
+    # `datasets`, and a transaction that locks them in the other order would deadlock with it.
+    # PostgreSQL rewrites no row for these columns.
     context = op.get_context()
     concurrently = context.dialect.name == "postgresql"
-    for table, column in columns():
-        # An earlier attempt may have committed the columns and failed at an index.
-        op.add_column(table, column, if_not_exists=concurrently or None)
     with context.autocommit_block() if concurrently else nullcontext():
+        for table, column in columns():
+            # An earlier attempt may have committed some columns and failed afterwards.
+            op.add_column(table, column, if_not_exists=concurrently or None)
         for name, indexed in INDEXES.items():
             op.drop_index(name, "inbox", if_exists=True, postgresql_concurrently=True)
             op.create_index(

@@ -10,6 +10,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -222,7 +225,7 @@ import json, select, sys, time
 import psycopg
 from registry.samples.splits import buckets
 from registry.storage.log.hash_chain import NONE, extend
-url, writer, record, fields = sys.argv[1:]
+url, record, fields, writer = sys.argv[1:]
 record, counts, longest = bytes.fromhex(record), [0, 0], 0.0
 with psycopg.connect(url, autocommit=True) as connection:
     print("ready", flush=True)
@@ -268,35 +271,80 @@ def test_writers_at_work_hardly_notice_an_upgrade(
     plain = make_engine(empty_postgresql_url).url.set(drivername="postgresql")
     dsn = plain.render_as_string(hide_password=False)
     (record,) = Codec(Features(FIXED)).encode({"image": [digit(7)["image"]], "label": [7]}, None)
-    writers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WRITER, dsn, f"w{n}", record.hex(), json.dumps(digit(7))],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for n in range(4)
-    ]
-    for writer in writers:
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "ready\n"
-    with psycopg.connect(dsn) as reader:
-        reader.execute("SELECT count(*) FROM samples, heads, inbox WHERE samples.position < 0")
-        upgrading = subprocess.Popen(
-            [sys.executable, "-m", "alembic", "upgrade", "head"],
-            cwd=ROOT,
-            env={**os.environ, "REGISTRY_URL": empty_postgresql_url},
-        )
-        time.sleep(4)  # long enough for the upgrade to come to where the reader is in its way
-        assert upgrading.poll() is None
-    assert upgrading.wait(timeout=200) == 0
-    told = [json.loads(writer.communicate("stop\n", timeout=60)[0]) for writer in writers]
-    assert [writer.returncode for writer in writers] == [0] * len(writers)
-    appended, waiting, waits = zip(*told, strict=True)
+    writer = [sys.executable, "-c", WRITER, dsn, record.hex(), json.dumps(digit(7))]
+    with ExitStack() as stack:
+        writers = [stack.enter_context(_started(*writer, f"w{n}")) for n in range(4)]
+        for each in writers:
+            assert each.stdout is not None
+            assert each.stdout.readline() == "ready\n"
+        with psycopg.connect(dsn) as reader:
+            reader.execute("SELECT count(*) FROM samples, heads, inbox WHERE samples.position < 0")
+            upgrading = stack.enter_context(
+                _started(
+                    *(sys.executable, "-m", "alembic", "upgrade", "head"),
+                    REGISTRY_URL=empty_postgresql_url,
+                )
+            )
+            time.sleep(4)  # long enough for the upgrade to come to where the reader is in its way
+            assert upgrading.poll() is None
+        assert upgrading.wait(timeout=200) == 0
+        reports = [json.loads(each.communicate("stop\n", timeout=60)[0]) for each in writers]
+    assert [each.returncode for each in writers] == [0] * len(writers)
+    appended, waiting, waits = zip(*reports, strict=True)
     check(empty_postgresql_url, rounds + sum(appended) + sum(waiting) + 1)
     assert max(waits) < LONGEST_WAIT
     figure(
         f"upgrade under 4 writers, {rounds:,} rows",
         f"longest wait {max(waits):.1f} s, 0 of {sum(appended) + sum(waiting):,} writes lost",
     )
+
+
+@contextmanager
+def _started(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a process, which is killed if it still runs at the end."""
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+# What a tool's or a writer's transaction locks, in its order: the foreign key of an inbox row locks
+# its dataset, and a writer locks the head before it inserts samples.
+LOCKS = {
+    "inbox": ("LOCK inbox IN ROW EXCLUSIVE MODE", "SELECT FROM datasets FOR KEY SHARE"),
+    "log": ("SELECT FROM heads FOR NO KEY UPDATE", "LOCK samples IN ROW EXCLUSIVE MODE"),
+}
+BLOCKED = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
+
+
+@pytest.mark.parametrize("locks", LOCKS)
+@pytest.mark.parametrize("revision", _revisions()[1:])
+def test_no_migration_holds_a_lock_that_a_writer_needs_while_it_waits_for_another(
+    empty_postgresql_url: str, revision: str, locks: str
+) -> None:
+    fill(empty_postgresql_url, 10)
+    engine = make_engine(empty_postgresql_url)
+    command.upgrade(config(engine), f"{revision}-1")
+    first, second = LOCKS[locks]
+    with ThreadPoolExecutor(1) as pool, engine.connect() as writer, engine.connect() as other:
+        other.execution_options(isolation_level="AUTOCOMMIT")
+        writer.execute(text(first))
+        upgrading = pool.submit(command.upgrade, config(engine), revision)
+        while not upgrading.done() and not other.scalar(text(BLOCKED)):
+            time.sleep(0.001)
+        writer.execute(text(second))
+        writer.commit()
+        upgrading.result(timeout=60)
+        assert other.scalar(DEADLOCKS) == 0
+    engine.dispose()

@@ -22,7 +22,7 @@ _GUARDS = {
     "postgresql": {
         "samples_append_only": (_CHANGED, "d24c6e283e52ad04"),
         "samples_never_emptied": (_CHANGED, "822a31fd997acf9e"),
-        "samples_continue_log": (_WRECKED, "9a42f7eef2c9e50d"),
+        "samples_continue_log": (_WRECKED, "6dc12d6f72b534ea"),
         "heads_begin_with_log": (_WRECKED, "f5fb797b3ff913c6"),
         "heads_agree_with_log": (_WRECKED, "ac051d5e6ad2dcc4"),
     },

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Generic, TypeVar
 
+import numpy as np
 from sqlalchemy import Connection, Engine, select
 
 from registry.errors import RegistryError
@@ -36,6 +37,12 @@ CHUNK_BYTES = 64 << 20
 """A larger insert takes several transactions, so that other writers get the lock in between."""
 _BLOCK = 4096
 """Rows that are hashed and sent to PostgreSQL at a time."""
+# The trigger on `samples` is given all rows of a statement at once. Over `work_mem` (4 MB unless
+# configured), the server would write them to a temporary file and read them again.
+_MORE_MEMORY = """
+    SELECT set_config('work_mem', '64MB', true)
+    WHERE pg_size_bytes(current_setting('work_mem')) < pg_size_bytes('64MB')
+"""
 
 Result = TypeVar("Result")
 
@@ -249,6 +256,8 @@ def _copy(connection: Connection, dataset_id: int, head: Head, rows: Plan) -> by
     A block is sent while the server stores the previous one.
     """
     chain = head.chain
+    if len(rows.keys) > _BLOCK:
+        connection.exec_driver_sql(_MORE_MEMORY)
     with driver(connection).cursor() as cursor, cursor.copy(pgcopy.STATEMENT) as copy:
         copy.write(pgcopy.HEADER)
         for start in range(0, len(rows.keys), _BLOCK):
@@ -280,15 +289,18 @@ def _links(supersedes: Sequence[int | None]) -> list[int]:
 
 def _chunks(batch: Batch) -> Iterator[Batch]:
     """Divide a batch by rows and bytes; an empty batch is one chunk, which results in a report."""
-    start, size = 0, 0
-    for row, record in enumerate(batch.records):
-        # A retraction has no bytes, and the size of an amended record is not known yet.
-        length = len(record) if isinstance(record, bytes) else 0
-        size += length
-        if row > start and (row - start == CHUNK_ROWS or size > CHUNK_BYTES):
-            yield _cut(batch, start, row)
-            start, size = row, length
-    yield _cut(batch, start, len(batch.keys))
+    # A retraction has no bytes, and the size of an amended record is not known yet.
+    sizes = [len(record) if isinstance(record, bytes) else 0 for record in batch.records]
+    ends = np.cumsum(sizes)
+    start = 0
+    while start < len(sizes):
+        before = ends[start - 1] if start else 0
+        fitting = int(np.searchsorted(ends, before + CHUNK_BYTES, side="right"))
+        stop = min(max(fitting, start + 1), start + CHUNK_ROWS)
+        yield _cut(batch, start, stop)
+        start = stop
+    if not sizes:
+        yield batch
 
 
 def _cut(batch: Batch, start: int, stop: int) -> Batch:
