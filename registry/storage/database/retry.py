@@ -52,13 +52,12 @@ def retrying(patience: float | None = PATIENCE, engine: Engine | None = None) ->
         patience = min(patience, max(0.55 * timeout, timeout - _MARGIN))
         longest = min(longest, timeout / 10)
         until = time.monotonic() + timeout - 1
-    database = "the database" if engine is None else shown(engine.url)
     attempts = Retrying(
         retry=retry_if_exception_type(TransientError),
         stop=stop_never if patience is None else stop_after_delay(patience),
         # Jitter keeps processes that met in a conflict from meeting again.
         wait=wait_exponential(multiplier=0.05, max=longest) + wait_random(0, 0.2),
-        before_sleep=lambda state: _log(state, database),
+        before_sleep=lambda state: _log(state, engine),
         reraise=True,
     )
     for attempt in attempts:
@@ -91,8 +90,9 @@ class _Attempt:
         return None
 
 
-def _log(state: RetryCallState, database: str) -> None:
+def _log(state: RetryCallState, engine: Engine | None) -> None:
     """Log a retry; the record has the attributes ``cause``, ``database`` and ``attempt``."""
+    database = "the database" if engine is None else shown(engine.url)
     assert state.outcome is not None
     cause = state.outcome.exception()
     logger.warning(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql as postgresql_dialect
 from sqlalchemy.dialects import sqlite as sqlite_dialect
+from sqlalchemy.sql.dml import ReturningInsert
 
 from registry.storage.database.models import Base
 
@@ -16,13 +18,24 @@ Insert = postgresql_dialect.Insert | sqlite_dialect.Insert
 
 def insert_into(connection: Connection, table: type[Base]) -> Insert:
     """Return the dialect's INSERT, which has ON CONFLICT; SQLAlchemy's generic one does not."""
-    if connection.dialect.name == "postgresql":
+    return _insert_into(connection.dialect.name, table)
+
+
+def _insert_into(dialect: str, table: type[Base]) -> Insert:
+    if dialect == "postgresql":
         return postgresql_dialect.insert(table)
     return sqlite_dialect.insert(table)
 
 
 def insert_if_new(connection: Connection, table: type[Base], values: Mapping[str, Any]) -> bool:
     """Insert a row unless a unique index has its key; return whether it was inserted."""
-    statement = insert_into(connection, table).values(values).on_conflict_do_nothing()
+    statement = _insert_if_new(connection.dialect.name, table)
+    return connection.execute(statement, dict(values)).first() is not None
+
+
+@cache
+def _insert_if_new(dialect: str, table: type[Base]) -> ReturningInsert[*tuple[Any, ...]]:
+    # Cached, since SQLAlchemy needs as long to construct the statement as to execute it.
     # RETURNING, since ON CONFLICT DO NOTHING raises nothing and row counts differ between drivers.
-    return connection.execute(statement.returning(*table.__table__.primary_key)).first() is not None
+    statement = _insert_into(dialect, table).on_conflict_do_nothing()
+    return statement.returning(*table.__table__.primary_key)
