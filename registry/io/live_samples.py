@@ -1,7 +1,8 @@
 """The live samples of a dataset with their keys, in the order of the log, in pages.
 
-Of each range of positions, the sizes and keys of the live rows are read first, and then the
-records, as many as `PAGE_BYTES` allows. Each query has its own short transaction.
+The positions up to the head are divided into ranges. For each range, one query reads the keys and
+record sizes of the live rows. The records follow in further queries, each for at most `PAGE_BYTES`
+of records. Each query has its own short transaction.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from registry.samples.codec import Codec, Column
 from registry.samples.splits import interval
 from registry.storage.database.models import SampleRow
 from registry.storage.database.transactions import read
+from registry.storage.log.entries import rows_at
 from registry.storage.log.records import records_at
-from registry.storage.log.standby import missing_rows
 from registry.training.population import Population, live_in_database
 
 RANGE_ROWS = 1 << 14
@@ -29,7 +30,7 @@ PAGE_BYTES = 8 << 20
 """Bytes of records in a page; a larger record is a page alone."""
 
 
-class _Place(NamedTuple):
+class _LiveRow(NamedTuple):
     position: int
     key: str
     size: int
@@ -52,56 +53,52 @@ def live_samples(engine: Engine, dataset: Dataset) -> Iterator[Samples]:
     """
     codec = Codec(dataset.features)
     # The watermark is fixed here: rows appended during the export do not change what is live.
-    everything = Population(dataset.head.position, interval({}, None))
-    for after in range(0, everything.watermark, RANGE_ROWS):
-        until = min(everything.watermark, after + RANGE_ROWS)
-        find = partial(
-            _places, dataset_id=dataset.id, population=everything, after=after, until=until
+    population = Population(dataset.head.position, interval({}, None))
+    for after in range(0, population.watermark, RANGE_ROWS):
+        until = min(population.watermark, after + RANGE_ROWS)
+        query = partial(
+            _live_rows, dataset_id=dataset.id, population=population, after=after, until=until
         )
-        for page in _pages(read(engine, find)):
-            positions = [place.position for place in page]
-            fetch = partial(records_at, dataset_id=dataset.id, positions=positions)
-            # A second transaction, so that none stays open while the caller writes a page. Rows
-            # may be erased between the two; their records are empty then.
-            records = read(engine, fetch)
-            if not all(records):
-                rows = zip(page, records, strict=True)
-                raise ErasedError(
-                    repr(str(dataset.version)),
-                    [(place.position, place.key) for place, record in rows if not record],
-                    "export a later version",
-                )
-            data = b"".join(records)
-            columns = codec.decode(data, len(records))
-            yield Samples([place.key for place in page], columns, len(data))
+        for page in _pages(read(engine, query)):
+            yield _samples(engine, dataset, codec, page)
 
 
-def _places(
+def _samples(engine: Engine, dataset: Dataset, codec: Codec, page: Sequence[_LiveRow]) -> Samples:
+    positions = [row.position for row in page]
+    # A transaction for each page, so that none stays open while the caller writes the page. Rows
+    # may be erased after `_live_rows` has read them; their records are empty then.
+    records = read(engine, partial(records_at, dataset_id=dataset.id, positions=positions))
+    if not all(records):
+        raise ErasedError(
+            repr(str(dataset.version)),
+            [
+                (row.position, row.key)
+                for row, record in zip(page, records, strict=True)
+                if not record
+            ],
+            "export a later version",
+        )
+    data = b"".join(records)
+    return Samples([row.key for row in page], codec.decode(data, len(records)), len(data))
+
+
+def _live_rows(
     connection: Connection, dataset_id: int, population: Population, after: int, until: int
-) -> list[_Place]:
+) -> list[_LiveRow]:
     """Return the live rows at positions ``[after, until)``, without reading their records."""
     # The record of a retraction is NULL.
     size = func.coalesce(func.length(SampleRow.record), 0)
-    rows = connection.execute(
-        select(SampleRow.position, SampleRow.key, size)
-        .where(
-            SampleRow.dataset_id == dataset_id,
-            SampleRow.position >= after,
-            SampleRow.position < until,
-        )
-        .order_by(SampleRow.position)
-    ).all()
-    # Positions have no gaps: fewer rows are an error, which `missing_rows` identifies.
-    if len(rows) != until - after:
-        raise missing_rows(connection, dataset_id, after, until, len(rows))
+    wanted = select(SampleRow.position, SampleRow.key, size)
+    rows = rows_at(connection, wanted, dataset_id, after, until)
     live = {*live_in_database(connection, dataset_id, population, after, until).tolist()}
-    return [place for place in starmap(_Place, rows) if place.position in live]
+    return [row for row in starmap(_LiveRow, rows) if row.position in live]
 
 
-def _pages(rows: Sequence[_Place]) -> Iterator[list[_Place]]:
-    page: list[_Place] = []
+def _pages(rows: Sequence[_LiveRow]) -> Iterator[list[_LiveRow]]:
+    page: list[_LiveRow] = []
     size = 0
     for row in rows:
+        # `page` may be empty here: a record larger than PAGE_BYTES must not yield an empty page.
         if page and size + row.size > PAGE_BYTES:
             yield page
             page, size = [], 0

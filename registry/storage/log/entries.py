@@ -95,18 +95,27 @@ def entries(connection: Connection, dataset_id: int, after: int, until: int) -> 
 
     Raises the error that `missing_rows` returns where one is missing.
     """
+    return [_entry(row) for row in rows_at(connection, select(*_COLUMNS), dataset_id, after, until)]
+
+
+def rows_at(
+    connection: Connection, wanted: Select[*Columns], dataset_id: int, after: int, until: int
+) -> Sequence[Row[*Columns]]:
+    """Return the columns that ``wanted`` selects of the rows at ``[after, until)``, in order.
+
+    Raises the error that `missing_rows` returns where one is missing.
+    """
     rows = connection.execute(
-        select(*_COLUMNS)
-        .where(
+        wanted.where(
             SampleRow.dataset_id == dataset_id,
             SampleRow.position >= after,
             SampleRow.position < until,
-        )
-        .order_by(SampleRow.position)
+        ).order_by(SampleRow.position)
     ).all()
+    # Positions have no gaps, so fewer rows than positions are an error.
     if len(rows) != until - after:
         raise missing_rows(connection, dataset_id, after, until, len(rows))
-    return [_entry(row) for row in rows]
+    return rows
 
 
 def _of_key(wanted: Select[*Columns], dataset_id: int, key: str) -> Select[*Columns]:
