@@ -15,10 +15,10 @@ from registry.catalog.registry import connect
 from registry.cli.base import AsJsonLines, Name, Url, app, pairs
 from registry.cli.output import exported, imported
 from registry.cli.progress import progress
-from registry.io import import_file as importers
-from registry.io.dry_run import Rehearsal
-from registry.io.export_file import FORMATS, export_file
-from registry.io.import_file import Progress, extent, insert_file
+from registry.io.dry_run import DryRun
+from registry.io.export_file import export_file
+from registry.io.formats import FORMATS, WRITABLE
+from registry.io.import_file import ImportProgress, import_size, insert_file
 from registry.io.labeling.label_studio.export import insert_export
 from registry.io.labeling.mapping_store import mapping_of
 from registry.storage.log.batch import Report
@@ -41,7 +41,7 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
             "--format",
             metavar="FORMAT",
             help="What they are, if not what the suffix says: "
-            f"{', '.join([*importers.FORMATS, LABEL_STUDIO])}.",
+            f"{', '.join([*FORMATS, LABEL_STUDIO])}.",
         ),
     ] = None,
     mapped: Annotated[
@@ -95,39 +95,39 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
             f"goes with --format {LABEL_STUDIO}", param_hint="--project, --root"
         )
     # Before the first insert: an unknown format of the last file must not leave the others stored.
-    sizes = [path.stat().st_size if labeled else extent(path, form) for path in paths]
+    sizes = [path.stat().st_size if labeled else import_size(path, form) for path in paths]
     with connect(url) as registry:
         opened = registry.open(dataset)
-        take: _Take = partial(insert_file, form=form, key=key, mapped=places)
+        take: _Take = partial(insert_file, form=form, key=key, mapping=places)
         if labeled:
             # The stored mapping is that of the webhook's events: an export must use the same one.
             places = places or mapping_of(registry.engine, opened.id, LABEL_STUDIO) or {}
-            take = partial(_export_of_label_studio, mapped=places, project=project, roots=root)
-        with closing(Rehearsal(registry.engine, opened)) as rehearsal:
+            take = partial(_export_of_label_studio, mapping=places, project=project, roots=root)
+        with closing(DryRun(registry.engine, opened)) as dry:
             # One for all files: a dry run compares a file with the dataset and the files before it.
             for path, size in zip(paths, sizes, strict=True):
                 with progress(path.name, size) as show:
-                    report = take(rehearsal if dry_run else opened, path, progress=show)
+                    report = take(dry if dry_run else opened, path, progress=show)
                 typer.echo(imported(opened, path, report, dry_run=dry_run, as_json=as_json))
 
 
 def _export_of_label_studio(  # a parameter for each option
-    target: Dataset | Rehearsal,
+    target: Dataset | DryRun,
     path: Path,
     *,
-    mapped: dict[str, str],
+    mapping: dict[str, str],
     project: int | None,
     roots: list[Path] | None,
-    progress: Progress | None,
+    progress: ImportProgress | None,
 ) -> Report:
     return insert_export(
-        target.dataset if isinstance(target, Rehearsal) else target,
+        target.dataset if isinstance(target, DryRun) else target,
         path,
-        mapped or None,
+        mapping or None,
         project=project,
         roots=roots or (),
         progress=progress,
-        dry=isinstance(target, Rehearsal),
+        dry=isinstance(target, DryRun),
     )
 
 
@@ -142,7 +142,7 @@ def export(
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help=f"What to write, if not what the suffix says: {', '.join(FORMATS)}.",
+            help=f"What to write, if not what the suffix says: {', '.join(WRITABLE)}.",
         ),
     ] = None,
     key: Annotated[

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from registry.errors import ImportFileError, InvalidSampleError
-from registry.io.row import Row
+from registry.io.row import FileRow
 from registry.samples.codec import Codec
 from registry.storage.log.batch import Batch
 from registry.storage.log.changes import insertion
@@ -48,7 +48,7 @@ class _Piece:
     size: int = 0
 
 
-def batches(codec: Codec, rows: Iterable[Row], origin: Origin) -> Iterator[tuple[Batch, int]]:
+def batches(codec: Codec, rows: Iterable[FileRow], origin: Origin) -> Iterator[tuple[Batch, int]]:
     """Yield batches to append, in the order of the rows, each with its size in the file in bytes.
 
     Raises `ImportFileError` for a row that does not fit, and for a key that is in a batch twice.
@@ -69,7 +69,7 @@ def batches(codec: Codec, rows: Iterable[Row], origin: Origin) -> Iterator[tuple
         yield _batch(lines, keys, records, origin), size
 
 
-def _pieces(rows: Iterable[Row], name: str) -> Iterator[_Piece]:
+def _pieces(rows: Iterable[FileRow], name: str) -> Iterator[_Piece]:
     piece = _Piece()
     count, size = 0, 0
     for line, values, key, raw in rows:
@@ -109,17 +109,17 @@ def _pack(codec: Codec, piece: _Piece, origin: Origin) -> Iterable[Any]:
 
 def _batch(lines: list[int], keys: list[str], records: list[Any], origin: Origin) -> Batch:
     if len({*keys}) < len(keys):
-        _refuse_twice(lines, keys, origin)
+        _refuse_repeated_key(lines, keys, origin)
     return Batch(keys, records, [f"file:{origin.name}"] * len(keys))
 
 
-def _refuse_twice(lines: list[int], keys: list[str], origin: Origin) -> NoReturn:
+def _refuse_repeated_key(lines: list[int], keys: list[str], origin: Origin) -> NoReturn:
     """Raise for a key that is there twice: each import would revise it once and back again."""
-    first: dict[str, int] = {}
+    first_lines: dict[str, int] = {}
     for line, key in zip(lines, keys, strict=True):
-        if first.setdefault(key, line) != line:
+        if first_lines.setdefault(key, line) != line:
             unit = origin.unit
-            reason = f"the key is that of {unit} {first[key]}, too; give each sample its own"
+            reason = f"the key is that of {unit} {first_lines[key]}, too; give each sample its own"
             raise ImportFileError(reason, file=str(origin.path), line=line, key=key, unit=unit)
-    # Not reached: the caller found fewer keys than rows.
+    # Not reached: the caller has compared the numbers of keys and rows.
     raise AssertionError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from functools import partial
 from hashlib import sha256
 
 from sqlalchemy import Engine
@@ -15,7 +16,7 @@ from registry.storage.log.head import Head
 from registry.storage.log.lookup import Latest, Stored, latest
 
 
-class Rehearsal:
+class DryRun:
     """Accepts samples as a dataset does, checks them, and reports what the dataset would do.
 
     Samples of earlier calls count as stored. Their sizes and hashes are kept in a temporary SQLite
@@ -27,9 +28,9 @@ class Rehearsal:
         self.features: Features = dataset.features
         self._engine = engine
         self.dataset = dataset
-        self._seen = sqlite3.connect("")  # a temporary file, deleted when it is closed
-        self._seen.execute(
-            "CREATE TABLE seen (key TEXT PRIMARY KEY, size INTEGER, digest BLOB) WITHOUT ROWID"
+        self._accepted = sqlite3.connect("")  # a temporary file, deleted when it is closed
+        self._accepted.execute(
+            "CREATE TABLE accepted (key TEXT PRIMARY KEY, size INTEGER, digest BLOB) WITHOUT ROWID"
         )
 
     @property
@@ -39,9 +40,9 @@ class Rehearsal:
     def append(self, batch: Batch) -> Report:
         """Return the report that `Dataset.append` would return; raises as it does."""
         # The position is arbitrary: nothing is written, and the report has counts only.
-        plan = resolve(batch, self._known(batch), 0)
-        self._seen.executemany(
-            "INSERT OR REPLACE INTO seen VALUES (?, ?, ?)",
+        plan = resolve(batch, self._latest(batch), 0)
+        self._accepted.executemany(
+            "INSERT OR REPLACE INTO accepted VALUES (?, ?, ?)",
             [
                 (key, len(record), _digest(record))
                 for key, record in zip(plan.keys, plan.records, strict=True)
@@ -51,28 +52,36 @@ class Rehearsal:
         return plan.report(self.head)
 
     def close(self) -> None:
-        self._seen.close()
+        self._accepted.close()
 
-    def _known(self, batch: Batch) -> dict[str, Latest]:
+    def _latest(self, batch: Batch) -> dict[str, Latest]:
         """Return the latest revision of each key, with earlier calls counted as stored."""
-        place = (self.dataset.id, {*batch.keys}, list(batch.compared()))
-        known = read(self._engine, lambda connection: latest(connection, *place))
-        seen: set[str] = set()
+        revisions = read(
+            self._engine,
+            partial(
+                latest,
+                dataset_id=self.dataset.id,
+                keys={*batch.keys},
+                compared=list(batch.compared()),
+            ),
+        )
+        replaced: set[str] = set()
         for key, record in batch.compared():
-            row = self._seen.execute(
-                "SELECT size, digest FROM seen WHERE key = ?", (key,)
+            row = self._accepted.execute(
+                "SELECT size, digest FROM accepted WHERE key = ?", (key,)
             ).fetchone()
             if row is None:
                 continue
+            size, digest = row
             # `resolve` compares records by value, and only hashes are kept here. A record with the
             # same hash stands for the stored one, and `Stored` for one that differs.
-            if record is not None and _digest(record) == row[1]:
-                known[key] = Latest(0, record)
-            # A batch may have a key twice: a match found for its first row must not be replaced.
-            elif key not in seen:
-                known[key] = Latest(0, Stored(row[0]))
-            seen.add(key)
-        return known
+            if record is not None and _digest(record) == digest:
+                revisions[key] = Latest(0, record)
+            # A batch may have a key twice: a match with its first row must not be replaced.
+            elif key not in replaced:
+                revisions[key] = Latest(0, Stored(size))
+            replaced.add(key)
+        return revisions
 
 
 def _digest(record: bytes) -> bytes:

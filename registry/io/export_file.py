@@ -7,49 +7,19 @@ reader sees the old file or the complete new one, and a failed export leaves the
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
-from functools import partial
-from importlib import import_module
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from sqlalchemy import Engine
 
 from registry.catalog.dataset import Dataset
 from registry.errors import ExportFileError
+from registry.io.formats import Write, find_writer
 from registry.io.live_samples import Samples, live_samples
-from registry.samples.features import Features
 from registry.samples.text import fault, path_fault
 
-__all__ = ["FORMATS", "export_file"]
-
-Write = Callable[[Samples], None]
-"""Appends samples to a file."""
-Writer = Callable[[Path, Features, str], AbstractContextManager[Write]]
-"""Opens a new file, given its path, the features and the name under which keys are written."""
-Progress = Callable[[int, int], None]
+ExportProgress = Callable[[int, int], None]
 """Called after every page with the samples, and the bytes of their records, that are written."""
-
-
-class Format(NamedTuple):
-    """How to load a format's writer, the suffixes of its files, and the extra that it needs."""
-
-    find: Callable[[], Writer]
-    suffixes: tuple[str, ...]
-    extra: str | None = None
-
-
-def _module(name: str) -> Writer:
-    write: Writer = import_module(f"registry.io.files.{name}_writer").writer
-    return write
-
-
-FORMATS: Mapping[str, Format] = {
-    "jsonl": Format(partial(_module, "jsonl"), (".jsonl", ".ndjson")),
-    "parquet": Format(partial(_module, "parquet"), (".parquet",), "parquet"),
-    "tfrecord": Format(partial(_module, "tfrecord"), (".tfrecord", ".tfrecords"), "tfrecord"),
-}
 
 
 def export_file(
@@ -59,7 +29,7 @@ def export_file(
     *,
     form: str | None = None,
     key: str = "key",
-    progress: Progress | None = None,
+    progress: ExportProgress | None = None,
 ) -> int:
     """Write a dataset's live samples, in the order of the log, and return their number.
 
@@ -68,15 +38,16 @@ def export_file(
     complete. Raises `ExportFileError` for a name that cannot be used and for errors of the file
     system, and the errors of `live_samples`.
     """
-    writer = _find(path, form)
-    if wrong := fault(key):
-        raise ExportFileError(f"the name of the keys {wrong}", file=str(path))
-    if wrong := path_fault(path):
-        raise ExportFileError(f"the name of a file {wrong}", file=repr(str(path)))
+    writer = find_writer(path, form)
+    if problem := fault(key):
+        raise ExportFileError(f"the name of the keys {problem}", file=str(path))
+    if problem := path_fault(path):
+        raise ExportFileError(f"the name of a file {problem}", file=repr(str(path)))
     if key in dataset.features:
         reason = f"{key!r} is a feature; choose another name for the keys with --key"
         raise ExportFileError(reason, file=str(path))
     try:
+        # Renaming over a device or a pipe would replace it by a regular file.
         if path.name == "-" or (path.exists() and not path.is_file()):
             reason = "it is no file that can be replaced; name one, which may not be there yet"
             raise ExportFileError(reason, file=str(path))
@@ -86,7 +57,7 @@ def export_file(
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         try:
             with writer(part, dataset.features, key) as write:
-                count = _write(write, live_samples(engine, dataset), progress)
+                count = _write_pages(write, live_samples(engine, dataset), progress)
             # After the writer is closed: Parquet writes its footer when it is closed.
             part.replace(path)
         finally:
@@ -96,7 +67,7 @@ def export_file(
     return count
 
 
-def _write(write: Write, pages: Iterable[Samples], progress: Progress | None) -> int:
+def _write_pages(write: Write, pages: Iterable[Samples], progress: ExportProgress | None) -> int:
     count, size = 0, 0
     for samples in pages:
         write(samples)
@@ -105,18 +76,3 @@ def _write(write: Write, pages: Iterable[Samples], progress: Progress | None) ->
         if progress is not None:
             progress(count, size)
     return count
-
-
-def _find(path: Path, name: str | None) -> Writer:
-    suffix = path.suffix.lower()
-    chosen = name or next((n for n, form in FORMATS.items() if suffix in form.suffixes), "")
-    if chosen not in FORMATS:
-        said = f"suffix {suffix!r} names no format" if name is None else f"no format {name!r}"
-        reason = f"{said} that can be written; choose one of {', '.join(FORMATS)}"
-        raise ExportFileError(reason, file=str(path))
-    form = FORMATS[chosen]
-    try:
-        return form.find()
-    except ImportError as error:
-        reason = f"{chosen} files need {error.name}; run: pip install 'registry[{form.extra}]'"
-        raise ExportFileError(reason, file=str(path)) from None

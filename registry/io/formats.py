@@ -1,103 +1,149 @@
-"""The file formats that can be imported, by name.
+"""The table of file formats: how each is recognized, read and, if it can be exported, written.
 
-A format's module is imported when a file of that format is read. Thus a format whose libraries
-are not installed does not prevent the import of other formats.
+The modules of two formats need libraries that are extras of this package. They are imported when a
+file of that format is used. So a format whose libraries are not installed does not prevent the use
+of the others, and `import registry` loads none of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from registry.errors import ImportFileError
+from registry.errors import ExportFileError, ImportFileError
+from registry.io.files import csv, image_folder, jsonl, npz
+from registry.io.labeling import coco, doccano, prodigy
+from registry.io.live_samples import Samples
 from registry.io.row import Reader
+from registry.samples.features import Features
+
+Write = Callable[[Samples], None]
+"""Appends samples to a file."""
+Writer = Callable[[Path, Features, str], AbstractContextManager[Write]]
+"""Opens a new file, given its path, the features and the name under which keys are written."""
+
+
+class _Functions(NamedTuple):
+    """What the module of a format provides; ``writer`` is None if it cannot be exported."""
+
+    read: Reader
+    writer: Writer | None = None
 
 
 @dataclass(frozen=True)
-class Format:
-    """How to load a format's reader, and the suffixes of its files, in lower case.
+class FileFormat:
+    """A file format.
 
-    ``unit`` is the word for one row in messages. ``extra`` is the extra of this package that
-    installs the libraries of the format. ``sized`` says whether the sizes of the rows add up to
-    the size of the file, so that progress can be shown as a share of it.
+    ``suffixes`` are those of its files, in lower case. ``unit`` is the word for one row in
+    messages. ``extra`` is the extra of this package that installs the libraries of the format.
+    ``sized`` says whether the sizes of the rows add up to the size of the file, so that progress
+    can be shown as a share of it.
     """
 
-    find: Callable[[], Reader]
+    load: Callable[[], _Functions]
     suffixes: tuple[str, ...] = ()
     unit: str = "line"
     extra: str | None = None
     sized: bool = False
+    writable: bool = False
 
 
-class Found(NamedTuple):
-    """A file's format and its reader."""
+def _load_parquet() -> _Functions:
+    from registry.io.files import parquet  # noqa: PLC0415  # an extra
 
-    form: Format
-    read: Reader
+    return _Functions(parquet.read, parquet.writer)
 
 
-def _module(name: str) -> Reader:
-    # Imported by name, when the format is used: the libraries of some formats are extras, and the
-    # modules of labeling tools import modules of `registry.io`, which would make a circle.
-    read: Reader = import_module(f"registry.io.{name}").read
-    return read
+def _load_tfrecord() -> _Functions:
+    from registry.io.files import tfrecord  # noqa: PLC0415  # an extra
+
+    return _Functions(tfrecord.read, tfrecord.writer)
 
 
 FORMATS = {
-    "jsonl": Format(partial(_module, "files.jsonl"), (".jsonl", ".ndjson"), sized=True),
-    "csv": Format(partial(_module, "files.csv"), (".csv",), sized=True),
-    "parquet": Format(
-        partial(_module, "files.parquet"), (".parquet",), unit="row", extra="parquet"
+    "jsonl": FileFormat(
+        lambda: _Functions(jsonl.read, jsonl.writer),
+        (".jsonl", ".ndjson"),
+        sized=True,
+        writable=True,
     ),
-    "images": Format(partial(_module, "files.image_folder"), unit="file", sized=True),
-    "npz": Format(partial(_module, "files.npz"), (".npz",), unit="row"),
-    "tfrecord": Format(
-        partial(_module, "files.tfrecord"),
+    "csv": FileFormat(lambda: _Functions(csv.read), (".csv",), sized=True),
+    "parquet": FileFormat(_load_parquet, (".parquet",), unit="row", extra="parquet", writable=True),
+    "images": FileFormat(lambda: _Functions(image_folder.read), unit="file", sized=True),
+    "npz": FileFormat(lambda: _Functions(npz.read), (".npz",), unit="row"),
+    "tfrecord": FileFormat(
+        _load_tfrecord,
         (".tfrecord", ".tfrecords"),
         unit="record",
         extra="tfrecord",
         sized=True,
+        writable=True,
     ),
-    "coco": Format(partial(_module, "labeling.coco"), unit="image"),
-    "prodigy": Format(partial(_module, "labeling.prodigy")),
-    "doccano": Format(partial(_module, "labeling.doccano")),
+    "coco": FileFormat(lambda: _Functions(coco.read), unit="image"),
+    "prodigy": FileFormat(lambda: _Functions(prodigy.read)),
+    "doccano": FileFormat(lambda: _Functions(doccano.read)),
 }
 """The formats by name.
 
 A Label Studio export is not one of them: it retracts samples, too, and is compared with earlier
 events. `registry.io.labeling.label_studio.export` imports it.
 """
+WRITABLE = [name for name, file_format in FORMATS.items() if file_format.writable]
+"""The names of the formats that can be exported."""
 
 
-def find(path: Path, name: str | None = None) -> Found:
+class ReadableFormat(NamedTuple):
+    """A file's format and its reader."""
+
+    file_format: FileFormat
+    read: Reader
+
+
+def find_reader(path: Path, name: str | None = None) -> ReadableFormat:
     """Return the format called ``name`` or, without a name, the format of the file's suffix.
 
     A folder is read as a folder of images. Raises `ImportFileError` if there is no such format,
     or if an extra that it needs is not installed.
     """
-    chosen = name or _by_suffix(path)
+    chosen = name or _name_by_suffix(path)
     if chosen not in FORMATS:
         raise ImportFileError(
             f"no format is named {chosen!r}; choose one of {', '.join(FORMATS)}", file=str(path)
         )
-    form = FORMATS[chosen]
     try:
-        return Found(form, form.find())
+        return ReadableFormat(FORMATS[chosen], FORMATS[chosen].load().read)
     except ImportError as error:
-        # Without an extra, the missing module is a defect of the installation, not a choice.
-        if form.extra is None:
-            raise
-        raise ImportFileError(
-            f"{chosen} files need {error.name}; run: pip install 'registry[{form.extra}]'",
-            file=str(path),
-        ) from None
+        raise ImportFileError(_missing_extra(chosen, error), file=str(path)) from None
 
 
-def _by_suffix(path: Path) -> str:
+def find_writer(path: Path, name: str | None = None) -> Writer:
+    """Return the writer of the format called ``name`` or, without a name, of the file's suffix.
+
+    Raises `ExportFileError` as `find_reader` raises its error, and for a format that can only be
+    read.
+    """
+    suffix = path.suffix.lower()
+    chosen = name or next((each for each in WRITABLE if suffix in FORMATS[each].suffixes), None)
+    if chosen not in WRITABLE:
+        problem = f"suffix {suffix!r} names no format" if name is None else f"no format {name!r}"
+        reason = f"{problem} that can be written; choose one of {', '.join(WRITABLE)}"
+        raise ExportFileError(reason, file=str(path))
+    try:
+        writer = FORMATS[chosen].load().writer
+    except ImportError as error:
+        raise ExportFileError(_missing_extra(chosen, error), file=str(path)) from None
+    assert writer is not None
+    return writer
+
+
+def _missing_extra(name: str, error: ImportError) -> str:
+    return f"{name} files need {error.name}; run: pip install 'registry[{FORMATS[name].extra}]'"
+
+
+def _name_by_suffix(path: Path) -> str:
     if path.is_dir():
         return "images"
     # The last two suffixes: of ``digits.jsonl.gz``, the format is that of ``.jsonl``.
@@ -105,9 +151,9 @@ def _by_suffix(path: Path) -> str:
     if suffixes[-1:] == [".gz"]:
         suffixes.pop()
     last = suffixes[-1] if suffixes else ""
-    by_suffix = {suffix: name for name, form in FORMATS.items() for suffix in form.suffixes}
-    if last not in by_suffix:
-        said = f"suffix {path.suffix!r} names no known format" if last else "no suffix"
-        known = ", ".join(by_suffix)
-        raise ImportFileError(f"{said}; files can be {known}, or say --format", file=str(path))
-    return by_suffix[last]
+    names = {suffix: name for name, each in FORMATS.items() for suffix in each.suffixes}
+    if last not in names:
+        problem = f"suffix {path.suffix!r} names no known format" if last else "no suffix"
+        known = ", ".join(names)
+        raise ImportFileError(f"{problem}; files can be {known}, or say --format", file=str(path))
+    return names[last]

@@ -16,11 +16,11 @@ import pytest
 
 from registry import Bytes, ClassLabel, Dataset, Features, Image, Ragged, Registry, Tensor, Text
 from registry.errors import ImportFileError
-from registry.io.dry_run import Rehearsal
+from registry.io.dry_run import DryRun
 from registry.io.files.jsonl import parse_block, parse_object
 from registry.io.files.tfrecord import checksum
-from registry.io.formats import find
-from registry.io.import_file import extent, insert_file
+from registry.io.formats import find_reader
+from registry.io.import_file import import_size, insert_file
 from registry.samples.features import Feature
 from tests.support.datasets import digit
 from tests.support.pictures import PNG, png
@@ -35,7 +35,7 @@ def keys(dataset: Dataset) -> list[str]:
 
 def refusal(path: Path, features: dict[str, Feature], key: str | None = None) -> str:
     with pytest.raises(ImportFileError) as caught:
-        list(find(path).read(path, Features(features), key, {}))
+        list(find_reader(path).read(path, Features(features), key, {}))
     return str(caught.value).removeprefix(str(path))
 
 
@@ -59,9 +59,9 @@ def test_a_folder_of_images_goes_in_by_class_and_is_known_by_its_paths(
     assert keys(dataset) == ["photos/cat/a.png", "photos/cat/b.png", "photos/dog/old/1.PNG"]
     assert dataset.get("photos/dog/old/1.PNG") == {"photo": png(len("dog/old/1.PNG")), "kind": 1}
     assert insert_file(dataset, folder).unchanged == 3
-    assert seen == [(3, extent(folder))]
+    assert seen == [(3, import_size(folder))]
     named = reg.create("named", {"i": Image(), "n": Text()})
-    insert_file(named, folder, mapped={"i": "image", "n": "path"})
+    insert_file(named, folder, mapping={"i": "image", "n": "path"})
     assert named.get("photos/cat/a.png")["n"] == "cat/a.png"
     with pytest.raises(ImportFileError, match="fit a dataset of one Image and one ClassLabel"):
         insert_file(named, folder)
@@ -134,13 +134,13 @@ def test_parquet_of_other_tools_is_read_a_few_rows_at_a_time(
     )
     pq.write_table(table, path, row_group_size=3)
     dataset = reg.create("xy", XY)
-    insert_file(dataset, path, key="id", mapped={"x": "x"})
+    insert_file(dataset, path, key="id", mapping={"x": "x"})
     assert keys(dataset) == ["0", "1", "2", "3", "4"]
     assert dataset.get("4")["x"].tolist() == [4, 2]
     assert dataset.get("4")["y"] == 1
-    assert insert_file(dataset, path, key="id", mapped={"x": "x"}).unchanged == 5
-    insert_file(dataset, path, mapped={"y": "y"})
-    assert insert_file(dataset, path, mapped={"y": "y"}).unchanged == 5
+    assert insert_file(dataset, path, key="id", mapping={"x": "x"}).unchanged == 5
+    insert_file(dataset, path, mapping={"y": "y"})
+    assert insert_file(dataset, path, mapping={"y": "y"}).unchanged == 5
     assert refusal(path, XY, "id").startswith(": header: unknown 'more'; the features are 'x'")
     pq.write_table(pa.table({"x": [[0.0, 1.0], None], "y": ["no", "no"]}), path)
     with pytest.raises(ImportFileError, match=r"row 2, key '.*', feature 'x': "):
@@ -163,8 +163,8 @@ def test_arrays_of_numpy_are_read_in_blocks(
         assert keys(dataset) == names.tolist()
         assert dataset.get("k8")["x"].tolist() == [16, 17]
         assert insert_file(dataset, path, key="name").unchanged == 9
-        assert insert_file(dataset, path, mapped={"x": "x"}).inserted == 9
-        assert insert_file(dataset, path, mapped={"x": "x"}).unchanged == 9
+        assert insert_file(dataset, path, mapping={"x": "x"}).inserted == 9
+        assert insert_file(dataset, path, mapping={"x": "x"}).unchanged == 9
 
 
 def test_an_array_that_lies_or_needs_unpickling_is_refused(tmp_path: Path) -> None:
@@ -239,18 +239,18 @@ def test_a_mapping_picks_and_renames(reg: Registry, tmp_path: Path) -> None:
     record = {"meta": {"id": 7}, "a.b": {"c": 1}, "data": [{"x": [1, 2]}], "y": "no", "more": 1}
     path = tmp_path / "d.jsonl"
     path.write_text(json.dumps(record))
-    insert_file(dataset, path, key="meta.id", mapped={"x": "data.0.x"})
+    insert_file(dataset, path, key="meta.id", mapping={"x": "data.0.x"})
     assert dataset.get("7")["x"].tolist() == [1, 2]
     table = tmp_path / "d.csv"
     table.write_text('who,v,w,extra\nk,"[3, 4]",yes,?\n')
-    insert_file(dataset, table, key="who", mapped={"x": "v", "y": "w"})
+    insert_file(dataset, table, key="who", mapping={"x": "v", "y": "w"})
     assert (dataset.get("k")["x"].tolist(), dataset.get("k")["y"]) == ([3, 4], 1)
     for mapped, reason in [
         ({"x": "data.1.x"}, "line 1, key '7', feature 'x': there is no '1' on the way to"),
         ({"z": "data"}, "'z' is mapped and is no feature; the features are 'x', 'y'"),
     ]:
         with pytest.raises(ImportFileError, match=reason):
-            insert_file(dataset, path, key="meta.id", mapped=mapped)
+            insert_file(dataset, path, key="meta.id", mapping=mapped)
 
 
 def test_a_rehearsal_tells_what_would_become_of_a_file_and_writes_nothing(
@@ -264,7 +264,7 @@ def test_a_rehearsal_tells_what_would_become_of_a_file_and_writes_nothing(
     values = [("k0", 0), ("k1", 5), ("k2", 2), ("new", 4), ("new", 5)]
     path.write_text("\n".join(json.dumps({"id": key, **digit(n)}) for key, n in values))
     before = digits.head
-    rehearsal = Rehearsal(reg.engine, digits)
+    rehearsal = DryRun(reg.engine, digits)
     told = insert_file(rehearsal, path, key="id")
     again = insert_file(rehearsal, path, key="id")
     rehearsal.close()

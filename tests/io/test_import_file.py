@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from registry import Bytes, ClassLabel, Dataset, Features, Image, Ragged, Registry, Tensor, Text
 from registry.errors import ImportFileError, VersionError
-from registry.io.formats import find
+from registry.io.formats import find_reader
 from registry.io.import_file import insert_file
-from registry.io.row import Row
+from registry.io.row import FileRow
 from registry.samples.features import Feature
 from tests.support.datasets import digit
 from tests.support.pictures import PNG
@@ -54,8 +54,8 @@ def write(path: Path, content: str | bytes) -> Path:
 
 def rows(
     path: Path, features: dict[str, Feature], key: str | None = None, **mapped: str
-) -> list[Row]:
-    return list(find(path).read(path, Features(features), key, mapped))
+) -> list[FileRow]:
+    return list(find_reader(path).read(path, Features(features), key, mapped))
 
 
 @pytest.mark.parametrize(("name", "content"), [("f.jsonl", JSONL), ("f.csv", CSV)])
@@ -152,7 +152,7 @@ def test_a_failure_of_the_database_tells_what_is_stored(
 
 def test_rows_are_read_one_at_a_time(tmp_path: Path) -> None:
     path = write(tmp_path / "d.jsonl", '{"x": 1}\nnonsense')
-    found = find(path).read(path, Features({"x": Tensor("int8")}), None, {})
+    found = find_reader(path).read(path, Features({"x": Tensor("int8")}), None, {})
     assert next(found).values == {"x": 1}
     with pytest.raises(ImportFileError, match="line 2"):
         next(found)

@@ -215,7 +215,7 @@ def attack_files(reg: Registry, case: Case) -> None:
     with refused_or_done():
         insert_file(dataset, path, key=key)
     with refused_or_done():
-        insert_file(dataset, path, form=form, key=key, mapped={case.text("text"): case.text()})
+        insert_file(dataset, path, form=form, key=key, mapping={case.text("text"): case.text()})
     with refused_or_done():
         insert_file(dataset, Path(confined(case.text())), form="jsonl")
     with refused_or_done():

@@ -1,1 +1,1 @@
-"""File formats: a module for reading each, and one for writing where it can be exported."""
+"""File formats: a module for each, with its reader and, if it can be exported, its writer."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from registry.errors import ImportFileError
 from registry.io.files.lines import LONGEST_LINE, decode, lines
-from registry.io.row import Mapped, Row, columns
+from registry.io.row import FieldMapping, FileRow, columns_of
 from registry.samples.features import Bytes, ClassLabel, Feature, Features, Image, Tensor, Text
 from registry.samples.json_codec import from_base64, parse_json, shown
 
@@ -21,7 +21,9 @@ Convert = Callable[[str], Any]
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 
 
-def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Iterator[Row]:
+def read(
+    path: Path, features: Features, key: str | None, mapping: FieldMapping
+) -> Iterator[FileRow]:
     """Yield the file's samples; ``key`` names the column of their keys.
 
     A cell holds a number, ``true`` or ``false``, the name or index of a class, text, base64 for
@@ -32,22 +34,22 @@ def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Ite
     if header is None:
         raise ImportFileError("the file has no header row", file=str(path))
     try:
-        where = columns(header, features, key, mapped)
+        columns = columns_of(header, features, key, mapping)
     except ValueError as error:
         raise ImportFileError(str(error), file=str(path), line=records.line) from None
-    converters = [(name, where[name], _converter(features[name])) for name in features]
+    converters = [(name, columns[name], _converter(features[name])) for name in features]
     while (cells := records.next()) is not None:
         if len(cells) != len(header):
             records.refuse(f"{len(cells)} cells, where the header has {len(header)}")
-        found = dict(zip(header, cells, strict=True))
-        named = found[key] if key is not None else None
+        texts = dict(zip(header, cells, strict=True))
+        row_key = texts[key] if key is not None else None
         values = {}
         for name, column, convert in converters:
             try:
-                values[name] = convert(found[column])
+                values[name] = convert(texts[column])
             except ValueError as error:
-                records.refuse(str(error), key=named, feature=name)
-        yield Row(records.line, values, named, records.raw)
+                records.refuse(str(error), key=row_key, feature=name)
+        yield FileRow(records.line, values, row_key, records.raw)
 
 
 class _Records:
@@ -64,20 +66,20 @@ class _Records:
         self.line = 0
         self._path = path
         self._lines = lines(path)
-        self._taken: list[bytes] = []
+        self._row_lines: list[bytes] = []
         # Unless strict, a quote that is never closed makes one cell of the rest of the file.
         self._reader = csv.reader(self._decoded(), strict=True)
 
     @property
     def raw(self) -> bytes:
-        return b"".join(self._taken).rstrip(b"\r\n")
+        return b"".join(self._row_lines).rstrip(b"\r\n")
 
     def next(self) -> list[str] | None:
         """Return the next row that is not blank, or None at the end of the file."""
         # The csv module returns an empty list for a blank line.
         cells: list[str] | None = []
         while cells == []:
-            self._taken.clear()
+            self._row_lines.clear()
             try:
                 cells = next(self._reader, None)
             except csv.Error as error:
@@ -94,9 +96,9 @@ class _Records:
     def _decoded(self) -> Iterator[str]:
         for number, line in self._lines:
             # The first line of a row; further lines continue a quoted cell.
-            if not self._taken:
+            if not self._row_lines:
                 self.line = number
-            self._taken.append(line)
+            self._row_lines.append(line)
             try:
                 text = decode(line)
             except ValueError as error:
@@ -119,10 +121,10 @@ def _converter(feature: Feature) -> Convert:
 
 
 def _list(cell: str) -> list[Any]:
-    found = parse_json(cell)
-    if not isinstance(found, list):
+    parsed = parse_json(cell)
+    if not isinstance(parsed, list):
         raise ValueError(f"{shown(cell)} is not a JSON list")  # noqa: TRY004
-    return found
+    return parsed
 
 
 def _class(cell: str) -> int:

@@ -1,4 +1,6 @@
-"""Reading of JSON Lines: one object a line, a property per feature.
+"""JSON Lines: one object a line, a property per feature.
+
+Samples are written as `registry.samples.json_codec` writes them.
 
 Lines are parsed by orjson in blocks of a few kilobytes, which is several times as fast as the
 strict parser. orjson accepts some things that the strict parser refuses or reads differently, so a
@@ -8,7 +10,9 @@ by line, by the strict parser, which reports the error with its line.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import repeat
 from operator import methodcaller
 from pathlib import Path
@@ -18,9 +22,10 @@ import orjson
 
 from registry.errors import ImportFileError, InvalidSampleError
 from registry.io.files.lines import decode, lines
-from registry.io.row import Mapped, Row, as_key, pick
+from registry.io.live_samples import Samples
+from registry.io.row import FieldMapping, FileRow, as_key, value_at
 from registry.samples.features import ClassLabel, Features, Text
-from registry.samples.json_codec import from_fields, parse_json
+from registry.samples.json_codec import from_fields, parse_json, to_fields
 
 # A translation table that turns each ASCII digit into "0", so that `_LONG` finds a run of digits.
 _ZEROS = bytes(ord("0") if chr(code).isdecimal() and code < 128 else code for code in range(256))
@@ -33,66 +38,86 @@ _BLOCK_BYTES = 1 << 12
 """Bytes of lines that are parsed together: few enough to stay in the processor's cache."""
 
 
-def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Iterator[Row]:
+def read(
+    path: Path, features: Features, key: str | None, mapping: FieldMapping
+) -> Iterator[FileRow]:
     """Yield the file's samples; ``key`` is the path of the property that holds their keys.
 
     Arrays are nested lists or base64, classes are names or indexes, bytes and images are base64
     or ``data:`` URIs. Raises `ImportFileError` with the line.
     """
-    sheet = _Sheet(path, features, key, mapped)
+    selector = _Selector(path, features, key, mapping)
     for numbers, raws in _blocks(path):
-        found = parse_block(raws)
-        if found and (keys := sheet.keys(found)):
-            yield from map(Row, numbers, found, keys, raws)
+        objects = parse_block(raws)
+        if objects and (keys := selector.keys(objects)):
+            yield from map(FileRow, numbers, objects, keys, raws)
         else:
-            yield from map(sheet.row, numbers, raws, found or repeat(None))
+            yield from map(selector.row, numbers, raws, objects or repeat(None))
 
 
-class _Sheet:
+@contextmanager
+def writer(path: Path, features: Features, key: str) -> Iterator[Callable[[Samples], None]]:
+    """Write an object a line, in UTF-8: the key, then a property per feature."""
+    # Without ``newline``, Windows would write "\r\n".
+    with path.open("x", encoding="utf-8", newline="\n") as file:
+
+        def write(samples: Samples) -> None:
+            for row, row_key in enumerate(samples.keys):
+                sample = {name: column[row] for name, column in samples.columns.items()}
+                fields = {key: row_key, **to_fields(features, sample)}
+                file.write(json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n")
+
+        yield write
+
+
+class _Selector:
     """Selects the values and the key of each line."""
 
-    def __init__(self, path: Path, features: Features, key: str | None, mapped: Mapped) -> None:
+    def __init__(
+        self, path: Path, features: Features, key: str | None, mapping: FieldMapping
+    ) -> None:
         self._path = str(path)
         self._features = features
         self._key = key
-        self._choose = _chooser(features, mapped) if mapped else None
+        self._choose = _chooser(features, mapping) if mapping else None
         # Without a mapping, properties that are no features are refused: the key is taken out.
-        self._apart = key is not None and key not in features and not mapped
+        self._remove_key = key is not None and key not in features and not mapping
         # Features of which a string is base64 or a URI, and has to be decoded.
-        self._written = [n for n, f in features.items() if not isinstance(f, ClassLabel | Text)]
+        self._encoded = [n for n, f in features.items() if not isinstance(f, ClassLabel | Text)]
 
-    def keys(self, found: Sequence[dict[str, Any]]) -> Sequence[str | None] | None:
+    def keys(self, objects: Sequence[dict[str, Any]]) -> Sequence[str | None] | None:
         """Return the keys of objects whose values need no conversion, taken out of the objects.
 
         Returns None, with the objects unchanged, if each has to be read by `row`. A check of many
         objects at once costs a fraction of one check for each.
         """
         if self._choose is not None or any(
-            str in {*map(type, [each.get(name) for each in found])} for name in self._written
+            str in {*map(type, [each.get(name) for each in objects])} for name in self._encoded
         ):
             return None
         key = self._key
         if key is None:
-            return [None] * len(found)
-        keys: list[str | None] = [each.get(key) for each in found]
+            return [None] * len(objects)
+        keys: list[str | None] = [each.get(key) for each in objects]
         if {*map(type, keys)} != {str}:
             return None
-        if self._apart:
-            for each in found:
+        if self._remove_key:
+            for each in objects:
                 del each[key]
         return keys
 
-    def row(self, number: int, raw: bytes, parsed: dict[str, Any] | None) -> Row:
+    def row(self, number: int, raw: bytes, parsed: dict[str, Any] | None) -> FileRow:
         """Return a line's sample; ``parsed`` is its object, or None if it is not parsed yet."""
         key = None
         try:
-            found = parse_object(raw) if parsed is None else parsed
+            fields = parse_object(raw) if parsed is None else parsed
             if self._key is not None:
-                key = as_key(pick(found, self._key), self._key)
-                if self._apart:
-                    found.pop(self._key, None)
-            chosen = found if self._choose is None else self._choose(found)
-            return Row(number, from_fields(self._features, chosen), key, raw)
+                key = as_key(value_at(fields, self._key), self._key)
+                if self._remove_key:
+                    # A path into an inner object leaves nothing to remove.
+                    fields.pop(self._key, None)
+            chosen = fields if self._choose is None else self._choose(fields)
+            return FileRow(number, from_fields(self._features, chosen), key, raw)
         except ValueError as error:
             raise ImportFileError(str(error), file=self._path, line=number, key=key) from None
         except InvalidSampleError as error:
@@ -103,10 +128,10 @@ class _Sheet:
 
 def parse_object(raw: bytes) -> dict[str, Any]:
     """Parse a JSON object as strictly as `parse_json`; raises `ValueError` with the reason."""
-    (found,) = parse_block([raw]) or [parse_json(decode(raw))]
-    if not isinstance(found, dict):
+    (parsed,) = parse_block([raw]) or [parse_json(decode(raw))]
+    if not isinstance(parsed, dict):
         raise ValueError("not a JSON object; each line holds one whole object")  # noqa: TRY004
-    return found
+    return parsed
 
 
 def parse_block(raws: Sequence[bytes]) -> list[dict[str, Any]] | None:
@@ -116,7 +141,7 @@ def parse_block(raws: Sequence[bytes]) -> list[dict[str, Any]] | None:
     """
     joined = b"[%b]" % b",".join(raws)
     try:
-        found: list[Any] = orjson.loads(joined)
+        objects: list[Any] = orjson.loads(joined)
     except orjson.JSONDecodeError:
         return None
     # The lines were joined by commas, so a malformed line might combine with the next to valid
@@ -125,14 +150,14 @@ def parse_block(raws: Sequence[bytes]) -> list[dict[str, Any]] | None:
     # orjson keeps the last of two properties with one name. There are as many properties as
     # colons: so no name is there twice. A brace or colon within text only makes the check fail.
     # orjson turns whole numbers that exceed 64 bits into floats: so long numbers are refused.
-    sound = (
-        joined.count(b"{") == len(raws) == len(found)
+    agree = (
+        joined.count(b"{") == len(raws) == len(objects)
         and all(map(_begins, raws))
-        and {*map(type, found)} == {dict}
-        and joined.count(b":") == sum(map(len, found))
+        and {*map(type, objects)} == {dict}
+        and joined.count(b":") == sum(map(len, objects))
         and _LONG not in joined.translate(_ZEROS).replace(_FRACTION, b"")
     )
-    return found if sound else None
+    return objects if agree else None
 
 
 def _blocks(path: Path) -> Iterator[tuple[list[int], list[bytes]]]:
@@ -154,14 +179,16 @@ def _blocks(path: Path) -> Iterator[tuple[list[int], list[bytes]]]:
         yield numbers, raws
 
 
-def _chooser(features: Features, mapped: Mapped) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    places = {name: mapped.get(name, name) for name in features}
+def _chooser(
+    features: Features, mapping: FieldMapping
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    paths = {name: mapping.get(name, name) for name in features}
 
-    def choose(found: dict[str, Any]) -> dict[str, Any]:
+    def choose(fields: dict[str, Any]) -> dict[str, Any]:
         values = {}
-        for name, place in places.items():
+        for name, path in paths.items():
             try:
-                values[name] = pick(found, place)
+                values[name] = value_at(fields, path)
             except ValueError as error:
                 raise InvalidSampleError(str(error), feature=name) from None
         return values

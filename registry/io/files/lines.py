@@ -12,7 +12,7 @@ from registry.errors import ImportFileError
 from registry.samples.features import LARGEST_RECORD
 
 LONGEST_LINE = LARGEST_RECORD
-"""Bytes that a line may have: a file without line ends must not be read into memory whole."""
+"""Bytes that a line may have."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -24,6 +24,7 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
     number = 0
     try:
         with _open(path) as file:
+            # The limit keeps a file without line ends from being read into memory whole.
             while line := file.readline(LONGEST_LINE + 1):
                 number += 1
                 # `readline` returns one byte more than is allowed only if the line is too long.

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from registry.errors import ImportFileError
-from registry.io.row import Mapped, Row, as_key, columns, fingerprint
+from registry.io.row import FieldMapping, FileRow, as_key, columns_of, fingerprint
 from registry.samples.features import LARGEST_RECORD, Features
 
 BLOCK_BYTES = 4 << 20
@@ -52,12 +52,12 @@ class _Array(NamedTuple):
 
     def take(self, count: int) -> npt.NDArray[Any]:
         """Return the next rows, ``(count, *shape)``; raises `ValueError` if data is missing."""
-        need = count * self.width
+        size = count * self.width
         data = bytearray()
         # A read may return less than was asked for.
-        while len(data) < need and (part := self.file.read(need - len(data))):
+        while len(data) < size and (part := self.file.read(size - len(data))):
             data += part
-        if len(data) < need:
+        if len(data) < size:
             raise ValueError(f"array {self.name!r} ends within this row or one soon after it")
         # NumPy takes any byte for a bool, and a value of 2 would be neither true nor 1.
         if self.dtype.kind == "b" and data.strip(b"\0\1"):
@@ -65,7 +65,9 @@ class _Array(NamedTuple):
         return np.frombuffer(data, self.dtype).reshape(count, *self.shape)
 
 
-def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Iterator[Row]:
+def read(
+    path: Path, features: Features, key: str | None, mapping: FieldMapping
+) -> Iterator[FileRow]:
     """Yield the file's samples; ``key`` names the array of their keys.
 
     Raises `ImportFileError` for an array that would need unpickling, and with the row for damage.
@@ -74,17 +76,17 @@ def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Ite
     try:
         with ZipFile(path) as archive, ExitStack() as stack:
             names = [name.removesuffix(_SUFFIX) for name in archive.namelist()]
-            where = columns(names, features, key, mapped)
+            columns = columns_of(names, features, key, mapping)
             arrays = {}
-            for name in {*where.values(), *([key] if key is not None else [])}:
+            for name in {*columns.values(), *([key] if key is not None else [])}:
                 file = stack.enter_context(archive.open(name + _SUFFIX))
                 arrays[name] = _array(name, file)
             for block, count in _blocks(arrays):
                 for row in range(count):
                     number += 1
-                    values = {name: block[column][row] for name, column in where.items()}
-                    named = as_key(block[key][row], key) if key is not None else None
-                    yield Row(number, values, named, fingerprint(values.values()))
+                    values = {name: block[column][row] for name, column in columns.items()}
+                    row_key = as_key(block[key][row], key) if key is not None else None
+                    yield FileRow(number, values, row_key, fingerprint(values.values()))
     except _DAMAGE as error:
         _refuse(path, number, f"the file is damaged or no archive of NumPy's ({error})")
     except (ValueError, KeyError) as error:
@@ -115,12 +117,13 @@ def _array(name: str, file: IO[bytes]) -> _Array:
         raise ValueError(
             f"array {name!r} is in Fortran order; save numpy.ascontiguousarray(…) of it instead"
         )
-    found = _Array(name, file, shape[0], shape[1:], dtype)
-    if not 0 < found.width <= LARGEST_RECORD:
+    array = _Array(name, file, shape[0], shape[1:], dtype)
+    # A header of a few bytes may claim rows of any size, and `take` would allocate one.
+    if not 0 < array.width <= LARGEST_RECORD:
         raise ValueError(
-            f"array {name!r} has rows of {found.width:,} bytes; they take 1 to {LARGEST_RECORD:,}"
+            f"array {name!r} has rows of {array.width:,} bytes; they take 1 to {LARGEST_RECORD:,}"
         )
-    return found
+    return array
 
 
 def _blocks(arrays: dict[str, _Array]) -> Iterator[tuple[dict[str, npt.NDArray[Any]], int]]:
@@ -128,10 +131,10 @@ def _blocks(arrays: dict[str, _Array]) -> Iterator[tuple[dict[str, npt.NDArray[A
     lengths = {name: array.rows for name, array in arrays.items()}
     if len({*lengths.values()}) > 1:
         raise ValueError(f"the arrays differ in length: {lengths}")
-    left = next(iter(lengths.values()))
+    rows_left = next(iter(lengths.values()))
     width = sum(array.width for array in arrays.values())
-    most = max(1, min(_MOST_ROWS, BLOCK_BYTES // width))
-    while left:
-        count = min(left, most)
+    block_rows = max(1, min(_MOST_ROWS, BLOCK_BYTES // width))
+    while rows_left:
+        count = min(rows_left, block_rows)
         yield {name: array.take(count) for name, array in arrays.items()}, count
-        left -= count
+        rows_left -= count

@@ -11,14 +11,16 @@ from registry.errors import ImportFileError, InvalidSampleError
 from registry.io.files.lines import decode
 from registry.io.labeling import media
 from registry.io.labeling.tool_lines import choose
-from registry.io.row import Mapped, Row, as_key, pick
+from registry.io.row import FieldMapping, FileRow, as_key, value_at
 from registry.samples.features import Features
 from registry.samples.json_codec import parse_json, shown
 
 _SHOWN = 5
 
 
-def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Iterator[Row]:
+def read(
+    path: Path, features: Features, key: str | None, mapping: FieldMapping
+) -> Iterator[FileRow]:
     """Yield a sample per picture, with the key ``coco:FOLDER/FILE:ID``, in the order of the file.
 
     In addition to the picture's own properties (``id``, ``file_name``, ``width`` …), a sample has:
@@ -32,17 +34,17 @@ def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Ite
         pictures, ids, boxes = _parse(path)
     except ValueError as error:
         raise ImportFileError(str(error), file=str(path)) from None
-    wanted = {mapped.get(name, name) for name in features}
+    wanted = {mapping.get(name, name) for name in features}
     for number, picture in enumerate(pictures, 1):
         try:
             fields = {**picture, **_fields(boxes.get(picture["id"], []), ids)}
             # Files that no feature needs are not read, and may be missing.
             data = _image(path.parent, picture) if "image" in wanted else b""
-            values = choose(features, mapped, {**fields, "image": data}, path.parent)
+            values = choose(features, mapping, {**fields, "image": data}, path.parent)
             named = (
                 f"coco:{path.resolve().parent.name}/{path.stem}:{picture['id']}"
                 if key is None
-                else as_key(pick(fields, key), key)
+                else as_key(value_at(fields, key), key)
             )
         except InvalidSampleError as error:
             raise ImportFileError(
@@ -56,7 +58,7 @@ def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Ite
             raise ImportFileError(
                 f"image {picture['id']}: {error}", file=str(path), line=number, unit="image"
             ) from None
-        yield Row(number, values, named, data)
+        yield FileRow(number, values, named, data)
 
 
 Boxes = dict[int, list[dict[str, Any]]]

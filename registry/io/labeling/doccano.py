@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from registry.io.labeling.tool_lines import samples
-from registry.io.row import Mapped, Row
+from registry.io.row import FieldMapping, FileRow
 from registry.samples.features import Features
 
 _KEY = ("doccano", "id", "")
 
 
-def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Iterator[Row]:
+def read(
+    path: Path, features: Features, key: str | None, mapping: FieldMapping
+) -> Iterator[FileRow]:
     """Yield the documents, with the keys ``doccano:ID``.
 
     ``label`` is a document's only label, and ``label.json`` all its labels. For spans, including
@@ -23,7 +25,7 @@ def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Ite
     If annotators label the same documents, each annotator has a file, with the same ids: import
     one of the files, or give each document its own key.
     """
-    return samples(path, features, key, mapped, _fields, _KEY)
+    return samples(path, features, key, mapping, _fields, _KEY)
 
 
 def _fields(found: dict[str, Any]) -> dict[str, Any]:

@@ -7,21 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from registry.io.labeling.tool_lines import samples
-from registry.io.row import Mapped, Row
+from registry.io.row import FieldMapping, FileRow
 from registry.samples.features import Features
 from registry.samples.json_codec import shown
 
 _KEY = ("prodigy", "_input_hash", "_task_hash", "_annotator_id")
 
 
-def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Iterator[Row]:
+def read(
+    path: Path, features: Features, key: str | None, mapping: FieldMapping
+) -> Iterator[FileRow]:
     """Yield the accepted tasks, with the keys ``prodigy:INPUT:TASK`` and, if given, the annotator.
 
     A rejected task is also a sample if a feature takes ``answer``; an ignored one never is.
     ``label`` is the label or the only option that was chosen, ``spans`` makes a `Ragged` feature
     of starts and ends, and ``spans.classes[a,b]`` one of their labels.
     """
-    wanted = {mapped.get(name, name) for name in features}
+    wanted = {mapping.get(name, name) for name in features}
     # Without ``answer``, nothing would distinguish a rejected task from an accepted one.
     taken = ("accept", "reject") if "answer" in wanted else ("accept",)
 
@@ -32,7 +34,7 @@ def read(path: Path, features: Features, key: str | None, mapped: Mapped) -> Ite
             raise ValueError(f"'answer' is accept, reject or ignore, not {said}")
         return _fields(found) if answer in taken else None
 
-    return samples(path, features, key, mapped, tool, _KEY)
+    return samples(path, features, key, mapping, tool, _KEY)
 
 
 def _fields(found: dict[str, Any]) -> dict[str, Any]:

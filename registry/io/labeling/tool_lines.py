@@ -12,7 +12,7 @@ from registry.io.files.lines import lines
 from registry.io.labeling import answers
 from registry.io.labeling.media import load
 from registry.io.labeling.paths import parts
-from registry.io.row import Mapped, Row, as_key, pick
+from registry.io.row import FieldMapping, FileRow, as_key, value_at
 from registry.samples.features import Bytes, Feature, Features, Image, Ragged, Text
 from registry.samples.json_codec import from_fields
 
@@ -21,8 +21,13 @@ Tool = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 
 def samples(
-    path: Path, features: Features, key: str | None, mapped: Mapped, tool: Tool, keys: Sequence[str]
-) -> Iterator[Row]:
+    path: Path,
+    features: Features,
+    key: str | None,
+    mapping: FieldMapping,
+    tool: Tool,
+    keys: Sequence[str],
+) -> Iterator[FileRow]:
     """Yield the samples of a file that has an object of a tool on each line.
 
     Without ``key``, a key is made of ``keys``: the tool's name, then the names of properties, the
@@ -37,19 +42,19 @@ def samples(
             fields = tool(found)
             if fields is None:
                 continue
-            named = _made(found, keys) if key is None else as_key(pick(found, key), key)
-            values = choose(features, mapped, fields, path.parent)
+            named = _made(found, keys) if key is None else as_key(value_at(found, key), key)
+            values = choose(features, mapping, fields, path.parent)
         except InvalidSampleError as error:
             raise ImportFileError(
                 error.reason, file=str(path), line=number, feature=error.feature
             ) from None
         except ValueError as error:
             raise ImportFileError(str(error), file=str(path), line=number) from None
-        yield Row(number, values, named, raw)
+        yield FileRow(number, values, named, raw)
 
 
 def choose(
-    features: Features, mapped: Mapped, fields: Mapping[str, Any], folder: Path
+    features: Features, mapping: FieldMapping, fields: Mapping[str, Any], folder: Path
 ) -> dict[str, Any]:
     """Return a value per feature; raises `InvalidSampleError` with the feature.
 
@@ -60,7 +65,7 @@ def choose(
     values = {}
     for name, feature in features.items():
         try:
-            values[name] = _value(feature, fields, mapped.get(name, name), folder)
+            values[name] = _value(feature, fields, mapping.get(name, name), folder)
         except ValueError as error:
             raise InvalidSampleError(str(error), feature=name) from None
     return from_fields(features, values)
@@ -70,7 +75,7 @@ def _value(feature: Feature, fields: Mapping[str, Any], path: str, folder: Path)
     place, part, classes = parts(path)
     # A property whose whole name is the path takes precedence, even if it ends like a part.
     if part is None or path in fields:
-        found = pick(fields, path)
+        found = value_at(fields, path)
         if isinstance(found, str) and isinstance(feature, Image | Bytes):
             return load(found, [folder])
         regions = isinstance(found, list) and all(isinstance(each, Mapping) for each in found)
@@ -79,13 +84,13 @@ def _value(feature: Feature, fields: Mapping[str, Any], path: str, folder: Path)
         if isinstance(feature, Text) and isinstance(found, list):
             return answers.READ["json"](found, ())
         return found
-    found = pick(fields, place)
+    found = value_at(fields, place)
     return answers.READ[part](found if isinstance(found, list) else [found], classes)
 
 
 def _made(found: Mapping[str, Any], keys: Sequence[str]) -> str:
     tool, *needed, optional = keys
-    named = [as_key(pick(found, each), each) for each in needed]
+    named = [as_key(value_at(found, each), each) for each in needed]
     if found.get(optional) is not None:
         named.append(as_key(found[optional], optional))
     return ":".join([tool, *named])

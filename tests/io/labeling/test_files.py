@@ -83,11 +83,13 @@ def test_coco_fields_are_picked_and_renamed(folder: Path) -> None:
     features = Features({"n": Tensor("int64"), "names": Text(), "ids": Ragged("int32")})
     path = write(folder / "boxes.json", animals())
     mapped = {"n": "width", "ids": "category_ids"}
-    rows = list(FORMATS["coco"].find()(path, features, "file_name", mapped))
+    rows = list(FORMATS["coco"].load().read(path, features, "file_name", mapped))
     assert [row.key for row in rows] == ["images/cat.png", "images/dog.png", "images/none.png"]
     assert rows[1].values == {"n": 9, "names": '["dog", "cat"]', "ids": [18, 17]}
     features = Features({"dogs": Ragged("int8")})
-    rows = list(FORMATS["coco"].find()(path, features, None, {"dogs": "names.classes[dog,cat]"}))
+    rows = list(
+        FORMATS["coco"].load().read(path, features, None, {"dogs": "names.classes[dog,cat]"})
+    )
     assert rows[1].values == {"dogs": [0, 1]}
 
 
@@ -131,7 +133,7 @@ def test_coco_that_does_not_hold_together_is_refused_by_name(
     change(content)
     path = write(folder / "boxes.json", content)
     with pytest.raises(ImportFileError) as caught:
-        list(FORMATS["coco"].find()(path, Features(SHAPES), None, {}))
+        list(FORMATS["coco"].load().read(path, Features(SHAPES), None, {}))
     assert str(caught.value).startswith(str(path))
     assert reason in str(caught.value)
     assert "s3cret" not in str(caught.value)
@@ -186,7 +188,7 @@ def test_prodigys_spans_options_answers_and_pictures_are_taken_as_features_ask(
         "page": "meta.page",
         "all": "accept.json",
     }
-    (found,) = FORMATS["prodigy"].find()(path, features, None, mapped)
+    (found,) = FORMATS["prodigy"].load().read(path, features, None, mapped)
     assert found.values == {
         "answer": "reject",
         "spans": [2, 5],
@@ -225,7 +227,7 @@ def test_doccanos_documents_are_samples(
     reg: Registry, tmp_path: Path, rows: Any, features: dict[str, Feature], values: Any
 ) -> None:
     path = lines(tmp_path / "all.jsonl", rows)
-    (row,) = FORMATS["doccano"].find()(path, Features({"text": Text(), **features}), None, {})
+    (row,) = FORMATS["doccano"].load().read(path, Features({"text": Text(), **features}), None, {})
     assert row.key == "doccano:1"
     if values is not None:
         assert row.values == {"text": "t", "label": values}
@@ -237,7 +239,7 @@ def test_doccanos_documents_are_samples(
 def test_doccanos_span_labels_are_classes(tmp_path: Path) -> None:
     path = lines(tmp_path / "a.jsonl", [{"id": 1, "label": [[0, 1, "PER"], [2, 3, "ORG"]]}])
     mapped = {"kinds": "label.classes[ORG,PER]"}
-    (row,) = FORMATS["doccano"].find()(path, Features({"kinds": Ragged("int8")}), None, mapped)
+    (row,) = FORMATS["doccano"].load().read(path, Features({"kinds": Ragged("int8")}), None, mapped)
     assert row.values == {"kinds": [1, 0]}
 
 
@@ -262,7 +264,7 @@ def test_a_bad_line_is_named(tmp_path: Path, form: str, line: str, reason: str) 
     path.write_text(f"{json.dumps(sound)}\n{line}", encoding="utf-8")
     features = {"text": Text()} | ({"label": Ragged("int8")} if "label" in line else {})
     with pytest.raises(ImportFileError) as caught:
-        list(FORMATS[form].find()(path, Features(features), None, {}))
+        list(FORMATS[form].load().read(path, Features(features), None, {}))
     assert reason in str(caught.value)
     assert caught.value.line == 2
 
@@ -289,7 +291,7 @@ def test_no_file_whatsoever_crashes_a_reader(
         ("doccano", lines(tmp_path / "d.jsonl", content)),
     ):
         try:
-            for row in FORMATS[form].find()(path, features, None, {}):
+            for row in FORMATS[form].load().read(path, features, None, {}):
                 assert row.values.keys() == features.keys()
         except ImportFileError as error:
             assert error.file == str(path)  # noqa: PT017  # either way of ending is right
