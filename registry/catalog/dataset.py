@@ -84,10 +84,7 @@ class Dataset:
         watermark = self._version.watermark
         # The head's row counts the live samples of the whole log, so they are counted here.
         everything = Population(watermark, interval({}, None))
-        live = read(
-            self._log.engine,
-            lambda connection: count_in_database(connection, self._log.dataset_id, everything),
-        )
+        live = read(self._log.engine, count_in_database, self._log.dataset_id, everything)
         return Head(watermark, live, bytes.fromhex(self._version.chain))
 
     @property
@@ -209,15 +206,14 @@ class Dataset:
         check_key(key)
         # Reading the head moves the inbox's rows into the log, so that the key's are found, too.
         until = self.head.position
-        place = (self._log.dataset_id, key, until)
-        rows = read(self._log.engine, lambda connection: entries.history(connection, *place))
+        rows = read(self._log.engine, entries.history, self._log.dataset_id, key, until)
         decode = self._log.codec.decode_one
         return [Revision(e, None if record is None else decode(record)) for e, record in rows]
 
     def entries(self, after: SupportsIndex = 0, until: SupportsIndex | None = None) -> list[Entry]:
         """Return the log's rows at positions ``[after, until)``, without their records."""
-        place = (self._log.dataset_id, *self._range(after, until))
-        return read(self._log.engine, lambda connection: entries.entries(connection, *place))
+        start, stop = self._range(after, until)
+        return read(self._log.engine, entries.entries, self._log.dataset_id, start, stop)
 
     def pages(
         self, after: SupportsIndex = 0, until: SupportsIndex | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Mapping
-from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -134,7 +133,7 @@ class Registry(Pickled):
             "splits": {split: list(ends) for split, ends in intervals(splits or {}).items()},
             "description": description,
         }
-        write(self.engine, partial(_create, row=row))
+        write(self.engine, _create, row)
         return self.open(name)
 
     def open(self, name: str) -> Dataset:

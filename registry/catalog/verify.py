@@ -79,7 +79,7 @@ def _past(log: Log, head: Head) -> int | None:
         return None
     # A row behind the head is an error only if the head is still there. A row that was appended
     # since the head was read has moved the head.
-    now, _ = read(log.engine, lambda connection: heads.read(connection, log.dataset_id))
+    now, _ = read(log.engine, heads.read, log.dataset_id)
     return head.position if now.position == head.position else None
 
 
@@ -111,8 +111,7 @@ def _listed(log: Log, positions: Sequence[int]) -> list[int]:
     """
     if not positions:
         return []
-    place = (log.dataset_id, positions[0], positions[-1] + 1)
-    rows = read(log.engine, lambda connection: erased_between(connection, *place))
+    rows = read(log.engine, erased_between, log.dataset_id, positions[0], positions[-1] + 1)
     return sorted({row.position for row in rows}.intersection(positions))
 
 

@@ -71,8 +71,7 @@ def _reason(decode: Decode, encoding: str, file: bytes) -> str | None:
 
 
 def _key(log: Log, position: int) -> str:
-    place = (log.dataset_id, position, position + 1)
-    return read(log.engine, lambda connection: entries(connection, *place))[0].key
+    return read(log.engine, entries, log.dataset_id, position, position + 1)[0].key
 
 
 def _decoder() -> Decode:

@@ -167,7 +167,7 @@ def check(engine: Engine, digest: bytes, patience: float = PATIENCE) -> Token | 
     ``patience`` is for how many seconds a transient error is retried.
     """
     query = select(TokenRow).where(TokenRow.digest == digest)
-    row = read(engine, lambda c: c.execute(query).one_or_none(), patience)
+    row = read(engine, lambda c: c.execute(query).one_or_none(), patience=patience)
     found = _token(row) if row is not None else None
     return found if found is not None and found.usable(datetime.now(UTC)) else None
 

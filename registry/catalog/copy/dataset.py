@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, insert, or_, select
@@ -104,10 +103,12 @@ class _Work:
     def advance(self, head: Head, until: int, connection: Connection | None = None) -> Head:
         """Copy rows up to a position; return the copy's head after them."""
         while head.position < until:
-            get = partial(
-                fetch, dataset_id=self.origin.dataset_id, after=head.position, until=until
+            rows = (self.origin.dataset_id, head.position, until)
+            block = (
+                read(self.origin.engine, fetch, *rows)
+                if connection is None
+                else fetch(connection, *rows)
             )
-            block = read(self.origin.engine, get) if connection is None else get(connection)
             prove(shown(self.origin.engine.url), head.chain, block)
             head = store(self.copy.engine, self.copy.dataset_id, head, block)
             if self.progress is not None:
@@ -118,10 +119,7 @@ class _Work:
         """Read the copied rows from the target, and verify their chain."""
         position, chain = self.before.position, self.before.chain
         while position < head.position:
-            get = partial(
-                fetch, dataset_id=self.copy.dataset_id, after=position, until=head.position
-            )
-            block = read(self.copy.engine, get)
+            block = read(self.copy.engine, fetch, self.copy.dataset_id, position, head.position)
             prove(shown(self.copy.engine.url), chain, block)
             position, chain = block[-1].position + 1, block[-1].chain
         assert chain == head.chain
@@ -198,7 +196,7 @@ def _common(origin: Log, copy: Log, name: str) -> Head:
     The chain value at a position is a hash of all rows before it. So one comparison at the head is
     enough, and the position where the logs part is found by bisection.
     """
-    head, _ = read(copy.engine, lambda connection: heads.read(connection, copy.dataset_id))
+    head, _ = read(copy.engine, heads.read, copy.dataset_id)
     if origin.chain_at(head.position) == head.chain:
         return head
     low, high = 0, head.position  # the logs agree up to low, and no longer at high

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from registry.storage.database.postgresql import Connection as Driver
 
 Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
 
 
 @contextmanager
@@ -88,27 +89,33 @@ def driver(connection: Connection) -> Driver:
 
 
 def read(
-    engine: Engine, work: Callable[[Connection], Result], patience: float | None = PATIENCE
+    engine: Engine,
+    work: Callable[[Connection, *Arguments], Result],
+    *arguments: *Arguments,
+    patience: float | None = PATIENCE,
 ) -> Result:
-    """Return the result of ``work``; retry after transient errors for ``patience`` seconds.
+    """Return the result of ``work(connection, *arguments)``; retry after transient errors.
 
-    ``work`` may run several times, each on a new connection. None retries without limit.
+    ``work`` may run several times, each on a new connection, for ``patience`` seconds. None retries
+    without limit.
     """
     for attempt in retrying(patience, engine):
         with attempt, reading(engine) as connection:
-            return work(connection)
+            return work(connection, *arguments)
     raise AssertionError
 
 
-def write(engine: Engine, work: Callable[[Connection], Result]) -> Result:
-    """Return the result of ``work``, run in a transaction; retry after transient errors.
+def write(
+    engine: Engine, work: Callable[[Connection, *Arguments], Result], *arguments: *Arguments
+) -> Result:
+    """Return the result of ``work``, called as by `read`, in a transaction; retry as `read` does.
 
     ``work`` must be idempotent: if the connection is lost during COMMIT, the transaction may have
     been committed, and ``work`` runs again.
     """
     for attempt in retrying(PATIENCE, engine):
         with attempt, writing(engine) as connection:
-            return work(connection)
+            return work(connection, *arguments)
     raise AssertionError
 
 

@@ -117,8 +117,9 @@ class Log(Pickled):
 
         ``patience`` is the number of seconds to retry for, None without a limit. Thread-safe.
         """
-        place = (self.dataset_id, self.codec, after, until)
-        return read(self.engine, lambda connection: fetch(connection, *place), patience)
+        return read(
+            self.engine, fetch, self.dataset_id, self.codec, after, until, patience=patience
+        )
 
 
 def pages(log: Log, after: int, until: int, patience: float | None = PATIENCE) -> Generator[Page]:

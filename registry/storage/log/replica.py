@@ -104,7 +104,7 @@ class Replica:
         pause = Pause()
         while True:
             try:
-                held = read(self.engine, lambda connection: _held(connection, uid, until), LAG)
+                held = read(self.engine, _held, uid, until, patience=LAG)
             except RegistryError as error:
                 self.fail(str(error), began)
                 return None
