@@ -20,7 +20,7 @@ from registry.errors import (
 from registry.samples.codec import Codec
 from registry.samples.features import Feature, Features
 from registry.samples.splits import intervals
-from registry.samples.text import fault
+from registry.samples.text import text_problem
 from registry.storage.database import schema
 from registry.storage.database.address import Pickled
 from registry.storage.database.engine import make_engine
@@ -123,8 +123,8 @@ class Registry(Pickled):
             raise FeatureError(
                 f"dataset name {name!r:.200}: use 1 to 128 letters, digits, '_', '.' and '-'"
             )
-        if (wrong := fault(description)) is not None:
-            raise FeatureError(f"a description {wrong}")
+        if problem := text_problem(description):
+            raise FeatureError(f"a description {problem}")
         # The uid is made here, once for all attempts: `_create` recognizes its own row by it.
         row = {
             "uid": uuid.uuid4().hex,

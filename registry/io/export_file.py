@@ -16,7 +16,7 @@ from registry.catalog.dataset import Dataset
 from registry.errors import ExportFileError
 from registry.io.formats import Write, find_writer
 from registry.io.live_samples import Samples, live_samples
-from registry.samples.text import fault, path_fault
+from registry.samples.text import path_problem, text_problem
 
 ExportProgress = Callable[[int, int], None]
 """Called after every page with the samples, and the bytes of their records, that are written."""
@@ -39,9 +39,9 @@ def export_file(
     system, and the errors of `live_samples`.
     """
     writer = find_writer(path, form)
-    if problem := fault(key):
+    if problem := text_problem(key):
         raise ExportFileError(f"the name of the keys {problem}", file=str(path))
-    if problem := path_fault(path):
+    if problem := path_problem(path):
         raise ExportFileError(f"the name of a file {problem}", file=repr(str(path)))
     if key in dataset.features:
         reason = f"{key!r} is a feature; choose another name for the keys with --key"

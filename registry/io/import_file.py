@@ -20,7 +20,7 @@ from registry.io.formats import find_reader
 from registry.io.row import FieldMapping, FileRow, Reader
 from registry.samples.codec import Codec
 from registry.samples.features import Features
-from registry.samples.text import path_fault
+from registry.samples.text import path_problem
 from registry.storage.log.batch import Batch, Report
 from registry.storage.log.head import Head
 
@@ -68,7 +68,7 @@ def insert_file(
     Raises `ImportFileError` for the first line that does not fit. Nothing of its batch is stored
     then; the batches before it are.
     """
-    if problem := path_fault(path):
+    if problem := path_problem(path):
         raise ImportFileError(f"the name of a file {problem}", file=repr(str(path)))
     file_format, read = find_reader(path, form)
     origin = Origin(path, _encodable_name(path), file_format.unit)

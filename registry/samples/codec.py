@@ -26,7 +26,7 @@ from registry.samples.features import (
     Ragged,
     Text,
 )
-from registry.samples.validation import Refused, pack_fixed, pack_variable
+from registry.samples.validation import UnfitValueError, pack_fixed, pack_variable
 
 Column = npt.NDArray[Any]
 
@@ -75,10 +75,10 @@ class Codec:
                     values = pack_variable(kind, columns[name], count)
                     header[f"l{len(parts)}"] = [len(value) for value in values]
                     parts.append(values)
-            except Refused as refused:
-                key = keys[refused.row] if keys is not None and refused.row is not None else None
+            except UnfitValueError as error:
+                key = keys[error.row] if keys is not None and error.row is not None else None
                 raise InvalidSampleError(
-                    refused.reason, row=refused.row, key=key, feature=name
+                    error.reason, row=error.row, key=key, feature=name
                 ) from None
         # As void values: tolist() keeps all bytes, where type S would strip trailing zeros.
         headers: list[bytes] = header.view(f"V{self.header.itemsize}").tolist()

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
 from registry.errors import FeatureError
-from registry.samples.text import fault
+from registry.samples.text import name_problem, text_problem
 
 DTYPES = (
     "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split()  # noqa: SIM905
@@ -70,8 +70,8 @@ class ClassLabel:
             )
         if names is not None:
             for name in names:
-                if wrong := fault(name) or (None if name else "cannot be empty"):
-                    raise FeatureError(f"a class name {wrong}")
+                if problem := name_problem(name):
+                    raise FeatureError(f"a class name {problem}")
             if len(set(names)) != len(names):
                 raise FeatureError("class names must differ from one another")
         # The dataclass is frozen, so that plain assignment raises.
@@ -132,7 +132,7 @@ class Features(Mapping[str, Feature]):
         if not features:
             raise FeatureError("a dataset needs at least one feature")
         for name, feature in features.items():
-            if fault(name) is not None or not re.fullmatch(r"[^\x00-\x1f]{1,128}", name):
+            if text_problem(name) is not None or not re.fullmatch(r"[^\x00-\x1f]{1,128}", name):
                 raise FeatureError(
                     f"feature name {name!r:.200} must be 1 to 128 printable characters"
                 )

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from registry.errors import InvalidSampleError
-from registry.samples.text import fault
+from registry.samples.text import encode_text
 
 Keys = Sequence[str] | npt.NDArray[np.str_]
 
@@ -41,7 +41,7 @@ def check_keys(keys: Keys, count: int) -> list[str]:
         sound = False
     if not sound:
         for row, key in enumerate(listed):
-            if reason := _fault(key):
+            if reason := _problem(key, "key"):
                 raise InvalidSampleError(reason, row=row, key=key or None)
     return listed
 
@@ -53,15 +53,16 @@ def check_key(key: str) -> None:
 
 def check_source(source: str | None) -> None:
     """Raise `InvalidSampleError` unless the source is None or text that could be a key."""
-    if source is not None and (reason := _fault(source)):
-        raise InvalidSampleError(reason.replace("a key", "a source"))
+    if source is not None and (reason := _problem(source, "source")):
+        raise InvalidSampleError(reason)
 
 
-def _fault(key: object) -> str | None:
-    if (wrong := fault(key)) is not None:
-        return f"a key {wrong}"
-    assert isinstance(key, str)
-    if not key:
-        return "a key cannot be empty"
-    size = len(key.encode())
-    return f"a key of {size} bytes is too long; at most {LONGEST}" if size > LONGEST else None
+def _problem(value: object, what: str) -> str | None:
+    """Return the reason why a value cannot be a key, or another ``what``; None if it can."""
+    try:
+        size = len(encode_text(value))
+    except ValueError as error:
+        return f"a {what} {error}"
+    if not size:
+        return f"a {what} cannot be empty"
+    return f"a {what} of {size} bytes is too long; at most {LONGEST}" if size > LONGEST else None

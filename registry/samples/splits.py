@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from registry.errors import FeatureError
-from registry.samples.text import fault
+from registry.samples.text import text_problem
 
 BUCKETS = 1 << 16
 
@@ -29,8 +29,8 @@ def intervals(fractions: Mapping[str, float]) -> dict[str, Interval]:
     if not fractions:
         return {}
     for name, part in fractions.items():
-        if wrong := fault(name):
-            raise FeatureError(f"a split's name {wrong}")
+        if problem := text_problem(name):
+            raise FeatureError(f"a split's name {problem}")
         if not isinstance(part, SupportsFloat):
             raise FeatureError(f"split {name!r:.200}: a share is a number, not {part!r:.200}")
     if any(not name or not 0 < part <= 1 for name, part in fractions.items()):

@@ -6,18 +6,31 @@ import os
 from pathlib import Path
 
 
-def fault(value: object) -> str | None:
-    """Return what is wrong with a value, to follow "a name" in a message; None for valid text."""
+def encode_text(value: object) -> bytes:
+    """Return text in UTF-8; raises `ValueError` with a reason that can follow "a name"."""
     if not isinstance(value, str):
-        return f"is text, not {type(value).__name__}"
+        raise ValueError(f"is text, not {type(value).__name__}")  # noqa: TRY004  # as for others
     # PostgreSQL's text has no U+0000; SQLite's functions end at it.
     if "\0" in value:
-        return r"cannot hold \x00"
+        raise ValueError(r"cannot hold \x00")
     try:
-        value.encode()
+        return value.encode()
     except UnicodeEncodeError:
-        return "cannot hold a lone surrogate"
+        raise ValueError("cannot hold a lone surrogate") from None
+
+
+def text_problem(value: object) -> str | None:
+    """Return the reason why `encode_text` rejects a value; None for valid text."""
+    try:
+        encode_text(value)
+    except ValueError as error:
+        return str(error)
     return None
+
+
+def name_problem(value: object) -> str | None:
+    """Return the reason why a value cannot be a name, which must not be empty; None if it can."""
+    return text_problem(value) or (None if value else "cannot be empty")
 
 
 def quoted(name: str) -> str:
@@ -25,7 +38,7 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def path_fault(path: Path) -> str | None:
+def path_problem(path: Path) -> str | None:
     """Return why no file can have this path; None if one can."""
     try:
         return r"cannot hold \x00" if b"\0" in os.fsencode(path) else None

@@ -24,12 +24,16 @@ from registry.samples.features import (
     VariableFeature,
 )
 from registry.samples.image_header import check_file
+from registry.samples.text import encode_text
 
 Array = npt.NDArray[Any]
 
 
-class Refused(Exception):  # noqa: N818  # control flow inside the package, never shown
-    """A value does not fit; ``row`` is its index, or None if the whole column is invalid."""
+class UnfitValueError(Exception):
+    """A value does not fit; ``row`` is its index, or None if the whole column is invalid.
+
+    The codec turns it into the error that users see, which also names the feature and the key.
+    """
 
     def __init__(self, reason: str, row: int | None = None) -> None:
         super().__init__(reason)
@@ -38,7 +42,7 @@ class Refused(Exception):  # noqa: N818  # control flow inside the package, neve
 
 
 def pack_fixed(feature: FixedFeature, values: Any, count: int) -> Array:
-    """Return an array of shape ``(count, *shape)`` that can be stored exactly; raises `Refused`."""
+    """Return an array of shape ``(count, *shape)`` to store; raises `UnfitValueError`."""
     _check_column(values, count)
     if isinstance(feature, ClassLabel):
         return _labels(feature, values, count)
@@ -50,20 +54,22 @@ def pack_fixed(feature: FixedFeature, values: Any, count: int) -> Array:
     if array is not None and array.dtype == np.float64 and array is not values:
         array = _wide(array, values, feature.dtype)
     if array is None or array.dtype == object or array.shape != (count, *feature.shape):
-        raise _first_misfit(feature, values)
+        raise _first_unfit(feature, values)
     return _cast(array, feature.dtype, values)
 
 
 def _check_column(values: Any, count: int) -> None:
     """Reject columns without an order, and masked arrays, which np.asarray would unmask."""
     if isinstance(values, str | bytes | bytearray | AbstractSet | Mapping):
-        raise Refused(f"a column of {count} values is a list, not {type(values).__name__}")
+        raise UnfitValueError(f"a column of {count} values is a list, not {type(values).__name__}")
     if isinstance(values, np.ma.MaskedArray):
-        raise Refused("masked arrays are not taken; fill the masked values, or leave them out")
+        raise UnfitValueError(
+            "masked arrays are not taken; fill the masked values, or leave them out"
+        )
     if not isinstance(values, np.ndarray):
         for row, value in enumerate(values):
             if isinstance(value, np.ma.MaskedArray):
-                raise Refused("masked arrays are not taken; fill the masked values", row)
+                raise UnfitValueError("masked arrays are not taken; fill the masked values", row)
 
 
 def _wide(array: Array, values: Any, dtype: str) -> Array:
@@ -76,17 +82,19 @@ def _wide(array: Array, values: Any, dtype: str) -> Array:
 
 
 def pack_variable(feature: VariableFeature, values: Any, count: int) -> list[bytes]:
-    """Return the bytes of each value; raises `Refused` with the first row that does not fit."""
+    """Return the bytes of each value; raises `UnfitValueError` with the first unfit row."""
     _check_column(values, count)
     if isinstance(values, np.ndarray) and values.dtype.kind == "S":
         # The zeros are lost already: the array's elements do not have them.
-        raise Refused("NumPy drops trailing zero bytes from such arrays; give a list of bytes")
+        raise UnfitValueError(
+            "NumPy drops trailing zero bytes from such arrays; give a list of bytes"
+        )
     packed = []
     for row, value in enumerate(values):
         try:
             packed.append(_pack_one(feature, value))
-        except Refused as refused:
-            raise Refused(refused.reason, row) from None
+        except UnfitValueError as error:
+            raise UnfitValueError(error.reason, row) from None
     return packed
 
 
@@ -96,25 +104,23 @@ def _pack_one(feature: VariableFeature, value: Any) -> bytes:
     if isinstance(feature, Ragged):
         return _ragged(feature, value)
     if not isinstance(value, bytes | bytearray | memoryview):
-        raise Refused(f"{_name(value)} is not bytes")
+        raise UnfitValueError(f"{_name(value)} is not bytes")
     data = bytes(value)
     if isinstance(feature, Image):
         try:
             check_file(data, feature.encoding)
         except ValueError as error:
-            raise Refused(str(error)) from None
+            raise UnfitValueError(str(error)) from None
     return data
 
 
 def _text(value: Any) -> bytes:
     if not isinstance(value, str):
-        raise Refused(f"{_name(value)} is not text")
-    if "\0" in value:
-        raise Refused(r"text cannot hold \x00")
+        raise UnfitValueError(f"{_name(value)} is not text")
     try:
-        return value.encode()
-    except UnicodeEncodeError as error:
-        raise Refused(f"text cannot hold a lone surrogate ({error.reason})") from None
+        return encode_text(value)
+    except ValueError as error:
+        raise UnfitValueError(f"text {error}") from None
 
 
 def _ragged(feature: Ragged, value: Any) -> bytes:
@@ -127,12 +133,12 @@ def _ragged(feature: Ragged, value: Any) -> bytes:
     if array.dtype == np.float64 and array is not value:
         array = _wide(array, value, feature.dtype)
     if array.ndim != 1 or array.dtype == object:
-        raise Refused(f"{_name(value)} is not a one-dimensional array of {feature.dtype}")
+        raise UnfitValueError(f"{_name(value)} is not a one-dimensional array of {feature.dtype}")
     return _cast(array, feature.dtype, value).tobytes()
 
 
 def _cast(array: Array, dtype: str, values: Any) -> Array:
-    """Cast to little-endian without loss (floats may round); raises `Refused` with a row."""
+    """Cast to little-endian without loss (floats may round); raises `UnfitValueError`."""
     target = np.dtype(dtype).newbyteorder("<")
     if array.dtype == target:  # without the range checks, which this need not pay for
         return array.astype(target, copy=False)
@@ -160,7 +166,7 @@ def _cast(array: Array, dtype: str, values: Any) -> Array:
         )
     if bad.any():
         index = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise Refused(f"{array[index]!s} does not fit {target.name} exactly", index[0])
+        raise UnfitValueError(f"{array[index]!s} does not fit {target.name} exactly", index[0])
     return cast
 
 
@@ -181,84 +187,86 @@ def _whole(number: float) -> int | None:
     return int(number) if np.isfinite(number) else None
 
 
-def _first_unlike(array: Array, target: np.dtype[Any], values: Any) -> Refused:
+def _first_unlike(array: Array, target: np.dtype[Any], values: Any) -> UnfitValueError:
     """Find the row whose type cannot be cast: one float makes NumPy convert the whole column."""
     row = 0
     if array.dtype.kind == "f":
         nan = np.isnan(array)
         if nan.any():
-            return Refused(f"NaN does not fit {target.name}", int(np.argwhere(nan)[0][0]))
+            return UnfitValueError(f"NaN does not fit {target.name}", int(np.argwhere(nan)[0][0]))
     if not isinstance(values, np.ndarray):
         kinds = [np.asarray(value).dtype.kind for value in values]
         alike = "iub" if target.kind in "iu" else "b" if target.kind == "b" else "iubf"
         row = next((i for i, kind in enumerate(kinds) if kind not in alike), 0)
         array = np.asarray(values[row])
-    return Refused(f"{array.dtype.name} does not fit {target.name} without loss; convert it", row)
+    return UnfitValueError(
+        f"{array.dtype.name} does not fit {target.name} without loss; convert it", row
+    )
 
 
-def _first_misfit(feature: Tensor, values: Any) -> Refused:
+def _first_unfit(feature: Tensor, values: Any) -> UnfitValueError:
     """Find the first row that is not an array of the feature's shape and dtype."""
     # Row by row: NumPy's error for the whole column does not say which row is ragged.
     for row, value in enumerate(values):
         try:
             one = np.asarray(value)
         except (ValueError, TypeError, OverflowError):
-            return Refused(f"{_name(value)} is not an array of shape {feature.shape}", row)
+            return UnfitValueError(f"{_name(value)} is not an array of shape {feature.shape}", row)
         if one.shape != feature.shape:
-            return Refused(f"shape {one.shape} is not {feature.shape}", row)
+            return UnfitValueError(f"shape {one.shape} is not {feature.shape}", row)
         if one.dtype == object:
-            return Refused(f"{_name(value)} is not {feature.dtype}", row)
-    return Refused(f"the values make no array of {feature.dtype}")
+            return UnfitValueError(f"{_name(value)} is not {feature.dtype}", row)
+    return UnfitValueError(f"the values make no array of {feature.dtype}")
 
 
 def _labels(feature: ClassLabel, values: Any, count: int) -> Array:
     array = values if isinstance(values, np.ndarray) else _indexes(feature, values)
     if array.shape != (count,):
-        raise Refused(f"shape {array.shape[1:]} is not (); a class label is one value", 0)
+        raise UnfitValueError(f"shape {array.shape[1:]} is not (); a class label is one value", 0)
     if array.dtype.kind == "U":
         return _lookup(feature, array)
     if array.dtype.kind not in "iu":
-        raise Refused(f"{array.dtype.name} is not a class index or name", 0)
+        raise UnfitValueError(f"{array.dtype.name} is not a class index or name", 0)
     bad = (array < 0) | (array >= feature.count)
     if bad.any():
         row = int(np.argmax(bad))
-        raise Refused(f"class index {array[row]} is not in [0, {feature.count})", row)
+        raise UnfitValueError(f"class index {array[row]} is not in [0, {feature.count})", row)
     return array
 
 
 def _indexes(feature: ClassLabel, values: Sequence[Any]) -> Array:
     """Convert a list, which may mix names and indexes, to indexes of type int64."""
     known = {name: index for index, name in enumerate(feature.names or ())}
-    found = np.empty(len(values), np.int64)
+    indexes = np.empty(len(values), np.int64)
     for row, value in enumerate(values):
         if isinstance(value, np.ndarray) and value.shape == () and value.dtype.kind in "iu":
             value = int(value)  # noqa: PLW2901  # a 0-d array, accepted like a NumPy scalar
         if isinstance(value, str):
             if value not in known:
-                raise Refused(_unknown(feature, value), row)
-            found[row] = known[value]
+                raise UnfitValueError(_unknown(feature, value), row)
+            indexes[row] = known[value]
         # bool is a subclass of int: True would be stored as class 1.
         elif isinstance(value, int | np.integer) and not isinstance(value, bool):
             if not 0 <= value < feature.count:
-                raise Refused(f"class index {value} is not in [0, {feature.count})", row)
-            found[row] = value
+                raise UnfitValueError(f"class index {value} is not in [0, {feature.count})", row)
+            indexes[row] = value
         else:
-            raise Refused(f"{_name(value)} is not a class index or name", row)
-    return found
+            raise UnfitValueError(f"{_name(value)} is not a class index or name", row)
+    return indexes
 
 
 def _lookup(feature: ClassLabel, array: Array) -> Array:
     names = np.array(feature.names or ("",))
     order = np.argsort(names)
     # searchsorted returns len(names) for a name after all others.
-    places = np.minimum(np.searchsorted(names, array, sorter=order), len(names) - 1)
-    found: Array = order[places]
-    unlike = names[found] != array
-    # searchsorted returns a place for absent names, too.
+    ranks = np.minimum(np.searchsorted(names, array, sorter=order), len(names) - 1)
+    indexes: Array = order[ranks]
+    unlike = names[indexes] != array
+    # searchsorted returns a rank for absent names, too.
     if unlike.any() or feature.names is None:
         row = int(np.argmax(unlike))
-        raise Refused(_unknown(feature, str(array[row])), row)
-    return found
+        raise UnfitValueError(_unknown(feature, str(array[row])), row)
+    return indexes
 
 
 def _unknown(feature: ClassLabel, name: str) -> str:

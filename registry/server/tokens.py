@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 from sqlalchemy import ColumnElement, Connection, Engine, Row, insert, or_, select, update
 
 from registry.errors import RegistryError
-from registry.samples.text import fault
+from registry.samples.text import text_problem
 from registry.storage.database.models import DatasetRow, TokenRow
 from registry.storage.database.retry import PATIENCE
 from registry.storage.database.sql import insert_if_new
@@ -201,7 +201,7 @@ def _named(name: str) -> ColumnElement[bool]:
 
 
 def _present(connection: Connection, name: str) -> Row[Any] | None:
-    if fault(name) is not None:
+    if text_problem(name) is not None:
         return None
     return connection.execute(select(TokenRow).where(TokenRow.name == name)).one_or_none()
 

@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 
 from registry.errors import DatasetDroppedError, FeatureError, RunMismatchError
-from registry.samples.text import fault
+from registry.samples.text import name_problem
 from registry.storage.database.models import EpochRow, HeadRow, RunRow, SampleRow
 from registry.storage.database.sql import insert_if_new
 from registry.storage.database.transactions import read, write, writing
@@ -124,8 +124,8 @@ def get_or_create(
     """
     if policy is not None:
         policies.check(policy)
-    if wrong := fault(name) or (None if name else "cannot be empty"):
-        raise FeatureError(f"a run's name {wrong}")
+    if problem := name_problem(name):
+        raise FeatureError(f"a run's name {problem}")
     if seed is not None and not 0 <= (seed := operator.index(seed)) < END:
         raise FeatureError(f"seed {seed} is not in [0, 2**63)")
     mine = and_(RunRow.dataset_id == dataset_id, RunRow.name == name)

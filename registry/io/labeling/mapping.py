@@ -39,7 +39,7 @@ from registry.io.labeling.media import load, safe
 from registry.io.labeling.paths import parts
 from registry.samples.features import Bytes, ClassLabel, Feature, Features, Image, Ragged, Text
 from registry.samples.json_codec import from_fields, shown
-from registry.samples.text import fault
+from registry.samples.text import text_problem
 
 _FACTS: dict[tuple[str, str], Callable[[Annotation], Any]] = {
     ("task", "id"): lambda annotation: annotation.task,
@@ -179,8 +179,8 @@ def _misfit(annotation: Annotation, reason: str, feature: str) -> InvalidSampleE
 
 
 def _rule(name: str, feature: Feature, path: Any) -> _Rule:
-    if wrong := fault(path):
-        raise FeatureError(f"feature {name!r}: a path {wrong}")
+    if problem := text_problem(path):
+        raise FeatureError(f"feature {name!r}: a path {problem}")
     root, _, rest = path.partition(".")
     if root == "data" and rest:
         return _Rule(root, rest)

@@ -10,7 +10,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from registry.errors import InvalidURLError
-from registry.samples.text import fault
+from registry.samples.text import text_problem
 
 TIMEOUT = 30.0
 """Default timeout in seconds, after which an unreachable database is an error."""
@@ -27,8 +27,8 @@ def parse_url(url: str | URL) -> URL:
     the directory of a Unix socket, as in ``?host=/run/postgresql``. Raises `InvalidURLError`.
     """
     if isinstance(url, str):
-        if wrong := fault(url) or fault(unquote(url)):
-            raise InvalidURLError(f"a database URL {wrong}")
+        if problem := text_problem(url) or text_problem(unquote(url)):
+            raise InvalidURLError(f"a database URL {problem}")
         if url.startswith("postgres"):
             _refuse_bare_at(url)
     parsed = None
