@@ -12,11 +12,10 @@ from benchmarks.data import Samples, numbers
 from benchmarks.measure import Bench, Result, Work, compare, interleave
 from registry.samples.codec import Codec
 from registry.samples.splits import buckets
-from registry.storage.log import bulk_insert as pgcopy
+from registry.storage.log.bulk_insert import BLOCK, COLUMNS, COPY, HEADER, TRAILER, NewRows, encode
 from registry.storage.log.hash_chain import GENESIS, NONE, extend
 
-_BLOCK = 4096
-_STATEMENT = pgcopy.STATEMENT.replace("samples", "raw_copy", 1)
+_STATEMENT = COPY.format(COLUMNS).replace("samples", "raw_copy", 1).encode()
 
 
 def insert(bench: Bench) -> list[Result]:
@@ -37,20 +36,20 @@ def copy_data(samples: Samples) -> list[bytes]:
     records = Codec(samples.features).encode(samples.columns)
     hashes = buckets(samples.keys)
     chains = extend(GENESIS, [NONE] * len(samples), hashes, list(records))
-    blocks = [
-        pgcopy.block(
-            1,
-            start,
-            buckets=hashes[start : start + _BLOCK],
-            chains=chains[start : start + _BLOCK],
-            records=records[start : start + _BLOCK],
-            keys=samples.keys[start : start + _BLOCK],
-            supersedes=[None] * len(records[start : start + _BLOCK]),
-            sources=[None] * len(records[start : start + _BLOCK]),
+    parts = [slice(start, start + BLOCK) for start in range(0, len(samples), BLOCK)]
+    rows = [
+        NewRows(
+            part.start,
+            hashes[part],
+            chains[part],
+            records[part],
+            samples.keys[part],
+            [None] * len(records[part]),
+            [None] * len(records[part]),
         )
-        for start in range(0, len(samples), _BLOCK)
+        for part in parts
     ]
-    return [pgcopy.HEADER, *blocks, pgcopy.TRAILER]
+    return [HEADER, *(encode(1, block) for block in rows), TRAILER]
 
 
 @contextmanager

@@ -6,11 +6,11 @@ they are stored. Only times differ: PostgreSQL's are datetimes, SQLite's are tex
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from sqlalchemy import Connection, Engine, func, select
@@ -20,11 +20,13 @@ from registry.errors import DatabaseError, DivergenceError
 from registry.samples.splits import buckets
 from registry.storage.database.models import SampleRow
 from registry.storage.database.retry import retrying
-from registry.storage.database.transactions import driver, writing
+from registry.storage.database.transactions import writing
+from registry.storage.log import bulk_insert
 from registry.storage.log import head as heads
-from registry.storage.log.entries import utc
+from registry.storage.log.bulk_insert import BLOCK, NewRows
 from registry.storage.log.hash_chain import NONE, extend_past
-from registry.storage.log.head import Head
+from registry.storage.log.head import Head, was_committed
+from registry.storage.log.page_queries import rows_within
 from registry.storage.log.standby import missing_rows
 
 BLOCK_ROWS = 1 << 16
@@ -39,7 +41,7 @@ ERASED = b""
 """The record of an erased row; no stored record is empty."""
 
 
-class Row(NamedTuple):
+class LogRow(NamedTuple):
     """A row of the log without its ``dataset_id``, which is another in each database.
 
     ``record`` is None for a retraction and `ERASED` for an erased row.
@@ -55,63 +57,30 @@ class Row(NamedTuple):
     created_at: datetime
 
 
-_COLUMNS = ", ".join(Row._fields)
-_SQLITE = f"""
-    SELECT {_COLUMNS} FROM samples
-    WHERE dataset_id = ? AND position >= ? AND position < ? ORDER BY position
-"""  # noqa: S608  # the names are our own
-# The window adds up lengths, so the server stops at a block's size. It knows the length of a value
-# without reading the value.
-_POSTGRESQL = f"""
-    SELECT {_COLUMNS} FROM (
-        SELECT *, coalesce(sum(octet_length(record)) OVER (
-            ORDER BY position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before
-        FROM samples WHERE dataset_id = %s AND position >= %s AND position < %s
-    ) AS ranked WHERE before < %s ORDER BY position
-"""  # noqa: S608  # the names are our own
-
-
-def fetch(connection: Connection, dataset_id: int, after: int, until: int) -> list[Row]:
+def fetch(connection: Connection, dataset_id: int, after: int, until: int) -> list[LogRow]:
     """Read the first block of the rows at ``[after, until)``, in the order of their positions.
 
     Raises the error that `missing_rows` returns if a row is missing.
     """
-    place = (dataset_id, after, min(until, after + BLOCK_ROWS))
-    if connection.dialect.name == "postgresql":
-        with driver(connection).cursor(binary=True) as cursor:
-            cursor.execute(_POSTGRESQL, (*place, BLOCK_BYTES))
-            rows = [Row._make(row) for row in cursor.fetchall()]
-    else:
-        rows = _until_full(connection.exec_driver_sql(_SQLITE, place).cursor)
+    end = min(until, after + BLOCK_ROWS)
+    stored = rows_within(connection, dataset_id, LogRow._fields, after, end, BLOCK_BYTES)
+    if connection.dialect.name == "sqlite":
+        # The driver returns times as texts.
+        stored = [(*row[:-1], _parse_time(row[-1])) for row in stored]
+    rows = [LogRow._make(row) for row in stored]
     stop = rows[-1].position + 1 if rows else until
     if len(rows) != stop - after:
         raise missing_rows(connection, dataset_id, after, stop, len(rows))
     return rows
 
 
-def _until_full(cursor: Any) -> list[Row]:
-    """Fetch rows of SQLite one by one, until a block is full."""
-    rows, size = [], 0
-    while size < BLOCK_BYTES and (found := cursor.fetchone()):
-        row = Row._make((*found[:-1], _moment(found[-1])))
-        rows.append(row)
-        size += len(row.record or b"")
-    return rows
-
-
 # Cached, since rows that were inserted together have the same time.
 @lru_cache
-def _moment(text: str) -> datetime:
-    return utc(datetime.fromisoformat(text))
+def _parse_time(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-@lru_cache
-def _text(moment: datetime) -> str:
-    """Return a time in the format of SQLite's CURRENT_TIMESTAMP, in UTC, with microseconds."""
-    return utc(moment).replace(tzinfo=None).isoformat(" ")
-
-
-def prove(place: str, chain: bytes, rows: Sequence[Row]) -> None:
+def prove(place: str, chain: bytes, rows: Sequence[LogRow]) -> None:
     """Raise `DatabaseError` unless the rows' chain values and buckets are correct.
 
     ``chain`` is the value before the first row; ``place`` is the URL of the rows' database, for the
@@ -130,25 +99,26 @@ def prove(place: str, chain: bytes, rows: Sequence[Row]) -> None:
             )
 
 
-def store(engine: Engine, dataset_id: int, head: Head, rows: Sequence[Row]) -> Head:
+def store(engine: Engine, dataset_id: int, head: Head, rows: Sequence[LogRow]) -> Head:
     """Append rows after a head, all or none; return the new head.
 
     Tries again after a transient error. Raises `DivergenceError` if the log ends at another head.
     """
-    stop, chain = rows[-1].position + 1, rows[-1].chain
+    last = rows[-1]
+    stop = last.position + 1
     for attempt in retrying(engine=engine):
         with attempt, writing(engine) as connection:
-            found = heads.lock(connection, dataset_id)
-            if (found.position, found.chain) == (stop, chain):
-                # An earlier attempt has committed, although the connection was lost before the
-                # answer came. Appending again would raise `DivergenceError` for our own rows.
-                return found
-            if found != head:
+            existing = heads.lock(connection, dataset_id)
+            if existing != head:
+                # An earlier attempt may have committed, although its answer was lost: `overtaken`
+                # would then report our own rows.
+                stored = was_committed(connection, dataset_id, stop, last.chain, last.key)
+                if existing.position == stop and stored:
+                    return existing
                 raise overtaken(head.position)
-            insert = _copy if connection.dialect.name == "postgresql" else _insert
-            insert(connection, dataset_id, rows)
+            bulk_insert.insert(connection, dataset_id, _blocks(rows))
             live = head.live + _gain(connection, dataset_id, rows)
-            after = replace(head, position=stop, live=live, chain=chain)
+            after = replace(head, position=stop, live=live, chain=last.chain)
             heads.advance(connection, dataset_id, after)
             return after
     raise AssertionError
@@ -162,25 +132,22 @@ def overtaken(position: int) -> DivergenceError:
     )
 
 
-def _copy(connection: Connection, dataset_id: int, rows: Sequence[Row]) -> None:
-    statement = f"COPY samples (dataset_id, {_COLUMNS}) FROM STDIN (FORMAT BINARY)"
-    # Binary COPY does not convert: each type must be exactly that of its column.
-    types = ("int4", "int8", "int4", "bytea", "bytea", "text", "int8", "text", "timestamptz")
-    with driver(connection).cursor() as cursor, cursor.copy(statement) as copy:
-        copy.set_types(types)
-        for row in rows:
-            copy.write_row((dataset_id, *row))
+def _blocks(rows: Sequence[LogRow]) -> Iterator[NewRows]:
+    for start in range(0, len(rows), BLOCK):
+        part = rows[start : start + BLOCK]
+        yield NewRows(
+            part[0].position,
+            np.array([row.bucket for row in part], np.uint16),
+            [row.chain for row in part],
+            [row.record for row in part],
+            [row.key for row in part],
+            [row.supersedes for row in part],
+            [row.source for row in part],
+            [row.created_at for row in part],
+        )
 
 
-def _insert(connection: Connection, dataset_id: int, rows: Sequence[Row]) -> None:
-    marks = ", ".join("?" * (len(Row._fields) + 1))
-    connection.exec_driver_sql(
-        f"INSERT INTO samples (dataset_id, {_COLUMNS}) VALUES ({marks})",  # noqa: S608  # as above
-        [(dataset_id, *row[:-1], _text(row.created_at)) for row in rows],
-    )
-
-
-def _gain(connection: Connection, dataset_id: int, rows: Sequence[Row]) -> int:
+def _gain(connection: Connection, dataset_id: int, rows: Sequence[LogRow]) -> int:
     """Return the change of the number of live samples by the rows, which are stored already."""
     gain = sum(row.record is not None for row in rows)
     if all(row.supersedes is None for row in rows):

@@ -1,27 +1,41 @@
-"""Rows of the log in PostgreSQL's binary COPY format, built one block of rows at a time.
+"""Insertion of rows into a log: by COPY on PostgreSQL, by one statement for many rows on SQLite.
 
-The format is described in the PostgreSQL documentation under COPY, "Binary Format": a row is a
-big-endian int16 field count and then, per field, a big-endian int32 length in bytes (-1 for NULL)
-and the bytes. The columns of fixed width come first, so that NumPy fills them for a whole block.
+COPY data is built in PostgreSQL's binary format, described in its documentation under COPY, "Binary
+Format": a row is a big-endian int16 field count and then, per field, a big-endian int32 length in
+bytes (-1 for NULL) and the bytes. The columns of fixed width come first, so that NumPy fills them
+for a whole block of rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import chain as concatenate
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from sqlalchemy import Connection
 
-# The columns must be in the order of the fields that `block` writes. COPY checks lengths only: two
+from registry.storage.database.transactions import driver
+
+BLOCK = 4096
+"""Rows that are hashed and sent to the database at a time."""
+
+# The columns must be in the order of the fields that `encode` writes. COPY checks lengths only: two
 # columns of one width in the wrong order would be stored without an error.
-STATEMENT = (
-    "COPY samples (dataset_id, position, bucket, chain, record, source, supersedes, key) "
-    "FROM STDIN (FORMAT BINARY)"
-)
+COLUMNS = "dataset_id, position, bucket, chain, record, source, supersedes, key"
+COPY = "COPY samples ({}) FROM STDIN (FORMAT BINARY)"
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 
+# The trigger on `samples` is given all rows of a statement at once. Over `work_mem` (4 MB unless
+# configured), the server would write them to a temporary file and read them again.
+_MORE_MEMORY = """
+    SELECT set_config('work_mem', '64MB', true)
+    WHERE pg_size_bytes(current_setting('work_mem')) < pg_size_bytes('64MB')
+"""
 # The start of a row, up to the length of the record. It must stay packed: with ``align=True``
 # NumPy would insert padding bytes, which PostgreSQL would read as field lengths.
 _FIXED = np.dtype(
@@ -39,54 +53,131 @@ _FIXED = np.dtype(
     ]
 )
 _NULL = (-1).to_bytes(4, "big", signed=True)
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+"""PostgreSQL's zero of time, from which it counts microseconds."""
 
 
-def block(
-    dataset_id: int,
-    position: int,
-    *,
-    buckets: npt.NDArray[np.uint16],
-    chains: Sequence[bytes],
-    records: Sequence[bytes | None],
-    keys: Sequence[str],
-    supersedes: Sequence[int | None],
-    sources: Sequence[str | None],
-) -> bytes:
-    """Return the rows at ``position``, ``position + 1``, … as COPY data.
+class NewRows(NamedTuple):
+    """Rows to insert at ``position``, ``position + 1``, …: columns with one item per row.
 
-    ``chains`` are the 16-byte chain values after each row; all sequences have one item per row.
+    ``chains`` are the 16-byte chain values after each row. Without ``created_at``, the database
+    gives all rows the time of the transaction.
     """
-    count = len(records)
+
+    position: int
+    buckets: npt.NDArray[np.uint16]
+    chains: Sequence[bytes]
+    records: Sequence[bytes | None]
+    keys: Sequence[str]
+    supersedes: Sequence[int | None]
+    sources: Sequence[str | None]
+    created_at: Sequence[datetime] | None = None
+
+
+def insert(connection: Connection, dataset_id: int, blocks: Iterable[NewRows]) -> bytes:
+    """Insert blocks of at most `BLOCK` rows; return the chain value after the last row.
+
+    There is at least one block, and all of them have times or none. A block is taken when the one
+    before it has been sent, so that it can be computed while PostgreSQL stores that one.
+    """
+    following = iter(blocks)
+    first = next(following)
+    names = COLUMNS if first.created_at is None else f"{COLUMNS}, created_at"
+    rows = concatenate([first], following)
+    if connection.dialect.name == "sqlite":
+        return _insert_many(connection, dataset_id, names, rows)
+    # A block that is not full is the only one, and small enough.
+    if len(first.keys) == BLOCK:
+        connection.exec_driver_sql(_MORE_MEMORY)
+    return _copy(connection, dataset_id, names, rows)
+
+
+def _copy(connection: Connection, dataset_id: int, names: str, blocks: Iterable[NewRows]) -> bytes:
+    chain = b""
+    with driver(connection).cursor() as cursor, cursor.copy(COPY.format(names).encode()) as copy:
+        copy.write(HEADER)
+        for rows in blocks:
+            copy.write(encode(dataset_id, rows))
+            chain = rows.chains[-1]
+        copy.write(TRAILER)
+    return chain
+
+
+def _insert_many(
+    connection: Connection, dataset_id: int, names: str, blocks: Iterable[NewRows]
+) -> bytes:
+    chain = b""
+    marks = ", ".join("?" for _ in names.split(","))
+    statement = f"INSERT INTO samples ({names}) VALUES ({marks})"  # noqa: S608  # the names are our own
+    for rows in blocks:
+        columns: list[Iterable[object]] = [
+            rows.buckets.tolist(),
+            rows.chains,
+            rows.records,
+            rows.sources,
+            rows.supersedes,
+            rows.keys,
+        ]
+        if rows.created_at is not None:
+            columns.append(map(_sqlite_time, rows.created_at))
+        # Straight to the driver, without SQLAlchemy's processing of each parameter.
+        connection.exec_driver_sql(
+            statement,
+            [
+                (dataset_id, position, *row)
+                for position, row in enumerate(zip(*columns, strict=True), start=rows.position)
+            ],
+        )
+        chain = rows.chains[-1]
+    return chain
+
+
+# Cached, since rows that were inserted together have the same time.
+@lru_cache
+def _sqlite_time(moment: datetime) -> str:
+    """Return a time in the format of SQLite's CURRENT_TIMESTAMP, in UTC, with microseconds."""
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(" ")
+
+
+def encode(dataset_id: int, rows: NewRows) -> bytes:
+    """Return rows as COPY data, without header and trailer."""
+    count = len(rows.records)
     fixed = np.empty(count, _FIXED)
-    fixed["fields"] = 8
+    fixed["fields"] = 8 if rows.created_at is None else 9
     fixed["dataset_id_bytes"] = fixed["bucket_bytes"] = 4
     fixed["position_bytes"] = 8
     fixed["chain_bytes"] = 16
     fixed["dataset_id"] = dataset_id
-    fixed["position"] = np.arange(position, position + count)
-    fixed["bucket"] = buckets
-    fixed["chain"] = np.frombuffer(b"".join(chains), "V16")
-    fixed["record_bytes"] = [-1 if record is None else len(record) for record in records]
-    encoded = [key.encode() for key in keys]
+    fixed["position"] = np.arange(rows.position, rows.position + count)
+    fixed["bucket"] = rows.buckets
+    fixed["chain"] = np.frombuffer(b"".join(rows.chains), "V16")
+    fixed["record_bytes"] = [-1 if record is None else len(record) for record in rows.records]
+    encoded = [key.encode() for key in rows.keys]
     lengths = np.array([len(key) for key in encoded], ">i4")
     # Most often all rows have the same source, so each distinct one is encoded once.
     origins = {
-        source: _NULL if source is None else _field(source.encode()) for source in {*sources}
+        source: _NULL if source is None else _field(source.encode()) for source in {*rows.sources}
     }
     middle = [
         origins[source] + (_NULL if old is None else _field(old.to_bytes(8, "big")))
-        for source, old in zip(sources, supersedes, strict=True)
+        for source, old in zip(rows.sources, rows.supersedes, strict=True)
     ]
     # Views as void ("V"), since NumPy strips trailing zero bytes from byte strings ("S").
-    rows = zip(
+    columns: list[Iterable[bytes]] = [
         fixed.view(f"V{_FIXED.itemsize}").tolist(),
-        (record or b"" for record in records),
+        (record or b"" for record in rows.records),
         middle,
         lengths.view("V4").tolist(),
         encoded,
-        strict=True,
-    )
-    return b"".join(concatenate.from_iterable(rows))
+    ]
+    if rows.created_at is not None:
+        times = {moment: _field(_microseconds(moment)) for moment in {*rows.created_at}}
+        columns.append(times[moment] for moment in rows.created_at)
+    return b"".join(concatenate.from_iterable(zip(*columns, strict=True)))
+
+
+def _microseconds(moment: datetime) -> bytes:
+    return ((moment - _EPOCH) // timedelta(microseconds=1)).to_bytes(8, "big", signed=True)
 
 
 def _field(value: bytes) -> bytes:

@@ -85,6 +85,24 @@ def chain_at(connection: Connection, dataset_id: int, watermark: int) -> bytes |
     return chain
 
 
+def was_committed(
+    connection: Connection, dataset_id: int, watermark: int, chain: bytes, key: str
+) -> bool:
+    """Return whether a commit whose answer was lost is in the log.
+
+    It would have left this chain at this watermark, and given the last row this key. The chain
+    covers every row up to its own, so that the same value at the same position is the same log. A
+    search by keys could not tell that from a later revision by another writer, which a second
+    append would then undo.
+    """
+    row = connection.execute(
+        select(SampleRow.chain, SampleRow.key).where(
+            SampleRow.dataset_id == dataset_id, SampleRow.position == watermark - 1
+        )
+    ).one_or_none()
+    return row is not None and (row.chain, row.key) == (chain, key)
+
+
 def seen(connection: Connection, dataset_id: int, watermark: int) -> tuple[bytes | None, int]:
     """Return the chain as `chain_at` does, and the erased count, from one statement.
 

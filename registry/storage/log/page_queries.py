@@ -2,7 +2,7 @@
 
 On PostgreSQL, records of fixed width are concatenated by the server, a group of rows to one value
 (`_GROUPED`). Where records differ in length, rows are sent singly and the page ends at the row that
-fills it (`_SINGLE`). SQLite runs in this process, so that its rows are read one by one.
+fills it (`rows_within`). SQLite runs in this process, so that its rows are read one by one.
 """
 
 from __future__ import annotations
@@ -48,11 +48,9 @@ def fetch(connection: Connection, dataset_id: int, codec: Codec, after: int, unt
     missing, `ReplicaBehindError` where a standby has not received it yet, and `DivergenceError`
     where the log ends before ``until``.
     """
-    if connection.dialect.name == "sqlite":
-        return _from_sqlite(connection, dataset_id, codec, after, until)
-    if codec.fixed_width:
+    if codec.fixed_width and connection.dialect.name == "postgresql":
         return _grouped(connection, dataset_id, codec, after, until)
-    return _single(connection, dataset_id, codec, after, until)
+    return _row_by_row(connection, dataset_id, codec, after, until)
 
 
 # The server concatenates the records of a group to one value, and sends the few positions that
@@ -103,20 +101,6 @@ def _grouped(connection: Connection, dataset_id: int, codec: Codec, after: int, 
     )
 
 
-_ROWS = """
-    SELECT position, record, bucket, supersedes FROM samples
-    WHERE dataset_id = %s AND position >= %s AND position < %s ORDER BY position
-"""
-
-
-def _row_by_row(
-    connection: Connection, dataset_id: int, codec: Codec, after: int, until: int
-) -> Page:
-    with driver(connection).cursor(binary=True) as cursor:
-        rows = cursor.execute(_ROWS, (dataset_id, after, until), prepare=True).fetchall()
-    return _from_rows(connection, dataset_id, codec, after, until, rows)
-
-
 @cache
 def _lender() -> type[Loader]:
     """Return a loader that yields values as buffers in libpq's memory, without a copy.
@@ -139,42 +123,63 @@ def _joined(parts: Sequence[list[int] | None]) -> Positions:
     return np.array(list(concatenate.from_iterable(part or () for part in parts)), np.int64)
 
 
-# Where records differ in length, the page ends at the row that fills it: ``before`` is the size of
-# all rows before this one. The length of a record is known without reading one stored out of line.
-_SINGLE = """
-    SELECT position, record, bucket, supersedes FROM (
-        SELECT position, record, bucket, supersedes, coalesce(sum(octet_length(record)) OVER (
+def _row_by_row(
+    connection: Connection, dataset_id: int, codec: Codec, after: int, until: int
+) -> Page:
+    # A page of records of fixed width is limited by its number of rows alone.
+    size = None if codec.fixed_width else PAGE_BYTES
+    rows = rows_within(connection, dataset_id, _COLUMNS, after, until, size)
+    return _from_rows(connection, dataset_id, codec, after, until, rows)
+
+
+_COLUMNS = ("position", "record", "bucket", "supersedes")
+
+
+def rows_within(
+    connection: Connection,
+    dataset_id: int,
+    columns: tuple[str, ...],
+    after: int,
+    until: int,
+    size: int | None,
+) -> list[tuple[Any, ...]]:
+    """Read the rows at ``[after, until)``, in order, or the first of them that fill ``size`` bytes.
+
+    The row that reaches this size of records is included. ``columns`` must have "record" and
+    "position". Whether rows are missing is not checked.
+    """
+    names = ", ".join(columns)
+    if connection.dialect.name == "postgresql":
+        query = (_ROWS if size is None else _WINDOW).format(names).encode()
+        given = (dataset_id, after, until) if size is None else (dataset_id, after, until, size)
+        with driver(connection).cursor(binary=True) as binary:
+            return binary.execute(query, given, prepare=True).fetchall()
+    statement = _ROWS.format(names).replace("%s", "?")
+    cursor: Any = connection.exec_driver_sql(statement, (dataset_id, after, until)).cursor
+    if size is None:
+        return list(cursor.fetchall())
+    record = columns.index("record")
+    rows: list[tuple[Any, ...]] = []
+    total = 0
+    while total < size and (row := cursor.fetchone()):
+        rows.append(row)
+        total += len(row[record] or b"")
+    return rows
+
+
+_ROWS = """
+    SELECT {} FROM samples
+    WHERE dataset_id = %s AND position >= %s AND position < %s ORDER BY position
+"""
+# ``before`` is the size of all rows before this one: the window adds up lengths, so that the server
+# stops at the size. It knows the length of a record without reading one stored out of line.
+_WINDOW = """
+    SELECT {0} FROM (
+        SELECT {0}, coalesce(sum(octet_length(record)) OVER (
             ORDER BY position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before
         FROM samples WHERE dataset_id = %s AND position >= %s AND position < %s
     ) AS ranked WHERE before < %s ORDER BY position
 """
-
-
-def _single(connection: Connection, dataset_id: int, codec: Codec, after: int, until: int) -> Page:
-    place = (dataset_id, after, until, PAGE_BYTES)
-    with driver(connection).cursor(binary=True) as cursor:
-        rows = cursor.execute(_SINGLE, place, prepare=True).fetchall()
-    return _from_rows(connection, dataset_id, codec, after, until, rows)
-
-
-_SQLITE = """
-    SELECT position, record, bucket, supersedes FROM samples
-    WHERE dataset_id = ? AND position >= ? AND position < ? ORDER BY position
-"""
-
-
-def _from_sqlite(
-    connection: Connection, dataset_id: int, codec: Codec, after: int, until: int
-) -> Page:
-    found = connection.exec_driver_sql(_SQLITE, (dataset_id, after, until)).cursor
-    assert found is not None
-    if codec.fixed_width:
-        return _from_rows(connection, dataset_id, codec, after, until, found.fetchall())
-    rows, size = [], 0
-    while size < PAGE_BYTES and (row := found.fetchone()):
-        rows.append(row)
-        size += len(row[1] or b"")
-    return _from_rows(connection, dataset_id, codec, after, until, rows)
 
 
 def _from_rows(

@@ -16,17 +16,17 @@ from itertools import chain
 from typing import Generic, TypeVar
 
 import numpy as np
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine
 
 from registry.errors import RegistryError
 from registry.samples.splits import buckets
-from registry.storage.database.models import SampleRow
 from registry.storage.database.retry import PATIENCE, retrying
-from registry.storage.database.transactions import driver, writing
-from registry.storage.log import bulk_insert as pgcopy
+from registry.storage.database.transactions import writing
+from registry.storage.log import bulk_insert
 from registry.storage.log import divergence as histories
 from registry.storage.log import head as heads
 from registry.storage.log.batch import Amend, Batch, Outcome, Plan, Report, resolve
+from registry.storage.log.bulk_insert import BLOCK, NewRows
 from registry.storage.log.hash_chain import NONE, extend
 from registry.storage.log.head import Head
 from registry.storage.log.lookup import Latest, RecordReader, latest
@@ -35,14 +35,6 @@ from registry.storage.log.notifications import notify
 CHUNK_ROWS = 1 << 16
 CHUNK_BYTES = 64 << 20
 """A larger insert takes several transactions, so that other writers get the lock in between."""
-_BLOCK = 4096
-"""Rows that are hashed and sent to PostgreSQL at a time."""
-# The trigger on `samples` is given all rows of a statement at once. Over `work_mem` (4 MB unless
-# configured), the server would write them to a temporary file and read them again.
-_MORE_MEMORY = """
-    SELECT set_config('work_mem', '64MB', true)
-    WHERE pg_size_bytes(current_setting('work_mem')) < pg_size_bytes('64MB')
-"""
 
 Result = TypeVar("Result")
 
@@ -105,7 +97,7 @@ def transact(
         with attempt, writing(engine, wait) as connection:
             head = heads.lock(connection, dataset_id)
             # Under the lock, so that the log cannot change during the search for the lost commit.
-            if sent is not None and _landed(connection, dataset_id, sent):
+            if sent is not None and sent.arrived(connection, dataset_id):
                 histories.remember(engine, dataset_id, sent.head)
                 return sent.result
             histories.check(connection, dataset_id, head)
@@ -129,6 +121,12 @@ class _Sent(Generic[Result]):
     key: str
     head: Head
     result: Result
+
+    def arrived(self, connection: Connection, dataset_id: int) -> bool:
+        """Return whether it was committed, although its answer was lost."""
+        return heads.was_committed(
+            connection, dataset_id, self.head.position, self.head.chain, self.key
+        )
 
 
 @dataclass
@@ -189,12 +187,12 @@ class Writer:
         rows = plans[0] if len(plans) == 1 else _joined(plans)
         if not rows.keys:
             return
-        write = _copy if self.connection.dialect.name == "postgresql" else _insert
+        blocks = _blocks(self.head, rows)
         self.head = replace(
             self.head,
             position=self.head.position + len(rows.keys),
             live=self.head.live + rows.inserted - rows.retracted,
-            chain=write(self.connection, self.dataset_id, self.head, rows),
+            chain=bulk_insert.insert(self.connection, self.dataset_id, blocks),
         )
         heads.advance(self.connection, self.dataset_id, self.head)
         self.last = rows.keys[-1]
@@ -218,73 +216,19 @@ def _alone(engine: Engine, dataset_id: int, batch: Batch) -> Report:
     return outcome
 
 
-def _landed(connection: Connection, dataset_id: int, sent: _Sent[Result]) -> bool:
-    """Return whether an earlier attempt was committed although its answer was lost.
-
-    The chain covers every row up to its own, so that the same value at the same position is the
-    same log. A search by keys could not tell that from a later revision by another writer, which a
-    second append would then undo.
-    """
-    row = connection.execute(
-        select(SampleRow.chain, SampleRow.key).where(
-            SampleRow.dataset_id == dataset_id, SampleRow.position == sent.head.position - 1
-        )
-    ).one_or_none()
-    return row is not None and (row.chain, row.key) == (sent.head.chain, sent.key)
-
-
-def _insert(connection: Connection, dataset_id: int, head: Head, rows: Plan) -> bytes:
-    """Insert the rows on SQLite and return the chain value after them."""
-    hashes = buckets(rows.keys)
-    chains = extend(head.chain, _links(rows.supersedes), hashes, rows.records)
-    columns = (hashes.tolist(), rows.records, chains, rows.supersedes, rows.sources, rows.keys)
-    # Straight to the driver, without SQLAlchemy's processing of each parameter.
-    connection.exec_driver_sql(
-        "INSERT INTO samples (dataset_id, position, bucket, record, chain, supersedes, source, key)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            (dataset_id, position, *row)
-            for position, row in enumerate(zip(*columns, strict=True), start=head.position)
-        ],
-    )
-    return chains[-1]
-
-
-def _copy(connection: Connection, dataset_id: int, head: Head, rows: Plan) -> bytes:
-    """Insert the rows with COPY on PostgreSQL and return the chain value after them.
-
-    A block is sent while the server stores the previous one.
-    """
+def _blocks(head: Head, plan: Plan) -> Iterator[NewRows]:
+    """Yield a plan's rows, which follow a head, in blocks; each is hashed when it is asked for."""
     chain = head.chain
-    if len(rows.keys) > _BLOCK:
-        connection.exec_driver_sql(_MORE_MEMORY)
-    with driver(connection).cursor() as cursor, cursor.copy(pgcopy.STATEMENT) as copy:
-        copy.write(pgcopy.HEADER)
-        for start in range(0, len(rows.keys), _BLOCK):
-            part = slice(start, start + _BLOCK)
-            keys, records, supersedes = rows.keys[part], rows.records[part], rows.supersedes[part]
-            hashes = buckets(keys)
-            chains = extend(chain, _links(supersedes), hashes, records)
-            # The next block continues from here: its first value depends on this block's last.
-            chain = chains[-1]
-            copy.write(
-                pgcopy.block(
-                    dataset_id,
-                    head.position + start,
-                    buckets=hashes,
-                    chains=chains,
-                    records=records,
-                    keys=keys,
-                    supersedes=supersedes,
-                    sources=rows.sources[part],
-                )
-            )
-        copy.write(pgcopy.TRAILER)
-    return chain
-
-
-def _links(supersedes: Sequence[int | None]) -> list[int]:
-    return [NONE if old is None else old for old in supersedes]
+    for start in range(0, len(plan.keys), BLOCK):
+        part = slice(start, start + BLOCK)
+        keys, records, supersedes = plan.keys[part], plan.records[part], plan.supersedes[part]
+        hashes = buckets(keys)
+        links = [NONE if old is None else old for old in supersedes]
+        chains = extend(chain, links, hashes, records)
+        # The next block continues from here: its first value depends on this block's last.
+        chain = chains[-1]
+        position = head.position + start
+        yield NewRows(position, hashes, chains, records, keys, supersedes, plan.sources[part])
 
 
 def _chunks(batch: Batch) -> Iterator[Batch]:
