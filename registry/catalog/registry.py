@@ -17,7 +17,6 @@ from registry.errors import (
     FeatureError,
     RegistryError,
 )
-from registry.samples.codec import Codec
 from registry.samples.features import Feature, Features
 from registry.samples.splits import intervals
 from registry.samples.text import text_problem
@@ -176,9 +175,7 @@ class Registry(Pickled):
             raise
 
     def _dataset(self, row: Row[Any], version: Version | None = None) -> Dataset:
-        codec = Codec(Features.from_json(row.features))
-        log = Log(self.engine, row.id, row.uid, codec, self.replica)
-        return Dataset(log, row, version)
+        return Dataset(Log.of(self.engine, row, self.replica), row, version)
 
     def _row(self, name: str) -> Row[Any]:
         # PostgreSQL refuses some texts in a query, such as those with NUL, with another error.

@@ -25,14 +25,13 @@ from registry.catalog.copy.related import Related, copy_erasures, copy_related
 from registry.catalog.copy.rows import fetch, overtaken, prove, store
 from registry.catalog.registry import Registry
 from registry.errors import DatabaseError, DatasetNotFoundError, DivergenceError
-from registry.samples.codec import Codec
-from registry.samples.features import Features
 from registry.storage.database import models
 from registry.storage.database.models import NOT_DROPPED, DatasetRow
 from registry.storage.database.sql import insert_if_new
 from registry.storage.database.transactions import open_connection, read, write, writing
 from registry.storage.database.url import shown
 from registry.storage.log import head as heads
+from registry.storage.log.divergence import last_common
 from registry.storage.log.entries import utc
 from registry.storage.log.hash_chain import GENESIS
 from registry.storage.log.head import Head
@@ -65,7 +64,7 @@ def copy_dataset(
     `DatabaseError`, with the position, if a chain is wrong.
     """
     row = _row(source, name)
-    origin = _log(source, row)
+    origin = Log.of(source.engine, row)
     goal = origin.head()
     copy = _counterpart(target, row)
     before = _common(origin, copy, name)
@@ -159,10 +158,6 @@ def _row(registry: Registry, name: str) -> Row[Any]:
     return row
 
 
-def _log(registry: Registry, row: Row[Any]) -> Log:
-    return Log(registry.engine, row.id, row.uid, Codec(Features.from_json(row.features)))
-
-
 def _counterpart(target: Registry, row: Row[Any]) -> Log:
     """Return the target's log of this name and uid, created if it has neither.
 
@@ -187,28 +182,24 @@ def _counterpart(target: Registry, row: Row[Any]) -> Log:
                 f"{found.uid}, not {row.uid}), which differs from position 0 on; drop it there, "
                 "or copy to another database"
             )
-    return _log(target, _row(target, row.name))
+    return Log.of(target.engine, _row(target, row.name))
 
 
 def _common(origin: Log, copy: Log, name: str) -> Head:
     """Return the copy's head; raises `DivergenceError` unless it is on the source's log.
 
     The chain value at a position is a hash of all rows before it. So one comparison at the head is
-    enough, and the position where the logs part is found by bisection.
+    enough.
     """
     head, _ = read(copy.engine, heads.read, copy.dataset_id)
     if origin.chain_at(head.position) == head.chain:
         return head
-    low, high = 0, head.position  # the logs agree up to low, and no longer at high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if origin.chain_at(middle) == copy.chain_at(middle):
-            low = middle
-        else:
-            high = middle
-    why = "ends there" if origin.chain_at(high) is None else "differs"
+    position = last_common(
+        range(head.position), lambda position: origin.chain_at(position) == copy.chain_at(position)
+    )
+    why = "ends there" if origin.chain_at(position + 1) is None else "differs"
     raise DivergenceError(
         f"{shown(copy.engine.url)} has {head.position} rows of {name!r}, which agree with the "
-        f"source only up to position {low}, where that {why}; copy to another database, or drop "
-        "the dataset there"
+        f"source only up to position {position}, where that {why}; copy to another database, or "
+        "drop the dataset there"
     )

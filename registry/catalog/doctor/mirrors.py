@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from sqlalchemy import Engine, Row, select
 
 from registry.catalog.doctor.finding import Finding, ask
-from registry.samples.codec import Codec
-from registry.samples.features import Features
 from registry.storage.database.models import DatasetRow, HeadRow
 from registry.storage.log.reader import Log
 from registry.storage.mirror.mirror import Mirror
@@ -37,7 +35,7 @@ def check_mirrors(engine: Engine) -> Iterator[Finding]:
 
 
 def _check(engine: Engine, row: Row[object]) -> Iterator[Finding]:
-    log = Log(engine, row.id, row.uid, Codec(Features.from_json(row.features)))
+    log = Log.of(engine, row)
     mirror = Mirror(log, cache_folder())
     subject, view = f"mirror of {row.name}", mirror.view()
     if view is None:

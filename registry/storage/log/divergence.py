@@ -10,6 +10,8 @@ the same position. The chain covers every row before it, so that an equal value 
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine
@@ -80,6 +82,16 @@ def check_reader(engine: Engine, dataset_id: int, head: Head, after: int, chain:
     if found != chain:
         said = f"rows up to position {after} ({chain.hex()}) were read"
         raise _parted(said, head, found, "read again from a position where both agree")
+
+
+def last_common(positions: Sequence[int], agree: Callable[[int], bool]) -> int:
+    """Return the last of these ascending positions where two logs agree; 0 if they do at none.
+
+    ``agree`` compares the logs' chains at a position. Each covers all rows before it, so that logs
+    which differ at a position differ at all later ones: a binary search needs few comparisons.
+    """
+    count = bisect_left(positions, True, key=lambda position: not agree(position))
+    return positions[count - 1] if count else 0
 
 
 def _parted(what: str, head: Head, found: bytes | None, remedy: str) -> DivergenceError:

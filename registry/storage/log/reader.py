@@ -12,8 +12,9 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, Row
 
 from registry.errors import (
     ConflictError,
@@ -23,6 +24,7 @@ from registry.errors import (
     RegistryError,
 )
 from registry.samples.codec import Codec
+from registry.samples.features import Features
 from registry.storage.database.address import Pickled
 from registry.storage.database.retry import PATIENCE, retrying
 from registry.storage.database.transactions import read
@@ -58,6 +60,12 @@ class Log(Pickled):
     codec: Codec
     replica: Replica | None = None
     """The server that pages are read from, up to the position that it has received."""
+
+    @classmethod
+    def of(cls, engine: Engine, row: Row[Any], replica: Replica | None = None) -> Log:
+        """Return the log of a dataset, given by its row with the columns of `DatasetRow`."""
+        codec = Codec(Features.from_json(row.features))
+        return cls(engine, row.id, row.uid, codec, replica)
 
     @property
     def primary(self) -> Log:

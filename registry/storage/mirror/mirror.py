@@ -20,6 +20,7 @@ from registry.errors import DivergenceWarning, MirrorError
 from registry.samples.arrays import Positions
 from registry.storage.database.fork_safety import ThreadLock
 from registry.storage.database.transactions import read
+from registry.storage.log.divergence import last_common
 from registry.storage.log.erasures import Erased, erased_between, erased_from
 from registry.storage.log.head import seen
 from registry.storage.log.page import Page
@@ -121,17 +122,10 @@ class Mirror:
     def shared(self, view: View, until: int) -> int:
         """Return the last anchor's position, at most ``until``, where mirror and database agree."""
         anchors = view.anchors[view.anchors["position"] <= until]
-        # Binary search, as equal chains imply equal logs before them: anchors before low agree,
-        # those from high on do not.
-        low, high = 0, len(anchors)
-        while low < high:
-            middle = (low + high) // 2
-            anchor = anchors[middle]
-            if self.log.chain_reached(int(anchor["position"])) == anchor["chain"].tobytes():
-                low = middle + 1
-            else:
-                high = middle
-        return int(anchors[low - 1]["position"]) if low else 0
+        chains = {int(anchor["position"]): anchor["chain"].tobytes() for anchor in anchors}
+        return last_common(
+            list(chains), lambda position: self.log.chain_reached(position) == chains[position]
+        )
 
     def shared_with(self, until: int, chain: bytes) -> int | None:
         """Return a position up to which the database agrees with the history that has this chain.
