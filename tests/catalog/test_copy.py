@@ -22,7 +22,6 @@ from registry.io.labeling.mapping_store import set_mapping
 from registry.server.deliveries import note
 from registry.storage.database import models
 from registry.storage.database.transactions import reading, writing
-from registry.storage.log.entries import utc
 from tests.cli.test_commands import run
 from tests.support.datasets import FIXED, digit
 from tests.support.mirrors import KINDS, Kind, due, yielded
@@ -72,10 +71,8 @@ def contents(reg: Registry) -> dict[str, list[dict[str, Any]]]:
         if names:
             query = query.select_from(table.join(names["of"].class_.__table__))
         with reading(reg.engine) as connection:
-            found = [dict(row) for row in connection.execute(query).mappings()]
-        for row in found:
-            row |= {n: utc(v) for n, v in row.items() if isinstance(v, datetime)}
-        return sorted(found, key=repr)
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+        return sorted(rows, key=repr)
 
     name = models.DatasetRow.name
     found = {"datasets": rows_of(models.DatasetRow), "samples": rows_of(models.SampleRow)}

@@ -32,7 +32,6 @@ from registry.storage.database.transactions import open_connection, read, write,
 from registry.storage.database.url import shown
 from registry.storage.log import head as heads
 from registry.storage.log.divergence import last_common
-from registry.storage.log.entries import utc
 from registry.storage.log.hash_chain import GENESIS
 from registry.storage.log.head import Head
 from registry.storage.log.reader import Log
@@ -163,11 +162,11 @@ def _counterpart(target: Registry, row: Row[Any]) -> Log:
 
     Raises `DivergenceError` if the target has a dataset with only one of them.
     """
-    kept = {*DatasetRow.__table__.columns.keys()} - {"id", "created_at", "dropped_at"}
-    made = {name: getattr(row, name) for name in kept}
+    copied = {*DatasetRow.__table__.columns.keys()} - {"id", "dropped_at"}
+    values = {name: getattr(row, name) for name in copied}
 
-    def find_or_make(connection: Connection) -> Sequence[Row[Any]]:
-        if insert_if_new(connection, DatasetRow, {**made, "created_at": utc(row.created_at)}):
+    def find_or_create(connection: Connection) -> Sequence[Row[Any]]:
+        if insert_if_new(connection, DatasetRow, values):
             wanted = select(DatasetRow.id).where(DatasetRow.uid == row.uid)
             dataset_id = connection.execute(wanted).scalar_one()
             connection.execute(insert(models.HeadRow).values(dataset_id=dataset_id, chain=GENESIS))
@@ -175,11 +174,11 @@ def _counterpart(target: Registry, row: Row[Any]) -> Log:
         return connection.execute(select(DatasetRow).where(NOT_DROPPED, like)).all()
 
     # A name or a uid alone may be taken by another dataset, and then nothing was inserted.
-    for found in write(target.engine, find_or_make):
-        if (found.uid, found.name) != (row.uid, row.name):
+    for existing in write(target.engine, find_or_create):
+        if (existing.uid, existing.name) != (row.uid, row.name):
             raise DivergenceError(
-                f"{shown(target.engine.url)} has another dataset named {found.name!r} (uid "
-                f"{found.uid}, not {row.uid}), which differs from position 0 on; drop it there, "
+                f"{shown(target.engine.url)} has another dataset named {existing.name!r} (uid "
+                f"{existing.uid}, not {row.uid}), which differs from position 0 on; drop it there, "
                 "or copy to another database"
             )
     return Log.of(target.engine, _row(target, row.name))

@@ -6,17 +6,12 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import zip_longest
 from typing import Any
 
 from sqlalchemy import (
     Connection,
-    LargeBinary,
     Row,
-    RowMapping,
-    Text,
-    cast,
     delete,
     func,
     insert,
@@ -41,7 +36,7 @@ from registry.storage.database.models import (
     WebhookRow,
 )
 from registry.storage.database.sql import insert_into
-from registry.storage.log.entries import utc
+from registry.storage.log.raw_text import decode, raw, readable
 
 _TOGETHER = 1000
 """Rows in one statement, or in memory, at a time."""
@@ -115,7 +110,7 @@ def _erasures(connection: Connection, dataset_id: int) -> list[dict[str, Any]]:
     columns = (ErasureRow.number, ErasureRow.position, ErasureRow.erased_at)
     found = select(*columns).where(ErasureRow.dataset_id == dataset_id)
     rows = connection.execute(found.order_by(ErasureRow.number)).mappings()
-    return [_plain(row) for row in rows]
+    return [dict(row) for row in rows]
 
 
 def _copy_ledger(row_class: type[Base], source: Place, target: Place) -> None:
@@ -140,16 +135,9 @@ def _copy_ledger(row_class: type[Base], source: Place, target: Place) -> None:
 
 def _parts(connection: Connection, query: Any) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows of a query in lists of up to ``_TOGETHER``, streamed from the server."""
-    found = connection.execute(query.execution_options(yield_per=_TOGETHER)).mappings()
-    for part in found.partitions():
-        yield [_plain(row) for row in part]
-
-
-def _plain(row: RowMapping) -> dict[str, Any]:
-    """Return a row as a dict with times in UTC; SQLite's have no time zone."""
-    return {
-        name: utc(value) if isinstance(value, datetime) else value for name, value in row.items()
-    }
+    rows = connection.execute(query.execution_options(yield_per=_TOGETHER)).mappings()
+    for part in rows.partitions():
+        yield [dict(row) for row in part]
 
 
 def _copy_runs(source: Place, target: Place) -> int:
@@ -159,7 +147,7 @@ def _copy_runs(source: Place, target: Place) -> int:
         mine = before.get(name)
         settings = {c: getattr(run, c) for c in ("name", "seed", "split", "policy")}
         if mine is None:
-            made = {**settings, "dataset_id": target[1], "created_at": utc(run.created_at)}
+            made = {**settings, "dataset_id": target[1], "created_at": run.created_at}
             target[0].execute(insert(RunRow).values(**made))
             mine = _runs(*target)[name]
         elif any(getattr(mine, c) != value for c, value in settings.items()):
@@ -197,7 +185,7 @@ def _copy_epochs(name: str, source: Place, target: Place) -> None:
 
 def _epochs(connection: Connection, run_id: int) -> dict[int, dict[str, Any]]:
     found = connection.execute(select(EpochRow).where(EpochRow.run_id == run_id))
-    return {row["number"]: _plain(row) for row in found.mappings()}
+    return {row["number"]: dict(row) for row in found.mappings()}
 
 
 def _pin(epoch: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,7 +220,7 @@ def _take_refused(row: Mapping[str, Any], target: Place) -> bool:
     """Store a rejected row; return False if the database cannot store it."""
     connection, dataset_id = target
     try:
-        texts = {name: _text(row[name]) for name in _TEXTS}
+        texts = {name: None if row[name] is None else decode(row[name], name) for name in _TEXTS}
         fields = null() if texts["fields"] is None else json.loads(texts["fields"])
         made = {**texts, "fields": fields, "dataset_id": dataset_id}
         # A savepoint: on PostgreSQL, an error would otherwise abort the whole transaction.
@@ -246,23 +234,18 @@ def _take_refused(row: Mapping[str, Any], target: Place) -> bool:
 def _refused(connection: Connection, dataset_id: int) -> list[dict[str, Any]]:
     """Read the rejected rows, oldest first, with their texts as str or bytes.
 
-    SQLite stores any bytes as text, so a text may not be UTF-8 and ``fields`` may not be JSON. The
-    casts keep the driver and SQLAlchemy from decoding them, which would raise.
+    On SQLite a text may not be UTF-8, and ``fields`` may not be JSON.
     """
-    kind = Text() if connection.dialect.name == "postgresql" else LargeBinary()
+    dialect = connection.dialect.name
     query = (
         select(
             InboxRow.created_at,
-            *(cast(getattr(InboxRow, name), kind).label(name) for name in _TEXTS),
+            *(raw(getattr(InboxRow, name), dialect).label(name) for name in _TEXTS),
         )
         .where(InboxRow.dataset_id == dataset_id, InboxRow.error.is_not(None))
         .order_by(InboxRow.id)
     )
-    return [_plain(row) for row in connection.execute(query).mappings()]
-
-
-def _text(raw: str | bytes | None) -> str | None:
-    return raw.decode() if isinstance(raw, bytes) else raw
+    return [dict(row) for row in connection.execute(query).mappings()]
 
 
 def _identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -270,6 +253,5 @@ def _identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
     PostgreSQL formats JSON in its own way, so equal fields can have different texts.
     """
-    said = (row[name] for name in _TEXTS if name != "fields")
-    texts = (raw.decode(errors="replace") if isinstance(raw, bytes) else raw for raw in said)
+    texts = (readable(row[name]) for name in _TEXTS if name != "fields")
     return (row["created_at"], *texts)

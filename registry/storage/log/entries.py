@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVarTuple
 
 from sqlalchemy import Connection, Row, Select, func, select
@@ -142,8 +142,3 @@ def _entry(row: Row[*tuple[Any, ...]]) -> Entry:
         created_at=row.created_at,
         erased=bool(row.erased),
     )
-
-
-def utc(moment: datetime) -> datetime:
-    """Return a time from the database as an aware time in UTC; SQLite stores UTC without a zone."""
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)

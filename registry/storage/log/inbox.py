@@ -34,7 +34,8 @@ from registry.storage.log.batch import Batch, Report
 from registry.storage.log.changes import Change, batches
 from registry.storage.log.head import Head
 from registry.storage.log.lookup import latest, size_of
-from registry.storage.log.rejected import Limits, Refused, shown
+from registry.storage.log.raw_text import decode, readable
+from registry.storage.log.rejected import Limits, Refused
 from registry.storage.log.waiting import Sized, measured, texts, waiting
 from registry.storage.log.writer import Writer, transact
 
@@ -178,12 +179,12 @@ def _read(connection: Connection, codec: Codec, ids: Sequence[int]) -> list[Batc
 
 def _change(row: Row[Any]) -> Change | RegistryError:
     try:
-        fields = None if row.fields is None else parse_json(_text(row.fields, "fields"))
-        source = SOURCE if row.source is None else _text(row.source, "source")
-        key = None if row.key is None else _text(row.key, "key")
-        return Change(key, fields, _text(row.action, "action"), source)
+        fields = None if row.fields is None else parse_json(decode(row.fields, "fields"))
+        source = SOURCE if row.source is None else decode(row.source, "source")
+        key = None if row.key is None else decode(row.key, "key")
+        return Change(key, fields, decode(row.action, "action"), source)
     except ValueError as error:
-        return InvalidSampleError(str(error), key=shown(row.key))
+        return InvalidSampleError(str(error), key=readable(row.key))
 
 
 def _too_large(size: int) -> str:
@@ -206,10 +207,3 @@ def _clear(connection: Connection, moved: Sequence[int], errors: Mapping[int, st
         stays = update(InboxRow).where(InboxRow.id == bindparam("number"))
         values = [{"number": number, "why": why} for number, why in errors.items()]
         connection.execute(stays.values(error=bindparam("why")), values)
-
-
-def _text(raw: str | bytes, name: str) -> str:
-    try:
-        return raw if isinstance(raw, str) else raw.decode()
-    except UnicodeDecodeError:
-        raise ValueError(f"{name} is not UTF-8 text") from None

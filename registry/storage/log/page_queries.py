@@ -123,6 +123,22 @@ def _joined(parts: Sequence[list[int] | None]) -> Positions:
     return np.array(list(concatenate.from_iterable(part or () for part in parts)), np.int64)
 
 
+_COLUMNS = ("position", "record", "bucket", "supersedes")
+_ROWS = """
+    SELECT {} FROM samples
+    WHERE dataset_id = %s AND position >= %s AND position < %s ORDER BY position
+"""
+# ``before`` is the size of all rows before this one: the window adds up lengths, so that the server
+# stops at the size. It knows the length of a record without reading one stored out of line.
+_WINDOW = """
+    SELECT {0} FROM (
+        SELECT {0}, coalesce(sum(octet_length(record)) OVER (
+            ORDER BY position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before
+        FROM samples WHERE dataset_id = %s AND position >= %s AND position < %s
+    ) AS ranked WHERE before < %s ORDER BY position
+"""
+
+
 def _row_by_row(
     connection: Connection, dataset_id: int, codec: Codec, after: int, until: int
 ) -> Page:
@@ -130,9 +146,6 @@ def _row_by_row(
     size = None if codec.fixed_width else PAGE_BYTES
     rows = rows_within(connection, dataset_id, _COLUMNS, after, until, size)
     return _from_rows(connection, dataset_id, codec, after, until, rows)
-
-
-_COLUMNS = ("position", "record", "bucket", "supersedes")
 
 
 def rows_within(
@@ -165,21 +178,6 @@ def rows_within(
         rows.append(row)
         total += len(row[record] or b"")
     return rows
-
-
-_ROWS = """
-    SELECT {} FROM samples
-    WHERE dataset_id = %s AND position >= %s AND position < %s ORDER BY position
-"""
-# ``before`` is the size of all rows before this one: the window adds up lengths, so that the server
-# stops at the size. It knows the length of a record without reading one stored out of line.
-_WINDOW = """
-    SELECT {0} FROM (
-        SELECT {0}, coalesce(sum(octet_length(record)) OVER (
-            ORDER BY position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before
-        FROM samples WHERE dataset_id = %s AND position >= %s AND position < %s
-    ) AS ranked WHERE before < %s ORDER BY position
-"""
 
 
 def _from_rows(

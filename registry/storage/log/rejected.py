@@ -19,21 +19,19 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
-    LargeBinary,
     Row,
     Select,
-    Text,
-    cast,
     delete,
     func,
     select,
+    type_coerce,
     update,
 )
 
 from registry.errors import DatasetDroppedError, RegistryError
-from registry.storage.database.models import DatasetRow, InboxRow
+from registry.storage.database.models import DatasetRow, InboxRow, UtcDateTime
 from registry.storage.database.transactions import read, write
-from registry.storage.log.entries import utc
+from registry.storage.log.raw_text import raw, readable
 
 logger = logging.getLogger("registry.storage.log.inbox")
 
@@ -172,13 +170,13 @@ def _remove(connection: Connection, dataset_id: int) -> int:
     """Remove some of the rows that are past the limits; return their number, 0 at the end."""
     kept = _limits(connection, dataset_id)
     # By the database's clock, which set the times: this machine's clock may differ.
-    now = connection.execute(select(func.now())).scalar_one()
+    now = connection.execute(select(type_coerce(func.now(), UtcDateTime))).scalar_one()
     ids = select(InboxRow.id).where(*rejected(dataset_id)).order_by(InboxRow.id.desc())
     # The newest row above the quota, and all before it. The subquery is NULL within the quota: no
     # id is less than that.
     surplus = InboxRow.id <= ids.offset(kept.quota).limit(1).scalar_subquery()
     removed = 0
-    for past in (InboxRow.rejected_at < utc(now) - kept.retention, surplus):
+    for past in (InboxRow.rejected_at < now - kept.retention, surplus):
         some = _unlocked(dataset_id, past).limit(_TOGETHER)
         removed += connection.execute(delete(InboxRow).where(InboxRow.id.in_(some))).rowcount
     return removed
@@ -205,12 +203,8 @@ def _page(
     engine: Engine, dataset_id: int, after: int, count: int
 ) -> Sequence[Row[*tuple[Any, ...]]]:
     def rows(connection: Connection) -> Sequence[Row[*tuple[Any, ...]]]:
-        # As bytes on SQLite, where a text column may hold what is not UTF-8: the driver would raise
-        # an error, and no row of the page could be listed.
-        kind = Text() if connection.dialect.name == "postgresql" else LargeBinary()
-        texts = [
-            cast(getattr(InboxRow, name), kind).label(name) for name in ("key", "action", "source")
-        ]
+        columns = (InboxRow.key, InboxRow.action, InboxRow.source)
+        texts = [raw(column, connection.dialect.name).label(column.name) for column in columns]
         return connection.execute(
             select(InboxRow.id, *texts, InboxRow.created_at, InboxRow.error)
             .where(*rejected(dataset_id), InboxRow.id > max(-1, min(after, (1 << 63) - 1)))
@@ -224,14 +218,9 @@ def _page(
 def _refused(row: Row[Any]) -> Refused:
     return Refused(
         row.id,
-        shown(row.key),
-        shown(row.action) or "",
-        shown(row.source),
+        readable(row.key),
+        readable(row.action) or "",
+        readable(row.source),
         row.created_at,
         row.error,
     )
-
-
-def shown(raw: str | bytes | None) -> str | None:
-    """Return a value as text; bytes from SQLite that are not UTF-8 have replacement characters."""
-    return raw.decode(errors="replace") if isinstance(raw, bytes) else raw

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +17,11 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Integer,
-    LargeBinary,
     Row,
     Select,
     SQLColumnExpression,
-    Text,
     bindparam,
     case,
-    cast,
     func,
     select,
 )
@@ -32,7 +29,7 @@ from sqlalchemy.exc import DBAPIError
 
 from registry.samples.keys import LONGEST
 from registry.storage.database.models import InboxRow
-from registry.storage.log.rejected import shown
+from registry.storage.log.raw_text import raw, readable
 
 _ROWS = 1024
 """Rows that one transaction locks, at most."""
@@ -41,9 +38,6 @@ _STORED = 4 << 20
 _TOO_LONG = "54000"
 """PostgreSQL's SQLSTATE (program_limit_exceeded) for a text above its limit of 1 GiB."""
 _TEXTS = (InboxRow.key, InboxRow.fields, InboxRow.action, InboxRow.source)
-_KINDS: Mapping[str, Text | LargeBinary] = {"postgresql": Text(), "sqlite": LargeBinary()}
-"""The types that columns are cast to, so that the driver parses no JSON and, on SQLite, does not
-decode text, which may not be UTF-8."""
 _WANTED = InboxRow.id.in_(bindparam("ids", expanding=True))
 
 
@@ -88,7 +82,7 @@ def measured(connection: Connection, ids: Sequence[int]) -> dict[int, Sized]:
         # A savepoint: an error would otherwise abort the transaction that holds the head's lock.
         with connection.begin_nested():
             rows = connection.execute(_measures(connection.dialect.name), {"ids": ids})
-            return {n: Sized(size, shown(key), amends) for n, size, key, amends in rows}
+            return {n: Sized(size, readable(key), amends) for n, size, key, amends in rows}
     except DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) != _TOO_LONG:
             raise
@@ -122,15 +116,14 @@ def _stored(dialect: str) -> Select[int, Any]:
 def _measures(dialect: str) -> Select[Any]:
     """Select the attributes of `Sized` for the rows with the given ids."""
     # A key that is too long is not read: only its size is needed to reject the row.
-    key = cast(InboxRow.key, _KINDS[dialect])
-    known = case((_length(InboxRow.key, dialect) <= LONGEST, key))
+    known = case((_length(InboxRow.key, dialect) <= LONGEST, raw(InboxRow.key, dialect)))
     amends = InboxRow.action == "update"
     return select(InboxRow.id, _size(dialect), known, amends).where(_WANTED).order_by(InboxRow.id)
 
 
 @functools.cache
 def _texts(dialect: str) -> Any:
-    texts = (cast(column, _KINDS[dialect]).label(column.name) for column in _TEXTS)
+    texts = (raw(column, dialect).label(column.name) for column in _TEXTS)
     return select(*texts).where(_WANTED).order_by(InboxRow.id.desc())
 
 
@@ -144,4 +137,4 @@ def _size(dialect: str) -> ColumnElement[int]:
 def _length(column: SQLColumnExpression[Any], dialect: str) -> ColumnElement[int]:
     # SQLite's length() counts the characters of a text and the bytes of a blob: hence the cast.
     count = func.octet_length if dialect == "postgresql" else func.length
-    return count(cast(column, _KINDS[dialect]), type_=Integer)
+    return count(raw(column, dialect), type_=Integer)
