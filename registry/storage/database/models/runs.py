@@ -1,0 +1,45 @@
+"""The tables of training runs and of their epochs."""
+
+from __future__ import annotations
+
+from sqlalchemy import ForeignKey, PrimaryKeyConstraint, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from registry.storage.database.models.base import Base, Count, DatasetId, Now, Position
+
+
+class RunRow(Base):
+    """A training run; ``consumed`` is the number of samples trained on so far."""
+
+    __tablename__ = "runs"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    dataset_id: Mapped[DatasetId]
+    name: Mapped[str]
+    seed: Mapped[Position]
+    split: Mapped[str | None]
+    policy: Mapped[str]
+    consumed: Mapped[Count]
+    created_at: Mapped[Now]
+
+    __table_args__ = (UniqueConstraint("dataset_id", "name"),)
+
+
+class EpochRow(Base):
+    """An epoch of a run, pinned to the rows of the log before ``watermark``.
+
+    ``chain`` is the hash chain at the watermark: a different one there means that the log diverged.
+    """
+
+    __tablename__ = "epochs"
+
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
+    number: Mapped[Position]
+    since: Mapped[Position]
+    watermark: Mapped[Position]
+    chain: Mapped[bytes]
+    size: Mapped[Position]
+    start: Mapped[Position]
+    pinned_at: Mapped[Now]
+
+    __table_args__ = (PrimaryKeyConstraint("run_id", "number"),)

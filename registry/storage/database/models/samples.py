@@ -1,0 +1,68 @@
+"""The tables of the rows of logs, and of those that were erased."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Index, PrimaryKeyConstraint, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from registry.storage.database.models.base import Base, DatasetKey, Key, Now, Position
+
+
+class SampleRow(Base):
+    """A row of a log: a revision of a sample.
+
+    Fixed-width columns come first, then the record, so that a record is read without skipping over
+    the key. There is no foreign key to `DatasetRow`: rows are written under a lock on the dataset's
+    head, which has one, and a check for each row would double the cost of an insert.
+    """
+
+    __tablename__ = "samples"
+
+    position: Mapped[Position]
+    dataset_id: Mapped[int]
+    bucket: Mapped[int]
+    record: Mapped[bytes | None]
+    """The packed sample (see `samples/codec.py`), NULL for a retraction, empty if erased."""
+    chain: Mapped[bytes]
+    supersedes: Mapped[Position | None]
+    """Position of the previous revision of the same key, NULL for the first."""
+    source: Mapped[str | None]
+    key: Mapped[Key]
+    created_at: Mapped[Now]
+
+    __table_args__ = (
+        PrimaryKeyConstraint("dataset_id", "position"),
+        # A revision is superseded at most once, so that a key's history cannot fork.
+        Index(
+            "uq_samples_supersedes",
+            "supersedes",
+            "dataset_id",
+            unique=True,
+            postgresql_where=text("supersedes IS NOT NULL"),
+            sqlite_where=text("supersedes IS NOT NULL"),
+        ),
+        {"sqlite_with_rowid": False},
+    )
+
+
+# This index and the one above must not begin with dataset_id, as the primary key does. According to
+# PostgreSQL's statistics, a dataset newer than them has no rows, so that all indexes which begin
+# with dataset_id cost the same: it could choose the primary key, and scan the whole log per key.
+Index("ix_samples_key", SampleRow.key, SampleRow.dataset_id, SampleRow.position.desc())
+
+
+class ErasureRow(Base):
+    """An erasure: a row of a log whose record was removed permanently.
+
+    ``number`` counts from 0 in each dataset; `HeadRow.erased` is the number of erasures. The row
+    keeps its position and has an empty record, which no other row has.
+    """
+
+    __tablename__ = "erasures"
+
+    dataset_id: Mapped[DatasetKey]
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    position: Mapped[Position]
+    erased_at: Mapped[Now]
+
+    __table_args__ = (UniqueConstraint("dataset_id", "position"),)
