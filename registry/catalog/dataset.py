@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, NoReturn, SupportsIndex
 
 from sqlalchemy import Connection, Row
 
-from registry.catalog.verify import Verification, verify_database, verify_mirror
+from registry.catalog.verify import Verification, verify
 from registry.catalog.verify_images import BrokenImage, broken_images
 from registry.errors import VersionError
 from registry.samples.features import Features
@@ -17,20 +16,18 @@ from registry.samples.keys import Keys, check_key, check_source
 from registry.samples.splits import Interval, buckets, interval
 from registry.storage.database.transactions import read
 from registry.storage.log import entries
-from registry.storage.log import erase as erasing
-from registry.storage.log import writer as append
 from registry.storage.log.batch import Amend, Batch, Outcome, Report
 from registry.storage.log.changes import Change, batches, insertion, merge
 from registry.storage.log.entries import Entry, Revision
-from registry.storage.log.erase import Erasure
+from registry.storage.log.erase import Erasure, erase
 from registry.storage.log.head import Head
 from registry.storage.log.inbox import Inbox
 from registry.storage.log.page import Page
 from registry.storage.log.reader import Log, follow, pages
 from registry.storage.log.version import Version
-from registry.storage.mirror.mirror import Mirror
-from registry.training import run_store as runs
-from registry.training.mirror_source import Sources, cache_folder
+from registry.storage.log.writer import Writer, amend, append, together, transact
+from registry.training import run_store
+from registry.training.mirror_source import Sources
 from registry.training.policy import Policy
 from registry.training.population import Population, count_in_database
 from registry.training.run import Run
@@ -127,7 +124,7 @@ class Dataset:
     def append(self, batch: Batch) -> Report:
         """Append a batch of packed records, by the rules of `insert`."""
         self._check_writable()
-        return append.append(self._log.engine, self._log.dataset_id, batch)
+        return append(self._log.engine, self._log.dataset_id, batch)
 
     def update(
         self,
@@ -161,7 +158,7 @@ class Dataset:
         """
         self._check_writable()
         made = batches(self._log.codec, requests)
-        return append.together(self._log.engine, self._log.dataset_id, made)
+        return together(self._log.engine, self._log.dataset_id, made)
 
     def amend_together(
         self, prepare: Callable[[Connection], Sequence[Sequence[Change]]]
@@ -174,20 +171,20 @@ class Dataset:
         self._check_writable()
         log = self._log
 
-        def work(writer: append.Writer) -> list[Outcome]:
+        def work(writer: Writer) -> list[Outcome]:
             return writer.append(batches(log.codec, prepare(writer.connection)))
 
-        return append.transact(log.engine, log.dataset_id, work)
+        return transact(log.engine, log.dataset_id, work)
 
     def get(self, key: str) -> dict[str, Any]:
         """Return a live sample's values by feature.
 
         Raises `SampleNotFoundError` if there is no such sample or it was retracted.
         """
-        found = self.history(key)
-        if found and found[-1].sample is not None:
-            return found[-1].sample
-        raise entries.missing(key, [revision.entry for revision in found])
+        revisions = self.history(key)
+        if revisions and revisions[-1].sample is not None:
+            return revisions[-1].sample
+        raise entries.missing(key, [revision.entry for revision in revisions])
 
     def erase(self, *keys: str, full: bool = False) -> Erasure:
         """Remove all content of samples permanently; mirrors remove it at their next update.
@@ -199,7 +196,7 @@ class Dataset:
         for a key that the dataset never had.
         """
         self._check_writable()
-        return erasing.erase(self._log.engine, self._log.dataset_id, keys, full=full)
+        return erase(self._log.engine, self._log.dataset_id, keys, full=full)
 
     def history(self, key: str) -> list[Revision]:
         """Return all revisions of a key, oldest first; an empty list if there is none."""
@@ -241,13 +238,7 @@ class Dataset:
 
         Damaged rows of the mirror are first read from the database again.
         """
-        found = [verify_database(self._log, self.head)]
-        # Without a folder that can be used there is no mirror to verify.
-        with suppress(OSError):
-            mirror = Mirror(self._log, cache_folder())
-            if (view := mirror.view()) is not None:
-                found.append(verify_mirror(self._log, mirror, view))
-        return found
+        return verify(self._log, self.head)
 
     def broken_images(self) -> list[BrokenImage]:
         """Decode all images of the log, also of revised samples; return those that fail.
@@ -260,7 +251,7 @@ class Dataset:
         """Open every run, in the alphabetical order of their names."""
         return [
             Run(self._log, settings, interval(self.splits, settings.split), self._sources)
-            for settings in runs.settings(self._log.engine, self._log.dataset_id)
+            for settings in run_store.settings(self._log.engine, self._log.dataset_id)
         ]
 
     def run(
@@ -281,7 +272,7 @@ class Dataset:
         self._check_writable()
         # Checks the name of the split before the run's row is created.
         interval(self.splits, split)
-        settings = runs.get_or_create(
+        settings = run_store.get_or_create(
             self._log.engine, self._log.dataset_id, name, seed=seed, split=split, policy=policy
         )
         return Run(self._log, settings, interval(self.splits, settings.split), self._sources)
@@ -290,7 +281,7 @@ class Dataset:
         self._check_writable()
         check_key(key)
         check_source(source)
-        return append.amend(self._log.engine, self._log.dataset_id, key, change, source)
+        return amend(self._log.engine, self._log.dataset_id, key, change, source)
 
     def _range(self, after: SupportsIndex, until: SupportsIndex | None) -> tuple[int, int]:
         """Return the range as integers; raises `VersionError` unless it is within the log."""
@@ -310,10 +301,10 @@ class Dataset:
 
         Raises `VersionError`, which says what the log has instead, if it does not hold the version.
         """
-        found = self._log.chain_reached(version.watermark)
-        if found is None:
+        stored = self._log.chain_reached(version.watermark)
+        if stored is None:
             _absent(f"{version}: {self.name!r} ends at position {self._log.head().position}")
-        chain = found.hex()
+        chain = stored.hex()
         if not chain.startswith(version.chain):
             _absent(f"{version}: the log of {self.name!r} has {chain} there, another history")
         self._version = Version(self.name, version.watermark, chain)

@@ -10,6 +10,7 @@ used instead, so that the rows after it are verified as before.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, select
@@ -25,6 +26,7 @@ from registry.storage.log.reader import Log, pages
 from registry.storage.log.standby import missing_rows
 from registry.storage.mirror.mirror import Mirror
 from registry.storage.mirror.snapshot import View
+from registry.training.mirror_source import cache_folder
 
 BLOCK = 1 << 14
 """Rows of a mirror that are verified at a time."""
@@ -58,6 +60,17 @@ class _Block:
     chain_values: Callable[[bytes, Mapping[int, bytes]], list[bytes]]
 
 
+def verify(log: Log, head: Head) -> list[Verification]:
+    """Verify the rows of the database and, if there is a local mirror, those of the mirror."""
+    results = [verify_database(log, head)]
+    # Without a folder that can be used there is no mirror to verify.
+    with suppress(OSError):
+        mirror = Mirror(log, cache_folder())
+        if (view := mirror.view()) is not None:
+            results.append(verify_mirror(log, mirror, view))
+    return results
+
+
 def verify_database(log: Log, head: Head) -> Verification:
     """Compute the database's chain again, and compare it to the stored values and to the head's.
 
@@ -67,8 +80,8 @@ def verify_database(log: Log, head: Head) -> Verification:
         _Block(page.start, page.stop, _listed(log, page.erased.tolist()), page.chain_values)
         for page in pages(log.primary, 0, head.position)
     )
-    found = _verified(log, "database", head.position, blocks)
-    return found if found.differs is not None else replace(found, differs=_past(log, head))
+    result = _verified(log, "database", head.position, blocks)
+    return result if result.differs is not None else replace(result, differs=_past(log, head))
 
 
 def _past(log: Log, head: Head) -> int | None:
@@ -151,12 +164,12 @@ def _stored(log: Log, after: int, until: int) -> list[bytes]:
         .order_by(SampleRow.position)
     )
 
-    def find(connection: Connection) -> list[bytes]:
-        found = list(connection.execute(wanted).scalars())
-        if len(found) != until - after:
-            error = missing_rows(connection, log.dataset_id, after, until, len(found))
+    def read_values(connection: Connection) -> list[bytes]:
+        values = list(connection.execute(wanted).scalars())
+        if len(values) != until - after:
+            error = missing_rows(connection, log.dataset_id, after, until, len(values))
             if isinstance(error, TransientError):
                 raise error
-        return found
+        return values
 
-    return read(log.engine, find)
+    return read(log.engine, read_values)
