@@ -39,13 +39,8 @@
     ├── DivergenceError            the database's history differs from the one seen before
     └── MirrorError                the local copy cannot be repaired from the database
 
-Warnings: `DivergenceWarning` when a local copy is truncated to the rows that the database holds,
-`CacheWarning` when no local copy can be kept and every read goes to the database, `ReplicaWarning`
-when the primary is read instead of its replica, `FreshModelWarning` when an untrained model
-continues a run.
-
-Errors carry their facts as attributes, such as `LogGapError.after`, so that callers need not parse
-messages.
+The warnings are `DivergenceWarning`, `CacheWarning`, `ReplicaWarning` and `FreshModelWarning`.
+Errors carry their facts as attributes, such as `LogGapError.after`.
 """
 
 from __future__ import annotations
@@ -168,10 +163,7 @@ class DatasetExistsError(RegistryError):
 
 
 class DatasetDroppedError(RegistryError):
-    """The dataset was dropped after this process opened it.
-
-    A new dataset of the same name is another dataset: open it by name.
-    """
+    """The dataset was dropped after this process opened it; a new one of its name is another."""
 
     def __init__(self) -> None:
         super().__init__("the dataset was dropped; open the one that you want by name again")
@@ -185,11 +177,16 @@ class SampleNotFoundError(RegistryError):
         self.key = key
 
 
+def _known(**facts: object) -> list[str]:
+    """Return the facts that are known, as text."""
+    return [f"{name} {value!r}" for name, value in facts.items() if value is not None]
+
+
 class InvalidSampleError(RegistryError):
     """A value that does not fit its feature. No row of its batch was stored.
 
-    ``row`` counts from 0 within the batch. ``row``, ``key`` and ``feature`` are None where they do
-    not apply: ``feature`` if a whole row is invalid, ``row`` and ``key`` if a whole column is.
+    ``row`` counts from 0 within the batch. If a whole row is invalid, ``feature`` is None; if a
+    whole column is, ``row`` and ``key`` are.
     """
 
     def __init__(
@@ -200,8 +197,7 @@ class InvalidSampleError(RegistryError):
         key: str | None = None,
         feature: str | None = None,
     ) -> None:
-        facts = (("row", row), ("key", key), ("feature", feature))
-        where = ", ".join(f"{name} {value!r}" for name, value in facts if value is not None)
+        where = ", ".join(_known(row=row, key=key, feature=feature))
         super().__init__(f"{where}: {reason}" if where else reason)
         self.reason = reason
         self.row = row
@@ -227,9 +223,8 @@ class ImportFileError(RegistryError):
         feature: str | None = None,
         unit: str = "line",
     ) -> None:
-        facts = ((unit, line), ("key", key), ("feature", feature))
-        where = [file, *(f"{name} {value!r}" for name, value in facts if value is not None)]
-        super().__init__(f"{', '.join(where)}: {reason}")
+        where = ", ".join([file, *_known(**{unit: line}, key=key, feature=feature)])
+        super().__init__(f"{where}: {reason}")
         self.reason = reason
         self.file = file
         self.line = line
@@ -258,11 +253,10 @@ class ImageError(RegistryError):
     def __init__(
         self, reason: str, dataset: str, *, position: int, key: str, feature: str | None = None
     ) -> None:
-        of = f", feature {feature!r}" if feature is not None else ""
+        where = ", ".join(_known(dataset=dataset, position=position, key=key, feature=feature))
         super().__init__(
-            f"dataset {dataset!r}, position {position}, key {key!r}{of}: the image cannot be "
-            f"decoded ({reason}); later epochs are without it once the sample is updated or "
-            "retracted, and `registry verify --images` finds others"
+            f"{where}: the image cannot be decoded ({reason}); later epochs are without it once "
+            "the sample is updated or retracted, and `registry verify --images` finds others"
         )
         self.reason = reason
         self.dataset = dataset
@@ -278,17 +272,17 @@ class ErasedError(RegistryError):
     """
 
     def __init__(self, holder: str, samples: Iterable[tuple[int, str]], remedy: str) -> None:
-        found = list(samples)
-        some = [f"{key!r} at position {position}" for position, key in found[:3]]
-        named = ", ".join([*some, "…"] if len(found) > 3 else some)
-        count = "a sample" if len(found) == 1 else f"{len(found):,} samples"
+        erased = list(samples)
+        some = [f"{key!r} at position {position}" for position, key in erased[:3]]
+        named = ", ".join([*some, "…"] if len(erased) > 3 else some)
+        count = "a sample" if len(erased) == 1 else f"{len(erased):,} samples"
         super().__init__(f"{holder} held {count} whose content was erased ({named}); {remedy}")
-        self.positions = [position for position, _ in found]
-        self.keys = [key for _, key in found]
+        self.positions = [position for position, _ in erased]
+        self.keys = [key for _, key in erased]
 
 
 class LogGapError(RegistryError):
-    """The log holds only ``found`` rows at the positions [``after``, ``until``).
+    """The log holds only ``found`` rows at the positions ``[after, until)``.
 
     Raised instead of returning a short page, which would skip samples silently.
     """
@@ -296,8 +290,8 @@ class LogGapError(RegistryError):
     def __init__(self, after: int, until: int, found: int) -> None:
         super().__init__(
             f"positions [{after}, {until}) of the log hold {found} rows instead of "
-            f"{until - after}: rows were removed behind the registry's back; restore them from "
-            "a backup before reading on"
+            f"{until - after}: rows were removed, and not by the registry; restore them from a "
+            "backup before reading on"
         )
         self.after = after
         self.until = until
