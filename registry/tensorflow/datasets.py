@@ -1,73 +1,47 @@
 """Training runs as `tf.data` datasets.
 
-A dataset is built in four steps:
+How a dataset is built:
 
 1. `Elements` checks the names of features, and `Share` the batch size and the shard.
-2. A source yields the samples in chunks of a few MiB. There are two kinds of sources.
+2. `pipelines` makes batches of the samples. `EpochDataset` reads the mirror's files in the graph if
+   all features have a fixed width and the epoch has local files (`Epoch.local_files`). Otherwise a
+   Python generator reads the epoch. `StreamDataset` always uses a generator, because its epochs are
+   pinned while it is read.
+3. `_RunDataset` adds prefetching and the options under which TensorFlow runs the whole.
 
-   - `_in_graph`: a range of chunk numbers is mapped through `gather.gatherer`, which reads the
-     mirror's files. `EpochDataset` uses it if all features have a fixed width and the epoch has
-     local files (`Epoch.local_files`).
-   - `_generated`: a Python generator yields chunks that `Epoch` reads from the mirror or the
-     database. `StreamDataset` always uses it, because its epochs are pinned while it is read.
-
-3. The chunks are decoded and cut into batches. Of a generator's chunks, fixed-width records are
-   decoded in the graph (`row_decoder`), and encoded images sample by sample in the graph
-   (`images.batches`). Otherwise Python decodes the columns, and the graph only makes
-   RaggedTensors of those that are ragged.
-4. `_Wrapped` adds prefetching and the options under which TensorFlow runs the whole.
-
-Why chunks: they divide the cost of a call into Python or of a graph function among many samples.
-Why two sources: iterators of a graph without Python can be saved by `tf.train.Checkpoint`, and
-tf.data service can run it, but it needs all its files when it is built.
+How it is read: TensorFlow's threads run the graph or call the generator, a few batches ahead of the
+training. So an exception in a generator reaches the user as an error of TensorFlow's, a signal does
+not reach it at all (`interrupts`), and it must have ended when the interpreter is finalized
+(`generator_shutdown`).
 """
 
 from __future__ import annotations
 
+import inspect
 import operator
-from collections.abc import Callable, Iterator
 from typing import Any, SupportsIndex, TypeAlias
 
-import numpy as np
 import tensorflow as tf
 
-from registry.errors import EpochError
-from registry.samples.arrays import Positions
-from registry.storage.log.reader import Log
-from registry.storage.mirror.local_files import LocalFiles
-from registry.tensorflow import gather as graph
-from registry.tensorflow import images, interrupts
-from registry.tensorflow.elements import (
-    Elements,
-    Names,
-    arrays,
-    joined,
-    row_arrays,
-    row_decoder,
-    row_signature,
-    signature,
-)
-from registry.tensorflow.endless import refuse_endless_epoch
-from registry.tensorflow.from_generator import Generated
-from registry.tensorflow.raw_datasets import Mapped, Rebatched, map_as_is
+from registry.errors import EpochError, TrainingError
+from registry.tensorflow import interrupts
+from registry.tensorflow.elements import Elements, Names
+from registry.tensorflow.pipelines import ChunkIterator, file_batches, generator_batches
 from registry.training.epoch import ALONE, Epoch
 from registry.training.run import Run
 from registry.training.sharding import Shard, Share
 
 Worker: TypeAlias = Shard | Any
 """A pair of index and count, or a `tf.distribute.InputContext`."""
-
-
-Chunk = tuple[Epoch, Positions]
-"""An epoch, and the offsets of some of its samples."""
-PATIENCE = 0.2
+CANCEL_INTERVAL = 0.2
 """Seconds between the moments at which a stream that waits for samples can be cancelled."""
+_KERAS_ITERATOR = "keras.src.trainers.epoch_iterator"
 
 
-class _Wrapped(tf.data.Dataset):  # type: ignore[misc]  # TensorFlow ships no types
-    """A dataset wrapped under the subclass's name, with prefetching and options added."""
+class _RunDataset(tf.data.Dataset):  # type: ignore[misc]  # TensorFlow ships no types
+    """A dataset of batches under the subclass's name, with prefetching and options added."""
 
-    def __init__(self, whole: tf.data.Dataset) -> None:
+    def __init__(self, batches: tf.data.Dataset) -> None:
         options = tf.data.Options()
         # The samples come from a database: there are no files of which each worker could read a
         # part, and `shard` has divided the samples already.
@@ -79,19 +53,19 @@ class _Wrapped(tf.data.Dataset):  # type: ignore[misc]  # TensorFlow ships no ty
         # Without it, buffers still grow when they run empty, and AUTOTUNE makes as many calls in
         # parallel as there are cores.
         options.autotune.enabled = False
-        self._whole = whole.prefetch(tf.data.AUTOTUNE).with_options(options)
-        super().__init__(self._whole._variant_tensor)  # noqa: SLF001  # as tf.data's own subclasses
+        self._batches = batches.prefetch(tf.data.AUTOTUNE).with_options(options)
+        super().__init__(self._batches._variant_tensor)  # noqa: SLF001  # as tf.data's own subclasses
 
     def _inputs(self) -> list[tf.data.Dataset]:
-        return [self._whole]
+        return [self._batches]
 
     @property
     def element_spec(self) -> Any:
         """The dtypes and shapes of a batch."""
-        return self._whole.element_spec
+        return self._batches.element_spec
 
 
-class EpochDataset(_Wrapped):
+class EpochDataset(_RunDataset):
     """One epoch's samples, each once, in batches of ``batch_size``; its cardinality is known.
 
     Elements are dicts by feature. With ``x``, ``y`` and ``weight`` they are ``x``, ``(x, y)`` or
@@ -134,28 +108,31 @@ class EpochDataset(_Wrapped):
         image_size: tuple[int, int] | None = None,
     ) -> None:
         elements = Elements(epoch.features, x, y, weight, channels, image_size)
-        share = Share.of(batch_size, pair(shard))
+        share = Share.of(batch_size, as_shard(shard))
         if not 0 <= (first := operator.index(start)) <= epoch.size:
             raise EpochError(f"{epoch!r} has no sample {first} to start at")
-        size = share.size(epoch.size - first, drop_remainder=drop_remainder)
         # Both references keep the local files. The graph opens them by name for each iterator, so
         # without the references a file could be removed between two iterations.
         self._epoch = epoch
         self._files = epoch.local_files()
         if self._files is not None:
-            chunks = _in_graph(epoch, self._files, share, first, size, elements)
-            batches = Rebatched(chunks, share.batch_size, drop_remainder=drop_remainder)
+            batches = file_batches(
+                epoch, self._files, elements, share, first, drop_remainder=drop_remainder
+            )
         else:
-            batches = _generated(
+
+            def chunks() -> ChunkIterator:
+                for offsets in epoch.chunks(share, first, drop_remainder=drop_remainder):
+                    yield epoch, offsets
+
+            batches = generator_batches(
                 elements,
-                lambda: (
-                    (epoch, offsets)
-                    for offsets in epoch.chunks(share, first, drop_remainder=drop_remainder)
-                ),
+                chunks,
                 epoch.source.log,
                 share.batch_size,
                 drop_remainder=drop_remainder,
             )
+        size = share.size(epoch.size - first, drop_remainder=drop_remainder)
         count = -(-size // share.batch_size)
         super().__init__(batches.apply(tf.data.experimental.assert_cardinality(count)))
 
@@ -169,7 +146,7 @@ class EpochDataset(_Wrapped):
         return super().__iter__()
 
 
-class StreamDataset(_Wrapped):
+class StreamDataset(_RunDataset):
     """A run's samples without end, epoch after epoch, in full batches that can span two epochs.
 
     Arguments and elements are as in `EpochDataset`. ``start`` is the number of the run's samples,
@@ -195,13 +172,13 @@ class StreamDataset(_Wrapped):
         image_size: tuple[int, int] | None = None,
     ) -> None:
         elements = Elements(run.features, x, y, weight, channels, image_size)
-        share = Share.of(batch_size, pair(shard))
+        share = Share.of(batch_size, as_shard(shard))
 
-        def chunks() -> Iterator[Chunk | None]:
+        def chunks() -> ChunkIterator:
             first = run.consumed if start is None else operator.index(start)
             # This runs in one of TensorFlow's threads, where `KeyboardInterrupt` is never raised.
             pressed = interrupts.count()
-            for chunk in run.chunks(share, first, PATIENCE):
+            for chunk in run.chunks(share, first, CANCEL_INTERVAL):
                 if chunk is None and interrupts.count() != pressed:
                     raise EpochError(f"run {run.name!r} waited for a sample until Ctrl-C")
                 yield chunk
@@ -212,7 +189,10 @@ class StreamDataset(_Wrapped):
 
         interrupts.watch()
 
-        batches = _generated(elements, chunks, run.log, share.batch_size, drop_remainder=True)
+        # A stream has no remainder, but this makes the batch size known to a model that is built.
+        batches = generator_batches(
+            elements, chunks, run.log, share.batch_size, drop_remainder=True
+        )
         endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
         super().__init__(batches.apply(endless))
 
@@ -221,7 +201,7 @@ class StreamDataset(_Wrapped):
 
         Raises `TrainingError` if Keras asks without a number of steps.
         """
-        refuse_endless_epoch()
+        _check_steps_given()
         return super().cardinality()
 
     def map(self, *arguments: Any, **options: Any) -> tf.data.Dataset:
@@ -231,104 +211,34 @@ class StreamDataset(_Wrapped):
         """
         # Keras maps `class_weight` before it asks for the cardinality, and then it asks the mapped
         # dataset, which knows nothing of this check.
-        refuse_endless_epoch()
+        _check_steps_given()
         return super().map(*arguments, **options)
 
 
-def pair(shard: Worker) -> Shard:
+def as_shard(worker: Worker) -> Shard:
     """Return a worker's index and the number of workers."""
-    if isinstance(shard, tf.distribute.InputContext):
-        return shard.input_pipeline_id, shard.num_input_pipelines
-    index, count = shard
+    if isinstance(worker, tf.distribute.InputContext):
+        return worker.input_pipeline_id, worker.num_input_pipelines
+    index, count = worker
     return index, count
 
 
-def _in_graph(
-    epoch: Epoch, files: LocalFiles, share: Share, start: int, size: int, elements: Elements
-) -> tf.data.Dataset:
-    """Return a dataset of chunks that graph operations gather from the mirror's files.
+def _check_steps_given() -> None:
+    """Raise `TrainingError` if Keras is the caller and was given no number of steps.
 
-    Elements are columns of up to `Epoch.chunk_rows` samples, already selected; ``size`` is the
-    number of the shard's samples.
+    It would train one epoch without end. Keras does not pass the number to a dataset. It is only an
+    attribute of Keras's `EpochIterator`, which this finds on the stack.
     """
-    rows = epoch.chunk_rows(share.batch_size)
-    kind = graph.Kind(
-        epoch.features,
-        tuple(elements.wanted),
-        rows,
-        indexed=files.index.entries is not None,
-        alone=share.count == 1,
-    )
-    facts = graph.Facts.of(epoch.order, files.index, share, start, size)
-    gather = graph.gatherer(kind, files.view, files.index, epoch.order, facts)
-    numbers = tf.data.Dataset.range(-(-size // rows))
-    return Mapped(numbers, lambda number: elements.select(gather(number)))
-
-
-def _generated(
-    elements: Elements,
-    chunks: Callable[[], Iterator[Chunk | None]],
-    log: Log,
-    batch_size: int,
-    *,
-    drop_remainder: bool,
-) -> tf.data.Dataset:
-    """Return batches of samples that a Python generator reads, a chunk at a time.
-
-    ``chunks`` yields None while there is nothing to read yet, and this yields an empty chunk for
-    it. TensorFlow cannot interrupt Python, but it can cancel an iterator between two chunks.
-    """
-    codec = log.codec
-    features, wanted = codec.features, elements.wanted
-    if codec.fixed_width:
-        empty = np.empty((0, codec.header.itemsize), np.uint8)
-        rows = Generated(
-            lambda: (
-                rows
-                for chunk in chunks()
-                for rows in (chunk[0].rows(chunk[1]) if chunk else [empty])
-            ),
-            tf.TensorSpec((None, None), tf.uint8),
-        )
-        decode = row_decoder(codec, wanted)
-        decoded = Mapped(rows, lambda found: elements.select(decode(found)))
-        return Rebatched(decoded, batch_size, drop_remainder=drop_remainder)
-    if elements.images:
-        return _with_images(elements, chunks, log, batch_size, drop_remainder=drop_remainder)
-    nothing = codec.decode(b"", 0)
-
-    def parts() -> Iterator[Any]:
-        for chunk in chunks():
-            for columns in chunk[0].columns(chunk[1]) if chunk else [nothing]:
-                yield arrays(features, columns, wanted)
-
-    columns = Generated(parts, signature(features, wanted))
-    chosen = map_as_is(columns, lambda found: elements.select(joined(found)))
-    return chosen.rebatch(batch_size, drop_remainder=drop_remainder)
-
-
-def _with_images(
-    elements: Elements,
-    chunks: Callable[[], Iterator[Chunk | None]],
-    log: Log,
-    batch_size: int,
-    *,
-    drop_remainder: bool,
-) -> tf.data.Dataset:
-    """Return what `_generated` does, with images decoded in the graph.
-
-    Chunks carry the position of each sample, by which an image that cannot be decoded is named.
-    """
-    features, wanted = log.codec.features, elements.wanted
-    nothing = np.empty(0, np.int64), log.codec.decode(b"", 0)
-
-    def parts() -> Iterator[Any]:
-        for chunk in chunks():
-            found = chunk[0].samples(chunk[1], batch_size) if chunk else [nothing]
-            for positions, columns in found:
-                yield positions, row_arrays(features, columns, wanted)
-
-    places = tf.TensorSpec((None,), tf.int64)
-    # Without the prefetch, decoding waits while Python gathers the next chunk.
-    ahead = Generated(parts, (places, row_signature(features, wanted))).prefetch(1)
-    return images.batches(ahead, elements, log, batch_size, drop_remainder=drop_remainder)
+    # If another version of Keras moves the module, nothing is raised, and the epoch is endless.
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == _KERAS_ITERATOR:
+            iterator = frame.f_locals.get("self")
+            if iterator is not None and iterator.steps_per_epoch is None:
+                raise TrainingError(
+                    "a StreamDataset has no end: pass steps_per_epoch to model.fit (steps to "
+                    "model.evaluate or predict), or train on whole epochs of the run by "
+                    "registry.keras.fit(model, run, …)"
+                )
+            return
+        frame = frame.f_back

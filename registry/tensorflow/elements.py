@@ -104,11 +104,11 @@ def _features(names: Names | None) -> Sequence[str]:
 def row_decoder(codec: Codec, wanted: Sequence[str]) -> Callable[[Any], dict[str, Any]]:
     """Return a graph function from fixed-width records, uint8 ``(count, width)``, to columns."""
     fields: Mapping[str, Any] = codec.header.fields or {}
-    places = dict(zip(codec.features, codec.header.names or (), strict=True))
+    field_names = dict(zip(codec.features, codec.header.names or (), strict=True))
 
     def decode(rows: Any) -> dict[str, Any]:
         return {
-            name: _from_bytes(rows, codec.features[name], *fields[places[name]][:2])
+            name: _from_bytes(rows, codec.features[name], *fields[field_names[name]][:2])
             for name in wanted
         }
 
@@ -118,15 +118,15 @@ def row_decoder(codec: Codec, wanted: Sequence[str]) -> Callable[[Any], dict[str
 def _from_bytes(rows: Any, feature: Feature, field: np.dtype[Any], offset: int) -> Any:
     """Return the column of a field that is ``offset`` bytes into each row."""
     base = field.base
-    cut = tf.reshape(rows[:, offset : offset + field.itemsize], (-1, *field.shape, base.itemsize))
+    items = tf.reshape(rows[:, offset : offset + field.itemsize], (-1, *field.shape, base.itemsize))
     if base == np.bool_:  # which `tf.bitcast` cannot make
-        return tf.not_equal(cut[..., 0], 0)
+        return tf.not_equal(items[..., 0], 0)
     # `tf.bitcast` drops the last dimension only if the size of an item changes.
     if base.itemsize == 1:
-        cut = cut[..., 0]
+        items = items[..., 0]
     # `tf.bitcast` reads the bytes in the machine's order, which the records' must be.
     dtype = tf.int32 if isinstance(feature, ClassLabel) else tf.as_dtype(base.newbyteorder("="))
-    return tf.bitcast(cut, dtype)
+    return tf.bitcast(items, dtype)
 
 
 def arrays(features: Features, columns: Mapping[str, Column], wanted: Sequence[str]) -> Any:
@@ -151,16 +151,16 @@ def _row_array(feature: Feature, column: Column) -> Column:
     if not isinstance(feature, Ragged):
         return column
     # Objects, not NumPy's `S`, which strips trailing zero bytes and so changes lengths.
-    texts = np.empty(len(column), object)
-    texts[:] = [value.tobytes() for value in column]
-    return texts
+    values = np.empty(len(column), object)
+    values[:] = [value.tobytes() for value in column]
+    return values
 
 
 def row_signature(features: Features, wanted: Sequence[str]) -> dict[str, Any]:
     """Return the specs of what `row_arrays` returns for any number of rows."""
-    text = tf.TensorSpec((None,), tf.string)
+    strings = tf.TensorSpec((None,), tf.string)
     specs = {name: _spec(features[name]) for name in wanted}
-    return {name: text if isinstance(spec, tuple) else spec for name, spec in specs.items()}
+    return {name: strings if isinstance(spec, tuple) else spec for name, spec in specs.items()}
 
 
 def unpacked(features: Features, batch: Mapping[str, Any]) -> dict[str, Any]:

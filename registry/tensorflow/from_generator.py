@@ -1,4 +1,14 @@
-"""Datasets of the elements that Python generators yield."""
+"""Datasets of the elements that Python generators yield.
+
+How it works: TensorFlow's operation `GeneratorDataset` calls three functions, to start an iterator,
+for each of its elements, and to finish it. Here each of them calls Python. A graph holds tensors
+only, so `start` puts the generator into a dict and returns its number, and the other two look the
+generator up by the number.
+
+Why: `tf.data.Dataset.from_generator` does the same, but checks and converts every element in
+Python, and does not keep its functions on one device (`raw_datasets.LOCAL`). It starts too late for
+the limit of 100 ms on "StreamDataset: first batch" of ``python -m benchmarks --only large``.
+"""
 
 from __future__ import annotations
 
@@ -13,72 +23,75 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from registry.tensorflow import process_exit
-from registry.tensorflow.raw_datasets import FlatMapped, flat, graph_function
+from registry.tensorflow import generator_shutdown
+from registry.tensorflow.raw_datasets import FlatMapDataset, graph_function, type_attributes
 
 KEPT_BYTES = 32 << 20
 """Free bytes at the end of the heap that the process keeps."""
 _M_TRIM_THRESHOLD = -1
+"""The number of this option of ``mallopt`` in glibc's ``malloc.h``."""
 
 
-class Generated(FlatMapped):
+class GeneratorDataset(FlatMapDataset):
     """The elements of a generator; each iterator gets a new one from ``make``.
 
     Does what ``tf.data.Dataset.from_generator(make, output_signature=spec)`` does, for dense
-    arrays only, and starts in a fraction of the time. The generator yields arrays in the structure
-    of ``spec``. TensorFlow's threads run it, one call at a time.
+    arrays only. The generator yields arrays in the structure of ``spec``. TensorFlow's threads run
+    it, one call at a time.
     """
 
     def __init__(self, make: Callable[[], Iterator[Any]], spec: Any) -> None:
-        _keep_freed()
+        _keep_freed_memory()
         specs = tf.nest.flatten(spec)
-        types = [each.dtype for each in specs]
-        # Graphs hold numbers only, so the generators are kept here until `end` is called.
-        running: dict[int, Iterator[Any]] = {}
+        dtypes = [component.dtype for component in specs]
+        generators: dict[int, Iterator[Any]] = {}
         numbers = itertools.count()
 
-        def begin() -> np.int64:
+        def start() -> np.int64:
             number = next(numbers)
-            running[number] = make()
+            generators[number] = make()
             return np.int64(number)
 
-        def proceed(number: np.int64) -> list[Any]:
-            # `tf.numpy_function` reports StopIteration as an error that ends the dataset.
-            with process_exit.generator_call():
-                if process_exit.is_near():
+        def take(number: np.int64) -> list[Any]:
+            with generator_shutdown.running_call():
+                if generator_shutdown.has_begun():
+                    # `tf.numpy_function` reports StopIteration as an error that ends the dataset.
                     raise StopIteration
-                return list(tf.nest.flatten(next(running[int(number)])))
+                return list(tf.nest.flatten(next(generators[int(number)])))
 
-        def end(number: np.int64) -> np.int64:
-            del running[int(number)]
+        # Without it, the generator and what it has open would live as long as the dataset.
+        def finish(number: np.int64) -> np.int64:
+            del generators[int(number)]
             return number
 
-        def shaped(number: Any) -> list[Any]:
-            found = tf.numpy_function(proceed, [number], types)
+        def take_with_shapes(number: Any) -> list[Any]:
+            components = tf.numpy_function(take, [number], dtypes)
             # Python's results have no shape in the graph until they are given one.
-            for each, known in zip(found, specs, strict=True):
-                each.set_shape(known.shape)
-            return list(found)
+            for component, component_spec in zip(components, specs, strict=True):
+                component.set_shape(component_spec.shape)
+            return list(components)
 
-        handle = tf.TensorSpec((), tf.int64)
+        number_spec = tf.TensorSpec((), tf.int64)
         # Kept for as long as the dataset: TensorFlow knows a Python function by a token, which
         # dies with the graph that holds it.
         self._functions_ = [
-            graph_function(lambda: tf.numpy_function(begin, [], tf.int64)),
-            graph_function(shaped, handle),
-            graph_function(lambda number: tf.numpy_function(end, [number], tf.int64), handle),
+            graph_function(lambda: tf.numpy_function(start, [], tf.int64)),
+            graph_function(take_with_shapes, number_spec),
+            graph_function(
+                lambda number: tf.numpy_function(finish, [number], tf.int64), number_spec
+            ),
         ]
-        start, follow, finish = self._functions_
+        init, following, finalize = self._functions_
 
         def generate(number: Any) -> Any:  # noqa: ARG001  # names a node
             return tf.raw_ops.GeneratorDataset(
                 init_func_other_args=[],
                 next_func_other_args=[],
                 finalize_func_other_args=[],
-                init_func=start,
-                next_func=follow,
-                finalize_func=finish,
-                **flat(spec),
+                init_func=init,
+                next_func=following,
+                finalize_func=finalize,
+                **type_attributes(spec),
             )
 
         # The generator dataset is made within a function. Otherwise TensorFlow could not serialize
@@ -87,13 +100,14 @@ class Generated(FlatMapped):
 
 
 @cache
-def _keep_freed() -> None:
+def _keep_freed_memory() -> None:
     """Have the C library keep freed memory, so that the next chunk of samples reuses it.
 
     By default the GNU C library returns free memory at the end of the heap once it is 128 KiB. The
-    next chunk then costs a page fault for each page, a tenth of all time with images. The library
-    normally raises this threshold by what is freed, but TensorFlow switches that off when it
-    makes a generator dataset (`ApplyPython311MemoryPatch` in
+    next chunk then costs a page fault for each page, a tenth of all time with images
+    (``python -m benchmarks --only train-photos``). The library normally raises this threshold by
+    what is freed, but TensorFlow switches that off when it makes a generator dataset
+    (`ApplyPython311MemoryPatch` in
     https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/core/kernels/data/generator_dataset_op.cc).
     The setting holds for the whole process. ``MALLOC_TRIM_THRESHOLD_`` in the environment wins.
     """

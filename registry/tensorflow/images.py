@@ -9,6 +9,9 @@
 
 Why: TensorFlow's decoders fail the whole step and do not report which sample it was. No operation
 catches that but `ignore_errors`. No Python runs in this module while all images can be decoded.
+
+The rows of a chunk are cut apart by `from_tensor_slices` within the graph: its slices share the
+memory of the chunk's strings, which `unbatch` would copy.
 """
 
 from __future__ import annotations
@@ -28,7 +31,12 @@ from registry.storage.database.transactions import read
 from registry.storage.log.reader import Log
 from registry.storage.log.records import sample_at
 from registry.tensorflow.elements import Elements, unpacked
-from registry.tensorflow.raw_datasets import Interleaved, Mapped, Rebatched, Slices, map_as_is
+from registry.tensorflow.raw_datasets import (
+    InterleaveDataset,
+    MapDataset,
+    RebatchDataset,
+    map_plainly,
+)
 
 DECODERS = 2 * (os.cpu_count() or 1)
 """Images decoded in parallel. With one per core, cores wait for their next image."""
@@ -52,55 +60,62 @@ def batches(
     """
     ragged = any(isinstance(elements.features[name], Ragged) for name in elements.wanted)
 
-    def explain(positions: Positions) -> np.int64:
-        raise _error(log, elements, positions)
+    def raise_error(positions: Positions) -> np.int64:
+        raise _image_error(log, elements, positions)
 
     def decode(sample: Any) -> Any:
         position, columns = sample
         return position, elements.decode_images(columns)
 
-    def pairs(chunk: Any) -> tf.data.Dataset:
+    def decode_chunk(chunk: Any) -> tf.data.Dataset:
         positions, _ = chunk
-        # Ends before the chunk does if samples were dropped. `failed` then takes the next place.
-        decoded = Mapped(Slices(chunk), decode, DECODERS).ignore_errors()
-        placed = tf.data.Dataset.zip(Slices(positions), decoded)
+        samples = tf.data.Dataset.from_tensor_slices(chunk)
+        expected = tf.data.Dataset.from_tensor_slices(positions)
+        # Ends before the chunk does if samples were dropped. `failure` then takes the next place.
+        decoded = MapDataset(samples, decode, DECODERS).ignore_errors()
+        pairs = tf.data.Dataset.zip(expected, decoded)
 
         def fail(all_positions: Any) -> Any:
-            number = tf.numpy_function(explain, [all_positions], tf.int64)
-            # Never returned, since `explain` raises, but `concatenate` wants elements of one kind.
+            number = tf.numpy_function(raise_error, [all_positions], tf.int64)
+            # Never returned, since `raise_error` raises, but `concatenate` wants elements of one
+            # kind.
             with tf.control_dependencies([number]):
-                return tf.nest.map_structure(_blank, placed.element_spec)
+                return tf.nest.map_structure(_blank, pairs.element_spec)
 
-        failed = Mapped(Slices(positions[None]), fail, 1)
-        whole = placed.concatenate(failed).take(tf.size(positions, tf.int64))
+        # One call, not AUTOTUNE: parallel calls run ahead, and would fail before they are needed.
+        failure = MapDataset(tf.data.Dataset.from_tensors(positions), fail, 1)
+        # Without the `take`, `fail` would run after every intact chunk.
+        complete = pairs.concatenate(failure).take(tf.size(positions, tf.int64))
         # Batched here already: passing samples on one by one takes as long as decoding small ones.
-        return whole.batch(batch_size)
+        return complete.batch(batch_size)
 
     def check(batch: Any) -> Any:
         expected, (decoded, columns) = batch
-        wrong = expected[tf.not_equal(expected, decoded)]
-        sound = tf.cond(
-            tf.equal(tf.size(wrong), 0),
+        skipped = expected[tf.not_equal(expected, decoded)]
+        checked = tf.cond(
+            tf.equal(tf.size(skipped), 0),
             lambda: tf.constant(0, tf.int64),
-            lambda: tf.numpy_function(explain, [wrong[:1]], tf.int64),
+            lambda: tf.numpy_function(raise_error, [skipped[:1]], tf.int64),
         )
         # Operations outside of this block would not wait for the check.
-        with tf.control_dependencies([sound]):
-            same = tf.nest.map_structure(tf.identity, columns)
-        return same if ragged else elements.select(same)
+        with tf.control_dependencies([checked]):
+            columns = tf.nest.map_structure(tf.identity, columns)
+        return columns if ragged else elements.select(columns)
 
-    placed = Interleaved(chunks, pairs)
-    found = Mapped(Rebatched(placed, batch_size, drop_remainder=drop_remainder), check, 1)
+    parts = InterleaveDataset(chunks, decode_chunk)
+    rebatched = RebatchDataset(parts, batch_size, drop_remainder=drop_remainder)
+    # One call: batches need no more work, and parallel ones would hold more images in memory.
+    intact = MapDataset(rebatched, check, 1)
     if not ragged:
-        return found
-    return map_as_is(found, lambda batch: elements.select(unpacked(elements.features, batch)))
+        return intact
+    return map_plainly(intact, lambda batch: elements.select(unpacked(elements.features, batch)))
 
 
 def _blank(spec: tf.TensorSpec) -> Any:
     return tf.zeros([side or 0 for side in spec.shape], spec.dtype)
 
 
-def _error(log: Log, elements: Elements, positions: Positions) -> ImageError:
+def _image_error(log: Log, elements: Elements, positions: Positions) -> ImageError:
     """Return the error of the first of these samples that cannot be decoded.
 
     Reads the database, in one of TensorFlow's threads.

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
 from registry.errors import DivergenceError, TrainingError
-from registry.tensorflow.datasets import Worker, pair
+from registry.tensorflow.datasets import Worker, as_shard
 from registry.tensorflow.elements import Names
 from registry.tensorflow.keras import distribution
 from registry.tensorflow.keras.arguments import check_arguments, warn_if_fresh
@@ -74,9 +74,9 @@ def fit(  # noqa: PLR0913  # as Keras's own, all but two are given by name
     """
     check_arguments(model, run, {**fit_arguments, "validation_run": validation_run})
     together = distribution.place(model)
-    if together is not None and pair(shard) == ALONE:
+    if together is not None and as_shard(shard) == ALONE:
         shard = together
-    share = Share.of(batch_size, pair(shard))
+    share = Share.of(batch_size, as_shard(shard))
     options = {"batch_size": batch_size, "x": x, "y": y, "weight": weight, "shard": shard}
     options |= {"drop_remainder": drop_remainder, **(dataset_arguments or {})}
     first = None if initial_epoch is None else operator.index(initial_epoch)

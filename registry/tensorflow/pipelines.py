@@ -1,0 +1,158 @@
+"""The two ways to make batches of an epoch's samples: in the graph alone, or by a generator.
+
+Samples travel in chunks of a few MiB, which are then cut into batches. Chunks divide the cost of a
+call into Python, or of a graph function, among many samples.
+
+- `file_batches`: a range of chunk numbers is mapped through `gather.chunk_function`, which reads
+  the mirror's files. Iterators of a graph without Python can be saved by `tf.train.Checkpoint`, and
+  tf.data service can run it. All files must be there when it is built, and all features must have a
+  fixed width.
+- `generator_batches`: a Python generator yields chunks that `Epoch` reads from the mirror or the
+  database. What Python does with a chunk depends on the features:
+
+  - Records of a fixed width are handed on as bytes, and decoded in the graph (`row_decoder`).
+  - With encoded images, Python decodes the records into columns with one value per sample, and
+    `images.batches` decodes the images sample by sample in the graph.
+  - Otherwise Python decodes the columns, and the graph only makes RaggedTensors of those that are
+    ragged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from registry.samples.arrays import Positions
+from registry.storage.log.reader import Log
+from registry.storage.mirror.local_files import LocalFiles
+from registry.tensorflow import images
+from registry.tensorflow.elements import (
+    Elements,
+    arrays,
+    joined,
+    row_arrays,
+    row_decoder,
+    row_signature,
+    signature,
+)
+from registry.tensorflow.from_generator import GeneratorDataset
+from registry.tensorflow.gather import GatherSignature, chunk_function
+from registry.tensorflow.graph_order import ShardParameters
+from registry.tensorflow.raw_datasets import MapDataset, RebatchDataset, map_plainly
+from registry.training.epoch import Epoch
+from registry.training.sharding import Share
+
+Chunk = tuple[Epoch, Positions]
+"""An epoch, and the offsets of some of its samples."""
+ChunkIterator = Iterator[Chunk | None]
+"""Yields None while there is nothing to read yet."""
+
+
+def file_batches(
+    epoch: Epoch,
+    files: LocalFiles,
+    elements: Elements,
+    share: Share,
+    start: int,
+    *,
+    drop_remainder: bool,
+) -> tf.data.Dataset:
+    """Return batches that graph operations gather from the mirror's files.
+
+    The caller keeps ``files``.
+    """
+    size = share.size(epoch.size - start, drop_remainder=drop_remainder)
+    rows = epoch.chunk_rows(share.batch_size)
+    gather_signature = GatherSignature(
+        epoch.features,
+        tuple(elements.wanted),
+        rows,
+        indexed=files.index.entries is not None,
+        one_shard=share.count == 1,
+    )
+    parameters = ShardParameters.of(epoch.order, share, start, size, files.index.first)
+    read_chunk = chunk_function(gather_signature, files.view, files.index, epoch.order, parameters)
+    numbers = tf.data.Dataset.range(-(-size // rows))
+    chunks = MapDataset(numbers, lambda number: elements.select(read_chunk(number)))
+    return RebatchDataset(chunks, share.batch_size, drop_remainder=drop_remainder)
+
+
+def generator_batches(
+    elements: Elements,
+    chunks: Callable[[], ChunkIterator],
+    log: Log,
+    batch_size: int,
+    *,
+    drop_remainder: bool,
+) -> tf.data.Dataset:
+    """Return batches of samples that a Python generator reads, a chunk at a time.
+
+    Each iterator calls ``chunks`` once.
+    """
+    if log.codec.fixed_width:
+        decoded = _decoded_rows(elements, chunks, log)
+        return RebatchDataset(decoded, batch_size, drop_remainder=drop_remainder)
+    if elements.images:
+        samples = _samples(elements, chunks, log, batch_size)
+        return images.batches(samples, elements, log, batch_size, drop_remainder=drop_remainder)
+    # Not `RebatchDataset`, which takes dense tensors only.
+    columns = _columns(elements, chunks, log)
+    return columns.rebatch(batch_size, drop_remainder=drop_remainder)
+
+
+# Each generator below yields an empty chunk where `chunks` yields None. TensorFlow cannot interrupt
+# Python, but it can cancel an iterator between two chunks. Without the empty ones, an iterator that
+# waits for a sample could not be deleted, and the process not end.
+
+
+def _decoded_rows(
+    elements: Elements, chunks: Callable[[], ChunkIterator], log: Log
+) -> tf.data.Dataset:
+    """Return chunks of fixed-width samples, which Python hands on as bytes."""
+    empty = np.empty((0, log.codec.header.itemsize), np.uint8)
+
+    def generate() -> Iterator[Any]:
+        for chunk in chunks():
+            yield from chunk[0].rows(chunk[1]) if chunk else [empty]
+
+    rows = GeneratorDataset(generate, tf.TensorSpec((None, None), tf.uint8))
+    decode = row_decoder(log.codec, elements.wanted)
+    return MapDataset(rows, lambda chunk: elements.select(decode(chunk)))
+
+
+def _columns(elements: Elements, chunks: Callable[[], ChunkIterator], log: Log) -> tf.data.Dataset:
+    """Return chunks of samples that Python decodes."""
+    features, wanted = log.codec.features, elements.wanted
+    empty = log.codec.decode(b"", 0)
+
+    def generate() -> Iterator[Any]:
+        for chunk in chunks():
+            for columns in chunk[0].columns(chunk[1]) if chunk else [empty]:
+                yield arrays(features, columns, wanted)
+
+    columns = GeneratorDataset(generate, signature(features, wanted))
+    # Not `MapDataset`: RaggedTensors are not dense.
+    return map_plainly(columns, lambda chunk: elements.select(joined(chunk)))
+
+
+def _samples(
+    elements: Elements, chunks: Callable[[], ChunkIterator], log: Log, batch_size: int
+) -> tf.data.Dataset:
+    """Return chunks of samples with their positions, as `images.batches` takes them.
+
+    By its position, an image that cannot be decoded is named.
+    """
+    features, wanted = log.codec.features, elements.wanted
+    empty = np.empty(0, np.int64), log.codec.decode(b"", 0)
+
+    def generate() -> Iterator[Any]:
+        for chunk in chunks():
+            for positions, columns in chunk[0].samples(chunk[1], batch_size) if chunk else [empty]:
+                yield positions, row_arrays(features, columns, wanted)
+
+    spec = tf.TensorSpec((None,), tf.int64), row_signature(features, wanted)
+    # Without the prefetch, decoding waits while Python gathers the next chunk.
+    return GeneratorDataset(generate, spec).prefetch(1)
