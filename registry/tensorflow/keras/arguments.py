@@ -75,5 +75,5 @@ def _steps(optimizer: Any) -> int:
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
     # The first variable, since `iterations` counts only updates under gradient accumulation. It is
     # converted first: under tf.distribute, int() fails for a variable with a copy on each device.
-    made = [int(keras.ops.convert_to_tensor(each)) for each in optimizer.variables[:1]]
-    return sum(made)
+    first = optimizer.variables[:1]  # none before the optimizer is built
+    return sum(int(keras.ops.convert_to_tensor(variable)) for variable in first)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import replace
 from typing import Any, SupportsIndex
 
 import keras
 
-from registry.errors import RunMismatchError
 from registry.tensorflow.keras.checkpoint import Position, SavedPosition
-from registry.tensorflow.keras.recorder import Recorder
+from registry.tensorflow.keras.progress import Progress, check_run
 from registry.training.epoch import ALONE
 from registry.training.run import Run
 from registry.training.sharding import Share
@@ -41,9 +41,9 @@ class Consumption(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ship
         self._run = run
         self._start = None if start is None else operator.index(start)
         self._samples = Share.of(samples, ALONE).batch_size
-        self._recorder = Recorder(run)
+        self._progress = Progress(run)
         self._began = False
-        self._consumed = self._before = self._trained = self._running = 0
+        self._epoch_start = self._running = 0
 
     def set_model(self, model: Any) -> None:
         super().set_model(model)
@@ -58,51 +58,43 @@ class Consumption(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ship
         # restores the position in its own `on_train_begin`.
         if not self._began:
             self._begin()
-        self._before = self._trained
+        self._epoch_start = self._progress.sample
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
-        self._reach(self._before + batch * self._samples)
+        self._reach(self._epoch_start + batch * self._samples)
         # A backup may be saved at the end of these batches before `on_train_batch_end` is called
         # here. The position in it must count them, or they would be trained on twice.
         batches = batch + getattr(self.model, "steps_per_execution", 1)
-        self._running = self._before + batches * self._samples
+        self._running = self._epoch_start + batches * self._samples
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
-        self._reach(self._before + (batch + 1) * self._samples)
+        self._reach(self._epoch_start + (batch + 1) * self._samples)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
-        self._recorder.flush()
+        self._progress.flush()
 
     def on_train_end(self, logs: Any = None) -> None:  # noqa: ARG002
-        self._recorder.flush()
+        self._progress.flush()
         self._saved.detach(self.model)
 
     def _begin(self) -> None:
         self._began = True
-        self._recorder.flush()  # what an interrupted training has not recorded yet
+        self._progress.flush()  # what an interrupted training has not recorded yet
+        self._progress = Progress(self._run)
         restored = self._saved.restored
-        if restored is not None:
+        if restored is None:
+            self._progress.consumed = self._run.consumed
+            first = self._progress.consumed if self._start is None else self._start
+            self._progress.sample = first
+        else:
             check_run(restored, self._run)
-            self._run.record(restored.furthest, rewind=True)
-        self._consumed = self._run.consumed
-        first = self._consumed if self._start is None else self._start
-        self._trained = self._running = restored.sample if restored else first
-        # A recorder only moves forward, and the restored position may be behind the last one's.
-        self._recorder = Recorder(self._run)
+            self._progress.restore(restored)
+        self._running = self._progress.sample
 
     def _reach(self, sample: int) -> None:
         # Keras may call from several threads, in any order: never go back.
-        self._trained = max(self._trained, sample)
-        self._recorder.reach(self._trained)
+        self._progress.reach(max(self._progress.sample, sample))
 
     def _position(self) -> Position:
-        return Position(self._run.name, max(self._trained, self._running), self._consumed)
-
-
-def check_run(restored: Position, run: Run) -> None:
-    """Raise `RunMismatchError` if restored weights were trained on another run."""
-    if restored.run != run.name:
-        raise RunMismatchError(
-            f"the restored backup was trained on run {restored.run!r}, not on {run.name!r}: train "
-            "on that run, or give BackupAndRestore another folder"
-        )
+        position = self._progress.position()
+        return replace(position, sample=max(position.sample, self._running))

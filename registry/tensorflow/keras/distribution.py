@@ -1,6 +1,6 @@
 """Training on several devices or several machines, by a strategy of tf.distribute.
 
-1. `place` finds out which worker this process is. `fit` uses it as the shard.
+1. `worker_shard` finds out which worker this process is. `fit` uses it as the shard.
 2. `steps` computes how many steps every worker can make. Workers on several machines make each step
    together, so all of them need the same number of batches; otherwise one would wait permanently.
 3. `spread` gives the strategy the worker's own batches, divided among its devices. Keras would
@@ -28,20 +28,21 @@ import tensorflow as tf
 from registry.training.sharding import Shard, Share
 
 
-def place(model: Any) -> Shard | None:
+def worker_shard(model: Any) -> Shard | None:
     """Return the worker's index and the number of workers; None if there is only one."""
     strategy = getattr(model, "distribute_strategy", None)
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return None
-    found: list[Shard] = []
+    shards: list[Shard] = []
 
     # The strategy has no public attribute for them; it calls this once, with the context.
-    def look(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        found.append((context.input_pipeline_id, context.num_input_pipelines))
+    def note_shard(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        shards.append((context.input_pipeline_id, context.num_input_pipelines))
         return tf.data.Dataset.range(1)
 
-    strategy.distribute_datasets_from_function(look)
-    return found[0] if found[0][1] > 1 else None
+    strategy.distribute_datasets_from_function(note_shard)
+    (shard,) = shards
+    return shard if shard[1] > 1 else None
 
 
 def steps(share: Share, length: int, *, drop_remainder: bool) -> int:
@@ -62,6 +63,7 @@ def spread(model: Any, dataset: tf.data.Dataset, batch_size: int) -> Any:
         # Sizes that add up to the batch size, also if it is not a multiple of the devices.
         sizes = [(batch_size + device) // devices for device in range(devices)]
         dataset = dataset.rebatch(tf.constant(sizes, tf.int64))
+    # Not `experimental_distribute_dataset`, which would divide these batches among all workers.
     return strategy.distribute_datasets_from_function(lambda _: dataset)
 
 
@@ -81,20 +83,22 @@ def adapted(model: Any, dataset: tf.data.Dataset, *, several_machines: bool) -> 
             with strategy.scope():
                 model._symbolic_build(data_batch=batch)  # noqa: SLF001  # as Keras's own
 
-    own: dict[str, Any] = {"_maybe_symbolic_build": build}
+    replaced: dict[str, Any] = {"_maybe_symbolic_build": build}
     if several_machines:
-        own |= {name: _vectors(getattr(model, name)) for name in ("train_step", "test_step")}
+        replaced |= {name: _vectors(getattr(model, name)) for name in ("train_step", "test_step")}
         # Keras makes these of the steps and keeps them: old ones would call the steps as they were.
-        own |= {"train_function": None, "test_function": None}
+        replaced |= {"train_function": None, "test_function": None}
+    # Not by `setattr`: Keras's own would track what it is given.
     attributes = vars(model)
-    before = {name: attributes[name] for name in own if name in attributes}
-    attributes.update(own)
+    originals = {name: attributes[name] for name in replaced if name in attributes}
+    attributes.update(replaced)
     try:
         yield
     finally:
-        for name in own:
+        # Attributes that only the class had are found there again once the instance's are gone.
+        for name in replaced:
             del attributes[name]
-        attributes.update(before)
+        attributes.update(originals)
 
 
 def _vectors(step: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -1,12 +1,13 @@
 """Training on a run, epoch after epoch, from its recorded position.
 
-1. Begin: the model is built, and `OneTraining` tells callbacks once that the training begins.
-   BackupAndRestore restores weights there, and `SavedPosition` the position that they belong to.
+1. Begin: the model is built, and `OneTrainingCallbacks` calls ``on_train_begin`` of the callbacks
+   once. BackupAndRestore restores weights there, and `SavedPosition` the position that they belong
+   to.
 2. Resume: if a position was restored, the run is rewound to it. Otherwise the training starts at
    ``run.consumed``, or at ``initial_epoch``.
 3. Train: for each epoch, the run pins it, `Datasets` makes its dataset, and ``model.fit`` is called
-   with that alone. `Progress` counts the trained batches, and records them for the run.
-4. End: `OneTraining` tells callbacks once that the training has ended.
+   with that alone. `EpochProgress` counts the trained batches, and records them for the run.
+4. End: `OneTrainingCallbacks` calls ``on_train_end`` of the callbacks once.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from registry.tensorflow.datasets import Worker, as_shard
 from registry.tensorflow.elements import Names
 from registry.tensorflow.keras import distribution
 from registry.tensorflow.keras.arguments import check_arguments, warn_if_fresh
+from registry.tensorflow.keras.callback_list import OneTrainingCallbacks, ended, unfinished
 from registry.tensorflow.keras.checkpoint import Call, Position, SavedPosition
-from registry.tensorflow.keras.consumption import check_run
 from registry.tensorflow.keras.datasets import Datasets, build, scope
-from registry.tensorflow.keras.loop import OneTraining, Progress, ended, unfinished
+from registry.tensorflow.keras.progress import EpochProgress, check_run
 from registry.training.epoch import ALONE, Epoch
 from registry.training.run import Run
 from registry.training.sharding import Share
@@ -73,9 +74,9 @@ def fit(  # noqa: PLR0913  # as Keras's own, all but two are given by name
     epoch (``save_freq``), and ends where the interrupted call would have ended.
     """
     check_arguments(model, run, {**fit_arguments, "validation_run": validation_run})
-    together = distribution.place(model)
-    if together is not None and as_shard(shard) == ALONE:
-        shard = together
+    worker = distribution.worker_shard(model)
+    if worker is not None and as_shard(shard) == ALONE:
+        shard = worker
     share = Share.of(batch_size, as_shard(shard))
     options = {"batch_size": batch_size, "x": x, "y": y, "weight": weight, "shard": shard}
     options |= {"drop_remainder": drop_remainder, **(dataset_arguments or {})}
@@ -88,7 +89,7 @@ def fit(  # noqa: PLR0913  # as Keras's own, all but two are given by name
         timeout=timeout,
         verbose=verbose,
         arguments=fit_arguments,
-        several_machines=together is not None,
+        several_machines=worker is not None,
     )
     return training.train(operator.index(epochs), first, callbacks)
 
@@ -117,7 +118,7 @@ class _Training:
         # Before the callbacks begin: those that restore a backup need weights to restore into.
         if not model.built:
             self._build(number)
-        together = OneTraining(
+        callback_list = OneTrainingCallbacks(
             callbacks,
             add_history=True,
             add_progbar=self.verbose != 0,
@@ -126,25 +127,27 @@ class _Training:
             epochs=call.end,
             steps=None,
         )
-        together.progress = Progress(
-            run, self.datasets.share.step, call, sample, backed_up=bool(together.backups)
+        progress = EpochProgress(
+            run, sample, call, self.datasets.share.step, backed_up=bool(callback_list.backups)
         )
-        saved = SavedPosition(together.progress.position)
-        if together.backups:
+        callback_list.progress = progress
+        saved = SavedPosition(progress.position)
+        # Without a backup, no call would restore the position.
+        if callback_list.backups:
             saved.attach(model)
         try:
-            if self._restore(together, saved):
-                number, offset = self._resume(together, saved, epochs, initial_epoch)
+            if self._restore(callback_list, saved):
+                number, offset = self._resume(callback_list, saved, epochs, initial_epoch)
             elif initial_epoch is None:
                 warn_if_fresh(model, run, sample)
             with unfinished(model.optimizer):
-                self._train_epochs(together, number, offset)
+                self._train_epochs(callback_list, number, offset)
         finally:
             # Also after Ctrl-C or an error. If the layer stayed in the user's model, the next save
             # of the model would write the position of this training.
-            together.progress.flush(over=True)
+            progress.finish()
             saved.detach(model)
-        together.end()
+        callback_list.end()
         return model.history
 
     def _build(self, number: int) -> None:
@@ -157,13 +160,13 @@ class _Training:
         epoch = self.run.epoch(number, timeout=self.timeout)
         build(self.model, self.datasets.training(epoch, 0))
 
-    def _restore(self, together: OneTraining, saved: SavedPosition) -> bool:
+    def _restore(self, callback_list: OneTrainingCallbacks, saved: SavedPosition) -> bool:
         """Begin the training for callbacks; return whether one of them restored a backup."""
         # A restored backup sets the epoch to begin with, in an attribute that Keras prefers to the
         # argument of every later call. So the attribute is read and cleared.
         self.model._initial_epoch = None  # noqa: SLF001  # Keras has no public name for it
         with scope(self.model):  # restoring a backup makes the optimizer's variables
-            together.begin()
+            callback_list.begin()
         restored, self.model._initial_epoch = self.model._initial_epoch, None  # noqa: SLF001
         if restored is not None and saved.restored is None:
             raise TrainingError(
@@ -173,31 +176,34 @@ class _Training:
         return saved.restored is not None
 
     def _resume(
-        self, together: OneTraining, saved: SavedPosition, epochs: int, initial_epoch: int | None
+        self,
+        callback_list: OneTrainingCallbacks,
+        saved: SavedPosition,
+        epochs: int,
+        initial_epoch: int | None,
     ) -> tuple[int, int]:
         """Rewind the run to the position of restored weights; return its epoch and offset.
 
         Raises `RunMismatchError` or `DivergenceError` if the weights were trained on other samples.
         """
-        position, run, progress = saved.restored, self.run, together.progress
+        position, run, progress = saved.restored, self.run, callback_list.progress
         assert position is not None
         check_run(position, run)
         _check_history(position, run)
         number, offset = run.locate(position.sample)
-        run.record(position.furthest, rewind=True)
-        progress.sample, progress.consumed = position.sample, position.consumed
+        progress.restore(position)
         if initial_epoch is not None:
             progress.call = Call(progress.call.id, number, epochs - number)
         # A backup may be kept after its call has ended. Then this call is new, and trains on all of
         # its epochs; otherwise it completes the interrupted call.
-        elif position.call is None or ended(together.backups, position.call):
+        elif position.call is None or ended(callback_list.backups, position.call):
             progress.call = Call(progress.call.id, number, epochs)
         else:
             progress.call = position.call
         return number, offset
 
-    def _train_epochs(self, together: OneTraining, number: int, offset: int) -> None:
-        progress = together.progress
+    def _train_epochs(self, callback_list: OneTrainingCallbacks, number: int, offset: int) -> None:
+        progress = callback_list.progress
         self.model.stop_training = False
         while number < progress.call.end and not self.model.stop_training:
             epoch = self.run.epoch(number, timeout=self.timeout)
@@ -207,15 +213,17 @@ class _Training:
                 batches = self.datasets.steps(epoch.size - offset)
             progress.begin(epoch, offset, batches)
             if batches:
-                together.set_params(
-                    {**together.params, "epochs": progress.call.end, "steps": batches}
+                callback_list.set_params(
+                    {**callback_list.params, "epochs": progress.call.end, "steps": batches}
                 )
-                self._fit(together, epoch, dataset, batches)
+                self._fit(callback_list, epoch, dataset, batches)
             else:  # a small epoch may lack samples for some worker, so that there is no step
                 progress.end()
             number, offset = number + 1, 0
 
-    def _fit(self, together: OneTraining, epoch: Epoch, dataset: Any, batches: int) -> None:
+    def _fit(
+        self, callback_list: OneTrainingCallbacks, epoch: Epoch, dataset: Any, batches: int
+    ) -> None:
         spread, arguments = dataset, self._validation(epoch)
         if self.several_machines:
             size = self.datasets.share.batch_size
@@ -231,7 +239,7 @@ class _Training:
                 spread,
                 initial_epoch=epoch.number,
                 epochs=epoch.number + 1,
-                callbacks=together,
+                callbacks=callback_list,
                 verbose=self.verbose,
                 shuffle=False,
                 **self.arguments,
