@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from registry import Dataset, Registry, Replay, Tensor
-from registry.keras import Consumption, fit
-from registry.tensorflow import StreamDataset
+from registry import Dataset, Registry, Replay
+from registry.keras import fit
 from tests.support.figures import rounds
-from tests.support.trainers import Batches, grow, model, train, weights
+from tests.support.models import FEATURES, BatchCounter, grow, model, weights
+from tests.support.trainers import train
 
 # Keras's own, where it saves a variable.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -26,15 +26,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 @pytest.fixture
 def growing(reg: Registry) -> Dataset:
-    """A dataset of 100 samples to fit a line to; ``serial`` counts them."""
-    features = {"x": Tensor("float32", (4,)), "y": Tensor("float32"), "serial": Tensor("int64")}
-    dataset = reg.create("growing", features)
+    """A dataset of 100 samples to fit a line to."""
+    dataset = reg.create("growing", FEATURES)
     grow(dataset, 100)
     return dataset
 
 
-def test_every_epoch_trains_on_all_that_came_by_its_beginning(growing: Dataset) -> None:
-    counts = Batches(lambda: grow(growing, 100))
+def test_every_epoch_trains_on_all_samples_that_came_before_it(growing: Dataset) -> None:
+    counts = BatchCounter(lambda: grow(growing, 100))
     run = growing.run("r")
     history = fit(model(), run, epochs=4, batch_size=10, x="x", y="y", callbacks=counts, verbose=0)
     assert counts.trained == [10, 20, 30, 40]
@@ -43,8 +42,8 @@ def test_every_epoch_trains_on_all_that_came_by_its_beginning(growing: Dataset) 
     assert counts.trainings == 1
 
 
-def test_plain_fit_leaves_out_most_of_what_arrives(growing: Dataset) -> None:
-    counts = Batches(lambda: grow(growing, 100))
+def test_one_plain_fit_leaves_out_most_new_samples(growing: Dataset) -> None:
+    counts = BatchCounter(lambda: grow(growing, 100))
     run = growing.run("r")
 
     def latest() -> Any:
@@ -58,7 +57,7 @@ def test_plain_fit_leaves_out_most_of_what_arrives(growing: Dataset) -> None:
     assert counts.trained == [10, 11, 11, 11]
 
 
-def test_fit_trains_exactly_as_a_loop_over_the_epochs_does(growing: Dataset) -> None:
+def test_fit_trains_as_a_loop_over_the_epochs_does(growing: Dataset) -> None:
     run = growing.run("r", policy=Replay(0.5))
     ours, loop = model(ema=True), model(ema=True)
     fit(
@@ -68,7 +67,7 @@ def test_fit_trains_exactly_as_a_loop_over_the_epochs_does(growing: Dataset) -> 
         batch_size=32,
         x="x",
         y="y",
-        callbacks=[Batches(lambda: grow(growing, 50))],
+        callbacks=[BatchCounter(lambda: grow(growing, 50))],
         verbose=0,
     )
     for number in range(3):
@@ -93,7 +92,7 @@ def test_callbacks_and_validation_work_across_epochs(growing: Dataset, tmp_path:
         callbacks=[
             stopping,
             keras.callbacks.ModelCheckpoint(tmp_path / "models" / "{epoch}.keras"),
-            Batches(lambda: grow(growing, 10)),
+            BatchCounter(lambda: grow(growing, 10)),
         ],
         verbose=0,
     )
@@ -115,47 +114,12 @@ def test_the_progress_bar_counts_the_batches_of_each_epoch(
         batch_size=10,
         x="x",
         y="y",
-        callbacks=[Batches(lambda: grow(growing, 100))],
+        callbacks=[BatchCounter(lambda: grow(growing, 100))],
         verbose=2,
     )
     printed = capfd.readouterr().out
     assert "Epoch 1/2\n10/10 - " in printed
     assert "Epoch 2/2\n20/20 - " in printed
-
-
-def test_a_stream_under_fit_neither_loses_nor_repeats_a_sample(growing: Dataset) -> None:
-    seen: list[int] = []
-
-    class Spy(keras.Model):  # type: ignore[misc]
-        """Notes what it is trained on; built by the first batch that it is shown."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.dense = keras.layers.Dense(1)
-
-        def call(self, inputs: Any) -> Any:
-            return self.dense(inputs["x"])
-
-        def train_step(self, data: Any) -> Any:
-            tf.py_function(lambda s: seen.extend(s.numpy().tolist()), [data[0]["serial"]], [])
-            return super().train_step(data)
-
-    run = growing.run("r", policy="new")
-    spy = Spy()
-    spy.compile("sgd", "mse", jit_compile=False)
-    grow(growing, 60)
-    stream = StreamDataset(run, batch_size=10, x=["x", "serial"], y="y")
-    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():  # Keras builds with a batch of its own
-        spy = Spy()
-        spy.compile("sgd", "mse", jit_compile=False)
-    record = Consumption(run, 10)
-    fit_arguments = {"steps_per_epoch": 4, "shuffle": False, "verbose": 0, "callbacks": [record]}
-    spy.fit(stream, epochs=3, **fit_arguments)
-    assert run.consumed == len(seen) == 120
-    spy.fit(stream, epochs=1, **fit_arguments)
-    expected = [serial for batch in _take(run, 16) for serial in batch["serial"].tolist()]
-    assert seen == expected
-    assert sorted(seen) == list(range(160))
 
 
 @pytest.mark.parametrize("way", ["fit", "stream"])
@@ -178,7 +142,7 @@ def test_a_trainer_killed_at_random_moments_ends_with_the_same_weights(
 
 
 class _Trainer:
-    """A process that trains, backs up, and goes on from its backup when it is started again."""
+    """A process that trains, backs up, and continues from its backup when it is started again."""
 
     def __init__(self, folder: Path, arguments: dict[str, Any]) -> None:
         folder.mkdir()
@@ -189,15 +153,15 @@ class _Trainer:
         self._context.set_forkserver_preload(["tests.support.trainers"])
 
     def start(self) -> Any:
-        (self._folder / "seen").unlink(missing_ok=True)
+        (self._folder / "trained").unlink(missing_ok=True)
         process = self._context.Process(target=train, args=(self._arguments,))
         process.start()
         return process
 
     def kill(self, after: float) -> bool:
-        """Train for so many seconds from the first batch on; tell whether it was killed in time."""
+        """Train for so many seconds from the first batch on; return whether it was killed."""
         process = self.start()
-        while not (self._folder / "seen").exists() and process.is_alive():
+        while not (self._folder / "trained").exists() and process.is_alive():
             time.sleep(0.005)
         time.sleep(after)
         process.kill()
@@ -211,10 +175,5 @@ class _Trainer:
         assert process.exitcode == 0
 
     def weights(self) -> list[Any]:
-        with np.load(self._folder / "weights.npz") as found:
-            return [found[name] for name in found.files]
-
-
-def _take(run: Any, count: int) -> Any:
-    stream = run.stream(10, start=0)
-    return [next(stream) for _ in range(count)]
+        with np.load(self._folder / "weights.npz") as file:
+            return [file[name] for name in file.files]

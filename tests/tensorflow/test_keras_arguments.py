@@ -1,4 +1,4 @@
-"""What `fit` takes, and what it says about what it does not take."""
+"""The arguments of `fit`: what they do, and the errors for those that it does not take."""
 
 from __future__ import annotations
 
@@ -19,13 +19,7 @@ from registry import Dataset, Ragged, Tensor
 from registry.errors import EpochError, NotAnArrayError, TrainingError
 from registry.keras import fit
 from registry.tensorflow import EpochDataset, StreamDataset
-from tests.support.trainers import Batches, grow, model
-
-FEATURES = {
-    "x": Tensor("float32", (4,)),
-    "y": Tensor("float32"),
-    "serial": Tensor("int64"),
-}
+from tests.support.models import FEATURES, BatchCounter, grow, model
 
 
 @pytest.fixture
@@ -132,7 +126,7 @@ def test_validation_grows_with_the_dataset_and_each_epoch_has_a_newer_one(growin
     options: dict[str, Any] = {"batch_size": 1, "x": "x", "y": "y", "verbose": 0}
     eager = model()
     eager.run_eagerly = True
-    callbacks = [Validated(), Batches(lambda: grow(growing, 50))]
+    callbacks = [Validated(), BatchCounter(lambda: grow(growing, 50))]
     fit(eager, run, epochs=2, validation_run=test, callbacks=callbacks, **options)
     assert sizes == [test.epoch(0).size, test.epoch(1).size]
     assert 0 < sizes[0] < sizes[1]

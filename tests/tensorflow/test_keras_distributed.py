@@ -15,10 +15,8 @@ from typing import Any
 import pytest
 
 import registry
-from registry import Dataset, Tensor
-from tests.support.trainers import grow
-
-FEATURES = {"x": Tensor("float32", (4,)), "y": Tensor("float32"), "serial": Tensor("int64")}
+from registry import Dataset
+from tests.support.models import FEATURES, grow, serials_of
 
 
 @pytest.fixture
@@ -31,7 +29,7 @@ def growing(sqlite_url: str) -> Iterator[Dataset]:
 
 
 def start(name: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    """Start `tests.support.distributed` to train in a way."""
+    """Start a process that trains by this function of `tests.support.distributed`."""
     return subprocess.Popen(
         [sys.executable, "-m", "tests.support.distributed", name, *arguments],
         stdout=subprocess.PIPE,
@@ -43,8 +41,8 @@ def start(name: str, *arguments: str, **environment: str) -> subprocess.Popen[st
 
 
 def results(*processes: subprocess.Popen[str]) -> list[dict[str, Any]]:
-    """Return what the processes found, once all have ended."""
-    found = []
+    """Return what the processes print, once all have ended."""
+    printed = []
     with ExitStack() as stack:
         for process in processes:
             stack.enter_context(process)
@@ -52,19 +50,18 @@ def results(*processes: subprocess.Popen[str]) -> list[dict[str, Any]]:
         for process in processes:
             out, errors = process.communicate(timeout=200)
             assert process.returncode == 0, errors[-3000:]
-            found.append(json.loads(out.splitlines()[-1]))
-    return found
+            printed.append(json.loads(out.splitlines()[-1]))
+    return printed
 
 
 def test_mirrored_devices_train_on_each_sample_once_and_resume(
     growing: Dataset, sqlite_url: str, tmp_path: Path
 ) -> None:
-    (found,) = results(start("mirrored", sqlite_url, str(tmp_path / "backup")))
-    epochs = [_serials(growing, number) for number in range(2)]
-    assert sorted(found["seen"]) == sorted(epochs[0] + epochs[1])
-    assert found["consumed"] == 66
-    assert found["finite"], "a device without a sample adds nothing"
-    assert found["streamed"] == 66 + 20
+    (result,) = results(start("mirrored", sqlite_url, str(tmp_path / "backup")))
+    assert sorted(result["serials"]) == sorted(serials_of(growing.run("r"), 0, 1))
+    assert result["consumed"] == 66
+    assert result["finite"], "a device without a sample adds nothing"
+    assert result["streamed"] == 66 + 20
 
 
 def test_workers_on_two_machines_make_the_same_steps_and_share_each_epoch(
@@ -91,13 +88,8 @@ def test_workers_on_two_machines_make_the_same_steps_and_share_each_epoch(
             [n for batch in run.epoch(number).batches(4, shard=(index, 2)) for n in batch["serial"]]
             for index in range(2)
         ]
-        assert first["seen"][16 * number :][:16] == parts[0]
-        assert second["seen"][16 * number :][:16] == parts[1][:16]
+        assert first["serials"][16 * number :][:16] == parts[0]
+        assert second["serials"][16 * number :][:16] == parts[1][:16]
     assert first["weights"] == second["weights"], "gradients were added over both"
     assert first["val_loss"] == second["val_loss"]
     assert first["consumed"] == second["consumed"] == 66
-
-
-def _serials(dataset: Dataset, number: int) -> list[int]:
-    batches = dataset.run("r").epoch(number).batches(33)
-    return [serial for batch in batches for serial in batch["serial"].tolist()]
