@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import os
 import re
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -121,8 +120,7 @@ def _image_error(log: Log, elements: Elements, positions: Positions) -> ImageErr
     Reads the database, in one of TensorFlow's threads.
     """
     for position in positions.tolist():
-        find = partial(sample_at, dataset_id=log.dataset_id, position=position)
-        dataset, key, record = read(log.engine, find)
+        dataset, key, record = read(log.engine, sample_at, log.dataset_id, position)
         if not record:  # erased meanwhile
             continue
         values = log.codec.decode_one(record)
