@@ -1,7 +1,7 @@
-"""Measures of the registry beside what else reads or writes the same rows.
+"""Measurements of the registry, compared with other ways to read or write the same rows.
 
-``python -m benchmarks`` runs them on a temporary PostgreSQL server and says which of the required
-ratios hold. Every subject is a function from `Bench` to `Result`s, listed in ``__main__.py``.
+``python -m benchmarks`` runs them on a temporary PostgreSQL server and reports which requirements
+hold. A subject is a function from `Bench` to `Result`s; they are listed in ``__main__.py``.
 """
 
 import os

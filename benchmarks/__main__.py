@@ -28,13 +28,13 @@ from benchmarks.sqlite import sqlite
 Subject: TypeAlias = Callable[[Bench], list[Result]]
 
 
-def late(module: str, name: str) -> Subject:
+def imported_late(module: str, name: str) -> Subject:
     """Return a subject that is imported when it is run: TensorFlow takes seconds to load."""
 
     def subject(bench: Bench) -> list[Result]:
         with quiet():
-            found: Subject = getattr(import_module(f"benchmarks.{module}"), name)
-        return found(bench)
+            run: Subject = getattr(import_module(f"benchmarks.{module}"), name)
+        return run(bench)
 
     return subject
 
@@ -48,12 +48,12 @@ SUBJECTS: dict[str, Subject] = {
     "memory": memory,
     "sqlite": sqlite,
     "sync": sync,
-    "train": late("training", "train"),
-    "train-photos": late("photos", "train_photos"),
-    "resume": late("starting", "resume"),
-    "latency": late("latency", "latency"),
-    "large": late("large", "large"),
-    "serve": late("serving", "serve"),
+    "train": imported_late("training", "train"),
+    "train-photos": imported_late("photos", "train_photos"),
+    "resume": imported_late("starting", "resume"),
+    "latency": imported_late("latency", "latency"),
+    "large": imported_late("large", "large"),
+    "serve": imported_late("serving", "serve"),
 }
 Name = StrEnum("Name", {name: name for name in SUBJECTS})  # type: ignore[misc]
 
@@ -71,28 +71,28 @@ def main(
         raise typer.BadParameter("--png draws the subject 'train', which --only leaves out")
     # A table cut at the 80 columns of a pipe or a log could not be read.
     console = Console(width=max(100, Console().width))
-    found: dict[str, list[Result]] = {}
+    by_subject: dict[str, list[Result]] = {}
     with postgresql() as server, console.status("") as status:
         for name in names:
             status.update(f"{name}: {rows:,} rows, {rounds} rounds")
-            found[name] = SUBJECTS[name](Bench(server, rows, rounds))
-    results = list(chain.from_iterable(found.values()))
+            by_subject[name] = SUBJECTS[name](Bench(server, rows, rounds))
+    results = list(chain.from_iterable(by_subject.values()))
     console.print(table(results))
     if json_path is not None:
         figures = {"rows": rows, "rounds": rounds, "results": [r.to_json() for r in results]}
         json_path.write_text(json.dumps(figures, indent=2) + "\n")
     if png is not None:
-        draw([result for result in found["train"] if result.baseline is None], rows, png)
+        draw([result for result in by_subject["train"] if result.baseline is None], rows, png)
     raise typer.Exit(any(result.ok is False for result in results))
 
 
 def table(results: list[Result]) -> Table:
-    """Return the results as a table, a row for each."""
-    shown = Table("what", "unit")
+    """Return the results as a table with a row for each."""
+    rows = Table("what", "unit")
     for heading in ("ours", "baseline", "ratio", "required", "ok"):
-        shown.add_column(heading, justify="right")
+        rows.add_column(heading, justify="right")
     for result in results:
-        shown.add_row(
+        rows.add_row(
             result.what,
             result.unit,
             number(result.ours),
@@ -101,18 +101,18 @@ def table(results: list[Result]) -> Table:
             required(result),
             {True: "yes", False: "[red]NO[/red]", None: ""}[result.ok],
         )
-    return shown
+    return rows
 
 
 def number(value: float | None) -> str:
-    """Return a figure with as many digits as matter."""
+    """Return a figure with the digits that matter."""
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}"
 
 
 def required(result: Result) -> str:
-    """Return the requirement, on the ratio or on ours."""
+    """Return the requirement on the ratio, or on our figure if there is no baseline."""
     if result.at_least is not None:
         return f"≥ {result.at_least:g}"
     return "" if result.at_most is None else f"≤ {result.at_most:g}"

@@ -1,4 +1,4 @@
-"""A cache directory for mirrors that is removed afterwards."""
+"""A temporary cache directory for mirrors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _VARIABLE = "REGISTRY_CACHE"
 
 @contextmanager
 def cache() -> Iterator[Path]:
-    """Keep mirrors in an empty temporary folder, in subprocesses too."""
+    """Keep mirrors in an empty temporary folder, also in subprocesses."""
     before = os.environ.get(_VARIABLE)
     with tempfile.TemporaryDirectory(prefix="registry-benchmarks-") as folder:
         os.environ[_VARIABLE] = folder

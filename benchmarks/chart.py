@@ -1,4 +1,4 @@
-"""A picture of the rates at which batches for training are made."""
+"""A chart of the rates at which batches for training are made."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def draw(rates: list[Result], rows: int, path: Path) -> None:
     )
     axes.bar_label(bars, [f"{result.ours:,.0f}" for result in ordered], padding=4)
     axes.set_xscale("log")
-    # A bar begins where the scale does, which has no zero.
+    # A logarithmic scale has no zero, so each bar would begin at an arbitrary value.
     axes.set_xlim(ordered[0].ours / 5, ordered[-1].ours * 4)
     axes.set_xlabel(
         f"samples per second (logarithmic), {rows:,} samples of 44 bytes, batches of 256"

@@ -1,4 +1,4 @@
-"""The samples that are read and written: the same ones in every run."""
+"""The samples that are read and written, which are the same in every run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PIECE = 10**6
 NUMBERS = Features({"x": Tensor("float32", (10,)), "label": ClassLabel(10)})
 """Records of 44 bytes."""
 IMAGES = Features({"image": Tensor("uint8", (3072,))})
-"""Records of 3 KiB: as many bytes as a colour image of 32 by 32."""
+"""Records of 3 KiB, the bytes of a colour image of 32 by 32 pixels."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Samples:
         return len(self.keys)
 
     def insert(self, reg: Registry, name: str) -> Dataset:
-        """Insert everything into a new dataset."""
+        """Insert all samples into a new dataset."""
         dataset = reg.create(name, self.features)
         dataset.insert(self.columns, keys=self.keys)
         return dataset
 
 
 def numbers(rows: int, first: int = 0) -> Samples:
-    """``first`` is the number of the first row: other rows have other values and keys."""
+    """Return rows of `NUMBERS`; ``first`` is the number of the first one, which is in its key."""
     rng = np.random.default_rng(SEED + first)
     x = rng.standard_normal((rows, 10), np.float32)
     label = rng.integers(0, 10, rows, np.int32)
@@ -49,7 +49,7 @@ def numbers(rows: int, first: int = 0) -> Samples:
 
 
 def images(rows: int) -> Samples:
-    """Noise: like image files, it does not compress."""
+    """Return rows of `IMAGES` that hold noise: like image files, it cannot be compressed."""
     rng = np.random.default_rng(SEED)
     image = rng.integers(0, 256, (rows, 3072), np.uint8)
     return Samples(IMAGES, {"image": image}, _keys(rows))
@@ -57,7 +57,7 @@ def images(rows: int) -> Samples:
 
 @contextmanager
 def loaded(database: Database, datasets: dict[str, Samples]) -> Iterator[Registry]:
-    """Lend a registry that holds the datasets and is at rest, ready to be read."""
+    """Yield a registry with the datasets; the server has no work left from inserting them."""
     with registry.connect(database.url) as reg:
         for name, samples in datasets.items():
             samples.insert(reg, name)
@@ -66,7 +66,7 @@ def loaded(database: Database, datasets: dict[str, Samples]) -> Iterator[Registr
 
 
 def grow(dataset: Dataset, rows: int) -> None:
-    """Insert so many new rows of `numbers`, in pieces: ten million would take much memory."""
+    """Insert new rows of `numbers` in pieces: ten million at once would take much memory."""
     for after in range(0, rows, PIECE):
         piece = numbers(min(PIECE, rows - after), dataset.head.position)
         dataset.insert(piece.columns, keys=piece.keys)

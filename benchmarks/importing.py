@@ -1,4 +1,4 @@
-"""Subject: importing JSON Lines, beside inserting the same rows as Python dicts; its memory."""
+"""Subject: the speed of importing JSON Lines, next to inserting dicts, and its peak memory."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Rows = list[tuple[str, dict[str, Any]]]
 
 
 def import_(bench: Bench) -> list[Result]:
-    """Rows with given keys into an empty dataset, a fresh database for each round."""
+    """Import rows with given keys into an empty dataset, in a new database for each round."""
     with tempfile.TemporaryDirectory(prefix="registry-benchmarks-") as folder:
         path = write(Path(folder) / "rows.jsonl", bench.rows)
         timings = interleave(
             {"file": lambda: _file(bench, path), "dicts": lambda: _dicts(bench)}, bench.rounds
         )
-        what = "import JSON Lines of 250 bytes, beside the same rows as dicts"
+        what = "import JSON Lines of 250 bytes, next to the same rows as dicts"
         return [
             compare(what, timings["file"], timings["dicts"], at_least=0.5),
             _growth(bench, path),
@@ -36,7 +36,7 @@ def import_(bench: Bench) -> list[Result]:
 
 
 def write(path: Path, rows: int) -> Path:
-    """Write rows as a tool would, with their keys in ``id``."""
+    """Write rows as a tool writes them, with their keys in ``id``."""
     with path.open("w") as file:
         for after in range(0, rows, PIECE):
             piece = _rows(min(PIECE, rows - after), after)
@@ -45,10 +45,10 @@ def write(path: Path, rows: int) -> Path:
 
 
 def _rows(count: int, first: int = 0) -> Rows:
-    made = numbers(count, first)
-    x, label = made.columns["x"].tolist(), made.columns["label"].tolist()
+    samples = numbers(count, first)
+    x, label = samples.columns["x"].tolist(), samples.columns["label"].tolist()
     rows = ({"x": one, "label": other} for one, other in zip(x, label, strict=True))
-    return list(zip(made.keys, rows, strict=True))
+    return list(zip(samples.keys, rows, strict=True))
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def _file(bench: Bench, path: Path) -> Iterator[Work]:
 
 @contextmanager
 def _dicts(bench: Bench) -> Iterator[Work]:
-    """The rows lie in memory already; they come in batches as large as the importer's."""
+    """Insert rows that are in memory, in batches as large as the importer's."""
     with bench.server.database() as database, registry.connect(database.url) as reg:
         dataset = reg.create("samples", NUMBERS)
         rows = _rows(bench.rows)
@@ -73,14 +73,14 @@ def _dicts(bench: Bench) -> Iterator[Work]:
 
 def _growth(bench: Bench, path: Path) -> Result:
     with bench.server.database() as database:
-        said = subprocess.run(
+        finished = subprocess.run(
             [sys.executable, "-m", __name__, database.url, path],
             check=True,
             capture_output=True,
             text=True,
         )
-    early, late = map(int, said.stdout.split())
-    what = "growth of peak memory from a tenth of an import on"
+    early, late = map(int, finished.stdout.split())
+    what = "growth of peak memory after a tenth of an import"
     return Result(what, "MiB", (late - early) / 2**20, at_most=16)
 
 
@@ -88,13 +88,13 @@ def peaks(url: str, path: Path) -> tuple[int, int]:
     """Import a file; return the peak resident bytes after a tenth of it and at the end."""
     early, tenth = 0, path.stat().st_size / 10
 
-    def look(_: int, size: int) -> None:
+    def record_peak(_: int, size: int) -> None:
         nonlocal early
         if not early and size >= tenth:
             early = peak()
 
     with registry.connect(url) as reg:
-        insert_file(reg.create("samples", NUMBERS), path, key="id", progress=look)
+        insert_file(reg.create("samples", NUMBERS), path, key="id", progress=record_peak)
     return early, peak()
 
 

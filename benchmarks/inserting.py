@@ -1,4 +1,4 @@
-"""Subject: a bulk insert, beside a COPY of the same rows made up beforehand."""
+"""Subject: a bulk insert, next to a COPY of the same rows that are encoded beforehand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STATEMENT = COPY.format(COLUMNS).replace("samples", "raw_copy", 1).encode()
 
 
 def insert(bench: Bench) -> list[Result]:
-    """Columns with given keys into an empty dataset, a fresh database for each round."""
+    """Insert columns with given keys into an empty dataset, in a new database for each round."""
     samples = numbers(bench.rows)
     blocks = copy_data(samples)
 
@@ -27,7 +27,7 @@ def insert(bench: Bench) -> list[Result]:
         {"ours": lambda: _ours(bench, samples), "copy": lambda: _raw(bench, blocks)},
         bench.rounds,
     )
-    what = "insert 44-byte records, beside raw COPY"
+    what = "insert 44-byte records, next to raw COPY"
     return [compare(what, timings["ours"], timings["copy"], at_least=0.5)]
 
 
@@ -62,7 +62,7 @@ def _ours(bench: Bench, samples: Samples) -> Iterator[Work]:
 
 @contextmanager
 def _raw(bench: Bench, blocks: list[bytes]) -> Iterator[Work]:
-    """A table of the same columns, storage and indexes, in a database of its own as well."""
+    """Copy into a table with the same columns, storage and indexes, also in a new database."""
     with bench.server.database() as database, psycopg.connect(database.url) as connection:
         database.run("CREATE TABLE raw_copy (LIKE samples INCLUDING ALL)")
         database.settle()

@@ -1,6 +1,6 @@
-"""Subject: what must not grow with the dataset, on ten times the rows of the other subjects.
+"""Subject: figures that must not grow with the dataset, on ten times the rows of other subjects.
 
-They share one dataset: ten million rows take a minute to insert.
+They share one dataset, since ten million rows take a minute to insert.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import registry
 from benchmarks import trainer
 from benchmarks.cache import cache
 from benchmarks.data import NUMBERS, grow
-from benchmarks.measure import Bench, Result, compare_durations, duration
+from benchmarks.measure import Bench, Result, compare, duration
 from benchmarks.mirroring import PICKED_UP, pickups
 from benchmarks.server import Database
 from benchmarks.starting import first_batches
@@ -23,7 +23,7 @@ FIRST_BATCH_MS = 100
 
 
 def large(bench: Bench) -> list[Result]:
-    """First batches, the memory of a trainer, and picking up new rows."""
+    """Measure first batches, the memory of a trainer, and the sync of new rows."""
     sizes = [min(SMALL, bench.rows), bench.rows, min(10**7, 10 * bench.rows)]
     with cache(), bench.server.database() as database, registry.connect(database.url) as reg:
         datasets = {size: reg.create(f"n{size}", NUMBERS) for size in sizes}
@@ -46,7 +46,7 @@ def _first_batches(dataset: Dataset, rounds: int) -> list[Result]:
 
 
 def _private_memory(database: Database, small: Dataset, large: Dataset) -> list[Result]:
-    """The limit is 1.1 times the memory on the smaller dataset, and 32 MiB."""
+    """The limit is 1.1 times the memory on the smaller dataset, plus 32 MiB."""
     less, more = (_trainer_memory(database, dataset) / 2**20 for dataset in (small, large))
     return [
         Result(f"private memory of a trainer on {len(small):,} rows", "MiB", less),
@@ -56,18 +56,18 @@ def _private_memory(database: Database, small: Dataset, large: Dataset) -> list[
 
 
 def _trainer_memory(database: Database, dataset: Dataset) -> int:
-    """Return a trainer's private bytes, once the mirror is there."""
+    """Return a trainer's private bytes; the mirror exists already."""
     dataset.run(trainer.RUN).epoch(0)
-    said = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-m", trainer.__name__, database.url, dataset.name],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
     )
-    return int(said.stdout)
+    return int(finished.stdout)
 
 
 def _pickup(small: Dataset, large: Dataset, rounds: int) -> Result:
-    what = f"pick up {PICKED_UP:,} rows at {len(large):,}, beside {len(small):,}"
+    what = f"pick up {PICKED_UP:,} rows at {len(large):,}, next to {len(small):,}"
     timings = pickups({"small": small, "large": large}, 3 * rounds)
-    return compare_durations(what, timings["large"], timings["small"], at_most=1.5)
+    return compare(what, timings["large"], timings["small"], unit="ms", at_most=1.5)

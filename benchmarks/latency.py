@@ -1,7 +1,7 @@
-"""Subject: how long after its commit a row is in a batch.
+"""Subject: the time from a row's commit to its batch.
 
-Run as a module, it is the trainer: a process of its own, on the same machine and so by the same
-clock.
+Run as a module, it is the trainer, a separate process. It runs on the same machine, since both
+processes must read the same clock.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ with quiet():
 
 ROWS = 200
 GAP = (0.05, 0.1)
-"""Seconds between two commits, at least and at most."""
+"""Minimum and maximum of the seconds between two commits."""
 _NAME = "samples"
 
 
 def latency(bench: Bench) -> list[Result]:
-    """One row at a time is inserted while another process trains on the new ones."""
+    """Insert rows one at a time while another process trains on new rows."""
     with cache(), bench.server.database() as database, registry.connect(database.url) as reg:
         dataset = reg.create(_NAME, {"serial": Tensor("int64", ())})
         dataset.insert([{"serial": 0}])
@@ -48,13 +48,13 @@ def latency(bench: Bench) -> list[Result]:
 
 
 def follow(url: str) -> None:
-    """Print each serial and the time when its batch was there, until there are no more."""
+    """Print each serial and the time at which its batch arrived, up to the last one."""
     with registry.connect(url) as reg:
         run = reg.open(_NAME).run("latency", policy="new")
         for number, batch in enumerate(StreamDataset(run, batch_size=1, x="serial")):
             print(int(batch[0]), time.time(), flush=True)
             if number == ROWS:
-                # The dataset waits for the next row already, which nobody will insert.
+                # A regular exit would wait for the dataset, which already waits for the next row.
                 os._exit(0)
 
 
@@ -67,7 +67,7 @@ def _observe(
     ) as trainer:
         assert trainer.stdout is not None
         try:
-            if not trainer.stdout.readline():  # the row that is there; it waits from then on
+            if not trainer.stdout.readline():  # the first row; the trainer then waits
                 raise RuntimeError("the trainer ended before its first batch")
             committed = _insert(reg.engine, dataset)
             arrivals = trainer.communicate(timeout=60)[0]
@@ -89,25 +89,25 @@ def _insert_one(dataset: Dataset, serial: int, committed: _Commits) -> float:
 
 
 class _Commits:
-    """Knows when the last commit was done.
+    """Records when the last commit ended.
 
-    That is when its connection is given back: an insert returns later, having notified followers,
-    who may have the row by then.
+    That is when its connection returns to the pool. The insert itself returns later: it notifies
+    followers first, which may have the row by then.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.last = 0.0
-        self._begun = False
+        self._committing = False
         event.listen(engine, "commit", self._commit)
         event.listen(engine, "checkin", self._checkin)
 
     def _commit(self, *_: object) -> None:
-        self._begun = True
+        self._committing = True
 
     def _checkin(self, *_: object) -> None:
-        if self._begun:
+        if self._committing:
             self.last = time.time()
-        self._begun = False
+        self._committing = False
 
 
 if __name__ == "__main__":

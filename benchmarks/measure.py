@@ -1,4 +1,4 @@
-"""Timing contenders turn by turn, and what comes of it."""
+"""Timing of contenders in turn, and the results with their requirements."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from statistics import median
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from benchmarks.server import Server
 
 Work: TypeAlias = Callable[[], int]
-"""What is timed; returns the number of rows that it handled."""
+"""The code that is timed; returns the number of rows that it handled."""
+Unit = Literal["rows/s", "ms"]
 Contender: TypeAlias = Callable[[], AbstractContextManager[Work]]
-"""Prepares one round, lends its work, and cleans up; only the work is timed."""
+"""Prepares one round, yields its work, and cleans up; only the work is timed."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What every subject is given: where to run, and how much."""
+    """The arguments of every subject: the server, the number of rows, and the number of rounds."""
 
     server: Server
     rows: int
@@ -34,29 +35,25 @@ class Timing:
     rows: int
     seconds: tuple[float, ...]
 
-    @property
-    def rate(self) -> float:
-        """Rows per second, at the median."""
-        return median(self.rates)
-
-    @property
-    def rates(self) -> tuple[float, ...]:
-        """Rows per second, round by round."""
+    def figures(self, unit: Unit) -> tuple[float, ...]:
+        """Return the rate or the time of each round."""
+        if unit == "ms":
+            return tuple(1000 * spent for spent in self.seconds)
         return tuple(self.rows / spent for spent in self.seconds)
 
     @property
-    def milliseconds(self) -> float:
-        """The time that the work took, at the median."""
-        return 1000 * median(self.seconds)
+    def rate(self) -> float:
+        """The median of the rates, in rows per second."""
+        return median(self.figures("rows/s"))
 
 
 @dataclass(frozen=True)
 class Result:
-    """A figure, perhaps beside a baseline, perhaps with a requirement.
+    """A figure, which may have a baseline and a requirement.
 
-    A requirement is on ours / baseline or, where there is no baseline, on ours itself. ``seconds``
-    lie behind ours and the baseline, round by round: they show how far the rounds differ.
-    ``ratios`` are ours / baseline in each round.
+    A requirement is on ours / baseline or, if there is no baseline, on ours. ``seconds`` has the
+    times of each round, ours and the baseline's, which show how far the rounds differ. ``ratios``
+    has ours / baseline in each round.
     """
 
     what: str
@@ -70,14 +67,14 @@ class Result:
 
     @property
     def ratio(self) -> float | None:
-        """Ours / baseline, the median over rounds: some are slow as a whole, their ratio is not."""
+        """The median of ours / baseline over the rounds: a slow round slows down both."""
         if self.ratios:
             return median(self.ratios)
         return None if self.baseline is None else self.ours / self.baseline
 
     @property
     def ok(self) -> bool | None:
-        """Whether the requirement holds; None where there is none."""
+        """Whether the requirement holds; None if there is none."""
         judged = self.ours if self.ratio is None else self.ratio
         if self.at_least is not None:
             return judged >= self.at_least
@@ -95,14 +92,14 @@ def ready(work: Work) -> Contender:
 def interleave(contenders: Mapping[str, Contender], rounds: int) -> dict[str, Timing]:
     """Time the contenders in turn (A B C A B C …), after a warm-up round that does not count.
 
-    Whatever slows the machine for a while slows all of them, and leaves their ratios alone.
+    If something else slows the machine for a while, it slows all of them, and their ratios stay.
     """
     rows = dict.fromkeys(contenders, 0)
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(1 + rounds):
         for name, contender in contenders.items():
             with contender() as work:
-                gc.collect()  # nobody pays for what another one left behind
+                gc.collect()  # else one contender's garbage would be collected in another's time
                 start = perf_counter()
                 rows[name] = work()
                 spent = perf_counter() - start
@@ -116,54 +113,36 @@ def rate(what: str, ours: Timing) -> Result:
     return Result(what, "rows/s", ours.rate, seconds=(ours.seconds,))
 
 
-def duration(what: str, ours: Timing, at_most: float | None = None) -> Result:
-    """Return a time, which may have a limit in milliseconds."""
-    return Result(what, "ms", ours.milliseconds, at_most=at_most, seconds=(ours.seconds,))
-
-
-def compare_durations(what: str, ours: Timing, baseline: Timing, at_most: float) -> Result:
-    """Compare the times that the same work took in two places."""
-    _alike(what, ours, baseline)
-    return Result(
-        what,
-        "ms",
-        ours.milliseconds,
-        baseline.milliseconds,
-        at_most=at_most,
-        seconds=(ours.seconds, baseline.seconds),
-        ratios=_quotients(ours.seconds, baseline.seconds),
-    )
+def duration(what: str, ours: Timing, at_most: float) -> Result:
+    """Return a time, which has a limit in milliseconds."""
+    return Result(what, "ms", median(ours.figures("ms")), at_most=at_most, seconds=(ours.seconds,))
 
 
 def compare(
     what: str,
     ours: Timing,
     baseline: Timing,
-    at_least: float | None = None,
     *,
+    unit: Unit = "rows/s",
+    at_least: float | None = None,
+    at_most: float | None = None,
     slow_baseline: bool = False,
 ) -> Result:
-    """Compare two rates; raises `ValueError` unless both handled as many rows.
+    """Compare two rates, or the times of two works; the limits are for ours / baseline.
 
-    A slow baseline may have handled fewer: it would take minutes to tell the same rate.
+    Raises `ValueError` unless both handled the same number of rows. A slow baseline may have
+    handled fewer, since its rate does not depend on the number and all rows would take minutes.
     """
-    if not slow_baseline:
-        _alike(what, ours, baseline)
+    if ours.rows != baseline.rows and not slow_baseline:
+        raise ValueError(f"{what}: {ours.rows} rows and {baseline.rows} cannot be compared")
+    figures = ours.figures(unit), baseline.figures(unit)
     return Result(
         what,
-        "rows/s",
-        ours.rate,
-        baseline.rate,
+        unit,
+        median(figures[0]),
+        median(figures[1]),
         at_least=at_least,
+        at_most=at_most,
         seconds=(ours.seconds, baseline.seconds),
-        ratios=_quotients(ours.rates, baseline.rates),
+        ratios=tuple(one / other for one, other in zip(*figures, strict=True)),
     )
-
-
-def _quotients(ours: tuple[float, ...], baseline: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(one / other for one, other in zip(ours, baseline, strict=True))
-
-
-def _alike(what: str, ours: Timing, baseline: Timing) -> None:
-    if ours.rows != baseline.rows:
-        raise ValueError(f"{what}: {ours.rows} rows beside {baseline.rows} cannot be compared")

@@ -1,6 +1,6 @@
 """Subject: the memory that reading takes, which must not grow with the dataset.
 
-Run as a module, it is the reader: a fresh process, in which nothing else has left its peak.
+Run as a module, it is the reader: a new process, whose peak nothing else has raised.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _STATUS = Path("/proc/self/status")
 
 
 def memory(bench: Bench) -> list[Result]:
-    """The peak at the end, less the peak after the first tenth."""
+    """Measure the peak at the end, less the peak after the first tenth."""
     with (
         bench.server.database() as database,
         loaded(database, {"samples": numbers(bench.rows)}),
     ):
-        said = subprocess.run(
+        finished = subprocess.run(
             [sys.executable, "-m", __name__, database.url, "samples"],
             check=True,
             capture_output=True,
             text=True,
         )
-    early, late = map(int, said.stdout.split())
+    early, late = map(int, finished.stdout.split())
     return [
         Result("peak memory after a tenth of the pages", "MiB", early / 2**20),
         Result("growth of peak memory to the last page", "MiB", (late - early) / 2**20, at_most=16),
@@ -53,9 +53,9 @@ def peaks(url: str, name: str) -> tuple[int, int]:
 
 
 def peak() -> int:
-    """Return the highest resident size so far or, off Linux, the present one.
+    """Return the highest resident size so far or, except on Linux, the present one.
 
-    ``ru_maxrss`` would not do: it counts the parent's pages too, from before the exec.
+    Not ``ru_maxrss``, which also counts the parent's pages from before the exec.
     """
     if _STATUS.exists():
         line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))

@@ -1,4 +1,4 @@
-"""Subjects: the local copy of a log, first made and then kept up to date."""
+"""Subjects: the first sync of a mirror, and the sync of new rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PICKED_UP = 1000
 
 
 def sync(bench: Bench) -> list[Result]:
-    """Into an empty folder each round, beside reading the pages and keeping nothing."""
+    """Sync into an empty folder in each round, next to reading the pages without storing them."""
     with (
         bench.server.database() as database,
         loaded(database, {"samples": numbers(bench.rows)}) as reg,
@@ -27,12 +27,12 @@ def sync(bench: Bench) -> list[Result]:
             {"ours": lambda: _first_sync(dataset), "pages": ready(page_reader(dataset))},
             bench.rounds,
         )
-    what = "first sync of 44-byte records, beside reading pages"
+    what = "first sync of 44-byte records, next to reading pages"
     return [compare(what, timings["ours"], timings["pages"], at_least=0.7)]
 
 
 def pickups(datasets: dict[str, Dataset], rounds: int) -> dict[str, Timing]:
-    """Time the sync of a few new rows into mirrors that have all others, by name."""
+    """Time the sync of a few new rows into mirrors that have all other rows, by name."""
     with cache() as root:
         mirrors = {name: Mirror(log_of(dataset), root) for name, dataset in datasets.items()}
         return interleave(
@@ -45,7 +45,7 @@ def pickups(datasets: dict[str, Dataset], rounds: int) -> dict[str, Timing]:
 
 
 def log_of(dataset: Dataset) -> Log:
-    """Return a dataset's log, which a run on it lends to trainers."""
+    """Return a dataset's log, which only its runs have as an attribute."""
     return dataset.run("any").log
 
 

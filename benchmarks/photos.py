@@ -1,4 +1,4 @@
-"""Subject: training on JPEG files, where nearly all of the time goes into decoding them."""
+"""Subject: training on JPEG files, where decoding takes nearly all of the time."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from registry.training.run import Run
 FILES = 400
 SIDE = 512
 NOISE = {4: 40, 32: 20, 256: 8.5}
-"""How strong it is, in levels of brightness, by the number of cells along a side."""
+"""Strength of the noise in levels of brightness, by the number of cells along a side."""
 BATCH = 32
 LEAST, MOST = 10, 60
-"""Batches that are taken."""
+"""Minimum and maximum of the batches that are taken."""
 
 
 def train_photos(bench: Bench) -> list[Result]:
-    """Files of 100 KiB and their labels, beside the same decoding of files in memory."""
+    """Take files of 100 KiB and their labels, next to the same decoding of files in memory."""
     samples = photos()
     batches = min(MOST, max(LEAST, bench.rows // 10_000))
     with (
@@ -45,12 +45,12 @@ def train_photos(bench: Bench) -> list[Result]:
         timings = interleave(
             {name: _contender(make, batches) for name, make in ways.items()}, bench.rounds
         )
-    what = "StreamDataset of JPEG files, beside files in memory"
+    what = "StreamDataset of JPEG files, next to files in memory"
     return [compare(what, timings["ours"], timings["memory"], at_least=0.95)]
 
 
 def photos() -> Samples:
-    """Make files as large as a camera's would be at this size; the label numbers them."""
+    """Make files as large as a camera's of this size; the label is the number of the file."""
     rng = np.random.default_rng(SEED)
     files = [_photo(rng) for _ in range(FILES)]
     features = Features({"image": Image("jpeg"), "label": ClassLabel(FILES)})
@@ -73,7 +73,7 @@ def _decode(file: Any, label: Any) -> tuple[Any, Any]:
 
 
 def _photo(rng: np.random.Generator) -> bytes:
-    """Return noise of every scale, the coarser the stronger, as there is in pictures."""
+    """Return noise of several scales, the coarser the stronger, as photos have."""
     image = np.zeros((SIDE, SIDE, 3), np.float32)
     for cells, strength in NOISE.items():
         noise = strength * rng.standard_normal((cells, cells, 3), np.float32)
@@ -86,8 +86,8 @@ def _photo(rng: np.random.Generator) -> bytes:
 def _contender(make: Make, batches: int) -> Contender:
     @contextmanager
     def ready() -> Iterator[Work]:
-        # TensorFlow may take another second to end an iterator, and none of it is training: an
-        # iterator ends with the round, after its last batch.
+        # TensorFlow may take a second to end an iterator, which is not training. The list keeps it
+        # alive until the end of the round, after the time is taken.
         running: list[Iterator[Any]] = []
 
         def work() -> int:
@@ -101,8 +101,8 @@ def _contender(make: Make, batches: int) -> Contender:
 
 
 def _check(dataset: tf.data.Dataset, samples: Samples) -> None:
-    """See that a batch holds its labels' pictures."""
+    """Check that a batch has the photos of its labels."""
     images, labels = next(iter(dataset))
     for image, label in zip(images, labels.numpy(), strict=True):
         if not np.array_equal(image, tf.io.decode_jpeg(samples.columns["image"][label], 3)):
-            raise AssertionError("a picture differs from what was inserted")
+            raise AssertionError("a photo differs from the inserted one")

@@ -1,7 +1,6 @@
-"""The same samples as batches for training, by every way there is to them.
+"""Pipelines that make batches for training of the same samples.
 
-All shuffle globally, but for the generator, which cannot; all prefetch as they like, and leave out
-a last batch that is not full.
+All but the generator shuffle globally; all prefetch, and drop a last batch that is not full.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ import datasets
 
 BATCH = 256
 Make: TypeAlias = Callable[[], tf.data.Dataset]
-"""Makes a dataset of ``(x, label)`` batches."""
+"""Creates a dataset of ``(x, label)`` batches."""
 
 
 def streamed(run: Run, rows: int) -> tf.data.Dataset:
-    """Return as many batches of the endless stream as ``rows`` fill."""
+    """Return the first batches of the endless stream, as many as ``rows`` fill."""
     return StreamDataset(run, batch_size=BATCH, x="x", y="label").take(rows // BATCH)
 
 
@@ -36,13 +35,13 @@ def epoch(run: Run) -> tf.data.Dataset:
 
 
 def in_memory(samples: Samples) -> tf.data.Dataset:
-    """Return what TensorFlow's guides do with arrays."""
+    """Return the pipeline of TensorFlow's guides for arrays."""
     rows = tf.data.Dataset.from_tensor_slices((samples.columns["x"], samples.columns["label"]))
     return _batched(rows.shuffle(len(samples)))
 
 
 def generated(samples: Samples) -> tf.data.Dataset:
-    """Return what TensorFlow's guides do with anything else: a row at a time, from Python."""
+    """Return the pipeline of TensorFlow's guides for other data: a row at a time, from Python."""
     rows = tf.data.Dataset.from_generator(
         lambda: zip(samples.columns["x"], samples.columns["label"], strict=True),
         output_signature=(tf.TensorSpec((10,), tf.float32), tf.TensorSpec((), tf.int32)),
@@ -60,7 +59,7 @@ def hugging_face(samples: Samples) -> tf.data.Dataset:
 def consumer(dataset: tf.data.Dataset) -> Work:
     """Return the work of taking all batches in the graph, as Keras's train function does.
 
-    A loop in Python would take some 130 µs a batch, whatever the dataset. The graph is made here.
+    A loop in Python would add about 130 µs to each batch. The graph is traced beforehand.
     """
     count = tf.function(lambda: dataset.reduce(np.int64(0), lambda batches, *_: batches + 1))
     count.get_concrete_function()
@@ -68,19 +67,19 @@ def consumer(dataset: tf.data.Dataset) -> Work:
 
 
 def check(name: str, dataset: tf.data.Dataset, samples: Samples) -> None:
-    """See that a dataset yields samples, each at most once, and only too few for a batch not."""
+    """Check that a dataset yields each sample at most once, and drops less than a batch."""
     batches: list[tuple[Any, Any]] = list(dataset.as_numpy_iterator())
     x, label = (np.concatenate(column) for column in zip(*batches, strict=True))
-    # The first two numbers of a row, seen as one, tell it from all others.
+    # The bytes of the first two numbers, read as one integer, identify a row.
     known = samples.columns["x"][:, :2].copy().view(np.uint64)[:, 0]
     order = np.argsort(known)
-    found = order[np.searchsorted(known, x[:, :2].copy().view(np.uint64)[:, 0], sorter=order)]
+    rows = order[np.searchsorted(known, x[:, :2].copy().view(np.uint64)[:, 0], sorter=order)]
     if not (
-        np.array_equal(x, samples.columns["x"][found])
-        and np.array_equal(label, samples.columns["label"][found])
-        and len(np.unique(found)) == len(found) == len(samples) // BATCH * BATCH
+        np.array_equal(x, samples.columns["x"][rows])
+        and np.array_equal(label, samples.columns["label"][rows])
+        and len(np.unique(rows)) == len(rows) == len(samples) // BATCH * BATCH
     ):
-        raise AssertionError(f"what {name} yields differs from what was inserted")
+        raise AssertionError(f"the samples of {name} differ from the inserted ones")
 
 
 def _batched(rows: tf.data.Dataset) -> tf.data.Dataset:

@@ -1,4 +1,4 @@
-"""TensorFlow without what it writes to the error stream before it can be told not to."""
+"""Import of TensorFlow without its messages, which it writes before it can be configured."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from registry.cli.demo import native_messages_in
 
 
 def quiet() -> AbstractContextManager[None]:
-    """Drop what is written to the error stream, by anything in this process."""
+    """Discard what anything in this process writes to the error stream."""
     return native_messages_in(Path(os.devnull))

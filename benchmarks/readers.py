@@ -1,7 +1,7 @@
-"""Reading all the rows of a dataset: our pages, and other ways to the same rows.
+"""Readers of all rows of a dataset: our pages, and other ways to read the same rows.
 
-Each function opens what it needs beforehand and lends the work to be timed, since our own
-connections are open by then as well.
+Each opens its connection beforehand, and returns or yields only the work to be timed, since our own
+connections are open by then, too.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from registry.storage.database.models import DatasetRow, SampleRow
 def records_query(reg: Registry, dataset: Dataset) -> str:
     """Return the SQL that every reader but ours runs; tools differ in how they pass parameters."""
     with reg.engine.connect() as connection:
-        found = select(DatasetRow.id).where(DatasetRow.name == dataset.name)
-        number = connection.execute(found).scalar_one()
+        query = select(DatasetRow.id).where(DatasetRow.name == dataset.name)
+        dataset_id = connection.execute(query).scalar_one()
     return (
-        f"SELECT record FROM samples WHERE dataset_id = {number} AND position >= 0 "
+        f"SELECT record FROM samples WHERE dataset_id = {dataset_id} AND position >= 0 "
         f"AND position < {dataset.head.position} ORDER BY position"
     )
 
@@ -46,7 +46,7 @@ def page_reader(dataset: Dataset) -> Work:
 
 
 def span_reader(dataset: Dataset, span: int, times: int) -> Work:
-    """Read ``times`` ranges of ``span`` rows, at places drawn by a fixed seed."""
+    """Read ``times`` ranges of ``span`` rows, whose starts are drawn with a fixed seed."""
     span = min(span, len(dataset))
     starts = np.random.default_rng(0).integers(0, len(dataset) - span, times, endpoint=True)
 
@@ -62,7 +62,7 @@ def span_reader(dataset: Dataset, span: int, times: int) -> Work:
 
 @contextmanager
 def adbc_reader(database: Database, query: str, dataset: Dataset) -> Iterator[Work]:
-    """Read Arrow batches, viewed as structured arrays."""
+    """Read Arrow batches as structured arrays."""
     layout = Codec(dataset.features).header
     fields = list(layout.names or ())
     with dbapi.connect(database.url, autocommit=True) as connection, connection.cursor() as cursor:
@@ -80,7 +80,7 @@ def adbc_reader(database: Database, query: str, dataset: Dataset) -> Iterator[Wo
 
 
 def as_records(column: pa.Array, layout: np.dtype[Any]) -> npt.NDArray[Any]:
-    """View an Arrow binary column, whose values lie end to end, without copying it."""
+    """View an Arrow binary column as records without a copy: its values are contiguous."""
     _, offsets, data = column.buffers()
     first = np.frombuffer(offsets, np.int32, 1, 4 * column.offset)[0] if len(column) else 0
     return np.frombuffer(data, layout, len(column), int(first))
@@ -88,8 +88,9 @@ def as_records(column: pa.Array, layout: np.dtype[Any]) -> npt.NDArray[Any]:
 
 @contextmanager
 def copy_reader(database: Database, query: str, dataset: Dataset) -> Iterator[Work]:
-    """Drain a binary COPY. The rows are counted by their bytes, being all of one width."""
-    # A field count, the record's length, and the record; around all rows, a header and a trailer.
+    """Read a binary COPY to its end. Rows have one width, so they are counted by their bytes."""
+    # A row has a field count, the record's length, and the record. A header and a trailer surround
+    # all rows.
     width = 2 + 4 + Codec(dataset.features).header.itemsize
     with psycopg.connect(database.url, autocommit=True) as connection:
 
@@ -106,12 +107,12 @@ def copy_reader(database: Database, query: str, dataset: Dataset) -> Iterator[Wo
 
 @contextmanager
 def core_reader(reg: Registry, dataset: Dataset) -> Iterator[Work]:
-    """Stream with SQLAlchemy Core, and view the records a partition at a time."""
+    """Stream with SQLAlchemy Core, and view the records of a partition at a time."""
     layout = Codec(dataset.features).header
-    found = select(DatasetRow.id).where(DatasetRow.name == dataset.name).scalar_subquery()
+    dataset_id = select(DatasetRow.id).where(DatasetRow.name == dataset.name).scalar_subquery()
     statement = (
         select(SampleRow.record)
-        .where(SampleRow.dataset_id == found, SampleRow.position >= 0)
+        .where(SampleRow.dataset_id == dataset_id, SampleRow.position >= 0)
         .where(SampleRow.position < dataset.head.position)
         .order_by(SampleRow.position)
     )

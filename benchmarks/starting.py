@@ -1,4 +1,4 @@
-"""Subjects: how long it takes to the first batch, wherever it lies."""
+"""Subjects: the time to the first batch, at any position of an epoch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.cache import cache
 from benchmarks.data import loaded, numbers
-from benchmarks.measure import Bench, Result, Timing, Work, compare_durations, interleave
+from benchmarks.measure import Bench, Result, Timing, Work, compare, interleave
 from benchmarks.pipelines import BATCH
 from registry import Dataset
 from registry.tensorflow import EpochDataset, StreamDataset
@@ -18,7 +18,7 @@ RUN = "starting"
 
 
 def resume(bench: Bench) -> list[Result]:
-    """A run goes on at its first sample, and after nine tenths of an epoch."""
+    """Resume a run at its first sample, and after nine tenths of an epoch."""
     with (
         cache(),
         bench.server.database() as database,
@@ -31,12 +31,12 @@ def resume(bench: Bench) -> list[Result]:
             {name: partial(_resume, dataset, start) for name, start in starts.items()},
             3 * bench.rounds,
         )
-    what = "first batch at 90 % of an epoch, beside its beginning"
-    return [compare_durations(what, timings["resume"], timings["begin"], at_most=2)]
+    what = "first batch at 90 % of an epoch, next to its beginning"
+    return [compare(what, timings["resume"], timings["begin"], unit="ms", at_most=2)]
 
 
 def first_batches(dataset: Dataset, rounds: int) -> dict[str, Timing]:
-    """Time the first batch that TensorFlow gets; the mirror is there and the epoch pinned."""
+    """Time the first batch that TensorFlow gets; the mirror exists and the epoch is pinned."""
     dataset.run(RUN).epoch(0)
     return interleave(
         {
@@ -57,7 +57,7 @@ def _resume(dataset: Dataset, start: int) -> Iterator[Work]:
 @contextmanager
 def _first_batch(dataset: Dataset, *, streaming: bool) -> Iterator[Work]:
     run = dataset.run(RUN)
-    kept: list[Any] = []  # to end an iterator, which reads ahead, is not part of the work
+    kept: list[Any] = []  # ending an iterator, which reads ahead, is not part of the work
 
     def work() -> int:
         pinned = run.epoch(0)

@@ -1,4 +1,4 @@
-"""A trainer in a process of its own, which says how much memory it takes.
+"""A trainer in a separate process, which prints how much memory it takes.
 
 ``python -m benchmarks.trainer URL DATASET`` takes the batches of a shuffled epoch.
 """
@@ -31,10 +31,10 @@ def main(url: str, name: str) -> None:
 
 
 def private() -> int:
-    """Return the bytes that are this process's own or, off Linux, about that.
+    """Return the bytes that only this process has; except on Linux, an estimate of them.
 
-    Pages of a mapped file are not: they are the system's cache of it, the same ones for every
-    process, though Linux counts them as private while there is only one.
+    Pages of mapped files do not count: all processes share them. Linux counts them as private while
+    only one process has them, hence the anonymous pages.
     """
     if _MAPS.exists():
         lines = (line for line in _MAPS.read_text().splitlines() if line.startswith("Anonymous:"))

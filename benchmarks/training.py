@@ -1,4 +1,4 @@
-"""Subject: batches for training, beside what else makes them of the same samples."""
+"""Subject: batches for training, next to other pipelines over the same samples."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ MEMORY = "from_tensor_slices().shuffle()"
 HUGGING_FACE = "Hugging Face to_tf_dataset()"
 GENERATOR = "a Python generator of rows"
 SLICE = 50_000
-"""Rows that are enough for those that take a row at a time in Python."""
+"""Rows for the pipelines that take one row at a time in Python."""
 
 
 def train(bench: Bench) -> list[Result]:
-    """Batches of 256 records of 44 bytes, in the graph; the mirror is there, the epoch pinned."""
+    """Take batches of 256 records in the graph; the mirror exists and the epoch is pinned."""
     samples = numbers(bench.rows)
     few = _first(samples, SLICE)
     with (
@@ -58,11 +58,15 @@ def _compared(timings: dict[str, Timing]) -> list[Result]:
     stream, epoch = timings[STREAM], timings[EPOCH]
     memory, generator = timings[MEMORY], timings[GENERATOR]
     return [
-        compare("StreamDataset, beside in-memory shuffle", stream, memory, 8),
+        compare("StreamDataset, next to in-memory shuffle", stream, memory, at_least=8),
         compare(
-            "StreamDataset, beside a row at a time", stream, generator, 150, slow_baseline=True
+            "StreamDataset, next to a row at a time",
+            stream,
+            generator,
+            at_least=150,
+            slow_baseline=True,
         ),
-        compare("EpochDataset, beside in-memory shuffle", epoch, memory, 12),
+        compare("EpochDataset, next to in-memory shuffle", epoch, memory, at_least=12),
     ]
 
 
