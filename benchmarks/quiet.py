@@ -6,7 +6,7 @@ import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from registry.cli.demo import native_messages_in
+from registry.cli.demo.native_messages import native_messages_in
 
 
 def quiet() -> AbstractContextManager[None]:

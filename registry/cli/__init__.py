@@ -1,16 +1,28 @@
-"""The command line: ``registry``, or ``python -m registry``."""
+"""The command line: ``registry``, or ``python -m registry``. A module for each command."""
 
-# Typer lists commands in the order in which they are registered, so the imports are not sorted.
-from registry.cli import setup as setup  # isort: skip
-from registry.cli import roles as roles  # isort: skip
-from registry.cli import files as files  # isort: skip
-from registry.cli import inbox as inbox  # isort: skip
-from registry.cli import erasing as erasing  # isort: skip
-from registry.cli import copying as copying  # isort: skip
-from registry.cli import serving as serving  # isort: skip
-from registry.cli import reading as reading  # isort: skip
-from registry.cli import health as health  # isort: skip
-from registry.cli import trying as trying  # isort: skip
+# Each module registers its command when it is imported, and the help lists them in that order: a
+# sorted import would change the help and the reference of the commands.
+# isort: off
+from registry.cli import init as init
+from registry.cli import create as create
+from registry.cli import grants as grants
+from registry.cli import insert as insert
+from registry.cli import export as export
+from registry.cli import drain as drain
+from registry.cli import inbox as inbox
+from registry.cli import erase as erase
+from registry.cli import copy as copy
+from registry.cli import token as token
+from registry.cli import serve as serve
+from registry.cli import webhook as webhook
+from registry.cli import ls as ls
+from registry.cli import show as show
+from registry.cli import log as log
+from registry.cli import runs as runs
+from registry.cli import verify as verify
+from registry.cli import doctor as doctor
+from registry.cli.demo import command as command
 from registry.cli.base import app
+# isort: on
 
 __all__ = ["app"]

@@ -45,23 +45,23 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def pairs(option: str, texts: list[str]) -> dict[str, str]:
+def parse_pairs(option: str, texts: list[str]) -> dict[str, str]:
     """Split ``name=value`` texts; raises `typer.BadParameter` for no name or a repeated one."""
-    found: dict[str, str] = {}
+    pairs: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint=option)
-        if name in found:
+        if name in pairs:
             raise typer.BadParameter(f"{name!r} is given twice", param_hint=option)
-        found[name] = value
-    return found
+        pairs[name] = value
+    return pairs
 
 
-def duration(text: str) -> timedelta:
+def parse_duration(text: str) -> timedelta:
     """Parse a duration such as ``30m``, ``12h``, ``90d`` or ``52w``."""
     # The number of digits is limited: timedelta raises OverflowError for a large number.
-    found = re.fullmatch(r"(\d{1,6})([smhdw])", text)
-    if found is None:
+    match = re.fullmatch(r"(\d{1,6})([smhdw])", text)
+    if match is None:
         raise typer.BadParameter(f"{text!r} is no duration; write 30m, 12h, 90d or 52w")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})

@@ -1,61 +1,35 @@
-"""Commands for the inbox, into which tools insert rows by plain SQL."""
+"""``registry inbox``: list, retry, discard and limit the rejected rows of the inbox."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from registry.catalog.dataset import Dataset
-from registry.catalog.registry import Registry, connect
-from registry.cli.base import AsJson, Name, Url, app, duration
-from registry.cli.tables import Column, Listing, print_facts
-from registry.storage.database.retry import retrying
-from registry.storage.log.inbox import Drained
+from registry.catalog.registry import connect
+from registry.cli.base import AsJson, Name, Url, app, parse_duration
+from registry.cli.drain import drained_line
+from registry.cli.tables import Column, Listing, print_properties
 from registry.storage.log.rejected import Refused
 
 Ids = Annotated[
     list[int] | None, typer.Argument(metavar="ID", help="Rows, by their ids; all if none is given.")
 ]
 
-_SHOWN = 60
+_KEY_WIDTH = 60
 """Characters of a key that are shown, at most."""
-_PART = 1000
+_TABLE_ROWS = 1000
 """Rows of a table that are laid out at a time."""
-_EVERY = 1.0
-"""Seconds between two polls of the inbox."""
 
 inbox = typer.Typer(no_args_is_help=True, help="Look after rows that did not fit their dataset.")
 app.add_typer(inbox, name="inbox")
 
 
-@app.command()
-def drain(
-    datasets: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="DATASET", help="Datasets; all if none is given."),
-    ] = None,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Go on as rows come, until Ctrl-C.")
-    ] = False,
-    url: Url = None,
-) -> None:
-    """Move rows that tools inserted by plain SQL to the log, as readers do before they read."""
-    with connect(url) as registry:
-        for dataset in _opened(registry, datasets):
-            typer.echo(_said(dataset, dataset.inbox.drain()))
-        if watch:
-            with suppress(KeyboardInterrupt):
-                _watch(registry, datasets)
-
-
 @inbox.command(name="ls")
-def list_refused(
+def list_rejected(
     dataset: Name,
     limit: Annotated[int, typer.Option(min=1, help="Rows to list, at most.")] = 1000,
     after: Annotated[
@@ -66,18 +40,19 @@ def list_refused(
 ) -> None:
     """List rejected rows, and why they were rejected."""
     with connect(url) as registry:
-        found = registry.open(dataset).inbox.refused(after, limit + 1)  # one more: is it the end?
-    rows = found[:limit]
+        # One more than asked for, to know whether these are the last.
+        rejected = registry.open(dataset).inbox.refused(after, limit + 1)
+    rows = rejected[:limit]
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=2, default=str))
     else:
-        _list(rows)
-    if len(found) > limit:
+        _print(rows)
+    if len(rejected) > limit:
         # To stderr: stdout may be JSON.
         typer.echo(f"there are more: --after {rows[-1].id}", err=True)
 
 
-def _list(rows: Sequence[Refused]) -> None:
+def _print(rows: Sequence[Refused]) -> None:
     listing = Listing(
         Column("id", right=True, whole=True),
         Column("key"),
@@ -87,17 +62,17 @@ def _list(rows: Sequence[Refused]) -> None:
         Column("error"),
     )
     # In parts: the time that Rich takes per row grows with the rows of its table.
-    for start in range(0, len(rows) or 1, _PART):
+    for start in range(0, len(rows) or 1, _TABLE_ROWS):
         listing.print(
             (
                 str(row.id),
-                (row.key or "")[:_SHOWN],
+                (row.key or "")[:_KEY_WIDTH],
                 row.action,
                 row.source or "",
                 f"{row.created_at:%Y-%m-%d %H:%M:%S}",
                 row.error,
             )
-            for row in rows[start : start + _PART]
+            for row in rows[start : start + _TABLE_ROWS]
         )
 
 
@@ -107,7 +82,7 @@ def retry(dataset: Name, ids: Ids = None, url: Url = None) -> None:
     with connect(url) as registry:
         opened = registry.open(dataset)
         count = opened.inbox.retry(ids or None)
-        typer.echo(f"{count:,} tried again: {_said(opened, opened.inbox.drain())}")
+        typer.echo(f"{count:,} tried again: {drained_line(opened, opened.inbox.drain())}")
 
 
 @inbox.command()
@@ -129,33 +104,8 @@ def limits(
     url: Url = None,
 ) -> None:
     """Show or set how long rejected rows are kept, and how many."""
-    kept = None if retention is None else duration(retention)
+    new_retention = None if retention is None else parse_duration(retention)
     with connect(url) as registry:
-        found = registry.open(dataset).inbox.set_limits(retention=kept, quota=quota)
-    print_facts([("retention", str(found.retention)), ("quota", f"{found.quota:,} rows")])
-
-
-def _opened(registry: Registry, names: list[str] | None) -> list[Dataset]:
-    return [registry.open(name) for name in names] if names else registry.datasets()
-
-
-def _watch(registry: Registry, names: list[str] | None) -> None:
-    while True:
-        time.sleep(_EVERY)
-        # Retried without end: a lost connection must not end the command. The datasets are opened
-        # again each time, which finds new ones.
-        for attempt in retrying(None, registry.engine):
-            with attempt:
-                for dataset in _opened(registry, names):
-                    found = dataset.inbox.drain()
-                    if found.moved or found.refused or found.removed:
-                        typer.echo(_said(dataset, found))
-
-
-def _said(dataset: Dataset, found: Drained) -> str:
-    said = f"{dataset.name}: {found.moved:,} moved"
-    if found.refused:
-        said += f"; {found.refused:,} did not fit: registry inbox ls {dataset.name}"
-    if found.removed:
-        said += f"; {found.removed:,} rejected rows past the limits removed"
-    return said
+        # With None for both it changes nothing, and returns the limits as they are.
+        stored = registry.open(dataset).inbox.set_limits(retention=new_retention, quota=quota)
+    print_properties([("retention", str(stored.retention)), ("quota", f"{stored.quota:,} rows")])

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from registry.cli.tables import plain
+from registry.cli.tables import printable
 
 
 @contextmanager
@@ -19,10 +19,11 @@ def progress(name: str, total: int | None) -> Iterator[Callable[[int, int], None
 
     Yields None, and shows nothing, if stderr is not a terminal.
     """
+    # stderr, as below: stdout may be read by a program.
     if not sys.stderr.isatty():
         yield None
         return
-    began = time.monotonic()
+    started = time.monotonic()
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -32,10 +33,10 @@ def progress(name: str, total: int | None) -> Iterator[Callable[[int, int], None
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(plain(name), total=total, rows=0, rate=0.0)
+        task = bar.add_task(printable(name), total=total, rows=0, rate=0.0)
 
         def show(rows: int, size: int) -> None:
-            rate = rows / (time.monotonic() - began)
+            rate = rows / (time.monotonic() - started)
             bar.update(task, completed=size, rows=rows, rate=rate)
 
         yield show

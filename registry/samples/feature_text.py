@@ -5,15 +5,7 @@ from __future__ import annotations
 import re
 
 from registry.errors import FeatureError
-from registry.samples.features import (
-    Bytes,
-    ClassLabel,
-    Feature,
-    Image,
-    Ragged,
-    Tensor,
-    Text,
-)
+from registry.samples.features import Bytes, ClassLabel, Feature, Image, Ragged, Tensor, Text
 
 
 def parse_feature(text: str) -> Feature:
@@ -43,8 +35,11 @@ def parse_feature(text: str) -> Feature:
     )
 
 
-def _feature(feature: Feature, *, brief: bool = False) -> str:
-    """Return the text form of a feature; if ``brief``, a count replaces class names."""
+def feature_text(feature: Feature, *, brief: bool = False) -> str:
+    """Return the text form of a feature, which `parse_feature` reads.
+
+    If ``brief``, a count replaces the names of classes.
+    """
     match feature:
         case Tensor(dtype, shape):
             return f"{dtype}[{','.join(map(str, shape))}]" if shape else dtype

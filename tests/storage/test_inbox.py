@@ -489,7 +489,7 @@ def test_rejected_rows_are_listed_page_by_page(
     url: str, reg: Registry, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rejected, "_PAGE", 3)
-    monkeypatch.setattr("registry.cli.inbox._PART", 2)
+    monkeypatch.setattr("registry.cli.inbox._TABLE_ROWS", 2)
     with reg.engine.begin() as connection:
         for number in range(7):
             put(connection, digits, f"k{number}", {})

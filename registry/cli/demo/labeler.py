@@ -13,63 +13,63 @@ import numpy.typing as npt
 from registry.catalog.dataset import Dataset
 from registry.catalog.registry import connect
 
-BURST = 120
+BURST_SIZE = 120
 """Samples that are inserted at a time."""
-PAUSE = 1.0
+BURST_PAUSE = 1.0
 """Seconds between two bursts of labels."""
-WRONG = 0.05
-"""The fraction of labels that are wrong at first."""
+WRONG_SHARE = 0.05
+"""The share of labels that are wrong at first."""
 
 
 @dataclass(frozen=True)
-class Drawer:
-    """The digits: images of shape (n, 8, 8) and dtype uint8, and their true labels, int64."""
+class Digits:
+    """The handwritten digits: images of shape (n, 8, 8), uint8, and their true labels, int64."""
 
     images: npt.NDArray[np.uint8]
-    truth: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
     keys: list[str]
 
     @classmethod
-    def load(cls) -> Drawer:
+    def load(cls) -> Digits:
         from sklearn.datasets import load_digits  # noqa: PLC0415  # heavy, and an extra
 
-        pixels, truth = load_digits(return_X_y=True)
-        keys = [f"digit-{number:04d}" for number in range(len(truth))]
-        return cls(pixels.reshape(-1, 8, 8).astype(np.uint8), truth, keys)
+        pixels, labels = load_digits(return_X_y=True)
+        keys = [f"digit-{number:04d}" for number in range(len(labels))]
+        return cls(pixels.reshape(-1, 8, 8).astype(np.uint8), labels, keys)
 
     def insert(
-        self, digits: Dataset, numbers: npt.NDArray[np.intp], labels: npt.NDArray[np.int64]
+        self, dataset: Dataset, numbers: npt.NDArray[np.intp], labels: npt.NDArray[np.int64]
     ) -> None:
-        digits.insert(
+        dataset.insert(
             {"image": self.images[numbers], "label": labels[numbers]},
             keys=[self.keys[number] for number in numbers],
             source="labeler",
         )
 
-    def correct(self, digits: Dataset, numbers: Iterable[int]) -> None:
+    def correct(self, dataset: Dataset, numbers: Iterable[int]) -> None:
         for number in numbers:
-            digits.update(self.keys[number], label=self.truth[number], source="reviewer")
+            dataset.update(self.keys[number], label=self.labels[number], source="reviewer")
 
 
-def label(digits: Dataset) -> None:
+def label(dataset: Dataset) -> None:
     """Insert the test split with true labels, then the rest in bursts.
 
     The wrong labels of a burst are corrected after the next one.
     """
-    drawer = Drawer.load()
-    splits = np.array([digits.split_of(key) for key in drawer.keys])
-    drawer.insert(digits, np.flatnonzero(splits == "test"), drawer.truth)
+    digits = Digits.load()
+    splits = np.array([dataset.split_of(key) for key in digits.keys])
+    digits.insert(dataset, np.flatnonzero(splits == "test"), digits.labels)
     rng = np.random.default_rng(5)
-    mistaken = rng.random(len(splits)) < WRONG
-    guesses = np.where(mistaken, (drawer.truth + 1) % 10, drawer.truth)
+    is_wrong = rng.random(len(splits)) < WRONG_SHARE
+    first_labels = np.where(is_wrong, (digits.labels + 1) % 10, digits.labels)
     rest = rng.permutation(np.flatnonzero(splits == "train"))
-    before: npt.NDArray[np.intp] = rest[:0]
-    for burst in np.array_split(rest, -(-len(rest) // BURST)):
-        drawer.insert(digits, burst, guesses)
-        drawer.correct(digits, before[mistaken[before]])
-        before = burst
-        time.sleep(PAUSE)
-    drawer.correct(digits, before[mistaken[before]])
+    previous: npt.NDArray[np.intp] = rest[:0]
+    for burst in np.array_split(rest, -(-len(rest) // BURST_SIZE)):
+        digits.insert(dataset, burst, first_labels)
+        digits.correct(dataset, previous[is_wrong[previous]])
+        previous = burst
+        time.sleep(BURST_PAUSE)
+    digits.correct(dataset, previous[is_wrong[previous]])
 
 
 if __name__ == "__main__":

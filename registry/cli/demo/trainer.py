@@ -18,10 +18,10 @@ from registry.tensorflow.datasets import StreamDataset
 from registry.training.epoch import Epoch
 from registry.training.run import Run
 
-BATCH = 32
-STEPS = 50
+BATCH_SIZE = 32
+STEPS_PER_EPOCH = 50
 """Batches in one Keras epoch."""
-POLL = 0.05
+POLL_SECONDS = 0.05
 """Seconds between two polls of the dataset's head."""
 
 
@@ -40,20 +40,20 @@ def warm_up() -> None:
         pass
 
 
-def train(console: Console, digits: Dataset, labeling: Callable[[], bool]) -> list[Measurement]:
+def train(console: Console, digits: Dataset, is_labeling: Callable[[], bool]) -> list[Measurement]:
     """Train until labeling has ended and the model was trained on all of its samples."""
     run = digits.run("demo", seed=7, split="train")
-    watch = _Watch(console, digits, run, labeling)
+    callback = _ProgressCallback(console, digits, run, is_labeling)
     model = _model()
     model.fit(
-        StreamDataset(run, batch_size=BATCH, x="image", y="label"),
-        steps_per_epoch=STEPS,
+        StreamDataset(run, batch_size=BATCH_SIZE, x="image", y="label"),
+        steps_per_epoch=STEPS_PER_EPOCH,
         epochs=1000,  # an upper limit: the callback ends the training
         shuffle=False,  # the run determines the order
         verbose=0,
-        callbacks=[watch],
+        callbacks=[callback],
     )
-    return watch.measured
+    return callback.measurements
 
 
 def _model() -> Any:
@@ -72,14 +72,14 @@ def _model() -> Any:
 
 
 @dataclass
-class _Watch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no types
+class _ProgressCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no types
     """Measures after each Keras epoch, prints a line, and waits for the dataset to grow."""
 
     console: Console
     digits: Dataset
     run: Run
-    labeling: Callable[[], bool]
-    measured: list[Measurement] = field(default_factory=list)
+    is_labeling: Callable[[], bool]
+    measurements: list[Measurement] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no 
         self.console.print(head, style="bold")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
-        reached = self._reach((epoch + 1) * STEPS * BATCH)
+        reached = self._reach((epoch + 1) * STEPS_PER_EPOCH * BATCH_SIZE)
         test = self.digits.run("demo-test", split="test").epoch(0)
         batch = next(test.batches(test.size))
         _, accuracy = self.model.evaluate(batch["image"], batch["label"], verbose=0)
@@ -101,7 +101,7 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no 
             if self.digits.split_of(entry.key) == self.run.split
         )
         self._reported = reached.watermark
-        self.measured.append(Measurement(reached.size, accuracy))
+        self.measurements.append(Measurement(reached.size, accuracy))
         self.console.print(
             f"{epoch:>5}  {reached.size:>7}  {actions['insert']:>5}  {actions['revise']:>7}"
             f"  {accuracy:>8.1%}"
@@ -119,19 +119,23 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no 
     def _wait_for_more(self, watermark: int) -> None:
         """Wait for a commit past ``watermark``, or stop the training after the last one."""
         while self.digits.head.position == watermark:
-            if not self.labeling():
+            if not self.is_labeling():
                 # Read the head again: the labeler may have committed between the two checks.
                 self.model.stop_training = self.digits.head.position == watermark
                 return
-            time.sleep(POLL)
+            time.sleep(POLL_SECONDS)
 
 
-def draw(measured: list[Measurement], path: Path) -> Path:
+def draw(measurements: list[Measurement], path: Path) -> Path:
     """Plot accuracy against samples to a PNG file."""
     from matplotlib import pyplot as plt  # noqa: PLC0415  # heavy, and needed at the end only
 
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    axes.plot([m.samples for m in measured], [m.accuracy for m in measured], marker="o")
+    axes.plot(
+        [each.samples for each in measurements],
+        [each.accuracy for each in measurements],
+        marker="o",
+    )
     axes.set(
         title="Accuracy while the dataset grows",
         xlabel="samples in the training split",

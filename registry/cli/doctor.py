@@ -1,4 +1,4 @@
-"""The command that examines a registry for problems."""
+"""``registry doctor``: examine a registry for problems."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from registry.catalog.doctor.examine import examine
 from registry.catalog.doctor.finding import Finding
 from registry.catalog.registry import DEFAULT_URL
 from registry.cli.base import AsJson, Url, app
-from registry.cli.output import fail
-from registry.cli.tables import Column, Listing, plain
+from registry.cli.output import print_error
+from registry.cli.tables import Column, Listing, printable
 from registry.errors import RegistryError
 from registry.storage.database.url import parse_url, shown
 
-_CODES = {"note": 0, "warning": 1, "error": 2}
+_EXIT_CODES = {"note": 0, "warning": 1, "error": 2}
 
 
 @app.command()
@@ -33,26 +33,29 @@ def doctor(
     Exits with 0 if there are none, with 1 after warnings and with 2 after errors. Nothing is
     changed without --fix.
     """
-    place = url or DEFAULT_URL
+    url = url or DEFAULT_URL
     try:
-        found = examine(place, fix=fix)
+        findings = examine(url, fix=fix)
     except RegistryError as error:
         if not as_json:
-            fail(str(error), error)
-            raise typer.Exit(_CODES["error"]) from None
+            print_error(str(error), error)
+            # Not left to the group of commands, which exits with 1: that is a warning here.
+            raise typer.Exit(_EXIT_CODES["error"]) from None
         # As JSON the failure is a finding, too: a script always gets a list.
-        found = [Finding("error", "database", str(error), "see what it says")]
+        findings = [Finding("error", "database", str(error), "see what it says")]
     if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in found], indent=2))
-    elif not found:
-        typer.echo(f"{plain(shown(parse_url(place)))}: nothing is wrong")
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    elif not findings:
+        typer.echo(f"{printable(shown(parse_url(url)))}: nothing is wrong")
     else:
-        _print(found)
-    raise typer.Exit(max((_CODES[finding.severity] for finding in found), default=0))
+        _print(findings)
+    raise typer.Exit(max((_EXIT_CODES[finding.severity] for finding in findings), default=0))
 
 
-def _print(found: list[Finding]) -> None:
+def _print(findings: list[Finding]) -> None:
     listing = Listing(
         Column("severity", whole=True), Column("subject"), Column("finding"), Column("remedy")
     )
-    listing.print((each.severity, each.subject, each.said, each.remedy) for each in found)
+    listing.print(
+        (finding.severity, finding.subject, finding.said, finding.remedy) for finding in findings
+    )

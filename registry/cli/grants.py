@@ -1,4 +1,4 @@
-"""The command that prints or applies the privileges of PostgreSQL roles."""
+"""``registry grants``: print or apply the privileges of PostgreSQL roles."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import typer
 
 from registry.catalog.registry import DEFAULT_URL
 from registry.cli.base import Url, app
-from registry.cli.tables import plain
-from registry.storage.database import grants as rights
+from registry.cli.tables import printable
+from registry.storage.database import grants as privileges
 from registry.storage.database.engine import make_engine
 from registry.storage.database.grants import Kind
 from registry.storage.database.url import shown
 
 
-def _option(help_text: str) -> typer.models.OptionInfo:
-    found: typer.models.OptionInfo = typer.Option(metavar="ROLE", help=f"{help_text} Repeat.")
-    return found
+def _roles_option(help_text: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(metavar="ROLE", help=f"{help_text} Repeat.")
+    return option
 
 
 @app.command()
@@ -25,17 +25,21 @@ def grants(
     *,
     writer: Annotated[
         list[str] | None,
-        _option("Labels: inserts samples, and by SQL into the inbox; changes and removes nothing."),
+        _roles_option(
+            "Labels: inserts samples, and by SQL into the inbox; changes and removes nothing."
+        ),
     ] = None,
     reader: Annotated[
-        list[str] | None, _option("Trains: reads, makes runs, pins epochs, records progress.")
+        list[str] | None, _roles_option("Trains: reads, makes runs, pins epochs, records progress.")
     ] = None,
     inbox: Annotated[
         list[str] | None,
-        _option("Inserts into the inbox by SQL, and reads the datasets' names; nothing else."),
+        _roles_option(
+            "Inserts into the inbox by SQL, and reads the datasets' names; nothing else."
+        ),
     ] = None,
     server: Annotated[
-        list[str] | None, _option("Runs `registry serve` and `registry drain`.")
+        list[str] | None, _roles_option("Runs `registry serve` and `registry drain`.")
     ] = None,
     owner: Annotated[
         str | None,
@@ -63,11 +67,12 @@ def grants(
         )
     engine = make_engine(url or DEFAULT_URL)
     try:
-        found = rights.statements(engine, roles)
+        statements = privileges.statements(engine, roles)
         if apply:
-            rights.apply(engine, found)
-            typer.echo(f"{plain(shown(engine.url))}: {len(found)} statements done")
+            privileges.apply(engine, statements)
+            typer.echo(f"{printable(shown(engine.url))}: {len(statements)} statements done")
         else:
-            typer.echo("".join(f"{statement};\n" for statement in found), nl=False)
+            # Nothing but SQL goes to stdout: it is piped into psql.
+            typer.echo("".join(f"{statement};\n" for statement in statements), nl=False)
     finally:
         engine.dispose()

@@ -1,4 +1,4 @@
-"""The command that removes content permanently."""
+"""``registry erase``: remove content permanently."""
 
 from __future__ import annotations
 
@@ -37,13 +37,15 @@ def erase(
     with connect(url) as registry:
         opened = registry.open(dataset)
         if not yes:
-            some = f"{len(keys)} samples" if len(keys) > 1 else f"{keys[0]!r}"
+            samples = f"{len(keys)} samples" if len(keys) > 1 else f"{keys[0]!r}"
             typer.confirm(
-                f"Erase all that {opened.name} ever held of {some}, for good?", abort=True
+                f"Erase all that {opened.name} ever held of {samples}, for good?", abort=True
             )
-        done = opened.erase(*keys, full=full)
+        erasure = opened.erase(*keys, full=full)
     typer.echo(
-        f"{opened.name}: {done.rows:,} rows of the log erased, {done.inbox_rows:,} of the inbox"
+        f"{opened.name}: {erasure.rows:,} rows of the log erased, "
+        f"{erasure.inbox_rows:,} of the inbox"
     )
-    if done.remains is not None:
-        typer.echo(f"note: {done.remains}", err=True)
+    if erasure.remains is not None:
+        # To stderr: it is advice, and not part of the result.
+        typer.echo(f"note: {erasure.remains}", err=True)

@@ -1,4 +1,4 @@
-"""The command that copies datasets between databases."""
+"""``registry copy``: copy datasets between databases."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from registry.catalog.copy.dataset import Copied, copy_dataset
 from registry.catalog.registry import Registry, connect
 from registry.cli.base import AsJsonLines, app
 from registry.cli.progress import progress
-from registry.cli.tables import plain
+from registry.cli.tables import printable
 from registry.errors import RegistryError
 from registry.storage.database.url import is_there, parse_url, shown
 
@@ -33,15 +33,18 @@ def copy(
     may write to the copy before it is complete. Access tokens are not copied.
     """
     # connect() creates a SQLite file: a mistyped FROM_URL would be an empty database.
-    _check_there(source)
+    _check_exists(source)
     # Replicas are turned off: one that lags would return an old state of the log.
-    with connect(source, replica="") as origin, connect(target, replica="") as other:
-        for name in names or origin.names():
-            copied = _copy(origin, other, name)
-            typer.echo(_as_json(copied) if as_json else _said(copied))
+    with (
+        connect(source, replica="") as source_registry,
+        connect(target, replica="") as target_registry,
+    ):
+        for name in names or source_registry.names():
+            copied = _copy(source_registry, target_registry, name)
+            typer.echo(_json_line(copied) if as_json else _line(copied))
 
 
-def _check_there(url: str) -> None:
+def _check_exists(url: str) -> None:
     parsed = parse_url(url)
     if not is_there(parsed):
         raise typer.BadParameter(f"{shown(parsed)} is not there", param_hint="FROM_URL")
@@ -56,13 +59,13 @@ def _copy(source: Registry, target: Registry, name: str) -> Copied:
             raise
 
 
-def _as_json(copied: Copied) -> str:
+def _json_line(copied: Copied) -> str:
     return json.dumps(
         {"version": str(copied.version), "rows": copied.rows, **asdict(copied.related)}
     )
 
 
-def _said(copied: Copied) -> str:
+def _line(copied: Copied) -> str:
     related = copied.related
     parts = [f"{copied.rows:,} rows copied"]
     parts += [f"{related.runs:,} runs"] if related.runs else []
@@ -70,4 +73,5 @@ def _said(copied: Copied) -> str:
     parts += [f"{related.left:,} inbox rows left behind"] if related.left else []
     if related.erased:
         parts.append(f"{related.erased:,} erased, of which its files keep the bytes until VACUUM")
-    return f"{plain(copied.version.name)}: {', '.join(parts)}; {plain(str(copied.version))}"
+    name, version = printable(copied.version.name), printable(str(copied.version))
+    return f"{name}: {', '.join(parts)}; {version}"

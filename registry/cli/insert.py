@@ -1,7 +1,8 @@
-"""Commands that import and export files."""
+"""``registry insert``: insert the samples of files."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -11,13 +12,13 @@ from typing import Annotated, TypeAlias
 import typer
 
 from registry.catalog.dataset import Dataset
-from registry.catalog.registry import connect
-from registry.cli.base import AsJsonLines, Name, Url, app, pairs
-from registry.cli.output import exported, imported
+from registry.catalog.registry import Registry, connect
+from registry.catalog.summary import version_at
+from registry.cli.base import AsJsonLines, Url, app, parse_pairs
 from registry.cli.progress import progress
+from registry.cli.tables import printable
 from registry.io.dry_run import DryRun
-from registry.io.export_file import export_file
-from registry.io.formats import FORMATS, WRITABLE
+from registry.io.formats import FORMATS
 from registry.io.import_file import ImportProgress, import_size, insert_file
 from registry.io.labeling.label_studio.export import insert_export
 from registry.io.labeling.mapping_store import mapping_of
@@ -25,7 +26,7 @@ from registry.storage.log.batch import Report
 
 LABEL_STUDIO = "label-studio"
 
-_Take: TypeAlias = Callable[..., Report]
+_Insert: TypeAlias = Callable[..., Report]
 
 
 @app.command()
@@ -35,7 +36,7 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
         list[Path],
         typer.Argument(metavar="PATH", exists=True, help="Files, or folders of images by class."),
     ],
-    form: Annotated[
+    format_name: Annotated[
         str | None,
         typer.Option(
             "--format",
@@ -44,7 +45,7 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
             f"{', '.join([*FORMATS, LABEL_STUDIO])}.",
         ),
     ] = None,
-    mapped: Annotated[
+    mapping_options: Annotated[
         list[str] | None,
         typer.Option(
             "--map",
@@ -82,36 +83,54 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
 
     A Label Studio export is taken for the whole project: samples that it lacks are retracted.
     """
-    places = pairs("--map", mapped or [])
-    labeled = form == LABEL_STUDIO
-    if labeled and key is not None:
-        reason = "an annotation's own number is its key"
-        raise typer.BadParameter(reason, param_hint="--key")
-    if labeled and len(paths) > 1:
-        reason = "one export at a time: what a project's export lacks is retracted"
-        raise typer.BadParameter(reason, param_hint="PATH")
-    if not labeled and (project is not None or root):
+    mapping = parse_pairs("--map", mapping_options or [])
+    is_export = format_name == LABEL_STUDIO
+    if is_export:
+        _check_export_options(paths, key)
+    elif project is not None or root:
         raise typer.BadParameter(
             f"goes with --format {LABEL_STUDIO}", param_hint="--project, --root"
         )
     # Before the first insert: an unknown format of the last file must not leave the others stored.
-    sizes = [path.stat().st_size if labeled else import_size(path, form) for path in paths]
+    sizes = [path.stat().st_size if is_export else import_size(path, format_name) for path in paths]
     with connect(url) as registry:
         opened = registry.open(dataset)
-        take: _Take = partial(insert_file, form=form, key=key, mapping=places)
-        if labeled:
-            # The stored mapping is that of the webhook's events: an export must use the same one.
-            places = places or mapping_of(registry.engine, opened.id, LABEL_STUDIO) or {}
-            take = partial(_export_of_label_studio, mapping=places, project=project, roots=root)
+        insert_one: _Insert = partial(insert_file, form=format_name, key=key, mapping=mapping)
+        if is_export:
+            insert_one = _export_inserter(registry, opened, mapping, project, root)
         with closing(DryRun(registry.engine, opened)) as dry:
             # One for all files: a dry run compares a file with the dataset and the files before it.
             for path, size in zip(paths, sizes, strict=True):
                 with progress(path.name, size) as show:
-                    report = take(dry if dry_run else opened, path, progress=show)
-                typer.echo(imported(opened, path, report, dry_run=dry_run, as_json=as_json))
+                    report = insert_one(dry if dry_run else opened, path, progress=show)
+                typer.echo(_line(opened, path, report, dry_run=dry_run, as_json=as_json))
 
 
-def _export_of_label_studio(  # a parameter for each option
+def _check_export_options(paths: list[Path], key: str | None) -> None:
+    """Reject options that an export of Label Studio cannot have."""
+    if key is not None:
+        reason = "an annotation's own number is its key"
+        raise typer.BadParameter(reason, param_hint="--key")
+    if len(paths) > 1:
+        # The second export would retract what the first one inserted.
+        reason = "one export at a time: what a project's export lacks is retracted"
+        raise typer.BadParameter(reason, param_hint="PATH")
+
+
+def _export_inserter(
+    registry: Registry,
+    dataset: Dataset,
+    mapping: dict[str, str],
+    project: int | None,
+    roots: list[Path] | None,
+) -> _Insert:
+    # The stored mapping is that of the webhook's events: an export must use the same one, or the
+    # two would revise each other's samples.
+    mapping = mapping or mapping_of(registry.engine, dataset.id, LABEL_STUDIO) or {}
+    return partial(_insert_label_studio, mapping=mapping, project=project, roots=roots)
+
+
+def _insert_label_studio(  # a parameter for each option
     target: Dataset | DryRun,
     path: Path,
     *,
@@ -131,31 +150,20 @@ def _export_of_label_studio(  # a parameter for each option
     )
 
 
-@app.command()
-def export(
-    dataset: Name,
-    path: Annotated[
-        Path, typer.Argument(metavar="PATH", dir_okay=False, help="The file to write, or replace.")
-    ],
-    form: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            metavar="FORMAT",
-            help=f"What to write, if not what the suffix says: {', '.join(WRITABLE)}.",
-        ),
-    ] = None,
-    key: Annotated[
-        str, typer.Option(metavar="NAME", help="The column or property that takes the keys.")
-    ] = "key",
-    as_json: AsJsonLines = False,
-    url: Url = None,
-) -> None:
-    """Write the live samples of a dataset, or of a version of it, to a file."""
-    with connect(url) as registry:
-        opened = registry.open(dataset)
-        # Opened again at a fixed version, so that the file and the printed version agree.
-        opened = registry.open(str(opened.version))
-        with progress(path.name, None) as show:
-            count = export_file(registry.engine, opened, path, form=form, key=key, progress=show)
-        typer.echo(exported(opened, path, count, as_json=as_json))
+def _line(dataset: Dataset, path: Path, report: Report, *, dry_run: bool, as_json: bool) -> str:
+    """Return a line on the result of inserting a file, or of its dry run."""
+    counts = {
+        "inserted": report.inserted,
+        "revised": report.revised,
+        "unchanged": report.unchanged,
+        "retracted": report.retracted,
+    }
+    version = str(version_at(dataset.name, report.head))
+    if as_json:
+        properties = {"file": str(path), **counts, "version": version}
+        return json.dumps({**properties, "dry_run": True} if dry_run else properties)
+    would = "would be " if dry_run else ""
+    counted = ", ".join(
+        f"{count:,} {name}" for name, count in counts.items() if count or name != "retracted"
+    )
+    return f"{printable(str(path))}: {would}{counted}; {version}"

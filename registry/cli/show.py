@@ -1,0 +1,43 @@
+"""``registry show``: show a dataset."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+from registry.catalog.dataset import Dataset
+from registry.catalog.registry import connect
+from registry.catalog.summary import DatasetSummary
+from registry.cli.base import AsJson, Name, Url, app
+from registry.cli.output import dataset_json
+from registry.cli.tables import print_properties
+from registry.samples.feature_text import feature_text
+
+
+@app.command()
+def show(dataset: Name, as_json: AsJson = False, url: Url = None) -> None:
+    """Show a dataset's properties and its present size."""
+    with connect(url) as registry:
+        opened = registry.open(dataset)
+        summary = DatasetSummary.of(opened, opened.head)
+    if as_json:
+        typer.echo(json.dumps(dataset_json(summary), indent=2))
+        return
+    _print(opened, summary)
+
+
+def _print(dataset: Dataset, summary: DatasetSummary) -> None:
+    features = dataset.features.items()
+    print_properties(
+        [
+            ("name", summary.name),
+            *(("description", line) for line in summary.description.splitlines()),
+            *(("features", f"{name}={feature_text(feature)}") for name, feature in features),
+            *(("splits", f"{name}={share:g}") for name, share in summary.shares.items()),
+            ("live", f"{summary.head.live:,} samples"),
+            ("positions", f"{summary.head.position:,} rows in the log"),
+            ("version", summary.head.version),
+            ("created", f"{summary.created_at:%Y-%m-%d %H:%M:%S} UTC"),
+        ]
+    )

@@ -1,0 +1,50 @@
+"""``registry webhook``: set or show the mapping of a labeling tool's webhook."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+import typer
+
+from registry.catalog.registry import connect
+from registry.cli.base import AsJson, Url, app, parse_pairs
+from registry.cli.tables import print_properties
+from registry.io.labeling import mapping_store
+
+
+@app.command()
+def webhook(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="The dataset's name.")],
+    tool: Annotated[Literal["label-studio", "argilla"], typer.Argument(help="The labeling tool.")],
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="FEATURE=PATH",
+            help="Where a feature's value is: text=data.text, label=result.mood, or of Argilla "
+            "text=fields.text, label=values.mood. Repeat for each.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Set, or show, which part of a tool's annotations becomes which feature."""
+    from registry.io.labeling import argilla  # noqa: PLC0415
+    from registry.io.labeling.label_studio import webhook as label_studio  # noqa: PLC0415
+
+    check_mapping = (argilla if tool == "argilla" else label_studio).check_mapping
+    with connect(url) as registry:
+        opened = registry.open(dataset)
+        if mapping:
+            paths = parse_pairs("--map", mapping)
+            check_mapping(opened.features, paths)
+            mapping_store.set_mapping(registry.engine, opened.id, tool, paths)
+        # Read again in both cases, so that what is printed is what is stored.
+        stored = mapping_store.mapping_of(registry.engine, opened.id, tool) or {}
+    if as_json:
+        typer.echo(json.dumps(stored, indent=2))
+        return
+    print_properties(
+        [*stored.items()] or [("nothing set", "features take values of their own names")]
+    )
