@@ -66,11 +66,11 @@ def serve(  # noqa: PLR0913, PLR0917  # all of them are options
         print_error(f"serving needs {error.name}; run: pip install 'registry[server]'")
         raise typer.Exit(1) from None
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    server_settings = settings.Settings(
+    server_settings = settings.ServerSettings(
         insecure=insecure,
-        gather=gather,
-        body=body << 20,
-        rows=rows,
+        commit_requests=gather,
+        body_bytes=body << 20,
+        body_rows=rows,
         connections=connections,
         connections_per_address=connections_per_address,
         forwarded_allow_ips=settings.parse_proxies(forwarded_allow_ips),
@@ -83,7 +83,7 @@ def serve(  # noqa: PLR0913, PLR0917  # all of them are options
         with server.listen(host, port) as listener:
             authority = f"{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
             typer.echo(f"serving http://{authority}")
-            server.server(registry, server_settings).run(sockets=[listener])
+            server.make_server(registry, server_settings).run(sockets=[listener])
 
 
 def _read_secrets(path: Path | None) -> str:

@@ -12,18 +12,18 @@ from starlette.routing import Match
 
 from registry.catalog.registry import Registry
 from registry.errors import RegistryError
-from registry.server.middleware import Gate
-from registry.server.problems import Problem, problem
+from registry.server.middleware import RequestMiddleware
+from registry.server.problems import Problem, problem_of
 from registry.server.routes import datasets, health, webhooks
 from registry.server.service import Service
-from registry.server.settings import Settings
+from registry.server.settings import ServerSettings
 
-_ABOUT = "Samples from labeling tools, into datasets that grow while models train on them."
+_DESCRIPTION = "Samples from labeling tools, into datasets that grow while models train on them."
 
 
-def application(registry: Registry, settings: Settings | None = None) -> FastAPI:
+def application(registry: Registry, settings: ServerSettings | None = None) -> FastAPI:
     """Return the ASGI application that serves a registry's datasets."""
-    service = Service(registry, settings or Settings())
+    service = Service(registry, settings or ServerSettings())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -34,38 +34,38 @@ def application(registry: Registry, settings: Settings | None = None) -> FastAPI
 
     app = FastAPI(
         title="Registry",
-        description=_ABOUT,
+        description=_DESCRIPTION,
         lifespan=lifespan,
         docs_url=None,  # its page loads scripts from a CDN
         redoc_url=None,
         redirect_slashes=False,
         exception_handlers={
-            Problem: _refuse,
-            RegistryError: _refuse,
-            HTTPException: _unrouted,
-            RequestValidationError: _unfit,
+            Problem: _answer_error,
+            RegistryError: _answer_error,
+            HTTPException: _answer_unrouted,
+            RequestValidationError: _answer_invalid,
         },
     )
     app.state.service = service
     # Outermost of the application's own middleware, so that it measures every answer.
-    app.add_middleware(Gate, service=service)
+    app.add_middleware(RequestMiddleware, service=service)
     for routes in (datasets, webhooks, health):
         app.include_router(routes.router)
     return app
 
 
-async def _refuse(_: Request, error: Exception) -> Response:
-    return problem(error).response()
+async def _answer_error(_: Request, error: Exception) -> Response:
+    return problem_of(error).response()
 
 
-async def _unrouted(request: Request, error: Exception) -> Response:
+async def _answer_unrouted(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    answer = Problem(error.status_code, str(error.detail))
-    answer.headers.update(error.headers or {})
+    problem = Problem(error.status_code, str(error.detail))
+    problem.headers.update(error.headers or {})
     # Starlette sets Allow from the first route of the path, which leaves out the other routes.
     if error.status_code == 405:
-        answer.headers["Allow"] = ", ".join(_methods(request))
-    return answer.response()
+        problem.headers["Allow"] = ", ".join(_methods(request))
+    return problem.response()
 
 
 def _methods(request: Request) -> list[str]:
@@ -80,8 +80,9 @@ def _methods(request: Request) -> list[str]:
     ]
 
 
-async def _unfit(_: Request, error: Exception) -> Response:
+async def _answer_invalid(_: Request, error: Exception) -> Response:
     """Name the invalid parameter, but do not repeat its value: it may be confidential."""
     assert isinstance(error, RequestValidationError)
+    # The location ends in the parameter's name. Errors of bodies are answered by the routes.
     first = error.errors()[0]
     return Problem(422, str(first["msg"]), field=str(first["loc"][-1])).response()

@@ -12,43 +12,44 @@ from registry.storage.database.sql import insert_if_new
 from registry.storage.database.transactions import write
 from registry.storage.log import head as heads
 
-Outcome = Literal["recorded", "repeated", "replayed"]
+DeliveryStatus = Literal["recorded", "repeated", "replayed"]
 
 _EVENT = re.compile(r"[\w:.-]{1,64}", re.ASCII)
 
 
 def record(
     engine: Engine, dataset_id: int, tool: str, event: object, digest: bytes, signed: int = 0
-) -> Outcome:
-    """Call `note` in its own transaction."""
+) -> DeliveryStatus:
+    """Call `record_in` in its own transaction."""
 
-    def work(connection: Connection) -> Outcome:
+    def work(connection: Connection) -> DeliveryStatus:
         heads.read(connection, dataset_id)  # raises if the dataset was dropped
-        return note(connection, dataset_id, tool, event, digest, signed)
+        return record_in(connection, dataset_id, tool, event, digest, signed)
 
     return write(engine, work)
 
 
-def note(
+def record_in(
     connection: Connection,
     dataset_id: int,
     tool: str,
     event: object,
     digest: bytes,
     signed: int = 0,
-) -> Outcome:
-    """Store an event unless its ``digest`` (32 bytes) is known.
+) -> DeliveryStatus:
+    """Store an event unless its ``digest`` (32 bytes) is stored already.
 
     Returns "recorded" for a new event. A sender that received no answer sends the event again and
     signs it again, at another time: that one is "repeated". An event with the same time of signing
     as the first was copied by a third party: that one is "replayed". ``signed`` is in seconds since
     the epoch, 0 for an event without a time.
     """
+    # The name is text from a request: what is not like the name of an event is not stored.
     name = event if isinstance(event, str) and _EVENT.fullmatch(event) else "unknown"
-    noted = f"{name}@{signed}" if signed else name
-    place = {"dataset_id": dataset_id, "tool": tool, "digest": digest}
+    stored_event = f"{name}@{signed}" if signed else name
+    delivery = {"dataset_id": dataset_id, "tool": tool, "digest": digest}
     # Insert first: with a SELECT first, two deliveries at the same time would both be new.
-    if insert_if_new(connection, DeliveryRow, {**place, "event": noted}):
+    if insert_if_new(connection, DeliveryRow, {**delivery, "event": stored_event}):
         return "recorded"
-    first: str = connection.execute(select(DeliveryRow.event).filter_by(**place)).scalar_one()
+    first: str = connection.execute(select(DeliveryRow.event).filter_by(**delivery)).scalar_one()
     return "replayed" if signed and first.endswith(f"@{signed}") else "repeated"

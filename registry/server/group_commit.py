@@ -1,7 +1,8 @@
 """Group commit: requests that arrive during a commit share the next one.
 
-How it works: each dataset has a `Committer` with a queue. Its task takes requests from the queue,
-commits them in one transaction in a thread, answers them, and continues until the queue is empty.
+How it works: each dataset has a `GroupCommitter` with a queue. Its task takes requests from the
+queue, commits them in one transaction in a thread, answers them, and continues until the queue is
+empty.
 
 A commit costs a flush to disk and a few round trips, for one sample as for hundreds. No request
 waits on purpose for others: the first one commits at once, and the busier a dataset is, the more
@@ -21,38 +22,38 @@ from dataclasses import dataclass
 from registry.errors import RegistryError, TransientError
 from registry.server.metrics import Metrics
 from registry.server.problems import Problem
-from registry.server.settings import Settings
+from registry.server.settings import ServerSettings
 from registry.storage.log.batch import Report
 from registry.storage.log.changes import Change
 
 Apply = Callable[[Sequence[Sequence[Change]]], Sequence[Report | RegistryError]]
 
-ROWS = 1 << 16
+MOST_ROWS = 1 << 16
 """Samples in one commit, at most, so that the lock on the head is held for a short time. A single
 request may have more."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Waiting:
+class _QueuedRequest:
     changes: Sequence[Change]
-    answer: asyncio.Future[Report]
+    report: asyncio.Future[Report]
 
 
-class Committer:
+class GroupCommitter:
     """Commits the requests to one dataset, in order; for one event loop, and not thread-safe."""
 
     def __init__(
-        self, name: str, apply: Apply, pool: Executor, settings: Settings, metrics: Metrics
+        self, name: str, apply: Apply, pool: Executor, settings: ServerSettings, metrics: Metrics
     ) -> None:
         self._apply = apply
         self._pool = pool
         self._settings = settings
-        self._waiting: deque[_Waiting] = deque()
-        self._running: asyncio.Task[None] | None = None
-        self._seconds = metrics.commits.labels(name)
-        self._gathered = metrics.gathered.labels(name)
-        self._depth = metrics.waiting.labels(name)
-        self._samples = {
+        self._queue: deque[_QueuedRequest] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._commit_seconds = metrics.commit_seconds.labels(name)
+        self._commit_requests = metrics.commit_requests.labels(name)
+        self._queue_length = metrics.queued_requests.labels(name)
+        self._sample_counters = {
             outcome: metrics.samples.labels(name, outcome)
             for outcome in ("inserted", "revised", "retracted", "unchanged")
         }
@@ -63,74 +64,76 @@ class Committer:
         Raises `Problem` if the queue is full, and the errors of `Dataset.apply`. Cancelling removes
         the request from the queue, but does not roll back a commit that has begun.
         """
-        if len(self._waiting) >= self._settings.waiting:
+        # Without a limit, a database that is down would fill the memory with samples.
+        if len(self._queue) >= self._settings.queued_requests:
             raise Problem(503, "too many requests to this dataset are waiting; send it again")
-        waiting = _Waiting(changes, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
-        self._depth.set(len(self._waiting))
-        if self._running is None:
+        request = _QueuedRequest(changes, asyncio.get_running_loop().create_future())
+        self._queue.append(request)
+        self._queue_length.set(len(self._queue))
+        if self._task is None:
             # Kept in an attribute: the event loop refers to its tasks only weakly.
-            self._running = asyncio.create_task(self._run())
+            self._task = asyncio.create_task(self._run())
         try:
-            return await waiting.answer
+            return await request.report
         except asyncio.CancelledError:
             # Removed, so that the samples of a client that left do not stay in memory.
             with suppress(ValueError):  # its commit has begun
-                self._waiting.remove(waiting)
+                self._queue.remove(request)
             raise
 
     async def _run(self) -> None:
-        while taken := self._take():
-            self._depth.set(len(self._waiting))
-            await self._commit(taken)
+        while requests := self._take():
+            self._queue_length.set(len(self._queue))
+            await self._commit(requests)
         # No await since the queue was empty: a request queued in between would see a task that is
         # about to end, start no other, and wait until the next request.
-        self._running = None
+        self._task = None
 
-    def _take(self) -> list[_Waiting]:
-        taken: list[_Waiting] = []
+    def _take(self) -> list[_QueuedRequest]:
+        """Remove the requests of the next commit from the queue."""
+        requests: list[_QueuedRequest] = []
         rows = 0
-        while self._waiting and len(taken) < self._settings.gather:
-            rows += len(self._waiting[0].changes)
-            if taken and rows > ROWS:
+        while self._queue and len(requests) < self._settings.commit_requests:
+            rows += len(self._queue[0].changes)
+            if requests and rows > MOST_ROWS:
                 break
-            first = self._waiting.popleft()
-            if not first.answer.done():  # otherwise the request was cancelled
-                taken.append(first)
-        return taken
+            first = self._queue.popleft()
+            if not first.report.done():  # otherwise the request was cancelled
+                requests.append(first)
+        return requests
 
-    async def _commit(self, taken: list[_Waiting]) -> None:
-        requests = [each.changes for each in taken]
-        loop, began = asyncio.get_running_loop(), time.perf_counter()
+    async def _commit(self, requests: list[_QueuedRequest]) -> None:
+        changes = [request.changes for request in requests]
+        loop, started = asyncio.get_running_loop(), time.perf_counter()
         try:
-            outcomes = await loop.run_in_executor(self._pool, self._apply, requests)
+            outcomes = await loop.run_in_executor(self._pool, self._apply, changes)
         except Exception as error:  # noqa: BLE001  # it is the answer to each of these requests
             # A transient error would meet each of them again, one timeout after the other.
-            if len(taken) == 1 or isinstance(error, TransientError):
-                for each in taken:
-                    _fail(each, error)
+            if len(requests) == 1 or isinstance(error, TransientError):
+                for request in requests:
+                    _fail(request, error)
                 return
             # One request may have caused the error. None was stored, so each is committed alone.
-            for each in taken:
-                await self._commit([each])
+            for request in requests:
+                await self._commit([request])
             return
-        self._seconds.observe(time.perf_counter() - began)
-        self._gathered.observe(len(taken))
-        for each, outcome in zip(taken, outcomes, strict=True):
-            self._answer(each, outcome)
+        self._commit_seconds.observe(time.perf_counter() - started)
+        self._commit_requests.observe(len(requests))
+        for request, outcome in zip(requests, outcomes, strict=True):
+            self._answer(request, outcome)
 
-    def _answer(self, waiting: _Waiting, outcome: Report | RegistryError) -> None:
+    def _answer(self, request: _QueuedRequest, outcome: Report | RegistryError) -> None:
         if not isinstance(outcome, Report):
-            _fail(waiting, outcome)
+            _fail(request, outcome)
             return
         # Counted even if the request was cancelled: its samples are stored.
-        for name, counter in self._samples.items():
+        for name, counter in self._sample_counters.items():
             if count := getattr(outcome, name):
                 counter.inc(count)
-        if not waiting.answer.done():  # set_result() raises on a future that was cancelled
-            waiting.answer.set_result(outcome)
+        if not request.report.done():  # set_result() raises on a future that was cancelled
+            request.report.set_result(outcome)
 
 
-def _fail(waiting: _Waiting, error: Exception) -> None:
-    if not waiting.answer.done():
-        waiting.answer.set_exception(error)
+def _fail(request: _QueuedRequest, error: Exception) -> None:
+    if not request.report.done():
+        request.report.set_exception(error)

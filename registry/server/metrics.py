@@ -19,58 +19,62 @@ class Metrics:
     def __init__(self) -> None:
         # Not the global registry of prometheus_client: a second server in the process would raise
         # for duplicate names.
-        self._registry = own = CollectorRegistry()
-        self.answers = Counter(
+        self._registry = collectors = CollectorRegistry()
+        self.requests = Counter(
             "registry_http_requests",
             "Requests answered.",
             ["method", "route", "status"],
-            registry=own,
+            registry=collectors,
         )
-        self.seconds = Histogram(
+        self.request_seconds = Histogram(
             "registry_http_request_seconds",
             "From a request's head to the end of its answer.",
             ["route"],
             buckets=_SECONDS,
-            registry=own,
+            registry=collectors,
         )
-        self.busy = Gauge("registry_http_busy", "Requests being answered.", registry=own)
-        self.bodies = Gauge(
+        self.requests_in_progress = Gauge(
+            "registry_http_busy", "Requests being answered.", registry=collectors
+        )
+        self.body_memory = Gauge(
             "registry_http_body_memory_bytes",
             "Memory for the bodies of requests and what is read from them, as it is estimated.",
-            registry=own,
+            registry=collectors,
         )
-        self.connections = Gauge("registry_http_connections", "Open connections.", registry=own)
+        self.connections = Gauge(
+            "registry_http_connections", "Open connections.", registry=collectors
+        )
         self.connections_closed = Counter(
             "registry_http_connections_closed",
             "Connections that the server closed for its limits.",
             ["reason"],
-            registry=own,
+            registry=collectors,
         )
         self.samples = Counter(
-            "registry_samples", "Samples committed.", ["dataset", "outcome"], registry=own
+            "registry_samples", "Samples committed.", ["dataset", "outcome"], registry=collectors
         )
-        self.gathered = Histogram(
+        self.commit_requests = Histogram(
             "registry_commit_requests",
             "Requests committed together.",
             ["dataset"],
             buckets=_REQUESTS,
-            registry=own,
+            registry=collectors,
         )
-        self.commits = Histogram(
+        self.commit_seconds = Histogram(
             "registry_commit_seconds",
             "Duration of a commit.",
             ["dataset"],
             buckets=_SECONDS,
-            registry=own,
+            registry=collectors,
         )
-        self.waiting = Gauge(
-            "registry_commit_waiting", "Requests waiting.", ["dataset"], registry=own
+        self.queued_requests = Gauge(
+            "registry_commit_waiting", "Requests waiting.", ["dataset"], registry=collectors
         )
         self.events = Counter(
             "registry_webhook_events",
             "Webhook deliveries.",
             ["dataset", "tool", "outcome"],
-            registry=own,
+            registry=collectors,
         )
 
     def text(self) -> bytes:

@@ -6,15 +6,15 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from registry.server.connections import STATE
-from registry.server.problems import Problem, problem
+from registry.server.connections import STATE_KEY
+from registry.server.problems import Problem, problem_of
 from registry.server.service import Service
 
 HEALTH = "/healthz"
 """This path is answered even when the server is at its limit of requests."""
 
 
-class Gate:
+class RequestMiddleware:
     """ASGI middleware that limits and measures requests, and answers unhandled exceptions.
 
     An exception that reached uvicorn would be logged with its message, which can hold a request's
@@ -24,7 +24,7 @@ class Gate:
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
         self._service = service
-        self._busy = 0
+        self._in_progress = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -32,41 +32,41 @@ class Gate:
             return
         status = 0
 
-        async def noting(message: Message) -> None:
+        async def send_and_keep_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
-        began = time.perf_counter()
-        self._busy += 1  # no lock: all requests are on one event loop
-        self._service.metrics.busy.inc()
+        started = time.perf_counter()
+        self._in_progress += 1  # no lock: all requests are on one event loop
+        self._service.metrics.requests_in_progress.inc()
         try:
-            full = self._busy > self._service.connections.limit and scope["path"] != HEALTH
-            await (_send_away if full else self._app)(scope, receive, noting)
+            full = self._in_progress > self._service.connections.limit and scope["path"] != HEALTH
+            await (_reject if full else self._app)(scope, receive, send_and_keep_status)
         except Exception as error:  # noqa: BLE001  # the last handler; its log holds no values
-            answer = problem(error).response()
+            answer = problem_of(error).response()
             if not status:  # once an answer has started, a second start is a protocol error
-                await answer(scope, receive, noting)
+                await answer(scope, receive, send_and_keep_status)
         finally:
-            self._busy -= 1
-            self._service.metrics.busy.dec()
-            self._note(scope, status, time.perf_counter() - began)
+            self._in_progress -= 1
+            self._service.metrics.requests_in_progress.dec()
+            self._measure(scope, status, time.perf_counter() - started)
             # In all cases: a request that is never counted as answered keeps its connection from
             # being closed by the deadline.
-            if (connection := scope["state"].get(STATE)) is not None:
+            if (connection := scope["state"].get(STATE_KEY)) is not None:
                 connection.answered()
 
-    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+    def _measure(self, scope: Scope, status: int, seconds: float) -> None:
         # The pattern of the route, not the path: a client that invents paths would create a time
         # series for each of them.
         route = getattr(scope.get("route"), "path", "none")
         metrics = self._service.metrics
         method = scope["method"] if route != "none" else "any"
-        metrics.answers.labels(method, route, status).inc()
-        metrics.seconds.labels(route).observe(seconds)
+        metrics.requests.labels(method, route, status).inc()
+        metrics.request_seconds.labels(route).observe(seconds)
 
 
-async def _send_away(scope: Scope, receive: Receive, send: Send) -> None:
+async def _reject(scope: Scope, receive: Receive, send: Send) -> None:
     answer = Problem(503, "too many requests at a time; send it again").response()
     await answer(scope, receive, send)

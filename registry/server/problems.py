@@ -23,15 +23,15 @@ from registry.errors import (
     TransientError,
     VersionError,
 )
+from registry.server.schemas import PROBLEM_JSON, ProblemDetails
 
-MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = 1
 """Seconds in the Retry-After header of answers with status 429 and 503."""
 
 logger = logging.getLogger("registry.server")
 
-_AGAIN = "send it again, with the same keys: what was stored after all is not stored twice"
-_ABSENT = (SampleNotFoundError, DatasetNotFoundError, DatasetDroppedError, VersionError)
+_SEND_AGAIN = "send it again, with the same keys: what was stored after all is not stored twice"
+_NOT_FOUND = (SampleNotFoundError, DatasetNotFoundError, DatasetDroppedError, VersionError)
 _TITLES = {
     400: "Malformed request",
     401: "No valid token",
@@ -52,16 +52,17 @@ _TITLES = {
 
 
 class Problem(Exception):  # noqa: N818  # the term of RFC 9457
-    """An error answer, raised in a route; ``facts`` are extension members of its body.
+    """An error answer, raised in a route.
 
-    Facts that are None are left out.
+    ``members`` are further members of `ProblemDetails`: the row, key, field and line of the request
+    that it is about. Those that are None are left out.
     """
 
-    def __init__(self, status: int, detail: str, **facts: Any) -> None:
+    def __init__(self, status: int, detail: str, **members: Any) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
-        self.facts = facts
+        self.members = members
         self.headers: dict[str, str] = {}
         if status in (429, 503):
             self.headers["retry-after"] = str(RETRY_AFTER)
@@ -69,37 +70,36 @@ class Problem(Exception):  # noqa: N818  # the term of RFC 9457
             self.headers["www-authenticate"] = "Bearer"
 
     def response(self) -> Response:
-        facts = {name: value for name, value in self.facts.items() if value is not None}
-        body = {
-            "type": "about:blank",
-            "title": _TITLES.get(self.status, "Error"),
-            "status": self.status,
-            "detail": self.detail,
-            **facts,
-        }
-        # json.dumps escapes all but ASCII. A lone surrogate in a name of the request would
-        # otherwise raise UnicodeEncodeError here, and turn the answer into a 500.
-        return Response(json.dumps(body), self.status, self.headers, MEDIA_TYPE)
+        # Neither validated nor written by Pydantic, which rejects lone surrogates: one in a key of
+        # the request would turn this answer into a 500. json.dumps escapes all but ASCII.
+        details = ProblemDetails.model_construct(
+            type="about:blank",
+            title=_TITLES.get(self.status, "Error"),
+            status=self.status,
+            detail=self.detail,
+            **self.members,
+        )
+        body = json.dumps(details.model_dump(exclude_none=True))
+        return Response(body, self.status, self.headers, PROBLEM_JSON)
 
 
-def problem(error: Exception) -> Problem:
+def problem_of(error: Exception) -> Problem:
     """Return the answer to an error, and log the errors that the client did not cause."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, InvalidSampleError):
-        facts = {"row": error.row, "key": error.key, "field": error.feature}
-        return Problem(422, str(error), **facts)
-    if isinstance(error, _ABSENT):
+        return Problem(422, str(error), row=error.row, key=error.key, field=error.feature)
+    if isinstance(error, _NOT_FOUND):
         return Problem(404, str(error))
-    logger.error("%s", _traced(error))
+    logger.error("%s", _trace(error))
     return _failure(error)
 
 
 def _failure(error: Exception) -> Problem:
     if isinstance(error, TimeoutError):
-        return late()
+        return timed_out()
     if isinstance(error, TransientError):
-        return Problem(503, f"the database did not answer in time; {_AGAIN}")
+        return Problem(503, f"the database did not answer in time; {_SEND_AGAIN}")
     if isinstance(error, DiskFullError):
         return Problem(507, "the database has no room left; nothing of the request was stored")
     if isinstance(error, RegistryError):
@@ -107,22 +107,22 @@ def _failure(error: Exception) -> Problem:
     return Problem(500, "the server failed; its log says where")
 
 
-def late() -> Problem:
+def timed_out() -> Problem:
     """Return the answer to a request that took too long."""
-    return Problem(503, f"the request took too long; {_AGAIN}")
+    return Problem(503, f"the request took too long; {_SEND_AGAIN}")
 
 
-def _traced(error: BaseException) -> str:
+def _trace(error: BaseException) -> str:
     """Return an error's type and lines, and its causes', without messages.
 
     Messages may quote a request's values, so that `traceback.format_exception` cannot be used.
     """
     causes = []
-    seen: BaseException | None = error
-    while seen is not None:
-        frames = traceback.extract_tb(seen.__traceback__)[-3:]
-        places = " < ".join(f"{frame.filename}:{frame.lineno}" for frame in reversed(frames))
-        state = getattr(seen, "sqlstate", None)
-        causes.append(f"{type(seen).__name__}{f' {state}' if state else ''} at {places}")
-        seen = seen.__cause__
+    cause: BaseException | None = error
+    while cause is not None:
+        frames = traceback.extract_tb(cause.__traceback__)[-3:]
+        lines = " < ".join(f"{frame.filename}:{frame.lineno}" for frame in reversed(frames))
+        sqlstate = getattr(cause, "sqlstate", None)
+        causes.append(f"{type(cause).__name__}{f' {sqlstate}' if sqlstate else ''} at {lines}")
+        cause = cause.__cause__
     return "; caused by ".join(causes)

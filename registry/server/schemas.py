@@ -1,41 +1,66 @@
-"""The bodies of requests and answers, as the OpenAPI document describes them.
+"""The JSON of requests and answers: one model for each.
 
-The models document; they do not validate. Routes parse bodies and build answers by hand.
+FastAPI documents these models, and answers are built from them (`responses.py`), which checks every
+value. `SampleItem` is the one model that no body is parsed into: a body may have 10,000 items of
+megabytes, so `request_body.py` checks them against its names and types one by one, without a copy.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import Security
 from fastapi.security import HTTPBearer
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
-from registry.server.problems import MEDIA_TYPE
-from registry.server.request_body import JSON, NDJSON
+from registry.samples import keys
+from registry.server.deliveries import DeliveryStatus
+from registry.storage.log.changes import ACTIONS
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+PROBLEM_JSON = "application/problem+json"
 
 # Without auto_error=False, FastAPI would require a token even on a server without tokens.
 BEARER = Security(HTTPBearer(auto_error=False, description="A token of `registry token create`."))
-"""Documents that a route takes a token; `Access` is what requires it."""
+"""Documents that a route takes a token; `Authenticator` is what requires it."""
+
+# Pydantic would write "Z" where the commands, and answers since the first release, have "+00:00".
+Timestamp = Annotated[
+    datetime,
+    PlainSerializer(datetime.isoformat, return_type=str),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
 
 
-class Item(BaseModel):
+class SampleItem(BaseModel):
     """A sample to insert, update or retract."""
 
     model_config = ConfigDict(extra="forbid")
 
-    key: str | None = Field(None, max_length=512, description="Made by the server if null.")
+    # The limits are only documented: the log checks keys and actions, for all of its writers.
+    key: str | None = Field(
+        None,
+        description="Made by the server if null.",
+        json_schema_extra={"maxLength": keys.LONGEST},
+    )
     fields: dict[str, Any] | None = Field(
         None,
         description="Values by feature, all of them to insert: nested lists or base64 for tensors, "
         "names or indexes for classes, base64 or a data: URI for bytes and images.",
     )
-    action: Literal["insert", "update", "retract"] | None = None
+    action: str | None = Field(None, json_schema_extra={"enum": [*ACTIONS, None]})
     source: str | None = None
 
 
-class Head(BaseModel):
+class Answer(BaseModel):
+    """The body of an answer. Members that are not set are left out of its JSON."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class HeadAnswer(Answer):
     """Where a log ends."""
 
     position: int
@@ -44,29 +69,29 @@ class Head(BaseModel):
     version: str = Field(description="Names the dataset as it is here, permanently.")
 
 
-class Stored(BaseModel):
+class CommitAnswer(Answer):
     """The result of a committed request, in samples."""
 
     inserted: int
     revised: int
     retracted: int
     unchanged: int
-    head: Head
+    head: HeadAnswer
     keys: list[str] | None = Field(description="All keys, where the server made any.")
 
 
-class DatasetFacts(BaseModel):
+class DatasetAnswer(Answer):
     """The properties of a dataset."""
 
     name: str
     description: str
     features: Any
     splits: dict[str, tuple[int, int]]
-    created_at: datetime
-    head: Head
+    created_at: Timestamp
+    head: HeadAnswer
 
 
-class Row(BaseModel):
+class LogRow(Answer):
     """A row of the log; ``fields`` is null for a retraction and for an erased row."""
 
     position: int
@@ -74,28 +99,39 @@ class Row(BaseModel):
     action: Literal["insert", "revise", "retract"]
     supersedes: int | None
     source: str | None
-    created_at: datetime
-    fields: dict[str, Any] | None
+    created_at: Timestamp
     erased: bool
+    fields: dict[str, Any] | None
 
 
-class Rows(BaseModel):
+class LogPage(Answer):
     """Rows of the log, in order of position; request the following ones with ``after=next``."""
 
-    rows: list[Row]
+    rows: list[LogRow]
     next: int
     head: int
 
 
-class Received(BaseModel):
-    """The result of a webhook event."""
+class EventAnswer(Answer):
+    """The result of a webhook event; the counts are of annotations, for one that was applied."""
 
-    status: str
+    status: Literal["applied", "quarantined", "ignored", "refused"] | DeliveryStatus
     detail: str | None = None
+    inserted: int | None = None
+    revised: int | None = None
+    retracted: int | None = None
+    unchanged: int | None = None
+    quarantined: int | None = None
 
 
-class Details(BaseModel):
-    """Problem details as in RFC 9457."""
+class StatusAnswer(Answer):
+    """The state of the server."""
+
+    status: Literal["ok", "ready"]
+
+
+class ProblemDetails(Answer):
+    """Problem details as in RFC 9457; the row, counted from 0, and the line are of the request."""
 
     type: str
     title: str
@@ -104,19 +140,21 @@ class Details(BaseModel):
     row: int | None = None
     key: str | None = None
     field: str | None = None
+    line: int | None = None
 
 
 def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Document the problems that a route may answer with."""
-    content = {MEDIA_TYPE: {"schema": Details.model_json_schema()}}
+    # In "content" and not as a model: FastAPI would document models as application/json.
+    content = {PROBLEM_JSON: {"schema": ProblemDetails.model_json_schema()}}
     return {status: {"description": "A problem", "content": content} for status in statuses}
 
 
 def samples_body() -> dict[str, Any]:
-    """Document the body of a POST of samples; `parse` reads it, more strictly and faster."""
-    item = Item.model_json_schema()
-    many = {"anyOf": [item, {"type": "array", "items": item, "minItems": 1}]}
-    content = {JSON: {"schema": many}, NDJSON: {"schema": {"type": "string"}}}
+    """Document the body of a POST of samples, which `parse_changes` parses."""
+    item = SampleItem.model_json_schema()
+    items = {"anyOf": [item, {"type": "array", "items": item, "minItems": 1}]}
+    content = {JSON: {"schema": items}, NDJSON: {"schema": {"type": "string"}}}
     return {"requestBody": {"required": True, "content": content}}
 
 

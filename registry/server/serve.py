@@ -1,4 +1,4 @@
-"""The server process: its socket, its check of access, and the configuration of uvicorn."""
+"""The server process: its socket, its check of tokens, and the configuration of uvicorn."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from registry.catalog.registry import Registry
 from registry.server import tokens
 from registry.server.app import application
 from registry.server.connections import limited
-from registry.server.settings import Settings, SettingsError, is_loopback
+from registry.server.settings import ServerSettings, SettingsError, is_loopback
 
 _BACKLOG = 128
 """Connections that the kernel queues. Each takes a file descriptor before it can be rejected."""
-_FAREWELL = 30
+_SHUTDOWN_SECONDS = 30
 """Seconds to finish the accepted requests after the signal to stop."""
 
 
 def listen(host: str, port: int) -> socket.socket:
     """Open the server's socket; port 0 selects a free port. Raises `SettingsError`."""
     try:
+        # create_server() uses IPv4 by default, also for an address of IPv6.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host.strip("[]"), port), family=family, backlog=_BACKLOG)
     except (OSError, OverflowError, UnicodeError) as error:
         raise SettingsError(f"cannot listen on {host}:{port}: {error}") from error
 
 
-def check_access(registry: Registry, host: str, settings: Settings) -> None:
+def check_access(registry: Registry, host: str, settings: ServerSettings) -> None:
     """Raise `SettingsError` if the server would accept every client on a network, or no client."""
     if settings.insecure and not is_loopback(host):
         raise SettingsError(
@@ -40,11 +41,11 @@ def check_access(registry: Registry, host: str, settings: Settings) -> None:
         )
 
 
-def server(registry: Registry, settings: Settings) -> uvicorn.Server:
+def make_server(registry: Registry, settings: ServerSettings) -> uvicorn.Server:
     """Return a server that is not running yet.
 
-    On SIGINT, SIGTERM or ``should_exit`` it answers the accepted requests, for up to `_FAREWELL`
-    seconds, and then returns from ``run``.
+    On SIGINT, SIGTERM or ``should_exit`` it answers the accepted requests, for up to
+    `_SHUTDOWN_SECONDS`, and then returns from ``run``.
     """
     app = application(registry, settings)
     config = uvicorn.Config(
@@ -60,6 +61,6 @@ def server(registry: Registry, settings: Settings) -> uvicorn.Server:
         proxy_headers=bool(settings.forwarded_allow_ips),
         forwarded_allow_ips=[*settings.forwarded_allow_ips],
         backlog=_BACKLOG,
-        timeout_graceful_shutdown=_FAREWELL,
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
     return uvicorn.Server(config)

@@ -9,13 +9,13 @@ from typing import TypeVar
 from registry.catalog.dataset import Dataset
 from registry.catalog.registry import Registry
 from registry.errors import DatasetDroppedError, DatasetNotFoundError, RegistryError
-from registry.server.access import Access
-from registry.server.connections import Connections
-from registry.server.group_commit import Committer
+from registry.server.auth import Authenticator
+from registry.server.connections import OpenConnections
+from registry.server.group_commit import GroupCommitter
 from registry.server.metrics import Metrics
-from registry.server.request_body import Bodies
-from registry.server.settings import Settings
-from registry.server.thread_pools import Threads
+from registry.server.request_body import BodyReader
+from registry.server.settings import ServerSettings
+from registry.server.thread_pools import ThreadPools
 from registry.storage.log.batch import Report
 from registry.storage.log.changes import Change
 from registry.storage.log.version import NAME
@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 _NAME = re.compile(rf"{NAME}(@[0-9]{{1,18}}:[0-9a-f]{{8,32}})?")
 
 
-class Opened:
+class OpenDataset:
     """An open dataset. If it was dropped and created again, it is opened again by its name.
 
     Thread-safe: two threads that open it again do so twice, and either result is right.
@@ -54,44 +54,44 @@ class Opened:
 class Service:
     """The state of one server; its methods are for one event loop."""
 
-    def __init__(self, registry: Registry, settings: Settings) -> None:
+    def __init__(self, registry: Registry, settings: ServerSettings) -> None:
         self.registry = registry
         self.settings = settings
         self.metrics = Metrics()
-        self.connections = Connections(settings, self.metrics)
-        self.threads = Threads(settings.patience)
-        self.access = Access(registry, settings, self.threads)
-        self.bodies = Bodies(settings, self.metrics)
-        self._opened: dict[str, Opened] = {}
-        self._committers: dict[str, Committer] = {}
+        self.connections = OpenConnections(settings, self.metrics)
+        self.pools = ThreadPools(settings.database_timeout)
+        self.auth = Authenticator(registry, settings, self.pools)
+        self.bodies = BodyReader(settings, self.metrics)
+        self._datasets: dict[str, OpenDataset] = {}
+        self._committers: dict[str, GroupCommitter] = {}
 
-    async def open(self, name: str) -> Opened:
+    async def open(self, name: str) -> OpenDataset:
         """Open a dataset, or a version of one, and keep a dataset open for later requests.
 
         Raises `DatasetNotFoundError` or `VersionError`.
         """
-        if (found := self._opened.get(name)) is not None:
-            return found
+        if (dataset := self._datasets.get(name)) is not None:
+            return dataset
         # The name is any text of a URL: without this, each invalid one would cost a query.
         if not _NAME.fullmatch(name):
             raise DatasetNotFoundError(name[:200], ())
-        opened = await self.threads.read(Opened, self.registry, name)
+        dataset = await self.pools.read(OpenDataset, self.registry, name)
         if "@" not in name:
             # Not for versions: a dataset has as many as it has positions, and all would stay open.
-            self._opened[name] = opened
-        return opened
+            self._datasets[name] = dataset
+        return dataset
 
-    async def commit(self, opened: Opened, changes: Sequence[Change]) -> Report:
-        """Commit changes, together with other requests to the dataset; see `Committer.commit`."""
+    async def commit(self, dataset: OpenDataset, changes: Sequence[Change]) -> Report:
+        """Commit changes together with other requests to the dataset: `GroupCommitter.commit`."""
         # No await between the lookup and the assignment: a dataset must have one committer only.
-        committer = self._committers.get(opened.name)
+        committer = self._committers.get(dataset.name)
         if committer is None:
-            committer = Committer(
-                opened.name, opened.apply, self.threads.writers, self.settings, self.metrics
+            committer = GroupCommitter(
+                dataset.name, dataset.apply, self.pools.writers, self.settings, self.metrics
             )
-            self._committers[opened.name] = committer
-        return await self.threads.in_time(committer.commit(changes))
+            self._committers[dataset.name] = committer
+        return await self.pools.in_time(committer.commit(changes))
 
     def close(self) -> None:
         """Shut the thread pools down. All requests must have been answered."""
-        self.threads.close()
+        self.pools.close()

@@ -1,4 +1,4 @@
-"""The configuration of a server."""
+"""The settings of a server, and the parsing of those that are text."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class SettingsError(RegistryError):
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServerSettings:
     """The settings of a server. Sizes are in bytes, times in seconds."""
 
     insecure: bool = False
     """Accept requests without a token. Only for a server that listens on a loopback address."""
-    gather: int = 512
+    commit_requests: int = 512
     """Requests to one dataset in one commit, at most."""
-    waiting: int = 2048
+    queued_requests: int = 2048
     """Requests that may wait for a commit of one dataset; more are answered with 503."""
     connections: int = 4096
     """Open connections, at most; fewer if the process may not open so many files."""
@@ -46,15 +46,15 @@ class Settings:
     forwarded_allow_ips: tuple[str, ...] = ()
     """Addresses and networks of proxies, whose X-Forwarded-For header names the client. The limit
     on connections per address does not apply to them."""
-    body: int = 64 << 20
+    body_bytes: int = 64 << 20
     """The largest request body."""
-    rows: int = 10_000
+    body_rows: int = 10_000
     """Samples in a request body, at most."""
-    bodies: int = 384 << 20
+    body_memory: int = 384 << 20
     """Estimated memory for all request bodies in progress and the values parsed from them."""
-    idle: float = 30.0
+    idle_timeout: float = 30.0
     """How long a client may pause while it sends a body or reads an answer."""
-    patience: float = 10.0
+    database_timeout: float = 10.0
     """How long a request waits for the database before it is answered with 503."""
     rate: float = 1000.0
     """Requests per second for each token, and a burst of twice as many."""
@@ -74,15 +74,16 @@ def is_loopback(host: str) -> bool:
 
 def parse_proxies(text: str) -> tuple[str, ...]:
     """Parse the addresses and networks of proxies, separated by commas; raises `SettingsError`."""
-    found = [each.strip() for each in text.split(",") if each.strip()]
-    for each in found:
+    proxies = [proxy.strip() for proxy in text.split(",") if proxy.strip()]
+    for proxy in proxies:
         try:
-            ipaddress.ip_network(each)
+            # Names are rejected: whoever controls their resolution could pose as the proxy.
+            ipaddress.ip_network(proxy)
         except ValueError:
             raise SettingsError(
-                f"{each!r} is no address of a proxy; name each as 10.0.0.7 or 10.0.0.0/24"
+                f"{proxy!r} is no address of a proxy; name each as 10.0.0.7 or 10.0.0.0/24"
             ) from None
-    return tuple(found)
+    return tuple(proxies)
 
 
 def parse_secrets(text: str) -> Secrets:
@@ -91,30 +92,36 @@ def parse_secrets(text: str) -> Secrets:
     Raises `SettingsError`, whose message does not quote the text.
     """
     try:
-        given = json.loads(text)
+        parsed = json.loads(text)
     except ValueError:
         # "from None": a JSONDecodeError holds the whole text, with the secrets.
         raise SettingsError("the webhook secrets are not JSON") from None
-    if not isinstance(given, dict) or not all(isinstance(each, dict) for each in given.values()):
+    if not isinstance(parsed, dict) or not all(
+        isinstance(tools, dict) for tools in parsed.values()
+    ):
         raise SettingsError('write the webhook secrets as {"dataset": {"tool": "secret"}}')
-    return {name: {t: _secret(name, t, s) for t, s in by.items()} for name, by in given.items()}
+    return {
+        dataset: {tool: _secrets(dataset, tool, value) for tool, value in tools.items()}
+        for dataset, tools in parsed.items()
+    }
 
 
-def _secret(dataset: str, tool: str, secret: object) -> tuple[str, ...]:
+def _secrets(dataset: str, tool: str, value: object) -> tuple[str, ...]:
     if tool not in SIGNING:
         raise SettingsError(
             f"dataset {dataset!r}: {tool!r} takes no secret; those of {', '.join(SIGNING)} do"
         )
-    given = secret if isinstance(secret, list) else [secret]
-    listed = [each for each in given if isinstance(each, str) and each]
-    if not listed or len(listed) < len(given):
+    values = value if isinstance(value, list) else [value]
+    # An empty secret would accept the signature of anyone.
+    secrets = [secret for secret in values if isinstance(secret, str) and secret]
+    if not secrets or len(secrets) < len(values):
         raise SettingsError(f"dataset {dataset!r}: the secret of {tool!r} must be text, or a list")
-    if tool == "argilla" and not all(map(_is_standard, listed)):
+    if tool == "argilla" and not all(map(_is_base64, secrets)):
         raise SettingsError(f"dataset {dataset!r}: the secret of Argilla is not base64")
-    return tuple(listed)
+    return tuple(secrets)
 
 
-def _is_standard(secret: str) -> bool:
+def _is_base64(secret: str) -> bool:
     try:
         Webhook(secret)
     except (ValueError, EmptyWebhookSecretError):

@@ -7,34 +7,34 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from registry.server.problems import late
+from registry.server.problems import timed_out
 
-Given = ParamSpec("Given")
+Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 READERS = 16
 WRITERS = 16
 PARSERS = 2
 """Parsing holds the GIL: more threads would not be faster, but hold more bodies in memory."""
-_LARGE = 1 << 16
+_LARGE_BODY = 1 << 16
 """Bytes of a body from which parsing would block the event loop for about a millisecond."""
 
 
-class Threads:
+class ThreadPools:
     """Separate pools for reads, writes and parsing, so that none waits for the threads of another.
 
-    ``patience`` is how long a request waits, in seconds. A thread cannot be cancelled: its work
+    ``timeout`` is how long a request waits, in seconds. A thread cannot be cancelled: its work
     continues after the request has been answered with 503.
     """
 
-    def __init__(self, patience: float) -> None:
-        self._patience = patience
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
         self._readers = ThreadPoolExecutor(READERS, "registry-read")
         self.writers = ThreadPoolExecutor(WRITERS, "registry-write")
         self._parsers = ThreadPoolExecutor(PARSERS, "registry-parse")
 
     async def read(
-        self, work: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs
+        self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Result:
         """Return the result of ``work``, which reads; raises `Problem` if it takes too long."""
         loop = asyncio.get_running_loop()
@@ -43,7 +43,7 @@ class Threads:
         )
 
     async def write(
-        self, work: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs
+        self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Result:
         """Return the result of ``work``, which writes; raises `Problem` if it takes too long.
 
@@ -55,17 +55,17 @@ class Threads:
     async def parse(self, body: bytes, work: Callable[[], Result]) -> Result:
         """Return the result of ``work``, which parses a body. It never waits: it has no limit."""
         # A change of threads takes longer than parsing a small body.
-        if len(body) < _LARGE:
+        if len(body) < _LARGE_BODY:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._parsers, work)
 
     async def in_time(self, work: Awaitable[Result]) -> Result:
-        """Return what ``work`` does; raises `Problem` after ``patience`` seconds."""
+        """Return the result of ``work``; raises `Problem` after the timeout."""
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._timeout):
                 return await work
         except TimeoutError:
-            raise late() from None
+            raise timed_out() from None
 
     def close(self) -> None:
         """Shut the pools down without waiting: a thread may wait for a database that is down."""

@@ -27,8 +27,8 @@ Right = Literal["read", "write"]
 
 PREFIX = "rgy_"
 """Prefix of each token, by which secret scanners recognize it in leaked code."""
-LONGEST_LIFE = timedelta(days=36525)
-_RETIRED = "~"
+MOST_LIFETIME = timedelta(days=36525)
+_ROTATED = "~"
 """Separates the name and the id of a rotated token. It is not allowed in the name of a token."""
 
 
@@ -79,18 +79,18 @@ def create(
         )
     if rights not in get_args(Right):
         raise TokenError(f"rights {rights!r:.200}: a token may 'read' or 'write'")
-    _check_life(lifetime)
+    _check_lifetime(lifetime)
     # Outside work(), which is run again after a lost connection: the secret must be the same, so
     # that a token whose commit was not acknowledged is recognized as this one.
-    secret = _secret()
-    expires = datetime.now(UTC) + lifetime if lifetime is not None else None
-    row = {"name": name, "dataset": dataset, "rights": rights, "expires_at": expires}
+    secret = _make_secret()
+    expires_at = datetime.now(UTC) + lifetime if lifetime is not None else None
+    row = {"name": name, "dataset": dataset, "rights": rights, "expires_at": expires_at}
 
     def work(connection: Connection) -> None:
         if dataset is not None:
             _check_dataset(connection, dataset)
         inserted = insert_if_new(connection, TokenRow, {**row, "digest": digest(secret)})
-        if not inserted and not _is_kept(_present(connection, name), secret):
+        if not inserted and not _is_stored(_row_named(connection, name), secret):
             raise TokenError(f"there is a token named {name!r}; rotate it, or choose another name")
 
     write(engine, work)
@@ -100,7 +100,8 @@ def create(
 def tokens_of(engine: Engine) -> list[Token]:
     """Return every token in order of creation, including revoked and expired ones."""
     query = select(TokenRow).order_by(TokenRow.id)
-    return [_token(row) for row in read(engine, lambda c: c.execute(query).all())]
+    rows = read(engine, lambda connection: connection.execute(query).all())
+    return [_token(row) for row in rows]
 
 
 def revoke(engine: Engine, name: str) -> None:
@@ -110,11 +111,11 @@ def revoke(engine: Engine, name: str) -> None:
     """
 
     def work(connection: Connection) -> None:
-        if not _present(connection, name):
+        if not _row_named(connection, name):
             raise TokenError(f"no token named {name!r:.200}; `registry token ls` lists them")
         connection.execute(
             update(TokenRow)
-            .where(_named(name), TokenRow.revoked_at.is_(None))
+            .where(_has_name(name), TokenRow.revoked_at.is_(None))
             .values(revoked_at=datetime.now(UTC))
         )
 
@@ -127,25 +128,25 @@ def rotate(engine: Engine, name: str, *, grace: timedelta) -> str:
     The old secret remains valid for ``grace``, but not beyond its expiry. The new one has the same
     lifetime as the old one had, from now. Raises `TokenError` if no usable token has the name.
     """
-    _check_life(grace)
+    _check_lifetime(grace)
     # Outside work(), as in create().
-    secret, now = _secret(), datetime.now(UTC)
+    secret, now = _make_secret(), datetime.now(UTC)
 
     def work(connection: Connection) -> None:
-        row = _present(connection, name)
-        if _is_kept(row, secret):
+        row = _row_named(connection, name)
+        if _is_stored(row, secret):
             return
         if not row or not (old := _token(row)).usable(now):
             raise TokenError(
                 f"no token named {name!r:.200} is in use; make one with `token create`"
             )
         lifetime = old.expires_at - old.created_at if old.expires_at else None
-        until = min(now + grace, old.expires_at) if old.expires_at else now + grace
+        old_expires_at = min(now + grace, old.expires_at) if old.expires_at else now + grace
         # Renamed before the insert: names are unique.
         connection.execute(
             update(TokenRow)
             .where(TokenRow.id == old.id)
-            .values(name=f"{name}{_RETIRED}{old.id}", expires_at=until)
+            .values(name=f"{name}{_ROTATED}{old.id}", expires_at=old_expires_at)
         )
         connection.execute(
             insert(TokenRow).values(
@@ -161,15 +162,15 @@ def rotate(engine: Engine, name: str, *, grace: timedelta) -> str:
     return secret
 
 
-def check(engine: Engine, digest: bytes, patience: float = PATIENCE) -> Token | None:
+def check(engine: Engine, digest: bytes, timeout: float = PATIENCE) -> Token | None:
     """Return the token with this digest; None if there is none, or it has expired or was revoked.
 
-    ``patience`` is for how many seconds a transient error is retried.
+    ``timeout`` is for how many seconds a transient error is retried.
     """
     query = select(TokenRow).where(TokenRow.digest == digest)
-    row = read(engine, lambda c: c.execute(query).one_or_none(), patience=patience)
-    found = _token(row) if row is not None else None
-    return found if found is not None and found.usable(datetime.now(UTC)) else None
+    row = read(engine, lambda connection: connection.execute(query).one_or_none(), patience=timeout)
+    token = _token(row) if row is not None else None
+    return token if token is not None and token.usable(datetime.now(UTC)) else None
 
 
 def any_usable(engine: Engine) -> bool:
@@ -184,47 +185,49 @@ def digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
-def _check_life(life: timedelta | None) -> None:
+def _check_lifetime(lifetime: timedelta | None) -> None:
     """Reject a duration that, added to the present time, would overflow `datetime`."""
-    if life is not None and abs(life) > LONGEST_LIFE:
-        raise TokenError(f"a token lives for {LONGEST_LIFE.days:,} days at most, not {life.days:,}")
+    if lifetime is not None and abs(lifetime) > MOST_LIFETIME:
+        raise TokenError(
+            f"a token lives for {MOST_LIFETIME.days:,} days at most, not {lifetime.days:,}"
+        )
 
 
-def _secret() -> str:
+def _make_secret() -> str:
     return PREFIX + secrets.token_urlsafe(32)
 
 
-def _named(name: str) -> ColumnElement[bool]:
+def _has_name(name: str) -> ColumnElement[bool]:
     # autoescape: "_" is allowed in names, and matches any character in LIKE.
-    retired = TokenRow.name.startswith(name + _RETIRED, autoescape=True)
-    return or_(TokenRow.name == name, retired)
+    is_rotated = TokenRow.name.startswith(name + _ROTATED, autoescape=True)
+    return or_(TokenRow.name == name, is_rotated)
 
 
-def _present(connection: Connection, name: str) -> Row[Any] | None:
+def _row_named(connection: Connection, name: str) -> Row[Any] | None:
+    # PostgreSQL would raise an error for text that it cannot store.
     if text_problem(name) is not None:
         return None
     return connection.execute(select(TokenRow).where(TokenRow.name == name)).one_or_none()
 
 
-def _is_kept(row: Row[Any] | None, secret: str) -> bool:
+def _is_stored(row: Row[Any] | None, secret: str) -> bool:
     """Return whether an earlier attempt committed this secret, but lost the acknowledgement."""
-    return row is not None and row._mapping["digest"] == digest(secret)  # noqa: SLF001  # as below
+    return row is not None and row.digest == digest(secret)
 
 
 def _check_dataset(connection: Connection, name: str) -> None:
-    found = select(DatasetRow.id).where(DatasetRow.name == name)
-    if not is_name(name) or connection.execute(found).first() is None:
+    query = select(DatasetRow.id).where(DatasetRow.name == name)
+    if not is_name(name) or connection.execute(query).first() is None:
         raise TokenError(f"no dataset named {name!r:.200}; `registry ls` lists them")
 
 
 def _token(row: Row[Any]) -> Token:
-    found = row._mapping  # noqa: SLF001  # public in SQLAlchemy, despite its name
     return Token(
-        found["id"],
-        found["name"],
-        found["dataset"],
-        found["rights"],
-        found["created_at"],
-        found["expires_at"],
-        found["revoked_at"],
+        id=row.id,
+        name=row.name,
+        dataset=row.dataset,
+        rights=row.rights,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
     )

@@ -16,7 +16,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from registry.server.problems import Problem
 
-_REFUSED = "the signature does not fit the body; is the secret the one that the tool has?"
+_REJECTED = "the signature does not fit the body; is the secret the one that the tool has?"
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Delivery:
 
 def check_cvat(secrets: Sequence[str], headers: Mapping[str, str], body: bytes) -> None:
     """Raise `Problem` unless ``X-Signature-256`` is the HMAC of the body by one of the secrets."""
-    given = headers.get("x-signature-256", "").encode()
-    expected = (f"sha256={_hmac(secret, body)}".encode() for secret in secrets)
-    if not any(hmac.compare_digest(given, each) for each in expected):
-        raise Problem(401, _REFUSED)
+    signature = headers.get("x-signature-256", "").encode()
+    expected_signatures = (f"sha256={_hmac(secret, body)}".encode() for secret in secrets)
+    if not any(hmac.compare_digest(signature, expected) for expected in expected_signatures):
+        raise Problem(401, _REJECTED)
 
 
 def check_standard(secrets: Sequence[str], headers: Mapping[str, str], body: bytes) -> Delivery:
@@ -43,28 +43,27 @@ def check_standard(secrets: Sequence[str], headers: Mapping[str, str], body: byt
 
     Raises `Problem` unless it fits one of the secrets and was made in the last 5 minutes.
     """
-    moment = headers.get("webhook-timestamp", "")
-    found = Delivery(
-        headers.get("webhook-id", ""),
-        int(moment) if moment.isascii() and moment.isdecimal() and len(moment) < 12 else 0,
-    )
-    if not any(_fits(Webhook(secret), headers, found, body) for secret in secrets):
-        raise Problem(401, f"{_REFUSED} It may also be too old: is the sender's clock right?")
-    return found
+    timestamp = headers.get("webhook-timestamp", "")
+    # isascii(): int() also reads the digits of other scripts, which the sender did not sign.
+    is_number = timestamp.isascii() and timestamp.isdecimal() and len(timestamp) < 12
+    delivery = Delivery(headers.get("webhook-id", ""), int(timestamp) if is_number else 0)
+    if not any(_fits(Webhook(secret), headers, delivery, body) for secret in secrets):
+        raise Problem(401, f"{_REJECTED} It may also be too old: is the sender's clock right?")
+    return delivery
 
 
-def _fits(hook: Webhook, headers: Mapping[str, str], found: Delivery, body: bytes) -> bool:
+def _fits(webhook: Webhook, headers: Mapping[str, str], delivery: Delivery, body: bytes) -> bool:
     try:
-        hook.verify(body, dict(headers), json_parse=False)
+        webhook.verify(body, dict(headers), json_parse=False)
         # verify() parses numbers and base64 leniently: it accepts other texts of the same values.
         # So the signature is computed again and compared as text.
-        moment = datetime.fromtimestamp(found.signed, UTC)
-        expected = hook.sign(found.id, moment, body.decode())
+        moment = datetime.fromtimestamp(delivery.signed, UTC)
+        expected = webhook.sign(delivery.id, moment, body.decode())
     except (WebhookVerificationError, ValueError):
         return False
-    given = headers["webhook-signature"].split(" ")
-    return str(found.signed) == headers["webhook-timestamp"] and any(
-        hmac.compare_digest(expected.encode(), each.encode()) for each in given
+    signatures = headers["webhook-signature"].split(" ")
+    return str(delivery.signed) == headers["webhook-timestamp"] and any(
+        hmac.compare_digest(expected.encode(), signature.encode()) for signature in signatures
     )
 
 

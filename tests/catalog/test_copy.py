@@ -19,7 +19,7 @@ from registry.catalog.copy import rows
 from registry.catalog.copy.dataset import Copied, copy_dataset
 from registry.errors import DatabaseError, DatasetNotFoundError, DivergenceError
 from registry.io.labeling.mapping_store import set_mapping
-from registry.server.deliveries import note
+from registry.server.deliveries import record_in
 from registry.storage.database import models
 from registry.storage.database.transactions import reading, writing
 from tests.cli.test_commands import run
@@ -89,7 +89,7 @@ def furnish(dataset: Dataset, engine: Any, number: int) -> None:
     ledger = {**place, "tool": "label-studio", "updated_at": moment}
     refused = {"action": "insert", "source": "é", "fields": {"x": [number]}, "error": "no"}
     with writing(engine) as connection:
-        note(connection, dataset.id, "label-studio", "created", bytes([number]) * 32)
+        record_in(connection, dataset.id, "label-studio", "created", bytes([number]) * 32)
         for annotation in ("1/2", f"1/{number + 7}"):
             known = {**ledger, "annotation": annotation, "key": f"k{number}"}
             connection.execute(

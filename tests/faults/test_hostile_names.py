@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 from registry import ClassLabel, Registry, Text
 from registry.cli.base import app
 from registry.server.app import application
-from registry.server.request_body import JSON, NDJSON
-from registry.server.settings import Settings
+from registry.server.schemas import JSON, NDJSON
+from registry.server.settings import ServerSettings
 from registry.storage.database.url import shown
 from tests.support.attacks import ATTACKS, Attack
 from tests.support.figures import Figure, rounds
@@ -176,7 +176,7 @@ def _value(parameter: Any, case: Case) -> str:
 def test_http_requests_are_answered_or_refused_with_a_problem(
     unharmed: Registry, rounds: int, figure: Figure
 ) -> None:
-    settings = Settings(insecure=True, secrets=SECRETS, rate=1e9)
+    settings = ServerSettings(insecure=True, secrets=SECRETS, rate=1e9)
     paths = application(unharmed, settings).openapi()["paths"]
     operations = sorted((path, method) for path, each in paths.items() for method in each)
 

@@ -28,7 +28,7 @@ from registry.cli.base import app
 from registry.io.labeling import mapping_store as mappings
 from registry.io.labeling.label_studio.export import insert_export
 from registry.server import tokens
-from registry.server.settings import Settings, SettingsError, parse_secrets
+from registry.server.settings import ServerSettings, SettingsError, parse_secrets
 from registry.storage.database import schema
 from registry.storage.database.engine import make_engine
 from registry.storage.database.models import metadata
@@ -259,14 +259,14 @@ def test_no_request_leaves_a_secret_behind(
 ) -> None:
     good = tokens.create(moods.engine, "good")
     given = {name: {"cvat": SEED, "argilla": ENCODED} for name in ("moods", "photos", "gone")}
-    settings = Settings(secrets=parse_secrets(json.dumps(given)), rate=1e9)
+    settings = ServerSettings(secrets=parse_secrets(json.dumps(given)), rate=1e9)
     heard.add("settings", repr(settings), settings)
     with serving(moods, settings) as at, httpx.Client(base_url=at) as http:
         _ask(heard, http, good)
         found = {each for _, said in heard.said for each in WAYS if each in said}
         assert found == WAYS
         monkeypatch.setattr("registry.server.routes.webhooks.apply_event", _fail)
-        monkeypatch.setattr("registry.server.routes.datasets.parse", _fail)
+        monkeypatch.setattr("registry.server.routes.datasets.parse_changes", _fail)
         _ask(heard, http, good)
         assert "the server failed; its log says where" in str(heard.said)
     path = tmp_path / "export.json"

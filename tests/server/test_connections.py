@@ -13,7 +13,7 @@ import pytest
 import registry
 from registry import Registry
 from registry.server import tokens
-from registry.server.settings import Settings, SettingsError, parse_proxies
+from registry.server.settings import ServerSettings, SettingsError, parse_proxies
 from tests.support.datasets import FIXED
 from tests.support.servers import Served, eventually, serving
 
@@ -73,7 +73,7 @@ def is_closed(one: socket.socket, sent: bytes = b"") -> bool:
 def test_a_client_that_does_not_complete_a_head_is_disconnected(registered: Registry) -> None:
     """Not even when it sends a little of it now and then, or after a first request."""
     with (
-        serving(registered, Settings(header_timeout=0.5)) as at,
+        serving(registered, ServerSettings(header_timeout=0.5)) as at,
         connected(at) as silent,
         connected(at, HALF) as dripping,
         connected(at, HEALTH) as second,
@@ -87,7 +87,7 @@ def test_a_client_that_does_not_complete_a_head_is_disconnected(registered: Regi
 
 def test_a_client_that_reads_no_answer_is_disconnected(registered: Registry) -> None:
     many = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 1000
-    with serving(registered, Settings(idle=0.5)) as at, connected(at, many) as deaf:
+    with serving(registered, ServerSettings(idle_timeout=0.5)) as at, connected(at, many) as deaf:
         eventually(lambda: is_closed(deaf, b"\r\n"))
 
 
@@ -126,7 +126,7 @@ def test_idle_connections_leave_room_for_health_checks(
 
 def test_a_client_with_many_connections_takes_none_of_others(registered: Registry) -> None:
     with (
-        serving(registered, Settings(connections_per_address=3)) as at,
+        serving(registered, ServerSettings(connections_per_address=3)) as at,
         connected(at) as other,
         ExitStack() as stack,
     ):
@@ -143,7 +143,7 @@ def test_health_checks_are_answered_however_many_requests_there_are(registered: 
         b"POST /v1/datasets/digits/samples HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n"
         b"Content-Type: application/json\r\nAuthorization: Bearer %s\r\n\r\n[" % token.encode()
     )
-    with serving(registered, Settings(connections=4)) as at, ExitStack() as stack:
+    with serving(registered, ServerSettings(connections=4)) as at, ExitStack() as stack:
         slow = [stack.enter_context(connected(at, post)) for _ in range(4)]
         eventually(lambda: httpx.get(f"{at}/v1/datasets").status_code == 503)
         assert httpx.get(f"{at}/healthz").status_code == 200
@@ -155,8 +155,8 @@ def test_the_client_that_a_proxy_names_is_believed_of_named_proxies_alone(
     proxies: str, statuses: set[int], registered: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who guesses tokens cannot pretend to be somebody else each time."""
-    monkeypatch.setattr("registry.server.access.FAILURES", 1.0)
-    settings = Settings(forwarded_allow_ips=parse_proxies(proxies))
+    monkeypatch.setattr("registry.server.auth.FAILURE_RATE", 1.0)
+    settings = ServerSettings(forwarded_allow_ips=parse_proxies(proxies))
     with serving(registered, settings) as at, httpx.Client() as http:
         answers = [
             http.get(f"{at}/v1/datasets", headers={"x-forwarded-for": f"10.0.0.{n}"}).status_code

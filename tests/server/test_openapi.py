@@ -16,7 +16,7 @@ from schemathesis import GenerationMode
 
 import registry
 from registry.server.app import application
-from registry.server.settings import Settings
+from registry.server.settings import ServerSettings
 from tests.support.datasets import VARIABLE
 from tests.support.servers import SECRETS, serving
 
@@ -29,7 +29,7 @@ def test_no_request_fails_the_server(sqlite_url: str, caplog: pytest.LogCaptureF
     answers: Counter[int] = Counter()
     with registry.connect(sqlite_url) as reg:
         reg.create("digits", VARIABLE)
-        with serving(reg, Settings(insecure=True, secrets=SECRETS)) as at:
+        with serving(reg, ServerSettings(insecure=True, secrets=SECRETS)) as at:
             schema = schemathesis.openapi.from_url(f"{at}/openapi.json")
             found: list[Any] = list(schema.get_all_operations())
             operations = [each.ok() for each in found]

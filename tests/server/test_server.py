@@ -18,13 +18,12 @@ from sqlalchemy.engine import make_url
 import registry
 from registry import Dataset, Registry
 from registry.errors import InvalidSampleError, RegistryError
-from registry.server import request_body as bodies
-from registry.server import tokens
-from registry.server.group_commit import Committer
+from registry.server import request_body, tokens
+from registry.server.group_commit import GroupCommitter
 from registry.server.metrics import Metrics
 from registry.server.problems import Problem
-from registry.server.serve import listen, server
-from registry.server.settings import Settings
+from registry.server.serve import listen, make_server
+from registry.server.settings import ServerSettings
 from registry.storage.database.transactions import writing
 from registry.storage.log import head as heads
 from registry.storage.log.batch import Report
@@ -118,7 +117,13 @@ def test_requests_that_come_during_a_commit_are_committed_together(digits: Datas
 
     async def run() -> list[Report | BaseException]:
         with ThreadPoolExecutor() as pool:
-            committer = Committer("digits", apply, pool, Settings(gather=16, waiting=40), Metrics())
+            committer = GroupCommitter(
+                "digits",
+                apply,
+                pool,
+                ServerSettings(commit_requests=16, queued_requests=40),
+                Metrics(),
+            )
             requests = [[Change(f"k{n}", digit(n)), Change(f"x{n}", digit(n))] for n in range(42)]
             requests[20].append(Change("bad", {"label": 11}))
             tasks = [asyncio.create_task(committer.commit(each)) for each in requests]
@@ -154,14 +159,14 @@ def test_a_request_that_is_given_up_leaves_the_queue_at_once(digits: Dataset) ->
 
     async def run() -> int:
         with ThreadPoolExecutor() as pool:
-            committer = Committer("digits", apply, pool, Settings(), Metrics())
+            committer = GroupCommitter("digits", apply, pool, ServerSettings(), Metrics())
             ahead = asyncio.create_task(committer.commit([Change("ahead", digit(0))]))
             await asyncio.sleep(0.05)
             waits = asyncio.create_task(committer.commit([Change("given up", digit(1))]))
             await asyncio.sleep(0.05)
             waits.cancel()
             await asyncio.gather(waits, return_exceptions=True)
-            left = len(committer._waiting)
+            left = len(committer._queue)
             first.set()
             await ahead
             return left
@@ -178,7 +183,7 @@ def test_an_error_that_one_request_brings_on_leaves_the_others_alone(digits: Dat
 
     async def run() -> list[Report | BaseException]:
         with ThreadPoolExecutor() as pool:
-            committer = Committer("digits", apply, pool, Settings(), Metrics())
+            committer = GroupCommitter("digits", apply, pool, ServerSettings(), Metrics())
             keys = ["a", "poison", "b"]
             work = [committer.commit([Change(key, digit(1))]) for key in keys]
             return await asyncio.gather(*work, return_exceptions=True)
@@ -298,7 +303,7 @@ def test_a_body_is_read_up_to_its_limit_whatever_it_says_of_its_size(
         for _ in range(300):
             yield b" " * (1 << 20)
 
-    with client(reg, Settings(body=1 << 20, bodies=8 << 20)) as http:
+    with client(reg, ServerSettings(body_bytes=1 << 20, body_memory=8 << 20)) as http:
         for headers in (JSON, {**JSON, "content-length": str(300 << 20)}):
             detail = fails(http.post(POST, content=endless(), headers=headers), 413)
             assert "1,048,576 bytes" in detail
@@ -310,7 +315,7 @@ def test_a_body_is_read_up_to_its_limit_whatever_it_says_of_its_size(
 
 
 def test_a_body_of_too_many_samples_is_refused(reg: Registry, digits: Dataset) -> None:
-    with client(reg, Settings(rows=3)) as http:
+    with client(reg, ServerSettings(body_rows=3)) as http:
         for kind, join in ((JSON, "[%s]"), (NDJSON, "%s")):
             between = "," if kind is JSON else "\n"
             lines = [json.dumps(item(n)) for n in range(3)]
@@ -339,10 +344,10 @@ def test_a_body_that_takes_long_to_parse_is_stored(
 
     def slow(kind: str, body: bytes, *rest: int) -> list[Change]:
         time.sleep(2.5)
-        return bodies.parse(kind, body, *rest)
+        return request_body.parse_changes(kind, body, *rest)
 
-    monkeypatch.setattr("registry.server.routes.datasets.parse", slow)
-    with client(reg, Settings(patience=2)) as http:
+    monkeypatch.setattr("registry.server.routes.datasets.parse_changes", slow)
+    with client(reg, ServerSettings(database_timeout=2)) as http:
         padded = json.dumps(item(1)).encode() + b" " * (1 << 17)
         assert http.post(POST, content=padded, headers=JSON).status_code == 200
     assert digits.head.position == 1
@@ -368,7 +373,7 @@ def test_tokens_let_in_whom_they_should_and_nobody_else(reg: Registry, digits: D
 def test_a_revoked_token_opens_nothing_a_moment_later(
     reg: Registry, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("registry.server.access.REMEMBERED", 0.0)
+    monkeypatch.setattr("registry.server.auth.CACHE_SECONDS", 0.0)
     with client(reg) as http:
         assert http.get(f"/v1/datasets/{digits.name}").status_code == 200
         tokens.revoke(reg.engine, "client")
@@ -378,7 +383,7 @@ def test_a_revoked_token_opens_nothing_a_moment_later(
 @pytest.mark.usefixtures("digits")
 def test_each_token_has_its_rate(reg: Registry) -> None:
     other = {"authorization": f"Bearer {tokens.create(reg.engine, 'other')}"}
-    with client(reg, Settings(rate=1)) as http:
+    with client(reg, ServerSettings(rate=1)) as http:
         answers = [http.get("/v1/datasets/digits/head") for _ in range(50)]
         assert {answer.status_code for answer in answers} == {200, 429}
         assert all(each.headers["retry-after"] for each in answers if each.status_code == 429)
@@ -388,7 +393,7 @@ def test_each_token_has_its_rate(reg: Registry) -> None:
 @pytest.mark.usefixtures("digits")
 def test_a_server_without_tokens_answers_this_machine_alone(reg: Registry) -> None:
     """A web page cannot reach it under a name of its own."""
-    with serving(reg, Settings(insecure=True)) as at:
+    with serving(reg, ServerSettings(insecure=True)) as at:
         for host in ("localhost", "127.0.0.1:80", "[::1]:8000"):
             assert httpx.get(f"{at}/v1/datasets", headers={"host": host}).status_code == 200
         for host in ("evil.example", "127.0.0.1.evil.example:80", "[", ""):
@@ -401,7 +406,7 @@ def test_a_database_that_is_down_is_unavailable_until_it_is_back(
     name = make_url(postgresql_url).database
     with (
         registry.connect(postgresql_url) as reg,
-        client(reg, Settings(patience=0.5)) as http,
+        client(reg, ServerSettings(database_timeout=0.5)) as http,
         administrator(request.getfixturevalue("server")) as connection,
     ):
         digits = reg.create("digits", FIXED)
@@ -461,7 +466,7 @@ def test_a_server_that_is_told_to_stop_answers_what_it_accepted(
     reg: Registry, digits: Dataset
 ) -> None:
     secret = tokens.create(reg.engine, "client")
-    running = server(reg, Settings())
+    running = make_server(reg, ServerSettings())
     sent: list[httpx.Response] = []
     with listen("127.0.0.1", 0) as listener, writing(reg.engine) as connection:
         heads.lock(connection, digits.id)  # so that no commit ends
@@ -519,7 +524,10 @@ def test_a_body_that_stalls_and_bodies_that_are_too_many_are_sent_away(
         assert stalled.wait(30)
 
     stalled = threading.Event()
-    with client(reg, Settings(idle=1, bodies=2000)) as http, ThreadPoolExecutor() as pool:
+    with (
+        client(reg, ServerSettings(idle_timeout=1, body_memory=2000)) as http,
+        ThreadPoolExecutor() as pool,
+    ):
         waits = pool.submit(http.post, POST, content=stalling(), headers=JSON)
         eventually(lambda: "body_memory_bytes 502.0" in http.get("/metrics").text)
         full = http.post(POST, json=item(2))

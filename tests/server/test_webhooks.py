@@ -22,7 +22,7 @@ from registry import ClassLabel, Dataset, Registry, Text
 from registry.io.labeling import mapping_store as mappings
 from registry.samples.features import Feature
 from registry.server import tokens
-from registry.server.settings import Settings, SettingsError, parse_secrets
+from registry.server.settings import ServerSettings, SettingsError, parse_secrets
 from tests.server.test_tokens import run
 from tests.support.servers import SECRETS, Served, client, serving
 
@@ -298,7 +298,7 @@ def test_secrets_of_webhooks_are_read_strictly_and_never_shown(tmp_path: Path) -
     path.write_text("swordfish")
     said = run("serve", "--secrets", str(path), url=f"sqlite:///{tmp_path / 'r.db'}", code=1)
     assert said.stderr == "error: the webhook secrets are not JSON\n"
-    assert "c2Vj" not in repr(Settings(secrets=SECRETS))
+    assert "c2Vj" not in repr(ServerSettings(secrets=SECRETS))
 
 
 SEEDED = [f"swordfish-{letter}" for letter in "abcdefgh"]

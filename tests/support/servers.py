@@ -17,16 +17,16 @@ import httpx
 
 from registry import Registry
 from registry.server import tokens
-from registry.server.serve import listen, server
-from registry.server.settings import Settings
+from registry.server.serve import listen, make_server
+from registry.server.settings import ServerSettings
 
 SECRETS = {"digits": {"cvat": ("mykey",), "argilla": ("c2VjcmV0IG9mIGFyZ2lsbGE=",)}}
 
 
 @contextmanager
-def serving(reg: Registry, settings: Settings | None = None) -> Iterator[str]:
+def serving(reg: Registry, settings: ServerSettings | None = None) -> Iterator[str]:
     """Run a server on a registry and lend its address."""
-    running = server(reg, settings or Settings(secrets=SECRETS))
+    running = make_server(reg, settings or ServerSettings(secrets=SECRETS))
     with listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -38,7 +38,9 @@ def serving(reg: Registry, settings: Settings | None = None) -> Iterator[str]:
 
 
 @contextmanager
-def client(reg: Registry, settings: Settings | None = None, **token: Any) -> Iterator[httpx.Client]:
+def client(
+    reg: Registry, settings: ServerSettings | None = None, **token: Any
+) -> Iterator[httpx.Client]:
     """Lend a client with a token for a server of its own."""
     secret = tokens.create(reg.engine, "client", **token)
     headers = {"authorization": f"Bearer {secret}"}

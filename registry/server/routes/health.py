@@ -9,28 +9,28 @@ from registry.server import metrics
 from registry.server.problems import Problem
 from registry.server.responses import answer
 from registry.server.routes.datasets import service_of
-from registry.server.schemas import BEARER, Received, failures
+from registry.server.schemas import BEARER, StatusAnswer, failures
 from registry.storage.database import schema
 
 router = APIRouter(tags=["health"])
 
 
-@router.get("/healthz", response_model=Received)
+@router.get("/healthz", response_model=StatusAnswer)
 async def healthz() -> Response:
     """Report that the server runs, whatever the state of its database."""
-    return answer({"status": "ok"})
+    return answer(StatusAnswer(status="ok"))
 
 
-@router.get("/readyz", response_model=Received, responses=failures(503))
+@router.get("/readyz", response_model=StatusAnswer, responses=failures(503))
 async def readyz(request: Request) -> Response:
     """Report whether the database answers and has the schema that this server needs."""
     service = service_of(request)
     try:
-        await service.threads.read(schema.check, service.registry.engine)
+        await service.pools.read(schema.check, service.registry.engine)
     except RegistryError:
         # "from None": anyone may call this, and the error names the database.
         raise Problem(503, "the database is out of reach, or its schema is another") from None
-    return answer({"status": "ready"})
+    return answer(StatusAnswer(status="ready"))
 
 
 @router.get(
@@ -41,5 +41,6 @@ async def readyz(request: Request) -> Response:
 async def prometheus(request: Request) -> Response:
     """Return the metrics for Prometheus; requires a token for all datasets."""
     service = service_of(request)
-    await service.access.require(request, "read", None)
+    # For all datasets: the metrics name each of them.
+    await service.auth.require(request, "read", None)
     return Response(service.metrics.text(), media_type=metrics.MEDIA_TYPE)

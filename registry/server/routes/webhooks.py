@@ -10,7 +10,6 @@ database, so that an unauthenticated client learns nothing about datasets and co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from hashlib import sha256
 from typing import Any
 
@@ -20,32 +19,31 @@ from sqlalchemy import Connection
 from registry.catalog.dataset import Dataset
 from registry.errors import InvalidSampleError
 from registry.io.labeling import argilla as argilla_tool
-from registry.io.labeling import mapping_store as mappings
+from registry.io.labeling import mapping_store
 from registry.io.labeling.apply import Outcome
 from registry.io.labeling.label_studio.webhook import apply_event
-from registry.server import schemas as documents
-from registry.server.deliveries import Outcome as Received
-from registry.server.deliveries import note, record
+from registry.server import deliveries
+from registry.server.deliveries import DeliveryStatus
 from registry.server.problems import Problem
-from registry.server.request_body import JSON, document, media_type
+from registry.server.request_body import media_type, parse_document
 from registry.server.responses import answer
 from registry.server.routes.datasets import service_of
-from registry.server.schemas import failures
+from registry.server.schemas import BEARER, JSON, EventAnswer, event_body, failures
 from registry.server.service import Service
 from registry.server.webhook_signatures import Delivery, check_cvat, check_standard
 
 router = APIRouter(prefix="/v1/datasets/{name}/webhooks", tags=["webhooks"])
 
-_REFUSED = failures(400, 401, 404, 408, 413, 415, 421, 503)
-_IMPORT = "CVAT's events carry no annotations: export them as COCO and `registry insert` that"
+_FAILURES = failures(400, 401, 404, 408, 413, 415, 421, 503)
+_CVAT_DETAIL = "CVAT's events carry no annotations: export them as COCO and `registry insert` that"
 
 
 @router.post(
     "/label-studio",
-    response_model=documents.Received,
-    responses={**_REFUSED, **failures(403, 429)},
-    dependencies=[documents.BEARER],
-    openapi_extra=documents.event_body(),
+    response_model=EventAnswer,
+    responses={**_FAILURES, **failures(403, 429)},
+    dependencies=[BEARER],
+    openapi_extra=event_body(),
 )
 async def label_studio(name: str, request: Request) -> Response:
     """Apply an event of Label Studio, which sends a token as a custom header.
@@ -54,43 +52,47 @@ async def label_studio(name: str, request: Request) -> Response:
     again. So an event that is ignored or rejected is answered with 200 and the reason.
     """
     service = service_of(request)
-    await service.access.require(request, "write", name)
-    opened = await service.open(name)
+    await service.auth.require(request, "write", name)
+    dataset = await service.open(name)
     if media_type(request) != JSON:
         raise Problem(415, f"send {JSON}")
     async with service.bodies.read(request) as body:
-        event = await service.threads.parse(body, lambda: document(body))
-        said = await service.threads.write(opened.use, lambda d: _apply(service, d, event))
-    service.metrics.events.labels(opened.name, "label-studio", said["status"]).inc()
-    return answer(said)
+        event = await service.pools.parse(body, lambda: parse_document(body))
+        result = await service.pools.write(
+            dataset.use, lambda opened: _apply(service, opened, event)
+        )
+    service.metrics.events.labels(dataset.name, "label-studio", result.status).inc()
+    return answer(result)
 
 
 @router.post(
     "/cvat",
-    response_model=documents.Received,
-    responses=_REFUSED,
-    openapi_extra=documents.event_body(),
+    response_model=EventAnswer,
+    responses=_FAILURES,
+    openapi_extra=event_body(),
 )
 async def cvat(name: str, request: Request) -> Response:
     """Record an event of CVAT, signed with the dataset's secret in ``X-Signature-256``."""
     service = service_of(request)
     secrets = _secrets(service, name, "cvat")
     async with service.bodies.read(request) as body:
-        event, digest = await service.threads.parse(body, lambda: _cvat(secrets, request, body))
-        opened = await service.open(name)
-        found = await service.threads.write(
-            opened.use,
-            lambda d: record(service.registry.engine, d.id, "cvat", _named(event, "event"), digest),
+        event, digest = await service.pools.parse(body, lambda: _cvat(secrets, request, body))
+        dataset = await service.open(name)
+        status = await service.pools.write(
+            dataset.use,
+            lambda opened: deliveries.record(
+                service.registry.engine, opened.id, "cvat", _member(event, "event"), digest
+            ),
         )
-    service.metrics.events.labels(opened.name, "cvat", found).inc()
-    return answer({"status": found, "detail": _IMPORT})
+    service.metrics.events.labels(dataset.name, "cvat", status).inc()
+    return answer(EventAnswer(status=status, detail=_CVAT_DETAIL))
 
 
 @router.post(
     "/argilla",
-    response_model=documents.Received,
-    responses={**_REFUSED, **failures(409)},
-    openapi_extra=documents.event_body(),
+    response_model=EventAnswer,
+    responses={**_FAILURES, **failures(409)},
+    openapi_extra=event_body(),
 )
 async def argilla(name: str, request: Request) -> Response:
     """Apply an event of Argilla, signed as Standard Webhooks are with the dataset's secret.
@@ -101,71 +103,78 @@ async def argilla(name: str, request: Request) -> Response:
     service = service_of(request)
     secrets = _secrets(service, name, "argilla")
     async with service.bodies.read(request) as body:
-        event, sent = await service.threads.parse(body, lambda: _argilla(secrets, request, body))
-        opened = await service.open(name)
-        said = await service.threads.write(
-            opened.use, lambda d: _apply_once(service, d, event, sent)
+        event, sent = await service.pools.parse(body, lambda: _argilla(secrets, request, body))
+        dataset = await service.open(name)
+        result = await service.pools.write(
+            dataset.use, lambda opened: _apply_once(service, opened, event, sent)
         )
-    service.metrics.events.labels(opened.name, "argilla", said["status"]).inc()
-    if said["status"] == "replayed":
+    service.metrics.events.labels(dataset.name, "argilla", result.status).inc()
+    if result.status == "replayed":
         raise Problem(409, "this delivery was received already, with this very signature")
-    return answer(said)
+    return answer(result)
 
 
 def _cvat(secrets: Sequence[str], request: Request, body: bytes) -> tuple[Any, bytes]:
     # The signature is of the bytes: check them before they are parsed.
     check_cvat(secrets, request.headers, body)
-    return document(body), sha256(body).digest()
+    return parse_document(body), sha256(body).digest()
 
 
 def _argilla(secrets: Sequence[str], request: Request, body: bytes) -> tuple[Any, Delivery]:
     sent = check_standard(secrets, request.headers, body)
-    return document(body), sent
+    return parse_document(body), sent
 
 
-def _apply(service: Service, dataset: Dataset, event: Any) -> dict[str, Any]:
-    mapping = mappings.mapping_of(service.registry.engine, dataset.id, "label-studio")
+def _apply(service: Service, dataset: Dataset, event: Any) -> EventAnswer:
+    mapping = mapping_store.mapping_of(service.registry.engine, dataset.id, "label-studio")
     try:
-        done = apply_event(dataset, mapping, event)
+        outcome = apply_event(dataset, mapping, event)
     except InvalidSampleError as error:
-        return {"status": "refused", "detail": str(error)}
-    return _said(done)
+        return EventAnswer(status="refused", detail=str(error))
+    return _event_answer(outcome)
 
 
-def _apply_once(service: Service, dataset: Dataset, event: Any, sent: Delivery) -> dict[str, Any]:
+def _apply_once(service: Service, dataset: Dataset, event: Any, sent: Delivery) -> EventAnswer:
     """Apply an event and record its delivery in one transaction, so that both or neither is stored.
 
     The delivery of a rejected event is not recorded.
     """
     engine = service.registry.engine
-    delivery = ("argilla", _named(event, "type"), sha256(sent.id.encode()).digest(), sent.signed)
-    found: Received = "recorded"
+    digest = sha256(sent.id.encode()).digest()
+    delivery = ("argilla", _member(event, "type"), digest, sent.signed)
+    status: DeliveryStatus = "recorded"
 
-    def note_it(connection: Connection) -> bool:
+    def record_delivery(connection: Connection) -> bool:
         # Called again if the transaction is retried: it must set the result each time.
-        nonlocal found
-        found = note(connection, dataset.id, *delivery)
-        return found == "recorded"
+        nonlocal status
+        status = deliveries.record_in(connection, dataset.id, *delivery)
+        return status == "recorded"
 
-    mapping = mappings.mapping_of(engine, dataset.id, "argilla")
+    mapping = mapping_store.mapping_of(engine, dataset.id, "argilla")
     try:
-        done = argilla_tool.apply_event(dataset, mapping, event, note=note_it)
+        outcome = argilla_tool.apply_event(dataset, mapping, event, note=record_delivery)
     except InvalidSampleError as error:
-        return {"status": "refused", "detail": str(error)}
-    if done.ignored is not None:  # there was no transaction, so note_it() was not called
-        found = record(engine, dataset.id, *delivery)
-    return _said(done) if found == "recorded" else {"status": found}
+        return EventAnswer(status="refused", detail=str(error))
+    if outcome.ignored is not None:  # there was no transaction, so record_delivery() did not run
+        status = deliveries.record(engine, dataset.id, *delivery)
+    return _event_answer(outcome) if status == "recorded" else EventAnswer(status=status)
 
 
-def _said(done: Outcome) -> dict[str, Any]:
-    if done.ignored is not None:
-        return {"status": "ignored", "detail": done.ignored}
-    counts = {name: count for name, count in asdict(done).items() if name != "ignored"}
-    return {"status": "quarantined" if done.quarantined else "applied", **counts}
+def _event_answer(outcome: Outcome) -> EventAnswer:
+    if outcome.ignored is not None:
+        return EventAnswer(status="ignored", detail=outcome.ignored)
+    return EventAnswer(
+        status="quarantined" if outcome.quarantined else "applied",
+        inserted=outcome.inserted,
+        revised=outcome.revised,
+        retracted=outcome.retracted,
+        unchanged=outcome.unchanged,
+        quarantined=outcome.quarantined,
+    )
 
 
-def _named(event: Any, key: str) -> object:
-    return event.get(key) if isinstance(event, dict) else None
+def _member(event: Any, name: str) -> object:
+    return event.get(name) if isinstance(event, dict) else None
 
 
 def _secrets(service: Service, name: str, tool: str) -> tuple[str, ...]:
@@ -173,7 +182,7 @@ def _secrets(service: Service, name: str, tool: str) -> tuple[str, ...]:
 
     The error is the same whether or not the dataset exists: the client is not authenticated yet.
     """
-    found = service.settings.secrets.get(name, {}).get(tool)
-    if not found:
+    secrets = service.settings.secrets.get(name, {}).get(tool)
+    if not secrets:
         raise Problem(401, f"no secret of {tool} is configured here for this dataset")
-    return found
+    return secrets
