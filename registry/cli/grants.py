@@ -65,6 +65,7 @@ def grants(
         raise typer.BadParameter(
             "name a role with --writer, --reader, --inbox, --server or --owner"
         )
+    # Not connect(): it would also open the replica, which has no part in this.
     engine = make_engine(url or DEFAULT_URL)
     try:
         statements = privileges.statements(engine, roles)

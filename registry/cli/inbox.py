@@ -81,6 +81,7 @@ def retry(dataset: Name, ids: Ids = None, url: Url = None) -> None:
     """Try rejected rows again."""
     with connect(url) as registry:
         opened = registry.open(dataset)
+        # It only puts the rows back; drain() tries them, so that the result can be printed.
         count = opened.inbox.retry(ids or None)
         typer.echo(f"{count:,} tried again: {drained_line(opened, opened.inbox.drain())}")
 

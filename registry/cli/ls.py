@@ -21,6 +21,7 @@ from registry.storage.log.head import Head
 def list_datasets(as_json: AsJson = False, url: Url = None) -> None:
     """List the datasets."""
     with connect(url) as registry:
+        # The head is read once per dataset: its numbers and its version must agree.
         datasets = [(dataset, dataset.head) for dataset in registry.datasets()]
     if as_json:
         summaries = [DatasetSummary.of(dataset, head) for dataset, head in datasets]

@@ -19,6 +19,7 @@ from registry.training.run_store import Pin
 def runs(dataset: Name, as_json: AsJson = False, url: Url = None) -> None:
     """List a dataset's training runs and their progress."""
     with connect(url) as registry:
+        # Within the block: both properties of a run query the database.
         progress = [(run, run.last, run.consumed) for run in registry.open(dataset).runs()]
     if as_json:
         typer.echo(json.dumps([_run_json(*columns) for columns in progress], indent=2))

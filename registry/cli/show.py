@@ -20,6 +20,7 @@ def show(dataset: Name, as_json: AsJson = False, url: Url = None) -> None:
     """Show a dataset's properties and its present size."""
     with connect(url) as registry:
         opened = registry.open(dataset)
+        # One head for all lines: a commit in between must not make them contradict each other.
         summary = DatasetSummary.of(opened, opened.head)
     if as_json:
         typer.echo(json.dumps(dataset_json(summary), indent=2))
@@ -32,6 +33,7 @@ def _print(dataset: Dataset, summary: DatasetSummary) -> None:
     print_properties(
         [
             ("name", summary.name),
+            # By line, as line breaks in a value are printed as escapes.
             *(("description", line) for line in summary.description.splitlines()),
             *(("features", f"{name}={feature_text(feature)}") for name, feature in features),
             *(("splits", f"{name}={share:g}") for name, share in summary.shares.items()),

@@ -26,6 +26,7 @@ def printable(text: str) -> str:
     """Return text with escapes for control characters and line breaks."""
     if text.isprintable():
         return text
+    # By character: the codec escapes all but ASCII, and would make other languages unreadable.
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text
@@ -92,5 +93,6 @@ def print_properties(properties: Iterable[tuple[str, str]]) -> None:
 
 
 def _stdout() -> Console:
+    # Made for each output: sys.stdout is another object after a redirection, as in tests.
     width = None if sys.stdout.isatty() else _UNLIMITED
     return Console(width=width, markup=False, highlight=False, emoji=False)

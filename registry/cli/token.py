@@ -50,6 +50,7 @@ def list_tokens(as_json: AsJson = False, url: Url = None) -> None:
         stored_tokens = tokens.tokens_of(registry.engine)
     if as_json:
         properties = [asdict(stored) for stored in stored_tokens]
+        # default=str: the times are not of a JSON type.
         typer.echo(json.dumps(properties, indent=2, default=str))
         return
     listing = Listing(
@@ -84,6 +85,7 @@ def revoke(name: TokenName, url: Url = None) -> None:
     """Revoke a token, and the tokens that it was rotated from."""
     with connect(url) as registry:
         tokens.revoke(registry.engine, name)
+    # Not "since now": a running server accepts the token until its cache expires.
     typer.echo(f"{printable(name)} is revoked")
 
 

@@ -30,6 +30,7 @@ def verify(
         verifications = opened.verify()
         broken_images = opened.broken_images() if images else []
     if as_json:
+        # All of them, also those that are right: a script always gets a list.
         results: list[Verification | BrokenImage] = [*verifications, *broken_images]
         typer.echo(json.dumps([asdict(result) for result in results], indent=2))
     for verification in verifications:

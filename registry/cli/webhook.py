@@ -10,7 +10,8 @@ import typer
 from registry.catalog.registry import connect
 from registry.cli.base import AsJson, Url, app, parse_pairs
 from registry.cli.tables import print_properties
-from registry.io.labeling import mapping_store
+from registry.io.labeling import argilla, mapping_store
+from registry.io.labeling.label_studio import webhook as label_studio
 
 
 @app.command()
@@ -30,14 +31,12 @@ def webhook(
     url: Url = None,
 ) -> None:
     """Set, or show, which part of a tool's annotations becomes which feature."""
-    from registry.io.labeling import argilla  # noqa: PLC0415
-    from registry.io.labeling.label_studio import webhook as label_studio  # noqa: PLC0415
-
     check_mapping = (argilla if tool == "argilla" else label_studio).check_mapping
     with connect(url) as registry:
         opened = registry.open(dataset)
         if mapping:
             paths = parse_pairs("--map", mapping)
+            # Before it is stored: a wrong path would reject each event that arrives later.
             check_mapping(opened.features, paths)
             mapping_store.set_mapping(registry.engine, opened.id, tool, paths)
         # Read again in both cases, so that what is printed is what is stored.

@@ -1,6 +1,6 @@
 """Limits on open connections, and on the size and duration of a request's head.
 
-How it works: uvicorn calls a `ClientConnection` in place of its own protocol. The connection feeds
+How it works: uvicorn calls a `ClientConnection` instead of its protocol. The connection feeds
 all bytes to a second httptools parser, which finds where heads begin and end, and then passes them
 to uvicorn's protocol. A head over the limits is rejected before uvicorn has all of it in memory.
 `OpenConnections` counts the connections and closes those that have waited too long.

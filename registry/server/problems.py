@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import traceback
-from typing import Any
 
 from starlette.responses import Response
 
@@ -54,15 +53,33 @@ _TITLES = {
 class Problem(Exception):  # noqa: N818  # the term of RFC 9457
     """An error answer, raised in a route.
 
-    ``members`` are further members of `ProblemDetails`: the row, key, field and line of the request
-    that it is about. Those that are None are left out.
+    ``row``, ``key``, ``field`` and ``line`` say which part of the request it is about.
     """
 
-    def __init__(self, status: int, detail: str, **members: Any) -> None:
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        row: int | None = None,
+        key: str | None = None,
+        field: str | None = None,
+        line: int | None = None,
+    ) -> None:
         super().__init__(detail)
         self.status = status
-        self.detail = detail
-        self.members = members
+        # Not validated: Pydantic rejects lone surrogates, and one in a key of the request would
+        # turn this answer into a 500.
+        self.details = ProblemDetails.model_construct(
+            type="about:blank",
+            title=_TITLES.get(status, "Error"),
+            status=status,
+            detail=detail,
+            row=row,
+            key=key,
+            field=field,
+            line=line,
+        )
         self.headers: dict[str, str] = {}
         if status in (429, 503):
             self.headers["retry-after"] = str(RETRY_AFTER)
@@ -70,16 +87,8 @@ class Problem(Exception):  # noqa: N818  # the term of RFC 9457
             self.headers["www-authenticate"] = "Bearer"
 
     def response(self) -> Response:
-        # Neither validated nor written by Pydantic, which rejects lone surrogates: one in a key of
-        # the request would turn this answer into a 500. json.dumps escapes all but ASCII.
-        details = ProblemDetails.model_construct(
-            type="about:blank",
-            title=_TITLES.get(self.status, "Error"),
-            status=self.status,
-            detail=self.detail,
-            **self.members,
-        )
-        body = json.dumps(details.model_dump(exclude_none=True))
+        # Nor written by Pydantic, for the same reason: json.dumps escapes all but ASCII.
+        body = json.dumps(self.details.model_dump(exclude_none=True))
         return Response(body, self.status, self.headers, PROBLEM_JSON)
 
 

@@ -29,10 +29,13 @@ MOST_BYTES = 16 << 20
 """Bytes of the rows in one answer: no row is added after this size is reached."""
 
 
-def answer(*answers: Answer, as_list: bool = False) -> Response:
-    """Return the JSON of an answer, or of a list of them."""
-    parts = [one.model_dump_json(exclude_unset=True) for one in answers]
-    return Response(f"[{','.join(parts)}]" if as_list else parts[0], media_type=JSON)
+def answer(body: Answer) -> Response:
+    # Not returned to FastAPI, which would validate the model a second time.
+    return Response(_to_json(body), media_type=JSON)
+
+
+def answer_list(bodies: Sequence[Answer]) -> Response:
+    return Response(f"[{','.join(map(_to_json, bodies))}]", media_type=JSON)
 
 
 def head_answer(name: str, head: Head) -> HeadAnswer:
@@ -72,7 +75,7 @@ def log_page(dataset: Dataset, after: int, limit: int) -> str:
     size = 0
     for page in dataset.pages(after, min(head, after + limit)):
         for row in _log_rows(dataset, page):
-            rows.append(row.model_dump_json(exclude_unset=True))
+            rows.append(_to_json(row))
             size += len(rows[-1])
             if size > MOST_BYTES:  # after a row: an answer without rows would repeat its position
                 break
@@ -82,6 +85,11 @@ def log_page(dataset: Dataset, after: int, limit: int) -> str:
     # The rows are JSON already, as their size had to be known: only the rest is written here.
     rest = LogPage(rows=[], next=following, head=head).model_dump_json(exclude={"rows"})
     return f'{{"rows":[{",".join(rows)}],{rest[1:]}'
+
+
+def _to_json(body: Answer) -> str:
+    # Unset and not None: null is the value of a retraction's fields.
+    return body.model_dump_json(exclude_unset=True)
 
 
 def _log_rows(dataset: Dataset, page: Page) -> Iterator[LogRow]:

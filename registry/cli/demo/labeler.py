@@ -58,7 +58,9 @@ def label(dataset: Dataset) -> None:
     """
     digits = Digits.load()
     splits = np.array([dataset.split_of(key) for key in digits.keys])
+    # First and whole: the trainer measures its accuracy on it from the first epoch on.
     digits.insert(dataset, np.flatnonzero(splits == "test"), digits.labels)
+    # Seeded, so that every demo makes the same mistakes.
     rng = np.random.default_rng(5)
     is_wrong = rng.random(len(splits)) < WRONG_SHARE
     first_labels = np.where(is_wrong, (digits.labels + 1) % 10, digits.labels)

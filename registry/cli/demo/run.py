@@ -7,8 +7,10 @@ only a database file.
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -50,17 +52,8 @@ def run(folder: Path) -> None:
             f"A labeling process inserts into {url}; this one trains on what is there.\n",
             soft_wrap=True,
         )
-        # A new interpreter rather than a fork: TensorFlow's threads do not survive a fork.
-        labeler = subprocess.Popen(  # noqa: S603  # a module of this package
-            [sys.executable, "-m", "registry.cli.demo.labeler", url]
-        )
-        try:
-            measurements = trainer.train(console, digits, lambda: labeler.poll() is None)
-        finally:
-            labeler.terminate()
-            status = labeler.wait()
-        if status:
-            raise RegistryError(f"the labeling process failed with exit status {status}")
+        with _labeling_process(url) as is_labeling:
+            measurements = trainer.train(console, digits, is_labeling)
     chart = trainer.draw(measurements, folder / "accuracy.png")
     console.print(
         f"\nThe chart is in {chart}. To look further:\n"
@@ -68,3 +61,23 @@ def run(folder: Path) -> None:
         f"  registry log digits --url {url}\n",
         soft_wrap=True,
     )
+
+
+@contextlib.contextmanager
+def _labeling_process(url: str) -> Iterator[Callable[[], bool]]:
+    """Run the labeler, and yield a function that says whether it still runs.
+
+    Raises `RegistryError` at the end if it failed.
+    """
+    # A new interpreter rather than a fork: TensorFlow's threads do not survive a fork.
+    process = subprocess.Popen(  # noqa: S603  # a module of this package
+        [sys.executable, "-m", "registry.cli.demo.labeler", url]
+    )
+    try:
+        yield lambda: process.poll() is None
+    finally:
+        # Also after Ctrl-C: it would continue to label by itself.
+        process.terminate()
+        status = process.wait()
+    if status:
+        raise RegistryError(f"the labeling process failed with exit status {status}")

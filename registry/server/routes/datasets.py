@@ -18,6 +18,7 @@ from registry.server.problems import Problem
 from registry.server.request_body import media_type, parse_changes
 from registry.server.responses import (
     answer,
+    answer_list,
     commit_answer,
     dataset_answer,
     head_answer,
@@ -78,7 +79,7 @@ async def list_datasets(request: Request) -> Response:
             if token is None or token.opens(dataset.name, "read")
         ]
 
-    return answer(*await service.pools.read(readable), as_list=True)
+    return answer_list(await service.pools.read(readable))
 
 
 @router.get("/{name}", response_model=DatasetAnswer, responses=_FAILURES)
