@@ -22,7 +22,7 @@ from registry.io.labeling.mapping_store import set_mapping
 from registry.server.deliveries import record_in
 from registry.storage.database import models
 from registry.storage.database.transactions import reading, writing
-from tests.cli.test_commands import run
+from tests.support.commands import run
 from tests.support.datasets import FIXED, digit
 from tests.support.mirrors import KINDS, Kind, due, yielded
 

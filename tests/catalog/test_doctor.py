@@ -26,7 +26,7 @@ from registry.storage.database.engine import make_engine
 from registry.storage.database.models import InboxRow
 from registry.storage.database.schema import REVISION, VERSION_TABLE, upgrade
 from registry.storage.database.transactions import writing
-from tests.cli.test_commands import process, run
+from tests.support.commands import process, run
 from tests.support.databases import administrator
 from tests.support.datasets import FIXED, digit
 

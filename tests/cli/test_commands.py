@@ -7,30 +7,20 @@ import os
 import pty
 import signal
 import sqlite3
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
 import registry
 from registry import Dataset
-from registry.cli.base import app
 from registry.storage.database.schema import REVISION
 from registry.storage.log.batch import Batch
+from tests.support.commands import process, run
 from tests.support.datasets import digit
 
 CREATE = ["create", "digits", "--feature", "image=uint8[2,2]", "--feature", "label=class:10"]
-
-
-def run(*arguments: object, url: str | None = None, code: int = 0) -> Result:
-    environment = {"REGISTRY_URL": url, "FORCE_COLOR": None, "GITHUB_ACTIONS": None}
-    result = CliRunner().invoke(app, [str(each) for each in arguments], env=environment)
-    assert result.exit_code == code, result.output
-    return result
 
 
 @pytest.fixture
@@ -184,20 +174,6 @@ def test_every_command_takes_a_url_and_every_listing_gives_json() -> None:
         said = run(command, "--help").stdout
         assert "--url" in said
         assert ("--json" in said) == (command not in {"init", "create"})
-
-
-@contextmanager
-def process(*arguments: str, stderr: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
-    """Run a real ``python -m registry``."""
-    command = [sys.executable, "-m", "registry", *arguments]
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
-    ) as started:
-        try:
-            yield started
-        finally:
-            started.kill()
 
 
 def test_an_error_is_one_line_without_a_traceback_or_a_password() -> None:

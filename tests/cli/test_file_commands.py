@@ -7,7 +7,7 @@ from pathlib import Path
 
 import registry
 from registry import ClassLabel, Dataset, Text
-from tests.cli.test_commands import run
+from tests.support.commands import run
 from tests.support.datasets import digit
 
 

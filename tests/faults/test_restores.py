@@ -16,8 +16,8 @@ from registry.catalog.doctor.examine import examine
 from registry.errors import DivergenceError, DivergenceWarning
 from registry.training.policy import Policy
 from tests.catalog.test_copy import contents
-from tests.cli.test_commands import run
 from tests.support.clusters import Cluster, catch_up, cluster, cut_off, set_up, standby, tool
+from tests.support.commands import run
 from tests.support.figures import Figure, rounds
 from tests.support.mirrors import KINDS, Kind, Row, due, yielded
 from tests.support.mirrors import rows as rows_of

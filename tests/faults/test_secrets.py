@@ -32,10 +32,10 @@ from registry.server.settings import ServerSettings, SettingsError, parse_secret
 from registry.storage.database import schema
 from registry.storage.database.engine import make_engine
 from registry.storage.database.models import metadata
-from tests.server.test_webhooks import signed_argilla, signed_cvat
 from tests.support.figures import Figure
 from tests.support.proxy import proxied
 from tests.support.servers import serving
+from tests.support.webhooks import signed_argilla, signed_cvat
 
 SEED = "hsif-drows"[::-1]  # tracebacks quote lines of source
 ENCODED = base64.b64encode(f"{SEED} of argilla".encode()).decode()

@@ -6,22 +6,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import select, update
-from typer.testing import CliRunner, Result
 
 from registry import Registry
-from registry.cli.base import app
 from registry.server import tokens
 from registry.storage.database.models import TokenRow
+from tests.support.commands import run
 
 
 def opened(reg: Registry, secret: str) -> tokens.Token | None:
     return tokens.check(reg.engine, tokens.digest(secret))
-
-
-def run(*arguments: str, url: str, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, [*arguments, "--url", url])
-    assert result.exit_code == code, result.output
-    return result
 
 
 @pytest.mark.usefixtures("digits")

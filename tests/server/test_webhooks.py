@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import base64
-import hmac
 import json
 import random
 import time
-from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from sqlalchemy import inspect, text
-from standardwebhooks import Webhook
 
 import registry
 from registry import ClassLabel, Dataset, Registry, Text
@@ -23,15 +19,14 @@ from registry.io.labeling import mapping_store as mappings
 from registry.samples.features import Feature
 from registry.server import tokens
 from registry.server.settings import ServerSettings, SettingsError, parse_secrets
-from tests.server.test_tokens import run
+from tests.support.commands import run
 from tests.support.servers import SECRETS, Served, client, serving
+from tests.support.webhooks import signed_argilla, signed_cvat
 
 HOOKS = "/v1/datasets/digits/webhooks"
 STUDIO = f"{HOOKS}/label-studio"
 MOODS: dict[str, Feature] = {"text": Text(), "mood": ClassLabel(["bad", "good"])}
 MAPPING = {"text": "data.body", "mood": "result.feeling"}
-CVAT = SECRETS["digits"]["cvat"][0]
-ARGILLA = SECRETS["digits"]["argilla"][0]
 FORGED = 1000
 
 
@@ -97,19 +92,6 @@ def test_a_mapping_is_set_checked_and_shown_by_a_command(url: str, moods: Datase
         said = run("webhook", "digits", "label-studio", "--map", wrong, url=url, code=1).stderr
         assert said.startswith("error: ")
     assert len(moods) == 0
-
-
-def signed_cvat(body: bytes, secret: str = CVAT) -> str:
-    return f"sha256={hmac.new(secret.encode(), body, sha256).hexdigest()}"
-
-
-def signed_argilla(body: bytes, name: str, secret: str = ARGILLA, ago: float = 0) -> dict[str, str]:
-    moment = datetime.now(UTC) - timedelta(seconds=ago)
-    return {
-        "webhook-id": name,
-        "webhook-timestamp": str(int(moment.timestamp())),
-        "webhook-signature": Webhook(secret).sign(name, moment, body.decode()),
-    }
 
 
 def deliveries(reg: Registry) -> list[tuple[str, str]]:

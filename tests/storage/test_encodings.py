@@ -17,7 +17,7 @@ from registry.errors import EncodingError
 from registry.storage.database.engine import make_engine
 from registry.storage.database.schema import upgrade
 from tests.catalog.test_doctor import found
-from tests.cli.test_commands import run
+from tests.support.commands import run
 from tests.support.databases import administrator
 from tests.support.datasets import FIXED, digit
 

@@ -42,9 +42,9 @@ from registry.tensorflow import EpochDataset
 from registry.training import population
 from registry.training.epoch import Epoch
 from registry.training.source import columns
-from tests.cli.test_commands import run as command
 from tests.faults.test_divergence import Backup
 from tests.faults.test_mirror import flip
+from tests.support.commands import run as command
 from tests.support.databases import psql
 from tests.support.mirrors import Row, due, rows, yielded
 

@@ -1,0 +1,35 @@
+"""Running commands: in this process, or as a real process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from typer.testing import CliRunner, Result
+
+from registry.cli.base import app
+
+
+def run(*arguments: object, url: str | None = None, code: int = 0) -> Result:
+    """Run a command in this process, and check its exit code."""
+    environment = {"REGISTRY_URL": url, "FORCE_COLOR": None, "GITHUB_ACTIONS": None}
+    result = CliRunner().invoke(app, [str(each) for each in arguments], env=environment)
+    assert result.exit_code == code, result.output
+    return result
+
+
+@contextmanager
+def process(*arguments: str, stderr: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
+    """Run a real ``python -m registry``."""
+    command = [sys.executable, "-m", "registry", *arguments]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
+    ) as started:
+        try:
+            yield started
+        finally:
+            started.kill()
