@@ -104,7 +104,7 @@ class InterleaveDataset(RawDataset):
 
     As ``inputs.flat_map(function)``, but the next dataset starts before the present one ends, so
     that its first element is ready by then. ``inputs.interleave(function, …)`` can do that, too,
-    but has no parameters for its buffers. They would hold all images of a chunk.
+    but has no parameters for its buffers, which may then hold all images of a chunk.
     """
 
     def __init__(self, inputs: tf.data.Dataset, function: Callable[[Any], tf.data.Dataset]) -> None:

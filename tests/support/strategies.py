@@ -12,12 +12,12 @@ import tensorflow as tf
 import registry
 from registry.tensorflow import EpochDataset
 
-Seen = tuple[int, list[int]]
+Trained = tuple[int, list[int]]
 """The process's number, and the samples that it was trained on."""
 
 
-def train(number: int, arguments: dict[str, Any], queue: Queue[Seen]) -> None:
-    """Run a step on every batch of an epoch, on every replica, and tell what was in them."""
+def train(number: int, arguments: dict[str, Any], queue: Queue[Trained]) -> None:
+    """Run a step on every batch of an epoch, on every replica, and report their samples."""
     if "config" in arguments:
         os.environ["TF_CONFIG"] = arguments["config"]
         strategy: Any = tf.distribute.MultiWorkerMirroredStrategy()
@@ -52,15 +52,15 @@ def _train(strategy: Any, batches: Any) -> list[int]:
 
         return strategy.run(on_replica, args=(batch,))
 
-    seen: list[int] = []
+    samples: list[int] = []
     for batch in batches:
         for part in strategy.experimental_local_results(step(batch)):
-            seen += part.numpy().tolist()
-    return seen
+            samples += part.numpy().tolist()
+    return samples
 
 
 def work(dispatcher: str) -> None:
-    """Be a worker of tf.data service until standard input ends."""
+    """Run a worker of tf.data service until standard input ends."""
     config = tf.data.experimental.service.WorkerConfig(dispatcher_address=dispatcher)
     server = tf.data.experimental.service.WorkerServer(config)
     sys.stdout.write("ready\n")

@@ -1,4 +1,4 @@
-"""What trainers get from TensorFlow's side."""
+"""The elements, order and options of `EpochDataset` and `StreamDataset`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from registry.tensorflow import EpochDataset, StreamDataset
 from tests.support.datasets import digit
 
 
-def test_a_stream_yields_full_batches_over_epochs_that_grow(digits: Dataset) -> None:
+def test_a_stream_yields_full_batches_that_span_epochs(digits: Dataset) -> None:
     digits.insert([digit(n) for n in range(5)])
     run = digits.run("r")
     labels = []
@@ -30,9 +30,18 @@ def test_a_stream_yields_full_batches_over_epochs_that_grow(digits: Dataset) -> 
         assert sorted(labels[after : after + 5]) == [0, 1, 2, 3, 4]
     replayed = itertools.islice(run.stream(4, start=0), 10)
     assert labels == [label for batch in replayed for label in batch["label"].tolist()]
+
+
+def test_a_running_stream_yields_samples_that_were_inserted_after_it_started(
+    digits: Dataset,
+) -> None:
+    digits.insert([digit(n) for n in range(5)])
+    run = digits.run("r")
+    stream = iter(StreamDataset(run, batch_size=4, y="label", x="image"))
+    next(stream)
     digits.insert([digit(n) for n in range(5, 8)])
-    seen = set(itertools.chain(*(label.numpy() for _, label in itertools.islice(stream, 100))))
-    assert {5, 6, 7} <= seen, "rows inserted under a running iterator are trained on"
+    labels = {n for _, label in itertools.islice(stream, 100) for n in label.numpy().tolist()}
+    assert {5, 6, 7} <= labels
     epochs = [run.epoch(number) for number in range(20)]
     assert [e.start for e in epochs[1:]] == list(itertools.accumulate(e.size for e in epochs))[:-1]
 
@@ -84,7 +93,7 @@ def test_values_of_every_dtype_arrive_to_the_bit(sqlite_url: str) -> None:
         else rng.integers(0, 256, (500, 3 * np.dtype(name).itemsize), np.uint8).view(name)
         for name in DTYPES
     }
-    # What has no value of its own, or several forms: -0, infinities, NaNs that carry bits.
+    # Values with several forms, or without an order: -0, infinities, NaNs with a payload.
     columns["float32"][:6, 0] = np.array(
         [0x80000000, 0x7F800000, 0x7FC00001, 0x7FA00000, 0xFFFFFFFF, 1], np.uint32
     ).view(np.float32)
@@ -93,15 +102,18 @@ def test_values_of_every_dtype_arrive_to_the_bit(sqlite_url: str) -> None:
         dataset.insert(columns)
         run = dataset.run("r")
         order = run.epoch(0).order(range(500))
-        for made in (EpochDataset(run.epoch(0), batch_size=64), StreamDataset(run, batch_size=500)):
-            batches = list(made.take(8).as_numpy_iterator())
+        for samples in (
+            EpochDataset(run.epoch(0), batch_size=64),
+            StreamDataset(run, batch_size=500),
+        ):
+            batches = list(samples.take(8).as_numpy_iterator())
             for name, column in columns.items():
-                found = np.concatenate([batch[name] for batch in batches])[:500]
-                assert found.dtype == name
-                assert found.tobytes() == column[order].tobytes(), name
+                values = np.concatenate([batch[name] for batch in batches])[:500]
+                assert values.dtype == name
+                assert values.tobytes() == column[order].tobytes(), name
 
 
-def test_a_stream_is_a_dataset_of_known_spec_that_others_build_on(digits: Dataset) -> None:
+def test_a_stream_has_a_known_spec_and_can_be_mapped(digits: Dataset) -> None:
     digits.insert([digit(n) for n in range(8)])
     stream = StreamDataset(digits.run("r"), batch_size=4, x=["image"], y="label")
     assert isinstance(stream, tf.data.Dataset)
@@ -123,21 +135,20 @@ def test_keras_trains_on_a_stream(digits: Dataset) -> None:
     assert int(model.optimizer.iterations) == 15
 
 
-def test_a_feature_that_is_not_there_is_named(digits: Dataset) -> None:
+def test_an_unknown_feature_is_refused_by_name(digits: Dataset) -> None:
     with pytest.raises(FeatureError, match="no feature named 'img'; the features are 'image'"):
         StreamDataset(digits.run("r"), batch_size=4, x="img", y="label")
     with pytest.raises(FeatureError, match="y was named without x"):
         StreamDataset(digits.run("r"), batch_size=4, y="label")
 
 
-def test_tensorflow_neither_shards_nor_tunes_what_is_built_on_a_dataset_unless_told_to(
-    digits: Dataset,
-) -> None:
+def test_autosharding_and_autotuning_are_off_unless_options_enable_them(digits: Dataset) -> None:
     mapped = StreamDataset(digits.run("r"), batch_size=4).map(lambda batch: batch["label"])
-    given = mapped.options()
-    assert given.autotune.enabled is False
+    options = mapped.options()
+    assert options.autotune.enabled is False
     assert (
-        given.experimental_distribute.auto_shard_policy == tf.data.experimental.AutoShardPolicy.OFF
+        options.experimental_distribute.auto_shard_policy
+        == tf.data.experimental.AutoShardPolicy.OFF
     )
     tuned = tf.data.Options()
     tuned.autotune.enabled = True
@@ -145,7 +156,43 @@ def test_tensorflow_neither_shards_nor_tunes_what_is_built_on_a_dataset_unless_t
 
 
 @pytest.mark.parametrize("encoding", ["png", "jpeg"])
-def test_images_are_decoded_beside_their_labels_and_weights(reg: Registry, encoding: str) -> None:
+def test_images_are_decoded_with_their_labels_and_weights(reg: Registry, encoding: str) -> None:
+    epoch = _photos(reg, encoding).run("r").epoch(0)
+    dataset = EpochDataset(epoch, batch_size=4, x="photo", y="label", weight="weight")
+    assert dataset.cardinality() == 3
+    all_labels = []
+    for images, labels, weights in dataset:
+        assert images.dtype == tf.uint8
+        assert images.shape[1:] == (6, 8, 3)
+        np.testing.assert_allclose(images[:, 0, 0, 0], 20 * labels.numpy(), atol=2)
+        np.testing.assert_allclose(weights, labels.numpy() / 10, rtol=1e-6)
+        all_labels += labels.numpy().tolist()
+    assert all_labels == [n for batch in epoch.batches(4) for n in batch["label"].tolist()]
+
+
+@pytest.mark.parametrize("encoding", ["png", "jpeg"])
+def test_a_stream_of_images_is_endless_and_in_the_order_of_the_epoch(
+    reg: Registry, encoding: str
+) -> None:
+    run = _photos(reg, encoding).run("r")
+    order = [n for batch in run.epoch(0).batches(4) for n in batch["label"].tolist()]
+    named: dict[str, Any] = {"x": "photo", "y": "label", "weight": "weight"}
+    stream = StreamDataset(run, batch_size=4, start=0, **named)
+    assert stream.cardinality() == tf.data.INFINITE_CARDINALITY
+    assert [label for _, y, _ in stream.take(5) for label in y.numpy().tolist()][:10] == order
+
+
+@pytest.mark.parametrize("encoding", ["png", "jpeg"])
+def test_images_are_resized_and_have_as_many_channels_as_asked(
+    reg: Registry, encoding: str
+) -> None:
+    epoch = _photos(reg, encoding).run("r").epoch(0)
+    small = EpochDataset(epoch, batch_size=4, x="photo", image_size=(3, 2), channels=1)
+    assert next(iter(small)).shape == (4, 3, 2, 1)
+
+
+def _photos(reg: Registry, encoding: str) -> Dataset:
+    """Ten images of one brightness each, 20 times the label."""
     encode = {"png": tf.io.encode_png, "jpeg": tf.io.encode_jpeg}[encoding]
     photos = reg.create(
         "photos",
@@ -154,21 +201,4 @@ def test_images_are_decoded_beside_their_labels_and_weights(reg: Registry, encod
     pixels = [np.full((6, 8, 3), 20 * label, np.uint8) for label in range(10)]
     files = [encode(image).numpy() for image in pixels]
     photos.insert({"photo": files, "label": np.arange(10), "weight": np.arange(10) / 10})
-    epoch = photos.run("r").epoch(0)
-    named: dict[str, Any] = {"batch_size": 4, "x": "photo", "y": "label", "weight": "weight"}
-    dataset = EpochDataset(epoch, **named)
-    assert dataset.cardinality() == 3
-    order = [label for batch in epoch.batches(4) for label in batch["label"].tolist()]
-    seen = []
-    for images, labels, weights in dataset:
-        assert images.dtype == tf.uint8
-        assert images.shape[1:] == (6, 8, 3)
-        np.testing.assert_allclose(images[:, 0, 0, 0], 20 * labels.numpy(), atol=2)
-        np.testing.assert_allclose(weights, labels.numpy() / 10, rtol=1e-6)
-        seen += labels.numpy().tolist()
-    assert seen == order
-    small = EpochDataset(epoch, batch_size=4, x="photo", image_size=(3, 2), channels=1)
-    assert next(iter(small)).shape == (4, 3, 2, 1)
-    stream = StreamDataset(photos.run("r"), start=0, **named)
-    assert stream.cardinality() == tf.data.INFINITE_CARDINALITY
-    assert [label for _, y, _ in stream.take(5) for label in y.numpy().tolist()][:10] == order
+    return photos

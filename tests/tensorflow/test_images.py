@@ -1,4 +1,4 @@
-"""Images in batches: beside values of any length, and named where they do not decode."""
+"""Images in batches: next to values of any length, and named where they cannot be decoded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EVERYTHING: dict[str, Feature] = {
     "photo": Image("jpeg"),
     "scan": Image("png"),
     "label": ClassLabel(100),
-    "place": Tensor("float32", (2,)),
+    "point": Tensor("float32", (2,)),
     "note": Text(),
     "blob": Bytes(),
     **{dtype: Ragged(dtype) for dtype in DTYPES},
@@ -31,14 +31,14 @@ COUNT = 23
 
 
 def sample(number: int) -> dict[str, Any]:
-    """A sample with all features, whose values are as many as its number, or fewer."""
+    """A sample with all features; its number decides how long its values are."""
     rng = np.random.default_rng(number)
     values = rng.integers(0, 2, (len(DTYPES), number % 7))
     return {
         "photo": photo(16, 16, seed=number),
         "scan": photo(8, 12, seed=number, format="PNG"),
         "label": number,
-        "place": [number, -number],
+        "point": [number, -number],
         "note": "ä" * number,
         "blob": bytes(number),
         **{dtype: row.astype(dtype) for dtype, row in zip(DTYPES, values, strict=True)},
@@ -53,22 +53,22 @@ def everything(reg: Registry) -> Dataset:
 
 
 def check(batches: Iterable[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
-    """See that batches hold these samples, to the bit."""
-    numbers = iter(expected)
+    """Assert that batches hold these samples, to the bit."""
+    samples = iter(expected)
     for batch in batches:
         for row, number in enumerate(batch["label"].numpy().tolist()):
-            wanted = next(numbers)
+            wanted = next(samples)
             assert number == wanted["label"]
             np.testing.assert_array_equal(batch["photo"][row], tf.io.decode_jpeg(wanted["photo"]))
             np.testing.assert_array_equal(batch["scan"][row], tf.io.decode_png(wanted["scan"]))
-            np.testing.assert_array_equal(batch["place"][row], wanted["place"])
+            np.testing.assert_array_equal(batch["point"][row], wanted["point"])
             assert batch["note"][row].numpy().decode() == wanted["note"]
             assert batch["blob"][row].numpy() == wanted["blob"]
             for dtype in DTYPES:
                 assert isinstance(batch[dtype], tf.RaggedTensor)
                 assert batch[dtype].dtype == dtype
                 np.testing.assert_array_equal(batch[dtype][row], wanted[dtype])
-    assert next(numbers, None) is None
+    assert next(samples, None) is None
 
 
 @pytest.mark.parametrize("size", [4, 50])
@@ -100,7 +100,7 @@ def test_fit_trains_on_images_with_boxes_of_any_number(reg: Registry) -> None:
     boxes = [np.arange(n % 4, dtype="float32") for n in range(10)]
     photos = [photo(9, 13 + n % 2, seed=n) for n in range(10)]
     dataset.insert({"photo": photos, "boxes": boxes, "y": np.zeros(10)})
-    seen: list[int] = []
+    trained: list[int] = []
 
     class Mean(keras.Model):  # type: ignore[misc]  # Keras ships no types
         def build(self, _: Any) -> None:
@@ -108,7 +108,7 @@ def test_fit_trains_on_images_with_boxes_of_any_number(reg: Registry) -> None:
 
         def call(self, inputs: Any) -> Any:
             lengths = inputs["boxes"].row_lengths()
-            tf.py_function(lambda lengths: seen.extend(lengths.numpy()), [lengths], [])
+            tf.py_function(lambda lengths: trained.extend(lengths.numpy()), [lengths], [])
             pixels = tf.cast(inputs["photo"], tf.float32)
             return self.factor * tf.reduce_mean(pixels, [1, 2, 3])
 
@@ -119,22 +119,22 @@ def test_fit_trains_on_images_with_boxes_of_any_number(reg: Registry) -> None:
     arguments = {"image_size": (8, 8)}
     named: dict[str, Any] = {"x": ["photo", "boxes"], "y": "y", "dataset_arguments": arguments}
     fit(model, run, epochs=2, batch_size=4, **named, verbose=0)
-    assert sorted(seen) == sorted(2 * [len(values) for values in boxes])
+    assert sorted(trained) == sorted(2 * [len(values) for values in boxes])
     assert run.consumed == 20
 
 
-def test_a_stream_hands_out_what_there_is_while_it_waits_for_more(everything: Dataset) -> None:
+def test_a_stream_yields_full_batches_while_it_waits_for_more_samples(everything: Dataset) -> None:
     run = everything.run("r", policy="new")
     stream = iter(StreamDataset(run, batch_size=4, x=["label", "photo"]))
-    seen = [n for _ in range(COUNT // 4) for n in next(stream)["label"].numpy().tolist()]
-    assert len(seen) == COUNT // 4 * 4
+    labels = [n for _ in range(COUNT // 4) for n in next(stream)["label"].numpy().tolist()]
+    assert len(labels) == COUNT // 4 * 4
     everything.insert([sample(number) for number in range(COUNT, COUNT + 2)])
     assert len(next(stream)["label"]) == 4
     del stream
 
 
 def _broken(file: bytes) -> bytes:
-    """A file that is whole, but with tables that no decoder takes."""
+    """A complete file with tables that no decoder accepts."""
     start = file.index(b"\xff\xc4") + 5
     return file[:start] + b"\xff" * 16 + file[start + 16 :]
 
@@ -150,7 +150,7 @@ def _photos(reg: Registry, *broken: int) -> Run:
 
 
 def _until_error(batches: Iterable[Any]) -> tuple[list[int], str]:
-    """The labels of the batches before an error, and what it says."""
+    """The labels of the batches before an error, and its message."""
     labels: list[int] = []
     try:
         for batch in batches:
@@ -160,13 +160,13 @@ def _until_error(batches: Iterable[Any]) -> tuple[list[int], str]:
     pytest.fail("no batch raised an error")
 
 
-@pytest.mark.parametrize("place", [0, 6, 19])
-def test_a_batch_names_the_image_that_cannot_be_decoded(reg: Registry, place: int) -> None:
+@pytest.mark.parametrize("offset", [0, 6, 19])
+def test_a_batch_names_the_image_that_cannot_be_decoded(reg: Registry, offset: int) -> None:
     order = np.concatenate([batch["label"] for batch in _photos(reg).epoch(0).batches(20)])
-    number = int(order[place])
+    number = int(order[offset])
     reg.drop("photos")
     run = _photos(reg, number)
-    said = (
+    message = (
         f"dataset 'photos', position {number}, key 'scan-{number}', feature 'photo': "
         "the image cannot be decoded (jpeg::Uncompress failed. Invalid JPEG data or crop window.)"
     )
@@ -176,8 +176,8 @@ def test_a_batch_names_the_image_that_cannot_be_decoded(reg: Registry, place: in
         EpochDataset(run.epoch(0), batch_size=4).map(lambda batch: batch),
     ):
         labels, error = _until_error(batches)
-        assert said in error
-        assert labels == order[: place // 4 * 4].tolist(), "no batch lacks a sample silently"
+        assert message in error
+        assert labels == order[: offset // 4 * 4].tolist(), "no batch lacks a sample silently"
 
 
 def test_a_training_names_the_image_that_cannot_be_decoded(reg: Registry) -> None:
@@ -191,7 +191,7 @@ def test_a_training_names_the_image_that_cannot_be_decoded(reg: Registry) -> Non
         fit(model, run, epochs=1, batch_size=4, dataset_arguments=arguments, **named, verbose=0)
 
 
-def test_other_errors_of_a_stream_of_images_are_as_they_are(reg: Registry) -> None:
+def test_other_errors_of_a_stream_of_images_are_unchanged(reg: Registry) -> None:
     run = _photos(reg)
     epoch = run.epoch(0)
     reg.open("photos").erase("scan-3")

@@ -6,8 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any, cast
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,6 +19,7 @@ from registry import Dataset, Ragged, Tensor
 from registry.errors import EpochError, NotAnArrayError, TrainingError
 from registry.keras import fit
 from registry.tensorflow import EpochDataset, StreamDataset
+from registry.training.run import Run
 from tests.support.models import FEATURES, BatchCounter, grow, model
 
 
@@ -31,53 +32,104 @@ def growing(sqlite_url: str) -> Iterator[Dataset]:
         yield dataset
 
 
-def test_what_cannot_be_trained_is_refused_before_anything_is_pinned(growing: Dataset) -> None:
-    run, compiled = growing.run("r"), model()
-    other, dataset = growing.run("other"), cast("Any", growing)
-    stream = StreamDataset(run, batch_size=10, x="x", y="y")
-    options: dict[str, Any] = {"batch_size": 10, "x": "x", "y": "y", "verbose": 0}
-    plain: dict[str, Any] = {"verbose": 0, "shuffle": False}
-    cases: list[tuple[Any, str]] = [
-        (lambda: fit(keras.Sequential(), run, **options), r"call model.compile\(optimizer, loss\)"),
-        (lambda: fit(compiled, stream, **options), "not on StreamDataset; .* pass it to model.fit"),
+OPTIONS: dict[str, Any] = {"batch_size": 10, "x": "x", "y": "y", "verbose": 0}
+PLAIN: dict[str, Any] = {"verbose": 0, "shuffle": False}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
         (
-            lambda: fit(compiled, EpochDataset(other.epoch(0), batch_size=10), **options),
-            "not on EpochDataset; .* pass it to model.fit",
-        ),
-        (lambda: fit(compiled, run, steps_per_epoch=3, **options), r"no steps_per_epoch: .*Stream"),
-        (lambda: fit(compiled, run, shuffle=True, **options), "no shuffle: .* the run's seed"),
-        (
-            lambda: fit(compiled, run, validation_run=dataset, **options),
-            "validation_run is a run, .* not Dataset; pass other data as validation_data",
+            lambda _, run, __: fit(keras.Sequential(), run, **OPTIONS),
+            r"call model.compile\(optimizer, loss\)",
         ),
         (
-            lambda: fit(compiled, run, validation_run=run, validation_data=stream, **options),
+            lambda trained, _, stream: fit(trained, stream, **OPTIONS),
+            "not on StreamDataset; .* pass it to model.fit",
+        ),
+        (
+            lambda trained, run, _: fit(trained, run, steps_per_epoch=3, **OPTIONS),
+            r"no steps_per_epoch: .*Stream",
+        ),
+        (
+            lambda trained, run, _: fit(trained, run, shuffle=True, **OPTIONS),
+            "no shuffle: .* the run's seed",
+        ),
+        (
+            lambda trained, run, stream: fit(
+                trained, run, validation_run=run, validation_data=stream, **OPTIONS
+            ),
             "either validation_run or validation_data",
         ),
-        (lambda: compiled.fit(stream, **plain), "has no end: pass steps_per_epoch to model.fit"),
         (
-            lambda: compiled.fit(stream, class_weight={0: 1.0}, **plain),
+            lambda trained, _, stream: trained.fit(stream, **PLAIN),
             "has no end: pass steps_per_epoch to model.fit",
         ),
-        (lambda: compiled.evaluate(stream, verbose=0), "has no end: pass .*steps to"),
         (
-            lambda: compiled.fit(run, **plain),
+            lambda trained, _, stream: trained.fit(stream, class_weight={0: 1.0}, **PLAIN),
+            "has no end: pass steps_per_epoch to model.fit",
+        ),
+        (
+            lambda trained, _, stream: trained.evaluate(stream, verbose=0),
+            "has no end: pass .*steps to",
+        ),
+        (
+            lambda trained, run, _: trained.fit(run, **PLAIN),
             r"is no array of samples: train with registry.keras.fit\(model, run, …\) or",
         ),
-        (lambda: np.asarray(run), "is no array of samples"),
-    ]
-    for refused, message in cases:
-        with pytest.raises(TrainingError, match=message):
-            refused()
+        (lambda _, run, __: np.asarray(run), "is no array of samples"),
+    ],
+    ids=[
+        "not compiled",
+        "a stream",
+        "steps_per_epoch",
+        "shuffle",
+        "validation twice",
+        "a stream without steps",
+        "class_weight without steps",
+        "evaluate without steps",
+        "a run in model.fit",
+        "a run as an array",
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_an_epoch_is_pinned(
+    growing: Dataset, call: Callable[[Any, Run, StreamDataset], object], message: str
+) -> None:
+    run = growing.run("r")
+    stream = StreamDataset(run, batch_size=10, x="x", y="y")
+    with pytest.raises(TrainingError, match=message):
+        call(model(), run, stream)
     assert run.last is None
+
+
+def test_fit_refuses_an_epoch_dataset(growing: Dataset) -> None:
+    dataset: Any = EpochDataset(growing.run("r").epoch(0), batch_size=10)
+    with pytest.raises(TrainingError, match=r"not on EpochDataset; .* pass it to model.fit"):
+        fit(model(), dataset, **OPTIONS)
+
+
+def test_a_validation_run_is_not_a_dataset(growing: Dataset) -> None:
+    dataset: Any = growing
+    message = r"validation_run is a run, .* not Dataset; pass other data as validation_data"
+    with pytest.raises(TrainingError, match=message):
+        fit(model(), growing.run("r"), validation_run=dataset, **OPTIONS)
+
+
+def test_a_run_has_no_shape(growing: Dataset) -> None:
+    run = growing.run("r")
     assert not hasattr(run, "shape")
     with pytest.raises(NotAnArrayError):
         run.shape  # noqa: B018
-    compiled.fit(stream, steps_per_epoch=2, **plain)
-    assert compiled.evaluate(stream, steps=2, verbose=0) >= 0
 
 
-def test_a_function_of_batches_serves_training_and_validation(growing: Dataset) -> None:
+def test_plain_fit_and_evaluate_take_a_stream_with_a_number_of_steps(growing: Dataset) -> None:
+    trained = model()
+    stream = StreamDataset(growing.run("r"), batch_size=10, x="x", y="y")
+    trained.fit(stream, steps_per_epoch=2, **PLAIN)
+    assert trained.evaluate(stream, steps=2, verbose=0) >= 0
+
+
+def test_a_function_of_batches_is_mapped_in_training_and_validation(growing: Dataset) -> None:
     one_hot = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2)])
     one_hot.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True), run_eagerly=True)
     history = fit(
@@ -110,41 +162,54 @@ def test_boxes_are_made_dense_by_a_function_of_batches(sqlite_url: str) -> None:
         )
 
 
-def test_validation_grows_with_the_dataset_and_each_epoch_has_a_newer_one(growing: Dataset) -> None:
-    run, test = growing.run("r", split="train"), growing.run("v", split="test")
-    sizes: list[int] = []
+class ValidationCounter(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no types
+    """Counts the batches of each validation."""
 
-    class Validated(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no types
-        """Counts the batches of each validation."""
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
 
-        def on_test_begin(self, logs: Any = None) -> None:  # noqa: ARG002
-            sizes.append(0)
+    def on_test_begin(self, logs: Any = None) -> None:  # noqa: ARG002
+        self.batches.append(0)
 
-        def on_test_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
-            sizes[-1] += 1
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
+        self.batches[-1] += 1
 
-    options: dict[str, Any] = {"batch_size": 1, "x": "x", "y": "y", "verbose": 0}
+
+def eager_model() -> Any:
+    """Make a model that counts batches of one sample without tracing a function for them."""
     eager = model()
     eager.run_eagerly = True
-    callbacks = [Validated(), BatchCounter(lambda: grow(growing, 50))]
-    fit(eager, run, epochs=2, validation_run=test, callbacks=callbacks, **options)
-    assert sizes == [test.epoch(0).size, test.epoch(1).size]
-    assert 0 < sizes[0] < sizes[1]
+    return eager
+
+
+def test_each_epoch_is_validated_on_a_newer_epoch_of_the_validation_run(growing: Dataset) -> None:
+    run, test = growing.run("r", split="train"), growing.run("v", split="test")
+    validations = ValidationCounter()
+    callbacks = [validations, BatchCounter(lambda: grow(growing, 50))]
+    options = {**OPTIONS, "batch_size": 1, "epochs": 2}
+    fit(eager_model(), run, validation_run=test, callbacks=callbacks, **options)
+    assert validations.batches == [test.epoch(0).size, test.epoch(1).size]
+    assert 0 < validations.batches[0] < validations.batches[1]
     assert test.epoch(1).watermark == run.epoch(1).watermark == 100
-    sizes.clear()
-    fit(
-        eager,
-        run,
-        epochs=1,
-        initial_epoch=0,
-        validation_run=test,
-        callbacks=callbacks[:1],
-        **options,
-    )
-    assert sizes == [test.epoch(0).size], "a replay is validated as it was"
+
+
+def test_a_replay_is_validated_on_the_same_epochs(growing: Dataset) -> None:
+    run, test = growing.run("r", split="train"), growing.run("v", split="test")
+    validations, eager = ValidationCounter(), eager_model()
+    options = {**OPTIONS, "batch_size": 1, "validation_run": test}
+    fit(eager, run, epochs=2, callbacks=BatchCounter(lambda: grow(growing, 50)), **options)
+    fit(eager, run, epochs=1, initial_epoch=0, callbacks=validations, **options)
+    assert validations.batches == [test.epoch(0).size]
     assert test.last == test.pin(1), "nothing was pinned for it"
-    fit(eager, run, epochs=1, validation_run=growing.run("new"), callbacks=callbacks[:1], **options)
-    assert sizes[1:] == [150]
+
+
+def test_a_new_validation_run_holds_all_samples_by_then(growing: Dataset) -> None:
+    validations, eager = ValidationCounter(), eager_model()
+    grow(growing, 100)
+    options = {**OPTIONS, "batch_size": 1, "callbacks": validations}
+    fit(eager, growing.run("r", split="train"), validation_run=growing.run("new"), **options)
+    assert validations.batches == [150]
 
 
 def test_validation_needs_a_sample(growing: Dataset) -> None:

@@ -24,20 +24,20 @@ SIZE = 1000
 
 @pytest.fixture
 def url(sqlite_url: str) -> str:
-    """One kind of database: what is tested begins where it ends."""
+    """One kind of database: these tests are about what reads the mirror."""
     return sqlite_url
 
 
 @pytest.fixture
 def epoch(digits: Dataset) -> Epoch:
-    """An epoch that has to look positions up: some samples are in another split, some revised."""
+    """An epoch whose index has entries: some samples are in another split, some revised."""
     digits.insert([digit(n) for n in range(SIZE)], keys=[f"k{n}" for n in range(SIZE)])
     digits.update("k7", label=1)
     digits.retract("k8")
     return digits.run("r", seed=3, split="train").epoch(0)
 
 
-def test_an_iterator_restored_from_a_checkpoint_goes_on_exactly(
+def test_an_iterator_restored_from_a_checkpoint_continues_exactly(
     epoch: Epoch, tmp_path: Path
 ) -> None:
     dataset = EpochDataset(epoch, batch_size=32)
@@ -82,8 +82,8 @@ def test_tf_data_service_gives_the_same_elements_from_another_process(epoch: Epo
 
 def test_a_mirrored_strategy_trains_every_sample_once(digits: Dataset, url: str) -> None:
     digits.insert([digit(n) for n in range(SIZE)])
-    (seen,) = _trained([{"url": url, "batch_size": 50, "strategy": "mirrored"}])
-    assert sorted(seen) == list(range(SIZE))
+    (samples,) = _trained([{"url": url, "batch_size": 50, "strategy": "mirrored"}])
+    assert sorted(samples) == list(range(SIZE))
 
 
 def test_two_workers_train_every_sample_once(digits: Dataset, url: str) -> None:
@@ -105,7 +105,7 @@ def test_two_workers_train_every_sample_once(digits: Dataset, url: str) -> None:
 
 
 def _trained(arguments: list[dict[str, Any]]) -> list[list[int]]:
-    """Train in a process for each, and return the samples that each was trained on."""
+    """Train in one process for each of the arguments, and return the samples of each."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.support.strategies"])
     queue = context.Queue()
@@ -115,14 +115,14 @@ def _trained(arguments: list[dict[str, Any]]) -> list[list[int]]:
     ]
     for process in processes:
         process.start()
-    seen = dict(queue.get(timeout=120) for _ in processes)
+    samples = dict(queue.get(timeout=120) for _ in processes)
     for process in processes:
         process.join()
-    return [seen[number] for number in range(len(arguments))]
+    return [samples[number] for number in range(len(arguments))]
 
 
 def _free_port() -> int:
-    with socket.socket() as opened:
-        opened.bind(("localhost", 0))
-        port: int = opened.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        port: int = listener.getsockname()[1]
         return port
