@@ -8,6 +8,7 @@ import threading
 import tracemalloc
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from registry.errors import InvalidSampleError
 from registry.io.labeling.annotation_state import State
 from registry.io.labeling.apply import Outcome, settle
 from registry.storage.database import models
-from registry.storage.log import rejected, waiting
+from registry.storage.log import inbox, rejected, waiting
 from tests.support.datasets import digit
 
 MIB = 1 << 20
@@ -312,6 +313,31 @@ def test_all_that_waits_is_drained_in_its_order_however_much_it_is(
     keys = [f"k{number % 2990}" for number in range(3000) if number % 1000]
     assert [entry.key for entry in digits.entries()] == keys
     assert digits.get("k1")["label"] == 2991 % 10
+
+
+@pytest.mark.parametrize(
+    "limit", [(waiting, "_STORED"), (inbox, "_BYTES"), None], ids=["stored", "measured", "together"]
+)
+def test_rows_are_drained_in_the_order_of_their_ids_wherever_they_are_stored(
+    postgresql_url: str, limit: tuple[ModuleType, str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL stores an updated row at another place, and without an order returns it last."""
+    if limit:
+        monkeypatch.setattr(*limit, 1)  # a row at a time
+    with registry.connect(postgresql_url) as reg:
+        digits = reg.create("digits", {"label": registry.ClassLabel(10)})
+        with reg.engine.begin() as tool:
+            for label in range(10):
+                put(tool, digits, "revised", {"label": label})
+            for ids in ("id % 3 = 0", "id % 3 = 1"):
+                tool.execute(text(f"UPDATE inbox SET source = 'tool' WHERE {ids}"))
+            # The planner could use these, and their order is that of the ids.
+            tool.execute(text("DROP INDEX ix_inbox_waiting"))
+            tool.execute(text("ALTER TABLE inbox DROP CONSTRAINT pk_inbox"))
+            assert tool.scalars(text("SELECT id % 3 FROM inbox")).first() == 2
+        assert digits.inbox.drain().moved == 10
+        labels = [revision.sample["label"] for revision in digits.history("revised")]  # type: ignore[index]
+        assert labels == list(range(10))
 
 
 def test_a_row_that_a_tool_has_locked_keeps_neither_drainers_nor_writers_waiting(
