@@ -18,10 +18,9 @@ from sqlalchemy import Connection, select
 from registry.errors import TransientError
 from registry.storage.database.models import SampleRow
 from registry.storage.database.transactions import read
-from registry.storage.log import head as heads
 from registry.storage.log.erasures import erased_between
 from registry.storage.log.hash_chain import GENESIS
-from registry.storage.log.head import Head
+from registry.storage.log.head import Head, read_head
 from registry.storage.log.reader import Log, pages
 from registry.storage.log.standby import missing_rows
 from registry.storage.mirror.mirror import Mirror
@@ -92,7 +91,7 @@ def _past(log: Log, head: Head) -> int | None:
         return None
     # A row behind the head is an error only if the head is still there. A row that was appended
     # since the head was read has moved the head.
-    now, _ = read(log.engine, heads.read, log.dataset_id)
+    now, _ = read(log.engine, read_head, log.dataset_id)
     return head.position if now.position == head.position else None
 
 

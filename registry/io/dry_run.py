@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from functools import partial
 from hashlib import sha256
 
 from sqlalchemy import Engine
@@ -56,15 +55,8 @@ class DryRun:
 
     def _latest(self, batch: Batch) -> dict[str, Latest]:
         """Return the latest revision of each key, with earlier calls counted as stored."""
-        revisions = read(
-            self._engine,
-            partial(
-                latest,
-                dataset_id=self.dataset.id,
-                keys={*batch.keys},
-                compared=list(batch.compared()),
-            ),
-        )
+        compared = list(batch.compared())
+        revisions = read(self._engine, latest, self.dataset.id, {*batch.keys}, compared)
         replaced: set[str] = set()
         for key, record in batch.compared():
             row = self._accepted.execute(

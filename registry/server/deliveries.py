@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, select
 from registry.storage.database.models import DeliveryRow
 from registry.storage.database.sql import insert_if_new
 from registry.storage.database.transactions import write
-from registry.storage.log import head as heads
+from registry.storage.log.head import read_head
 
 DeliveryStatus = Literal["recorded", "repeated", "replayed"]
 
@@ -23,7 +23,7 @@ def record(
     """Call `record_in` in its own transaction."""
 
     def work(connection: Connection) -> DeliveryStatus:
-        heads.read(connection, dataset_id)  # raises if the dataset was dropped
+        read_head(connection, dataset_id)  # raises if the dataset was dropped
         return record_in(connection, dataset_id, tool, event, digest, signed)
 
     return write(engine, work)

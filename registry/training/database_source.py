@@ -36,10 +36,7 @@ class DatabaseSource:
     def index(self, population: Population, size: int | None) -> Index:  # noqa: ARG002
         def live(after: int, until: int) -> Positions:
             return read(
-                self.log.engine,
-                lambda connection: live_in_database(
-                    connection, self.log.dataset_id, population, after, until
-                ),
+                self.log.engine, live_in_database, self.log.dataset_id, population, after, until
             )
 
         positions = live(population.since, population.watermark)
@@ -55,16 +52,13 @@ class DatabaseSource:
 
     def take_records(self, positions: Positions) -> Sequence[Record]:
         wanted = positions.tolist()
-        records = read(
-            self.log.engine,
-            lambda connection: records_at(connection, self.log.dataset_id, wanted),
-        )
+        records = read(self.log.engine, records_at, self.log.dataset_id, wanted)
         # After the read: a database restored meanwhile may have other rows at these positions.
         confirm(self.log, *self._history)
         # An erased sample's record is empty, which no stored record is; decoding it would fail.
         if not all(records):
-            place = (self.log.dataset_id, min(wanted), max(wanted) + 1)
-            rows = read(self.log.engine, lambda connection: erased_between(connection, *place))
+            after, until = min(wanted), max(wanted) + 1
+            rows = read(self.log.engine, erased_between, self.log.dataset_id, after, until)
             refuse([(row.position, row.key) for row in rows if row.position in wanted])
         return records
 
@@ -72,7 +66,4 @@ class DatabaseSource:
         pass
 
     def erased(self, population: Population) -> list[tuple[int, str]]:
-        return read(
-            self.log.engine,
-            lambda connection: erased_in_database(connection, self.log.dataset_id, population),
-        )
+        return read(self.log.engine, erased_in_database, self.log.dataset_id, population)

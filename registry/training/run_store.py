@@ -8,6 +8,7 @@ that are appended after it was pinned belong to a later epoch.
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, SupportsIndex
 
@@ -163,7 +164,7 @@ def find(engine: Engine, run: Settings, number: int) -> Pin | None:
     """Read an epoch's row; None while it is not pinned."""
     if abs(number) >= END:  # drivers raise an error for what is no 64-bit integer
         return None
-    return read(engine, lambda connection: _find(connection, _NUMBER, run, number=number))
+    return read(engine, _find, _NUMBER, run, {"number": number})
 
 
 def find_before(engine: Engine, run: Settings, number: int) -> Pin | None:
@@ -173,7 +174,7 @@ def find_before(engine: Engine, run: Settings, number: int) -> Pin | None:
     """
 
     def find(connection: Connection) -> Pin | None:
-        pin = _find(connection, _NUMBER, run, number=number - 1)
+        pin = _find(connection, _NUMBER, run, {"number": number - 1})
         if pin is None:
             refuse_if_behind(connection, f"epoch {number - 1} of run {run.name!r}")
         return pin
@@ -203,7 +204,7 @@ def look(engine: Engine, run: Settings, number: int, known: int | None) -> dict[
 
 def last(engine: Engine, run: Settings) -> Pin | None:
     """Read the row of the last pinned epoch; None before the first."""
-    return read(engine, lambda connection: _find(connection, _LAST, run))
+    return read(engine, _find, _LAST, run, {})
 
 
 def find_at(engine: Engine, run: Settings, sample: int) -> Pin | None:
@@ -213,7 +214,7 @@ def find_at(engine: Engine, run: Settings, sample: int) -> Pin | None:
     """
 
     def find(connection: Connection) -> Pin | None:
-        pin = _find(connection, _BEGUN, run, sample=min(sample, END - 1))
+        pin = _find(connection, _BEGUN, run, {"sample": min(sample, END - 1)})
         if sample > (pin.start + pin.size if pin else 0):
             refuse_if_behind(connection, f"the epoch before sample {sample} of run {run.name!r}")
         return pin
@@ -223,7 +224,7 @@ def find_at(engine: Engine, run: Settings, sample: int) -> Pin | None:
 
 def find_covering(engine: Engine, run: Settings, watermark: int) -> Pin | None:
     """Read the row of the first epoch that was pinned at or after a watermark."""
-    return read(engine, lambda c: _find(c, _COVERING, run, watermark=watermark))
+    return read(engine, _find, _COVERING, run, {"watermark": watermark})
 
 
 def pin(engine: Engine, run: Settings, proposed: Pin) -> Pin:
@@ -233,7 +234,7 @@ def pin(engine: Engine, run: Settings, proposed: Pin) -> Pin:
         # Not an upsert: the first row must stay, since other workers may train on it already.
         if insert_if_new(connection, EpochRow, {"run_id": run.id, **asdict(proposed)}):
             return proposed
-        return _find(connection, _NUMBER, run, number=proposed.number)
+        return _find(connection, _NUMBER, run, {"number": proposed.number})
 
     pinned = write(engine, store)
     assert pinned is not None
@@ -242,7 +243,7 @@ def pin(engine: Engine, run: Settings, proposed: Pin) -> Pin:
 
 def consumed(engine: Engine, run: Settings) -> int:
     """Read how many of the run's samples are recorded as trained on."""
-    return read(engine, lambda connection: _consumed(connection, run))
+    return read(engine, _consumed, run)
 
 
 def record(engine: Engine, run: Settings, samples: int, *, rewind: bool = False) -> int:
@@ -293,8 +294,10 @@ def _settings(row: Row[Any]) -> Settings:
     return Settings(row.id, row.name, row.seed, row.split, policies.parse(row.policy))
 
 
-def _find(connection: Connection, wanted: Select[Any], run: Settings, **place: int) -> Pin | None:
-    row = connection.execute(wanted, {"run": run.id, **place}).one_or_none()
+def _find(
+    connection: Connection, query: Select[Any], run: Settings, parameters: Mapping[str, int]
+) -> Pin | None:
+    row = connection.execute(query, {"run": run.id, **parameters}).one_or_none()
     return _pin(row) if row else None
 
 

@@ -15,7 +15,7 @@ import pytest
 import registry
 from registry.storage.database.engine import make_engine
 from registry.storage.database.transactions import writing
-from registry.storage.log import head as heads
+from registry.storage.log.head import lock_head
 from tests.support.datasets import digit
 
 INTERRUPTS = {"sqlite": 200, "postgresql": 120}  # which connects again after each
@@ -74,7 +74,7 @@ def interrupt_inserts(url: str) -> None:
         first = (time.perf_counter() - since) * (number + 1) / times
         interrupted += interrupts(insert, first, SECOND[number % len(SECOND)])
         with writing(other, wait=1) as connection:
-            heads.lock(connection, digits.id)
+            lock_head(connection, digits.id)
     insert()
     assert digits.verify()[0].differs is None
     assert interrupted > times / 4

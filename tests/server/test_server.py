@@ -25,9 +25,9 @@ from registry.server.problems import Problem
 from registry.server.serve import listen, make_server
 from registry.server.settings import ServerSettings
 from registry.storage.database.transactions import writing
-from registry.storage.log import head as heads
 from registry.storage.log.batch import Report
 from registry.storage.log.changes import Change
+from registry.storage.log.head import lock_head
 from tests.support.databases import administrator
 from tests.support.datasets import FIXED, digit
 from tests.support.servers import client, eventually, serving
@@ -469,7 +469,7 @@ def test_a_server_that_is_told_to_stop_answers_what_it_accepted(
     running = make_server(reg, ServerSettings())
     sent: list[httpx.Response] = []
     with listen("127.0.0.1", 0) as listener, writing(reg.engine) as connection:
-        heads.lock(connection, digits.id)  # so that no commit ends
+        lock_head(connection, digits.id)  # so that no commit ends
         at = f"http://127.0.0.1:{listener.getsockname()[1]}{POST}"
         headers = {"authorization": f"Bearer {secret}"}
         serves = threading.Thread(target=running.run, kwargs={"sockets": [listener]})

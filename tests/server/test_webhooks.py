@@ -164,7 +164,10 @@ def test_an_argilla_event_that_fails_midway_is_neither_noted_nor_lost(
     with serving(reg) as at, httpx.Client(base_url=at) as http:
         url = f"{HOOKS}/argilla"
         mappings.set_mapping(reg.engine, moods.id, "argilla", {"text": "fields.body"})
-        for broken in ("registry.io.labeling.argilla.latest", "registry.storage.log.head.advance"):
+        for broken in (
+            "registry.io.labeling.argilla.latest",
+            "registry.storage.log.writer.advance_head",
+        ):
             with monkeypatch.context() as patch:
                 patch.setattr(broken, fail)
                 answer = http.post(url, content=raw, headers=signed_argilla(raw, "msg_1"))

@@ -26,7 +26,7 @@ from registry.errors import (
 from registry.storage.database.engine import make_engine
 from registry.storage.database.transactions import reading, writing
 from registry.storage.database.url import parse_url, shown
-from registry.storage.log import head as heads
+from registry.storage.log.head import lock_head
 from registry.storage.log.writer import transact
 from tests.faults.test_server_kills import own_postgresql
 from tests.support.databases import administrator
@@ -243,7 +243,7 @@ def test_a_timeout_that_a_role_sets_is_an_error_that_names_the_setting(
         hasty = make_engine(url.update_query_dict({"options": given}))
         stack.callback(hasty.dispose)
         with writing(reg.engine) as connection:
-            heads.lock(connection, digits.id)
+            lock_head(connection, digits.id)
             with pytest.raises(LockTimeoutError, match="longer than lock_timeout") as locked:
                 transact(hasty, digits.id, lambda writer: writer.head, wait=0.05)
         assert isinstance(locked.value, ConflictError)
@@ -252,7 +252,7 @@ def test_a_timeout_that_a_role_sets_is_an_error_that_names_the_setting(
         hasty = make_engine(url.update_query_dict({"options": given}))
         stack.callback(hasty.dispose)
         with writing(reg.engine) as connection:
-            heads.lock(connection, digits.id)
+            lock_head(connection, digits.id)
             with pytest.raises(StatementTimeoutError, match="raise statement_timeout") as ended:
                 transact(hasty, digits.id, lambda writer: writer.head)
         assert ended.value.setting == "statement_timeout"

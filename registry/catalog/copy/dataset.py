@@ -30,10 +30,9 @@ from registry.storage.database.models import NOT_DROPPED, DatasetRow
 from registry.storage.database.sql import insert_if_new
 from registry.storage.database.transactions import open_connection, read, write, writing
 from registry.storage.database.url import shown
-from registry.storage.log import head as heads
 from registry.storage.log.divergence import last_common
 from registry.storage.log.hash_chain import GENESIS
-from registry.storage.log.head import Head
+from registry.storage.log.head import Head, lock_head, read_head
 from registry.storage.log.reader import Log
 from registry.storage.log.version import Version
 
@@ -72,7 +71,7 @@ def copy_dataset(
     # The last rows and the tables related to the log are read in one transaction. Otherwise the
     # copy could get an epoch, or the state of an event, that refers to rows it does not have.
     with _snapshot(source.engine) as connection:
-        goal, _ = heads.read(connection, origin.dataset_id)
+        goal, _ = read_head(connection, origin.dataset_id)
         head = work.advance(head, goal.position, connection)
         if head.live != goal.live:
             raise DatabaseError(
@@ -130,7 +129,7 @@ def _held(copy: Log, head: Head) -> Iterator[Connection]:
     Raises `DivergenceError` if the copy does not end at ``head``.
     """
     with writing(copy.engine) as connection:
-        found = heads.lock(connection, copy.dataset_id)
+        found = lock_head(connection, copy.dataset_id)
         if (found.position, found.chain) != (head.position, head.chain):
             raise overtaken(head.position)
         yield connection
@@ -190,7 +189,7 @@ def _common(origin: Log, copy: Log, name: str) -> Head:
     The chain value at a position is a hash of all rows before it. So one comparison at the head is
     enough.
     """
-    head, _ = read(copy.engine, heads.read, copy.dataset_id)
+    head, _ = read(copy.engine, read_head, copy.dataset_id)
     if origin.chain_at(head.position) == head.chain:
         return head
     position = last_common(

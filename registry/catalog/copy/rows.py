@@ -22,10 +22,9 @@ from registry.storage.database.models import SampleRow
 from registry.storage.database.retry import retrying
 from registry.storage.database.transactions import writing
 from registry.storage.log import bulk_insert
-from registry.storage.log import head as heads
 from registry.storage.log.bulk_insert import BLOCK, NewRows
 from registry.storage.log.hash_chain import NONE, extend_past
-from registry.storage.log.head import Head, was_committed
+from registry.storage.log.head import Head, advance_head, lock_head, was_committed
 from registry.storage.log.page_queries import rows_within
 from registry.storage.log.standby import missing_rows
 
@@ -108,7 +107,7 @@ def store(engine: Engine, dataset_id: int, head: Head, rows: Sequence[LogRow]) -
     stop = last.position + 1
     for attempt in retrying(engine=engine):
         with attempt, writing(engine) as connection:
-            existing = heads.lock(connection, dataset_id)
+            existing = lock_head(connection, dataset_id)
             if existing != head:
                 # An earlier attempt may have committed, although its answer was lost: `overtaken`
                 # would then report our own rows.
@@ -119,7 +118,7 @@ def store(engine: Engine, dataset_id: int, head: Head, rows: Sequence[LogRow]) -
             bulk_insert.insert(connection, dataset_id, _blocks(rows))
             live = head.live + _gain(connection, dataset_id, rows)
             after = replace(head, position=stop, live=live, chain=last.chain)
-            heads.advance(connection, dataset_id, after)
+            advance_head(connection, dataset_id, after)
             return after
     raise AssertionError
 

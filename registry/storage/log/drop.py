@@ -83,7 +83,7 @@ def remove(engine: Engine, progress: Progress | None = None) -> None:
     """
     query = select(DatasetRow.id).where(DatasetRow.dropped_at.is_not(None))
     numbers = read(engine, lambda connection: list(connection.execute(query).scalars()))
-    total = sum(read(engine, partial(_extent, dataset_id=number)) for number in numbers)
+    total = sum(read(engine, _extent, number) for number in numbers)
     removal = _Removal(engine, total, progress)
     for number in numbers:
         removal.remove(number)

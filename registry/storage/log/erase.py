@@ -22,9 +22,9 @@ from registry.errors import RegistryError, SampleNotFoundError
 from registry.samples.keys import check_key
 from registry.storage.database.models import ErasureRow, InboxRow, SampleRow
 from registry.storage.database.transactions import driver, open_connection, write
-from registry.storage.log import head as heads
 from registry.storage.log.batch import Plan
 from registry.storage.log.entries import places
+from registry.storage.log.head import count_erased
 from registry.storage.log.writer import Writer, transact
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def erase(engine: Engine, dataset_id: int, keys: Sequence[str], *, full: bool) -
     wanted = list(dict.fromkeys(keys))
     # Before the head is locked: a tool's transaction may hold these rows for any time, and every
     # writer of the dataset would wait for it.
-    waiting = write(engine, partial(_empty_inbox, dataset_id=dataset_id, keys=wanted))
+    waiting = write(engine, _empty_inbox, dataset_id, wanted)
     rows = transact(engine, dataset_id, partial(_erase, keys=wanted, waiting=waiting))
     return Erasure(rows, sum(waiting.values()), _purge(engine, full=full))
 
@@ -131,7 +131,7 @@ def _blank(writer: Writer, positions: Sequence[int]) -> None:
             for number, position in enumerate(positions, start=first)
         ],
     )
-    heads.count_erased(connection, dataset_id, first + len(positions))
+    count_erased(connection, dataset_id, first + len(positions))
 
 
 _FREE_SPACE = (

@@ -40,7 +40,7 @@ _CHAIN = select(SampleRow.chain).where(
     SampleRow.dataset_id == _DATASET, SampleRow.position == _LAST
 )
 # An outer join: the head is returned even where the log has not so many rows.
-_SEEN = (
+_CHAIN_AND_ERASURES = (
     select(SampleRow.chain, HeadRow.erased)
     .join_from(
         HeadRow,
@@ -67,7 +67,7 @@ class Head:
     erased: int = 0
 
 
-def read(connection: Connection, dataset_id: int) -> tuple[Head, bool]:
+def read_head(connection: Connection, dataset_id: int) -> tuple[Head, bool]:
     """Read the head, up to which the log is complete, and whether rows wait in the inbox.
 
     Raises `DatasetDroppedError` where there is none.
@@ -103,20 +103,22 @@ def was_committed(
     return row is not None and (row.chain, row.key) == (chain, key)
 
 
-def seen(connection: Connection, dataset_id: int, watermark: int) -> tuple[bytes | None, int]:
+def chain_and_erasures(
+    connection: Connection, dataset_id: int, watermark: int
+) -> tuple[bytes | None, int]:
     """Return the chain as `chain_at` does, and the erased count, from one statement.
 
     Two statements could see an erasure that was committed between them. Raises
     `DatasetDroppedError` where there is no head.
     """
     place = {"dataset": dataset_id, "last": watermark - 1}
-    row = connection.execute(_SEEN, place).one_or_none()
+    row = connection.execute(_CHAIN_AND_ERASURES, place).one_or_none()
     if row is None:
         raise DatasetDroppedError
     return (row.chain if watermark else GENESIS), row.erased
 
 
-def lock(connection: Connection, dataset_id: int) -> Head:
+def lock_head(connection: Connection, dataset_id: int) -> Head:
     """Lock the head and return it; other writers of this dataset wait until the transaction ends.
 
     This lock makes position order the commit order: it is held from before a position is given
@@ -127,7 +129,7 @@ def lock(connection: Connection, dataset_id: int) -> Head:
     return _head(connection.execute(_LOCKED, {"dataset": dataset_id}).one_or_none())
 
 
-def advance(connection: Connection, dataset_id: int, head: Head) -> None:
+def advance_head(connection: Connection, dataset_id: int, head: Head) -> None:
     """Store a new head; the transaction must hold the lock."""
     connection.execute(
         update(HeadRow)

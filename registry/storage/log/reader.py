@@ -28,8 +28,8 @@ from registry.samples.features import Features
 from registry.storage.database.address import Pickled
 from registry.storage.database.retry import PATIENCE, retrying
 from registry.storage.database.transactions import read
-from registry.storage.log import head as heads
 from registry.storage.log.divergence import check_reader
+from registry.storage.log.head import Head, chain_at, read_head
 from registry.storage.log.inbox import Inbox
 from registry.storage.log.notifications import Pause, listening
 from registry.storage.log.page import Page
@@ -86,15 +86,13 @@ class Log(Pickled):
         there = Log(self.replica.engine, reach.dataset_id, self.uid, self.codec)
         return there, reach.until
 
-    def head(self) -> heads.Head:
+    def head(self) -> Head:
         """Return the log's current head, after moving waiting rows of the inbox to the log.
 
         The inbox is skipped where the right or the space for that is missing, or where another
         writer holds the lock for longer than a second.
         """
-        head, waiting = read(
-            self.engine, lambda connection: heads.read(connection, self.dataset_id)
-        )
+        head, waiting = read(self.engine, read_head, self.dataset_id)
         if waiting:
             with suppress(PermissionDeniedError, ReadOnlyError, DiskFullError, ConflictError):
                 return self.inbox.drain(wait=_LOCK_WAIT).head
@@ -107,18 +105,14 @@ class Log(Pickled):
 
     def chain_at(self, watermark: int) -> bytes | None:
         """Read the chain after the log's first ``watermark`` rows; None if it has fewer."""
-        return read(
-            self.engine, lambda connection: heads.chain_at(connection, self.dataset_id, watermark)
-        )
+        return read(self.engine, chain_at, self.dataset_id, watermark)
 
     def chain_reached(self, watermark: int) -> bytes | None:
         """Read the chain as `chain_at` does, at a watermark that the log is known to have reached.
 
         Waits for a standby that has not received these rows yet.
         """
-        return read(
-            self.engine, lambda connection: chain_reached(connection, self.dataset_id, watermark)
-        )
+        return read(self.engine, chain_reached, self.dataset_id, watermark)
 
     def page(self, after: int, until: int, patience: float | None) -> Page:
         """Read the first page of positions ``[after, until)``, in its own transaction.
@@ -185,14 +179,14 @@ def follow(log: Log, after: int) -> Generator[Page]:
 
 def await_growth(
     log: Log, after: int, until: float | None = None, chain: bytes | None = None
-) -> heads.Head | None:
+) -> Head | None:
     """Wait until the log's head is past ``after``, and return the head.
 
     Returns None if the monotonic clock reaches ``until`` first. With ``chain``, raises
     `DivergenceError` unless that is the log's chain value at ``after``.
     """
 
-    def look() -> heads.Head:
+    def look() -> Head:
         head = log.head()
         if chain is not None:
             check_reader(log.engine, log.dataset_id, head, after, chain)

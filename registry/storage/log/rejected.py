@@ -77,7 +77,7 @@ def listed(
     """Yield rejected rows with ids greater than ``after``, in order, at most ``limit`` of them."""
     while limit is None or limit > 0:
         count = _PAGE if limit is None else min(limit, _PAGE)
-        rows = _page(engine, dataset_id, after, count)
+        rows = read(engine, _page, dataset_id, after, count)
         yield from map(_refused, rows)
         if len(rows) < count:
             return
@@ -108,7 +108,7 @@ def rejected(dataset_id: int, ids: Sequence[int] | None = None) -> list[ColumnEl
 
 def limits(engine: Engine, dataset_id: int) -> Limits:
     """Return a dataset's limits; raises `DatasetDroppedError`."""
-    return read(engine, lambda connection: _limits(connection, dataset_id))
+    return read(engine, _limits, dataset_id)
 
 
 def set_limits(
@@ -157,7 +157,7 @@ def prune(engine: Engine, dataset_id: int) -> int:
     noted = update(InboxRow).where(InboxRow.id.in_(new)).values(rejected_at=func.now())
     write(engine, lambda connection: connection.execute(noted))
     removed = 0
-    while count := write(engine, lambda connection: _remove(connection, dataset_id)):
+    while count := write(engine, _remove, dataset_id):
         removed += count
     if removed:
         logger.warning(
@@ -200,19 +200,16 @@ def _limits(connection: Connection, dataset_id: int) -> Limits:
 
 
 def _page(
-    engine: Engine, dataset_id: int, after: int, count: int
+    connection: Connection, dataset_id: int, after: int, count: int
 ) -> Sequence[Row[*tuple[Any, ...]]]:
-    def rows(connection: Connection) -> Sequence[Row[*tuple[Any, ...]]]:
-        columns = (InboxRow.key, InboxRow.action, InboxRow.source)
-        texts = [raw(column, connection.dialect.name).label(column.name) for column in columns]
-        return connection.execute(
-            select(InboxRow.id, *texts, InboxRow.created_at, InboxRow.error)
-            .where(*rejected(dataset_id), InboxRow.id > max(-1, min(after, (1 << 63) - 1)))
-            .order_by(InboxRow.id)
-            .limit(count)
-        ).all()
-
-    return read(engine, rows)
+    columns = (InboxRow.key, InboxRow.action, InboxRow.source)
+    texts = [raw(column, connection.dialect.name).label(column.name) for column in columns]
+    return connection.execute(
+        select(InboxRow.id, *texts, InboxRow.created_at, InboxRow.error)
+        .where(*rejected(dataset_id), InboxRow.id > max(-1, min(after, (1 << 63) - 1)))
+        .order_by(InboxRow.id)
+        .limit(count)
+    ).all()
 
 
 def _refused(row: Row[Any]) -> Refused:

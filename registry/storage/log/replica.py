@@ -21,8 +21,8 @@ from registry.storage.database.engine import make_engine
 from registry.storage.database.models import DatasetRow, HeadRow, SampleRow
 from registry.storage.database.transactions import read
 from registry.storage.database.url import parse_url, shown
-from registry.storage.log import head as log_heads
 from registry.storage.log.hash_chain import GENESIS
+from registry.storage.log.head import chain_and_erasures, chain_at
 from registry.storage.log.notifications import Pause
 
 LAG = 5.0
@@ -95,8 +95,7 @@ class Replica:
         began = time.monotonic()
         if began < self._again:
             return None
-        place = (dataset_id, until)
-        chain, erased = read(primary, lambda connection: log_heads.seen(connection, *place))
+        chain, erased = read(primary, chain_and_erasures, dataset_id, until)
         if chain is None:
             return None  # the log has no such position; reading the primary raises the error
         # A replica that was out is not waited for: it is used again once it has all of the range.
@@ -115,7 +114,7 @@ class Replica:
                 # It has the first part of the range: its head is compared instead.
                 if found is None and after < held.position < until and not self._out:
                     position, found = held.position, held.end
-                    expected = self._chain_at(primary, dataset_id, position)
+                    expected = read(primary, chain_at, dataset_id, position)
                 if found is not None and found == expected:
                     self._out = False
                     return Reach(held.dataset_id, position)
@@ -143,11 +142,6 @@ class Replica:
             ReplicaWarning,
             stacklevel=4,
         )
-
-    @staticmethod
-    def _chain_at(primary: Engine, dataset_id: int, position: int) -> bytes | None:
-        place = (dataset_id, position)
-        return read(primary, lambda connection: log_heads.chain_at(connection, *place))
 
 
 def _reopened(address: Address) -> Replica:

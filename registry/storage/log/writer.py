@@ -22,13 +22,11 @@ from registry.errors import RegistryError
 from registry.samples.splits import buckets
 from registry.storage.database.retry import PATIENCE, retrying
 from registry.storage.database.transactions import writing
-from registry.storage.log import bulk_insert
-from registry.storage.log import divergence as histories
-from registry.storage.log import head as heads
+from registry.storage.log import bulk_insert, divergence
 from registry.storage.log.batch import Amend, Batch, Outcome, Plan, Report, resolve
 from registry.storage.log.bulk_insert import BLOCK, NewRows
 from registry.storage.log.hash_chain import NONE, extend
-from registry.storage.log.head import Head
+from registry.storage.log.head import Head, advance_head, lock_head, was_committed
 from registry.storage.log.lookup import Latest, RecordReader, latest
 from registry.storage.log.notifications import notify
 
@@ -95,12 +93,12 @@ def transact(
     sent: _Sent[Result] | None = None
     for attempt in retrying(PATIENCE if wait is None else wait, engine):
         with attempt, writing(engine, wait) as connection:
-            head = heads.lock(connection, dataset_id)
+            head = lock_head(connection, dataset_id)
             # Under the lock, so that the log cannot change during the search for the lost commit.
             if sent is not None and sent.arrived(connection, dataset_id):
-                histories.remember(engine, dataset_id, sent.head)
+                divergence.remember(engine, dataset_id, sent.head)
                 return sent.result
-            histories.check(connection, dataset_id, head)
+            divergence.check(connection, dataset_id, head)
             writer = Writer(connection, dataset_id, head)
             result = work(writer)
             if writer.last is None:
@@ -109,7 +107,7 @@ def transact(
             sent = _Sent(writer.last, writer.head, result)
     # After the commit: a head that was rolled back must not be remembered, nor followers woken.
     assert sent is not None
-    histories.remember(engine, dataset_id, sent.head)
+    divergence.remember(engine, dataset_id, sent.head)
     notify(engine, dataset_id)
     return sent.result
 
@@ -124,9 +122,7 @@ class _Sent(Generic[Result]):
 
     def arrived(self, connection: Connection, dataset_id: int) -> bool:
         """Return whether it was committed, although its answer was lost."""
-        return heads.was_committed(
-            connection, dataset_id, self.head.position, self.head.chain, self.key
-        )
+        return was_committed(connection, dataset_id, self.head.position, self.head.chain, self.key)
 
 
 @dataclass
@@ -194,7 +190,7 @@ class Writer:
             live=self.head.live + rows.inserted - rows.retracted,
             chain=bulk_insert.insert(self.connection, self.dataset_id, blocks),
         )
-        heads.advance(self.connection, self.dataset_id, self.head)
+        advance_head(self.connection, self.dataset_id, self.head)
         self.last = rows.keys[-1]
 
 

@@ -22,7 +22,7 @@ from registry.storage.database.fork_safety import ThreadLock
 from registry.storage.database.transactions import read
 from registry.storage.log.divergence import last_common
 from registry.storage.log.erasures import Erased, erased_between, erased_from
-from registry.storage.log.head import seen
+from registry.storage.log.head import chain_and_erasures
 from registry.storage.log.page import Page
 from registry.storage.log.reader import Log, pages
 from registry.storage.mirror import layout
@@ -99,9 +99,9 @@ class Mirror:
         """Return which of the rows at these positions the database has erased."""
         if not len(positions):
             return []
-        place = (self.log.dataset_id, int(positions.min()), int(positions.max()) + 1)
-        found = read(self.log.engine, lambda connection: erased_between(connection, *place))
-        return [row for row in found if row.position in positions]
+        after, until = int(positions.min()), int(positions.max()) + 1
+        rows = read(self.log.engine, erased_between, self.log.dataset_id, after, until)
+        return [row for row in rows if row.position in positions]
 
     def listed(self, view: View) -> Positions:
         """Return the positions of rows that are erased here by now, whatever this database says."""
@@ -220,8 +220,7 @@ class Mirror:
 
     def _seen(self, position: int) -> tuple[bytes | None, int]:
         """Read the database's chain at a position, and the number of rows it has erased."""
-        place = (self.log.dataset_id, position)
-        return read(self.log.engine, lambda connection: seen(connection, *place))
+        return read(self.log.engine, chain_and_erasures, self.log.dataset_id, position)
 
     def _agrees(self, state: State, until: int, chain: bytes, found: bytes | None) -> bool:
         """Return whether mirror and database hold the same rows, as far as both have them.
@@ -276,8 +275,7 @@ class Mirror:
 
     def _erase(self, state: State, until: int, chain: bytes) -> State:
         """Apply the database's erasures that follow the last one applied here."""
-        place = (self.log.dataset_id, state.erased)
-        rows = read(self.log.engine, lambda connection: erased_from(connection, *place))
+        rows = read(self.log.engine, erased_from, self.log.dataset_id, state.erased)
         known = sound(self.folder, state) if state.position else 0
         erased = blank(self.folder, state, self.log.codec, rows)
         if erased is None:  # damaged; in an empty generation, these rows are blank from the start
