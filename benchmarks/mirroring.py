@@ -11,7 +11,8 @@ from benchmarks.measure import Bench, Result, Timing, Work, compare, interleave,
 from benchmarks.readers import page_reader
 from registry import Dataset
 from registry.storage.log.reader import Log
-from registry.storage.mirror.mirror import Mirror
+from registry.storage.log.watermark import Watermark
+from registry.storage.mirror.mirror import Mirror, open_mirror
 
 PICKED_UP = 1000
 
@@ -34,7 +35,7 @@ def sync(bench: Bench) -> list[Result]:
 def pickups(datasets: dict[str, Dataset], rounds: int) -> dict[str, Timing]:
     """Time the sync of a few new rows into mirrors that have all other rows, by name."""
     with cache() as root:
-        mirrors = {name: Mirror(log_of(dataset), root) for name, dataset in datasets.items()}
+        mirrors = {name: open_mirror(log_of(dataset), root) for name, dataset in datasets.items()}
         return interleave(
             {
                 name: lambda name=name: _pickup(datasets[name], mirrors[name])  # type: ignore[misc]
@@ -53,14 +54,14 @@ def log_of(dataset: Dataset) -> Log:
 def _first_sync(dataset: Dataset) -> Iterator[Work]:
     head = dataset.head
     with cache() as root:
-        mirror = Mirror(log_of(dataset), root)
-        yield lambda: mirror.sync(head.position, head.chain).position
+        mirror = open_mirror(log_of(dataset), root)
+        yield lambda: mirror.sync(Watermark.of(head)).position
 
 
 @contextmanager
 def _pickup(dataset: Dataset, mirror: Mirror) -> Iterator[Work]:
     head = dataset.head
-    before = mirror.sync(head.position, head.chain).position
+    before = mirror.sync(Watermark.of(head)).position
     grow(dataset, PICKED_UP)
     head = dataset.head
-    yield lambda: mirror.sync(head.position, head.chain).position - before
+    yield lambda: mirror.sync(Watermark.of(head)).position - before

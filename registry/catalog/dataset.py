@@ -251,7 +251,7 @@ class Dataset:
         """Open every run, in the alphabetical order of their names."""
         return [
             Run(self._log, settings, interval(self.splits, settings.split), self._sources)
-            for settings in run_store.settings(self._log.engine, self._log.dataset_id)
+            for settings in run_store.all_settings(self._log.engine, self._log.dataset_id)
         ]
 
     def run(

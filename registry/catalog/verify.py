@@ -23,7 +23,7 @@ from registry.storage.log.hash_chain import GENESIS
 from registry.storage.log.head import Head, read_head
 from registry.storage.log.reader import Log, pages
 from registry.storage.log.standby import missing_rows
-from registry.storage.mirror.mirror import Mirror
+from registry.storage.mirror.mirror import Mirror, open_mirror
 from registry.storage.mirror.snapshot import View
 from registry.training.mirror_source import cache_folder
 
@@ -64,7 +64,7 @@ def verify(log: Log, head: Head) -> list[Verification]:
     results = [verify_database(log, head)]
     # Without a folder that can be used there is no mirror to verify.
     with suppress(OSError):
-        mirror = Mirror(log, cache_folder())
+        mirror = open_mirror(log, cache_folder())
         if (view := mirror.view()) is not None:
             results.append(verify_mirror(log, mirror, view))
     return results
@@ -102,7 +102,7 @@ def verify_mirror(log: Log, mirror: Mirror, view: View) -> Verification:
     """
     if log.codec.fixed_width:
         # ``again``: rows that a scan has checked before may have been damaged since.
-        mirror.scan(view, view.position, bytes.fromhex(view.state.chain), again=True)
+        mirror.scan(view, view.state.watermark, again=True)
     erased = sorted(view.erased)
     blocks = (_of_view(view, after, erased) for after in range(0, view.position, BLOCK))
     return _verified(log, f"mirror {mirror.folder}", view.position, blocks)

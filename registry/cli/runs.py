@@ -11,8 +11,8 @@ import typer
 from registry.catalog.registry import connect
 from registry.cli.base import AsJson, Name, Url, app
 from registry.cli.tables import Column, Listing
+from registry.training.pin_store import Pin
 from registry.training.run import Run
-from registry.training.run_store import Pin
 
 
 @app.command()

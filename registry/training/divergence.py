@@ -14,29 +14,30 @@ from pathlib import Path
 
 from registry.errors import DivergenceError
 from registry.storage.log.reader import Log
-from registry.storage.mirror.state_file import read_summed, write_summed
-from registry.training import run_store as runs
+from registry.storage.mirror.state_file import read_fields, write_fields
 from registry.training.mirror_source import Sources
+from registry.training.pin_store import Pin, PinInLog, find_with_log
+from registry.training.run_store import RunSettings
 
 
 class PinMemory:
-    """The last epoch of one run that this machine has seen, in memory and in a file.
+    """The last epoch of one run that this machine has used, in memory and in a file.
 
     Without a cache directory, only this process remembers it.
     """
 
-    def __init__(self, log: Log, run: runs.Settings, sources: Sources) -> None:
+    def __init__(self, log: Log, run: RunSettings, sources: Sources) -> None:
         self._log = log
         self._run = run
         self._sources = sources
-        self._last: runs.Pin | None = None
+        self._last: Pin | None = None
 
     @property
-    def last(self) -> runs.Pin | None:
-        """The last epoch that is remembered. `look` has checked it against the database."""
+    def last(self) -> Pin | None:
+        """The last epoch that is remembered. `find` has checked it against the database."""
         return self._last
 
-    def look(self, number: int) -> runs.Seen | None:
+    def find(self, number: int) -> PinInLog | None:
         """Read an epoch from the database; None while it is not pinned.
 
         Raises `DivergenceError` unless the database also has the epoch that is remembered.
@@ -44,45 +45,45 @@ class PinMemory:
         last = self._recall()
         known = None if last is None else last.number
         # Both epochs in one statement: the check and the result must be of the same snapshot.
-        seen = runs.look(self._log.engine, self._run, number, known)
+        pins = find_with_log(self._log.engine, self._run, number, known)
         if last is not None:
-            self._check(last, seen.get(last.number))
-        return seen.get(number)
+            self._check(last, pins.get(last.number))
+        return pins.get(number)
 
-    def remember(self, pin: runs.Pin) -> None:
+    def remember(self, pin: Pin) -> None:
         """Store an epoch unless a later one is stored."""
         last = self._recall()
+        # A replay of an earlier epoch must not hide that the run was further.
         if last is not None and last.number >= pin.number:
             return
         self._last = pin
         with suppress(OSError):  # without a cache directory, only this process remembers
             path = self._path()
             path.parent.mkdir(exist_ok=True)
-            write_summed(path, {**asdict(pin), "chain": pin.chain.hex()})
+            write_fields(path, {**asdict(pin), "chain": pin.chain.hex()})
 
-    def _recall(self) -> runs.Pin | None:
+    def _recall(self) -> Pin | None:
         # Read each time: another process of the run may have reached a later epoch.
         with suppress(OSError):
-            if fields := read_summed(self._path()):
-                kept = runs.Pin(**{**fields, "chain": bytes.fromhex(fields["chain"])})
-                if self._last is None or kept.number > self._last.number:
-                    self._last = kept
+            if fields := read_fields(self._path()):
+                stored = Pin(**{**fields, "chain": bytes.fromhex(fields["chain"])})
+                if self._last is None or stored.number > self._last.number:
+                    self._last = stored
         return self._last
 
-    def _check(self, last: runs.Pin, seen: runs.Seen | None) -> None:
-        if seen is None:
-            said = "the database knows of no such epoch"
-        elif seen.pin != last:
-            pin = seen.pin
-            said = f"the database pinned it at position {pin.watermark} ({pin.chain.hex()})"
-        elif seen.chain != last.chain:
-            said = "the database's log has another chain there"
+    def _check(self, last: Pin, stored: PinInLog | None) -> None:
+        if stored is None:
+            reason = "the database knows of no such epoch"
+        elif stored.pin != last:
+            reason = f"the database pinned it at position {stored.pin.log_end}"
+        elif stored.chain != last.chain:
+            reason = "the database's log has another chain there"
         else:
             return
         raise DivergenceError(
-            f"run {self._run.name!r} reached epoch {last.number} at position {last.watermark} "
-            f"({last.chain.hex()}) on this machine, but {said}{self._shared(last)}. Was it "
-            "restored from a dump? Restore the newer database, or go on under another run's name"
+            f"run {self._run.name!r} reached epoch {last.number} at position {last.log_end} on "
+            f"this machine, but {reason}{self._common(last)}. Was it restored from a dump? Restore "
+            "the newer database, or go on under another run's name"
         )
 
     def _path(self) -> Path:
@@ -90,9 +91,10 @@ class PinMemory:
         name = blake2b(self._run.name.encode(), digest_size=16).hexdigest()
         return self._sources.mirror().folder / "runs" / f"{name}.json"
 
-    def _shared(self, last: runs.Pin) -> str:
+    def _common(self, last: Pin) -> str:
+        """Return the part of the message that says how far the logs agree, if that is known."""
         with suppress(OSError):
-            position = self._sources.mirror().shared_with(last.watermark, last.chain)
+            position = self._sources.mirror().shared_with(last.log_end)
             if position is not None:
                 return f"; the logs agree up to position {position}"
         return ""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
 from itertools import chain
-from typing import Any, NoReturn, SupportsIndex, TypeVar
+from typing import Any, NoReturn, Self, SupportsIndex, TypeVar
 
 import numpy as np
 
@@ -17,15 +17,16 @@ from registry.samples.codec import Codec, Column
 from registry.samples.features import Features
 from registry.storage.mirror.index import Index
 from registry.storage.mirror.local_files import LocalFiles
-from registry.training import batching as stream
-from registry.training import run_store as runs
+from registry.training import batching
 from registry.training.mirror_source import Sources
 from registry.training.permutation import Permutation
+from registry.training.pin_store import Pin
 from registry.training.population import Population
+from registry.training.run_store import RunSettings
 from registry.training.sharding import CHUNK_ROWS, Shard, Share
-from registry.training.source import Source, columns
+from registry.training.source import Source, read_columns
 
-T = TypeVar("T")
+Part = TypeVar("Part")
 _OPENED = {"source", "index"}
 """Attributes that are not pickled, since they belong to one process."""
 ALONE: Shard = (0, 1)
@@ -40,7 +41,7 @@ class Epoch:
     """One pinned epoch of a run: a fixed set of samples in a fixed order.
 
     ``run`` holds the run's settings; ``number``, ``since``, ``watermark``, ``chain``, ``size`` and
-    ``start`` are as in `run_store.Pin`. A sample is identified by its offset in the epoch's order,
+    ``start`` are as in `pin_store.Pin`. A sample is identified by its offset in the epoch's order,
     ``[0, size)``. Safe to share between threads. After unpickling, the source and the index are
     opened on first use.
 
@@ -49,13 +50,7 @@ class Epoch:
     """
 
     def __init__(
-        self,
-        run: runs.Settings,
-        pin: runs.Pin,
-        codec: Codec,
-        population: Population,
-        sources: Sources,
-        source: Source,
+        self, run: RunSettings, pin: Pin, codec: Codec, population: Population, sources: Sources
     ) -> None:
         self.run = run
         self.codec = codec
@@ -66,11 +61,33 @@ class Epoch:
         self.size = pin.size
         self.start = pin.start
         self.order = Permutation.keyed(pin.size, run.seed, pin.number)
-        self.source = source
+        self._log_end = pin.log_end
         self._population = population
         self._sources = sources
-        self.index = self._find(pin.size)
-        self._refuse_erased()
+
+    @classmethod
+    def open(
+        cls,
+        run: RunSettings,
+        pin: Pin,
+        codec: Codec,
+        population: Population,
+        sources: Sources,
+        source: Source | None = None,
+    ) -> Self:
+        """Return a pinned epoch whose source and index are open.
+
+        ``source`` is one that is open at the pin's watermark already. Raises `ErasedError` where
+        samples of the epoch were erased, and `DivergenceError` where the log has another number of
+        samples for it.
+        """
+        epoch = cls(run, pin, codec, population, sources)
+        if source is not None:
+            epoch.source = source
+        # Used now, so that these errors are raised here and not by the first batch.
+        _ = epoch.index
+        epoch._refuse_erased()
+        return epoch
 
     def __getstate__(self) -> dict[str, Any]:
         # Without memory maps and locks, which another process cannot use.
@@ -79,12 +96,12 @@ class Epoch:
     @cached_property
     def source(self) -> Source:
         """The mirror or the database, from which samples are read."""
-        return self._sources.at(self.watermark, self.chain)
+        return self._sources.open(self._log_end)
 
     @cached_property
     def index(self) -> Index:
         """The positions in the log of the epoch's samples, by rank."""
-        return self._find(self.size)
+        return self._make_index(self.size)
 
     def __len__(self) -> int:
         return self.size
@@ -103,7 +120,7 @@ class Epoch:
             return self.index.positions(ranks)
         except MirrorError:
             # A damaged index file is made again. With the size given, it would be mapped again.
-            self.index = self._find(None)
+            self.index = self._make_index(None)
             return self.index.positions(ranks)
 
     def local_files(self) -> LocalFiles | None:
@@ -117,7 +134,7 @@ class Epoch:
         try:
             self.index.check()
         except MirrorError:
-            self.index = self._find(None)
+            self.index = self._make_index(None)
         # A withheld row is blank in the files, and would fail the graph that reads them.
         files = self.source.local_files(self.index)
         return None if files is None or self._among(files.withheld) else files
@@ -128,7 +145,7 @@ class Epoch:
 
     def columns(self, offsets: Positions) -> Iterator[dict[str, Column]]:
         """Yield the samples at these offsets as columns, in order, a chunk at a time."""
-        return self._gathered(partial(columns, self.source, self.codec), offsets)
+        return self._gathered(partial(read_columns, self.source, self.codec), offsets)
 
     def samples(
         self, offsets: Positions, batch_size: int
@@ -138,17 +155,17 @@ class Epoch:
         Each pair holds a multiple of ``batch_size`` samples, except the last.
         """
         return self._gathered(
-            lambda positions: (positions, columns(self.source, self.codec, positions)),
+            lambda positions: (positions, read_columns(self.source, self.codec, positions)),
             offsets,
             batch_size,
         )
 
     def _gathered(
-        self, take: Callable[[Positions], T], offsets: Positions, batch_size: int = 1
-    ) -> Iterator[T]:
+        self, take: Callable[[Positions], Part], offsets: Positions, batch_size: int = 1
+    ) -> Iterator[Part]:
         positions, rows = self.positions(offsets), self.chunk_rows(batch_size)
         for after in range(0, len(positions), rows):
-            with self._telling():
+            with self._naming_erased():
                 part = take(positions[after : after + rows])
             yield part
 
@@ -189,10 +206,10 @@ class Epoch:
         """
         share = Share.of(batch_size, shard)
         chunks = self.chunks(share, operator.index(start), drop_remainder=drop_remainder)
-        return stream.batches(chain.from_iterable(map(self.columns, chunks)), share.batch_size)
+        return batching.batches(chain.from_iterable(map(self.columns, chunks)), share.batch_size)
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
+    def _naming_erased(self) -> Iterator[None]:
         """Name the epoch in an `ErasedError` that is raised while reading."""
         try:
             yield
@@ -203,21 +220,21 @@ class Epoch:
 
     def _refuse_erased(self) -> None:
         """Raise `ErasedError` with all samples of the epoch that are known to be erased."""
-        found = self.source.erased(self._population)
+        erased = self.source.erased(self._population)
         # For a replay, the source returns all older samples, drawn or not.
-        if found and self._population.draw is not None:
-            drawn = self._among(np.array([position for position, _ in found]))
-            found = [sample for sample in found if sample[0] in drawn]
-        if found:
-            self._refuse(found)
+        if erased and self._population.draw is not None:
+            drawn = self._among(np.array([position for position, _ in erased]))
+            erased = [sample for sample in erased if sample[0] in drawn]
+        if erased:
+            self._refuse(erased)
 
     def _among(self, positions: Positions) -> set[int]:
         """Return which of these positions hold samples of the epoch."""
-        found: set[int] = set()
+        inside: set[int] = set()
         for after in range(0, self.size if len(positions) else 0, CHUNK_ROWS):
             ranks = np.arange(after, min(self.size, after + CHUNK_ROWS))
-            found.update(np.intersect1d(self.index.positions(ranks), positions).tolist())
-        return found
+            inside.update(np.intersect1d(self.index.positions(ranks), positions).tolist())
+        return inside
 
     def _refuse(self, erased: list[tuple[int, str]]) -> NoReturn:
         end = self.start + self.size
@@ -228,7 +245,7 @@ class Epoch:
             f"run.record(consumed={end}), then run.epoch({self.number + 1}) or run.stream(…)",
         ) from None
 
-    def _find(self, size: int | None) -> Index:
+    def _make_index(self, size: int | None) -> Index:
         index = self.source.index(self._population, size)
         if index.size != self.size:
             raise DivergenceError(

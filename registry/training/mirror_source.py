@@ -21,36 +21,35 @@ from platformdirs import user_cache_path
 from registry.errors import CacheWarning, MirrorError
 from registry.samples.arrays import Positions, Rows
 from registry.storage.log.reader import Log
+from registry.storage.log.watermark import Watermark
 from registry.storage.mirror.index import Gather, Index, Indexes, in_memory
 from registry.storage.mirror.local_files import LocalFiles
-from registry.storage.mirror.mirror import Mirror
+from registry.storage.mirror.mirror import Mirror, open_mirror
 from registry.storage.mirror.snapshot import View
 from registry.training.database_source import DatabaseSource
 from registry.training.population import (
     Population,
     live_in_view,
 )
-from registry.training.source import Record, Source, drawn, refuse
+from registry.training.source import Record, Source, drawn_ranks, refuse_erased
 
 TRIES = 3
 """How often broken rows are taken before giving up, with a repair in between."""
-
 
 Taken = TypeVar("Taken")
 
 
 class MirrorSource:
-    """A `Source` over a mirror that reaches at least the watermark; repairs damaged rows.
+    """A `Source` over a mirror whose ``view`` reaches at least the watermark.
 
-    Rows that are erased in the mirror but not in this database are read from the database.
+    It repairs damaged rows. Rows that are erased in the mirror but not in this database are read
+    from the database.
     """
 
-    def __init__(
-        self, mirror: Mirror, watermark: int, chain: bytes, erased: int | None = None
-    ) -> None:
+    def __init__(self, mirror: Mirror, view: View, watermark: Watermark) -> None:
         self.mirror = mirror
-        self.view = mirror.sync(watermark, chain, erased)
-        self._history = watermark, chain
+        self.view = view
+        self._watermark = watermark
         self._indexes = Indexes(mirror.folder / "epochs")
 
     @property
@@ -70,17 +69,17 @@ class MirrorSource:
         if size == dense.size:
             return dense
         if self.view.gone:
-            self._renew()
+            self._map_again()
         if not self.view.intact(population.since if count >= 0 else 0, population.watermark):
             self.mirror.restart(self.view)
-            self._renew()
+            self._map_again()
         # With the generation, so that an index made from another history of the log is not found.
         name = f"{population.name}-{self.view.state.generation}"
         try:
-            found = None if size is None else self._indexes.find(name, size)
-            # A generator, which reads nothing if the index was found.
+            existing = None if size is None else self._indexes.find(name, size)
+            # A generator, which reads nothing if the index exists.
             parts = self._live(population, self._indexes.spill)
-            return found or self._indexes.make(name, parts, dense)
+            return existing or self._indexes.make(name, parts, dense)
         except OSError as error:
             _warn(f"an epoch's index cannot be stored ({error}), so it stays in memory")
             return in_memory(self._live(population, in_memory))
@@ -96,18 +95,18 @@ class MirrorSource:
             return None
         while True:
             if self.view.gone:
-                self._renew()
+                self._map_again()
             # The graph that reads the files checks seals, but cannot repair: scan them first.
-            self.mirror.scan(self.view, *self._history)
+            self.mirror.scan(self.view, self._watermark)
             with suppress(FileNotFoundError, BlockingIOError):  # replaced meanwhile: begin again
-                held = self.view.hold()
-                return LocalFiles(self.view, index, self.mirror.withheld(self.view), held)
+                lease = self.view.lease()
+                return LocalFiles(self.view, index, self.mirror.withheld(self.view), lease)
 
     def erased(self, population: Population) -> list[tuple[int, str]]:
         # Saves a query for logs in which nothing was ever erased.
         if self.mirror.erasures == 0:
             return []
-        return DatabaseSource(self.mirror.log, *self._history).erased(population)
+        return DatabaseSource(self.mirror.log, self._watermark).erased(population)
 
     def _take(
         self,
@@ -124,31 +123,33 @@ class MirrorSource:
             if not broken.any():
                 return taken
             # Before any repair, as an erased row looks like a damaged one.
-            refuse([(row.position, row.key) for row in self.mirror.erased(positions[broken])])
-            withheld = np.isin(positions[broken], self.mirror.listed(self.view)).any()
-            if withheld or not self._mend(positions[broken]):
-                return instead(DatabaseSource(self.mirror.log, *self._history), positions)
+            refuse_erased(
+                [(row.position, row.key) for row in self.mirror.erased(positions[broken])]
+            )
+            withheld = np.isin(positions[broken], self.mirror.erased_here(self.view)).any()
+            if withheld or not self._repair(positions[broken]):
+                return instead(DatabaseSource(self.mirror.log, self._watermark), positions)
         raise MirrorError(
             f"{self.mirror.folder}: the row at position {positions[broken][0]} is damaged, and "
             "stays so after writing it again; check the disk, or point $REGISTRY_CACHE elsewhere"
         )
 
-    def _mend(self, positions: Positions) -> bool:
+    def _repair(self, positions: Positions) -> bool:
         """Repair the rows at these positions; return False if the files cannot be written."""
         try:
             # The files mapped here may be removed already; the new generation has its own rows.
             if self.view.gone:
-                self._renew()
+                self._map_again()
             else:
-                self.mirror.repair(self.view, positions, *self._history)
+                self.mirror.repair(self.view, positions, self._watermark)
         except OSError as error:
             _warn(f"damaged rows cannot be repaired ({error}), so they are read from the database")
             return False
         return True
 
-    def _renew(self) -> None:
+    def _map_again(self) -> None:
         """Map the mirror's files again, after another generation has replaced them."""
-        self.view = self.mirror.sync(*self._history)
+        self.view = self.mirror.sync(self._watermark)
 
     def _live(self, population: Population, gather: Gather) -> Iterator[Positions]:
         def live(after: int, until: int) -> Iterator[Positions]:
@@ -159,7 +160,7 @@ class MirrorSource:
             # Counted in a second pass, rather than kept: the new samples need not fit in memory.
             new = sum(map(len, live(population.since, population.watermark)))
             older = gather(live(0, population.since))
-            yield older.positions(drawn(population, new, older.size))
+            yield older.positions(drawn_ranks(population, new, older.size))
 
 
 def cache_folder() -> Path:
@@ -181,24 +182,25 @@ class Sources:
     def __reduce__(self) -> tuple[type[Sources], tuple[Log]]:
         return Sources, (self._log,)
 
-    def at(self, watermark: int, chain: bytes, erased: int | None = None) -> Source:
-        """Return a source of the log's first ``watermark`` rows, which end in this chain.
+    def open(self, watermark: Watermark, erased: int | None = None) -> Source:
+        """Return a source of the log's rows before a watermark.
 
         ``erased`` is the number of rows that the database has erased, if known. Warns with
         `CacheWarning` if the cache directory cannot be written or is full.
         """
         try:
-            return MirrorSource(self.mirror(), watermark, chain, erased)
+            mirror = self.mirror()
+            return MirrorSource(mirror, mirror.sync(watermark, erased), watermark)
         except OSError as error:
             _warn(f"no local copy can be kept ({error}), so all is read from the database, slowly")
-            return DatabaseSource(self._log, watermark, chain)
+            return DatabaseSource(self._log, watermark)
 
     def mirror(self) -> Mirror:
         """Return the mirror. Raises `OSError` if its folder cannot be used."""
         # Read each time: $REGISTRY_CACHE may change while the process runs.
         folder = cache_folder()
         if self._mirror is None or self._mirror.folder.parent != folder:
-            self._mirror = Mirror(self._log, folder)
+            self._mirror = open_mirror(self._log, folder)
         return self._mirror
 
 

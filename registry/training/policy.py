@@ -40,7 +40,7 @@ class Replay:
 Policy = Literal["all", "new"] | Replay
 
 
-def parse(text: str) -> Policy:
+def parse_policy(text: str) -> Policy:
     """Parse the text form in the database: ``all``, ``new`` or ``replay:0.5``."""
     kind, _, ratio = text.partition(":")
     if kind == "replay":
@@ -48,7 +48,7 @@ def parse(text: str) -> Policy:
     return "new" if kind == "new" else "all"
 
 
-def check(policy: object) -> None:
+def check_policy(policy: object) -> None:
     """Raise `FeatureError` unless it is a policy."""
     if policy not in ("all", "new") and not isinstance(policy, Replay):
         raise FeatureError(

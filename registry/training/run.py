@@ -1,14 +1,13 @@
-"""Training runs: pinning, opening and streaming epochs of a dataset that grows.
+"""Training runs: their epochs, their endless stream of samples, and how far they have come.
 
-An epoch is pinned in the database by the worker that reaches it first. `Run.begin` reads the pin;
-if there is none, it takes the log's head, counts the samples there, and inserts a pin, or waits for
-the log to grow. Workers and replays that read the same pin get the same samples in the same order.
+An epoch is pinned in the database by the worker that reaches it first (`pinning`). The epochs of a
+run follow one another without a gap: sample n of the run is in the epoch with ``start <= n <
+start + size``, so that one number says how far a run has come.
 """
 
 from __future__ import annotations
 
 import operator
-import time
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from itertools import chain, count, pairwise
@@ -27,30 +26,27 @@ from registry.samples.arrays import Positions
 from registry.samples.codec import Column
 from registry.samples.features import Features
 from registry.samples.splits import Interval
-from registry.storage.log.head import Head
-from registry.storage.log.reader import Log, await_growth
-from registry.training import batching as stream
-from registry.training import run_store as runs
-from registry.training.divergence import PinMemory
+from registry.storage.log.reader import Log
+from registry.training import batching, pin_store, run_store
 from registry.training.epoch import ALONE, Epoch
 from registry.training.mirror_source import Sources
-from registry.training.policy import Policy, Replay
-from registry.training.population import Draw, Population
+from registry.training.pin_store import Pin
+from registry.training.pinning import Epochs
+from registry.training.policy import Policy
+from registry.training.population import Population
+from registry.training.run_store import RunSettings
 from registry.training.sharding import Shard, Share
-from registry.training.source import Source
 
 
 class Run:
     """A training run over a growing dataset: a name, a seed, a split and a policy."""
 
     def __init__(
-        self, log: Log, settings: runs.Settings, interval: Interval, sources: Sources
+        self, log: Log, settings: RunSettings, interval: Interval, sources: Sources
     ) -> None:
         self.log = log
         self._settings = settings
-        self._interval = interval
-        self._sources = sources
-        self._memory = PinMemory(log, settings, sources)
+        self._epochs = Epochs(log, settings, interval, sources)
 
     @property
     def name(self) -> str:
@@ -75,12 +71,12 @@ class Run:
     @property
     def consumed(self) -> int:
         """How many of the run's samples are recorded as trained on; read from the database."""
-        return runs.consumed(self.log.engine, self._settings)
+        return run_store.consumed(self.log.engine, self._settings)
 
     @property
-    def last(self) -> runs.Pin | None:
+    def last(self) -> Pin | None:
         """The last pinned epoch, read from the database; None before the first."""
-        return runs.last(self.log.engine, self._settings)
+        return pin_store.last(self.log.engine, self._settings)
 
     def record(self, consumed: SupportsIndex, *, rewind: bool = False) -> None:
         """Store that the run's first ``consumed`` samples have been trained on.
@@ -88,13 +84,13 @@ class Run:
         Raises `RewindError` if more are recorded already, unless ``rewind`` is true.
         """
         samples = _count(consumed)
-        stored = runs.record(self.log.engine, self._settings, samples, rewind=rewind)
+        stored = run_store.record(self.log.engine, self._settings, samples, rewind=rewind)
         if stored != samples:
             raise RewindError(self.name, stored, samples)
 
     def record_at_least(self, consumed: SupportsIndex) -> None:
         """Store that the first ``consumed`` samples were trained on, unless more are recorded."""
-        runs.record(self.log.engine, self._settings, _count(consumed))
+        run_store.record(self.log.engine, self._settings, _count(consumed))
 
     def advance(self, samples: SupportsIndex) -> int:
         """Add to the number of samples that have been trained on; return the new number.
@@ -102,7 +98,7 @@ class Run:
         Concurrent calls add up. If the connection is lost meanwhile, the samples may or may not
         have been added: read ``consumed`` before trying again.
         """
-        consumed = runs.advance(self.log.engine, self._settings, _count(samples))
+        consumed = run_store.advance(self.log.engine, self._settings, _count(samples))
         if consumed is None:
             raise EpochError(f"{samples} more samples cannot have been consumed")
         return consumed
@@ -127,10 +123,7 @@ class Run:
 
     def population(self, number: int, since: int, watermark: int) -> Population:
         """Return the samples that an epoch with these watermarks holds."""
-        if self.policy == "all":
-            return Population(watermark, self._interval)
-        draw = Draw(self.policy, self.seed, number) if isinstance(self.policy, Replay) else None
-        return Population(watermark, self._interval, since, draw)
+        return self._epochs.population(number, since, watermark)
 
     def epoch(self, number: SupportsIndex, *, timeout: float | None = None) -> Epoch:
         """Return an epoch: as it was pinned, or else pinned now at the dataset's head.
@@ -143,37 +136,33 @@ class Run:
         if (number := operator.index(number)) < 0:
             raise EpochError(f"epoch {number}: epochs count from 0")
         patience = 0.0 if self.policy == "all" else timeout
-        if epoch := self.begin(number, patience):
+        if epoch := self._epochs.find_or_pin(number, patience):
             return epoch
-        place = "dataset" if self.split is None else f"split {self.split!r}"
-        what = "no sample yet" if self.policy == "all" else "nothing new"
-        raise EpochError(f"epoch {number} of run {self.name!r}: the {place} holds {what}")
+        holder = "dataset" if self.split is None else f"split {self.split!r}"
+        lack = "no sample yet" if self.policy == "all" else "nothing new"
+        raise EpochError(f"epoch {number} of run {self.name!r}: the {holder} holds {lack}")
 
     def pinned(self, number: int) -> Epoch | None:
         """Return an epoch if it is pinned, else None. Raises `DivergenceError` as `epoch` does."""
-        seen = self._memory.look(number)
-        if seen is None:
-            return None
-        pin = seen.pin
-        return self._open(pin, self._sources.at(pin.watermark, pin.chain, seen.erased))
+        return self._epochs.find(number)
 
-    def pin(self, number: int) -> runs.Pin | None:
+    def pin(self, number: int) -> Pin | None:
         """Read an epoch's pin from the database; None while it is not pinned."""
-        return runs.find(self.log.engine, self._settings, number)
+        return pin_store.find(self.log.engine, self._settings, number)
 
     def covering(self, watermark: int) -> Epoch:
         """Return the first epoch that was pinned at or after a watermark; pin one if none was.
 
         If there is nothing new to pin, return the last epoch.
         """
-        pin = runs.find_covering(self.log.engine, self._settings, watermark)
+        pin = pin_store.find_covering(self.log.engine, self._settings, watermark)
         if pin is not None:
             with suppress(ErasedError):  # then a newer epoch is returned, or pinned
                 return self.epoch(pin.number)
         last = self.last
         if last is None:
             return self.epoch(0, timeout=0)
-        return self.begin(last.number + 1, 0) or self.epoch(last.number)
+        return self._epochs.find_or_pin(last.number + 1, 0) or self.epoch(last.number)
 
     def at(self, sample: int) -> Epoch:
         """Return the epoch that a sample of the run belongs to; pin it if it is the next one."""
@@ -187,8 +176,8 @@ class Run:
         """
         if sample < 0:
             raise EpochError(f"a run's samples count from 0, so it has no sample {sample}")
-        pin = runs.find_at(self.log.engine, self._settings, sample)
-        end = pin.start + pin.size if pin else 0
+        pin = pin_store.find_at(self.log.engine, self._settings, sample)
+        end = pin.end if pin else 0
         if pin is not None and sample < end:
             return pin.number, sample - pin.start
         if sample == end:
@@ -204,12 +193,7 @@ class Run:
 
         Returns None if there is none after ``timeout`` seconds, which is unlimited if it is None.
         """
-        if epoch := self.pinned(number):
-            return epoch
-        # Monotonic, like the clock of `await_growth`; the wall clock may be set meanwhile.
-        until = None if timeout is None else time.monotonic() + timeout
-        found = self._pin(number, until)
-        return self._open(*found) if found else None
+        return self._epochs.find_or_pin(number, timeout)
 
     def chunks(
         self, share: Share, start: int, patience: float | None = None
@@ -234,7 +218,7 @@ class Run:
                 wanted = wanted[inside:]
 
     def _await(self, number: int, patience: float | None) -> Generator[None, None, Epoch]:
-        while (epoch := self.begin(number, patience)) is None:
+        while (epoch := self._epochs.find_or_pin(number, patience)) is None:
             yield None
         return epoch
 
@@ -254,51 +238,10 @@ class Run:
         first = self.consumed if start is None else operator.index(start)
         chunks = filter(None, self.chunks(share, first))
         parts = (part for epoch, offsets in chunks for part in epoch.columns(offsets))
-        return stream.batches(parts, share.batch_size)
-
-    def _open(self, pin: runs.Pin, source: Source | None) -> Epoch:
-        source = source or self._sources.at(pin.watermark, pin.chain)
-        population = self.population(pin.number, pin.since, pin.watermark)
-        epoch = Epoch(self._settings, pin, self.log.codec, population, self._sources, source)
-        # After it has been opened: an epoch that cannot be opened was never trained on.
-        self._memory.remember(pin)
-        return epoch
-
-    def _pin(self, number: int, until: float | None) -> tuple[runs.Pin, Source | None] | None:
-        """Pin an epoch at the first head that has samples for it; None if ``until`` passes.
-
-        ``until`` is a time of the monotonic clock. The source is returned with the pin, unless
-        another worker has pinned the epoch at another head.
-        """
-        # Usually the last epoch, which `pinned` has just checked: this saves a query.
-        before = self._memory.last
-        if before is None or before.number != number - 1:
-            before = runs.find_before(self.log.engine, self._settings, number)
-        if before is None and number:
-            raise EpochError(
-                f"epoch {number} of run {self.name!r} cannot begin before epoch {number - 1} has"
-            )
-        since, start = (before.watermark, before.start + before.size) if before else (0, 0)
-        head: Head | None = self.log.head()
-        while head is not None:
-            source = self._sources.at(head.position, head.chain, head.erased)
-            size = source.index(self.population(number, since, head.position), None).size
-            if size:
-                made = runs.Pin(number, since, head.position, head.chain, size, start)
-                pin = runs.pin(self.log.engine, self._settings, made)
-                # If another worker was faster, its pin counts, and may need another source.
-                same = (pin.watermark, pin.chain) == (head.position, head.chain)
-                return pin, source if same else None
-            # Another worker may have pinned samples that were retracted before this head. Its pin
-            # counts; without this read, the wait below would be for further samples.
-            newer = head.position > since
-            if newer and (pinned := runs.find(self.log.engine, self._settings, number)):
-                return pinned, None
-            head = await_growth(self.log, head.position, until)
-        return None
+        return batching.batches(parts, share.batch_size)
 
 
 def _count(samples: SupportsIndex) -> int:
-    if not 0 <= (count := operator.index(samples)) < runs.END:
+    if not 0 <= (count := operator.index(samples)) < run_store.END:
         raise EpochError(f"{count} samples cannot have been consumed")
     return count

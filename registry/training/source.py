@@ -55,13 +55,13 @@ class Source(Protocol):
         """The log that is read."""
 
 
-def refuse(samples: Sequence[tuple[int, str]]) -> None:
+def refuse_erased(samples: Sequence[tuple[int, str]]) -> None:
     """Raise `ErasedError` for these positions and keys, if there are any."""
     if samples:
         raise ErasedError("what is read here", samples, "read a later version or epoch")
 
 
-def drawn(population: Population, new: int, older: int) -> Positions:
+def drawn_ranks(population: Population, new: int, older: int) -> Positions:
     """Return the ranks, among ``older`` samples, of those that a replay draws for ``new`` ones."""
     draw = population.draw
     assert draw is not None
@@ -70,7 +70,7 @@ def drawn(population: Population, new: int, older: int) -> Positions:
     return permutation(np.arange(min(older, draw.replay.draws(new))))
 
 
-def columns(source: Source, codec: Codec, positions: Positions) -> dict[str, Column]:
+def read_columns(source: Source, codec: Codec, positions: Positions) -> dict[str, Column]:
     """Return the samples at these positions as columns, in order."""
     if codec.fixed_width:
         return codec.decode_rows(source.take_rows(positions))

@@ -24,8 +24,9 @@ from registry import Registry, Replay
 from registry.errors import CacheWarning
 from registry.storage.mirror import mirror as sync
 from registry.storage.mirror.checksums import SealedRows
-from registry.storage.mirror.damage_scan import stamp
-from registry.storage.mirror.mirror import Mirror
+from registry.storage.mirror.damage_scan import record_scan
+from registry.storage.mirror.mirror import open_mirror
+from registry.storage.mirror.state import load_state
 from registry.tensorflow import EpochDataset, StreamDataset
 from registry.training.policy import Policy
 from tests.support.mirrors import KINDS, Kind, Row, due, rows, yielded
@@ -78,10 +79,10 @@ class Subject:
         """Put the mirror back as it was, scanned and found sound."""
         shutil.rmtree(self.cache)
         shutil.copytree(self.kept, self.cache)
-        mirror = Mirror(self.dataset.run("all").log, self.cache)
-        state = mirror._load()
+        mirror = open_mirror(self.dataset.run("all").log, self.cache)
+        state = load_state(mirror.folder)
         assert state is not None
-        stamp(mirror.folder, state, state.position)
+        record_scan(mirror.folder, state, state.position)
 
     def check(self) -> None:
         """An older epoch of each run, then one that needs more rows, as a new process has them."""

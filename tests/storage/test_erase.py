@@ -41,7 +41,7 @@ from registry.storage.mirror.layout import PLACE
 from registry.tensorflow import EpochDataset
 from registry.training import population
 from registry.training.epoch import Epoch
-from registry.training.source import columns
+from registry.training.source import read_columns
 from tests.faults.test_divergence import Backup
 from tests.faults.test_mirror import flip
 from tests.support.commands import run as command
@@ -462,7 +462,7 @@ def test_rows_that_are_erased_stay_so_when_those_next_to_them_are_repaired(
         assert yielded(epoch) == held
         assert yielded(reg.open(dataset.name).run("r").epoch(1)) == held
         with pytest.raises(ErasedError) as caught:
-            columns(epoch.source, epoch.codec, np.array(ERASED))
+            read_columns(epoch.source, epoch.codec, np.array(ERASED))
         assert caught.value.positions == ERASED
         assert held_in(cache, ERASED) == []
     assert [(found.differs, found.erased) for found in dataset.verify()] == [(None, 8)] * 2

@@ -22,7 +22,7 @@ from registry.samples.splits import BUCKETS, buckets
 from registry.storage.log.page import Page
 from registry.storage.log.reader import Log
 from registry.storage.mirror import index
-from registry.storage.mirror.state_file import SLOT, read_summed, write_summed
+from registry.storage.mirror.state_file import SLOT, read_fields, write_fields
 from registry.tensorflow import EpochDataset
 from registry.training.epoch import Epoch
 from registry.training.policy import Policy
@@ -236,7 +236,7 @@ def test_replays_of_other_seeds_and_numbers_draw_other_samples(sqlite_url: str) 
 def test_a_state_is_believed_with_its_checksum_alone(tmp_path: Path) -> None:
     path = tmp_path / "state"
     for position in (1111, 2222):
-        write_summed(path, {"position": position})
+        write_fields(path, {"position": position})
     whole = path.read_bytes()
     newer = range(SLOT) if b"2222" in whole[:SLOT] else range(SLOT, 2 * SLOT)
     for offset in range(2 * SLOT):
@@ -244,7 +244,7 @@ def test_a_state_is_believed_with_its_checksum_alone(tmp_path: Path) -> None:
             damaged = bytearray(whole)
             damaged[offset] ^= 1 << bit
             path.write_bytes(damaged)
-            assert read_summed(path) == {"position": 1111 if offset in newer else 2222}
+            assert read_fields(path) == {"position": 1111 if offset in newer else 2222}
 
 
 def test_a_bucket_that_is_damaged_puts_no_sample_into_another_split(

@@ -26,7 +26,8 @@ from registry.storage.log import replica
 from registry.storage.log.notifications import listening
 from registry.storage.log.page_queries import fetch
 from registry.storage.log.reader import Log, await_growth, pages
-from registry.storage.mirror.mirror import Mirror
+from registry.storage.log.watermark import Watermark
+from registry.storage.mirror.mirror import open_mirror
 from registry.training.database_source import DatabaseSource
 from tests.support.clusters import Cluster, catch_up, cluster, pause, resume, set_up, standby
 from tests.support.mirrors import KINDS, Kind, due, yielded
@@ -153,21 +154,21 @@ def test_rows_that_a_standby_has_not_received_are_waited_for(
         assert "standby that has not received positions [0, 46) of the log" in str(reasons[0])
     with pair.paused():
         kind.grow(dataset, 10)
-        head = dataset.head
+        end = Watermark.of(dataset.head)
         with pair.resuming():
-            assert Mirror(there, cache / "fresh").sync(head.position, head.chain).position == 59
+            assert open_mirror(there, cache / "fresh").sync(end).position == 59
     with pair.paused():
         # The mirror has rows that the standby lacks, but not all that are wanted.
         kind.grow(dataset, 10)
         dataset.run("other").epoch(0)
         kind.grow(dataset, 2000)
-        head = dataset.head
+        end = Watermark.of(dataset.head)
         with pair.resuming():
-            assert Mirror(there, cache).sync(head.position, head.chain).position == 2075
+            assert open_mirror(there, cache).sync(end).position == 2075
     with pair.paused():
         kind.grow(dataset, 10)
         epoch = dataset.run("r").epoch(1)
-        without = DatabaseSource(there, epoch.watermark, epoch.chain)
+        without = DatabaseSource(there, Watermark(epoch.watermark, epoch.chain))
         with pair.resuming():
             assert without.index(epoch._population, None).size == epoch.size
     assert yielded(epoch) == due(behind, epoch)

@@ -398,7 +398,7 @@ def test_a_waiting_worker_goes_on_when_another_has_pinned_what_is_gone_again(
             slept.append(dataset.retract("k3"))
         return await_growth(*place)
 
-    monkeypatch.setattr("registry.training.run.await_growth", sleep_through)
+    monkeypatch.setattr("registry.training.pinning.await_growth", sleep_through)
     assert serials(run.epoch(1, timeout=2)) == [3]
 
 

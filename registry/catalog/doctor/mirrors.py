@@ -9,7 +9,7 @@ from sqlalchemy import Engine, Row, select
 from registry.catalog.doctor.finding import Finding, ask
 from registry.storage.database.models import DatasetRow, HeadRow
 from registry.storage.log.reader import Log
-from registry.storage.mirror.mirror import Mirror
+from registry.storage.mirror.mirror import open_mirror
 from registry.storage.mirror.snapshot import View
 from registry.training.mirror_source import cache_folder
 
@@ -36,7 +36,7 @@ def check_mirrors(engine: Engine) -> Iterator[Finding]:
 
 def _check(engine: Engine, row: Row[object]) -> Iterator[Finding]:
     log = Log.of(engine, row)
-    mirror = Mirror(log, cache_folder())
+    mirror = open_mirror(log, cache_folder())
     subject, view = f"mirror of {row.name}", mirror.view()
     if view is None:
         yield Finding(

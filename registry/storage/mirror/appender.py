@@ -8,65 +8,41 @@ overwrites.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from zlib import crc32
 
 import numpy as np
 
 from registry.samples.codec import Codec
 from registry.storage.log.page import Page
-from registry.storage.mirror.layout import (
-    ANCHOR,
-    State,
-    _changes,
-    contents,
-    path,
-    publish,
-)
+from registry.storage.mirror.layout import ANCHOR, change_entries, file_path, sealed_records
+from registry.storage.mirror.state import MirrorState, publish_state
 
 
 class Appender:
-    """Append pages after the rows that a state counts.
+    """Append pages after the rows that a state counts; `open_appender` opens the files.
 
-    ``state`` is the last state that was published. The caller holds the mirror's lock for as long
-    as this is open. Not thread-safe.
+    ``state`` is the last state that was published. Not thread-safe.
     """
 
-    def __init__(self, folder: Path, state: State, codec: Codec) -> None:
+    def __init__(
+        self, folder: Path, state: MirrorState, codec: Codec, files: Mapping[str, FileIO]
+    ) -> None:
         self.state = state
         self._folder = folder
         self._codec = codec
-        self._files: dict[str, FileIO] = {}
-        for name, size in state.sizes.items():
-            place = path(folder, state.generation, name)
-            file = FileIO(os.open(place, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
-            self._files[name] = file
-            # A torn tail is overwritten, not truncated: another process may have mapped it, and
-            # would be killed by SIGBUS when it reads past the new end of the file.
-            file.seek(size)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for file in self._files.values():
-            file.close()
+        self._files = files
 
     def append(self, page: Page, chain: bytes) -> None:
         """Append a page and publish the new state; ``chain`` (16 bytes) is the log's after it."""
         assert page.start == self.state.position
-        columns = contents(page, self._codec, self.state.sizes["records"])
+        columns = sealed_records(page, self._codec, self.state.sizes["records"])
         columns["buckets"] = page.buckets.astype("<u2")
-        columns["changes"] = _changes(page)
+        columns["changes"] = change_entries(page)
         end = self.state.sizes["records"] + columns["records"].nbytes
         # One anchor per page: `View.intact` checks the buckets from one anchor to the next.
         columns["anchors"] = np.array(
@@ -84,7 +60,26 @@ class Appender:
             self.state, position=page.stop, chain=chain.hex(), sizes=sizes, sums=sums
         )
         # After the rows: a state published first would count bytes that a crash leaves unwritten.
-        publish(self._folder, self.state)
+        publish_state(self._folder, self.state)
+
+
+@contextmanager
+def open_appender(folder: Path, state: MirrorState, codec: Codec) -> Iterator[Appender]:
+    """Yield an appender to the files of a generation, which are created where they are missing.
+
+    The caller holds the mirror's lock for as long as the block runs.
+    """
+    with ExitStack() as opened:
+        files = {}
+        for name, size in state.sizes.items():
+            path = file_path(folder, state.generation, name)
+            # Not "ab": with O_APPEND, every write would go behind the torn tail.
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            files[name] = opened.enter_context(FileIO(descriptor, "r+b"))
+            # A torn tail is overwritten, not truncated: another process may have mapped it, and
+            # would be killed by SIGBUS when it reads past the new end of the file.
+            files[name].seek(size)
+        yield Appender(folder, state, codec, files)
 
 
 def write_all(file: FileIO, data: memoryview) -> None:

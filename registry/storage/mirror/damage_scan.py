@@ -10,29 +10,30 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from registry.storage.mirror import layout
-from registry.storage.mirror.layout import State
-from registry.storage.mirror.state_file import read_summed, write_summed
+from registry.storage.mirror.layout import file_path
+from registry.storage.mirror.state import MirrorState
+from registry.storage.mirror.state_file import read_fields, write_fields
 
 
-def sound(folder: Path, state: State) -> int:
+def scanned_until(folder: Path, state: MirrorState) -> int:
     """Return the position up to which the records are known to be undamaged; 0 if unknown."""
-    found = read_summed(folder / "scanned")
-    if found is None or found["file"] != _look(folder, state):
+    fields = read_fields(folder / "scanned")
+    if fields is None or fields["file"] != _fingerprint(folder, state):
         return 0
-    return int(found["until"])
+    return int(fields["until"])
 
 
-def stamp(folder: Path, state: State, until: int) -> None:
+def record_scan(folder: Path, state: MirrorState, until: int) -> None:
     """Record that the rows ``[0, until)`` are undamaged.
 
     Whoever writes to the records calls this again: the write has changed the modification time, and
-    without a new stamp the next reader scans the whole file.
+    without a new entry the next reader scans the whole file.
     """
     with suppress(OSError):  # then they are scanned again
-        write_summed(folder / "scanned", {"file": _look(folder, state), "until": until})
+        write_fields(folder / "scanned", {"file": _fingerprint(folder, state), "until": until})
 
 
-def _look(folder: Path, state: State) -> list[int]:
-    found = layout.path(folder, state.generation, "records").stat()
-    return [found.st_ino, found.st_size, found.st_mtime_ns]
+def _fingerprint(folder: Path, state: MirrorState) -> list[int]:
+    # The time in ns: two writes within one second would otherwise look like one.
+    status = file_path(folder, state.generation, "records").stat()
+    return [status.st_ino, status.st_size, status.st_mtime_ns]

@@ -20,11 +20,14 @@ import numpy.typing as npt
 
 from registry.samples.arrays import Positions
 from registry.samples.codec import Codec
-from registry.storage.log.erasures import Erased
+from registry.storage.database.transactions import read
+from registry.storage.log.erasures import Erased, erased_at
 from registry.storage.log.page import Page
-from registry.storage.mirror import appender, layout
-from registry.storage.mirror.layout import ERASED, PLACE, State
-from registry.storage.mirror.snapshot import View
+from registry.storage.log.reader import Log
+from registry.storage.mirror import appender
+from registry.storage.mirror.layout import ERASED, PLACE, blank_rows, blank_seals, file_path
+from registry.storage.mirror.snapshot import open_view
+from registry.storage.mirror.state import MirrorState
 
 _Writes = list[tuple[int, memoryview]]
 """Offsets in a file, in bytes, and what to write there."""
@@ -32,7 +35,7 @@ Entries = npt.NDArray[Any]
 """Entries of the file ``erased``, of dtype `ERASED`."""
 
 
-def listed(folder: Path, state: State) -> Entries:
+def read_erased(folder: Path, state: MirrorState) -> Entries:
     """Read which rows are erased here, including rows that the mirror does not hold yet.
 
     Empty if the list is damaged.
@@ -40,41 +43,51 @@ def listed(folder: Path, state: State) -> Entries:
     if not state.erased:
         return np.empty(0, ERASED)
     # Past the state's size there may be a torn tail, which the checksum does not cover.
-    data = layout.path(folder, state.generation, "erased").read_bytes()[: state.sizes["erased"]]
+    data = file_path(folder, state.generation, "erased").read_bytes()[: state.sizes["erased"]]
     whole = crc32(data) == state.sums["erased"]
     return np.frombuffer(data if whole else b"", ERASED)
 
 
-def agree(page: Page, chain: bytes, entries: Entries, known: Mapping[int, bytes]) -> bool:
+def erased_rows(log: Log, positions: Positions) -> list[Erased]:
+    """Return which of the rows at these positions the database has erased."""
+    # Without a query where nothing is asked, as for nearly all pages.
+    if not len(positions):
+        return []
+    return read(log.engine, erased_at, log.dataset_id, positions.tolist())
+
+
+def entries_match(page: Page, chain: bytes, entries: Entries, known: Mapping[int, bytes]) -> bool:
     """Return whether a page, which follows the value ``chain``, has the rows of these entries.
 
     ``known`` maps the position of each row that is erased in the page to the value after it.
     """
     values = page.chain_values(chain, known)
-    found = [values[position - page.start] for position in entries["position"].tolist()]
+    computed = [values[position - page.start] for position in entries["position"].tolist()]
     expected: list[bytes] = entries["chain"].tolist()
-    return found == expected
+    return computed == expected
 
 
-def emptied(page: Page, positions: Positions) -> Page:
+def without_records(page: Page, positions: Positions) -> Page:
     """Return the page without the records of the rows at these positions."""
-    gone = np.isin(page.positions, positions)
-    if not gone.any():
+    removed = np.isin(page.positions, positions)
+    if not removed.any():
         return page
     width = page.codec.header.itemsize
     # One entry per record, not per row: retractions and erased rows have none.
-    sizes = np.full(len(gone), width) if page.sizes is None else page.sizes
+    sizes = np.full(len(removed), width) if page.sizes is None else page.sizes
     ends = np.cumsum(sizes)
-    parts = zip((ends - sizes)[~gone].tolist(), ends[~gone].tolist(), strict=True)
+    parts = zip((ends - sizes)[~removed].tolist(), ends[~removed].tolist(), strict=True)
     return replace(
         page,
         data=b"".join(page.data[start:end] for start, end in parts),
-        sizes=None if page.sizes is None else page.sizes[~gone],
-        erased=np.union1d(page.erased, page.positions[gone]),
+        sizes=None if page.sizes is None else page.sizes[~removed],
+        erased=np.union1d(page.erased, page.positions[removed]),
     )
 
 
-def blank(folder: Path, state: State, codec: Codec, rows: Sequence[Erased]) -> State | None:
+def erase_rows(
+    folder: Path, state: MirrorState, codec: Codec, rows: Sequence[Erased]
+) -> MirrorState | None:
     """Overwrite rows and list them in ``erased``; return the state for the caller to publish.
 
     Safe to repeat after a crash. The caller holds the mirror's lock. Returns None if a row cannot
@@ -83,18 +96,18 @@ def blank(folder: Path, state: State, codec: Codec, rows: Sequence[Erased]) -> S
     # Rows past the mirror's end are only listed, and will be appended without their records.
     positions = np.array([row.position for row in rows if row.position < state.position], np.int64)
     if len(positions):
-        writes = _fixed if codec.fixed_width else _variable
-        found = writes(folder, state, codec, positions)
-        if found is None:
+        blanks = _fixed_blanks if codec.fixed_width else _variable_blanks
+        writes = blanks(folder, state, codec, positions)
+        if writes is None:
             return None
-        for name, each in found.items():
-            _overwrite(layout.path(folder, state.generation, name), each)
+        for name, each in writes.items():
+            _overwrite(file_path(folder, state.generation, name), each)
     entries = np.array([(row.position, row.chain) for row in rows], ERASED)
     data = entries.view(np.uint8).data
     size = state.sizes["erased"]
-    place = layout.path(folder, state.generation, "erased")
-    place.touch()  # the mode r+b does not create it
-    with place.open("r+b", buffering=0) as file:
+    path = file_path(folder, state.generation, "erased")
+    path.touch()  # the mode r+b does not create it
+    with path.open("r+b", buffering=0) as file:
         file.seek(size)  # over a torn tail, if an earlier attempt left one
         appender.write_all(file, data)
     return replace(
@@ -104,23 +117,25 @@ def blank(folder: Path, state: State, codec: Codec, rows: Sequence[Erased]) -> S
     )
 
 
-def _fixed(_: Path, __: State, codec: Codec, positions: Positions) -> dict[str, _Writes] | None:
-    rows = layout.blank_rows(codec, positions)
+def _fixed_blanks(
+    _: Path, __: MirrorState, codec: Codec, positions: Positions
+) -> dict[str, _Writes] | None:
+    rows = blank_rows(codec, positions)
     stride = rows.shape[1]
     return {
         "records": [(p * stride, row.data) for p, row in zip(positions.tolist(), rows, strict=True)]
     }
 
 
-def _variable(
-    folder: Path, state: State, codec: Codec, positions: Positions
+def _variable_blanks(
+    folder: Path, state: MirrorState, codec: Codec, positions: Positions
 ) -> dict[str, _Writes] | None:
-    view = View(folder, state, codec)
+    view = open_view(folder, state, codec)
     records, broken = view.take_records(positions)
     places = view.places[positions]
     blanks = [bytes(len(record)) for record in records]
     ends = places["end"].tolist()
-    seals = layout.blank_seals(blanks, positions, ends)
+    seals = blank_seals(blanks, positions, ends)
     # A damaged row's end may be wrong, and the bytes before it those of another row, which would be
     # lost. Rows with the seal of a blank row were erased by an attempt that did not finish.
     if (broken & (places["seal"] != seals)).any():

@@ -13,43 +13,43 @@ from pathlib import Path
 
 import numpy as np
 
-from registry.storage.mirror import layout
-from registry.storage.mirror.layout import SUMMED, State
+from registry.storage.mirror.layout import ANCHOR, CHANGE, PLACE, SUMMED, file_path, lock_file
 from registry.storage.mirror.snapshot import View
+from registry.storage.mirror.state import MirrorState, checksum, load_state, publish_state
 
 
-def begin(folder: Path, state: State) -> State:
+def begin_generation(folder: Path, state: MirrorState) -> MirrorState:
     """Publish a generation and remove the others. The caller holds the mirror's lock."""
     # Even if it is empty: `next_generation` goes by the folders, and would use its number again.
     (folder / str(state.generation)).mkdir(exist_ok=True)
-    # Published before the sweep: a crash in between leaves a complete generation either way.
-    layout.publish(folder, state)
-    sweep(folder, state)
+    # Published before the removal: a crash in between leaves a complete generation either way.
+    publish_state(folder, state)
+    remove_generations(folder, except_for=state)
     return state
 
 
-def sweep(folder: Path, current: State) -> None:
-    """Remove every generation except the current one and those that a process holds."""
-    for old in _generations(folder):
-        if old != current.generation:
-            _remove(folder, old)
+def remove_generations(folder: Path, except_for: MirrorState) -> None:
+    """Remove every generation except one and those that a process has locked."""
+    for generation in _generations(folder):
+        if generation != except_for.generation:
+            _remove(folder, generation)
 
 
-def cleared(folder: Path) -> State:
+def empty_generation(folder: Path) -> MirrorState:
     """Return the state, not yet published, of a next generation without rows.
 
     It keeps the list of erasures. Otherwise a database that lacks some of them, because it is an
     older copy or lags, would bring their records back.
     """
-    before, state = layout.load(folder), State.empty(next_generation(folder))
+    before, state = load_state(folder), MirrorState.empty(next_generation(folder))
     if before is None or not before.erased:
         return state
     size, total = before.sizes["erased"], before.sums["erased"]
-    target = layout.path(folder, state.generation, "erased")
+    target = file_path(folder, state.generation, "erased")
     target.parent.mkdir(exist_ok=True)
     # A list that is damaged or gone is left out; the database's erasures are then applied again.
     try:
-        if _copy(layout.path(folder, before.generation, "erased"), target, size) != total:
+        if _copy(file_path(folder, before.generation, "erased"), target, size) != total:
             return state
     except FileNotFoundError:
         return state
@@ -60,7 +60,7 @@ def cleared(folder: Path) -> State:
     )
 
 
-def cut(folder: Path, view: View, position: int) -> State:
+def copy_generation(folder: Path, view: View, position: int) -> MirrorState:
     """Copy the first rows to the next generation; return its state, not yet published.
 
     ``position`` is that of an anchor, or 0. The state counts no erasure as applied: the database
@@ -70,33 +70,33 @@ def cut(folder: Path, view: View, position: int) -> State:
     _, size, chain = view.anchor(position)
     sizes = {
         "records": size,
-        "places": position * layout.PLACE.itemsize if len(view.places) else 0,
+        "places": position * PLACE.itemsize if len(view.places) else 0,
         "buckets": position * 2,
-        "changes": int(np.searchsorted(view.changes["position"], position))
-        * layout.CHANGE.itemsize,
+        "changes": int(np.searchsorted(view.changes["position"], position)) * CHANGE.itemsize,
         # Right: the anchor at the position itself is kept, since it holds the chain there.
         "anchors": int(np.searchsorted(view.anchors["position"], position, side="right"))
-        * layout.ANCHOR.itemsize,
+        * ANCHOR.itemsize,
         "erased": 0,
     }
     sums = {}
     for name, length in sizes.items():
-        target = layout.path(folder, generation, name)
+        target = file_path(folder, generation, name)
         target.parent.mkdir(exist_ok=True)
-        sums[name] = _copy(layout.path(folder, view.state.generation, name), target, length)
-    before = view.state.parted
+        sums[name] = _copy(file_path(folder, view.state.generation, name), target, length)
+    parted = view.state.parted
     return replace(
-        State.empty(generation),
+        MirrorState.empty(generation),
         position=position,
         chain=chain.hex(),
         sizes=sizes,
         sums={name: sums[name] for name in SUMMED},
-        parted=min(position, before if before is not None else position),
+        parted=position if parted is None else min(position, parted),
     )
 
 
 def next_generation(folder: Path) -> int:
     """Return a number above those of all generations in the folder."""
+    # By the folders, not by the state: one whose removal was refused still has its number.
     return max(_generations(folder), default=-1) + 1
 
 
@@ -108,10 +108,10 @@ def _remove(folder: Path, generation: int) -> None:
     # A file that is unlinked stays readable where it is mapped. A TensorFlow graph, however, opens
     # the records by name whenever an iterator is made, so whoever may do that holds a shared lock.
     try:
-        with layout.path(folder, generation, "records").open("r+b") as file:
-            layout.hold(file, alone=True)
+        with file_path(folder, generation, "records").open("r+b") as file:
+            lock_file(file, exclusive=True)
             shutil.rmtree(folder / str(generation), ignore_errors=True)
-    except BlockingIOError:  # in use; a later sweep removes it
+    except BlockingIOError:  # in use; a later update removes it
         pass
     except OSError:  # it has no records, or this file system has no locks
         shutil.rmtree(folder / str(generation), ignore_errors=True)
@@ -119,5 +119,5 @@ def _remove(folder: Path, generation: int) -> None:
 
 def _copy(source: Path, target: Path, length: int) -> int:
     """Copy the first ``length`` bytes of a file and return their CRC-32."""
-    with source.open("rb") as origin, target.open("wb") as copy:
-        return layout.checksum(origin, length, 0, copy)
+    with source.open("rb") as original, target.open("wb") as copy:
+        return checksum(original, length, 0, copy)

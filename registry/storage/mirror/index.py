@@ -22,7 +22,7 @@ import numpy as np
 from registry.errors import MirrorError
 from registry.samples.arrays import Positions
 from registry.storage.mirror.checksums import open_entries, seal_entries
-from registry.storage.mirror.layout import draft_of, hold
+from registry.storage.mirror.layout import draft_path, lock_file
 
 CHUNK = 1 << 16
 """Entries that are checked at a time."""
@@ -75,16 +75,16 @@ class Indexes:
         path = self._folder / name
         # Another process may be removing it: then it cannot be opened, or not be locked.
         with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
-            hold(file)
-            found = _mapped(file, path)
+            lock_file(file)
+            index = _mapped(file, path)
             # It may have been replaced between opening and locking. This lock would then not keep
             # the file that now has the name.
-            if found.size == size and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+            if index.size == size and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
                 # Set explicitly, since most file systems do not update access times on each read.
                 # In a read-only cache this fails, but there no file is removed either.
                 with suppress(OSError):
                     os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
-                return found
+                return index
         return None
 
     def make(self, name: str, parts: Parts, dense: Index) -> Index:
@@ -94,16 +94,16 @@ class Indexes:
         """
         self._folder.mkdir(exist_ok=True)
         path = self._folder / name
-        draft = draft_of(path)
+        draft = draft_path(path)
         try:
             with draft.open("x+b") as file:
                 # Locked before it has its name: another process may otherwise remove it at once.
-                hold(file)
+                lock_file(file)
                 if _write(file, parts) == dense.size:
                     return dense
                 index = _mapped(file, path)
                 draft.replace(path)
-            self._forget()
+            self._remove_least_used()
             return index
         finally:
             draft.unlink(missing_ok=True)
@@ -115,11 +115,11 @@ class Indexes:
             _write(file, parts)
             return _mapped(file, None)
 
-    def _forget(self) -> None:
+    def _remove_least_used(self) -> None:
         """Remove the least recently used files beyond `KEPT`, except those in use."""
-        for path in sorted(self._folder.iterdir(), key=_used, reverse=True)[KEPT:]:
+        for path in sorted(self._folder.iterdir(), key=_last_used, reverse=True)[KEPT:]:
             with suppress(OSError), path.open("rb") as file:
-                hold(file, alone=True)
+                lock_file(file, exclusive=True)
                 path.unlink()
 
 
@@ -146,7 +146,7 @@ def _mapped(file: IO[bytes], path: Path | None) -> Index:
     return Index(size, entries=entries, path=path)
 
 
-def _used(path: Path) -> float:
+def _last_used(path: Path) -> float:
     try:
         return path.stat().st_atime
     except FileNotFoundError:  # another process has removed it

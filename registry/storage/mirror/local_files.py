@@ -7,30 +7,30 @@ from dataclasses import dataclass
 from registry.errors import MirrorError
 from registry.samples.arrays import Positions
 from registry.storage.mirror.index import Index
-from registry.storage.mirror.snapshot import Held, View
+from registry.storage.mirror.snapshot import FileLease, View
 
 
 @dataclass(frozen=True)
 class LocalFiles:
     """Files that may be opened by name at any time while this object lives.
 
-    The locks of ``held`` and ``index`` keep other processes from removing them. ``withheld`` are
+    The locks of ``lease`` and ``index`` keep other processes from removing them. ``withheld`` are
     the positions of rows that are erased in the files, though the database still has them.
     """
 
     view: View
     index: Index
     withheld: Positions
-    held: Held
+    lease: FileLease
 
     def check(self) -> None:
         """Raise `MirrorError` if a file is gone, as when the cache directory was emptied."""
         records, entries = self.view.path, self.index.path
-        for path, there in (
-            (records, self.held.at(records)),
+        for path, exists in (
+            (records, self.lease.covers(records)),
             (entries, entries is None or entries.exists()),
         ):
-            if not there:
+            if not exists:
                 raise MirrorError(
                     f"{path} was removed while a dataset was to read it; make the dataset again, "
                     "and let `registry` alone remove files from its cache directory"

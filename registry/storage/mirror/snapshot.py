@@ -1,7 +1,10 @@
 """The rows of a mirror at one moment, as memory maps that are read in any order.
 
-Opening a `View` checks nothing. Rows are checked by their seals when they are taken, the other
-files by `View.intact` when they are needed as a whole.
+`open_view` maps the files that a state counts. It checks nothing: rows are checked by their seals
+when they are taken, the other files by `View.intact` when they are needed as a whole.
+
+Records of fixed width are rows of one length, so that a row is found by its position. For others,
+``places`` has the byte at which each record ends; the one before it ends where this one begins.
 """
 
 from __future__ import annotations
@@ -21,9 +24,17 @@ import numpy.typing as npt
 from registry.samples.arrays import Positions, Rows
 from registry.samples.codec import Codec
 from registry.storage.log.hash_chain import GENESIS, NONE, extend_past
-from registry.storage.mirror import layout
 from registry.storage.mirror.checksums import SealedRows
-from registry.storage.mirror.layout import ANCHOR, CHANGE, ERASED, PLACE, State
+from registry.storage.mirror.layout import (
+    ANCHOR,
+    CHANGE,
+    ERASED,
+    PLACE,
+    file_path,
+    lock_file,
+    seal_record,
+)
+from registry.storage.mirror.state import MirrorState, load_state
 
 DTYPES: dict[str, npt.DTypeLike] = {
     "records": np.uint8,
@@ -36,7 +47,7 @@ DTYPES: dict[str, npt.DTypeLike] = {
 
 
 @dataclass(frozen=True)
-class Held:
+class FileLease:
     """A shared lock on a file, which no process removes while this object lives.
 
     The mapping duplicates the file's descriptor, so the lock outlives the file object that took it.
@@ -45,7 +56,7 @@ class Held:
     mapping: mmap
     status: os.stat_result
 
-    def at(self, path: Path) -> bool:
+    def covers(self, path: Path) -> bool:
         """Return whether the file at the path is still the one that is locked."""
         try:
             return os.path.samestat(self.status, path.stat())
@@ -57,16 +68,21 @@ class View:
     """The first ``position`` rows of a log, in files that other processes may append to.
 
     Maps are backed by the page cache, so the process's own memory does not grow with the log.
-    Raises `FileNotFoundError` if the generation has been removed.
+    Thread-safe.
     """
 
-    def __init__(self, folder: Path, state: State, codec: Codec) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        state: MirrorState,
+        codec: Codec,
+        maps: Mapping[str, npt.NDArray[Any]],
+    ) -> None:
         self.state = state
         self.position = state.position
         self._folder = folder
         self._codec = codec
-        # All of them now: later, another process may have removed some with their generation.
-        self._maps = {name: self._map(name, dtype) for name, dtype in DTYPES.items()}
+        self._maps = maps
 
     @cached_property
     def seals(self) -> SealedRows:
@@ -76,27 +92,27 @@ class View:
     @property
     def path(self) -> Path:
         """The path of the file ``records``."""
-        return layout.path(self._folder, self.state.generation, "records")
+        return file_path(self._folder, self.state.generation, "records")
 
     @property
     def gone(self) -> bool:
         """Whether another generation has replaced these files, which stay mapped here."""
-        state = layout.load(self._folder)
+        state = load_state(self._folder)
         return state is None or state.generation != self.state.generation
 
-    def hold(self) -> Held:
+    def lease(self) -> FileLease:
         """Lock the file of the records against removal while the returned object lives.
 
         Raises `FileNotFoundError` or `BlockingIOError` if another process is removing it.
         """
         with self.path.open("rb") as file:
-            layout.hold(file)
+            lock_file(file)
             # One byte is enough: only the descriptor that the mapping duplicates is of use.
-            held = Held(mmap(file.fileno(), 1, prot=PROT_READ), os.fstat(file.fileno()))
+            lease = FileLease(mmap(file.fileno(), 1, prot=PROT_READ), os.fstat(file.fileno()))
             # It may have been removed between opening and locking.
-            if not held.at(self.path):
+            if not lease.covers(self.path):
                 raise FileNotFoundError(self.path)
-            return held
+            return lease
 
     @cached_property
     def rows(self) -> Rows:
@@ -132,8 +148,8 @@ class View:
     def erased(self) -> dict[int, bytes]:
         """The chain after each erased row of the view, by the row's position."""
         # The file lists rows past the end of the mirror, too.
-        found = self._maps["erased"]
-        rows = zip(found["position"].tolist(), found["chain"].tolist(), strict=True)
+        entries = self._maps["erased"]
+        rows = zip(entries["position"].tolist(), entries["chain"].tolist(), strict=True)
         return {position: chain for position, chain in rows if position < self.position}
 
     def intact(self, after: int, until: int) -> bool:
@@ -172,17 +188,17 @@ class View:
             data[start:end] if 0 <= start <= end <= size else data[:0]
             for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
         ]
-        places = zip(records, positions.tolist(), ends.tolist(), strict=True)
-        found = np.array([layout.seal_record(*place) for place in places], np.uint64)
-        return records, found != seals
+        sealed = zip(records, positions.tolist(), ends.tolist(), strict=True)
+        computed = np.array([seal_record(*each) for each in sealed], np.uint64)
+        return records, computed != seals
 
     def anchor(self, position: int) -> tuple[int, int, bytes]:
         """Return the last anchor at or before a position, as its position, bytes and chain."""
         index = int(np.searchsorted(self.anchors["position"], position, side="right")) - 1
         if index < 0:
             return 0, 0, GENESIS
-        found = self.anchors[index]
-        return int(found["position"]), int(found["bytes"]), found["chain"].tobytes()
+        anchor = self.anchors[index]
+        return int(anchor["position"]), int(anchor["bytes"]), anchor["chain"].tobytes()
 
     def chain_values(
         self, after: int, until: int, chain: bytes, known: Mapping[int, bytes] | None = None
@@ -194,9 +210,9 @@ class View:
         """
         positions = np.arange(after, until)
         part = slice(*np.searchsorted(self.changes["position"], [after, until]))
-        at = self.changes["position"][part] - after
+        changed = self.changes["position"][part] - after
         supersedes = np.full(len(positions), NONE, np.int64)
-        supersedes[at] = self.changes["supersedes"][part]
+        supersedes[changed] = self.changes["supersedes"][part]
         records: list[bytes | None]
         if self._codec.fixed_width:
             width = self._codec.header.itemsize
@@ -204,11 +220,11 @@ class View:
         else:
             records = [bytes(record) for record in self.take_records(positions)[0]]
         # A retraction's slot holds zeros in a file of fixed width, but its record counts as empty.
-        for retracted in at[self.changes["retracted"][part]].tolist():
+        for retracted in changed[self.changes["retracted"][part]].tolist():
             records[retracted] = None
-        given = self.erased if known is None else known
-        blanks = {p - after: value for p, value in given.items() if after <= p < until}
-        return extend_past(blanks, chain, supersedes, self.buckets[after:until], records)
+        erased = self.erased if known is None else known
+        stored = {p - after: value for p, value in erased.items() if after <= p < until}
+        return extend_past(stored, chain, supersedes, self.buckets[after:until], records)
 
     def chain_at(self, position: int) -> bytes:
         """Compute the chain after the first ``position`` rows, from the last anchor before."""
@@ -216,11 +232,22 @@ class View:
         values: Sequence[bytes] = self.chain_values(after, position, chain)
         return values[-1] if values else chain
 
-    def _map(self, name: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        count = self.state.sizes[name] // np.dtype(dtype).itemsize
-        if not count:  # an empty file cannot be mapped
-            return np.empty(0, dtype)
-        with layout.path(self._folder, self.state.generation, name).open("rb") as file:
-            # Only what the state counts: the file may have grown, or end in a torn tail.
-            held = mmap(file.fileno(), self.state.sizes[name], prot=PROT_READ)
-        return np.frombuffer(held, dtype, count)
+
+def open_view(folder: Path, state: MirrorState, codec: Codec) -> View:
+    """Map the files that a state counts.
+
+    Raises `FileNotFoundError` if the generation has been removed.
+    """
+    # All of them now: later, another process may have removed some with their generation.
+    maps = {name: _mapped(folder, state, name, dtype) for name, dtype in DTYPES.items()}
+    return View(folder, state, codec, maps)
+
+
+def _mapped(folder: Path, state: MirrorState, name: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    count = state.sizes[name] // np.dtype(dtype).itemsize
+    if not count:  # an empty file cannot be mapped
+        return np.empty(0, dtype)
+    with file_path(folder, state.generation, name).open("rb") as file:
+        # Only what the state counts: the file may have grown, or end in a torn tail.
+        mapping = mmap(file.fileno(), state.sizes[name], prot=PROT_READ)
+    return np.frombuffer(mapping, dtype, count)

@@ -20,27 +20,28 @@ SLOT = 4096
 """Bytes of a slot; more than that cannot be written."""
 
 
-def read_summed(place: Path) -> dict[str, Any] | None:
-    """Read what `write_summed` wrote last; None if there is no file or no valid slot."""
+def read_fields(path: Path) -> dict[str, Any] | None:
+    """Read what `write_fields` wrote last; None if there is no file or no valid slot."""
     try:
-        return _newest(place.read_bytes())[1]
+        return _newest(path.read_bytes())[1]
     except FileNotFoundError:
         return None
 
 
-def write_summed(place: Path, fields: dict[str, Any]) -> None:
+def write_fields(path: Path, fields: dict[str, Any]) -> None:
     """Replace the contents.
 
     Writers that do not share a lock may overwrite one another's updates. Raises `ValueError` if
     the fields do not fit in a slot.
     """
-    file = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
+    # Without O_TRUNC: the other slot must stay, or a crash in this write would lose both.
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         number = _newest(os.pread(file, 2 * SLOT, 0))[0] + 1
         text = b"%d %s" % (number, json.dumps(fields).encode())
         data = b"%08x %s" % (crc32(text), text)
         if len(data) > SLOT:
-            raise ValueError(f"{place}: {len(data)} bytes do not fit in {SLOT}")
+            raise ValueError(f"{path}: {len(data)} bytes do not fit in {SLOT}")
         # Padded, so that no rest of a longer text stays in the slot.
         written = os.pwrite(file, data.ljust(SLOT), number % 2 * SLOT)
         if written < SLOT:  # a full disk: the second call raises the error
@@ -50,11 +51,12 @@ def write_summed(place: Path, fields: dict[str, Any]) -> None:
 
 
 def _newest(data: bytes) -> tuple[int, dict[str, Any] | None]:
-    slots = [_opened(data[start : start + SLOT]) for start in (0, SLOT)]
+    """Return the number and the fields of the slot that was written last."""
+    slots = [_parsed(data[start : start + SLOT]) for start in (0, SLOT)]
     return max(slots, key=lambda slot: slot[0])
 
 
-def _opened(slot: bytes) -> tuple[int, dict[str, Any] | None]:
+def _parsed(slot: bytes) -> tuple[int, dict[str, Any] | None]:
     """Return a slot's number and fields; 0 and None unless its checksum matches."""
     total, _, text = slot.rstrip(b" ").partition(b" ")
     try:

@@ -1,0 +1,205 @@
+"""Bringing a mirror's files up to a watermark of its database.
+
+`Updater.update` takes these steps, and publishes a state after each that writes:
+
+1. Without a usable state, an empty generation begins.
+2. If the mirror and the database have different chains, they hold different histories: the first
+   rows, up to the last anchor at which they agree, are copied to a new generation.
+3. The missing rows are read and appended, page by page.
+4. Rows that the database has erased since are overwritten.
+
+A process that is killed in between leaves a state that counts complete rows. The caller holds the
+mirror's locks.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from registry.errors import DivergenceWarning, MirrorError
+from registry.storage.database.transactions import read
+from registry.storage.log.divergence import last_common
+from registry.storage.log.erasures import erased_from
+from registry.storage.log.page import Page
+from registry.storage.log.reader import Log, pages
+from registry.storage.log.watermark import Watermark
+from registry.storage.mirror.appender import open_appender
+from registry.storage.mirror.damage_scan import record_scan, scanned_until
+from registry.storage.mirror.erase import (
+    Entries,
+    entries_match,
+    erase_rows,
+    erased_rows,
+    read_erased,
+    without_records,
+)
+from registry.storage.mirror.generation import (
+    begin_generation,
+    copy_generation,
+    empty_generation,
+    remove_generations,
+)
+from registry.storage.mirror.snapshot import View, open_view
+from registry.storage.mirror.state import MirrorState, StateReader, publish_state
+
+FEW = 1024
+"""Up to so many rows, computing the chain is faster than a query for it."""
+
+
+@dataclass(frozen=True)
+class Updater:
+    """Updates the files of one mirror."""
+
+    log: Log
+    folder: Path
+    states: StateReader
+
+    def update(self, watermark: Watermark, erased: int) -> MirrorState:
+        """Bring the files up to a watermark and a number of erasures; return the new state."""
+        state = self.states.load()
+        if state is None:
+            state = begin_generation(self.folder, empty_generation(self.folder))
+        missing = self._few_rows(state, watermark)
+        if missing is None and not self.agrees(state, watermark, self._chain_at(state, watermark)):
+            state = self._cut_back(state, watermark.position)
+        blank = False
+        if state.position < watermark.position:
+            rows = missing or pages(self.log, state.position, watermark.position)
+            appended = self._append(state, rows, watermark)
+            # The erasures listed here belong to another history: drop the list, and let the
+            # database's be applied from the first on.
+            if appended is None:
+                self._drop_erased()
+                return self.update(watermark, erased)
+            state, blank = appended
+        remove_generations(self.folder, except_for=state)
+        # Erase last: a page that was read before an erasure still brings its record. Blank rows in
+        # a page may mean that the database has erased more than ``erased`` says.
+        if blank or state.erased < erased:
+            return self._erase(state, watermark)
+        return state
+
+    def agrees(self, state: MirrorState, watermark: Watermark, chain: bytes | None) -> bool:
+        """Return whether mirror and database hold the same rows, as far as both have them.
+
+        ``watermark`` is the database's; ``chain`` is its value at the mirror's end, None if the
+        database does not have so many rows.
+        """
+        if state.position == watermark.position:
+            return state.watermark == watermark
+        if chain is not None:
+            return chain.hex() == state.chain
+        # The mirror has more rows than this database, which is a replica that lags or was restored.
+        # Compare at the watermark, or every lagging replica would cut the mirror back.
+        view = open_view(self.folder, state, self.log.codec)
+        return view.chain_at(watermark.position) == watermark.chain
+
+    def _chain_at(self, state: MirrorState, watermark: Watermark) -> bytes | None:
+        """Read the database's chain at the mirror's end."""
+        if state.position == watermark.position:
+            return watermark.chain
+        # Below the watermark the database must have the row, so a standby that lags is waited for.
+        reached = state.position < watermark.position
+        return (self.log.chain_reached if reached else self.log.chain_at)(state.position)
+
+    def _few_rows(self, state: MirrorState, watermark: Watermark) -> list[Page] | None:
+        """Read the missing rows, if they are at most `FEW`; None unless they lead to the chain.
+
+        Computing the chain here saves the queries that otherwise compare the histories.
+        """
+        if not 0 < watermark.position - state.position <= FEW:
+            return None
+        missing = list(pages(self.log, state.position, watermark.position))
+        chain = state.watermark.chain
+        for page in missing:
+            chain = page.chain_values(chain)[-1]
+        return missing if chain == watermark.chain else None
+
+    def _append(
+        self, state: MirrorState, rows: Iterable[Page], watermark: Watermark
+    ) -> tuple[MirrorState, bool] | None:
+        """Append pages; return the new state, and whether any of their rows is erased.
+
+        None if the list of erasures belongs to another history than the rows.
+        """
+        # Read before the files are written, which changes the times that it goes by.
+        scanned = scanned_until(self.folder, state) if state.position else 0
+        entries, blank = read_erased(self.folder, state), False
+        with open_appender(self.folder, state, self.log.codec) as appender:
+            for read_page in rows:
+                page = self._without_erased(read_page, appender.state, entries)
+                if page is None:
+                    return None
+                at_end = page.stop == watermark.position
+                chain = watermark.chain if at_end else self.log.chain_reached(page.stop)
+                if chain is None:
+                    raise MirrorError(f"the log lost its row {page.stop - 1} while being read")
+                appender.append(page, chain)
+                blank = blank or len(page.erased) > 0
+            after = appender.state
+        self.states.trust(after)
+        if scanned >= state.position:
+            # All rows before were scanned, and what was appended is undamaged.
+            record_scan(self.folder, after, after.position)
+        elif scanned:
+            record_scan(self.folder, after, scanned)
+        return after, blank
+
+    def _without_erased(self, page: Page, before: MirrorState, entries: Entries) -> Page | None:
+        """Return a page, which follows the state, without the records of rows erased here.
+
+        None if the entries belong to another history than the page.
+        """
+        inside = entries[(entries["position"] >= page.start) & (entries["position"] < page.stop)]
+        if len(inside):
+            rows = erased_rows(self.log, page.erased)
+            known = {row.position: row.chain for row in rows}
+            if not entries_match(page, before.watermark.chain, inside, known):
+                return None
+        return without_records(page, inside["position"])
+
+    def _erase(self, state: MirrorState, watermark: Watermark) -> MirrorState:
+        """Apply the database's erasures that follow the last one applied here."""
+        rows = read(self.log.engine, erased_from, self.log.dataset_id, state.erased)
+        scanned = scanned_until(self.folder, state) if state.position else 0
+        erased = erase_rows(self.folder, state, self.log.codec, rows)
+        if erased is None:  # damaged; in an empty generation, these rows are blank from the start
+            begin_generation(self.folder, empty_generation(self.folder))
+            return self.update(watermark, state.erased + len(rows))
+        publish_state(self.folder, erased)
+        if scanned:
+            record_scan(self.folder, erased, scanned)
+        self.states.trust(erased)
+        return erased
+
+    def _drop_erased(self) -> None:
+        """Begin a generation with the same rows, but an empty list of erasures."""
+        state = self.states.load()
+        if state is not None:
+            view = open_view(self.folder, state, self.log.codec)
+            begin_generation(self.folder, copy_generation(self.folder, view, state.position))
+
+    def _cut_back(self, state: MirrorState, until: int) -> MirrorState:
+        """Begin a generation with the rows before the mirror and the database diverge."""
+        view = open_view(self.folder, state, self.log.codec)
+        position = last_common_anchor(self.log, view, until)
+        warnings.warn(
+            f"the mirror in {self.folder} holds {state.position} rows, but agrees with the database"
+            f" only up to position {position}: was the database restored, or did it fail over? The"
+            " rows from there on are read again",
+            DivergenceWarning,
+            stacklevel=2,
+        )
+        return begin_generation(self.folder, copy_generation(self.folder, view, position))
+
+
+def last_common_anchor(log: Log, view: View, until: int) -> int:
+    """Return the last anchor's position, at most ``until``, where mirror and database agree."""
+    anchors = view.anchors[view.anchors["position"] <= until]
+    chains = {int(anchor["position"]): anchor["chain"].tobytes() for anchor in anchors}
+    return last_common(
+        list(chains), lambda position: log.chain_reached(position) == chains[position]
+    )

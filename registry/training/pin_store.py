@@ -1,0 +1,195 @@
+"""The pins of epochs in the database.
+
+Epoch n of a run is a row, inserted once by the worker that reaches the epoch first. All other
+workers, and every later replay, read that row. Workers therefore always agree on an epoch, and rows
+that are appended after it was pinned belong to a later epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Engine,
+    Row,
+    Select,
+    bindparam,
+    join,
+    select,
+)
+
+from registry.storage.database.models import EpochRow, HeadRow, RunRow, SampleRow
+from registry.storage.database.sql import insert_if_new
+from registry.storage.database.transactions import read, write
+from registry.storage.log.standby import refuse_if_behind
+from registry.storage.log.watermark import Watermark
+from registry.training.run_store import END, RunSettings
+
+# Statements are built once: SQLAlchemy takes as long to build one as SQLite to run it.
+_LAST = (
+    select(EpochRow)
+    .where(EpochRow.run_id == bindparam("run"))
+    .order_by(EpochRow.number.desc())
+    .limit(1)
+)
+_NUMBER = _LAST.where(EpochRow.number == bindparam("number"))
+_BEGUN = _LAST.where(EpochRow.start <= bindparam("sample"))
+_COVERING = (
+    select(EpochRow)
+    .where(EpochRow.run_id == bindparam("run"), EpochRow.watermark >= bindparam("watermark"))
+    .order_by(EpochRow.number)
+    .limit(1)
+)
+# A subquery, not a join: the plan of a join, made while the log is short, may read all of it. A
+# server that caches the plan would still use it when the log has grown.
+_CHAIN = (
+    select(SampleRow.chain)
+    .where(SampleRow.dataset_id == RunRow.dataset_id, SampleRow.position == EpochRow.watermark - 1)
+    .scalar_subquery()
+)
+_WITH_LOG = (
+    select(EpochRow, _CHAIN.label("log_chain"), HeadRow.erased)
+    .select_from(join(join(EpochRow, RunRow), HeadRow, HeadRow.dataset_id == RunRow.dataset_id))
+    .where(
+        EpochRow.run_id == bindparam("run"),
+        EpochRow.number.in_([bindparam(name, type_=BigInteger) for name in ("one", "other")]),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Pin:
+    """An epoch's row, which never changes.
+
+    The epoch was pinned when the log had ``watermark`` rows, after which its chain is ``chain`` (16
+    bytes). Rows from ``since`` on were added after the previous epoch. The epoch has ``size``
+    samples; its first one is sample ``start`` of the whole run.
+    """
+
+    number: int
+    since: int
+    watermark: int
+    chain: bytes
+    size: int
+    start: int
+
+    @property
+    def end(self) -> int:
+        """The sample of the whole run that the next epoch begins with."""
+        return self.start + self.size
+
+    @property
+    def log_end(self) -> Watermark:
+        """Where the log ended when the epoch was pinned."""
+        return Watermark(self.watermark, self.chain)
+
+
+@dataclass(frozen=True)
+class PinInLog:
+    """An epoch's row, and the state of the log in the same snapshot.
+
+    ``chain`` is the log's at the epoch's watermark, None if the log has fewer rows. ``erased`` is
+    the number of rows that have lost their records.
+    """
+
+    pin: Pin
+    chain: bytes | None
+    erased: int
+
+
+def find(engine: Engine, run: RunSettings, number: int) -> Pin | None:
+    """Read an epoch's row; None while it is not pinned."""
+    if abs(number) >= END:  # drivers raise an error for what is no 64-bit integer
+        return None
+    return read(engine, _find, _NUMBER, run, {"number": number})
+
+
+def find_before(engine: Engine, run: RunSettings, number: int) -> Pin | None:
+    """Read the row of the epoch before ``number``; None while it is not pinned.
+
+    Waits for a standby that has not received it yet.
+    """
+
+    def find(connection: Connection) -> Pin | None:
+        pin = _find(connection, _NUMBER, run, {"number": number - 1})
+        if pin is None:
+            refuse_if_behind(connection, f"epoch {number - 1} of run {run.name!r}")
+        return pin
+
+    return read(engine, find) if 0 < number < END else None
+
+
+def find_with_log(
+    engine: Engine, run: RunSettings, number: int, known: int | None
+) -> dict[int, PinInLog]:
+    """Read the rows of epochs ``number`` and ``known``, if they are pinned, and their log's state.
+
+    Returns them by number. Waits for a standby that has not received the ``known`` epoch or its
+    part of the log.
+    """
+    # The statement always has two parameters; the same number twice returns one row.
+    other = number if known is None else known
+    parameters = {"run": run.id, "one": min(number, END - 1), "other": min(other, END - 1)}
+
+    def find(connection: Connection) -> dict[int, PinInLog]:
+        rows = connection.execute(_WITH_LOG, parameters).all()
+        pins = {row.number: PinInLog(_pin(row), row.log_chain, row.erased) for row in rows}
+        if known is not None and (known not in pins or pins[known].chain is None):
+            refuse_if_behind(connection, f"epoch {known} of run {run.name!r}")
+        return pins
+
+    return read(engine, find)
+
+
+def last(engine: Engine, run: RunSettings) -> Pin | None:
+    """Read the row of the last pinned epoch; None before the first."""
+    return read(engine, _find, _LAST, run, {})
+
+
+def find_at(engine: Engine, run: RunSettings, sample: int) -> Pin | None:
+    """Read the row of the last epoch that begins at or before a sample of the run.
+
+    Waits for a standby that has not received the epochs before that sample.
+    """
+
+    def find(connection: Connection) -> Pin | None:
+        pin = _find(connection, _BEGUN, run, {"sample": min(sample, END - 1)})
+        if sample > (pin.end if pin else 0):
+            refuse_if_behind(connection, f"the epoch before sample {sample} of run {run.name!r}")
+        return pin
+
+    return read(engine, find)
+
+
+def find_covering(engine: Engine, run: RunSettings, watermark: int) -> Pin | None:
+    """Read the row of the first epoch that was pinned at or after a watermark."""
+    return read(engine, _find, _COVERING, run, {"watermark": watermark})
+
+
+def insert_or_find(engine: Engine, run: RunSettings, proposed: Pin) -> Pin:
+    """Insert an epoch's row unless another worker was faster; return the row that is stored."""
+
+    def store(connection: Connection) -> Pin | None:
+        # Not an upsert: the first row must stay, since other workers may train on it already.
+        if insert_if_new(connection, EpochRow, {"run_id": run.id, **asdict(proposed)}):
+            return proposed
+        return _find(connection, _NUMBER, run, {"number": proposed.number})
+
+    stored = write(engine, store)
+    assert stored is not None
+    return stored
+
+
+def _find(
+    connection: Connection, query: Select[Any], run: RunSettings, parameters: Mapping[str, int]
+) -> Pin | None:
+    row = connection.execute(query, {"run": run.id, **parameters}).one_or_none()
+    return _pin(row) if row else None
+
+
+def _pin(row: Row[Any]) -> Pin:
+    return Pin(row.number, row.since, row.watermark, row.chain, row.size, row.start)

@@ -1,0 +1,122 @@
+"""Pinning: how a run gets to one of its epochs.
+
+`Epochs.find_or_pin` is the one way:
+
+1. It reads the epoch's pin, together with the last one that this machine has used, which the
+   database must still have (`divergence`).
+2. If there is no pin, it counts the samples that the epoch has at the log's head, and proposes that
+   watermark. While there is no sample, it waits for the log to grow.
+3. The database takes the first proposal only (`pin_store.insert_or_find`), so that all workers get
+   the same pin. The same pin is the same samples in the same order.
+4. It opens the epoch, and remembers the pin.
+"""
+
+from __future__ import annotations
+
+import time
+
+from registry.errors import EpochError
+from registry.samples.splits import Interval
+from registry.storage.log.head import Head
+from registry.storage.log.reader import Log, await_growth
+from registry.storage.log.watermark import Watermark
+from registry.training import pin_store
+from registry.training.divergence import PinMemory
+from registry.training.epoch import Epoch
+from registry.training.mirror_source import Sources
+from registry.training.pin_store import Pin
+from registry.training.policy import Replay
+from registry.training.population import Draw, Population
+from registry.training.run_store import RunSettings
+from registry.training.source import Source
+
+
+class Epochs:
+    """The epochs of one run. Safe to share between threads."""
+
+    def __init__(self, log: Log, run: RunSettings, interval: Interval, sources: Sources) -> None:
+        self._log = log
+        self._run = run
+        self._interval = interval
+        self._sources = sources
+        self._memory = PinMemory(log, run, sources)
+
+    def find(self, number: int) -> Epoch | None:
+        """Return an epoch if it is pinned, else None.
+
+        Raises `DivergenceError` if the database holds another history than the one that this
+        machine has trained the run on.
+        """
+        pinned = self._memory.find(number)
+        if pinned is None:
+            return None
+        source = self._sources.open(pinned.pin.log_end, pinned.erased)
+        return self._open(pinned.pin, source)
+
+    def find_or_pin(self, number: int, timeout: float | None = None) -> Epoch | None:
+        """Return an epoch: as it was pinned, or else pinned now.
+
+        Waits for a first sample for at most ``timeout`` seconds, or indefinitely if it is None;
+        None if there is none by then. Raises `EpochError` if the previous epoch is not pinned, and
+        `DivergenceError` as `find` does.
+        """
+        if epoch := self.find(number):
+            return epoch
+        # Monotonic, like the clock of `await_growth`; the wall clock may be set meanwhile.
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pinned = self._pin(number, deadline)
+        return None if pinned is None else self._open(*pinned)
+
+    def population(self, number: int, since: int, watermark: int) -> Population:
+        """Return the samples that an epoch with these watermarks holds."""
+        policy = self._run.policy
+        if policy == "all":
+            return Population(watermark, self._interval)
+        draw = Draw(policy, self._run.seed, number) if isinstance(policy, Replay) else None
+        return Population(watermark, self._interval, since, draw)
+
+    def _open(self, pin: Pin, source: Source | None) -> Epoch:
+        population = self.population(pin.number, pin.since, pin.watermark)
+        epoch = Epoch.open(self._run, pin, self._log.codec, population, self._sources, source)
+        # After it has been opened: an epoch that cannot be opened was never trained on.
+        self._memory.remember(pin)
+        return epoch
+
+    def _pin(self, number: int, deadline: float | None) -> tuple[Pin, Source | None] | None:
+        """Pin an epoch at the first head that has samples for it; None after the deadline.
+
+        The source is returned with the pin, unless another worker has pinned the epoch at another
+        head.
+        """
+        before = self._before(number)
+        since, start = (before.watermark, before.end) if before else (0, 0)
+        head: Head | None = self._log.head()
+        while head is not None:
+            source = self._sources.open(Watermark.of(head), head.erased)
+            size = source.index(self.population(number, since, head.position), None).size
+            if size:
+                proposed = Pin(number, since, head.position, head.chain, size, start)
+                pin = pin_store.insert_or_find(self._log.engine, self._run, proposed)
+                # If another worker was faster, its pin counts, and may need another source.
+                return pin, source if pin.log_end == proposed.log_end else None
+            # Another worker may have pinned samples that were retracted before this head. Its pin
+            # counts; without this read, the wait below would be for further samples.
+            if head.position > since:
+                pinned = pin_store.find(self._log.engine, self._run, number)
+                if pinned is not None:
+                    return pinned, None
+            head = await_growth(self._log, head.position, deadline)
+        return None
+
+    def _before(self, number: int) -> Pin | None:
+        """Return the pin of the epoch before ``number``, None for the first epoch."""
+        # Usually the last epoch, which `find` has just checked: this saves a query.
+        before = self._memory.last
+        if before is None or before.number != number - 1:
+            before = pin_store.find_before(self._log.engine, self._run, number)
+        if before is None and number:
+            raise EpochError(
+                f"epoch {number} of run {self._run.name!r} cannot begin before epoch {number - 1} "
+                "has"
+            )
+        return before
