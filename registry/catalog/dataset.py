@@ -25,7 +25,7 @@ from registry.storage.log.inbox import Inbox
 from registry.storage.log.page import Page
 from registry.storage.log.reader import Log, follow, pages
 from registry.storage.log.version import Version
-from registry.storage.log.writer import Writer, amend, append, together, transact
+from registry.storage.log.writer import Writer, amend, append, append_each, transact
 from registry.training import run_store
 from registry.training.mirror_source import Sources
 from registry.training.policy import Policy
@@ -158,7 +158,7 @@ class Dataset:
         """
         self._check_writable()
         made = batches(self._log.codec, requests)
-        return together(self._log.engine, self._log.dataset_id, made)
+        return append_each(self._log.engine, self._log.dataset_id, made)
 
     def amend_together(
         self, prepare: Callable[[Connection], Sequence[Sequence[Change]]]

@@ -13,7 +13,7 @@ from registry.catalog.registry import connect
 from registry.cli.base import AsJson, Name, Url, app, parse_duration
 from registry.cli.drain import drained_line
 from registry.cli.tables import Column, Listing, print_properties
-from registry.storage.log.rejected import Refused
+from registry.storage.log.inbox_rejected import Refused
 
 Ids = Annotated[
     list[int] | None, typer.Argument(metavar="ID", help="Rows, by their ids; all if none is given.")

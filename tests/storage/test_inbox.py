@@ -25,7 +25,7 @@ from registry.errors import InvalidSampleError
 from registry.io.labeling.annotation_state import State
 from registry.io.labeling.apply import Outcome, settle
 from registry.storage.database import models
-from registry.storage.log import inbox, rejected, waiting
+from registry.storage.log import inbox, inbox_rejected, inbox_waiting
 from tests.support.datasets import digit
 
 MIB = 1 << 20
@@ -343,7 +343,7 @@ def test_rows_are_drained_in_the_order_of_their_ids_wherever_they_are_stored(
 def test_a_row_that_a_tool_has_locked_keeps_neither_drainers_nor_writers_waiting(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rejected, "_EVERY", 0.0)
+    monkeypatch.setattr(inbox_rejected, "_EVERY", 0.0)
     with registry.connect(postgresql_url) as reg:
         digits = reg.create("digits", {"label": registry.ClassLabel(10)})
         with reg.engine.begin() as connection:
@@ -363,7 +363,7 @@ def test_a_row_that_a_tool_has_locked_keeps_neither_drainers_nor_writers_waiting
             tool.execute(text("SELECT * FROM inbox WHERE key = 'unfit' FOR UPDATE"))
             with reg.engine.begin() as other:
                 other.execute(text("SET LOCAL lock_timeout = 1000"))
-                assert rejected._remove(other, digits.id) == 1
+                assert inbox_rejected._remove(other, digits.id) == 1
         assert [row.key for row in digits.inbox.refused()] == ["unfit"]
         assert digits.inbox.drain().removed == 1
 
@@ -395,17 +395,17 @@ def test_a_drain_takes_memory_for_some_of_the_bytes_that_wait(
 def test_few_rows_are_measured_at_a_time_and_the_first_of_them_is_moved_first(
     reg: Registry, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "_STORED", 1)
+    monkeypatch.setattr(inbox_waiting, "_STORED", 1)
     measured: list[int] = []
 
-    def remember(connection: Connection, ids: Sequence[int]) -> dict[int, waiting.Sized]:
+    def remember(connection: Connection, ids: Sequence[int]) -> dict[int, inbox_waiting.RowSize]:
         measured.append(len(ids))
-        return waiting.measured(connection, ids)
+        return inbox_waiting.measure(connection, ids)
 
     with reg.engine.begin() as connection:
         put(connection, digits, "a", {"label": 5}, "update")
     digits.inbox.drain()
-    monkeypatch.setattr("registry.storage.log.inbox.measured", remember)
+    monkeypatch.setattr("registry.storage.log.inbox.measure", remember)
     with reg.engine.begin() as connection:
         for number in range(3):
             put(connection, digits, "a", digit(number))
@@ -441,14 +441,14 @@ def test_a_row_too_long_to_be_measured_is_refused_and_stops_no_other(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PostgreSQL gives no text over 1 GiB, as which [1e131071, …] of some KiB would be written."""
-    size = waiting._size
+    size = inbox_waiting._size
 
     def measured(dialect: str) -> Any:
         too_long = func.length(func.repeat(models.InboxRow.key, 1 << 30))
         return case((models.InboxRow.key == "long", too_long), else_=size(dialect))
 
-    monkeypatch.setattr(waiting, "_size", measured)
-    monkeypatch.setattr(waiting, "_measures", waiting._measures.__wrapped__)
+    monkeypatch.setattr(inbox_waiting, "_size", measured)
+    monkeypatch.setattr(inbox_waiting, "_measures", inbox_waiting._measures.__wrapped__)
     with registry.connect(postgresql_url) as reg:
         digits = reg.create("digits", {"label": registry.ClassLabel(10)})
         with reg.engine.begin() as connection:
@@ -467,10 +467,10 @@ def test_rejected_rows_are_kept_for_a_time_and_up_to_a_number(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(rejected, "_EVERY", 0.0)
+    monkeypatch.setattr(inbox_rejected, "_EVERY", 0.0)
     other = reg.create("other", digits.features)
     inbox = digits.inbox
-    assert inbox.limits == rejected.Limits(timedelta(days=30), 100_000)
+    assert inbox.limits == inbox_rejected.Limits(timedelta(days=30), 100_000)
     month_ago = datetime.now(UTC) - timedelta(days=31)
     with reg.engine.begin() as connection:
         for number in range(6):
@@ -485,7 +485,7 @@ def test_rejected_rows_are_kept_for_a_time_and_up_to_a_number(
         connection.execute(update(models.InboxRow).where(old).values(rejected_at=month_ago))
     assert inbox.drain().removed == 2
     assert "removed 2 rejected rows" in caplog.text
-    assert inbox.set_limits(quota=3) == rejected.Limits(timedelta(days=30), 3)
+    assert inbox.set_limits(quota=3) == inbox_rejected.Limits(timedelta(days=30), 3)
     assert inbox.drain().removed == 1
     assert [row.key for row in inbox.refused()] == ["k3", "k4", "k5"]
     assert len(other.inbox.refused()) == 6
@@ -494,14 +494,14 @@ def test_rejected_rows_are_kept_for_a_time_and_up_to_a_number(
         connection.execute(update(models.InboxRow).values(rejected_at=month_ago))
     assert (inbox.retry(), inbox.drain().removed, len(inbox.refused())) == (3, 0, 3)
     for wrong in ({"retention": timedelta(0)}, {"quota": -1}, {"quota": 1 << 63}):
-        with pytest.raises(rejected.LimitsError, match="is not"):
+        with pytest.raises(inbox_rejected.LimitsError, match="is not"):
             inbox.set_limits(**wrong)
 
 
 def test_webhooks_keep_to_the_limits_of_rejected_rows(
     reg: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rejected, "_EVERY", 0.0)
+    monkeypatch.setattr(inbox_rejected, "_EVERY", 0.0)
     dataset = reg.create("d", {"x": registry.Tensor("uint8")})
     dataset.inbox.set_limits(quota=2)
     at = datetime(2021, 1, 1, tzinfo=UTC)
@@ -514,7 +514,7 @@ def test_webhooks_keep_to_the_limits_of_rejected_rows(
 def test_rejected_rows_are_listed_page_by_page(
     url: str, reg: Registry, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rejected, "_PAGE", 3)
+    monkeypatch.setattr(inbox_rejected, "_PAGE", 3)
     monkeypatch.setattr("registry.cli.inbox._TABLE_ROWS", 2)
     with reg.engine.begin() as connection:
         for number in range(7):
@@ -556,5 +556,5 @@ def test_the_limits_are_shown_and_set_by_a_command(url: str, digits: Dataset) ->
 
     assert run().split() == ["retention", "30", "days,", "0:00:00", "quota", "100,000", "rows"]
     assert "90 days" in run("--retention", "90d", "--quota", "5")
-    assert digits.inbox.limits == rejected.Limits(timedelta(days=90), 5)
+    assert digits.inbox.limits == inbox_rejected.Limits(timedelta(days=90), 5)
     assert "is no duration" in run("--retention", "soon")

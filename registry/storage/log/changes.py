@@ -32,13 +32,13 @@ class Change:
 
 def batches(codec: Codec, requests: Sequence[Sequence[Change]]) -> list[Batch | RegistryError]:
     """Return for each request its batch or, if it is invalid, its error; the order is kept."""
-    found: list[Batch | RegistryError] = []
+    results: list[Batch | RegistryError] = []
     for changes in requests:
         try:
-            found.append(batch(codec, changes))
+            results.append(batch(codec, changes))
         except RegistryError as error:
-            found.append(error)
-    return found
+            results.append(error)
+    return results
 
 
 def batch(codec: Codec, changes: Sequence[Change]) -> Batch:

@@ -20,6 +20,7 @@ from registry.errors import DivergenceError
 from registry.storage.database.transactions import reading
 from registry.storage.log.head import Head, chain_at
 from registry.storage.log.standby import in_recovery
+from registry.storage.log.watermark import Watermark
 
 _CHECKED = "registry_histories"
 _committed: WeakKeyDictionary[Engine, dict[int, Head]] = WeakKeyDictionary()
@@ -48,10 +49,10 @@ def check(connection: Connection, dataset_id: int, head: Head) -> None:
     checked = connection.info.setdefault(_CHECKED, set())
     if known is None or (dataset_id in checked and head.position > known.position):
         return
-    found: bytes | None = head.chain
+    chain: bytes | None = head.chain
     if head.position != known.position:
-        found = chain_at(connection, dataset_id, known.position)
-    if found == known.chain:
+        chain = chain_at(connection, dataset_id, known.position)
+    if chain == known.chain:
         # SQLite has no server whose connections break, so that each transaction is checked there.
         if connection.dialect.name == "postgresql":
             checked.add(dataset_id)
@@ -59,29 +60,29 @@ def check(connection: Connection, dataset_id: int, head: Head) -> None:
     # Forgotten before it is raised: the caller is informed once and may then write to the new
     # history. Otherwise this process could never append to the dataset again.
     del heads[dataset_id]
-    raise _parted(
-        f"rows up to position {known.position} ({known.chain.hex()}) were committed here",
+    raise _diverged(
+        f"rows up to position {Watermark.of(known)} were committed here",
         head,
-        found,
+        chain,
         "send again what must not be lost: nothing of this call is stored, the next one is",
     )
 
 
-def check_reader(engine: Engine, dataset_id: int, head: Head, after: int, chain: bytes) -> None:
+def check_reader(engine: Engine, dataset_id: int, head: Head, reader: Watermark) -> None:
     """Raise `DivergenceError` where the log does not contain what a reader has read.
 
-    ``chain`` is the value at ``after`` when the reader was there. A standby that is behind raises
-    nothing, since it may still receive these rows.
+    ``reader`` is the reader's position and the chain that the log had there. A standby that is
+    behind raises nothing, since it may still receive these rows.
     """
-    found: bytes | None = head.chain
-    if head.position != after:
+    chain: bytes | None = head.chain
+    if head.position != reader.position:
         with reading(engine) as connection:
-            found = chain_at(connection, dataset_id, after)
-            if found is None and in_recovery(connection):
+            chain = chain_at(connection, dataset_id, reader.position)
+            if chain is None and in_recovery(connection):
                 return
-    if found != chain:
-        said = f"rows up to position {after} ({chain.hex()}) were read"
-        raise _parted(said, head, found, "read again from a position where both agree")
+    if chain != reader.chain:
+        lost = f"rows up to position {reader} were read"
+        raise _diverged(lost, head, chain, "read again from a position where both agree")
 
 
 def last_common(positions: Sequence[int], agree: Callable[[int], bool]) -> int:
@@ -94,13 +95,14 @@ def last_common(positions: Sequence[int], agree: Callable[[int], bool]) -> int:
     return positions[count - 1] if count else 0
 
 
-def _parted(what: str, head: Head, found: bytes | None, remedy: str) -> DivergenceError:
-    said = (
+def _diverged(lost: str, head: Head, chain: bytes | None, remedy: str) -> DivergenceError:
+    """Return the error; ``chain`` is what the log has in place of the lost rows, if anything."""
+    instead = (
         f"ends at position {head.position}"
-        if found is None
-        else f"has another history there ({found.hex()})"
+        if chain is None
+        else f"has another history there ({chain.hex()})"
     )
     return DivergenceError(
-        f"{what}, but the database's log {said}: was it restored, or did it fail over to a server "
-        f"that had not received them? {remedy}"
+        f"{lost}, but the database's log {instead}: was it restored, or did it fail over to a "
+        f"server that had not received them? {remedy}"
     )

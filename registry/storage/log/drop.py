@@ -122,8 +122,8 @@ class _Removal:
             for table in reversed(metadata.sorted_tables)
             for owner in self._owners(table, dataset_id)
         ]
-        held = [owner for owner in owners if not self._empty(*owner)]
-        if not held:
+        locked = [owner for owner in owners if not self._empty(*owner)]
+        if not locked:
             # A tool may have inserted into the inbox and not committed yet. Its row then holds a
             # lock on the dataset's row through the foreign key, and the dataset's row stays, too.
             self._attempt(
@@ -156,16 +156,16 @@ class _Removal:
                 _remove_batch, table=table, owner=owner, number=number, after=after, rows=rows
             )
             try:
-                done = self._attempt(batch)
+                removed = self._attempt(batch)
             except StatementTimeoutError:
                 # One row over the timeout cannot be divided further.
                 if rows == 1:
                     raise
                 rows = max(1, rows // 8)
                 continue
-            if done is None:
+            if removed is None:
                 return False
-            count, after = done
+            count, after = removed
             fast = time.monotonic() - began < _SECONDS
             rows = 2 * rows if fast else max(1, rows // 2)
             if table is SampleRow.__table__ and count:
@@ -199,7 +199,7 @@ def _remove_batch(
     after: Row[Any] | None,
     rows: int,
 ) -> tuple[int, Row[Any] | None]:
-    """Remove an owner's rows among the next ``rows``; return how many, and the last key seen.
+    """Remove an owner's rows among the next ``rows``; return how many, and the last key.
 
     That key is None after the last batch. A batch begins after it and not at the first row that is
     left, since PostgreSQL would scan the index entries of all rows that were removed: these stay
@@ -215,8 +215,8 @@ def _remove_batch(
         .limit(1)
     ).one_or_none()
     until = [] if last is None else [tuple_(*key) <= _literals(key, last)]
-    gone = delete(table).where(owner == number, *beyond, *until)
-    return connection.execute(gone).rowcount, last
+    batch = delete(table).where(owner == number, *beyond, *until)
+    return connection.execute(batch).rowcount, last
 
 
 def _index(table: Table, owner: Column[Any]) -> tuple[list[Column[Any]], bool]:

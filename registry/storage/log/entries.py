@@ -44,15 +44,15 @@ class Revision:
     sample: dict[str, Any] | None
 
 
-def missing(key: str, found: Sequence[Entry]) -> SampleNotFoundError:
+def missing(key: str, revisions: Sequence[Entry]) -> SampleNotFoundError:
     """Return the error that says why a key with these revisions has no sample."""
-    if not found:
+    if not revisions:
         return SampleNotFoundError(key)
     # An erasure appends a retraction, so the row before the last one shows whether there was one.
-    held = next(entry for entry in reversed(found) if entry.action != "retract")
-    if held.erased:
+    last_sample = next(entry for entry in reversed(revisions) if entry.action != "retract")
+    if last_sample.erased:
         return SampleNotFoundError(key, "it was erased; insert it again if it may be kept")
-    return SampleNotFoundError(key, f"it was retracted at position {found[-1].position}")
+    return SampleNotFoundError(key, f"it was retracted at position {revisions[-1].position}")
 
 
 # A retraction has NULL as its record, an erased row an empty one; no stored record is empty.
@@ -74,12 +74,14 @@ def history(
 
     The record is None for a retraction and for an erased row.
     """
-    wanted = _of_key(select(*_COLUMNS, SampleRow.record), dataset_id, key)
-    rows = connection.execute(wanted.where(SampleRow.position < until))
+    revisions = _of_key(select(*_COLUMNS, SampleRow.record), dataset_id, key)
+    rows = connection.execute(revisions.where(SampleRow.position < until))
     return [(_entry(row), row.record or None) for row in rows]
 
 
-def places(connection: Connection, dataset_id: int, key: str) -> list[tuple[int, int | None]]:
+def revision_sizes(
+    connection: Connection, dataset_id: int, key: str
+) -> list[tuple[int, int | None]]:
     """Return the positions of a key's revisions, oldest first, and their record sizes in bytes.
 
     The size is None for a retraction and 0 for an erased row.
@@ -99,14 +101,14 @@ def entries(connection: Connection, dataset_id: int, after: int, until: int) -> 
 
 
 def rows_at(
-    connection: Connection, wanted: Select[*Columns], dataset_id: int, after: int, until: int
+    connection: Connection, query: Select[*Columns], dataset_id: int, after: int, until: int
 ) -> Sequence[Row[*Columns]]:
-    """Return the columns that ``wanted`` selects of the rows at ``[after, until)``, in order.
+    """Return the columns that ``query`` selects of the rows at ``[after, until)``, in order.
 
     Raises the error that `missing_rows` returns where one is missing.
     """
     rows = connection.execute(
-        wanted.where(
+        query.where(
             SampleRow.dataset_id == dataset_id,
             SampleRow.position >= after,
             SampleRow.position < until,
@@ -118,11 +120,11 @@ def rows_at(
     return rows
 
 
-def _of_key(wanted: Select[*Columns], dataset_id: int, key: str) -> Select[*Columns]:
+def _of_key(query: Select[*Columns], dataset_id: int, key: str) -> Select[*Columns]:
     return (
         # Without the hint, SQLite scans the whole log to avoid a sort: the primary key has the
         # order that is asked for.
-        wanted.with_hint(SampleRow, "INDEXED BY ix_samples_key", "sqlite")
+        query.with_hint(SampleRow, "INDEXED BY ix_samples_key", "sqlite")
         .where(
             SampleRow.key == key,
             SampleRow.dataset_id + 0 == dataset_id,  # ``+ 0`` rules out the primary key

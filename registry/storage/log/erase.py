@@ -23,7 +23,7 @@ from registry.samples.keys import check_key
 from registry.storage.database.models import ErasureRow, InboxRow, SampleRow
 from registry.storage.database.transactions import driver, open_connection, write
 from registry.storage.log.batch import Plan
-from registry.storage.log.entries import places
+from registry.storage.log.entries import revision_sizes
 from registry.storage.log.head import count_erased
 from registry.storage.log.writer import Writer, transact
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SOURCE = "erase"
 """The source that the appended retractions carry."""
-_TOGETHER = 1000
+_PARAMETERS = 1000
 """Positions in one statement, at most: databases limit the number of parameters."""
 
 
@@ -57,11 +57,11 @@ def erase(engine: Engine, dataset_id: int, keys: Sequence[str], *, full: bool) -
     """
     for key in keys:
         check_key(key)
-    wanted = list(dict.fromkeys(keys))
+    distinct = list(dict.fromkeys(keys))
     # Before the head is locked: a tool's transaction may hold these rows for any time, and every
     # writer of the dataset would wait for it.
-    waiting = write(engine, _empty_inbox, dataset_id, wanted)
-    rows = transact(engine, dataset_id, partial(_erase, keys=wanted, waiting=waiting))
+    waiting = write(engine, _empty_inbox, dataset_id, distinct)
+    rows = transact(engine, dataset_id, partial(_erase, keys=distinct, waiting=waiting))
     return Erasure(rows, sum(waiting.values()), _purge(engine, full=full))
 
 
@@ -69,27 +69,27 @@ def _empty_inbox(connection: Connection, dataset_id: int, keys: Sequence[str]) -
     """Delete the inbox's rows of each key; return their number by key."""
     # SQLite may hold a key as a blob, which equals no text. Compared as bytes, it is found, too.
     raw = connection.dialect.name == "sqlite"
-    found = {}
+    counts = {}
     for key in keys:
-        same = (
+        same_key = (
             cast(InboxRow.key, LargeBinary) == key.encode()
             if raw
             else cast(InboxRow.key, Text) == key
         )
-        gone = delete(InboxRow).where(InboxRow.dataset_id == dataset_id, same)
-        found[key] = connection.execute(gone).rowcount
-    return found
+        rows = delete(InboxRow).where(InboxRow.dataset_id == dataset_id, same_key)
+        counts[key] = connection.execute(rows).rowcount
+    return counts
 
 
 def _erase(writer: Writer, keys: Sequence[str], waiting: dict[str, int]) -> int:
     """Erase keys under the lock on the head; return how many rows lost their records."""
-    found = {key: places(writer.connection, writer.dataset_id, key) for key in keys}
+    revisions = {key: revision_sizes(writer.connection, writer.dataset_id, key) for key in keys}
     for key in keys:
-        if not found[key] and not waiting[key]:
+        if not revisions[key] and not waiting[key]:
             raise SampleNotFoundError(key)
     # A size of 0 is a row that was erased before, None a retraction: neither has a record to lose.
-    held = {key: [p for p, size in rows if size] for key, rows in found.items()}
-    last = {key: found[key][-1] for key, positions in held.items() if positions}
+    stored = {key: [p for p, size in rows if size] for key, rows in revisions.items()}
+    last = {key: revisions[key][-1] for key, positions in stored.items() if positions}
     if not last:
         return 0
     # A key that is already retracted gets another retraction, which does not change the live count.
@@ -105,7 +105,7 @@ def _erase(writer: Writer, keys: Sequence[str], waiting: dict[str, int]) -> int:
             )
         ]
     )
-    positions = list(chain.from_iterable(held.values()))
+    positions = list(chain.from_iterable(stored.values()))
     _blank(writer, positions)
     return len(positions)
 
@@ -116,8 +116,8 @@ def _blank(writer: Writer, positions: Sequence[int]) -> None:
     The numbers continue those of earlier erasures. A mirror asks for the ones after its last.
     """
     connection, dataset_id = writer.connection, writer.dataset_id
-    for start in range(0, len(positions), _TOGETHER):
-        some = positions[start : start + _TOGETHER]
+    for start in range(0, len(positions), _PARAMETERS):
+        some = positions[start : start + _PARAMETERS]
         connection.execute(
             update(SampleRow)
             .where(SampleRow.dataset_id == dataset_id, SampleRow.position.in_(some))
@@ -154,18 +154,18 @@ def _purge(engine: Engine, *, full: bool) -> str | None:
             # The old pages are in the write-ahead log, too, until it is truncated.
             if not file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
                 return None
-            said = "another process was reading the file"
+            reason = "another process was reading the file"
     except RegistryError as error:
-        said = str(error)
-    return f"the database's files may still hold the bytes: {said}; erase the key again later"
+        reason = str(error)
+    return f"the database's files may still hold the bytes: {reason}; erase the key again later"
 
 
 def _vacuum(engine: Engine, *, full: bool) -> str | None:
-    said: list[str] = []
+    warnings: list[str] = []
 
     # The diagnostic is valid only during the call, so that its text is copied here.
-    def note(found: Diagnostic) -> None:
-        said.append(found.message_primary or "VACUUM was refused")
+    def note(notice: Diagnostic) -> None:
+        warnings.append(notice.message_primary or "VACUUM was refused")
 
     with open_connection(engine) as connection:
         # VACUUM cannot run inside a transaction.
@@ -177,6 +177,8 @@ def _vacuum(engine: Engine, *, full: bool) -> str | None:
         finally:
             session.remove_notice_handler(note)
     # Without the right to vacuum a table, PostgreSQL skips it with a warning and no error.
-    if said:
-        return f"the database's files still hold the bytes: {said[0]}; have its owner run VACUUM"
+    if warnings:
+        return (
+            f"the database's files still hold the bytes: {warnings[0]}; have its owner run VACUUM"
+        )
     return None if full else _FREE_SPACE

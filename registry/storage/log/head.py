@@ -76,46 +76,46 @@ def read_head(connection: Connection, dataset_id: int) -> tuple[Head, bool]:
     return _head(row), bool(row and row.waiting)
 
 
-def chain_at(connection: Connection, dataset_id: int, watermark: int) -> bytes | None:
-    """Return the chain after the log's first ``watermark`` rows; None if it has fewer."""
-    if watermark == 0:
+def chain_at(connection: Connection, dataset_id: int, position: int) -> bytes | None:
+    """Return the chain after the log's first ``position`` rows; None if it has fewer."""
+    if position == 0:
         return GENESIS
-    place = {"dataset": dataset_id, "last": watermark - 1}
-    chain: bytes | None = connection.execute(_CHAIN, place).scalar_one_or_none()
+    parameters = {"dataset": dataset_id, "last": position - 1}
+    chain: bytes | None = connection.execute(_CHAIN, parameters).scalar_one_or_none()
     return chain
 
 
 def was_committed(
-    connection: Connection, dataset_id: int, watermark: int, chain: bytes, key: str
+    connection: Connection, dataset_id: int, position: int, chain: bytes, key: str
 ) -> bool:
     """Return whether a commit whose answer was lost is in the log.
 
-    It would have left this chain at this watermark, and given the last row this key. The chain
+    It would have left this chain at this position, and given the last row this key. The chain
     covers every row up to its own, so that the same value at the same position is the same log. A
     search by keys could not tell that from a later revision by another writer, which a second
     append would then undo.
     """
     row = connection.execute(
         select(SampleRow.chain, SampleRow.key).where(
-            SampleRow.dataset_id == dataset_id, SampleRow.position == watermark - 1
+            SampleRow.dataset_id == dataset_id, SampleRow.position == position - 1
         )
     ).one_or_none()
     return row is not None and (row.chain, row.key) == (chain, key)
 
 
 def chain_and_erasures(
-    connection: Connection, dataset_id: int, watermark: int
+    connection: Connection, dataset_id: int, position: int
 ) -> tuple[bytes | None, int]:
     """Return the chain as `chain_at` does, and the erased count, from one statement.
 
     Two statements could see an erasure that was committed between them. Raises
     `DatasetDroppedError` where there is no head.
     """
-    place = {"dataset": dataset_id, "last": watermark - 1}
-    row = connection.execute(_CHAIN_AND_ERASURES, place).one_or_none()
+    parameters = {"dataset": dataset_id, "last": position - 1}
+    row = connection.execute(_CHAIN_AND_ERASURES, parameters).one_or_none()
     if row is None:
         raise DatasetDroppedError
-    return (row.chain if watermark else GENESIS), row.erased
+    return (row.chain if position else GENESIS), row.erased
 
 
 def lock_head(connection: Connection, dataset_id: int) -> Head:

@@ -29,14 +29,14 @@ from registry.samples.codec import Codec
 from registry.samples.features import LARGEST_RECORD
 from registry.samples.json_codec import parse_json
 from registry.storage.database.models import InboxRow
-from registry.storage.log import rejected
+from registry.storage.log import inbox_rejected
 from registry.storage.log.batch import Batch, Report
 from registry.storage.log.changes import Change, batches
 from registry.storage.log.head import Head
+from registry.storage.log.inbox_rejected import Limits, Refused
+from registry.storage.log.inbox_waiting import RowSize, lock_waiting, measure, read_texts
 from registry.storage.log.lookup import latest, size_of
 from registry.storage.log.raw_text import decode, readable
-from registry.storage.log.rejected import Limits, Refused
-from registry.storage.log.waiting import Sized, measured, texts, waiting
 from registry.storage.log.writer import Writer, transact
 
 SOURCE = "inbox"
@@ -59,8 +59,8 @@ class Drained:
     @property
     def moved(self) -> int:
         """How many rows left the inbox, including those without an effect."""
-        done = self.report
-        return done.inserted + done.revised + done.retracted + done.unchanged
+        report = self.report
+        return report.inserted + report.revised + report.retracted + report.unchanged
 
     @property
     def head(self) -> Head:
@@ -95,20 +95,20 @@ class Inbox:
 
     def refused(self, after: int = 0, limit: int | None = None) -> list[Refused]:
         """Return at most ``limit`` rejected rows past id ``after``, in the order of their ids."""
-        return list(rejected.listed(self.engine, self.dataset_id, after, limit))
+        return list(inbox_rejected.listed(self.engine, self.dataset_id, after, limit))
 
     def retry(self, ids: Sequence[int] | None = None) -> int:
         """Let rejected rows wait again, all or those with the given ids; return their number."""
-        return rejected.retry(self.engine, self.dataset_id, ids)
+        return inbox_rejected.retry(self.engine, self.dataset_id, ids)
 
     def discard(self, ids: Sequence[int] | None = None) -> int:
         """Remove rejected rows, all or those with the given ids; return their number."""
-        return rejected.discard(self.engine, self.dataset_id, ids)
+        return inbox_rejected.discard(self.engine, self.dataset_id, ids)
 
     @property
     def limits(self) -> Limits:
         """How long rejected rows are kept, and how many of them."""
-        return rejected.limits(self.engine, self.dataset_id)
+        return inbox_rejected.limits(self.engine, self.dataset_id)
 
     def set_limits(self, *, retention: timedelta | None = None, quota: int | None = None) -> Limits:
         """Change how long rejected rows are kept, or how many of them; return the limits.
@@ -116,65 +116,66 @@ class Inbox:
         They are stored with the dataset and apply to every process that drains the inbox. Requires
         the right to update the dataset's row.
         """
-        return rejected.set_limits(self.engine, self.dataset_id, retention, quota)
+        return inbox_rejected.set_limits(self.engine, self.dataset_id, retention, quota)
 
     def prune(self) -> int:
         """Remove rejected rows past the limits; return their number.
 
         A second call within a minute does nothing.
         """
-        return rejected.prune_sometimes(self.engine, self.dataset_id)
+        return inbox_rejected.prune_sometimes(self.engine, self.dataset_id)
 
     def _move(self, writer: Writer) -> tuple[bool, Drained]:
         """Move the first waiting rows; return whether there may be more, and what was done."""
         connection = writer.connection
-        ids, more = waiting(connection, self.dataset_id)
-        rows = measured(connection, ids)
+        ids, more = lock_waiting(connection, self.dataset_id)
+        rows = measure(connection, ids)
         fitting = {number: row for number, row in rows.items() if row.size <= LARGEST_RECORD}
         errors = {number: _too_large(rows[number].size) for number in rows.keys() - fitting.keys()}
         taken = _affordable(connection, self.dataset_id, fitting)
         outcomes = writer.append(_read(connection, self.codec, taken) if taken else [])
-        done = Report(0, 0, 0, 0, writer.head)
+        moved = Report(0, 0, 0, 0, writer.head)
         for number, outcome in zip(taken, outcomes, strict=True):
             if isinstance(outcome, RegistryError):
-                errors[number] = _why(outcome)
+                errors[number] = _reason(outcome)
             else:
-                done += outcome
+                moved += outcome
         # In the transaction of the append: a row is in the inbox or in the log, never in both.
         _clear(connection, [number for number in taken if number not in errors], errors)
-        return more or len(taken) < len(fitting), Drained(done, len(errors))
+        return more or len(taken) < len(fitting), Drained(moved, len(errors))
 
 
-def _affordable(connection: Connection, dataset_id: int, rows: Mapping[int, Sized]) -> list[int]:
+def _affordable(connection: Connection, dataset_id: int, rows: Mapping[int, RowSize]) -> list[int]:
     """Return the ids of the first rows that fit in `_BYTES`, or of the first one alone.
 
     An update also counts the record that it amends, since that is read, too.
     """
     amended = {row.key for row in rows.values() if row.amends and row.key}
-    held = {key: size_of(each) for key, each in latest(connection, dataset_id, amended).items()}
+    revisions = latest(connection, dataset_id, amended)
+    sizes = {key: size_of(revision) for key, revision in revisions.items()}
     taken: list[int] = []
     total = 0
     for number, row in rows.items():
-        size = row.size + (held.get(row.key or "", 0) if row.amends else 0)
+        size = row.size + (sizes.get(row.key or "", 0) if row.amends else 0)
         total += size
         if taken and total > _BYTES:
             break
         taken.append(number)
         # The next update of this key amends what this row makes of it, not what is stored.
-        held[row.key or ""] = size
+        sizes[row.key or ""] = size
     return taken
 
 
 def _read(connection: Connection, codec: Codec, ids: Sequence[int]) -> list[Batch | RegistryError]:
     """Return each row's batch, or the error that rejects it, in the order of the ids."""
-    rows = texts(connection, ids)
-    found: list[Batch | RegistryError] = []
+    rows = read_texts(connection, ids)
+    results: list[Batch | RegistryError] = []
     while rows:
         # The last row is the first by id. ``pop`` frees its text before its values are encoded:
         # otherwise both forms of all rows would be in memory at once.
         change = _change(rows.pop())
-        found += [change] if isinstance(change, RegistryError) else batches(codec, [[change]])
-    return found
+        results += [change] if isinstance(change, RegistryError) else batches(codec, [[change]])
+    return results
 
 
 def _change(row: Row[Any]) -> Change | RegistryError:
@@ -188,12 +189,12 @@ def _change(row: Row[Any]) -> Change | RegistryError:
 
 
 def _too_large(size: int) -> str:
-    # `waiting` gives 1 GiB to rows that PostgreSQL refuses to measure.
+    # `measure` gives 1 GiB to rows that PostgreSQL refuses to measure.
     over = "over " if size >= 1 << 30 else ""
     return f"the row has {over}{size:,} bytes; at most {LARGEST_RECORD:,} are read"
 
 
-def _why(error: RegistryError) -> str:
+def _reason(error: RegistryError) -> str:
     """Return the reason without the row and the key, which the rejected row shows itself."""
     if isinstance(error, InvalidSampleError):
         return str(InvalidSampleError(error.reason, feature=error.feature))
@@ -204,6 +205,6 @@ def _clear(connection: Connection, moved: Sequence[int], errors: Mapping[int, st
     if moved:
         connection.execute(delete(InboxRow).where(InboxRow.id.in_(moved)))
     if errors:
-        stays = update(InboxRow).where(InboxRow.id == bindparam("number"))
-        values = [{"number": number, "why": why} for number, why in errors.items()]
-        connection.execute(stays.values(error=bindparam("why")), values)
+        change = update(InboxRow).where(InboxRow.id == bindparam("number"))
+        values = [{"number": number, "reason": reason} for number, reason in errors.items()]
+        connection.execute(change.values(error=bindparam("reason")), values)

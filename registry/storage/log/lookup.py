@@ -46,25 +46,25 @@ NEVER = Latest(-1, None)
 # planner has no other choice. The length of a record that is stored out of line (TOAST) is in the
 # row itself, so that no long record is read.
 POSTGRESQL = """
-    SELECT asked.key, found.position, octet_length(found.record),
-        CASE WHEN octet_length(found.record) <= %(short)s THEN found.record END
-    FROM json_array_elements_text(%(keys)s::json) AS asked (key)
+    SELECT wanted.key, revision.position, octet_length(revision.record),
+        CASE WHEN octet_length(revision.record) <= %(short)s THEN revision.record END
+    FROM json_array_elements_text(%(keys)s::json) AS wanted (key)
     CROSS JOIN LATERAL (
         SELECT dataset_id, key, position, record FROM samples
-        WHERE (key, dataset_id) >= (asked.key COLLATE "C", %(dataset_id)s)
+        WHERE (key, dataset_id) >= (wanted.key COLLATE "C", %(dataset_id)s)
         ORDER BY key, dataset_id, position DESC LIMIT 1
-    ) AS found
-    WHERE found.dataset_id = %(dataset_id)s AND found.key = asked.key
+    ) AS revision
+    WHERE revision.dataset_id = %(dataset_id)s AND revision.key = wanted.key
 """
 # Without both hints, SQLite scans the whole log for every batch: CROSS JOIN fixes the order of the
 # tables, INDEXED BY the index that finds the maximum.
 _SQLITE = """
     SELECT samples.key, samples.position, length(samples.record),
         CASE WHEN length(samples.record) <= ? THEN samples.record END
-    FROM json_each(?) AS asked
+    FROM json_each(?) AS wanted
     CROSS JOIN samples ON samples.dataset_id = ? AND samples.position = (
         SELECT max(position) FROM samples INDEXED BY ix_samples_key
-        WHERE dataset_id = ? AND key = asked.value
+        WHERE dataset_id = ? AND key = wanted.value
     )
 """
 
@@ -84,37 +84,38 @@ def latest(
     ordered = sorted(keys)
     if not ordered or not _any_between(connection, dataset_id, ordered[0], ordered[-1]):
         return {}
-    found: dict[str, Latest] = {}
+    revisions: dict[str, Latest] = {}
     unread = False
     for key, position, size, record in _rows(connection, dataset_id, ordered):
         if record is None and size is not None:
-            found[key] = Latest(position, Stored(size))
+            revisions[key] = Latest(position, Stored(size))
             unread = True
         else:
-            found[key] = Latest(position, record)
+            revisions[key] = Latest(position, record)
     if unread:
-        _compare(connection, dataset_id, found, compared)
-    return found
+        _compare(connection, dataset_id, revisions, compared)
+    return revisions
 
 
 def _compare(
     connection: Connection,
     dataset_id: int,
-    found: dict[str, Latest],
+    revisions: dict[str, Latest],
     compared: Iterable[tuple[str, bytes | None]],
 ) -> None:
-    """Put the record into each revision in ``found`` whose record equals a compared one."""
-    alike: dict[str, list[bytes]] = {}
+    """Put the record into each one of the revisions whose record equals a compared one."""
+    candidates: dict[str, list[bytes]] = {}
     for key, record in compared:
-        if record is not None and key in found and found[key].record == Stored(len(record)):
-            alike.setdefault(key, []).append(record)
+        if record is not None and key in revisions and revisions[key].record == Stored(len(record)):
+            candidates.setdefault(key, []).append(record)
     # A long record is sent as a hash, so that it counts no more than `LONG` bytes.
-    for keys in _groups((key, min(len(records[0]), LONG)) for key, records in alike.items()):
-        stored = fingerprints_at(connection, dataset_id, [found[key].position for key in keys])
-        for key, proof in zip(keys, stored, strict=True):
-            for record in alike[key]:
+    for keys in _groups((key, min(len(records[0]), LONG)) for key, records in candidates.items()):
+        positions = [revisions[key].position for key in keys]
+        stored = fingerprints_at(connection, dataset_id, positions)
+        for key, position, proof in zip(keys, positions, stored, strict=True):
+            for record in candidates[key]:
                 if fingerprint(record) == proof:
-                    found[key] = Latest(found[key].position, record)
+                    revisions[key] = Latest(position, record)
 
 
 def record_of(connection: Connection, dataset_id: int, revision: Latest) -> bytes | None:
@@ -138,7 +139,8 @@ class RecordReader:
     """
 
     def __init__(self, connection: Connection, dataset_id: int, order: Iterable[Latest]) -> None:
-        self._place = (connection, dataset_id)
+        self._connection = connection
+        self._dataset_id = dataset_id
         self._groups = _groups(
             (each.position, each.record.size) for each in order if isinstance(each.record, Stored)
         )
@@ -150,7 +152,8 @@ class RecordReader:
             group = next(self._groups)
             # Freed first: otherwise two groups of records would be in memory at once.
             self._read = {}
-            self._read = dict(zip(group, records_at(*self._place, group), strict=True))
+            records = records_at(self._connection, self._dataset_id, group)
+            self._read = dict(zip(group, records, strict=True))
         return self._read[position]
 
 
@@ -169,12 +172,12 @@ def _groups(sized: Iterable[tuple[Item, int]]) -> Iterator[list[Item]]:
 
 
 def _rows(connection: Connection, dataset_id: int, keys: Sequence[str]) -> Sequence[Any]:
-    asked = json.dumps(keys, ensure_ascii=False)
+    document = json.dumps(keys, ensure_ascii=False)
     short = max(_SHORT, min(LONG, _GROUP // len(keys)))
     if connection.dialect.name != "postgresql":
-        given = (short, asked, dataset_id, dataset_id)
-        return connection.exec_driver_sql(_SQLITE, given).fetchall()
-    named = {"keys": asked, "dataset_id": dataset_id, "short": short}
+        parameters = (short, document, dataset_id, dataset_id)
+        return connection.exec_driver_sql(_SQLITE, parameters).fetchall()
+    named = {"keys": document, "dataset_id": dataset_id, "short": short}
     with driver(connection).cursor(binary=True) as cursor:
         return cursor.execute(POSTGRESQL, named).fetchall()
 
@@ -186,11 +189,11 @@ def _any_between(connection: Connection, dataset_id: int, low: str, high: str) -
     compare by bytes in both databases, which for UTF-8 is the order of Python's strings. In another
     order, existing keys would be treated as new.
     """
-    found = connection.execute(
+    first = connection.execute(
         select(SampleRow.key)
         .with_hint(SampleRow, "INDEXED BY ix_samples_key", "sqlite")
         .where(tuple_(SampleRow.key, SampleRow.dataset_id) >= (low, dataset_id))
         .order_by(SampleRow.key, SampleRow.dataset_id, SampleRow.position.desc())
         .limit(1)
     ).scalar_one_or_none()
-    return found is not None and found <= high
+    return first is not None and first <= high

@@ -48,10 +48,10 @@ def notify(engine: Engine, dataset_id: int) -> None:
     if engine.dialect.name != "postgresql":
         return
     now = time.monotonic()
-    place = (str(engine.url), dataset_id)
-    if now - _last.get(place, -LEAST_INTERVAL) < LEAST_INTERVAL:
+    dataset = (str(engine.url), dataset_id)
+    if now - _last.get(dataset, -LEAST_INTERVAL) < LEAST_INTERVAL:
         return
-    _last[place] = now
+    _last[dataset] = now
     with suppress(RegistryError), reading(engine) as connection:
         connection.exec_driver_sql(f"NOTIFY {_channel(dataset_id)}")
 
@@ -68,7 +68,7 @@ def listening(engine: Engine, dataset_id: int) -> Iterator[Wait]:
         return
     with reading(engine) as connection:
         if engine.dialect.name == "sqlite":
-            yield _Changes(connection)
+            yield _Commits(connection)
             return
         try:
             connection.exec_driver_sql(f"LISTEN {_channel(dataset_id)}")
@@ -102,7 +102,7 @@ class Pause:
         return now
 
 
-class _Changes:
+class _Commits:
     """Waits until another connection has committed to the SQLite file.
 
     SQLite has no notifications, but ``PRAGMA data_version`` shows within microseconds whether the
@@ -112,18 +112,18 @@ class _Changes:
     def __init__(self, connection: Connection) -> None:
         # The driver's connection: a statement through SQLAlchemy would begin a transaction.
         self._driver = connection.connection.driver_connection
-        self._seen = self._version()
+        self._last_version = self._version()
 
     def __call__(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while (version := self._version()) == self._seen and time.monotonic() < deadline:
+        while (version := self._version()) == self._last_version and time.monotonic() < deadline:
             time.sleep(_SQLITE_POLL)
-        self._seen = version
+        self._last_version = version
 
     def _version(self) -> int:
         assert isinstance(self._driver, sqlite3.Connection)
-        found: int = self._driver.execute("PRAGMA data_version").fetchone()[0]
-        return found
+        version: int = self._driver.execute("PRAGMA data_version").fetchone()[0]
+        return version
 
 
 def _notified(connection: psycopg.Connection[Any], seconds: float) -> None:

@@ -74,16 +74,16 @@ _GROUPED = """
 
 def _grouped(connection: Connection, dataset_id: int, codec: Codec, after: int, until: int) -> Page:
     rows = max(1, GROUP_BYTES // codec.header.itemsize)
-    place = {"dataset_id": dataset_id, "after": after, "until": until, "rows": rows}
+    parameters = {"dataset_id": dataset_id, "after": after, "until": until, "rows": rows}
     with driver(connection).cursor(binary=True) as cursor:
-        cursor.adapters.register_loader("bytea", _lender())
-        groups = cursor.execute(_GROUPED, place, prepare=True).fetchall()
+        cursor.adapters.register_loader("bytea", _borrowing_loader())
+        groups = cursor.execute(_GROUPED, parameters, prepare=True).fetchall()
     counts, data, buckets, superseding, supersedes, retracted = zip(*groups, strict=True)
     _check_dense(connection, dataset_id, after, until, sum(counts))
-    gone = _joined(retracted)
+    retractions = _joined(retracted)
     # string_agg returns NULL for a group that has retractions only.
     records = b"".join(part or b"" for part in data)
-    if len(records) != codec.header.itemsize * (until - after - len(gone)):
+    if len(records) != codec.header.itemsize * (until - after - len(retractions)):
         # Some rows were erased, and their empty records do not show in the concatenation. A query
         # for the erased positions could see a later state of the log, so the rows are read again.
         return _row_by_row(connection, dataset_id, codec, after, until)
@@ -96,13 +96,13 @@ def _grouped(connection: Connection, dataset_id: int, codec: Codec, after: int, 
         buckets=shifted.astype(np.uint16),
         superseding=_joined(superseding),
         supersedes=_joined(supersedes),
-        retracted=gone,
+        retracted=retractions,
         codec=codec,
     )
 
 
 @cache
-def _lender() -> type[Loader]:
+def _borrowing_loader() -> type[Loader]:
     """Return a loader that yields values as buffers in libpq's memory, without a copy.
 
     `_grouped` copies them once, when it joins them.
@@ -164,9 +164,10 @@ def rows_within(
     names = ", ".join(columns)
     if connection.dialect.name == "postgresql":
         query = (_ROWS if size is None else _WINDOW).format(names).encode()
-        given = (dataset_id, after, until) if size is None else (dataset_id, after, until, size)
+        limit = () if size is None else (size,)
         with driver(connection).cursor(binary=True) as binary:
-            return binary.execute(query, given, prepare=True).fetchall()
+            values = (dataset_id, after, until, *limit)
+            return binary.execute(query, values, prepare=True).fetchall()
     statement = _ROWS.format(names).replace("%s", "?")
     cursor: Any = connection.exec_driver_sql(statement, (dataset_id, after, until)).cursor
     if size is None:
@@ -217,11 +218,11 @@ def _from_rows(
 
 
 def _check_dense(
-    connection: Connection, dataset_id: int, after: int, until: int, found: int
+    connection: Connection, dataset_id: int, after: int, until: int, count: int
 ) -> None:
     """Raise the error of `missing_rows` unless each position in ``[after, until)`` has its row.
 
     Positions are unique, so that an equal number of rows and positions is enough.
     """
-    if found != until - after:
-        raise missing_rows(connection, dataset_id, after, until, found)
+    if count != until - after:
+        raise missing_rows(connection, dataset_id, after, until, count)

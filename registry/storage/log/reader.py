@@ -36,6 +36,7 @@ from registry.storage.log.page import Page
 from registry.storage.log.page_queries import FIRST_ROWS, MOST_ROWS, fetch, first_rows
 from registry.storage.log.replica import LAG, Replica
 from registry.storage.log.standby import chain_reached
+from registry.storage.log.watermark import Watermark
 
 AHEAD = 3
 """Pages that are read at the same time, each on its own connection."""
@@ -83,8 +84,8 @@ class Log(Pickled):
         # In a long range, a replica that has recovered is used again after `STINT` rows.
         if reach is None:
             return self, min(until, after + STINT)
-        there = Log(self.replica.engine, reach.dataset_id, self.uid, self.codec)
-        return there, reach.until
+        log = Log(self.replica.engine, reach.dataset_id, self.uid, self.codec)
+        return log, reach.until
 
     def head(self) -> Head:
         """Return the log's current head, after moving waiting rows of the inbox to the log.
@@ -103,16 +104,16 @@ class Log(Pickled):
         """The dataset's inbox, from which rows are moved to this log."""
         return Inbox(self.engine, self.dataset_id, self.codec)
 
-    def chain_at(self, watermark: int) -> bytes | None:
-        """Read the chain after the log's first ``watermark`` rows; None if it has fewer."""
-        return read(self.engine, chain_at, self.dataset_id, watermark)
+    def chain_at(self, position: int) -> bytes | None:
+        """Read the chain after the log's first ``position`` rows; None if it has fewer."""
+        return read(self.engine, chain_at, self.dataset_id, position)
 
-    def chain_reached(self, watermark: int) -> bytes | None:
-        """Read the chain as `chain_at` does, at a watermark that the log is known to have reached.
+    def chain_reached(self, position: int) -> bytes | None:
+        """Read the chain as `chain_at` does, at a position that the log is known to have reached.
 
         Waits for a standby that has not received these rows yet.
         """
-        return read(self.engine, chain_reached, self.dataset_id, watermark)
+        return read(self.engine, chain_reached, self.dataset_id, position)
 
     def page(self, after: int, until: int, patience: float | None) -> Page:
         """Read the first page of positions ``[after, until)``, in its own transaction.
@@ -186,21 +187,21 @@ def await_growth(
     `DivergenceError` unless that is the log's chain value at ``after``.
     """
 
-    def look() -> Head:
+    def read_checked_head() -> Head:
         head = log.head()
         if chain is not None:
-            check_reader(log.engine, log.dataset_id, head, after, chain)
+            check_reader(log.engine, log.dataset_id, head, Watermark(after, chain))
         return head
 
     pause = Pause()
     for attempt in retrying(None, log.engine):
         with attempt:
-            if (head := look()).position > after:
+            if (head := read_checked_head()).position > after:
                 return head
             with listening(log.engine, log.dataset_id) as wait:
                 # The head is read again after LISTEN. A commit between the first read and LISTEN
                 # sends no notification to this session, and would otherwise be noticed late.
-                while (head := look()).position <= after:
+                while (head := read_checked_head()).position <= after:
                     if until is not None and time.monotonic() >= until:
                         return None
                     wait(pause.next())
@@ -218,13 +219,13 @@ def _read_ahead(log: Log, after: int, until: int, patience: float | None) -> Ite
     ranges = ((start, min(until, start + rows)) for start in range(after, until, rows))
     if until - after <= rows:
         # One page needs no threads.
-        yield from (log.page(*place, patience) for place in ranges)
+        yield from (log.page(start, stop, patience) for start, stop in ranges)
         return
     ahead: deque[Future[Page]] = deque()
     with ThreadPoolExecutor(AHEAD, thread_name_prefix="registry-pages") as pool:
         try:
-            for place in ranges:
-                ahead.append(pool.submit(log.page, *place, patience))
+            for start, stop in ranges:
+                ahead.append(pool.submit(log.page, start, stop, patience))
                 if len(ahead) > AHEAD:
                     yield ahead.popleft().result()
             while ahead:

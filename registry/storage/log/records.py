@@ -16,18 +16,15 @@ from registry.storage.log.standby import missing_rows
 LONG = 1 << 16
 """Bytes up to which a record is its own fingerprint: sending it is faster than hashing it twice."""
 
-
 _AT_POSTGRESQL = """
-    SELECT {} FROM unnest(%s::bigint[]) WITH ORDINALITY AS asked (position, rank)
-    JOIN samples ON samples.dataset_id = %s AND samples.position = asked.position ORDER BY rank
+    SELECT {} FROM unnest(%s::bigint[]) WITH ORDINALITY AS wanted (position, rank)
+    JOIN samples ON samples.dataset_id = %s AND samples.position = wanted.position ORDER BY rank
 """
-
-
 # CROSS JOIN fixes the order of the tables: SQLite must not scan the log to find a few positions.
 _AT_SQLITE = """
-    SELECT {} FROM json_each(?) AS asked
-    CROSS JOIN samples ON samples.dataset_id = ? AND samples.position = asked.value
-    ORDER BY asked.key
+    SELECT {} FROM json_each(?) AS wanted
+    CROSS JOIN samples ON samples.dataset_id = ? AND samples.position = wanted.value
+    ORDER BY wanted.key
 """
 
 
@@ -68,8 +65,8 @@ def _values_at(
                 _AT_POSTGRESQL.format(column).encode(), (list(positions), dataset_id)
             ).fetchall()
     else:
-        place = (json.dumps(list(positions)), dataset_id)
-        rows = connection.exec_driver_sql(_AT_SQLITE.format(column), place).fetchall()
+        parameters = (json.dumps(list(positions)), dataset_id)
+        rows = connection.exec_driver_sql(_AT_SQLITE.format(column), parameters).fetchall()
     # Positions that do not exist have no row here, and retractions no value: both would shift the
     # values that follow, so the lengths are compared.
     values = [value for (value,) in rows if value is not None]
@@ -81,10 +78,10 @@ def _values_at(
 
 def sample_at(connection: Connection, dataset_id: int, position: int) -> tuple[str, str, bytes]:
     """Return the dataset's name, the key and the record at a position, which must have a record."""
-    wanted = (
+    query = (
         select(DatasetRow.name, SampleRow.key, SampleRow.record)
         .join(DatasetRow, DatasetRow.id == SampleRow.dataset_id)
         .where(SampleRow.dataset_id == dataset_id, SampleRow.position == position)
     )
-    row = connection.execute(wanted).one()
+    row = connection.execute(query).one()
     return row.name, row.key, row.record

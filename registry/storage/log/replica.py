@@ -36,7 +36,7 @@ _LAST = and_(
     SampleRow.dataset_id == DatasetRow.id, SampleRow.position == bindparam("watermark") - 1
 )
 # One statement, so that the head, the erased count and the chain are of one snapshot.
-_HELD = (
+_LOG = (
     select(DatasetRow.id, HeadRow.position, HeadRow.chain, HeadRow.erased, SampleRow.chain)
     .select_from(outerjoin(join(DatasetRow, HeadRow), SampleRow, _LAST))
     .where(DatasetRow.uid == bindparam("uid"))
@@ -55,7 +55,7 @@ class Reach:
 
 
 @dataclass(frozen=True)
-class _Held:
+class _ReplicaLog:
     """What the replica has of a log; ``end`` is the chain value at its head, at ``position``.
 
     ``chain`` is the value at the watermark asked for, None where the log ends before it.
@@ -103,26 +103,26 @@ class Replica:
         pause = Pause()
         while True:
             try:
-                held = read(self.engine, _held, uid, until, patience=LAG)
+                log = read(self.engine, _replica_log, uid, until, patience=LAG)
             except RegistryError as error:
                 self.fail(str(error), began)
                 return None
             # With fewer erasures than the primary, it would yield content that is erased there.
-            if held is not None and held.erased >= erased:
-                position, found = until, held.chain
+            if log is not None and log.erased >= erased:
+                position, actual = until, log.chain
                 expected: bytes | None = chain
                 # It has the first part of the range: its head is compared instead.
-                if found is None and after < held.position < until and not self._out:
-                    position, found = held.position, held.end
+                if actual is None and after < log.position < until and not self._out:
+                    position, actual = log.position, log.end
                     expected = read(primary, chain_at, dataset_id, position)
-                if found is not None and found == expected:
+                if actual is not None and actual == expected:
                     self._out = False
-                    return Reach(held.dataset_id, position)
-                if found is not None:
-                    self.fail(_diverged(position, found, expected), began)
+                    return Reach(log.dataset_id, position)
+                if actual is not None:
+                    self.fail(_diverged(position, actual, expected), began)
                     return None
             if time.monotonic() >= deadline:
-                self.fail(_lacking(held, uid, until, erased), began)
+                self.fail(_lacking(log, uid, until, erased), began)
                 return None
             time.sleep(pause.next())
 
@@ -163,25 +163,25 @@ def open_replica(url: str, primary: Engine, timeout: float | None) -> Replica:
     return Replica(make_engine(parsed, timeout))
 
 
-def _held(connection: Connection, uid: str, watermark: int) -> _Held | None:
-    row = connection.execute(_HELD, {"uid": uid, "watermark": watermark}).one_or_none()
+def _replica_log(connection: Connection, uid: str, watermark: int) -> _ReplicaLog | None:
+    row = connection.execute(_LOG, {"uid": uid, "watermark": watermark}).one_or_none()
     if row is None:
         return None
     number, position, end, erased, chain = row
-    return _Held(number, position, end, erased, chain if watermark else GENESIS)
+    return _ReplicaLog(number, position, end, erased, chain if watermark else GENESIS)
 
 
-def _lacking(held: _Held | None, uid: str, until: int, erased: int) -> str:
-    if held is None:
+def _lacking(log: _ReplicaLog | None, uid: str, until: int, erased: int) -> str:
+    if log is None:
         return f"it has no dataset of uid {uid}, so that it lags or is another database's"
-    if held.erased < erased:
-        return f"it lags, and still has the content of {erased - held.erased} rows that were erased"
-    return f"it lags, and has {held.position} rows of {until}"
+    if log.erased < erased:
+        return f"it lags, and still has the content of {erased - log.erased} rows that were erased"
+    return f"it lags, and has {log.position} rows of {until}"
 
 
-def _diverged(position: int, found: bytes, expected: bytes | None) -> str:
-    has = "ends before" if expected is None else f"has {expected.hex()}"
+def _diverged(position: int, actual: bytes, expected: bytes | None) -> str:
+    primary_has = "ends before" if expected is None else f"has {expected.hex()}"
     return (
         f"it is another database's, or has another history: its chain at position {position} is "
-        f"{found.hex()}, where the primary {has}"
+        f"{actual.hex()}, where the primary {primary_has}"
     )

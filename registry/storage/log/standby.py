@@ -22,8 +22,8 @@ from registry.storage.log.head import chain_at
 
 def in_recovery(connection: Connection) -> bool:
     """Return whether the connection is to a standby; always False on SQLite."""
-    found: bool = connection.execute(select(_recovery(connection))).scalar_one()
-    return found
+    recovery: bool = connection.execute(select(_recovery(connection))).scalar_one()
+    return recovery
 
 
 def refuse_if_behind(connection: Connection, lacking: str) -> None:
@@ -35,14 +35,14 @@ def refuse_if_behind(connection: Connection, lacking: str) -> None:
         raise _behind(connection, lacking)
 
 
-def chain_reached(connection: Connection, dataset_id: int, watermark: int) -> bytes | None:
-    """Return the chain after the first ``watermark`` rows of a log that is known to have them.
+def chain_reached(connection: Connection, dataset_id: int, position: int) -> bytes | None:
+    """Return the chain after the first ``position`` rows of a log that is known to have them.
 
     If this server has fewer, raises `ReplicaBehindError` on a standby and returns None elsewhere.
     """
-    chain = chain_at(connection, dataset_id, watermark)
+    chain = chain_at(connection, dataset_id, position)
     if chain is None:
-        refuse_if_behind(connection, f"position {watermark - 1} of the log")
+        refuse_if_behind(connection, f"position {position - 1} of the log")
     return chain
 
 
@@ -60,9 +60,9 @@ def missing_rows(
     count = select(func.count()).select_from(SampleRow).where(*inside).scalar_subquery()
     # One statement reads one snapshot of one server. A pooler could send several statements to
     # different servers, and their answers would not belong together.
-    position, there, recovery = connection.execute(select(end, count, _recovery(connection))).one()
+    position, now, recovery = connection.execute(select(end, count, _recovery(connection))).one()
     # If all rows are there now, they arrived after the read that missed them.
-    if there == until - after or (recovery and (position or 0) < until):
+    if now == until - after or (recovery and (position or 0) < until):
         return _behind(connection, f"positions [{after}, {until}) of the log")
     if position is None:
         return DatasetDroppedError()

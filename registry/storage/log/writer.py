@@ -5,7 +5,7 @@ all of it or nothing. Retrying is safe: a commit whose answer was lost is recogn
 value that it would have left, which no other rows could have produced.
 
 `transact` does the locking and the retries, and `Writer` is what a caller works with in between.
-`append`, `amend` and `together` are the common cases.
+`append`, `amend` and `append_each` are the common cases.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def append(engine: Engine, dataset_id: int, batch: Batch) -> Report:
     total: Report | None = None
     for chunk in _chunks(batch):
         try:
-            report = _alone(engine, dataset_id, chunk)
+            report = _append_one(engine, dataset_id, chunk)
         except RegistryError as error:
             if total is not None:
                 error.add_note(f"the first chunks are stored, up to position {total.head.position}")
@@ -65,10 +65,10 @@ def amend(
     The record is read under the lock on the head, so that no concurrent revision is lost. Raises
     `SampleNotFoundError` where the dataset never had the key.
     """
-    return _alone(engine, dataset_id, Batch([key], [change], [source]))
+    return _append_one(engine, dataset_id, Batch([key], [change], [source]))
 
 
-def together(
+def append_each(
     engine: Engine, dataset_id: int, batches: Sequence[Batch | RegistryError]
 ) -> list[Outcome]:
     """Append batches in one transaction; return a report or an error for each.
@@ -142,33 +142,33 @@ class Writer:
         last batch, since they are committed together.
         """
         # What the database has is read once for all batches.
-        wanted = [batch for batch in batches if isinstance(batch, Batch)]
-        known = self._known(wanted)
+        valid = [batch for batch in batches if isinstance(batch, Batch)]
+        known = self._known(valid)
         amended = (
             known[key]
-            for batch in wanted
+            for batch in valid
             for key, record in zip(batch.keys, batch.records, strict=True)
             if callable(record) and key in known
         )
         read = RecordReader(self.connection, self.dataset_id, amended)
         position = self.head.position
-        found: list[Plan | RegistryError] = []
+        plans: list[Plan | RegistryError] = []
         for batch in batches:
             try:
                 if isinstance(batch, RegistryError):
                     raise batch
                 plan = resolve(batch, known, position, read)
             except RegistryError as error:
-                found.append(error)
+                plans.append(error)
                 continue
-            found.append(plan)
+            plans.append(plan)
             # The rows of this batch are not in the database yet, but the next ones revise them.
             if len(batches) > 1:
                 rows = zip(plan.keys, plan.records, strict=True)
                 known |= {key: Latest(position + n, record) for n, (key, record) in enumerate(rows)}
             position += len(plan.keys)
-        self.write([plan for plan in found if isinstance(plan, Plan)])
-        return [each.report(self.head) if isinstance(each, Plan) else each for each in found]
+        self.write([plan for plan in plans if isinstance(plan, Plan)])
+        return [plan.report(self.head) if isinstance(plan, Plan) else plan for plan in plans]
 
     def _known(self, batches: Sequence[Batch]) -> dict[str, Latest]:
         named = [batch for batch in batches if not batch.fresh]
@@ -205,8 +205,8 @@ def _joined(plans: Sequence[Plan]) -> Plan:
     )
 
 
-def _alone(engine: Engine, dataset_id: int, batch: Batch) -> Report:
-    (outcome,) = together(engine, dataset_id, [batch])
+def _append_one(engine: Engine, dataset_id: int, batch: Batch) -> Report:
+    (outcome,) = append_each(engine, dataset_id, [batch])
     if isinstance(outcome, RegistryError):
         raise outcome
     return outcome

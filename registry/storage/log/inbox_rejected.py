@@ -37,13 +37,13 @@ logger = logging.getLogger("registry.storage.log.inbox")
 
 _PAGE = 1000
 """Rows that one statement lists, at most."""
-_TOGETHER = 1000
+_BATCH = 1000
 """Rows that one transaction removes for each limit, at most."""
 _EVERY = 60.0
 """Seconds between two searches for rows that are past the limits."""
 _LONGEST = timedelta(days=36500)
 
-_looked: WeakKeyDictionary[Engine, dict[int, float]] = WeakKeyDictionary()
+_pruned: WeakKeyDictionary[Engine, dict[int, float]] = WeakKeyDictionary()
 """When, by the monotonic clock, each dataset's limits were last applied by this process."""
 
 
@@ -87,23 +87,23 @@ def listed(
 
 def retry(engine: Engine, dataset_id: int, ids: Sequence[int] | None) -> int:
     """Let rejected rows wait again, all or those with the given ids; return their number."""
-    again = update(InboxRow).where(*rejected(dataset_id, ids)).values(error=None, rejected_at=None)
-    return write(engine, lambda connection: connection.execute(again).rowcount)
+    change = update(InboxRow).where(*rejected(dataset_id, ids)).values(error=None, rejected_at=None)
+    return write(engine, lambda connection: connection.execute(change).rowcount)
 
 
 def discard(engine: Engine, dataset_id: int, ids: Sequence[int] | None) -> int:
     """Remove rejected rows, all or those with the given ids; return their number."""
-    gone = delete(InboxRow).where(*rejected(dataset_id, ids))
-    return write(engine, lambda connection: connection.execute(gone).rowcount)
+    removal = delete(InboxRow).where(*rejected(dataset_id, ids))
+    return write(engine, lambda connection: connection.execute(removal).rowcount)
 
 
 def rejected(dataset_id: int, ids: Sequence[int] | None = None) -> list[ColumnElement[bool]]:
     """Return the WHERE conditions for rejected rows, all or those with the given ids."""
-    wanted = [InboxRow.dataset_id == dataset_id, InboxRow.error.is_not(None)]
+    conditions = [InboxRow.dataset_id == dataset_id, InboxRow.error.is_not(None)]
     if ids is None:
-        return wanted
+        return conditions
     # A number that does not fit a bigint is no row's id, and as a parameter would raise an error.
-    return [*wanted, InboxRow.id.in_([number for number in ids if abs(number) < 1 << 63])]
+    return [*conditions, InboxRow.id.in_([number for number in ids if abs(number) < 1 << 63])]
 
 
 def limits(engine: Engine, dataset_id: int) -> Limits:
@@ -123,10 +123,10 @@ def set_limits(
     if quota is not None and not 0 <= quota < 1 << 63:
         raise LimitsError(f"a quota of {quota} rows is not a whole number from 0 on")
     seconds = None if retention is None else int(retention.total_seconds())
-    given = {"rejected_retention": seconds, "rejected_quota": quota}
-    changed = {name: value for name, value in given.items() if value is not None}
-    if changed:
-        change = update(DatasetRow).where(DatasetRow.id == dataset_id).values(changed)
+    settings = {"rejected_retention": seconds, "rejected_quota": quota}
+    values = {name: value for name, value in settings.items() if value is not None}
+    if values:
+        change = update(DatasetRow).where(DatasetRow.id == dataset_id).values(values)
         write(engine, lambda connection: connection.execute(change))
     return limits(engine, dataset_id)
 
@@ -136,12 +136,12 @@ def prune_sometimes(engine: Engine, dataset_id: int) -> int:
 
     Errors are logged and not raised: the next call after a minute tries again.
     """
-    looked = _looked.setdefault(engine, {})
+    pruned = _pruned.setdefault(engine, {})
     now = time.monotonic()
-    if now - looked.get(dataset_id, -_EVERY) < _EVERY:
+    if now - pruned.get(dataset_id, -_EVERY) < _EVERY:
         return 0
     # Before the attempt: a removal that fails must not be repeated by every drain.
-    looked[dataset_id] = now
+    pruned[dataset_id] = now
     try:
         return prune(engine, dataset_id)
     except RegistryError as error:
@@ -154,8 +154,8 @@ def prune(engine: Engine, dataset_id: int) -> int:
     # The retention begins when a row is first seen here as rejected. From ``created_at`` on, a row
     # that had waited for long would be removed before anyone could see its error.
     new = _unlocked(dataset_id, InboxRow.rejected_at.is_(None))
-    noted = update(InboxRow).where(InboxRow.id.in_(new)).values(rejected_at=func.now())
-    write(engine, lambda connection: connection.execute(noted))
+    begin_retention = update(InboxRow).where(InboxRow.id.in_(new)).values(rejected_at=func.now())
+    write(engine, lambda connection: connection.execute(begin_retention))
     removed = 0
     while count := write(engine, _remove, dataset_id):
         removed += count
@@ -168,24 +168,24 @@ def prune(engine: Engine, dataset_id: int) -> int:
 
 def _remove(connection: Connection, dataset_id: int) -> int:
     """Remove some of the rows that are past the limits; return their number, 0 at the end."""
-    kept = _limits(connection, dataset_id)
+    limits = _limits(connection, dataset_id)
     # By the database's clock, which set the times: this machine's clock may differ.
     now = connection.execute(select(type_coerce(func.now(), UtcDateTime))).scalar_one()
     ids = select(InboxRow.id).where(*rejected(dataset_id)).order_by(InboxRow.id.desc())
     # The newest row above the quota, and all before it. The subquery is NULL within the quota: no
     # id is less than that.
-    surplus = InboxRow.id <= ids.offset(kept.quota).limit(1).scalar_subquery()
+    surplus = InboxRow.id <= ids.offset(limits.quota).limit(1).scalar_subquery()
     removed = 0
-    for past in (InboxRow.rejected_at < now - kept.retention, surplus):
-        some = _unlocked(dataset_id, past).limit(_TOGETHER)
+    for past in (InboxRow.rejected_at < now - limits.retention, surplus):
+        some = _unlocked(dataset_id, past).limit(_BATCH)
         removed += connection.execute(delete(InboxRow).where(InboxRow.id.in_(some))).rowcount
     return removed
 
 
-def _unlocked(dataset_id: int, which: ColumnElement[bool]) -> Select[int]:
+def _unlocked(dataset_id: int, condition: ColumnElement[bool]) -> Select[int]:
     """Select and lock the ids of rejected rows, without those that others have locked."""
-    found = select(InboxRow.id).where(*rejected(dataset_id), which)
-    return found.with_for_update(skip_locked=True)
+    ids = select(InboxRow.id).where(*rejected(dataset_id), condition)
+    return ids.with_for_update(skip_locked=True)
 
 
 def _limits(connection: Connection, dataset_id: int) -> Limits:

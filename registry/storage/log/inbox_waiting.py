@@ -1,8 +1,8 @@
 """Rows that wait in an inbox: their ids, their sizes, and their texts.
 
-A tool can insert rows of any size, so a batch is read in three steps. `waiting` locks rows and
-counts their bytes as stored, which may be compressed. `measured` computes their sizes as text.
-`texts` reads those that the caller has found small enough.
+A tool can insert rows of any size, so a batch is read in three steps. `lock_waiting` locks rows
+and counts their bytes as stored, which may be compressed. `measure` computes their sizes as text.
+`read_texts` reads those that the caller considers small enough.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _WANTED = InboxRow.id.in_(bindparam("ids", expanding=True))
 
 
 @dataclass(frozen=True)
-class Sized:
+class RowSize:
     """A row's size as text in bytes, its key, and whether it amends that key's record.
 
     The key is None where the row has none, or one that is longer than any key may be.
@@ -53,7 +53,7 @@ class Sized:
     amends: bool
 
 
-def waiting(connection: Connection, dataset_id: int) -> tuple[list[int], bool]:
+def lock_waiting(connection: Connection, dataset_id: int) -> tuple[list[int], bool]:
     """Lock the first waiting rows and return their ids, and whether there may be more.
 
     Rows that another transaction has locked are skipped.
@@ -71,7 +71,7 @@ def waiting(connection: Connection, dataset_id: int) -> tuple[list[int], bool]:
     return ids, len(ids) == _ROWS
 
 
-def measured(connection: Connection, ids: Sequence[int]) -> dict[int, Sized]:
+def measure(connection: Connection, ids: Sequence[int]) -> dict[int, RowSize]:
     """Return the rows' sizes by id, in the order of their ids.
 
     A row that PostgreSQL cannot measure, since its text exceeds 1 GiB, has a size of 1 GiB.
@@ -82,17 +82,17 @@ def measured(connection: Connection, ids: Sequence[int]) -> dict[int, Sized]:
         # A savepoint: an error would otherwise abort the transaction that holds the head's lock.
         with connection.begin_nested():
             rows = connection.execute(_measures(connection.dialect.name), {"ids": ids})
-            return {n: Sized(size, readable(key), amends) for n, size, key, amends in rows}
+            return {n: RowSize(size, readable(key), amends) for n, size, key, amends in rows}
     except DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) != _TOO_LONG:
             raise
     # One row is too long, but the error does not say which: each is measured alone.
     if len(ids) == 1:
-        return {ids[0]: Sized(1 << 30, None, amends=False)}
-    return {number: row for each in ids for number, row in measured(connection, [each]).items()}
+        return {ids[0]: RowSize(1 << 30, None, amends=False)}
+    return {number: row for each in ids for number, row in measure(connection, [each]).items()}
 
 
-def texts(connection: Connection, ids: Sequence[int]) -> list[Row[Any]]:
+def read_texts(connection: Connection, ids: Sequence[int]) -> list[Row[Any]]:
     """Return the rows' texts unparsed, in descending order of their ids."""
     return list(connection.execute(_texts(connection.dialect.name), {"ids": ids}))
 
@@ -114,7 +114,7 @@ def _stored(dialect: str) -> Select[int, Any]:
 
 @functools.cache
 def _measures(dialect: str) -> Select[Any]:
-    """Select the attributes of `Sized` for the rows with the given ids."""
+    """Select the attributes of `RowSize` for the rows with the given ids."""
     # A key that is too long is not read: only its size is needed to reject the row.
     known = case((_length(InboxRow.key, dialect) <= LONGEST, raw(InboxRow.key, dialect)))
     amends = InboxRow.action == "update"
