@@ -316,7 +316,9 @@ def test_all_that_waits_is_drained_in_its_order_however_much_it_is(
 
 
 @pytest.mark.parametrize(
-    "limit", [(waiting, "_STORED"), (inbox, "_BYTES"), None], ids=["stored", "measured", "together"]
+    "limit",
+    [(inbox_waiting, "_STORED"), (inbox, "_BYTES"), None],
+    ids=["stored", "measured", "together"],
 )
 def test_rows_are_drained_in_the_order_of_their_ids_wherever_they_are_stored(
     postgresql_url: str, limit: tuple[ModuleType, str] | None, monkeypatch: pytest.MonkeyPatch
