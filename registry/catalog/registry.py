@@ -27,8 +27,7 @@ from registry.storage.database.models import NOT_DROPPED, DatasetRow, HeadRow
 from registry.storage.database.sql import insert_if_new
 from registry.storage.database.transactions import read, write
 from registry.storage.database.url import shown
-from registry.storage.log import drop as drops
-from registry.storage.log.drop import Progress
+from registry.storage.log.drop import Progress, drop, remove
 from registry.storage.log.hash_chain import GENESIS
 from registry.storage.log.reader import Log
 from registry.storage.log.replica import Replica, open_replica
@@ -141,17 +140,17 @@ class Registry(Pickled):
         Raises `DatasetNotFoundError`, and `VersionError` if the log does not hold the version.
         """
         version = Version.parse(name)
-        return self._dataset(self._row(version.name if version else name), version)
+        return self._dataset(find_row(self, version.name if version else name), version)
 
     def names(self) -> list[str]:
         """Return the datasets' names in alphabetical order."""
-        wanted = select(DatasetRow.name).where(NOT_DROPPED).order_by(DatasetRow.name)
-        return read(self.engine, lambda connection: list(connection.execute(wanted).scalars()))
+        query = select(DatasetRow.name).where(NOT_DROPPED).order_by(DatasetRow.name)
+        return read(self.engine, lambda connection: list(connection.execute(query).scalars()))
 
     def datasets(self) -> list[Dataset]:
         """Open every dataset, in the alphabetical order of their names."""
-        wanted = select(DatasetRow).where(NOT_DROPPED).order_by(DatasetRow.name)
-        rows = read(self.engine, lambda connection: connection.execute(wanted).all())
+        query = select(DatasetRow).where(NOT_DROPPED).order_by(DatasetRow.name)
+        rows = read(self.engine, lambda connection: connection.execute(query).all())
         return [self._dataset(row) for row in rows]
 
     def drop(self, name: str, progress: Progress | None = None) -> None:
@@ -164,9 +163,9 @@ class Registry(Pickled):
         `registry doctor --fix`.
         """
         # This has committed when `remove` begins, so an error there must not hide that.
-        drops.drop(self.engine, self._row(name).id)
+        drop(self.engine, find_row(self, name).id)
         try:
-            drops.remove(self.engine, progress)
+            remove(self.engine, progress)
         except RegistryError as error:
             error.add_note(
                 f"{name!r} is dropped; the next drop of a dataset, or `registry doctor --fix`, "
@@ -177,15 +176,17 @@ class Registry(Pickled):
     def _dataset(self, row: Row[Any], version: Version | None = None) -> Dataset:
         return Dataset(Log.of(self.engine, row, self.replica), row, version)
 
-    def _row(self, name: str) -> Row[Any]:
-        # PostgreSQL refuses some texts in a query, such as those with NUL, with another error.
-        if not is_name(name):
-            raise DatasetNotFoundError(name, ())
-        wanted = select(DatasetRow).where(DatasetRow.name == name)
-        row = read(self.engine, lambda connection: connection.execute(wanted).one_or_none())
-        if row is None:
-            raise DatasetNotFoundError(name, self.names())
-        return row
+
+def find_row(registry: Registry, name: str) -> Row[Any]:
+    """Return the row of a dataset; raises `DatasetNotFoundError`."""
+    # PostgreSQL refuses some texts in a query, such as those with NUL, with another error.
+    if not is_name(name):
+        raise DatasetNotFoundError(name, ())
+    query = select(DatasetRow).where(DatasetRow.name == name)
+    row = read(registry.engine, lambda connection: connection.execute(query).one_or_none())
+    if row is None:
+        raise DatasetNotFoundError(name, registry.names())
+    return row
 
 
 def _create(connection: Connection, row: Mapping[str, Any]) -> None:
@@ -193,11 +194,11 @@ def _create(connection: Connection, row: Mapping[str, Any]) -> None:
 
     Raises `DatasetExistsError` if the name's row has another uid than this call's.
     """
-    made = select(DatasetRow.id, DatasetRow.uid).where(DatasetRow.name == row["name"])
     inserted = insert_if_new(connection, DatasetRow, row)
-    found = connection.execute(made).one_or_none()
-    if found is None or found.uid != row["uid"]:
+    query = select(DatasetRow.id, DatasetRow.uid).where(DatasetRow.name == row["name"])
+    stored = connection.execute(query).one_or_none()
+    if stored is None or stored.uid != row["uid"]:
         raise DatasetExistsError(row["name"])
     # Otherwise this is a second attempt, after the answer to a commit was lost.
     if inserted:
-        connection.execute(insert(HeadRow).values(dataset_id=found.id, chain=GENESIS))
+        connection.execute(insert(HeadRow).values(dataset_id=stored.id, chain=GENESIS))

@@ -16,7 +16,7 @@ from registry.storage.log.page import Page
 from registry.storage.log.reader import Log, pages
 
 Decode = Callable[[str, bytes], None]
-"""Decodes a file, given its encoding ("jpeg" or "png"); raises any `Exception` if that fails."""
+"""Decodes a file of an encoding ("jpeg" or "png"); raises any `Exception` if that fails."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,21 @@ def broken_images(log: Log, until: int) -> list[BrokenImage]:
     Pillow decodes them, in as many threads as there are cores, or TensorFlow without Pillow. Raises
     `RegistryError` if neither is installed.
     """
-    decode, found, superseded = _decoder(), list[tuple[int, str, str]](), set[int]()
+    decode, failures, superseded = _decoder(), list[tuple[int, str, str]](), set[int]()
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="registry-images") as pool:
         for page in pages(log, 0, until):
-            found += _broken(page, decode, pool)
-            broken = {position for position, _, _ in found}
+            failures += _failures(page, decode, pool)
+            broken = {position for position, _, _ in failures}
             superseded |= broken.intersection(page.supersedes.tolist())
     return [
         BrokenImage(position, _key(log, position), feature, reason, position not in superseded)
-        for position, feature, reason in found
+        for position, feature, reason in failures
     ]
 
 
-def _broken(page: Page, decode: Decode, pool: ThreadPoolExecutor) -> Iterator[tuple[int, str, str]]:
+def _failures(
+    page: Page, decode: Decode, pool: ThreadPoolExecutor
+) -> Iterator[tuple[int, str, str]]:
     positions = page.positions.tolist()
     for name, feature in page.codec.features.items():
         if isinstance(feature, Image):

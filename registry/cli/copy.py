@@ -14,7 +14,7 @@ from registry.cli.base import AsJsonLines, app
 from registry.cli.progress import progress
 from registry.cli.tables import printable
 from registry.errors import RegistryError
-from registry.storage.database.url import is_there, parse_url, shown
+from registry.storage.database.url import may_exist, parse_url, shown
 
 
 @app.command()
@@ -46,7 +46,7 @@ def copy(
 
 def _check_exists(url: str) -> None:
     parsed = parse_url(url)
-    if not is_there(parsed):
+    if not may_exist(parsed):
         raise typer.BadParameter(f"{shown(parsed)} is not there", param_hint="FROM_URL")
 
 

@@ -131,13 +131,13 @@ class Codec:
     def _fixed(self, rows: npt.NDArray[np.uint8]) -> list[Column]:
         """Extract the columns of the fixed-width features from rows that begin with them."""
         fields: Mapping[str, Any] = self.header.fields or {}
-        places = [fields[_field(i)][:2] for i in range(len(self.features.fixed))]
+        layouts = [fields[_field(i)][:2] for i in range(len(self.features.fixed))]
         # As void fields: NumPy copies these several times as fast as typed fields or single bytes.
         layout = np.dtype(
             {
-                "names": [_field(i) for i in range(len(places))],
-                "formats": [f"V{field.itemsize}" for field, _ in places],
-                "offsets": [offset for _, offset in places],
+                "names": [_field(i) for i in range(len(layouts))],
+                "formats": [f"V{field.itemsize}" for field, _ in layouts],
+                "offsets": [offset for _, offset in layouts],
                 "itemsize": rows.shape[1],
             }
         )
@@ -147,7 +147,7 @@ class Codec:
             np.require(
                 np.ascontiguousarray(header[_field(i)]).view(field.base), requirements="A"
             ).reshape(-1, *field.shape)
-            for i, (field, _) in enumerate(places)
+            for i, (field, _) in enumerate(layouts)
         ]
 
     def decode_one(self, record: bytes) -> dict[str, Any]:
@@ -172,9 +172,9 @@ def _mismatch(features: Features, sample: object) -> str:
         return f"a sample is a mapping of feature names to values, not {type(sample).__name__}"
     missing = [name for name in features if name not in sample]
     extra = [str(name) for name in sample if name not in features]
-    said = [f"missing {', '.join(map(repr, missing))}"] if missing else []
-    said += [f"unknown {', '.join(map(repr, extra))}"] if extra else []
-    return f"{' and '.join(said)}; the features are {', '.join(map(repr, features))}"
+    problems = [f"missing {', '.join(map(repr, missing))}"] if missing else []
+    problems += [f"unknown {', '.join(map(repr, extra))}"] if extra else []
+    return f"{' and '.join(problems)}; the features are {', '.join(map(repr, features))}"
 
 
 def _count(features: Features, columns: Mapping[str, Any]) -> int:

@@ -78,9 +78,9 @@ def _reasons() -> Iterator[None]:
 
 
 def _after_space(text: str, position: int) -> int:
-    found = _SPACE.match(text, position)
-    assert found is not None
-    return found.end()
+    space = _SPACE.match(text, position)
+    assert space is not None
+    return space.end()
 
 
 def from_fields(features: Features, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,11 +162,11 @@ def _to_json(feature: Feature, value: Any) -> Any:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     # json.loads would keep the last of two equal names, and so lose a value silently.
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         counts = Counter(name for name, _ in pairs)
         raise ValueError(f"{shown(counts.most_common(1)[0][0])} is there twice")
-    return found
+    return values
 
 
 def _finite(text: str) -> float:

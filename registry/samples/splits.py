@@ -38,7 +38,7 @@ def intervals(fractions: Mapping[str, float]) -> dict[str, Interval]:
     # Sums of floats are inexact: 0.7 + 0.2 + 0.1 is less than 1.
     if abs(sum(fractions.values()) - 1) > 1e-6:
         raise FeatureError(f"splits {dict(fractions)!r} add up to {sum(fractions.values())}, not 1")
-    found: dict[str, Interval] = {}
+    result: dict[str, Interval] = {}
     total, start = 0.0, 0
     for name, part in fractions.items():
         # Rounding the running total, not each share, makes the last interval end at BUCKETS.
@@ -50,9 +50,9 @@ def intervals(fractions: Mapping[str, float]) -> dict[str, Interval]:
                 "buckets that keys hash to, so no sample could fall into the split; "
                 f"give {1 / BUCKETS:g} or more"
             )
-        found[name] = (start, stop)
+        result[name] = (start, stop)
         start = stop
-    return found
+    return result
 
 
 def interval(splits: Mapping[str, Interval], name: str | None) -> Interval:

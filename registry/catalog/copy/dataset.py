@@ -5,7 +5,7 @@ its webhooks and the state of their events, and the rejected rows of its inbox. 
 training runs continue with the copy. Access tokens are not copied, since each server has its own.
 
 1. Find the target's dataset of this name and uid, or create an empty one.
-2. Check that the copy's log is a prefix of the source's (`_common`).
+2. Check that the copy's log is a prefix of the source's (`_checked_head`).
 3. Copy rows in blocks. Each is verified by its chain, then appended as a whole or not at all. So an
    interrupted copy continues where it stopped, and a complete one takes the rows added since.
 4. In a snapshot of the source, copy the last rows, then erasures, then runs, epochs and the rest.
@@ -22,9 +22,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, insert, or_, select
 
 from registry.catalog.copy.related import Related, copy_erasures, copy_related
-from registry.catalog.copy.rows import fetch, overtaken, prove, store
-from registry.catalog.registry import Registry
-from registry.errors import DatabaseError, DatasetNotFoundError, DivergenceError
+from registry.catalog.copy.rows import fetch, overtaken, store, verify_rows
+from registry.catalog.registry import Registry, find_row
+from registry.errors import DatabaseError, DivergenceError
 from registry.storage.database import models
 from registry.storage.database.models import NOT_DROPPED, DatasetRow
 from registry.storage.database.sql import insert_if_new
@@ -61,37 +61,37 @@ def copy_dataset(
     if the target's dataset of this name has other rows than the source's, or more; and
     `DatabaseError`, with the position, if a chain is wrong.
     """
-    row = _row(source, name)
+    row = find_row(source, name)
     origin = Log.of(source.engine, row)
     goal = origin.head()
-    copy = _counterpart(target, row)
-    before = _common(origin, copy, name)
-    work = _Work(origin, copy, before, progress)
-    head = work.advance(before, goal.position)
+    copy = _find_or_create_copy(target, row)
+    before = _checked_head(origin, copy, name)
+    task = _CopyTask(origin, copy, before, progress)
+    head = task.advance(before, goal.position)
     # The last rows and the tables related to the log are read in one transaction. Otherwise the
     # copy could get an epoch, or the state of an event, that refers to rows it does not have.
     with _snapshot(source.engine) as connection:
         goal, _ = read_head(connection, origin.dataset_id)
-        head = work.advance(head, goal.position, connection)
+        head = task.advance(head, goal.position, connection)
         if head.live != goal.live:
             raise DatabaseError(
                 f"{shown(source.engine.url)} counts {goal.live} live samples at position "
                 f"{goal.position} of {name!r}, where its log has {head.live}; see `registry doctor`"
             )
-        source_place = (connection, origin.dataset_id)
+        scope = (connection, origin.dataset_id)
         # Erasures have their own transaction: they must be stored even if the next one fails
         # because a run of the copy has diverged.
-        with _held(copy, head) as there:
-            erased = copy_erasures(source_place, (there, copy.dataset_id))
-        with _held(copy, head) as there:
-            related = copy_related(source_place, (there, copy.dataset_id), erased)
-    work.prove(head)
+        with _locked(copy, head) as target_connection:
+            erased = copy_erasures(scope, (target_connection, copy.dataset_id))
+        with _locked(copy, head) as target_connection:
+            related = copy_related(scope, (target_connection, copy.dataset_id), erased)
+    task.verify(head)
     version = Version(name, head.position, head.chain.hex())
     return Copied(version, head.position - before.position, related)
 
 
 @dataclass(frozen=True)
-class _Work:
+class _CopyTask:
     origin: Log
     copy: Log
     before: Head
@@ -106,31 +106,31 @@ class _Work:
                 if connection is None
                 else fetch(connection, *rows)
             )
-            prove(shown(self.origin.engine.url), head.chain, block)
+            verify_rows(shown(self.origin.engine.url), head.chain, block)
             head = store(self.copy.engine, self.copy.dataset_id, head, block)
             if self.progress is not None:
                 self.progress(head.position - self.before.position, head.position)
         return head
 
-    def prove(self, head: Head) -> None:
+    def verify(self, head: Head) -> None:
         """Read the copied rows from the target, and verify their chain."""
         position, chain = self.before.position, self.before.chain
         while position < head.position:
             block = read(self.copy.engine, fetch, self.copy.dataset_id, position, head.position)
-            prove(shown(self.copy.engine.url), chain, block)
+            verify_rows(shown(self.copy.engine.url), chain, block)
             position, chain = block[-1].position + 1, block[-1].chain
         assert chain == head.chain
 
 
 @contextmanager
-def _held(copy: Log, head: Head) -> Iterator[Connection]:
+def _locked(copy: Log, head: Head) -> Iterator[Connection]:
     """Yield a transaction that locks the copy's head against other writers.
 
     Raises `DivergenceError` if the copy does not end at ``head``.
     """
     with writing(copy.engine) as connection:
-        found = lock_head(connection, copy.dataset_id)
-        if (found.position, found.chain) != (head.position, head.chain):
+        present = lock_head(connection, copy.dataset_id)
+        if (present.position, present.chain) != (head.position, head.chain):
             raise overtaken(head.position)
         yield connection
 
@@ -148,15 +148,7 @@ def _snapshot(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def _row(registry: Registry, name: str) -> Row[Any]:
-    wanted = select(DatasetRow).where(DatasetRow.name == name)
-    row = read(registry.engine, lambda connection: connection.execute(wanted).one_or_none())
-    if row is None:
-        raise DatasetNotFoundError(name, registry.names())
-    return row
-
-
-def _counterpart(target: Registry, row: Row[Any]) -> Log:
+def _find_or_create_copy(target: Registry, row: Row[Any]) -> Log:
     """Return the target's log of this name and uid, created if it has neither.
 
     Raises `DivergenceError` if the target has a dataset with only one of them.
@@ -166,8 +158,8 @@ def _counterpart(target: Registry, row: Row[Any]) -> Log:
 
     def find_or_create(connection: Connection) -> Sequence[Row[Any]]:
         if insert_if_new(connection, DatasetRow, values):
-            wanted = select(DatasetRow.id).where(DatasetRow.uid == row.uid)
-            dataset_id = connection.execute(wanted).scalar_one()
+            query = select(DatasetRow.id).where(DatasetRow.uid == row.uid)
+            dataset_id = connection.execute(query).scalar_one()
             connection.execute(insert(models.HeadRow).values(dataset_id=dataset_id, chain=GENESIS))
         like = or_(DatasetRow.uid == row.uid, DatasetRow.name == row.name)
         return connection.execute(select(DatasetRow).where(NOT_DROPPED, like)).all()
@@ -180,10 +172,10 @@ def _counterpart(target: Registry, row: Row[Any]) -> Log:
                 f"{existing.uid}, not {row.uid}), which differs from position 0 on; drop it there, "
                 "or copy to another database"
             )
-    return Log.of(target.engine, _row(target, row.name))
+    return Log.of(target.engine, find_row(target, row.name))
 
 
-def _common(origin: Log, copy: Log, name: str) -> Head:
+def _checked_head(origin: Log, copy: Log, name: str) -> Head:
     """Return the copy's head; raises `DivergenceError` unless it is on the source's log.
 
     The chain value at a position is a hash of all rows before it. So one comparison at the head is

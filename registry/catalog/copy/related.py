@@ -38,12 +38,12 @@ from registry.storage.database.models import (
 from registry.storage.database.sql import insert_into
 from registry.storage.log.raw_text import decode, raw, readable
 
-_TOGETHER = 1000
-"""Rows in one statement, or in memory, at a time."""
+_PART = 1000
+"""Rows that are in memory or in one statement at a time."""
 _TEXTS = ("key", "fields", "action", "source", "error")
-_LEDGERS = (WebhookRow, ToolAnnotationRow, DeliveryRow)
+_TOOL_TABLES = (WebhookRow, ToolAnnotationRow, DeliveryRow)
 
-Place = tuple[Connection, int]
+Scope = tuple[Connection, int]
 """A connection, and the primary key of the dataset, or of a run, in that database."""
 
 
@@ -60,20 +60,20 @@ class Related:
     erased: int
 
 
-def copy_related(source: Place, target: Place, erased: int) -> Related:
+def copy_related(source: Scope, target: Scope, erased: int) -> Related:
     """Bring all other related tables up to date; rows that only the copy has stay.
 
     ``erased`` is the result of `copy_erasures`. Raises `DivergenceError` if a run of the copy has
     other settings or has pinned other epochs than the source's.
     """
-    for row_class in _LEDGERS:
-        _copy_ledger(row_class, source, target)
+    for row_class in _TOOL_TABLES:
+        _copy_tool_table(row_class, source, target)
     copied = _copy_runs(source, target)
-    refused, left = _copy_refused(source, target)
-    return Related(copied, refused, left, erased)
+    rejected, left = _copy_rejected(source, target)
+    return Related(copied, rejected, left, erased)
 
 
-def copy_erasures(source: Place, target: Place) -> int:
+def copy_erasures(source: Scope, target: Scope) -> int:
     """Erase the rows of the copy that the source has erased since; return the number of rows.
 
     Raises `DivergenceError` if the copy has erased other rows.
@@ -87,8 +87,8 @@ def copy_erasures(source: Place, target: Place) -> int:
                 "another database"
             )
     added, count = erased[len(before) :], 0
-    for start in range(0, len(added), _TOGETHER):
-        part = added[start : start + _TOGETHER]
+    for start in range(0, len(added), _PART):
+        part = added[start : start + _PART]
         connection.execute(insert(ErasureRow), [{**row, "dataset_id": dataset_id} for row in part])
         rows = (
             SampleRow.dataset_id == dataset_id,
@@ -98,8 +98,8 @@ def copy_erasures(source: Place, target: Place) -> int:
         count += connection.execute(emptied).rowcount
         # Rejected rows of an erased key may hold the erased content, too.
         keys = select(SampleRow.key).where(*rows)
-        refused = (InboxRow.dataset_id == dataset_id, InboxRow.key.in_(keys))
-        connection.execute(delete(InboxRow).where(*refused))
+        rejected = (InboxRow.dataset_id == dataset_id, InboxRow.key.in_(keys))
+        connection.execute(delete(InboxRow).where(*rejected))
     # The head counts erasures, not rows emptied now: mirrors compare the count with theirs.
     total = update(HeadRow).where(HeadRow.dataset_id == dataset_id).values(erased=len(erased))
     connection.execute(total)
@@ -108,12 +108,12 @@ def copy_erasures(source: Place, target: Place) -> int:
 
 def _erasures(connection: Connection, dataset_id: int) -> list[dict[str, Any]]:
     columns = (ErasureRow.number, ErasureRow.position, ErasureRow.erased_at)
-    found = select(*columns).where(ErasureRow.dataset_id == dataset_id)
-    rows = connection.execute(found.order_by(ErasureRow.number)).mappings()
+    query = select(*columns).where(ErasureRow.dataset_id == dataset_id)
+    rows = connection.execute(query.order_by(ErasureRow.number)).mappings()
     return [dict(row) for row in rows]
 
 
-def _copy_ledger(row_class: type[Base], source: Place, target: Place) -> None:
+def _copy_tool_table(row_class: type[Base], source: Scope, target: Scope) -> None:
     """Copy rows that are identified by their content; the source's replace the copy's.
 
     Rows with a surrogate key are inserted unless the copy has them.
@@ -121,78 +121,79 @@ def _copy_ledger(row_class: type[Base], source: Place, target: Place) -> None:
     connection, dataset_id = target
     table = row_class.__table__
     # A surrogate key is another in each database.
-    own = [column for column in table.columns if column.name not in {"id", "dataset_id"}]
+    copied = [column for column in table.columns if column.name not in {"id", "dataset_id"}]
     statement = insert_into(connection, row_class)
     if "id" in table.columns:
         statement = statement.on_conflict_do_nothing()
     else:
         key = list(table.primary_key)
-        replaced = {c.name: statement.excluded[c.name] for c in own if c not in key}
+        replaced = {c.name: statement.excluded[c.name] for c in copied if c not in key}
         statement = statement.on_conflict_do_update(index_elements=key, set_=replaced)
-    for part in _parts(source[0], select(*own).where(table.c.dataset_id == source[1])):
+    for part in _parts(source[0], select(*copied).where(table.c.dataset_id == source[1])):
         connection.execute(statement, [{**row, "dataset_id": dataset_id} for row in part])
 
 
 def _parts(connection: Connection, query: Any) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of a query in lists of up to ``_TOGETHER``, streamed from the server."""
-    rows = connection.execute(query.execution_options(yield_per=_TOGETHER)).mappings()
+    """Yield the rows of a query in lists of up to ``_PART``, streamed from the server."""
+    rows = connection.execute(query.execution_options(yield_per=_PART)).mappings()
     for part in rows.partitions():
         yield [dict(row) for row in part]
 
 
-def _copy_runs(source: Place, target: Place) -> int:
+def _copy_runs(source: Scope, target: Scope) -> int:
     """Copy runs, by name, and their epochs; return the number of runs of the copy."""
+    connection, dataset_id = target
     before = _runs(*target)
     for name, run in _runs(*source).items():
-        mine = before.get(name)
         settings = {c: getattr(run, c) for c in ("name", "seed", "split", "policy")}
-        if mine is None:
-            made = {**settings, "dataset_id": target[1], "created_at": run.created_at}
-            target[0].execute(insert(RunRow).values(**made))
-            mine = _runs(*target)[name]
-        elif any(getattr(mine, c) != value for c, value in settings.items()):
+        copy = before.get(name)
+        if copy is None:
+            values = {**settings, "dataset_id": dataset_id, "created_at": run.created_at}
+            connection.execute(insert(RunRow).values(**values))
+            copy = _runs(*target)[name]
+        elif any(getattr(copy, c) != value for c, value in settings.items()):
             raise DivergenceError(
                 f"the copy has a run {name!r} with another seed, split or policy, from position "
                 "0 on; copy to a database where nobody has trained yet"
             )
-        _copy_epochs(name, (source[0], run.id), (target[0], mine.id))
+        _copy_epochs(name, (source[0], run.id), (connection, copy.id))
         # Never back: the copy may have been trained on further within the same epochs.
-        further = max(run.consumed, mine.consumed)
-        target[0].execute(update(RunRow).where(RunRow.id == mine.id).values(consumed=further))
+        consumed = max(run.consumed, copy.consumed)
+        connection.execute(update(RunRow).where(RunRow.id == copy.id).values(consumed=consumed))
     return len(_runs(*target))
 
 
 def _runs(connection: Connection, dataset_id: int) -> dict[str, Row[Any]]:
-    found = connection.execute(select(RunRow).where(RunRow.dataset_id == dataset_id))
-    return {row.name: row for row in found}
+    rows = connection.execute(select(RunRow).where(RunRow.dataset_id == dataset_id))
+    return {row.name: row for row in rows}
 
 
-def _copy_epochs(name: str, source: Place, target: Place) -> None:
-    pinned, before = _epochs(*source), _epochs(*target)
+def _copy_epochs(name: str, source: Scope, target: Scope) -> None:
+    epochs, before = _epochs(*source), _epochs(*target)
     # All epochs of the copy must be the source's: a trainer may have used any of them.
     for number, epoch in before.items():
-        if _pin(epoch) != (_pin(pinned[number]) if number in pinned else None):
+        if number not in epochs or _pinned(epoch) != _pinned(epochs[number]):
             raise DivergenceError(
                 f"the copy pinned epoch {number} of run {name!r} by itself, at position "
-                f"{epoch['watermark']}; copy to a database where nobody has trained on"
+                f"{epoch['watermark']}; copy to a database where nobody has trained further"
             )
     added = [
-        {**epoch, "run_id": target[1]} for number, epoch in pinned.items() if number not in before
+        {**epoch, "run_id": target[1]} for number, epoch in epochs.items() if number not in before
     ]
     if added:
         target[0].execute(insert(EpochRow), added)
 
 
 def _epochs(connection: Connection, run_id: int) -> dict[int, dict[str, Any]]:
-    found = connection.execute(select(EpochRow).where(EpochRow.run_id == run_id))
-    return {row["number"]: dict(row) for row in found.mappings()}
+    rows = connection.execute(select(EpochRow).where(EpochRow.run_id == run_id))
+    return {row["number"]: dict(row) for row in rows.mappings()}
 
 
-def _pin(epoch: Mapping[str, Any]) -> dict[str, Any]:
+def _pinned(epoch: Mapping[str, Any]) -> dict[str, Any]:
     return {name: v for name, v in epoch.items() if name not in {"run_id", "pinned_at"}}
 
 
-def _copy_refused(source: Place, target: Place) -> tuple[int, int]:
+def _copy_rejected(source: Scope, target: Scope) -> tuple[int, int]:
     """Copy rejected inbox rows, each once; return how many the copy has and how many it lacks.
 
     Rows that still wait are not copied. Both databases would move them to their logs, and a sample
@@ -204,34 +205,34 @@ def _copy_refused(source: Place, target: Place) -> tuple[int, int]:
     )
     left: int = connection.execute(waiting).scalar_one()
     # Counted, not a set: rows that are equal are still several.
-    known = Counter(map(_identity, _refused(*target)))
+    known = Counter(map(_identity, _read_rejected(*target)))
     copied = known.total()
-    for row in _refused(*source):
+    for row in _read_rejected(*source):
         if known[_identity(row)]:
             known[_identity(row)] -= 1
-        elif _take_refused(row, target):
+        elif _insert_rejected(row, target):
             copied += 1
         else:
             left += 1
     return copied, left
 
 
-def _take_refused(row: Mapping[str, Any], target: Place) -> bool:
+def _insert_rejected(row: Mapping[str, Any], target: Scope) -> bool:
     """Store a rejected row; return False if the database cannot store it."""
     connection, dataset_id = target
     try:
         texts = {name: None if row[name] is None else decode(row[name], name) for name in _TEXTS}
         fields = null() if texts["fields"] is None else json.loads(texts["fields"])
-        made = {**texts, "fields": fields, "dataset_id": dataset_id}
+        values = {**texts, "fields": fields, "dataset_id": dataset_id}
         # A savepoint: on PostgreSQL, an error would otherwise abort the whole transaction.
         with connection.begin_nested():
-            connection.execute(insert(InboxRow).values(**made, created_at=row["created_at"]))
+            connection.execute(insert(InboxRow).values(**values, created_at=row["created_at"]))
     except (ValueError, DataError):
         return False
     return True
 
 
-def _refused(connection: Connection, dataset_id: int) -> list[dict[str, Any]]:
+def _read_rejected(connection: Connection, dataset_id: int) -> list[dict[str, Any]]:
     """Read the rejected rows, oldest first, with their texts as str or bytes.
 
     On SQLite a text may not be UTF-8, and ``fields`` may not be JSON.

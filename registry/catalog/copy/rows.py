@@ -79,11 +79,11 @@ def _parse_time(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-def prove(place: str, chain: bytes, rows: Sequence[LogRow]) -> None:
+def verify_rows(database: str, chain: bytes, rows: Sequence[LogRow]) -> None:
     """Raise `DatabaseError` unless the rows' chain values and buckets are correct.
 
-    ``chain`` is the value before the first row; ``place`` is the URL of the rows' database, for the
-    message.
+    ``chain`` is the value before the first row; ``database`` is the URL of the rows' database,
+    for the message.
     """
     hashes = buckets([row.key for row in rows])
     links = np.array([NONE if row.supersedes is None else row.supersedes for row in rows], np.int64)
@@ -93,8 +93,8 @@ def prove(place: str, chain: bytes, rows: Sequence[LogRow]) -> None:
     for row, value, bucket in zip(rows, values, hashes.tolist(), strict=True):
         if (row.chain, row.bucket) != (value, bucket):
             raise DatabaseError(
-                f"{place}: the chain differs from position {row.position} on, so that "
-                "what comes there is not copied; restore this database from a backup"
+                f"{database}: the chain differs from position {row.position} on, so that "
+                "the rows from there on are not copied; restore this database from a backup"
             )
 
 
@@ -126,8 +126,8 @@ def store(engine: Engine, dataset_id: int, head: Head, rows: Sequence[LogRow]) -
 def overtaken(position: int) -> DivergenceError:
     """Return the error for a copy whose head another writer has moved."""
     return DivergenceError(
-        f"somebody else wrote to the copy at position {position} meanwhile; let nobody write to it "
-        "before it is complete"
+        f"another writer appended to the copy at position {position} meanwhile; let nobody write "
+        "to it before it is complete"
     )
 
 

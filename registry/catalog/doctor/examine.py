@@ -20,20 +20,20 @@ from registry.catalog.doctor.tables import check_indexes, check_tables
 from registry.errors import DatabaseError, EncodingError, PermissionDeniedError
 from registry.storage.database import schema
 from registry.storage.database.engine import make_engine
-from registry.storage.database.url import is_there, shown
+from registry.storage.database.url import may_exist, shown
 from registry.storage.log import drop as drops
 
 __all__ = ["Finding", "Severity", "examine"]
 
 # Checks by the name that a finding gives if a check cannot be run.
-_ON_SERVERS: dict[str, Check] = {
+_POSTGRESQL_CHECKS: dict[str, Check] = {
     "settings": check_postgresql,
     "sessions": check_sessions,
     "tables": check_tables,
     "keys": check_keys,
 }
-_ON_FILES: dict[str, Check] = {"settings": check_sqlite}
-_ANYWHERE: dict[str, Check] = {
+_SQLITE_CHECKS: dict[str, Check] = {"settings": check_sqlite}
+_COMMON_CHECKS: dict[str, Check] = {
     "triggers": check_guards,
     "indexes": check_indexes,
     "logs": check_logs,
@@ -53,38 +53,40 @@ def examine(url: str, *, fix: bool = False) -> list[Finding]:
     """
     engine = make_engine(url)
     try:
-        found = list(_examine(engine, fix=fix))
+        findings = list(_examine(engine, fix=fix))
     except EncodingError as error:
         said = f"it is {error.encoding}, in which keys do not stay as they are given"
-        found = [Finding("error", "encoding", said, error.remedy)]
+        findings = [Finding("error", "encoding", said, error.remedy)]
     finally:
         engine.dispose()
     order = ("error", "warning", "note")
-    return sorted(found, key=lambda finding: order.index(finding.severity))
+    return sorted(findings, key=lambda finding: order.index(finding.severity))
 
 
 def _examine(engine: Engine, *, fix: bool) -> Iterator[Finding]:
-    place = shown(engine.url)
-    on_file = engine.dialect.name == "sqlite"
-    # Before anything connects: SQLite would create the file.
-    if not is_there(engine.url):
-        yield _unready(f"{place} is not there", f"registry init --url {place}")
+    url = shown(engine.url)
+    sqlite = engine.dialect.name == "sqlite"
+    # Checked before anything connects, since SQLite would create the file.
+    if not may_exist(engine.url):
+        yield _unready(f"{url} is not there", f"registry init --url {url}")
         return
     # The settings do not depend on the registry's tables, so they are checked in any case.
     revision = schema.revision(engine)
-    yield from _run("settings", (_ON_FILES if on_file else _ON_SERVERS)["settings"], engine)
+    yield from _run(
+        "settings", (_SQLITE_CHECKS if sqlite else _POSTGRESQL_CHECKS)["settings"], engine
+    )
     if revision is None:
-        yield _unready("the database holds no registry yet", f"registry init --url {place}")
+        yield _unready("the database holds no registry yet", f"registry init --url {url}")
     elif revision < schema.REVISION:
         said = f"it is {revision}, and this version of the package needs {schema.REVISION}"
-        yield _unready(said, f"registry init --url {place}")
+        yield _unready(said, f"registry init --url {url}")
     elif revision > schema.REVISION:
         said = f"it is {revision}, and this version of the package knows {schema.REVISION}"
-        yield _unready(said, "install the version of this package that goes with it")
+        yield _unready(said, "install the version of this package that has this schema")
     else:
         if fix:
             drops.remove(engine)
-        checks = _ANYWHERE | ({} if on_file else _ON_SERVERS)
+        checks = _COMMON_CHECKS | ({} if sqlite else _POSTGRESQL_CHECKS)
         for name, check in checks.items():
             if name != "settings":
                 yield from _run(name, check, engine)
@@ -99,7 +101,9 @@ def _run(name: str, check: Check, engine: Engine) -> Iterator[Finding]:
     try:
         yield from check(engine)
     except PermissionDeniedError as error:
-        said = f"{name} cannot be looked at: {error}"
+        said = f"{name} cannot be examined: {error}"
         yield Finding("note", name, said, "registry grants --reader ROLE")
     except DatabaseError as error:
-        yield Finding("error", name, str(error), "registry init --sql prints what must be there")
+        yield Finding(
+            "error", name, str(error), "compare the tables with those of `registry init --sql`"
+        )

@@ -34,8 +34,8 @@ class Finding:
 Check = Callable[[Engine], Iterable[Finding]]
 
 
-def ask(engine: Engine, query: Any, **given: object) -> Sequence[Any]:
+def ask(engine: Engine, query: Any, **parameters: object) -> Sequence[Any]:
     """Return the rows of a query, SQL text or a statement, read in its own transaction."""
     with reading(engine) as connection:
         statement = text(query) if isinstance(query, str) else query
-        return connection.execute(statement, given).all()
+        return connection.execute(statement, parameters).all()

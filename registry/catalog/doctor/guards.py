@@ -14,7 +14,7 @@ from sqlalchemy import Engine, Row
 from registry.catalog.doctor.finding import Finding, ask
 
 _CHANGED = "rows of the log can be changed or removed"
-_WRECKED = "whoever may insert can leave a hole in a log, or end it early"
+_HOLES = "whoever may insert can leave a hole in a log, or end it early"
 
 # By trigger: what may happen without it, and the digest of the definition in the migrations. A
 # migration that changes a trigger must change the digest here, or sound databases are reported.
@@ -22,9 +22,9 @@ _GUARDS = {
     "postgresql": {
         "samples_append_only": (_CHANGED, "d24c6e283e52ad04"),
         "samples_never_emptied": (_CHANGED, "822a31fd997acf9e"),
-        "samples_continue_log": (_WRECKED, "6dc12d6f72b534ea"),
-        "heads_begin_with_log": (_WRECKED, "f5fb797b3ff913c6"),
-        "heads_agree_with_log": (_WRECKED, "ac051d5e6ad2dcc4"),
+        "samples_continue_log": (_HOLES, "6dc12d6f72b534ea"),
+        "heads_begin_with_log": (_HOLES, "f5fb797b3ff913c6"),
+        "heads_agree_with_log": (_HOLES, "ac051d5e6ad2dcc4"),
     },
     "sqlite": {
         "samples_never_change": (_CHANGED, "834a3dce8d0655e1"),
@@ -48,32 +48,34 @@ _TRIGGERS = {
         FROM sqlite_master WHERE type = 'trigger'
     """,
 }
-_REMAKE = "run what `registry init --sql` prints of this name, with DROP TRIGGER before it"
+_CREATE_AGAIN = "run what `registry init --sql` prints of this name, with DROP TRIGGER before it"
 
 
 def check_guards(engine: Engine) -> Iterator[Finding]:
     """Find triggers that are missing, disabled or replaced."""
-    kind = engine.dialect.name
-    triggers = {row.name: row for row in ask(engine, _TRIGGERS[kind])}
-    for name, (danger, digest) in _GUARDS[kind].items():
-        if (wrong := _wrong(triggers.get(name), digest)) is not None:
-            said, remedy = wrong
+    dialect = engine.dialect.name
+    triggers = {row.name: row for row in ask(engine, _TRIGGERS[dialect])}
+    for name, (danger, digest) in _GUARDS[dialect].items():
+        if (problem := _problem(triggers.get(name), digest)) is not None:
+            said, remedy = problem
             yield Finding(
                 "error",
                 f"trigger {name}",
                 f"it {said}, so that {danger}",
-                f"{remedy}; then prove each log with `registry verify`",
+                f"{remedy}; then check each log with `registry verify`",
             )
 
 
-def _wrong(trigger: Row[tuple[str, str, bool, str]] | None, digest: str) -> tuple[str, str] | None:
-    """Return what is wrong with a trigger and the remedy, or None."""
+def _problem(
+    trigger: Row[tuple[str, str, bool, str]] | None, digest: str
+) -> tuple[str, str] | None:
+    """Return a problem of a trigger and its remedy, or None."""
     if trigger is None:
         return "is missing", "run the CREATE TRIGGER of this name that `registry init --sql` prints"
     if not trigger.enabled:
         return "is disabled", f"ALTER TABLE {trigger.table} ENABLE TRIGGER {trigger.name}"
     if _digest(trigger.definition) != digest:
-        return "or its function was replaced", _REMAKE
+        return "or its function was replaced", _CREATE_AGAIN
     return None
 
 

@@ -38,7 +38,7 @@ def check_keys(engine: Engine) -> Iterator[Finding]:
         for row in _damaged(engine, log):
             count += 1
             if len(examples) < 3:
-                examples.append(f"{row.key!r} at position {row.position}{_was(row)}")
+                examples.append(f"{row.key!r} at position {row.position}{_original_key(row)}")
         if count:
             yield Finding(
                 "error",
@@ -50,7 +50,7 @@ def check_keys(engine: Engine) -> Iterator[Finding]:
 
 
 def _damaged(engine: Engine, log: Row[Any]) -> Iterator[Row[Any]]:
-    # In parts, so that neither a transaction nor a result grows with the log.
+    # In parts, since neither a transaction nor a result may grow with the log.
     for start in range(0, log.position, _ROWS):
         with reading(engine) as connection:
             rows = connection.execute(_beyond_ascii(log.id, start)).all()
@@ -81,7 +81,7 @@ def _beyond_ascii(dataset_id: int, start: int) -> Any:
     )
 
 
-def _was(row: Row[Any]) -> str:
+def _original_key(row: Row[Any]) -> str:
     """Return a text with the original key, or nothing if no encoding leads to the bucket."""
     for codec in _CODECS:
         with suppress(UnicodeError):

@@ -34,7 +34,7 @@ def check_logs(engine: Engine) -> Iterator[Finding]:
     for head in ask(engine, _heads()):
         if head.position is None:
             said = "it has no head, so that nothing can be read or written"
-            yield _broken(head.name, said)
+            yield _damaged(head.name, said)
             continue
         yield from _check_end(head)
         yield from _check_counts(engine, head)
@@ -72,12 +72,12 @@ def _heads() -> Any:
 def _check_end(head: Row[Any]) -> Iterator[Finding]:
     end = 0 if head.last is None else head.last + 1
     if end != head.position:
-        yield _broken(head.name, f"its head is at position {head.position}, its log ends at {end}")
+        yield _damaged(head.name, f"its head is at position {head.position}, its log ends at {end}")
     elif head.chain != (GENESIS if end == 0 else head.chain_there):
-        yield _broken(head.name, f"head and log have different chains at position {end}")
+        yield _damaged(head.name, f"head and log have different chains at position {end}")
     if head.erased != head.erasures:
         said = f"its head counts {head.erased} erased rows, and {head.erasures} are known"
-        yield _broken(head.name, said)
+        yield _damaged(head.name, said)
 
 
 def _check_counts(engine: Engine, head: Row[Any]) -> Iterator[Finding]:
@@ -93,12 +93,14 @@ def _check_counts(engine: Engine, head: Row[Any]) -> Iterator[Finding]:
                 SampleRow.position,
                 (func.row_number().over(order_by=SampleRow.position) - 1).label("rank"),
             ).where(*of_log)
-            place = ranked.subquery()
-            first = select(func.min(place.c.rank)).where(place.c.rank != place.c.position)
-            missing = connection.execute(first).scalar()
-            gone = head.position - count
-            at = count if missing is None else missing
-            yield _broken(head.name, f"{gone} rows are missing from its log, the first at {at}")
+            ranks = ranked.subquery()
+            query = select(func.min(ranks.c.rank)).where(ranks.c.rank != ranks.c.position)
+            gap = connection.execute(query).scalar()
+            # Without a gap between rows, those at the end are missing.
+            first = count if gap is None else gap
+            missing = head.position - count
+            said = f"{missing} rows are missing from its log, the first at {first}"
+            yield _damaged(head.name, said)
     # With rows missing, the count of live samples is wrong for that reason, and must not be set.
     if live != head.live and count == head.position:
         yield Finding(
@@ -143,7 +145,7 @@ def check_epochs(engine: Engine) -> Iterator[Finding]:
             "error",
             f"run {epoch.run} of {epoch.name}",
             f"epoch {epoch.number} is pinned at position {epoch.watermark}, but the log {why}",
-            "restore the newer database, or go on under another run's name",
+            "restore the newer database, or continue with a run of another name",
         )
 
 
@@ -190,5 +192,5 @@ def check_inbox(engine: Engine) -> Iterator[Finding]:
             )
 
 
-def _broken(name: str, said: str) -> Finding:
+def _damaged(name: str, said: str) -> Finding:
     return Finding("error", f"dataset {name}", said, _BACKUP.format(name))

@@ -42,10 +42,10 @@ def _check(engine: Engine, row: Row[object]) -> Iterator[Finding]:
         yield Finding(
             "warning",
             subject,
-            f"{mirror.folder} is damaged, and is made again at its next use",
+            f"{mirror.folder} is damaged, and is replaced at its next use",
             f"rm -r {mirror.folder}",
         )
-    elif (said := _parted(log, view, row.position)) is not None:
+    elif (said := _difference(log, view, row.position)) is not None:
         position = mirror.shared(view, row.position)
         yield Finding(
             "error",
@@ -71,12 +71,12 @@ def _check(engine: Engine, row: Row[object]) -> Iterator[Finding]:
         )
 
 
-def _parted(log: Log, view: View, end: int) -> str | None:
+def _difference(log: Log, view: View, end: int) -> str | None:
     """Return how the log differs from the mirror's at the mirror's end; None if it does not.
 
     ``end`` is the position of the database's head.
     """
-    found = log.chain_at(view.position)
-    if found is None:
+    chain = log.chain_at(view.position)
+    if chain is None:
         return f"the database only {end}"
-    return None if found.hex() == view.state.chain else "the database has others in their place"
+    return None if chain.hex() == view.state.chain else "the database has others in their place"

@@ -30,7 +30,7 @@ _SETTINGS: dict[str, tuple[str, Severity, str]] = {
 # From SQLite 3.7.0 on until these versions, two concurrent checkpoints can lose a commit or damage
 # the file.
 # https://www.sqlite.org/wal.html#walresetbug
-_MENDED = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
+_REPAIRED = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
 
 
 def check_postgresql(engine: Engine) -> Iterator[Finding]:
@@ -73,30 +73,30 @@ def _settings(engine: Engine) -> Sequence[Row[Any]]:
         # Our own sessions set synchronous_commit, which would hide the server's value. The reset
         # must not go back to the pool: later commits would not be durable. Hence `invalidate`.
         connection.exec_driver_sql("RESET synchronous_commit")
-        found = connection.execute(query, {"names": list(_SETTINGS)}).all()
+        settings = connection.execute(query, {"names": list(_SETTINGS)}).all()
         connection.invalidate()
-    return found
+    return settings
 
 
 def _resetting(setting: Row[Any], server: Row[Any]) -> str:
     """Return the SQL, or for checksums the command, that resets a setting where it was set."""
     if setting.name == "data_checksums":
         return "stop the server, and run `pg_checksums --enable`"
-    place = {
+    by_source = {
         "database": f"ALTER DATABASE {quoted(server.database)} RESET {setting.name}",
         "user": f"ALTER ROLE {quoted(server.role)} RESET {setting.name}",
         "database user": f"ALTER ROLE {quoted(server.role)} IN DATABASE "
         f"{quoted(server.database)} RESET {setting.name}",
     }
     system = f"ALTER SYSTEM RESET {setting.name}; SELECT pg_reload_conf()"
-    return place.get(setting.source, system)
+    return by_source.get(setting.source, system)
 
 
 def check_sqlite(engine: Engine) -> Iterator[Finding]:
     """Find a version of SQLite with a known defect, and modes that are slow or can lose data."""
-    found = sqlite3.sqlite_version_info
+    version, newest = sqlite3.sqlite_version_info, max(_REPAIRED)
     # A repaired release of the same branch, or any version from the newest of these on.
-    if not any(found >= v and (v[:2] == found[:2] or v == max(_MENDED)) for v in _MENDED):
+    if not any(version >= v and (v[:2] == version[:2] or v == newest) for v in _REPAIRED):
         yield Finding(
             "warning",
             "SQLite",
@@ -110,7 +110,7 @@ def check_sqlite(engine: Engine) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "journal_mode",
-            f"it is {mode}, since WAL cannot be had here: readers and writers wait for one another",
+            f"it is {mode}, as WAL is not possible here: readers and writers wait for one another",
             "move the file to a local disk, and leave `vfs` out of the URL",
         )
     ((synchronous,),) = ask(engine, "PRAGMA synchronous")

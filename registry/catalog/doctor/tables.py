@@ -22,10 +22,10 @@ _INDEXES = {
 
 def check_indexes(engine: Engine) -> Iterator[Finding]:
     """Find indexes that are missing or invalid."""
-    kind = engine.dialect.name
-    given = {"tables": list(metadata.tables)} if kind == "postgresql" else {}
-    found = dict(ask(engine, _INDEXES[kind], **given))
-    for name, valid in found.items():
+    dialect = engine.dialect.name
+    parameters = {"tables": list(metadata.tables)} if dialect == "postgresql" else {}
+    existing = dict(ask(engine, _INDEXES[dialect], **parameters))
+    for name, valid in existing.items():
         if not valid:
             yield Finding(
                 "error",
@@ -33,31 +33,31 @@ def check_indexes(engine: Engine) -> Iterator[Finding]:
                 "it is invalid, as a build that was cut short leaves it: no query can use it",
                 f"REINDEX INDEX CONCURRENTLY {quoted(name)}",
             )
-    for name, made in _wanted(kind).items():
-        if name not in found:
+    for name, index in _expected(dialect).items():
+        if name not in existing:
             yield Finding(
                 "error",
                 f"index {name}",
                 "it is missing: queries get slow, and what it keeps unique may be doubled",
-                _statement(engine, made),
+                _statement(engine, index),
             )
 
 
-def _wanted(kind: str) -> dict[str, Index | Constraint]:
+def _expected(dialect: str) -> dict[str, Index | Constraint]:
     """Return the indexes that the models define, by name, also those of constraints."""
-    wanted: dict[str, Index | Constraint] = {}
+    expected: dict[str, Index | Constraint] = {}
     for table in metadata.tables.values():
-        wanted |= {str(index.name): index for index in table.indexes}
+        expected |= {str(index.name): index for index in table.indexes}
         # SQLite gives the indexes of constraints its own names, so they cannot be compared.
-        if kind == "postgresql":
+        if dialect == "postgresql":
             unique = [c for c in table.constraints if isinstance(c, UniqueConstraint)]
-            wanted |= {str(c.name): c for c in (table.primary_key, *unique)}
-    return wanted
+            expected |= {str(c.name): c for c in (table.primary_key, *unique)}
+    return expected
 
 
-def _statement(engine: Engine, made: Index | Constraint) -> str:
+def _statement(engine: Engine, index: Index | Constraint) -> str:
     """Return the SQL that creates an index, or the constraint that it belongs to."""
-    ddl = CreateIndex(made) if isinstance(made, Index) else AddConstraint(made)
+    ddl = CreateIndex(index) if isinstance(index, Index) else AddConstraint(index)
     sql = " ".join(str(ddl.compile(dialect=engine.dialect)).split())
     # Without CONCURRENTLY, CREATE INDEX blocks all writers of the table.
     if engine.dialect.name == "postgresql":

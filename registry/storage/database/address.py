@@ -45,9 +45,9 @@ class Address:
         # another file.
         if url.drivername == "sqlite" and not (url.database or "").startswith("file:"):
             url = url.set(database=os.path.abspath(url.database or ""))  # noqa: PTH100  # no links
-        variable = _holder(url)
+        variable = _variable_of(url)
         if variable is not None:
-            url = _stripped(url)
+            url = _without_secrets(url)
         timeout: float = engine.get_execution_options()["registry_timeout"]
         return cls(url.render_as_string(hide_password=False), timeout, variable)
 
@@ -66,14 +66,14 @@ class Address:
         # libpq itself reads $PGPASSWORD.
         if self.variable not in _VARIABLES:
             return url
-        given = os.environ.get(self.variable)
-        if given is None:
+        value = os.environ.get(self.variable)
+        if value is None:
             raise InvalidURLError(
                 f"{shown(url)} was pickled without its password, which stood in ${self.variable}; "
                 "set it in this process, too"
             )
-        held = parse_url(given)
-        return url._replace(password=held.password).update_query_dict(secrets(held))
+        complete = parse_url(value)
+        return url._replace(password=complete.password).update_query_dict(secrets(complete))
 
 
 class Pickled:
@@ -92,22 +92,22 @@ class Pickled:
         )
 
 
-def _holder(url: URL) -> str | None:
+def _variable_of(url: URL) -> str | None:
     """Return the environment variable that holds a URL's secrets; None if there is none."""
     if not url.password and not secrets(url):
         return None
     for name in _VARIABLES:
-        given = os.environ.get(name)
-        if given is not None and _secret(parse_url(given)) == _secret(url):
+        value = os.environ.get(name)
+        if value is not None and _secrets(parse_url(value)) == _secrets(url):
             return name
     if url.password == os.environ.get(_PASSWORD) and not secrets(url):
         return _PASSWORD
     return None
 
 
-def _secret(url: URL) -> tuple[object, object]:
+def _secrets(url: URL) -> tuple[object, object]:
     return url.password, secrets(url)
 
 
-def _stripped(url: URL) -> URL:
+def _without_secrets(url: URL) -> URL:
     return url.difference_update_query(secrets(url))._replace(password=None)

@@ -17,7 +17,7 @@ _until: ContextVar[float | None] = ContextVar("_until", default=None)
 
 
 @contextmanager
-def bounded(until: float | None) -> Iterator[None]:
+def deadline_at(until: float | None) -> Iterator[None]:
     """Set a deadline for the block, in seconds of `time.monotonic`; None sets no deadline."""
     before = _until.set(until)
     try:
@@ -27,7 +27,7 @@ def bounded(until: float | None) -> Iterator[None]:
         _until.reset(before)
 
 
-def left(timeout: float) -> float:
+def seconds_left(timeout: float) -> float:
     """Return the seconds left to detect an unreachable server, at most ``timeout``."""
     until = _until.get()
     return timeout if until is None else min(timeout, max(LEAST, until - time.monotonic()))

@@ -31,33 +31,35 @@ from registry.storage.database.url import shown
 def translate(error: Exception, url: URL) -> RegistryError:
     """Return the package's error for an error of SQLAlchemy, psycopg or sqlite3; raises nothing."""
     original = error.orig if isinstance(error, DBAPIError) and error.orig else error
-    said = str(original).strip().partition("\n")[0] or type(original).__name__
-    place = shown(url)
+    message = str(original).strip().partition("\n")[0] or type(original).__name__
+    database = shown(url)
     if isinstance(original, sqlite3.Error):
-        return _from_sqlite(original, said, place)
+        return _from_sqlite(original, message, database)
     # By attribute, not by type: that would import psycopg, which SQLite does not need.
     if hasattr(original, "sqlstate"):
-        return _from_postgresql(original, said, place)
-    return DatabaseError(f"{place}: {said}")
+        return _from_postgresql(original, message, database)
+    return DatabaseError(f"{database}: {message}")
 
 
-def _from_sqlite(error: sqlite3.Error, said: str, place: str) -> RegistryError:
+def _from_sqlite(error: sqlite3.Error, message: str, database: str) -> RegistryError:
     code = getattr(error, "sqlite_errorname", "")
     # Prefixes: SQLite has extended codes, such as SQLITE_BUSY_SNAPSHOT.
     if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return ConflictError(f"{place} is locked by another process ({said}); try again")
+        return ConflictError(f"{database} is locked by another process ({message}); try again")
     if code.startswith("SQLITE_READONLY"):
         return ReadOnlyError(
-            f"{place} can only be read; check the rights of the file and folder, or open a file "
+            f"{database} can only be read; check the rights of the file and folder, or open a file "
             "that nobody writes to as sqlite:///file:path?immutable=1&uri=true"
         )
     if code.startswith(("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")):  # the WAL index does not fit
-        return DiskFullError(f"{place}: {said}; free some space and try again")
+        return DiskFullError(f"{database}: {message}; free some space and try again")
     if code.startswith("SQLITE_CANTOPEN"):
-        return DatabaseError(f"{place}: {said}; check that its folder exists and may be written")
+        return DatabaseError(
+            f"{database}: {message}; check that its folder exists and may be written"
+        )
     if code.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
-        return DatabaseError(f"{place}: {said}; name another file, or restore a backup")
-    return DatabaseError(f"{place}: {said}")
+        return DatabaseError(f"{database}: {message}; name another file, or restore a backup")
+    return DatabaseError(f"{database}: {message}")
 
 
 # SQLSTATEs, or prefixes of them: see "PostgreSQL Error Codes" in its documentation. The first match
@@ -92,31 +94,31 @@ _STATES: dict[str, tuple[Callable[[str], RegistryError], str]] = {
 }
 
 
-def _from_postgresql(error: Any, said: str, place: str) -> RegistryError:
+def _from_postgresql(error: Any, message: str, database: str) -> RegistryError:
     # By name, for the same reason. Only these two can mean that no connection was established.
     kinds = {kind.__name__ for kind in type(error).__mro__}
     lost = not kinds.isdisjoint(("OperationalError", "InterfaceError"))
-    state = error.sqlstate or (_state_of_refusal(said) if lost else "")
+    state = error.sqlstate or (_connection_state(message) if lost else "")
     for prefix, (make, remedy) in _STATES.items():
         if state.startswith(prefix):
-            return make(f"{place}: {said}; {remedy}")
-    return DatabaseError(f"{place}: {said}")
+            return make(f"{database}: {message}; {remedy}")
+    return DatabaseError(f"{database}: {message}")
 
 
-_REFUSED = ("authentication failed", "no password supplied", "no pg_hba.conf entry")
+_WRONG_PASSWORD = ("authentication failed", "no password supplied", "no pg_hba.conf entry")
 
 
-def _state_of_refusal(said: str) -> str:
+def _connection_state(message: str) -> str:
     """Derive a SQLSTATE from the message: if a connection fails, libpq reports text only.
 
     An unknown message results in 08006, connection failure, which is retried.
     """
-    if any(each in said for each in _REFUSED):
+    if any(part in message for part in _WRONG_PASSWORD):
         return "28P01"
-    if 'role "' in said:
+    if 'role "' in message:
         return "28000"
-    if "FATAL" in said and "does not exist" in said:
+    if "FATAL" in message and "does not exist" in message:
         return "3D000"
-    if "No space left on device" in said:  # for the cache file that a new session may write
+    if "No space left on device" in message:  # for the cache file that a new session may write
         return "53100"
     return "08006"

@@ -15,8 +15,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from registry.errors import DatabaseError, InvalidURLError
-from registry.storage.database import fork_safety as forks
-from registry.storage.database import interrupts
+from registry.storage.database import fork_safety, interrupts
 from registry.storage.database.url import parse_url, secrets, shown, timeout_of
 
 _urls: WeakKeyDictionary[Engine, URL] = WeakKeyDictionary()
@@ -38,7 +37,7 @@ def make_engine(url: str | URL, timeout: float | None = None) -> Engine:
         raise InvalidURLError(f"{shown(parsed)} cannot be used: {error}") from error
     engine.update_execution_options(registry_timeout=timeout)
     _urls[engine] = parsed
-    forks.watch(engine)
+    fork_safety.watch(engine)
     interrupts.watch(engine)
     return engine
 

@@ -101,7 +101,7 @@ def statements(engine: Engine, roles: Mapping[Kind, Iterable[str]]) -> list[str]
     def make(connection: Connection) -> list[str]:
         # All roles are checked before any statement is built, so that none runs if one is missing.
         known = set(connection.scalars(text("SELECT rolname FROM pg_roles")))
-        written = _Statements(connection)
+        builder = _Statements(connection)
         for kind, role in named:
             if role not in known:
                 raise RoleError(
@@ -109,7 +109,7 @@ def statements(engine: Engine, roles: Mapping[Kind, Iterable[str]]) -> list[str]
                     f"create it first: CREATE ROLE {quoted(role)} LOGIN"
                 )
         # A role of two kinds needs CONNECT and USAGE once.
-        return list(dict.fromkeys(each for kind, role in named for each in written.of(kind, role)))
+        return list(dict.fromkeys(each for kind, role in named for each in builder.of(kind, role)))
 
     return read(engine, make)
 
@@ -127,7 +127,7 @@ class _Statements:
     def __init__(self, connection: Connection) -> None:
         # The schema of the version table, not the first of the search path: the tables may be in a
         # later one, and GRANT must name them even if the role's path is another.
-        place = connection.execute(
+        names = connection.execute(
             text(
                 "SELECT current_database(), nspname FROM pg_class"
                 " JOIN pg_namespace ON pg_namespace.oid = relnamespace"
@@ -135,7 +135,7 @@ class _Statements:
             ),
             {"table": VERSION_TABLE},
         ).one()
-        self._database, self._schema = (quoted(name) for name in place)
+        self._database, self._schema = (quoted(name) for name in names)
 
     def of(self, kind: Kind, role: str) -> Iterator[str]:
         to = quoted(role)

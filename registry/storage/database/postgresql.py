@@ -31,7 +31,7 @@ from psycopg.conninfo import make_conninfo
 from sqlalchemy.exc import ArgumentError
 
 from registry.errors import EncodingError
-from registry.storage.database.deadline import left
+from registry.storage.database.deadline import seconds_left
 
 LEAST_TIMEOUT = 10.0
 """Seconds. libpq waits two or more to connect, and time to ask and to retry must be left."""
@@ -66,15 +66,15 @@ _FOR_TRANSACTION = _PLANS | {
 """Settings of each transaction behind a pooler, whose sessions other clients share."""
 # Settings from the URL, $PGOPTIONS, the role or the database are kept, except for two. The last
 # condition sets nothing behind a pooler: another client would inherit the settings.
-_SETTLE = """
+_SET_UP = """
     SELECT pg_backend_pid(), current_database(), getdatabaseencoding(),
         current_setting('synchronous_commit'),
         count(set_config(
-            asked.key,
-            CASE setting WHEN 'remote_apply' THEN setting ELSE asked.value END,
+            wanted.key,
+            CASE setting WHEN 'remote_apply' THEN setting ELSE wanted.value END,
             false
         ))
-    FROM json_each_text(%s) AS asked JOIN pg_settings ON name = asked.key
+    FROM json_each_text(%s) AS wanted JOIN pg_settings ON name = wanted.key
     WHERE (
         source NOT IN ('client', 'user', 'database', 'database user')
         OR name IN ('synchronous_commit', 'default_transaction_isolation')
@@ -87,7 +87,7 @@ _AT_WORK = """
 """
 
 
-class Connection(psycopg.Connection[Any]):
+class WatchedConnection(psycopg.Connection[Any]):
     """A psycopg connection that fails if its server is silent for too long."""
 
     pooled = False
@@ -95,7 +95,7 @@ class Connection(psycopg.Connection[Any]):
     for_transaction: Mapping[str, str] = {}
     """Settings that every transaction must make, as the session cannot keep them."""
     _timeout = LEAST_TIMEOUT
-    _place: Mapping[str, Any] | None = None
+    _arguments: Mapping[str, Any] | None = None
     """Arguments to open a second connection; None behind a pooler and while connecting."""
 
     # psycopg runs every exchange with the server as a generator that this method drives.
@@ -112,54 +112,54 @@ class Connection(psycopg.Connection[Any]):
         """Set the seconds that the server may be silent before the connection fails."""
         self._timeout = timeout
 
-    def settle(self, place: Mapping[str, Any]) -> None:
+    def set_up(self, arguments: Mapping[str, Any]) -> None:
         """Set up the session of a new connection, opened with these arguments.
 
         Raises `EncodingError` if the database is not in UTF8.
         """
-        named = self.pgconn.backend_pid
+        announced = self.pgconn.backend_pid
         settings = json.dumps(_PLANS | _DURABLE | _FOR_SESSION)
         # Unprepared: behind a pooler, the next statement would not find it in its session.
-        row = self.execute(_SETTLE, (settings, named), prepare=False).fetchone()
+        row = self.execute(_SET_UP, (settings, announced), prepare=False).fetchone()
         assert row is not None
         pid, database, encoding, commit, _ = row
         if encoding != ENCODING:
             raise EncodingError(database, encoding)
-        self.pooled = pid != named
+        self.pooled = pid != announced
         if self.pooled:
             self.prepare_threshold = None
             durable = {"synchronous_commit": commit} if commit == _STRONGEST else _DURABLE
             self.for_transaction = {**_FOR_TRANSACTION, **durable}
         else:
-            self._place = place
+            self._arguments = arguments
 
     def _watched(self, gen: PQGen[RV]) -> PQGen[RV]:
         """Wrap a generator of psycopg; check on the server when nothing is ready for too long."""
         since = time.monotonic()
-        budget = left(self._timeout)
+        budget = seconds_left(self._timeout)
         # A third each: for the silence, to connect a second time, and for its answer.
-        patience = budget / 3 if self._place else 0.9 * budget
+        limit = budget / 3 if self._arguments else 0.9 * budget
         try:
-            wanted = next(gen)
+            readiness = next(gen)
             while True:
-                ready = yield wanted  # 0 at each of psycopg's wait intervals without data
+                ready = yield readiness  # 0 at each of psycopg's wait intervals without data
                 if ready:
                     since = time.monotonic()
-                elif time.monotonic() - since > patience:
-                    self._check_at_work(wanted, budget, since)
+                elif time.monotonic() - since > limit:
+                    self._check_at_work(readiness, budget, since)
                     since = time.monotonic()
-                wanted = gen.send(ready)
+                readiness = gen.send(ready)
         except StopIteration as stop:
-            found: RV = stop.value
-            return found
+            result: RV = stop.value
+            return result
 
-    def _check_at_work(self, wanted: int, budget: float, since: float) -> None:
+    def _check_at_work(self, readiness: int, budget: float, since: float) -> None:
         """Return if the server is still working for this connection; else close it and raise."""
-        if self._place is not None:
-            with suppress(psycopg.Error), _ask(self._place, budget / 3) as other:
+        if self._arguments is not None:
+            with suppress(psycopg.Error), _second_connection(self._arguments, budget / 3) as other:
                 pid = (self.pgconn.backend_pid,)
                 row = other.execute(_AT_WORK, pid).fetchone()
-                if (row and row[0]) or self._ready(wanted):
+                if (row and row[0]) or self._ready(readiness):
                     return
                 # The backend would hold its locks while it waits for the lost message.
                 other.execute("SELECT pg_terminate_backend(%s)", pid)
@@ -167,10 +167,10 @@ class Connection(psycopg.Connection[Any]):
         self.pgconn.finish()
         raise psycopg.OperationalError(_UNANSWERED.format(time.monotonic() - since))
 
-    def _ready(self, wanted: int) -> bool:
-        """Return whether data has arrived while the second connection asked."""
+    def _ready(self, readiness: int) -> bool:
+        """Return whether data has arrived while the second connection wanted."""
         with selectors.DefaultSelector() as selector:
-            selector.register(self.pgconn.socket, wanted)
+            selector.register(self.pgconn.socket, readiness)
             return bool(selector.select(timeout=0.1))
 
 
@@ -182,7 +182,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         raise ArgumentError(str(error)) from error
 
 
-def connect(arguments: Mapping[str, Any], timeout: float) -> Connection:
+def connect(arguments: Mapping[str, Any], timeout: float) -> WatchedConnection:
     """Open a connection whose server may be silent for ``timeout`` seconds.
 
     As usual with libpq, missing arguments come from service files, ``PG…`` variables and the
@@ -196,15 +196,15 @@ def connect(arguments: Mapping[str, Any], timeout: float) -> Connection:
     }
     if "PGCONNECT_TIMEOUT" not in os.environ:
         # The limit applies to each address of a host name, often an IPv6 and an IPv4 one.
-        most = min(_CONNECT_TIMEOUT, left(timeout) / 3)
+        most = min(_CONNECT_TIMEOUT, seconds_left(timeout) / 3)
         options["connect_timeout"] = max(2, int(most))
     options |= {name: arguments[name] for name in arguments.keys() - {"timeout"}}
     options["client_encoding"] = ENCODING  # overrides `options` and the role's setting
     # Autocommit, or set_config would be undone by the pool's first rollback.
-    connection = Connection.connect(**options, autocommit=True)
+    connection = WatchedConnection.connect(**options, autocommit=True)
     try:
         connection.limit(timeout)
-        connection.settle(options)
+        connection.set_up(options)
         connection.autocommit = False
     except BaseException:
         connection.close()
@@ -213,10 +213,10 @@ def connect(arguments: Mapping[str, Any], timeout: float) -> Connection:
 
 
 @contextmanager
-def _ask(place: Mapping[str, Any], seconds: float) -> Iterator[Connection]:
+def _second_connection(arguments: Mapping[str, Any], seconds: float) -> Iterator[WatchedConnection]:
     """Yield a second connection to the same server, with a shorter timeout, in seconds."""
-    options = {**place, "connect_timeout": max(2, int(seconds))}
-    connection = Connection.connect(**options, autocommit=True)
+    options = {**arguments, "connect_timeout": max(2, int(seconds))}
+    connection = WatchedConnection.connect(**options, autocommit=True)
     try:
         connection.limit(max(2.0, seconds))
         yield connection

@@ -25,7 +25,7 @@ from tenacity import (
 )
 
 from registry.errors import TransientError
-from registry.storage.database.deadline import bounded
+from registry.storage.database.deadline import deadline_at
 from registry.storage.database.url import shown
 
 PATIENCE = 30.0
@@ -62,7 +62,7 @@ def retrying(patience: float | None = PATIENCE, engine: Engine | None = None) ->
     )
     for attempt in attempts:
         # The first attempt may use the whole timeout, and a retry only what is left of it.
-        with bounded(None if attempt.retry_state.attempt_number == 1 else until):
+        with deadline_at(None if attempt.retry_state.attempt_number == 1 else until):
             yield _Attempt(attempt)
 
 

@@ -24,8 +24,8 @@ def revision(engine: Engine) -> str | None:
     def find(connection: Connection) -> str | None:
         if not inspect(connection).has_table(VERSION_TABLE):
             return None
-        found = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608
-        number: str | None = found.scalar()
+        query = text(f"SELECT version_num FROM {VERSION_TABLE}")  # noqa: S608  # the name is our own
+        number: str | None = connection.execute(query).scalar()
         return number
 
     # A SQLite file is locked while another process sets it up, so this retries. An unreachable
@@ -41,27 +41,25 @@ def check(engine: Engine) -> None:
 
     Creates the tables in a SQLite file that has none: the embedded database needs no set-up.
     """
-    found = revision(engine)
-    place = shown(engine.url)
-    if found is None and engine.dialect.name == "sqlite":
+    current = revision(engine)
+    url = shown(engine.url)
+    if current is None and engine.dialect.name == "sqlite":
         upgrade(engine)
-    elif found is None:
-        raise SchemaMissingError(
-            f"{place} holds no registry yet; run `registry init --url {place}`"
-        )
-    elif found < REVISION:
+    elif current is None:
+        raise SchemaMissingError(f"{url} holds no registry yet; run `registry init --url {url}`")
+    elif current < REVISION:
         raise SchemaTooOldError(
-            f"{place} is at schema {found} and this version needs {REVISION}; "
-            f"run `registry init --url {place}`"
+            f"{url} is at schema {current} and this version needs {REVISION}; "
+            f"run `registry init --url {url}`"
         )
     else:
-        _check_known(engine, found)
+        _check_known(engine, current)
 
 
-def _check_known(engine: Engine, found: str | None) -> None:
-    if found is not None and found > REVISION:
+def _check_known(engine: Engine, current: str | None) -> None:
+    if current is not None and current > REVISION:
         raise SchemaTooNewError(
-            f"{shown(engine.url)} is at schema {found} and this version knows {REVISION}; "
+            f"{shown(engine.url)} is at schema {current} and this version knows {REVISION}; "
             "upgrade registry"
         )
 
@@ -84,13 +82,13 @@ def upgrade_sql(url: str) -> None:
     _alembic(url=url)
 
 
-def _alembic(**given: object) -> None:
+def _alembic(**attributes: object) -> None:
     # Importing Alembic takes a third of a second, and only set-up needs it.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
 
-    config = Config(attributes=given)
+    config = Config(attributes=attributes)
     # ConfigParser would interpolate a % in the path.
     config.set_main_option("script_location", str(migrations()).replace("%", "%%"))
     with _one_at_a_time:
-        command.upgrade(config, "head", sql="url" in given)
+        command.upgrade(config, "head", sql="url" in attributes)

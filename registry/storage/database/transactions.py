@@ -16,13 +16,12 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from registry.errors import DatabaseUnavailableError
-from registry.storage.database import fork_safety as forks
-from registry.storage.database import interrupts
+from registry.storage.database import fork_safety, interrupts
 from registry.storage.database.driver_errors import translate
 from registry.storage.database.retry import PATIENCE, retrying
 
 if TYPE_CHECKING:
-    from registry.storage.database.postgresql import Connection as Driver
+    from registry.storage.database.postgresql import WatchedConnection
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
@@ -81,11 +80,11 @@ def pooled(engine: Engine) -> bool:
         return driver(connection).pooled
 
 
-def driver(connection: Connection) -> Driver:
+def driver(connection: Connection) -> WatchedConnection:
     """Return the underlying psycopg connection, for COPY and binary results; PostgreSQL only."""
-    found: Driver | None = connection.connection.driver_connection
-    assert found is not None
-    return found
+    driver_connection: WatchedConnection | None = connection.connection.driver_connection
+    assert driver_connection is not None
+    return driver_connection
 
 
 def read(
@@ -122,7 +121,7 @@ def write(
 @contextmanager
 def open_connection(engine: Engine) -> Iterator[Connection]:
     """Yield a connection of the pool; raise the driver's errors as those of `registry.errors`."""
-    forks.check(engine)
+    fork_safety.check(engine)
     handled = sys.exception()
     errors: tuple[type[Exception], ...] = (engine.dialect.loaded_dbapi.Error,)
     try:

@@ -30,7 +30,7 @@ def parse_url(url: str | URL) -> URL:
         if problem := text_problem(url) or text_problem(unquote(url)):
             raise InvalidURLError(f"a database URL {problem}")
         if url.startswith("postgres"):
-            _refuse_bare_at(url)
+            _check_for_bare_at(url)
     parsed = None
     with suppress(ArgumentError, ValueError):
         parsed = make_url(url)
@@ -58,7 +58,7 @@ def shown(url: URL) -> str:
     return url.difference_update_query(secrets(url)).render_as_string(hide_password=True)
 
 
-def is_there(url: URL) -> bool:
+def may_exist(url: URL) -> bool:
     """Return False if this is a SQLite file that does not exist: connecting would create it."""
     path = url.database or ""
     try:
@@ -78,14 +78,14 @@ def secrets(url: URL) -> dict[str, str | tuple[str, ...]]:
 
 def timeout_of(url: URL) -> float:
     """Return the URL's ``timeout`` in seconds, or `TIMEOUT`; raises `InvalidURLError`."""
-    given = url.query.get("timeout", TIMEOUT)
+    value = url.query.get("timeout", TIMEOUT)
     try:
-        return float(given)  # type: ignore[arg-type]  # a tuple if given twice
+        return float(value)  # type: ignore[arg-type]  # a tuple if given twice
     except (TypeError, ValueError):
-        raise InvalidURLError(f"timeout={given!r}: give seconds, as in ?timeout=30") from None
+        raise InvalidURLError(f"timeout={value!r}: give seconds, as in ?timeout=30") from None
 
 
-def _refuse_bare_at(url: str) -> None:
+def _check_for_bare_at(url: str) -> None:
     # The text after the first @ would be parsed as the host: the rest of a password would then be
     # part of every message.
     if url.partition("?")[0].count("@") > 1:
