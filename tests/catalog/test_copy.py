@@ -1,4 +1,4 @@
-"""Copies of datasets in other databases: the same in all that they are, or refused."""
+"""Copies of datasets in other databases, which are exact or rejected."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ from tests.support.commands import run
 from tests.support.datasets import FIXED, digit
 from tests.support.mirrors import KINDS, Kind, due, yielded
 
-NAMELESS = {"id", "dataset_id", "run_id", "updated_at"}
-BESIDE = [models.WebhookRow, models.ToolAnnotationRow, models.DeliveryRow, models.InboxRow]
+LOCAL = {"id", "dataset_id", "run_id", "updated_at"}
+"""Columns whose values differ between databases."""
+RELATED = [models.WebhookRow, models.ToolAnnotationRow, models.DeliveryRow, models.InboxRow]
 
 
 @pytest.fixture(
@@ -55,18 +56,18 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 @pytest.fixture
 def origin(pair: tuple[Registry, Registry]) -> Dataset:
     """A dataset of 46 rows in the first registry."""
-    made = KINDS["fixed"].create(pair[0])
+    dataset = KINDS["fixed"].create(pair[0])
     for _ in range(2):
-        KINDS["fixed"].grow(made, 20)
-    return made
+        KINDS["fixed"].grow(dataset, 20)
+    return dataset
 
 
 def contents(reg: Registry) -> dict[str, list[dict[str, Any]]]:
-    """Return all that a registry holds, but for the numbers that a database gives."""
+    """Return all rows of a registry, without the columns that differ between databases."""
 
     def rows_of(row_class: Any, **names: Any) -> list[dict[str, Any]]:
         table = row_class.__table__
-        columns = [c for c in table.columns if c.name not in NAMELESS]
+        columns = [c for c in table.columns if c.name not in LOCAL]
         query = select(*columns, *(c.label(n) for n, c in names.items()))
         if names:
             query = query.select_from(table.join(names["of"].class_.__table__))
@@ -75,40 +76,40 @@ def contents(reg: Registry) -> dict[str, list[dict[str, Any]]]:
         return sorted(rows, key=repr)
 
     name = models.DatasetRow.name
-    found = {"datasets": rows_of(models.DatasetRow), "samples": rows_of(models.SampleRow)}
-    tables = [models.HeadRow, models.RunRow, models.ErasureRow, *BESIDE]
-    found |= {each.__tablename__: rows_of(each, of=name) for each in tables}
-    return found | {"epochs": rows_of(models.EpochRow, of=models.RunRow.name)}
+    tables = {"datasets": rows_of(models.DatasetRow), "samples": rows_of(models.SampleRow)}
+    of_datasets = [models.HeadRow, models.RunRow, models.ErasureRow, *RELATED]
+    tables |= {each.__tablename__: rows_of(each, of=name) for each in of_datasets}
+    return tables | {"epochs": rows_of(models.EpochRow, of=models.RunRow.name)}
 
 
-def furnish(dataset: Dataset, engine: Any, number: int) -> None:
-    """Put something into every table that goes with a dataset."""
+def fill_related(dataset: Dataset, engine: Any, number: int) -> None:
+    """Insert rows into every table that is related to a dataset."""
     set_mapping(engine, dataset.id, "label-studio", {"text": f"data.{number}"})
-    place: dict[str, Any] = {"dataset_id": dataset.id}
+    owner: dict[str, Any] = {"dataset_id": dataset.id}
     moment = datetime(2024, 5, number + 1, 12, 30, 15, 250, tzinfo=UTC)
-    ledger = {**place, "tool": "label-studio", "updated_at": moment}
-    refused = {"action": "insert", "source": "é", "fields": {"x": [number]}, "error": "no"}
+    annotation_values = {**owner, "tool": "label-studio", "updated_at": moment}
+    rejected = {"action": "insert", "source": "é", "fields": {"x": [number]}, "error": "no"}
     with writing(engine) as connection:
         record_in(connection, dataset.id, "label-studio", "created", bytes([number]) * 32)
         for annotation in ("1/2", f"1/{number + 7}"):
-            known = {**ledger, "annotation": annotation, "key": f"k{number}"}
+            values = {**annotation_values, "annotation": annotation, "key": f"k{number}"}
             connection.execute(
                 text("DELETE FROM tool_annotations WHERE annotation = :a"), {"a": annotation}
             )
-            connection.execute(insert(models.ToolAnnotationRow).values(known))
+            connection.execute(insert(models.ToolAnnotationRow).values(values))
         for key in ("a", None, "a"):
-            connection.execute(insert(models.InboxRow).values(**place, **refused, key=key))
+            connection.execute(insert(models.InboxRow).values(**owner, **rejected, key=key))
 
 
-def test_a_copy_has_all_that_the_source_has_and_what_is_added_later(
+def test_a_copy_has_all_rows_of_the_source_and_those_added_later(
     pair: tuple[Registry, Registry], kind: Kind
 ) -> None:
     source, target = pair
     dataset = kind.create(source)
-    target.create("before", FIXED)  # so that the numbers differ
+    target.create("before", FIXED)  # so that the primary keys differ
     for number in range(3):
         kind.grow(dataset, 20)
-        furnish(dataset, source.engine, number)
+        fill_related(dataset, source.engine, number)
         dataset.run("r", seed=4, split="train").epoch(number)
         dataset.run("r").record(20 * number)
         copied = copy_dataset(source, target, "growing")
@@ -125,14 +126,14 @@ def test_a_copy_has_all_that_the_source_has_and_what_is_added_later(
     copy = target.open("growing")
     assert copy.verify()[0].differs is None
     assert copy.created_at == dataset.created_at
-    # The mirror that the source's run has made serves the copy, and its run goes on.
+    # The copy uses the mirror that the source's run has created, and its run continues.
     for number in range(4):
         epoch = copy.run("r").epoch(number)
         assert yielded(epoch) == due(dataset, epoch)
 
 
 @pytest.mark.usefixtures("origin")
-def test_an_interrupted_copy_goes_on_and_is_exact_at_every_block(
+def test_an_interrupted_copy_continues_and_is_exact_at_every_block(
     pair: tuple[Registry, Registry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target = pair
@@ -148,9 +149,9 @@ def test_an_interrupted_copy_goes_on_and_is_exact_at_every_block(
         with pytest.raises(KeyboardInterrupt):
             copy_dataset(source, target, "growing", interrupt)
         copy = target.open("growing")
-        there = source.open(f"growing@{ends[-1]}:{copy.head.chain.hex()}")
-        assert copy.head == there.head
-        assert copy.entries() == there.entries()
+        origin = source.open(f"growing@{ends[-1]}:{copy.head.chain.hex()}")
+        assert copy.head == origin.head
+        assert copy.entries() == origin.entries()
     assert ends == [*range(5, 46, 5), 46]
     assert copy_dataset(source, target, "growing").rows == 0
     assert contents(target) == contents(source)
@@ -169,13 +170,13 @@ def test_blocks_end_where_they_are_full(
     assert contents(target) == contents(source)
 
 
-def test_a_source_that_is_written_to_meanwhile_is_copied_up_to_one_moment(
+def test_a_source_that_grows_meanwhile_is_copied_up_to_one_moment(
     pair: tuple[Registry, Registry], origin: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target = pair
     monkeypatch.setattr(rows, "BLOCK_ROWS", 16)
     done = threading.Event()
-    run = origin.run("r")  # before the first copy: else the copy would make a run of its own
+    run = origin.run("r")  # before the first copy, which would otherwise get another run
 
     def write() -> None:
         number = 1000
@@ -201,23 +202,23 @@ def test_a_source_that_is_written_to_meanwhile_is_copied_up_to_one_moment(
     assert contents(target) == contents(source)
 
 
-def test_two_copies_at_once_are_one(pair: tuple[Registry, Registry], origin: Dataset) -> None:
+def test_concurrent_copies_result_in_one(pair: tuple[Registry, Registry], origin: Dataset) -> None:
     source, target = pair
-    found: list[Copied] = []
+    copies: list[Copied] = []
     threads = [
-        threading.Thread(target=lambda: found.append(copy_dataset(source, target, "growing")))
+        threading.Thread(target=lambda: copies.append(copy_dataset(source, target, "growing")))
         for _ in range(3)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 3
-    assert {copied.version for copied in found} == {origin.version}
+    assert len(copies) == 3
+    assert {copied.version for copied in copies} == {origin.version}
     assert contents(target) == contents(source)
 
 
-def test_a_copy_that_went_its_own_way_is_refused_at_the_position_where_it_did(
+def test_a_copy_that_has_diverged_is_rejected_with_the_position(
     pair: tuple[Registry, Registry], origin: Dataset
 ) -> None:
     source, target = pair
@@ -234,7 +235,7 @@ def test_a_copy_that_went_its_own_way_is_refused_at_the_position_where_it_did(
 
 
 @pytest.mark.usefixtures("origin")
-def test_other_data_of_that_name_is_left_alone(pair: tuple[Registry, Registry]) -> None:
+def test_another_dataset_of_that_name_is_left_unchanged(pair: tuple[Registry, Registry]) -> None:
     source, target = pair
     other = target.create("growing", FIXED)
     other.insert([digit(1)])
@@ -245,7 +246,7 @@ def test_other_data_of_that_name_is_left_alone(pair: tuple[Registry, Registry]) 
         copy_dataset(source, target, "grown")
 
 
-def test_a_run_that_went_on_with_the_copy_is_not_mixed_with_the_sources(
+def test_a_run_that_was_trained_on_the_copy_is_not_mixed_with_the_sources(
     pair: tuple[Registry, Registry],
     origin: Dataset,
     tmp_path: Path,
@@ -270,18 +271,20 @@ def test_a_run_that_went_on_with_the_copy_is_not_mixed_with_the_sources(
 
 @contextmanager
 def unguarded(reg: Registry) -> Iterator[Any]:
-    """Lend a connection that may change rows of the log, as a broken disk does."""
-    names = {"postgresql": ["samples_append_only ON samples"]}
+    """Yield a connection that may change rows of the log, as a broken disk does."""
+    triggers = {
+        "postgresql": ["samples_append_only ON samples"],
+        "sqlite": ["samples_never_change", "samples_never_leave"],
+    }
     with writing(reg.engine) as connection:
-        found = names.get(reg.engine.dialect.name, ["samples_never_change", "samples_never_leave"])
-        for name in found:
-            connection.exec_driver_sql(f"DROP TRIGGER {name}")
+        for trigger in triggers[reg.engine.dialect.name]:
+            connection.exec_driver_sql(f"DROP TRIGGER {trigger}")
         yield connection
 
 
 @pytest.mark.parametrize("damage", ["record = chain", "bucket = 65535 - bucket", "key = 'x'"])
 @pytest.mark.usefixtures("origin")
-def test_damage_in_the_source_is_named_and_not_copied(
+def test_damage_in_the_source_is_reported_and_not_copied(
     pair: tuple[Registry, Registry],
     damage: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -295,26 +298,26 @@ def test_damage_in_the_source_is_named_and_not_copied(
     assert target.open("growing").head.position == 30
 
 
-def test_rows_that_wait_are_moved_first_and_refused_ones_come_along_once(
+def test_waiting_rows_are_moved_first_and_rejected_ones_copied_once(
     pair: tuple[Registry, Registry], origin: Dataset
 ) -> None:
     source, target = pair
-    place = {"dataset_id": origin.id, "key": "tool"}
+    values = {"dataset_id": origin.id, "key": "tool"}
     for fields in (digit(5), {"image": "nonsense"}):
         with writing(source.engine) as connection:
-            connection.execute(insert(models.InboxRow).values(**place, fields=fields))
+            connection.execute(insert(models.InboxRow).values(**values, fields=fields))
     for _ in range(2):
         copied = copy_dataset(source, target, "growing")
         assert (copied.version.watermark, copied.related.refused, copied.related.left) == (47, 1, 0)
     copy = target.open("growing")
     assert copy.get("tool")["label"] == 5
-    (refused,) = copy.inbox.refused()
-    assert refused.error == origin.inbox.refused()[0].error
+    (rejected,) = copy.inbox.refused()
+    assert rejected.error == origin.inbox.refused()[0].error
     assert copy.inbox.retry() == 1
     assert copy.inbox.drain().refused == 1
 
 
-def test_what_the_source_has_erased_is_erased_in_the_copy(
+def test_rows_that_the_source_has_erased_are_erased_in_the_copy(
     pair: tuple[Registry, Registry], kind: Kind
 ) -> None:
     source, target = pair
@@ -323,8 +326,8 @@ def test_what_the_source_has_erased_is_erased_in_the_copy(
     dataset.erase("5")
     assert copy_dataset(source, target, "growing").related.erased == 0
     with writing(target.engine) as connection:
-        place = {"dataset_id": target.open("growing").id, "key": "0", "error": "no"}
-        connection.execute(insert(models.InboxRow).values(place))
+        values = {"dataset_id": target.open("growing").id, "key": "0", "error": "no"}
+        connection.execute(insert(models.InboxRow).values(values))
     for key, rows_held in [("0", 3), ("7", 1)]:
         dataset.erase(key)
         kind.grow(dataset, 3)
@@ -338,7 +341,7 @@ def test_what_the_source_has_erased_is_erased_in_the_copy(
         copy_dataset(source, target, "growing")
 
 
-def test_what_was_erased_leaves_a_copy_whose_runs_have_parted(
+def test_rows_are_erased_also_in_a_copy_whose_runs_have_diverged(
     pair: tuple[Registry, Registry], origin: Dataset
 ) -> None:
     source, target = pair
@@ -351,24 +354,24 @@ def test_what_was_erased_leaves_a_copy_whose_runs_have_parted(
     assert target.open("growing").head == origin.head
 
 
-def test_the_command_copies_all_or_some_and_says_what(
+def test_the_command_copies_all_or_some_datasets_and_prints_them(
     pair: tuple[Registry, Registry], origin: Dataset, tmp_path: Path
 ) -> None:
     source, target = pair
     source.create("empty", FIXED)
     origin.run("r")
     urls = [reg.engine.url.render_as_string(hide_password=False) for reg in pair]
-    (said,) = run("copy", *urls, "empty").stdout.splitlines()
-    assert said == f"empty: 0 rows copied; empty@0:{'0' * 32}"
+    (line,) = run("copy", *urls, "empty").stdout.splitlines()
+    assert line == f"empty: 0 rows copied; empty@0:{'0' * 32}"
     assert target.names() == ["empty"]
-    said = run("copy", *urls).stdout.splitlines()[1]
-    assert said == f"growing: 46 rows copied, 1 runs; {origin.version}"
-    (_, again) = run("copy", *urls, "--json").stdout.splitlines()
+    line = run("copy", *urls).stdout.splitlines()[1]
+    assert line == f"growing: 46 rows copied, 1 runs; {origin.version}"
+    (_, repeated) = run("copy", *urls, "--json").stdout.splitlines()
     counts = {"rows": 0, "runs": 1, "refused": 0, "left": 0, "erased": 0}
-    assert json.loads(again) == {"version": str(origin.version), **counts}
+    assert json.loads(repeated) == {"version": str(origin.version), **counts}
     target.open("growing").retract("0")
-    refused = run("copy", *urls, code=1)
-    assert "only up to position 46" in refused.stderr
-    gone = tmp_path / "gone.db"
-    assert "is not there" in run("copy", f"sqlite:///{gone}", urls[1], code=2).stderr
-    assert not gone.exists()
+    failed = run("copy", *urls, code=1)
+    assert "only up to position 46" in failed.stderr
+    missing = tmp_path / "missing.db"
+    assert "is not there" in run("copy", f"sqlite:///{missing}", urls[1], code=2).stderr
+    assert not missing.exists()

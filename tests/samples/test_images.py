@@ -1,4 +1,4 @@
-"""Images: what is refused, what is found, and what a batch says of one that does not decode."""
+"""Checks of image files on insert, and decoding of all stored images by `verify`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def encoding(file: bytes) -> str:
 
 
 def problem(file: bytes) -> str | None:
-    """What `check_file` says of a file."""
+    """Return the reason for which `check_file` rejects a file, or None."""
     try:
         check_file(file, encoding(file))  # type: ignore[arg-type]
     except ValueError as error:
@@ -43,11 +43,11 @@ def problem(file: bytes) -> str | None:
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_a_file_is_taken_with_its_end_and_refused_wherever_it_is_cut(kind: str) -> None:
+def test_a_complete_file_is_accepted_and_one_cut_anywhere_is_rejected(kind: str) -> None:
     file = FILES[kind]
     Pillow.open(io.BytesIO(file)).load()
     for rest in (b"", b"\0" * 7, JPEG, PNG, b"\xff\xd9", b"\xff"):
-        assert problem(file + rest) is None, "decoders do not read what follows the end"
+        assert problem(file + rest) is None, "decoders do not read past the end"
     for length in range(8, len(file)):
         assert (problem(file[:length]) or "").startswith("the image is cut off"), length
         assert problem(file[:length] + b"\0" * 50) is not None, length
@@ -71,45 +71,47 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize(("file", "reason"), DAMAGED)
-def test_a_file_that_no_decoder_takes_is_refused_with_the_reason(file: bytes, reason: str) -> None:
+def test_a_file_that_no_decoder_accepts_is_rejected_with_the_reason(
+    file: bytes, reason: str
+) -> None:
     assert reason in (problem(file) or "")
 
 
 def test_a_bad_checksum_matters_only_where_decoders_need_the_chunk() -> None:
-    noted = _chunks(HEAD, (b"tEXt", b"a\0b"), (b"IDAT", PNG[41:-16]), END)
-    assert problem(noted) is None
-    assert problem(noted.replace(b"a\0b", b"a\0c")) is None
+    with_text = _chunks(HEAD, (b"tEXt", b"a\0b"), (b"IDAT", PNG[41:-16]), END)
+    assert problem(with_text) is None
+    assert problem(with_text.replace(b"a\0b", b"a\0c")) is None
 
 
-def test_verify_decodes_all_images_and_names_the_broken(
+def test_verify_decodes_all_images_and_reports_broken_ones(
     url: str, reg: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     damaged = JPEG.replace(JPEG[(at := JPEG.index(b"\xff\xc4") + 5) : at + 16], b"\xff" * 16)
     files = {"whole": JPEG, "damaged": damaged, "cut": JPEG[:-9], "revised": JPEG[:50]}
-    dataset = _store_cut(reg, monkeypatch, **files)
+    dataset = _store_unchecked(reg, monkeypatch, **files)
     dataset.update("revised", photo=JPEG)
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "PIL", None)
         by_tensorflow = dataset.broken_images()
-    found = dataset.broken_images()
-    for broken in (found, by_tensorflow):
-        places = [(each.position, each.key, each.feature, each.live) for each in broken]
+    by_pillow = dataset.broken_images()
+    for broken in (by_pillow, by_tensorflow):
+        facts = [(each.position, each.key, each.feature, each.live) for each in broken]
         expected = [(1, "damaged", True), (2, "cut", True), (3, "revised", False)]
-        assert places == [(at, key, "photo", live) for at, key, live in expected]
+        assert facts == [(at, key, "photo", live) for at, key, live in expected]
     arguments = ["verify", "photos", "--images", "--url", url]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 1
     for position, key in ((1, "damaged"), (2, "cut"), (3, "revised")):
         assert f"dataset 'photos', position {position}, key '{key}', feature" in result.output
-    said = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
-    assert [each["key"] for each in said if "key" in each] == ["damaged", "cut", "revised"]
+    listed = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert [each["key"] for each in listed if "key" in each] == ["damaged", "cut", "revised"]
     dataset.retract("cut")
     dataset.update("damaged", photo=JPEG)
-    assert CliRunner().invoke(app, arguments).exit_code == 0, "no later epoch holds one"
+    assert CliRunner().invoke(app, arguments).exit_code == 0, "no later epoch has a broken image"
 
 
-def _store_cut(reg: Registry, monkeypatch: pytest.MonkeyPatch, **files: bytes) -> Dataset:
-    """A dataset as it was filled before files were checked."""
+def _store_unchecked(reg: Registry, monkeypatch: pytest.MonkeyPatch, **files: bytes) -> Dataset:
+    """Return a dataset that was filled without checks of the files."""
     dataset = reg.create("photos", {"photo": Image("jpeg"), "label": ClassLabel(10)})
     with monkeypatch.context() as patched:
         patched.setattr("registry.samples.validation.check_file", lambda *_: None)
@@ -118,10 +120,10 @@ def _store_cut(reg: Registry, monkeypatch: pytest.MonkeyPatch, **files: bytes) -
     return dataset
 
 
-def test_other_features_of_a_sample_are_revised_whatever_its_image_is(
+def test_other_features_of_a_sample_with_a_broken_image_can_be_revised(
     reg: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = _store_cut(reg, monkeypatch, whole=JPEG, cut=JPEG[:-1])
+    dataset = _store_unchecked(reg, monkeypatch, whole=JPEG, cut=JPEG[:-1])
     dataset.update("cut", label=7)
     assert dataset.get("cut") == {"photo": JPEG[:-1], "label": 7}
     with pytest.raises(InvalidSampleError, match="key 'cut', feature 'photo': the image is cut"):

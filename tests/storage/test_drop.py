@@ -30,7 +30,7 @@ from registry.storage.database.engine import make_engine
 from registry.storage.database.models import InboxRow, SampleRow, metadata
 from registry.storage.database.transactions import reading, writing
 from registry.storage.log import drop as drops
-from tests.catalog.test_copy import furnish
+from tests.catalog.test_copy import fill_related
 from tests.support.datasets import FIXED, digit
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +69,7 @@ def fill(reg: Registry, name: str, rows: int) -> Dataset:
     for number in range(3):
         dataset.run(f"r{number}").epoch(0)
     dataset.erase("k1")
-    furnish(dataset, reg.engine, 1)
+    fill_related(dataset, reg.engine, 1)
     with writing(reg.engine) as connection:
         connection.execute(insert(InboxRow), [{"dataset_id": dataset.id}] * 2)
     return dataset

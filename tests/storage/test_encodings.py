@@ -16,7 +16,7 @@ from registry.catalog.doctor.examine import examine
 from registry.errors import EncodingError
 from registry.storage.database.engine import make_engine
 from registry.storage.database.schema import upgrade
-from tests.catalog.test_doctor import found
+from tests.catalog.test_doctor import findings_of
 from tests.support.commands import run
 from tests.support.databases import administrator
 from tests.support.datasets import FIXED, digit
@@ -138,9 +138,9 @@ def test_keys_that_a_client_encoding_damaged_are_found_with_what_they_were(
             digits.insert([digit(number)], keys=[KEY])
         event.remove(reg.engine, "begin", damage)
         assert [entry.key for entry in digits.entries()[3:]] == ["cafÃ©"] * 2
-        (finding,) = found(postgresql_url)
+        (finding,) = findings_of(postgresql_url)
         assert (finding.severity, finding.subject) == ("error", "dataset digits")
         assert finding.said.startswith("2 samples have a key that is not the one")
         assert "'cafÃ©' at position 3, which was 'café'" in finding.said
         digits.erase("cafÃ©")
-    assert found(postgresql_url) == []
+    assert findings_of(postgresql_url) == []

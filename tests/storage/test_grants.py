@@ -357,9 +357,9 @@ def test_a_database_without_roles_or_tables_says_so(
 
 _OWNERS = (
     test_dataset.test_a_gap_in_the_log_is_an_error_and_never_a_short_page,
-    test_dataset.test_the_database_itself_refuses_to_change_the_log,
-    test_dataset.test_a_dropped_dataset_leaves_nothing_and_its_name_is_free,
-    test_dataset.test_a_dataset_that_was_dropped_says_so_and_never_becomes_another,
+    test_dataset.test_the_database_rejects_changes_to_the_log,
+    test_dataset.test_a_dropped_dataset_leaves_no_rows_and_its_name_is_free,
+    test_dataset.test_using_a_dropped_dataset_raises_and_never_uses_another,
 )
 
 
