@@ -1,4 +1,4 @@
-"""A connection cut at any moment: nothing lost, nothing doubled, nothing hangs."""
+"""A connection that is cut at any byte: no row is lost or stored twice, and nothing hangs."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from tests.support.figures import Figure, rounds
 from tests.support.proxy import DIRECTIONS, Direction, Proxy, proxied
 
 EVERY = 10**6
-"""More cuts than there are bytes."""
+"""A number of cuts above the number of bytes, so that there is one at every byte."""
 HANG = 10.0
-"""Seconds that nothing should ever take."""
+"""Seconds after which a call counts as hanging."""
 
 
 @pytest.fixture
-def near(postgresql_url: str) -> Iterator[Dataset]:
-    """The dataset seen straight from the server."""
+def direct(postgresql_url: str) -> Iterator[Dataset]:
+    """The dataset, opened without the proxy."""
     with registry.connect(postgresql_url) as reg:
         yield reg.create("digits", FIXED)
 
 
 @pytest.fixture
 def through(
-    postgresql_url: str, near: Dataset
+    postgresql_url: str, direct: Dataset
 ) -> Iterator[tuple[Proxy, Dataset, registry.Registry]]:
-    """The same dataset through a proxy, on a connection that is open already."""
+    """The proxy, and the same dataset and its registry, opened through it and connected."""
     with (
         proxied(make_url(postgresql_url)) as (proxy, url),
         registry.connect(url.render_as_string(hide_password=False)) as reg,
     ):
-        dataset = reg.open(near.name)
+        dataset = reg.open(direct.name)
         dataset.insert([digit(0)], keys=["first"])
         yield proxy, dataset, reg
 
@@ -54,34 +54,34 @@ def _exchange(proxy: Proxy, dataset: Dataset) -> dict[Direction, int]:
 
 @rounds(25, EVERY)
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_a_batch_retried_after_a_cut_at_any_byte_is_there_once(
+def test_a_batch_retried_after_a_cut_at_any_byte_is_stored_once(
     through: tuple[Proxy, Dataset, registry.Registry],
-    near: Dataset,
+    direct: Dataset,
     direction: Direction,
     rounds: int,
     figure: Figure,
 ) -> None:
     proxy, dataset, _ = through
     total = _exchange(proxy, dataset)[direction]
-    expected = [entry.key for entry in near.entries()]
+    expected = [entry.key for entry in direct.entries()]
     step = max(1, total // rounds)
     longest = 0.0
     for number, after in enumerate([*range(0, total, step), *range(total - 12, total)]):
         keys = [f"{number}-a", f"{number}-b"]
-        made = number % 2 == 0
+        generated = number % 2 == 0
         since = time.monotonic()
         proxy.arm(direction, after)
-        report = dataset.insert([digit(1), digit(2)], keys=None if made else keys)
+        report = dataset.insert([digit(1), digit(2)], keys=None if generated else keys)
         proxy.disarm()
         longest = max(longest, time.monotonic() - since)
         assert (report.inserted, report.unchanged) == (2, 0)
-        entries = near.entries(len(expected))
+        entries = direct.entries(len(expected))
         assert len(entries) == 2, f"cut after byte {after} {direction}"
-        if not made:
+        if not generated:
             assert [entry.key for entry in entries] == keys
         expected += [entry.key for entry in entries]
-    assert proxy.cuts >= 20  # made keys need no look-up, so some cuts come too late
-    assert len(near) == len(expected)
+    assert proxy.cuts >= 20  # generated keys need no query, so some cuts come too late
+    assert len(direct) == len(expected)
     assert longest < HANG
     figure(
         f"insert of {total} bytes {direction} cut off, every {step} bytes",
@@ -90,24 +90,24 @@ def test_a_batch_retried_after_a_cut_at_any_byte_is_there_once(
 
 
 @rounds(3, 50)
-def test_a_commit_whose_answer_was_lost_does_not_undo_what_came_after_it(
-    through: tuple[Proxy, Dataset, registry.Registry], near: Dataset, rounds: int, figure: Figure
+def test_a_commit_whose_reply_was_lost_does_not_undo_later_commits(
+    through: tuple[Proxy, Dataset, registry.Registry], direct: Dataset, rounds: int, figure: Figure
 ) -> None:
     proxy, dataset, reg = through
     for number in range(rounds):
-        _lose_an_answer(proxy, dataset, reg, near, f"k{number}")
+        _lose_a_reply(proxy, dataset, reg, direct, f"k{number}")
     assert proxy.cuts == rounds
-    assert len(near) == rounds + 1
+    assert len(direct) == rounds + 1
     figure(f"COMMIT reply lost, {rounds} times", "0 lost, 0 doubled, no later change undone")
 
 
-def test_a_dataset_whose_commit_was_not_answered_is_created_once(
+def test_a_dataset_whose_commit_reply_was_lost_is_created_once(
     through: tuple[Proxy, Dataset, registry.Registry],
 ) -> None:
     proxy, _, reg = through
 
     @event.listens_for(reg.engine, "commit", once=True)
-    def lose_the_answer(_: Connection) -> None:
+    def lose_the_reply(_: Connection) -> None:
         proxy.arm("to client", 0)
 
     created = reg.create("other", FIXED)
@@ -118,33 +118,33 @@ def test_a_dataset_whose_commit_was_not_answered_is_created_once(
     assert reg.names() == ["digits", "other"]
 
 
-def test_a_token_whose_commit_was_not_answered_is_the_one_that_is_handed_out(
+def test_a_token_whose_commit_reply_was_lost_is_the_one_that_is_returned(
     through: tuple[Proxy, Dataset, registry.Registry],
 ) -> None:
     proxy, _, reg = through
 
-    def lose_the_next_answer() -> None:
+    def lose_the_next_reply() -> None:
         event.listen(reg.engine, "commit", lambda _: proxy.arm("to client", 0), once=True)
 
-    lose_the_next_answer()
+    lose_the_next_reply()
     secret = tokens.create(reg.engine, "tool")
     assert tokens.check(reg.engine, tokens.digest(secret))
-    lose_the_next_answer()
+    lose_the_next_reply()
     rotated = tokens.rotate(reg.engine, "tool", grace=timedelta(hours=1))
     assert tokens.check(reg.engine, tokens.digest(rotated))
     assert proxy.cuts == 2
     assert len(tokens.tokens_of(reg.engine)) == 2
 
 
-def _lose_an_answer(
-    proxy: Proxy, dataset: Dataset, reg: registry.Registry, near: Dataset, key: str
+def _lose_a_reply(
+    proxy: Proxy, dataset: Dataset, reg: registry.Registry, direct: Dataset, key: str
 ) -> None:
-    """Between the lost answer and the retry somebody corrects the label: it must stay so."""
+    """Correct the label between the lost reply and the retry, which must not undo that."""
     begun = 0
-    position = near.head.position
+    position = direct.head.position
 
     @event.listens_for(reg.engine, "commit")
-    def lose_the_answer(_: Connection) -> None:
+    def lose_the_reply(_: Connection) -> None:
         proxy.arm("to client", 0)
 
     @event.listens_for(reg.engine, "begin")
@@ -152,29 +152,29 @@ def _lose_an_answer(
         nonlocal begun
         begun += 1
         if begun == 2:
-            event.remove(reg.engine, "commit", lose_the_answer)
-            near.update(key, label=9)
+            event.remove(reg.engine, "commit", lose_the_reply)
+            direct.update(key, label=9)
 
     report = dataset.insert([digit(3)], keys=[key])
     event.remove(reg.engine, "begin", correct_before_the_retry)
     assert begun == 2
     assert (report.inserted, report.head.position) == (1, position + 1)
-    assert [revision.entry.action for revision in near.history(key)] == ["insert", "revise"]
-    assert near.get(key)["label"] == 9
+    assert [revision.entry.action for revision in direct.history(key)] == ["insert", "revise"]
+    assert direct.get(key)["label"] == 9
 
 
 @rounds(12, EVERY)
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_a_reader_cut_off_at_any_byte_reads_on_without_a_gap(
+def test_a_reader_cut_off_at_any_byte_continues_without_a_gap(
     through: tuple[Proxy, Dataset, registry.Registry],
-    near: Dataset,
+    direct: Dataset,
     direction: Direction,
     rounds: int,
     figure: Figure,
 ) -> None:
     proxy, dataset, _ = through
-    near.insert([digit(n) for n in range(100)])
-    for _ in range(2):  # the first sends statements that the server then remembers
+    direct.insert([digit(n) for n in range(100)])
+    for _ in range(2):  # the first one also prepares the statements
         before = proxy.forwarded[direction]
         assert [page.stop for page in dataset.pages()] == [101]
     total = proxy.forwarded[direction] - before
@@ -194,8 +194,8 @@ def test_a_reader_cut_off_at_any_byte_reads_on_without_a_gap(
     )
 
 
-def test_a_follower_that_loses_its_connection_goes_on_without_a_gap(
-    through: tuple[Proxy, Dataset, registry.Registry], near: Dataset
+def test_a_follower_that_loses_its_connection_continues_without_a_gap(
+    through: tuple[Proxy, Dataset, registry.Registry], direct: Dataset
 ) -> None:
     proxy, dataset, _ = through
     pages = dataset.follow()
@@ -203,7 +203,7 @@ def test_a_follower_that_loses_its_connection_goes_on_without_a_gap(
     for number in range(5):
         for direction in DIRECTIONS:
             proxy.arm(direction, 20 * number)
-            near.insert([digit(number)])
+            direct.insert([digit(number)])
             page = next(pages)
             assert (page.start, page.stop) == (stop, stop + 1)
             stop = page.stop

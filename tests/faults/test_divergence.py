@@ -1,4 +1,4 @@
-"""A database that goes back in time, and then perhaps another way: nobody trains on a mixture."""
+"""A database that is restored, and may then diverge: nobody trains on a mixture of histories."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def kind(request: pytest.FixtureRequest) -> Kind:
     return KINDS[request.param]
 
 
-ANOTHER = r"position 46 .* another history"
+ANOTHER_HISTORY = r"position 46 .* another history"
 
 
 class Backup:
-    """A copy of a database, to be put back under those who use it."""
+    """A copy of a database, which can be restored while the database is in use."""
 
     def __init__(self, reg: Registry) -> None:
         self._reg = reg
@@ -46,7 +46,7 @@ class Backup:
             self._clone(str(reg.engine.url.database), self._name)
 
     def restore(self) -> None:
-        """Put it back: connections break, and whoever reads on sees the older database."""
+        """Restore it: connections break, and later reads see the older database."""
         self._reg.engine.dispose()
         if self._sqlite:
             self._copy(self._name, str(self._reg.engine.url.database))
@@ -59,7 +59,7 @@ class Backup:
             self._drop(self._name)
 
     def regrow(self, kind: Kind, count: int, first: int | None = None) -> None:
-        """Have somebody else write rows, who knows nothing of those that are gone."""
+        """Write rows by another registry, which has not seen the lost rows."""
         with registry.connect(self._reg.engine.url.render_as_string(hide_password=False)) as reg:
             kind.grow(reg.open("growing"), count, first)
 
@@ -88,20 +88,20 @@ class Backup:
 
 @pytest.fixture
 def dataset(reg: Registry, kind: Kind) -> Dataset:
-    """A dataset with a run that has had its first epoch; 33 rows."""
-    made = kind.create(reg)
-    kind.grow(made, 30)
-    made.run("r").epoch(0)
-    return made
+    """A dataset of 33 rows with a run whose first epoch is pinned."""
+    dataset = kind.create(reg)
+    kind.grow(dataset, 30)
+    dataset.run("r").epoch(0)
+    return dataset
 
 
 @pytest.fixture
 def backup(reg: Registry, dataset: Dataset) -> Iterator[Backup]:
-    """A copy of the database as it was then."""
+    """A copy of the database with the dataset of 33 rows."""
     assert dataset.head.position == 33
-    made = Backup(reg)
-    yield made
-    made.remove()
+    backup = Backup(reg)
+    yield backup
+    backup.remove()
 
 
 TRAINER = """
@@ -120,22 +120,22 @@ FIXED_ALONE = pytest.mark.parametrize("kind", [KINDS["fixed"]], ids=["fixed"])
 
 
 @FIXED_ALONE
-def test_who_wrote_rows_that_are_gone_is_told_once(
-    dataset: Dataset, backup: Backup, kind: Kind
-) -> None:
+def test_a_writer_of_lost_rows_gets_one_error(dataset: Dataset, backup: Backup, kind: Kind) -> None:
     kind.grow(dataset, 10)
     written = dataset.head
-    for back, found in [
+    for regrown, reason in [
         (None, r"ends at position 33: was"),
         (10, r"has another history there \("),
         (30, r"has another history there \("),
     ]:
         backup.restore()
-        if back is not None:
-            backup.regrow(kind, back, 500)
-        said = rf"up to position 46 \({written.chain.hex()}\) were committed here, but .* {found}"
+        if regrown is not None:
+            backup.regrow(kind, regrown, 500)
+        message = (
+            rf"up to position 46 \({written.chain.hex()}\) were committed here, but .* {reason}"
+        )
         before = dataset.head
-        with pytest.raises(DivergenceError, match=said):
+        with pytest.raises(DivergenceError, match=message):
             dataset.insert([kind.sample(1)], keys=["mine"])
         assert dataset.head == before
         assert dataset.insert([kind.sample(1)], keys=["mine"]).inserted == 1
@@ -148,7 +148,7 @@ def test_who_wrote_rows_that_are_gone_is_told_once(
 
 @FIXED_ALONE
 @pytest.mark.parametrize("others", [0, 10, 30])
-def test_who_follows_a_log_that_went_back_is_told_before_the_next_row(
+def test_a_follower_of_a_restored_log_gets_an_error_before_the_next_row(
     dataset: Dataset, backup: Backup, kind: Kind, others: int
 ) -> None:
     kind.grow(dataset, 10)
@@ -158,20 +158,20 @@ def test_who_follows_a_log_that_went_back_is_told_before_the_next_row(
     backup.restore()
     if others:
         backup.regrow(kind, others, 500)
-    said = rf"rows up to position 46 \({read.chain.hex()}\) were read, but the database's log"
-    with pytest.raises(DivergenceError, match=said):
+    message = rf"rows up to position 46 \({read.chain.hex()}\) were read, but the database's log"
+    with pytest.raises(DivergenceError, match=message):
         next(pages)
 
 
 def pages_until(pages: Iterator[Page], end: int) -> Iterator[range]:
-    """Yield the positions of pages until one ends there."""
+    """Yield the positions of pages up to the one that ends at ``end``."""
     for page in pages:
         yield range(page.start, page.stop)
         if page.stop == end:
             return
 
 
-def test_a_run_that_went_further_than_a_restored_database_stops(
+def test_a_run_that_is_ahead_of_a_restored_database_stops(
     reg: Registry, url: str, dataset: Dataset, backup: Backup, kind: Kind
 ) -> None:
     run = dataset.run("r")
@@ -180,7 +180,7 @@ def test_a_run_that_went_further_than_a_restored_database_stops(
     epoch = run.epoch(1)
     samples = yielded(epoch)
     backup.restore()
-    said = (
+    message = (
         rf"run 'r' reached epoch 1 at position 59 \({epoch.chain.hex()}\) on this machine, but the "
         "database knows of no such epoch; the logs agree up to position 33"
     )
@@ -188,29 +188,31 @@ def test_a_run_that_went_further_than_a_restored_database_stops(
         if grows:
             backup.regrow(kind, 30, 500)
         for number in (0, 1, 2):
-            with pytest.raises(DivergenceError, match=said):
+            with pytest.raises(DivergenceError, match=message):
                 run.epoch(number)
-            with pytest.raises(DivergenceError, match=said):
+            with pytest.raises(DivergenceError, match=message):
                 reg.open("growing").run("r").epoch(number)
-        assert re.search(said, _told(url, 1))
-    assert yielded(epoch) == samples, "what is here already is what it was"
+        assert re.search(message, _error_of_trainer(url, 1))
+    assert yielded(epoch) == samples, "an open epoch keeps its rows"
     with pytest.warns(DivergenceWarning, match="agrees with the database only up to position 33"):
         fresh = dataset.run("new").epoch(0)
     assert yielded(fresh) == due(dataset, fresh)
-    assert re.search(said, _told(url, 1)), "the mirror has the new history, but that is known"
+    assert re.search(message, _error_of_trainer(url, 1)), (
+        "the lost epoch is remembered although the mirror has the new history"
+    )
     assert yielded(epoch) == samples
 
 
-def _told(url: str, number: int) -> str:
-    """Return what another process is told that begins an epoch of the run."""
+def _error_of_trainer(url: str, number: int) -> str:
+    """Return the error that another process gets when it begins an epoch of the run."""
     trainer = [sys.executable, "-c", TRAINER, url, str(number)]
     return subprocess.run(trainer, check=True, capture_output=True, text=True).stdout
 
 
-def test_a_run_whose_epoch_is_pinned_anew_on_another_history_stops(
+def test_a_run_whose_epoch_is_pinned_again_on_another_history_stops(
     reg: Registry, dataset: Dataset, backup: Backup, kind: Kind, cache: Path, monkeypatch: Any
 ) -> None:
-    """Another machine, which has not seen the old epoch, pins it on what it finds."""
+    """Another machine, which has not seen the old epoch, pins it on the other history."""
     kind.grow(dataset, 10)
     mine = dataset.run("r")
     mine.epoch(1)
@@ -229,10 +231,10 @@ def test_a_run_whose_epoch_is_pinned_anew_on_another_history_stops(
             run.epoch(1)
 
 
-def test_a_database_that_is_merely_behind_yields_what_it_has(
+def test_a_database_that_is_behind_yields_the_rows_it_has(
     dataset: Dataset, backup: Backup, kind: Kind
 ) -> None:
-    """As a replica that lags does, and one that was restored, until other rows come."""
+    """As from a replica that lags, or a restored database that has no other rows yet."""
     kind.grow(dataset, 10)
     dataset.run("another").epoch(0)
     backup.restore()
@@ -240,7 +242,7 @@ def test_a_database_that_is_merely_behind_yields_what_it_has(
     for epoch in epochs:
         assert epoch.watermark == 33
         assert yielded(epoch) == due(dataset, epoch)
-    backup.regrow(kind, 10)  # keys made of positions: the same rows as before
+    backup.regrow(kind, 10)  # keys are made of positions: these are the same rows as before
     epoch = dataset.run("fresh").epoch(1)
     assert epoch.watermark == 46
     assert yielded(epoch) == due(dataset, epoch)
@@ -261,21 +263,21 @@ def test_a_graph_keeps_its_files_when_a_copy_of_the_database_replaces_the_mirror
         with pytest.warns(DivergenceWarning, match="only up to position 33"):
             theirs = yielded(copy.run("copy").epoch(0))
         assert theirs != samples
-        for made in (batches, derived):
-            assert [row for batch in made.as_numpy_iterator() for row in rows(batch)] == samples
-        del epoch, derived, made
+        for graph in (batches, derived):
+            assert [row for batch in graph.as_numpy_iterator() for row in rows(batch)] == samples
+        del epoch, derived, graph
         assert len(generations(cache)) == 2
         shutil.rmtree(cache)
         with pytest.raises(MirrorError, match=r"records was removed .* make the dataset again"):
             iter(batches)
         copy.run("again").epoch(0)
-        assert generations(cache) == ["0"], "the name is another file's now"
+        assert generations(cache) == ["0"], "the same name is now another file"
         with pytest.raises(MirrorError, match=r"records was removed .* make the dataset again"):
             iter(batches)
 
 
 @FIXED_ALONE
-def test_files_that_a_graph_kept_are_removed_when_it_is_gone(
+def test_files_that_a_graph_kept_are_removed_after_it(
     dataset: Dataset, backup: Backup, kind: Kind, cache: Path
 ) -> None:
     kind.grow(dataset, 10)
@@ -296,7 +298,7 @@ def generations(cache: Path) -> list[str]:
     return sorted(path.parent.name for path in cache.glob("*/*/records"))
 
 
-def test_damaged_rows_are_never_mended_with_another_history(
+def test_damaged_rows_are_never_repaired_from_another_history(
     dataset: Dataset, backup: Backup, kind: Kind, cache: Path
 ) -> None:
     kind.grow(dataset, 10)
@@ -308,10 +310,10 @@ def test_damaged_rows_are_never_mended_with_another_history(
     pristine = records.read_bytes()
     for offset in range(0, len(pristine), len(pristine) // 20):
         flip(records, offset, 1)
-    with pytest.raises(DivergenceError, match=ANOTHER):
+    with pytest.raises(DivergenceError, match=ANOTHER_HISTORY):
         yielded(epoch)
     if kind is KINDS["fixed"]:
-        with pytest.raises(DivergenceError, match=ANOTHER):
+        with pytest.raises(DivergenceError, match=ANOTHER_HISTORY):
             EpochDataset(epoch, batch_size=7)
     records.write_bytes(pristine)
     assert yielded(epoch) == samples
@@ -329,7 +331,7 @@ def test_an_epoch_read_without_a_mirror_stops_where_the_database_diverges(
     assert yielded(epoch) == due(dataset, epoch)
     backup.restore()
     backup.regrow(kind, 10, 500)
-    with pytest.raises(DivergenceError, match=ANOTHER):
+    with pytest.raises(DivergenceError, match=ANOTHER_HISTORY):
         yielded(epoch)
     with pytest.raises(DivergenceError, match="reached epoch 0 at position 46"):
         run.epoch(0)

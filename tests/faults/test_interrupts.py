@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment, and once more while that is handled: no transaction stays open."""
+"""Ctrl-C at any moment, and again while it is handled: no transaction stays open."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from registry.storage.database.transactions import writing
 from registry.storage.log.head import lock_head
 from tests.support.datasets import digit
 
-INTERRUPTS = {"sqlite": 200, "postgresql": 120}  # which connects again after each
+INTERRUPTS = {"sqlite": 200, "postgresql": 120}  # PostgreSQL connects again after each
 SECOND = (None, 5e-6, 2e-5, 5e-5, 1e-4, 2e-4, 4e-4)
-"""Seconds after which the second signal follows, one after the other."""
+"""Seconds until the second signal, tried in turn."""
 
 
 class Interrupts:
-    """Signals, as of Ctrl-C, to what is called: one, and perhaps another one."""
+    """Calls functions and interrupts them once or twice by signals, as Ctrl-C does."""
 
     def __init__(self) -> None:
         self._second: float | None = None
@@ -32,7 +32,7 @@ class Interrupts:
         signal.signal(signal.SIGALRM, self._interrupt)
 
     def __call__(self, work: Callable[[], object], first: float, second: float | None) -> bool:
-        """Tell whether it was interrupted."""
+        """Return whether the call was interrupted."""
         self._second, self._expected = second, True
         try:
             try:
@@ -56,7 +56,7 @@ class Interrupts:
 
 
 def interrupt_inserts(url: str) -> None:
-    """Insert often, interrupted each time at another moment; look for what was left locked."""
+    """Insert many times, interrupted at different moments; check that no lock is left."""
     numbers = count()
     reg, other, interrupts = registry.connect(url), make_engine(url), Interrupts()
     digits = reg.open("digits")
@@ -83,7 +83,7 @@ def interrupt_inserts(url: str) -> None:
 
 @pytest.mark.usefixtures("digits")
 def test_an_insert_interrupted_twice_at_any_moment_leaves_no_lock(url: str) -> None:
-    """In a process of its own, whose caches in SQLAlchemy are interrupted, too."""
+    """In a new process, in which SQLAlchemy's caches are filled under interrupts, too."""
     command = [sys.executable, "-c", f"import {__name__} as it; it.interrupt_inserts({url!r})"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert ran.returncode == 0, ran.stderr
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert process.returncode == 0, process.stderr

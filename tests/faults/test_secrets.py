@@ -1,4 +1,4 @@
-"""Passwords and tokens are nowhere but where they were given, whatever fails."""
+"""Passwords and tokens are neither shown nor stored, whatever fails."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ from tests.support.proxy import proxied
 from tests.support.servers import serving
 from tests.support.webhooks import signed_argilla, signed_cvat
 
-SEED = "hsif-drows"[::-1]  # tracebacks quote lines of source
+SEED = "hsif-drows"[::-1]  # reversed, since tracebacks quote lines of source
 ENCODED = base64.b64encode(f"{SEED} of argilla".encode()).decode()
-WAYS = {
+OUTCOMES = {
     '"applied"',
     '"recorded"',
     '"quarantined"',
@@ -49,57 +49,57 @@ WAYS = {
     " 404,",
     " 422,",
 }
-QUERIES = ("password", "sslpassword", "passfile_password", "oauth_client_secret")
+PARAMETERS = ("password", "sslpassword", "passfile_password", "oauth_client_secret")
 
 
-class Heard:
-    """All that was said anywhere, to be searched for the seed."""
+class Texts:
+    """All texts that the package has produced, to be searched for the seed."""
 
     def __init__(self) -> None:
-        self.said: list[tuple[str, str]] = []
+        self.texts: list[tuple[str, str]] = []
 
-    def add(self, where: str, *said: object) -> None:
-        self.said += [(where, str(each)) for each in said]
+    def add(self, where: str, *values: object) -> None:
+        self.texts += [(where, str(value)) for value in values]
 
     def error(self, where: str, error: BaseException) -> None:
-        """Add what an error shows: to a person, a log, a debugger, and another process."""
+        """Add the forms of an error: its traceback, notes, pickle, and chain of causes."""
         self.add(where, *traceback.format_exception(error), *getattr(error, "__notes__", ()))
         with suppress(pickle.PicklingError, TypeError, AttributeError):
             self.add(where, pickle.dumps(error))
-        seen: BaseException | None = error
-        while seen is not None:  # also what a traceback leaves out
-            self.add(where, seen, repr(seen), repr(seen.args))
-            seen = seen.__cause__ or seen.__context__
+        cause: BaseException | None = error
+        while cause is not None:  # also those that a traceback leaves out
+            self.add(where, cause, repr(cause), repr(cause.args))
+            cause = cause.__cause__ or cause.__context__
 
     def leaks(self) -> list[str]:
-        given = (SEED, ENCODED, SEED.replace("-", "%2D"))
+        seeds = (SEED, ENCODED, SEED.replace("-", "%2D"))
         return [
-            f"{where}: {said:.2000}" for where, said in self.said if any(g in said for g in given)
+            f"{where}: {text:.2000}" for where, text in self.texts if any(s in text for s in seeds)
         ]
 
 
 @pytest.fixture
-def heard(
+def texts(
     request: pytest.FixtureRequest,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
     figure: Figure,
-) -> Iterator[Heard]:
-    """Listen to output and to every log at its most talkative; nothing may hold the seed."""
+) -> Iterator[Texts]:
+    """Collect the output and every log at its lowest level; none may contain the seed."""
     caplog.set_level(logging.DEBUG)
     for name in ("sqlalchemy", "sqlalchemy.engine", "sqlalchemy.pool", "uvicorn", "registry"):
         caplog.set_level(logging.DEBUG, logger=name)
-    heard = Heard()
-    yield heard
-    heard.add("log", caplog.text)
-    heard.add("output", *capfd.readouterr())
-    assert not heard.leaks()
+    texts = Texts()
+    yield texts
+    texts.add("log", caplog.text)
+    texts.add("output", *capfd.readouterr())
+    assert not texts.leaks()
     path = request.node.name.removeprefix("test_").replace("_", " ")
-    figure(f"secrets: {path}", f"0 occurrences in {len(heard.said):,} texts, logs and output")
+    figure(f"secrets: {path}", f"0 occurrences in {len(texts.texts):,} texts, logs and output")
 
 
 def urls() -> list[str]:
-    """URLs that hold a secret and lead nowhere."""
+    """Return URLs that contain a secret and cannot be connected to."""
     user = f"someone:{SEED}@"
     return [
         f"postgresql://{user}localhost:1/nothing",
@@ -123,14 +123,14 @@ def urls() -> list[str]:
         f"{user}localhost/nothing",
         f"sqlite:///nothing.db?password={SEED}",
         f"sqlite:///no/such/folder.db?password={SEED}",
-        *(f"postgresql://someone@localhost:1/nothing?{name}={SEED}" for name in QUERIES),
-        *(f"postgresql:///?host=localhost&port=1&{name.upper()}={SEED}" for name in QUERIES),
+        *(f"postgresql://someone@localhost:1/nothing?{name}={SEED}" for name in PARAMETERS),
+        *(f"postgresql:///?host=localhost&port=1&{name.upper()}={SEED}" for name in PARAMETERS),
     ]
 
 
 @pytest.mark.usefixtures("cache")
 def test_no_url_shows_its_secrets(
-    heard: Heard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    texts: Texts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pass").write_text(f"*:*:*:*:{SEED}\n")
@@ -141,17 +141,17 @@ def test_no_url_shows_its_secrets(
     for url in [*urls(), *files]:
         try:
             with registry.connect(url) as reg:
-                heard.add(url, reg)
+                texts.add(url, reg)
         except RegistryError as error:
-            heard.error(url, error)
+            texts.error(url, error)
         with suppress(RegistryError), closing_engine(url) as engine:
-            heard.add(url, engine, repr(engine), engine.url, repr(engine.url), engine.pool)
+            texts.add(url, engine, repr(engine), engine.url, repr(engine.url), engine.pool)
         for command in (["ls"], ["show", "digits"], ["init"], ["init", "--sql"], ["doctor"]):
             result = CliRunner().invoke(app, [*command, "--url", url])
-            heard.add(url, result.output)
+            texts.add(url, result.output)
             assert isinstance(result.exception, SystemExit | None), result.output
-    heard.said = [(where.replace(SEED, "…"), said) for where, said in heard.said]
-    assert len(heard.said) > 300
+    texts.texts = [(where.replace(SEED, "…"), text) for where, text in texts.texts]
+    assert len(texts.texts) > 300
 
 
 @contextmanager
@@ -163,22 +163,22 @@ def closing_engine(url: str) -> Iterator[Any]:
         engine.dispose()
 
 
-def test_a_process_that_tells_all_it_knows_does_not_tell_secrets(heard: Heard) -> None:
+def test_a_process_with_all_debug_output_prints_no_secrets(texts: Texts) -> None:
     environment = {**os.environ, "PYTHONFAULTHANDLER": "1", "PYTHONDEVMODE": "1"}
     for url in urls()[:2]:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", "registry", "ls"],
             env={**environment, "REGISTRY_URL": url},
             capture_output=True,
             text=True,
             check=False,
         )
-        assert done.returncode == 1
-        heard.add("process", done.stdout, done.stderr)
+        assert process.returncode == 1
+        texts.add("process", process.stdout, process.stderr)
 
 
 def refusing(listener: socket.socket) -> None:
-    """Be a server that asks for a password and refuses it."""
+    """Act as a server that requests a password and rejects it."""
     with suppress(OSError):
         while True:
             connection, _ = listener.accept()
@@ -186,14 +186,16 @@ def refusing(listener: socket.socket) -> None:
                 connection.recv(8)
                 connection.sendall(b"N")  # no TLS
                 connection.recv(4096)
-                connection.sendall(b"R\0\0\0\x08\0\0\0\x03")  # the password in clear, please
+                connection.sendall(
+                    b"R\0\0\0\x08\0\0\0\x03"
+                )  # a request for the password in clear text
                 connection.recv(4096)
-                said = b"SFATAL\0VFATAL\0C28P01\0Mpassword authentication failed\0\0"
-                connection.sendall(b"E" + (len(said) + 4).to_bytes(4, "big") + said)
+                error = b"SFATAL\0VFATAL\0C28P01\0Mpassword authentication failed\0\0"
+                connection.sendall(b"E" + (len(error) + 4).to_bytes(4, "big") + error)
 
 
-def test_a_server_that_refuses_cuts_or_is_old_gets_no_secret_out(
-    heard: Heard, postgresql_url: str, empty_postgresql_url: str
+def test_a_server_that_rejects_cuts_or_is_outdated_reveals_no_secret(
+    texts: Texts, postgresql_url: str, empty_postgresql_url: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=refusing, args=(listener,))
@@ -202,36 +204,36 @@ def test_a_server_that_refuses_cuts_or_is_old_gets_no_secret_out(
         url = f"postgresql://someone:{SEED}@127.0.0.1:{port}/x?sslmode=disable"
         with pytest.raises(RegistryError) as caught:
             registry.connect(url)
-        heard.error("refused", caught.value)
+        texts.error("refused", caught.value)
         listener.shutdown(socket.SHUT_RDWR)
     thread.join()
-    for given, statement in (
+    for server, statement in (
         (empty_postgresql_url, None),
         (postgresql_url, "UPDATE registry_alembic_version SET version_num = '9999'"),
         (postgresql_url, "UPDATE registry_alembic_version SET version_num = '0001'"),
     ):
-        secret = make_url(given).set(password=SEED).update_query_dict({"sslpassword": SEED})
+        secret = make_url(server).set(password=SEED).update_query_dict({"sslpassword": SEED})
         engine = make_engine(secret)
         if statement:
             with engine.begin() as connection:
                 connection.execute(text(statement))
         with pytest.raises(RegistryError) as caught:
             schema.check(engine)
-        heard.error("schema", caught.value)
-        heard.add("schema", repr(engine), engine.pool.status())
+        texts.error("schema", caught.value)
+        texts.add("schema", repr(engine), engine.pool.status())
         engine.dispose()
-    with proxied(make_url(given)) as (proxy, through):
+    with proxied(make_url(server)) as (proxy, through):
         engine = make_engine(through.set(password=SEED))
         for after in (0, 40):
             proxy.arm("to client", after)
             with pytest.raises(RegistryError) as caught:
                 schema.revision(engine)
-            heard.error("cut", caught.value)
+            texts.error("cut", caught.value)
         engine.dispose()
 
 
 def event(**more: Any) -> dict[str, Any]:
-    """An event as Label Studio sends it, with all that it may hold of secrets."""
+    """Return an event as Label Studio sends it, with secrets in every field that may have them."""
     storage = {"aws_secret_access_key": SEED, "password": SEED, "url": f"s3://a:{SEED}@b"}
     image = f"https://someone:{SEED}@host/a.png?X-Amz-Signature={SEED}"
     value = {"choices": ["good"]}
@@ -254,21 +256,21 @@ def moods(reg: Registry) -> Registry:
     return reg
 
 
-def test_no_request_leaves_a_secret_behind(
-    heard: Heard, moods: Registry, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_no_request_stores_or_shows_a_secret(
+    texts: Texts, moods: Registry, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = tokens.create(moods.engine, "good")
-    given = {name: {"cvat": SEED, "argilla": ENCODED} for name in ("moods", "photos", "gone")}
-    settings = ServerSettings(secrets=parse_secrets(json.dumps(given)), rate=1e9)
-    heard.add("settings", repr(settings), settings)
+    secrets = {name: {"cvat": SEED, "argilla": ENCODED} for name in ("moods", "photos", "gone")}
+    settings = ServerSettings(secrets=parse_secrets(json.dumps(secrets)), rate=1e9)
+    texts.add("settings", repr(settings), settings)
     with serving(moods, settings) as at, httpx.Client(base_url=at) as http:
-        _ask(heard, http, good)
-        found = {each for _, said in heard.said for each in WAYS if each in said}
-        assert found == WAYS
+        _send_requests(texts, http, good)
+        outcomes = {each for _, text in texts.texts for each in OUTCOMES if each in text}
+        assert outcomes == OUTCOMES
         monkeypatch.setattr("registry.server.routes.webhooks.apply_event", _fail)
         monkeypatch.setattr("registry.server.routes.datasets.parse_changes", _fail)
-        _ask(heard, http, good)
-        assert "the server failed; its log says where" in str(heard.said)
+        _send_requests(texts, http, good)
+        assert "the server failed; its log says where" in str(texts.texts)
     path = tmp_path / "export.json"
     task = {**event()["task"], "annotations": [event()["annotation"]], "project": 3}
     for tasks in ([task], [{**task, "token": SEED}, 5], SEED):
@@ -277,19 +279,19 @@ def test_no_request_leaves_a_secret_behind(
             try:
                 insert_export(moods.open(name), path, None)
             except RegistryError as error:
-                heard.error("export", error)
+                texts.error("export", error)
     for command in (["show", "moods"], ["inbox", "ls", "photos"], ["token", "ls"], ["doctor"]):
-        heard.add("command", CliRunner().invoke(app, [*command, "--url", url]).output)
-    _dump(heard, moods)
-    assert not [where for where, said in heard.said if good in said]
+        texts.add("command", CliRunner().invoke(app, [*command, "--url", url]).output)
+    _dump(texts, moods)
+    assert not [where for where, text in texts.texts if good in text]
 
 
 def _fail(*_: object, **__: object) -> Any:
     raise RuntimeError(f"a value that is quoted: {SEED}")
 
 
-def _ask(heard: Heard, http: httpx.Client, good: str) -> None:
-    """Send every route good and bad requests that hold the seed."""
+def _send_requests(texts: Texts, http: httpx.Client, good: str) -> None:
+    """Send valid and invalid requests that contain the seed to every route."""
     bearer = {"authorization": f"Bearer {good}"}
     bad = [{}, {"authorization": f"Bearer {SEED}"}, {"authorization": f"Basic {SEED}"}]
     signed: dict[str, str] = {
@@ -308,7 +310,7 @@ def _ask(heard: Heard, http: httpx.Client, good: str) -> None:
     ]
     for headers in [bearer, *bad]:
         for path in ("/metrics", "/openapi.json", "/readyz", "/v1/datasets", "/nowhere"):
-            heard.add(path, http.get(path, headers=headers).text)
+            texts.add(path, http.get(path, headers=headers).text)
         for name in ("moods", "photos", "gone"):
             for tool in ("label-studio", "cvat", "argilla"):
                 for number, body in enumerate(bodies):
@@ -319,22 +321,22 @@ def _ask(heard: Heard, http: httpx.Client, good: str) -> None:
                         signed["x-signature-256"] = signed_cvat(raw, SEED)
                     sent = {**headers, **signed, "content-type": "application/json"}
                     answer = http.post(to, content=raw, headers=sent)
-                    heard.add(to, answer.text, answer.headers)
+                    texts.add(to, answer.text, answer.headers)
         answer = http.post("/v1/datasets/moods/samples", json=event(), headers=headers)
-        heard.add("samples", answer.text, answer.headers)
+        texts.add("samples", answer.text, answer.headers)
 
 
-def _dump(heard: Heard, reg: Registry) -> None:
+def _dump(texts: Texts, reg: Registry) -> None:
     with reg.engine.connect() as connection:
         for table in metadata.sorted_tables:
-            heard.add(table.name, *connection.execute(table.select()).all())
+            texts.add(table.name, *connection.execute(table.select()).all())
 
 
-def test_secrets_of_webhooks_that_cannot_be_used_are_not_quoted(
-    heard: Heard, sqlite_url: str, tmp_path: Path
+def test_invalid_secrets_of_webhooks_are_not_quoted(
+    texts: Texts, sqlite_url: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "secrets.json"
-    for said in (
+    for secrets in (
         f"{{{SEED}",
         json.dumps({"digits": SEED}),
         json.dumps({"digits": {"cvat": [SEED, 5]}}),
@@ -342,8 +344,8 @@ def test_secrets_of_webhooks_that_cannot_be_used_are_not_quoted(
         json.dumps({"digits": {"label-studio": SEED}}),
     ):
         with pytest.raises(SettingsError) as caught:
-            parse_secrets(said)
-        heard.error("settings", caught.value)
-        path.write_text(said)
+            parse_secrets(secrets)
+        texts.error("settings", caught.value)
+        path.write_text(secrets)
         command = ["serve", "--secrets", str(path), "--url", sqlite_url]
-        heard.add("serve", CliRunner().invoke(app, command).output)
+        texts.add("serve", CliRunner().invoke(app, command).output)

@@ -1,4 +1,4 @@
-"""Upgrades that run at once, are killed, or meet writers at work."""
+"""Upgrades that run concurrently, are killed, or run while writers are active."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _revisions() -> list[str]:
 
 
 def fill(url: str, rows: int) -> None:
-    """Put rows into every part of the first revision's tables, and leave it at that."""
+    """Fill a database of the first revision: a log with an epoch, and a waiting inbox row."""
     engine = make_engine(url)
     schema.upgrade(engine)
     with registry.connect(url) as reg:
@@ -82,7 +82,7 @@ def fill(url: str, rows: int) -> None:
 
 
 def check(url: str, samples: int) -> None:
-    """The newest schema, every index valid, no deadlock ever, and the log proven row by row."""
+    """Check the newest schema, valid indexes, no deadlocks, and the log row by row."""
     with registry.connect(url) as reg:
         with reg.engine.connect() as connection:
             if reg.engine.dialect.name == "postgresql":
@@ -98,7 +98,7 @@ def check(url: str, samples: int) -> None:
 
 @pytest.mark.timeout(1200)
 @rounds(1, 10)
-def test_ten_upgrades_at_once_all_succeed_and_run_each_migration_once(
+def test_ten_concurrent_upgrades_succeed_and_run_each_migration_once(
     empty_postgresql_url: str, rounds: int, figure: Figure
 ) -> None:
     engine = make_engine(empty_postgresql_url)
@@ -119,7 +119,7 @@ def test_ten_upgrades_at_once_all_succeed_and_run_each_migration_once(
 
 
 def _upgrade_at_once(url: str) -> Counter[str]:
-    """Return how often each revision was upgraded to by all the processes together."""
+    """Run concurrent upgrades; return how often all of them together ran each revision."""
     running = [
         subprocess.Popen(
             [sys.executable, "-c", ALEMBIC, "upgrade", "head"],
@@ -130,19 +130,19 @@ def _upgrade_at_once(url: str) -> Counter[str]:
         )
         for _ in range(AT_ONCE)
     ]
-    said = [process.communicate(timeout=200)[1] for process in running]
-    assert [process.returncode for process in running] == [0] * AT_ONCE, said
-    steps = [line for each in said for line in each.splitlines() if "Running upgrade" in line]
+    logs = [process.communicate(timeout=200)[1] for process in running]
+    assert [process.returncode for process in running] == [0] * AT_ONCE, logs
+    steps = [line for log in logs for line in log.splitlines() if "Running upgrade" in line]
     return Counter(line.split("-> ")[1].split(",")[0] for line in steps)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database without any tables, of each kind in turn."""
+    """The URL of a database without tables, of each kind in turn."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/empty.db"
-    found: str = request.getfixturevalue("empty_postgresql_url")
-    return found
+    url: str = request.getfixturevalue("empty_postgresql_url")
+    return url
 
 
 @pytest.mark.parametrize("revision", _revisions())
@@ -174,7 +174,7 @@ def test_an_upgrade_killed_at_any_moment_is_completed_by_the_next(
 
 
 def _kill(url: str, revision: str, after: float) -> None:
-    """Kill a migration so many seconds after its beginning."""
+    """Kill a migration ``after`` seconds."""
     process = subprocess.Popen(
         [sys.executable, "-c", READY_TO_MIGRATE, url, revision],
         cwd=ROOT,
@@ -189,10 +189,10 @@ def _kill(url: str, revision: str, after: float) -> None:
     process.wait()
 
 
-def test_an_index_whose_building_died_with_the_server_process_is_built_again(
+def test_an_index_whose_build_was_killed_with_its_session_is_built_again(
     postgresql_url: str,
 ) -> None:
-    """A reader's old snapshot keeps the build from its end, and so in the state to die in."""
+    """The old snapshot of a reader keeps the build waiting, so that it can be killed then."""
     engine = make_engine(postgresql_url)
     command.downgrade(config(engine), "0002")
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as reader:
@@ -218,8 +218,8 @@ def test_an_index_whose_building_died_with_the_server_process_is_built_again(
     engine.dispose()
 
 
-# As the first version of the package wrote: a transaction for a row of the log and, now and then,
-# one for the inbox. It prints how many rows of each are acknowledged and the longest wait.
+# Writes as the first version of the package did: a transaction for each row of the log, and every
+# tenth for a row of the inbox. It prints the acknowledged rows of each, and the longest wait.
 WRITER = """
 import json, select, sys, time
 import psycopg
@@ -263,10 +263,10 @@ LONGEST_WAIT = 5
 
 
 @rounds(20_000, 1_000_000)
-def test_writers_at_work_hardly_notice_an_upgrade(
+def test_an_upgrade_blocks_active_writers_only_briefly(
     empty_postgresql_url: str, rounds: int, figure: Figure
 ) -> None:
-    """Not even while a long transaction that reads the same tables is in the way of it."""
+    """Even while the upgrade waits for a long transaction that reads the same tables."""
     fill(empty_postgresql_url, rounds)
     plain = make_engine(empty_postgresql_url).url.set(drivername="postgresql")
     dsn = plain.render_as_string(hide_password=False)
@@ -285,7 +285,7 @@ def test_writers_at_work_hardly_notice_an_upgrade(
                     REGISTRY_URL=empty_postgresql_url,
                 )
             )
-            time.sleep(4)  # long enough for the upgrade to come to where the reader is in its way
+            time.sleep(4)  # long enough for the upgrade to reach a lock that the reader holds
             assert upgrading.poll() is None
         assert upgrading.wait(timeout=200) == 0
         reports = [json.loads(each.communicate("stop\n", timeout=60)[0]) for each in writers]
@@ -316,8 +316,8 @@ def _started(*command: str, **environment: str) -> Iterator[subprocess.Popen[str
             process.kill()
 
 
-# What a tool's or a writer's transaction locks, in its order: the foreign key of an inbox row locks
-# its dataset, and a writer locks the head before it inserts samples.
+# The locks of a tool's and of a writer's transaction, in their order: the foreign key of an inbox
+# row locks its dataset, and a writer locks the head before it inserts samples.
 LOCKS = {
     "inbox": ("LOCK inbox IN ROW EXCLUSIVE MODE", "SELECT FROM datasets FOR KEY SHARE"),
     "log": ("SELECT FROM heads FOR NO KEY UPDATE", "LOCK samples IN ROW EXCLUSIVE MODE"),
