@@ -24,7 +24,7 @@ from registry.storage.database import models
 from registry.storage.database.transactions import reading, writing
 from tests.support.commands import run
 from tests.support.datasets import FIXED, digit
-from tests.support.mirrors import KINDS, Kind, due, yielded
+from tests.support.growing_datasets import KINDS, Kind, due, yielded
 
 LOCAL = {"id", "dataset_id", "run_id", "updated_at"}
 """Columns whose values differ between databases."""

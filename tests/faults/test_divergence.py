@@ -21,7 +21,7 @@ from registry.errors import CacheWarning, DivergenceError, DivergenceWarning, Mi
 from registry.tensorflow import EpochDataset
 from tests.faults.test_mirror import flip
 from tests.support.databases import administrator
-from tests.support.mirrors import KINDS, Kind, due, rows, yielded
+from tests.support.growing_datasets import KINDS, Kind, due, rows, yielded
 
 
 @pytest.fixture(params=["fixed", "variable"])

@@ -26,7 +26,16 @@ from registry.server.settings import ServerSettings
 from registry.storage.database.url import shown
 from tests.support.attacks import ATTACKS, Attack
 from tests.support.figures import Figure, rounds
-from tests.support.hostile import NUMBERS, WORDS, Case, cases, catalog, confined, rows_of, tried
+from tests.support.hostile_input import (
+    NUMBERS,
+    WORDS,
+    Case,
+    cases,
+    catalog,
+    confined,
+    rows_of,
+    tried,
+)
 from tests.support.servers import SECRETS, serving
 
 FEATURES: dict[str, Any] = {"text": Text(), "label": ClassLabel(["cat", "dog"])}

@@ -37,7 +37,7 @@ def endure(
     which it was looked between its steps.
     """
     url = reg.engine.url.render_as_string(hide_password=False)
-    command = [sys.executable, "-m", "tests.support.enduring", url, kind, unit, str(end)]
+    command = [sys.executable, "-m", "tests.support.long_readers", url, kind, unit, str(end)]
     environment = {**os.environ, "PGAPPNAME": "enduring", "TF_CPP_MIN_LOG_LEVEL": "3"}
     states: Counter[str | None] = Counter()
     found: list[tuple[int, int]] = []

@@ -29,7 +29,7 @@ from registry.storage.mirror.mirror import open_mirror
 from registry.storage.mirror.state import load_state
 from registry.tensorflow import EpochDataset, StreamDataset
 from registry.training.policy import Policy
-from tests.support.mirrors import KINDS, Kind, Row, due, rows, yielded
+from tests.support.growing_datasets import KINDS, Kind, Row, due, rows, yielded
 
 OFFSETS = 8
 """How many bytes of each file are damaged."""
@@ -239,7 +239,7 @@ def test_a_mirror_that_is_removed_under_a_run_is_made_again(subject: Subject, ki
 
 TRAINER = """
 import sys, registry
-from tests.support.mirrors import due, yielded
+from tests.support.growing_datasets import due, yielded
 
 with registry.connect(sys.argv[1]) as reg:
     dataset = reg.open("growing")

@@ -19,8 +19,8 @@ from tests.catalog.test_copy import contents
 from tests.support.clusters import Cluster, catch_up, cluster, cut_off, set_up, standby, tool
 from tests.support.commands import run
 from tests.support.figures import Figure, rounds
-from tests.support.mirrors import KINDS, Kind, Row, due, yielded
-from tests.support.mirrors import rows as rows_of
+from tests.support.growing_datasets import KINDS, Kind, Row, due, yielded
+from tests.support.growing_datasets import rows as rows_of
 
 POLICIES: dict[str, Policy] = {"every": "all", "new": "new", "replay": Replay(0.5)}
 

@@ -23,7 +23,7 @@ from registry.io.import_file import insert_file
 from registry.io.live_samples import live_samples
 from registry.samples.features import DTYPES, Feature
 from tests.support.datasets import digit
-from tests.support.pictures import JPEG
+from tests.support.image_files import JPEG
 
 NAMES = ["cat", "1", "a,b\u2028\U0001f600", "\ufeff"]
 EVERYTHING: dict[str, Feature] = {

@@ -23,7 +23,7 @@ from registry.io.formats import find_reader
 from registry.io.import_file import import_size, insert_file
 from registry.samples.features import Feature
 from tests.support.datasets import digit
-from tests.support.pictures import PNG, png
+from tests.support.image_files import PNG, png
 
 PHOTOS: dict[str, Feature] = {"photo": Image("png"), "kind": ClassLabel(["cat", "dog"])}
 XY: dict[str, Feature] = {"x": Tensor("float32", (2,)), "y": ClassLabel(["no", "yes"])}

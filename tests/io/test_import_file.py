@@ -18,7 +18,7 @@ from registry.io.import_file import insert_file
 from registry.io.row import FileRow
 from registry.samples.features import Feature
 from tests.support.datasets import digit
-from tests.support.pictures import PNG
+from tests.support.image_files import PNG
 
 EVERYTHING: dict[str, Feature] = {
     "count": Tensor("int64"),

@@ -18,7 +18,7 @@ from registry.samples.features import DTYPES, Feature
 from registry.samples.splits import buckets, intervals
 from registry.storage.log.hash_chain import GENESIS, extend
 from tests.support.datasets import VARIABLE, digit
-from tests.support.pictures import JPEG, PNG
+from tests.support.image_files import JPEG, PNG
 
 shapes = hnp.array_shapes(min_dims=0, max_dims=3, max_side=3)
 tensors = st.builds(Tensor, st.sampled_from(DTYPES), shapes)

@@ -15,7 +15,7 @@ from registry import ClassLabel, Dataset, Image, Registry
 from registry.cli.base import app
 from registry.errors import InvalidSampleError
 from registry.samples.image_header import check_file
-from tests.support.pictures import JPEG, PNG, chunk, photo, png
+from tests.support.image_files import JPEG, PNG, chunk, photo, png
 
 WITH_THUMBNAIL = JPEG[:2] + b"\xff\xe1" + struct.pack(">H", len(JPEG) + 2) + JPEG + JPEG[2:]
 FILES = {

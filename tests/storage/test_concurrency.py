@@ -19,7 +19,7 @@ from registry import Dataset, Registry
 from registry.errors import ConflictError
 from registry.storage.log.notifications import LEAST_INTERVAL, Pause
 from tests.support.datasets import FIXED, digit
-from tests.support.workers import FEATURES, STOP, Journal, Seen, read, write
+from tests.support.workers import FEATURES, STOP, Journal, ReadRow, read, write
 
 WRITERS, READERS, TRANSACTIONS = 8, 4, 40
 
@@ -47,7 +47,7 @@ def test_every_reader_sees_every_committed_row_once_and_in_the_same_order(
 
 def _run_writers_and_readers(
     url: str, dataset: Dataset
-) -> tuple[dict[int, Journal], list[list[Seen]]]:
+) -> tuple[dict[int, Journal], list[list[ReadRow]]]:
     spawn = multiprocessing.get_context("spawn")
     journals, logs = spawn.Queue(), spawn.Queue()
     readers = [spawn.Process(target=read, args=(url, n, logs)) for n in range(READERS)]

@@ -46,7 +46,7 @@ from tests.faults.test_divergence import Backup
 from tests.faults.test_mirror import flip
 from tests.support.commands import run as command
 from tests.support.databases import psql
-from tests.support.mirrors import Row, due, rows, yielded
+from tests.support.growing_datasets import Row, due, rows, yielded
 
 _numbers = itertools.count()
 FEATURES: dict[str, dict[str, Feature]] = {

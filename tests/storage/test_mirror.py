@@ -28,7 +28,7 @@ from registry.training.epoch import Epoch
 from registry.training.policy import Policy
 from registry.training.run import Run
 from tests.faults.test_mirror import flip
-from tests.support.mirrors import KINDS, Kind, Row, due, rows, yielded
+from tests.support.growing_datasets import KINDS, Kind, Row, due, rows, yielded
 
 POLICIES: list[Policy] = ["all", "new", Replay(0.5)]
 
@@ -110,7 +110,7 @@ def _joined(reads: Ranges) -> tuple[int, int]:
 TRAINER = """
 import sys, registry
 from registry.storage.log.reader import Log
-from tests.support.mirrors import due, yielded
+from tests.support.growing_datasets import due, yielded
 
 def refuse(*_):
     raise AssertionError("rows were read from the database")
@@ -134,7 +134,7 @@ FORK = """
 import os, signal, sys, threading
 import registry
 from registry.storage.log.reader import Log
-from tests.support.mirrors import due, yielded
+from tests.support.growing_datasets import due, yielded
 
 page, syncing, forked = Log.page, threading.Event(), threading.Event()
 

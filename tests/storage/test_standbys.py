@@ -30,7 +30,7 @@ from registry.storage.log.watermark import Watermark
 from registry.storage.mirror.mirror import open_mirror
 from registry.training.database_source import DatabaseSource
 from tests.support.clusters import Cluster, catch_up, cluster, pause, resume, set_up, standby
-from tests.support.mirrors import KINDS, Kind, due, yielded
+from tests.support.growing_datasets import KINDS, Kind, due, yielded
 from tests.support.proxy import proxied
 
 NAMES = (f"growing-{number}" for number in itertools.count())

@@ -1,4 +1,4 @@
-"""What may be done with the library, done with input that means no good."""
+"""Calls of the library with hostile input."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from registry.samples.features import Features
 from registry.server import tokens
 from registry.server.settings import parse_secrets
 from registry.storage.log.changes import Change
-from tests.support.hostile import Case, confined
+from tests.support.hostile_input import Case, confined
 
 Attack = Callable[[Registry, Case], None]
 SECONDS = (-1, 0, 60, 10**9, 10**13)
@@ -40,7 +40,7 @@ SECONDS = (-1, 0, 60, 10**9, 10**13)
 
 @contextmanager
 def refused_or_done() -> Iterator[None]:
-    """Let pass what is refused on purpose; a statement that failed is nothing of the kind."""
+    """Suppress errors of refused input, but not those of a failed statement."""
     try:
         yield
     except RegistryError as error:
@@ -64,10 +64,10 @@ def attack_names_of_datasets(reg: Registry, case: Case) -> None:
     splits = {} if case.choice([0, 1]) else {each: 1 / len({*names}) for each in names}
     with refused_or_done():
         features["label"] = ClassLabel(case.choice([["a", case.thing()], case.number(2)]))
-        made = reg.create(name, features, splits=splits, description=case.thing(""))
-        made.insert([{**dict.fromkeys(features, "x"), "label": 0}], keys=["k"])
+        dataset = reg.create(name, features, splits=splits, description=case.thing(""))
+        dataset.insert([{**dict.fromkeys(features, "x"), "label": 0}], keys=["k"])
         again = reg.open(name)
-        assert (again.name, again.description) == (name, made.description)
+        assert (again.name, again.description) == (name, dataset.description)
         assert list(again.features.items()) == list(features.items())
         assert set(again.splits) == set(splits)
         assert set(again.get("k")) == set(features)

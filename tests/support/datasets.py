@@ -29,6 +29,6 @@ def notes(reg: Registry) -> Dataset:
 
 
 def digit(number: int) -> dict[str, object]:
-    """A sample of `FIXED` that tells its number."""
+    """Return the sample of `FIXED` that shows this number."""
     low = number % 256
     return {"image": [[low, number // 256 % 256], [0, 255]], "label": number % 10}

@@ -1,4 +1,4 @@
-"""How often a fault is tried, and what was found, which is printed when the tests have ended."""
+"""How often a fault is injected, and its figures, which are printed when the tests have ended."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ Figure = Callable[[str, str], None]
 
 
 def rounds(few: int, full: int) -> pytest.MarkDecorator:
-    """Run a test with ``rounds`` of few, and with ``-m slow`` of all that is promised."""
+    """Run a test with ``few`` rounds, and under ``-m slow`` with the ``full`` number."""
     values = [few, pytest.param(full, marks=pytest.mark.slow)]
     return pytest.mark.parametrize("rounds", values)
 
 
 @pytest.fixture
 def figure(record_property: Callable[[str, object], None]) -> Figure:
-    """Note what was found of a fault: ``figure("writer killed, 50 times", "1 copy of each")``."""
-    return lambda fault, found: record_property(f"fault: {fault}", found)
+    """Note the figure of a fault: ``figure("writer killed, 50 times", "1 copy of each")``."""
+    return lambda fault, value: record_property(f"fault: {fault}", value)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

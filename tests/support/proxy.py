@@ -17,9 +17,10 @@ DIRECTIONS: tuple[Direction, ...] = ("to server", "to client")
 
 @dataclass
 class Fault:
-    """What to do after so many bytes in one direction, once.
+    """What to do after ``after`` bytes in one direction, once.
 
-    A connection that is not cut but silent stays open, and what is sent on it is taken and lost.
+    Either the connection is cut, or it becomes ``silent``: it stays open, and what is sent on it is
+    read and dropped.
     """
 
     direction: Direction
@@ -29,16 +30,16 @@ class Fault:
 
 @dataclass
 class Link:
-    """A connection; ``silent`` once something of it was lost."""
+    """A connection; ``silent`` once something of it was dropped."""
 
     silent: bool = False
 
 
 class Proxy:
-    """Forwards connections; `arm` has the next bytes counted and the connection cut or silent.
+    """Forwards connections to a server; `arm` sets the next fault.
 
-    While ``black_hole``, everything is taken and nothing forwarded, of new connections, too;
-    ``delay`` holds everything up for so many seconds.
+    While ``black_hole`` is true, everything is read and nothing forwarded, also of new connections.
+    ``delay`` is the time in seconds by which everything is delayed.
     """
 
     def __init__(self, server: URL) -> None:
@@ -67,11 +68,11 @@ class Proxy:
         link, ends = Link(), [writer]
         pumps: list[asyncio.Future[None]] = []
         try:
-            far = await self._reach()
-            ends.append(far[1])
+            server_side = await self._reach()
+            ends.append(server_side[1])
             pumps = [
-                asyncio.ensure_future(self._pump(link, reader, far[1], "to server")),
-                asyncio.ensure_future(self._pump(link, far[0], writer, "to client")),
+                asyncio.ensure_future(self._pump(link, reader, server_side[1], "to server")),
+                asyncio.ensure_future(self._pump(link, server_side[0], writer, "to client")),
             ]
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
@@ -123,7 +124,7 @@ class Proxy:
 
 @contextmanager
 def proxied(server: URL, host: str = "127.0.0.1") -> Iterator[tuple[Proxy, URL]]:
-    """Lend a running proxy and the URL that leads through it."""
+    """Run a proxy; return it and the URL that leads through it."""
     proxy = Proxy(server)
     ready = threading.Event()
     stop = asyncio.Event()

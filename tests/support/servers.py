@@ -1,4 +1,4 @@
-"""Servers to post to: in a thread of this process on a port of its own, or a process to kill."""
+"""HTTP servers: in a thread of this process, or in another process that can be killed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECRETS = {"digits": {"cvat": ("mykey",), "argilla": ("c2VjcmV0IG9mIGFyZ2lsbGE="
 
 @contextmanager
 def serving(reg: Registry, settings: ServerSettings | None = None) -> Iterator[str]:
-    """Run a server on a registry and lend its address."""
+    """Run a server on a registry and return its address."""
     running = make_server(reg, settings or ServerSettings(secrets=SECRETS))
     with listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
@@ -41,7 +41,7 @@ def serving(reg: Registry, settings: ServerSettings | None = None) -> Iterator[s
 def client(
     reg: Registry, settings: ServerSettings | None = None, **token: Any
 ) -> Iterator[httpx.Client]:
-    """Lend a client with a token for a server of its own."""
+    """Run a server and return a client for it that has a token."""
     secret = tokens.create(reg.engine, "client", **token)
     headers = {"authorization": f"Bearer {secret}"}
     with (
@@ -53,7 +53,7 @@ def client(
 
 @dataclass
 class Served:
-    """A server in a process of its own, started again at the same port after it was killed."""
+    """A server in a separate process, started again at the same port after it was killed."""
 
     url: str
     log: Path
@@ -80,9 +80,9 @@ class Served:
                 env={**os.environ, "PYTHONWARNINGS": "ignore"},
             )
         assert self.process.stdout is not None
-        said = self.process.stdout.readline()
-        assert said.startswith("serving http"), self.log.read_text()
-        self.port = int(said.rpartition(":")[2])
+        line = self.process.stdout.readline()
+        assert line.startswith("serving http"), self.log.read_text()
+        self.port = int(line.rpartition(":")[2])
         self.process.stdout.close()
 
     def __enter__(self) -> Self:
@@ -98,15 +98,15 @@ class Served:
             self.process.wait()
 
     def stop(self) -> int:
-        """Ask it to end, and return its exit code."""
+        """Terminate the server, and return its exit code."""
         assert self.process is not None
         self.process.terminate()
         return self.process.wait(60)
 
 
 def eventually(done: Any, seconds: float = 30) -> None:
-    """Wait until something is true."""
+    """Wait until a condition is true."""
     deadline = time.monotonic() + seconds
     while not done():
-        assert time.monotonic() < deadline, "it did not come true in time"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.01)

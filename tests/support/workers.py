@@ -1,4 +1,4 @@
-"""Processes that write, follow and train on a log, for the tests to run side by side."""
+"""Processes that write to, follow and train on a log, for tests that run several at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from registry.training.policy import Policy
 
 FEATURES: dict[str, Feature] = {"writer": Tensor("int32"), "serial": Tensor("int64")}
 STOP = -1
-"""The writer number of the sample that tells readers to stop."""
+"""The writer number of the sample at which readers stop."""
 
 Change = tuple[str, int | None]
 """A key and the serial number it was given, or None for a retraction."""
@@ -32,14 +32,14 @@ class Abort(Exception):  # noqa: N818
 
 @dataclass
 class Journal:
-    """What a writer was told is stored, in order; ``aborted`` are the serials that must not be."""
+    """A writer's committed changes, in order; ``aborted`` are the serials that were rolled back."""
 
     changes: list[Change]
     aborted: list[int]
 
 
 def write(url: str, writer: int, transactions: int, journals: Queue[tuple[int, Journal]]) -> None:
-    """Insert, revise and retract under pauses between statement and commit, and 10 % rollbacks."""
+    """Insert, revise and retract, with pauses before commits and 10 % rollbacks."""
     rng = random.Random(writer)
     journal = Journal([], [])
     with registry.connect(url) as opened:
@@ -83,9 +83,9 @@ def _transact(
         journal.changes += changes
 
 
-def read(url: str, reader: int, logs: Queue[tuple[int, list[Seen]]]) -> None:
+def read(url: str, reader: int, logs: Queue[tuple[int, list[ReadRow]]]) -> None:
     """Follow the log from its beginning to the sample that says stop."""
-    seen: list[Seen] = []
+    rows_read: list[ReadRow] = []
     with registry.connect(url) as opened:
         for page in opened.open("shared").follow():
             rows = zip(
@@ -95,25 +95,25 @@ def read(url: str, reader: int, logs: Queue[tuple[int, list[Seen]]]) -> None:
                 strict=True,
             )
             retracted = [(position, None, None) for position in page.retracted.tolist()]
-            seen += sorted([*rows, *retracted])
+            rows_read += sorted([*rows, *retracted])
             if STOP in page["writer"]:
                 break
-    logs.put((reader, seen))
+    logs.put((reader, rows_read))
 
 
-Seen = tuple[int, int | None, int | None]
+ReadRow = tuple[int, int | None, int | None]
 """A position, and the writer and serial read there (None for a retraction)."""
 
 
 POLICIES: dict[str, Policy] = {"every": "all", "new": "new", "replay": Replay(0.5)}
 """Runs by name."""
 
-Reached = list[tuple[int, int, bytes, int, int, list[int]]]
+Epochs = list[tuple[int, int, bytes, int, int, list[int]]]
 """Of each epoch: since, watermark, chain, size, start, and its samples in order."""
 
 
 def keep_changing(url: str, done: Event) -> None:
-    """Insert, revise and retract until told to stop."""
+    """Insert, revise and retract until ``done`` is set."""
     with registry.connect(url) as opened:
         dataset = opened.open("shared")
         for serial in count():
@@ -124,15 +124,15 @@ def keep_changing(url: str, done: Event) -> None:
             if serial % 5 == 0:
                 dataset.insert([{"writer": 0, "serial": serial}], keys=["fleeting"])
                 dataset.retract("fleeting")
-            time.sleep(0.01)  # an embedded database gives others little room between writes
+            time.sleep(0.01)  # without a pause, others rarely get the lock of an embedded database
 
 
 def train(
-    url: str, cache: str, start: Barrier, epochs: int, reached: Queue[dict[str, Reached]]
+    url: str, cache: str, start: Barrier, epochs: int, reached: Queue[dict[str, Epochs]]
 ) -> None:
-    """Reach each epoch of each run at the same moment as all other workers."""
+    """Open each epoch of each run at the same moment as all other workers."""
     os.environ["REGISTRY_CACHE"] = cache
-    found: dict[str, Reached] = {name: [] for name in POLICIES}
+    epochs_by_run: dict[str, Epochs] = {name: [] for name in POLICIES}
     with registry.connect(url) as opened:
         dataset = opened.open("shared")
         runs = [dataset.run(name, seed=3, policy=policy) for name, policy in POLICIES.items()]
@@ -141,6 +141,6 @@ def train(
                 start.wait(60)
                 epoch = run.epoch(number)
                 samples = [n for batch in epoch.batches(64) for n in batch["serial"].tolist()]
-                place = (epoch.since, epoch.watermark, epoch.chain, epoch.size, epoch.start)
-                found[run.name].append((*place, samples))
-    reached.put(found)
+                pinned = (epoch.since, epoch.watermark, epoch.chain, epoch.size, epoch.start)
+                epochs_by_run[run.name].append((*pinned, samples))
+    reached.put(epochs_by_run)

@@ -16,7 +16,7 @@ from registry.keras import fit
 from registry.samples.features import DTYPES, Feature
 from registry.tensorflow import EpochDataset, StreamDataset
 from registry.training.run import Run
-from tests.support.pictures import photo
+from tests.support.image_files import photo
 
 EVERYTHING: dict[str, Feature] = {
     "photo": Image("jpeg"),

@@ -29,9 +29,9 @@ def growing(sqlite_url: str) -> Iterator[Dataset]:
 
 
 def start(name: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    """Start a process that trains by this function of `tests.support.distributed`."""
+    """Start a process that trains by this function of `tests.support.keras_distributed`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.support.distributed", name, *arguments],
+        [sys.executable, "-m", "tests.support.keras_distributed", name, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

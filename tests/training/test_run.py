@@ -42,7 +42,7 @@ from registry.storage.log.head import Head
 from registry.storage.log.reader import await_growth
 from registry.training.policy import Policy
 from registry.training.sharding import Share
-from tests.support.workers import FEATURES, POLICIES, Reached, keep_changing, train
+from tests.support.workers import FEATURES, POLICIES, Epochs, keep_changing, train
 
 numbers = itertools.count()
 
@@ -348,7 +348,7 @@ def test_workers_that_reach_an_epoch_at_once_agree_while_the_dataset_changes(
     ]
     for process in (changing, *workers):
         process.start()
-    found: list[dict[str, Reached]] = [reached.get(timeout=120) for _ in workers]
+    found: list[dict[str, Epochs]] = [reached.get(timeout=120) for _ in workers]
     done.set()
     for process in (changing, *workers):
         process.join()

@@ -19,7 +19,7 @@ from registry.io.labeling.apply import Outcome
 from registry.io.labeling.argilla import apply_event, check_mapping
 from registry.samples.features import Feature, Features
 from tests.io.labeling.test_label_studio import nonsense, places, rows
-from tests.support.annotators import BEGAN, samples
+from tests.support.label_studio_project import BEGAN, samples
 
 FEATURES: dict[str, Feature] = {
     "text": Text(),

@@ -18,7 +18,7 @@ from registry import Dataset, Registry
 from registry.io.labeling.apply import Outcome
 from registry.io.labeling.label_studio.export import insert_export
 from registry.io.labeling.label_studio.webhook import apply_event, apply_events
-from tests.support.annotators import FEATURES, MAPPING, Project, samples, write_export
+from tests.support.label_studio_project import FEATURES, MAPPING, Project, samples, write_export
 
 PERMUTATIONS = 1000
 Events = list[dict[str, Any]]

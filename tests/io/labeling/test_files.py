@@ -17,8 +17,8 @@ from registry.errors import ImportFileError
 from registry.io.formats import FORMATS
 from registry.io.import_file import insert_file
 from registry.samples.features import Feature, Features
-from tests.support.annotators import samples
-from tests.support.pictures import PNG
+from tests.support.image_files import PNG
+from tests.support.label_studio_project import samples
 
 SHAPES: dict[str, Feature] = {
     "image": Image(),

@@ -36,7 +36,8 @@ from registry.io.labeling.label_studio.webhook import apply_event, apply_events
 from registry.io.labeling.mapping import check_mapping
 from registry.samples.features import Features
 from registry.storage.database.models import InboxRow
-from tests.support.annotators import (
+from tests.support.image_files import PNG
+from tests.support.label_studio_project import (
     FEATURES,
     MAPPING,
     MOODS,
@@ -45,7 +46,6 @@ from tests.support.annotators import (
     samples,
     write_export,
 )
-from tests.support.pictures import PNG
 
 KEY = "label-studio:2:17"
 TASK = {"id": 19, "data": {"text": "a car", "meta": {"page": 4}}, "project": 2}

@@ -24,8 +24,16 @@ from registry.io.labeling import json_array as elements
 from registry.io.labeling.label_studio.export import insert_export
 from registry.io.labeling.label_studio.webhook import apply_events
 from registry.samples.features import Feature, Features
-from tests.support.annotators import FEATURES, MAPPING, MOODS, Project, choice, rectangle, samples
-from tests.support.annotators import write_export as write
+from tests.support.label_studio_project import (
+    FEATURES,
+    MAPPING,
+    MOODS,
+    Project,
+    choice,
+    rectangle,
+    samples,
+)
+from tests.support.label_studio_project import write_export as write
 
 CONFIG = """
 <View>

@@ -1,4 +1,4 @@
-"""Readers that go on for long, each a process of its own that tells how much memory it has."""
+"""Readers that run for long, in separate processes that report their memory."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def stream(dataset: Dataset) -> Steps:
 
 def tensorflow(dataset: Dataset) -> Steps:
     """Iterate over one epoch after the other, and over the first again and again."""
-    from registry.tensorflow import EpochDataset  # noqa: PLC0415  # others do without TensorFlow
+    from registry.tensorflow import EpochDataset  # noqa: PLC0415  # the other readers need no TensorFlow
 
     run = dataset.run("tensorflow")
     first = EpochDataset(run.epoch(0), batch_size=64)
     for number in count(1):
-        for made in (first, EpochDataset(run.epoch(number), batch_size=64)):
-            for batch in made:
+        for samples in (first, EpochDataset(run.epoch(number), batch_size=64)):
+            for batch in samples:
                 del batch
         yield number
 
@@ -52,21 +52,20 @@ KINDS: dict[str, Callable[[Dataset], Steps]] = {
 }
 
 
-def own() -> int:
-    """Return the memory, in bytes, that this process has written.
+def private_memory() -> int:
+    """Return the private memory of this process in bytes.
 
-    Files that are mapped, as libraries and mirrors are, are others' as well: which process they
-    count for changes as others come and go.
+    Without mapped files, such as libraries and mirrors, which other processes share.
     """
-    held = psutil.Process().memory_info()
-    bytes_: int = held.rss - getattr(held, "shared", 0)
-    return bytes_
+    memory = psutil.Process().memory_info()
+    private: int = memory.rss - getattr(memory, "shared", 0)
+    return private
 
 
 def main(url: str, kind: str, unit: str, end: str) -> None:
-    """Go on for so many "steps" or "seconds", and stop in between for somebody to look.
+    """Run for so many "steps" or "seconds".
 
-    Forty times or so this prints the steps and its memory and waits for a line.
+    About forty times, this prints the number of steps and the memory, and waits for a line.
     """
     began, last = time.monotonic(), -1
     with registry.connect(url) as reg:
@@ -75,7 +74,7 @@ def main(url: str, kind: str, unit: str, end: str) -> None:
             if (part := int(40 * done / float(end))) > last:
                 last = part
                 gc.collect()
-                sys.stdout.write(f"{steps} {own()}\n")
+                sys.stdout.write(f"{steps} {private_memory()}\n")
                 sys.stdout.flush()
                 sys.stdin.readline()
             # On a busy machine a second may pass within a step.

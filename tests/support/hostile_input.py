@@ -1,4 +1,4 @@
-"""Input that means no good, and what must be as it was when all of it has been tried."""
+"""Hostile input, and the state of a database that it must not change."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WORDS = tuple(
     name.replace("\0", "").encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")
     for name in NAMES
 )
-"""The same as a shell would hand them to a command."""
+"""The same as a shell would pass them to a command."""
 NUMBERS = tuple(
     sign * (1 << bits) + more
     for bits in (0, 15, 31, 32, 53, 62, 63, 64, 100)
@@ -52,12 +52,12 @@ texts = (
     | st.text(st.characters(), max_size=20)
 )
 things = texts | st.none() | st.integers() | st.floats() | st.binary(max_size=8) | st.booleans()
-"""What may stand where a text should, most often one."""
+"""Values that are passed in place of a text, most often one."""
 numbers = st.sampled_from(NUMBERS) | st.integers(-3, 3)
 
 
 class Case:
-    """What one attempt is made with: drawn before, since what follows depends on the database."""
+    """The input of one attempt: drawn before it, since its steps depend on the database."""
 
     def __init__(self, drawn: dict[str, Sequence[Any]]) -> None:
         self._random = Random(repr(drawn))
@@ -80,7 +80,7 @@ class Case:
         return self._random.choice(among)
 
     def _either(self, kind: str, usual: Sequence[object]) -> Any:
-        """Return something hostile as often as any of what is usual there."""
+        """Return a hostile value as often as each of the usual ones."""
         value = next(self._left[kind])
         return self.choice([value, *usual]) if usual else value
 
@@ -88,8 +88,8 @@ class Case:
 def confined(path: str) -> str:
     """Return the path, or a harmless one for a path that leads out of the parent folder.
 
-    What is attacked writes where it is told to, and tests may be run by root: a path that got
-    away would replace a file of this machine.
+    The code under test writes to any path that it is given, and tests may be run by root: a path
+    outside would replace a file of this machine.
     """
     steps = path.replace("\\", "/").split("/")
     if path[:1] in ("/", "~") or steps.count("..") > 1 or ":/" in path:
@@ -114,7 +114,7 @@ cases = st.builds(
 
 
 def tried(cases: int) -> settings:
-    """Return the settings of so many cases, each tried as it is drawn and not made smaller."""
+    """Return the settings for ``cases`` cases without shrinking or a deadline."""
     return settings(
         max_examples=cases,
         deadline=None,
@@ -138,7 +138,7 @@ _CATALOG = {
 
 
 def catalog(reg: Registry) -> list[Any]:
-    """Return what there is in the database besides rows."""
+    """Return the objects of the database: tables, functions, roles, schemas and triggers."""
     with reg.engine.connect() as connection:
         queries = _CATALOG[connection.dialect.name]
         return [connection.execute(text(query)).all() for query in queries]
@@ -148,7 +148,7 @@ def rows_of(reg: Registry, name: str) -> list[Any]:
     """Return all rows of a dataset and of its runs."""
     tables = ("heads", "samples", "inbox", "runs", "tool_annotations", "webhooks", "deliveries")
     with reg.engine.connect() as connection:
-        found = connection.execute(text("SELECT * FROM datasets WHERE name = :n"), {"n": name})
-        row = found.one()
+        query = text("SELECT * FROM datasets WHERE name = :name")
+        row = connection.execute(query, {"name": name}).one()
         queries = [f"SELECT * FROM {table} WHERE dataset_id = {row.id}" for table in tables]
         return [row, *(connection.execute(text(query)).all() for query in queries)]

@@ -1,4 +1,4 @@
-"""Growing datasets of both kinds, and what an epoch must yield, worked out from the log's pages."""
+"""Growing datasets of both kinds, and what an epoch must yield, computed from the log's pages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Kind:
-    """A set of features, and a sample that tells its number."""
+    """A set of features, and how to make the sample of a number."""
 
     features: dict[str, Feature]
     sample: Callable[[int], dict[str, object]]
@@ -42,7 +42,7 @@ class Kind:
 
 
 def note(number: int) -> dict[str, object]:
-    """A sample of `VARIABLE` that tells its number."""
+    """Return the sample of `VARIABLE` that shows this number."""
     return {
         "text": f"{number}" + "é" * (number % 3),
         "label": number % 2,
@@ -70,8 +70,8 @@ def due(dataset: Dataset, epoch: Epoch) -> list[Row]:
     alive: dict[int, Row] = {}
     for page in dataset.pages(0, epoch.watermark):
         inside = (start <= page.buckets) & (page.buckets < stop)
-        found = zip(page.positions.tolist(), rows(page.columns), strict=True)
-        alive.update((position, row) for position, row in found if inside[position - page.start])
+        samples = zip(page.positions.tolist(), rows(page.columns), strict=True)
+        alive.update((position, row) for position, row in samples if inside[position - page.start])
         for old in page.supersedes.tolist():
             alive.pop(old, None)
     run, chosen = epoch.run, sorted(alive)
@@ -87,5 +87,5 @@ def due(dataset: Dataset, epoch: Epoch) -> list[Row]:
 
 
 def files(cache: Path) -> list[Path]:
-    """Return all files of a cache that hold something."""
+    """Return all files of a cache that are not empty."""
     return sorted(path for path in cache.rglob("*") if path.is_file() and path.stat().st_size)

@@ -1,4 +1,4 @@
-"""A stand-in for Label Studio: people annotate, it tells of that in events, and exports it."""
+"""A simulation of Label Studio: people annotate, and a project sends events and is exported."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def choice(mood: str, name: str = "mood") -> dict[str, Any]:
 
 def rectangle(*sides: float, label: str = "Car", name: str = "box") -> dict[str, Any]:
     x, y, width, height = sides
-    place = {"x": x, "y": y, "width": width, "height": height, "rotation": 0}
+    box = {"x": x, "y": y, "width": width, "height": height, "rotation": 0}
     return {
         "id": "b",
         "from_name": name,
@@ -44,7 +44,7 @@ def rectangle(*sides: float, label: str = "Car", name: str = "box") -> dict[str,
         "type": "rectanglelabels",
         "original_width": 200,
         "original_height": 100,
-        "value": {**place, "rectanglelabels": [label]},
+        "value": {**box, "rectanglelabels": [label]},
     }
 
 
@@ -64,7 +64,7 @@ class Project:
         self.annotations: dict[int, dict[str, Any]] = {}
 
     def live(self, actions: int) -> Project:
-        """Let people do so many things."""
+        """Make so many changes, as people would."""
         for _ in range(actions):
             self.time += timedelta(microseconds=self.random.choice([1, 1500, 86_400_000_000]))
             doing = [self._create]
@@ -93,22 +93,22 @@ class Project:
             "was_cancelled": self.random.random() < 0.2,
             "result": self._result(),
         }
-        self._tell("CREATED", number)
+        self._send("CREATED", number)
 
     def _update(self) -> None:
         number = self._any()
         self.annotations[number] |= {"was_cancelled": False, "result": self._result()}
-        self._tell("UPDATED", number)
+        self._send("UPDATED", number)
 
     def _skip(self) -> None:
         number = self._any()
         self.annotations[number]["was_cancelled"] = True
-        self._tell("UPDATED", number)
+        self._send("UPDATED", number)
 
     def _clear(self) -> None:
         number = self._any()
         self.annotations[number] |= {"was_cancelled": False, "result": []}
-        self._tell("UPDATED", number)
+        self._send("UPDATED", number)
 
     def _delete(self) -> None:
         number = self._any()
@@ -123,22 +123,22 @@ class Project:
         drawn = [rectangle(*sides)] if self.random.random() < 0.5 else []
         return [choice(self.random.choice(MOODS)), *drawn]
 
-    def _tell(self, what: str, number: int) -> None:
+    def _send(self, change: str, number: int) -> None:
         annotation = self.annotations[number]
         annotation["updated_at"] = self.time.isoformat().replace("+00:00", "Z")
-        self.events.append(self._event(what, [annotation]))
+        self.events.append(self._event(change, [annotation]))
 
-    def _event(self, what: str, annotations: list[dict[str, Any]]) -> dict[str, Any]:
+    def _event(self, change: str, annotations: list[dict[str, Any]]) -> dict[str, Any]:
         """Return an event in one of the shapes that Label Studio has had."""
         plural = self.random.random() < 0.5
         tasks = [self.tasks[each["task"]] for each in annotations if "task" in each]
-        key, beside = self.random.choice(["annotation", "annotations"]), tasks or [{}]
+        key, event_tasks = self.random.choice(["annotation", "annotations"]), tasks or [{}]
         many = plural or self.random.random() < 0.3
         event = {
-            "action": f"ANNOTATION{'S' if plural else ''}_{what}",
+            "action": f"ANNOTATION{'S' if plural else ''}_{change}",
             key: annotations if many else annotations[0],
             "project": {"id": self.number, "title": "p", "token": "secret"},
-            "task": beside if many else beside[0],
+            "task": event_tasks if many else event_tasks[0],
         }
         if tasks and not many and self.random.random() < 0.3:
             del event["task"]
@@ -153,17 +153,17 @@ def write_export(path: Path, tasks: Iterable[dict[str, Any]], indent: int | None
 
 def samples(dataset: Dataset) -> dict[str, dict[str, Any]]:
     """Return the live samples by key, as plain values."""
-    at: dict[int, dict[str, Any]] = {}
+    by_position: dict[int, dict[str, Any]] = {}
     for page in dataset.pages():
         columns = {name: [_plain(value) for value in page[name]] for name in dataset.features}
         rows = zip(*columns.values(), strict=True)
-        at |= zip(
+        by_position |= zip(
             page.positions.tolist(),
             (dict(zip(columns, row, strict=True)) for row in rows),
             strict=True,
         )
     latest = {entry.key: entry for entry in dataset.entries()}
-    return {key: at[e.position] for key, e in latest.items() if e.action != "retract"}
+    return {key: by_position[e.position] for key, e in latest.items() if e.action != "retract"}
 
 
 def _plain(value: Any) -> Any:
