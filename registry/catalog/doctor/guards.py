@@ -6,7 +6,7 @@ hash is compared to that of the definition in the migrations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from hashlib import blake2b
 
 from sqlalchemy import Engine, Row
@@ -16,20 +16,19 @@ from registry.catalog.doctor.finding import Finding, ask
 _CHANGED = "rows of the log can be changed or removed"
 _HOLES = "whoever may insert can leave a hole in a log, or end it early"
 
-# By trigger: what may happen without it, and the digests of its definitions in the migrations, of
-# which older databases may have an older one. A migration that changes a trigger must add a digest
-# here, or sound databases are reported.
+# By trigger: what may happen without it, and the digest of the definition in the migrations. A
+# migration that changes a trigger must change the digest here, or sound databases are reported.
 _GUARDS = {
     "postgresql": {
-        "samples_append_only": (_CHANGED, ["d24c6e283e52ad04"]),
-        "samples_never_emptied": (_CHANGED, ["822a31fd997acf9e"]),
-        "samples_continue_log": (_HOLES, ["7e305ab5c20a905c", "6dc12d6f72b534ea"]),
-        "heads_begin_with_log": (_HOLES, ["f5fb797b3ff913c6"]),
-        "heads_agree_with_log": (_HOLES, ["ac051d5e6ad2dcc4"]),
+        "samples_append_only": (_CHANGED, "d24c6e283e52ad04"),
+        "samples_never_emptied": (_CHANGED, "822a31fd997acf9e"),
+        "samples_continue_log": (_HOLES, "6dc12d6f72b534ea"),
+        "heads_begin_with_log": (_HOLES, "f5fb797b3ff913c6"),
+        "heads_agree_with_log": (_HOLES, "ac051d5e6ad2dcc4"),
     },
     "sqlite": {
-        "samples_never_change": (_CHANGED, ["834a3dce8d0655e1"]),
-        "samples_never_leave": (_CHANGED, ["8ebb4908d57d9a8c"]),
+        "samples_never_change": (_CHANGED, "834a3dce8d0655e1"),
+        "samples_never_leave": (_CHANGED, "8ebb4908d57d9a8c"),
     },
 }
 # The schema's name is left out of the definition, since it is the deployer's choice. Only the name
@@ -56,8 +55,8 @@ def check_guards(engine: Engine) -> Iterator[Finding]:
     """Find triggers that are missing, disabled or replaced."""
     dialect = engine.dialect.name
     triggers = {row.name: row for row in ask(engine, _TRIGGERS[dialect])}
-    for name, (danger, digests) in _GUARDS[dialect].items():
-        if (problem := _problem(triggers.get(name), digests)) is not None:
+    for name, (danger, digest) in _GUARDS[dialect].items():
+        if (problem := _problem(triggers.get(name), digest)) is not None:
             said, remedy = problem
             yield Finding(
                 "error",
@@ -68,14 +67,14 @@ def check_guards(engine: Engine) -> Iterator[Finding]:
 
 
 def _problem(
-    trigger: Row[tuple[str, str, bool, str]] | None, digests: Sequence[str]
+    trigger: Row[tuple[str, str, bool, str]] | None, digest: str
 ) -> tuple[str, str] | None:
     """Return a problem of a trigger and its remedy, or None."""
     if trigger is None:
         return "is missing", "run the CREATE TRIGGER of this name that `registry init --sql` prints"
     if not trigger.enabled:
         return "is disabled", f"ALTER TABLE {trigger.table} ENABLE TRIGGER {trigger.name}"
-    if _digest(trigger.definition) not in digests:
+    if _digest(trigger.definition) != digest:
         return "or its function was replaced", _CREATE_AGAIN
     return None
 
