@@ -22,7 +22,7 @@ _GUARDS = {
     "postgresql": {
         "samples_append_only": (_CHANGED, "d24c6e283e52ad04"),
         "samples_never_emptied": (_CHANGED, "822a31fd997acf9e"),
-        "samples_continue_log": (_HOLES, "6dc12d6f72b534ea"),
+        "samples_continue_log": (_HOLES, "7e305ab5c20a905c"),
         "heads_begin_with_log": (_HOLES, "f5fb797b3ff913c6"),
         "heads_agree_with_log": (_HOLES, "ac051d5e6ad2dcc4"),
     },
