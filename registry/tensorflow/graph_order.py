@@ -67,7 +67,7 @@ class ShardParameters(NamedTuple):
 
 
 def sample_offsets(parameters: ShardParameters, numbers: Any, *, one_shard: bool) -> Any:
-    """Return the offsets in the epoch of a shard's samples: `Share.bounded` plus the start."""
+    """Return a shard's samples by their offsets: `Share.epoch_offsets` plus the start."""
     # The samples of a single shard are consecutive: the division below would be wasted on them.
     if one_shard:
         return numbers + parameters.start

@@ -93,6 +93,7 @@ class Epoch:
         # Without memory maps and locks, which another process cannot use.
         return {name: value for name, value in vars(self).items() if name not in _OPENED}
 
+    # Cached without a lock: two threads may both open it, and either result is right.
     @cached_property
     def source(self) -> Source:
         """The mirror or the database, from which samples are read."""
@@ -167,6 +168,7 @@ class Epoch:
         for after in range(0, len(positions), rows):
             with self._naming_erased():
                 part = take(positions[after : after + rows])
+            # Outside of the block: an error that the consumer throws in here is not ours to rename.
             yield part
 
     def chunks(
@@ -182,7 +184,7 @@ class Epoch:
         length = self.size - start
         size = share.size(length, drop_remainder=drop_remainder)
         for after in range(0, size, share.chunk):
-            yield share.bounded(after, min(size, after + share.chunk), length) + start
+            yield share.epoch_offsets(after, min(size, after + share.chunk), length) + start
 
     def chunk_rows(self, batch_size: int = 1) -> int:
         """Return how many samples to gather at a time: a multiple of ``batch_size``, a few MiB."""
@@ -247,6 +249,7 @@ class Epoch:
 
     def _make_index(self, size: int | None) -> Index:
         index = self.source.index(self._population, size)
+        # Another size is another set of samples: training on it would not be a replay.
         if index.size != self.size:
             raise DivergenceError(
                 f"{self!r} was pinned with {self.size} samples, but the log has {index.size} for it"

@@ -68,7 +68,7 @@ class MirrorSource:
         # Every row of the range is in the population: there is no file to read.
         if size == dense.size:
             return dense
-        if self.view.gone:
+        if self.view.replaced:
             self._map_again()
         if not self.view.intact(population.since if count >= 0 else 0, population.watermark):
             self.mirror.restart(self.view)
@@ -94,7 +94,7 @@ class MirrorSource:
         if index.entries is not None and index.path is None:
             return None
         while True:
-            if self.view.gone:
+            if self.view.replaced:
                 self._map_again()
             # The graph that reads the files checks seals, but cannot repair: scan them first.
             self.mirror.scan(self.view, self._watermark)
@@ -138,7 +138,7 @@ class MirrorSource:
         """Repair the rows at these positions; return False if the files cannot be written."""
         try:
             # The files mapped here may be removed already; the new generation has its own rows.
-            if self.view.gone:
+            if self.view.replaced:
                 self._map_again()
             else:
                 self.mirror.repair(self.view, positions, self._watermark)

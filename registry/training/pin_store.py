@@ -131,7 +131,8 @@ def find_with_log(
     Returns them by number. Waits for a standby that has not received the ``known`` epoch or its
     part of the log.
     """
-    # The statement always has two parameters; the same number twice returns one row.
+    # The statement always has two parameters; the same number twice returns one row. Drivers raise
+    # an error for what is no 64-bit integer, so the largest one stands for all above.
     other = number if known is None else known
     parameters = {"run": run.id, "one": min(number, END - 1), "other": min(other, END - 1)}
 
@@ -177,6 +178,8 @@ def insert_or_find(engine: Engine, run: RunSettings, proposed: Pin) -> Pin:
         # Not an upsert: the first row must stay, since other workers may train on it already.
         if insert_if_new(connection, EpochRow, {"run_id": run.id, **asdict(proposed)}):
             return proposed
+        # The INSERT has waited for the other worker's commit, which this statement sees at READ
+        # COMMITTED. In a snapshot of the whole transaction, the row would be missing.
         return _find(connection, _NUMBER, run, {"number": proposed.number})
 
     stored = write(engine, store)

@@ -50,6 +50,7 @@ class Epochs:
         pinned = self._memory.find(number)
         if pinned is None:
             return None
+        # With the number of erasures that was read together with the pin: this saves a query.
         source = self._sources.open(pinned.pin.log_end, pinned.erased)
         return self._open(pinned.pin, source)
 
@@ -93,6 +94,7 @@ class Epochs:
         head: Head | None = self._log.head()
         while head is not None:
             source = self._sources.open(Watermark.of(head), head.erased)
+            # None: only an index that is made now counts, as its size is stored permanently.
             size = source.index(self.population(number, since, head.position), None).size
             if size:
                 proposed = Pin(number, since, head.position, head.chain, size, start)

@@ -30,10 +30,12 @@ class Replay:
             )
 
     def __str__(self) -> str:
+        # ``repr`` has all digits of a float, so that parsing returns the very same ratio.
         return f"replay:{float(self.ratio)!r}"
 
     def draws(self, new: int) -> int:
         """Return how many older samples to draw for ``new`` new ones; halves are rounded up."""
+        # Not `round`, which rounds halves to even numbers: pinned epochs would change their size.
         return math.floor(self.ratio * new + 0.5)
 
 

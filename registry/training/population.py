@@ -25,7 +25,7 @@ from registry.training.policy import Replay
 
 CHUNK = 1 << 20
 """Positions of a mirror that are examined at a time."""
-TOGETHER = 1000
+PARAMETERS = 1000
 """The largest number of positions in one statement's parameters."""
 
 
@@ -84,13 +84,14 @@ def live_in_database(
 ) -> Positions:
     """Read the positions in ``[after, until)`` that are live, in order."""
     _await_watermark(connection, dataset_id, population)
-    found = connection.execute(_live(dataset_id, population, after, until))
-    return np.array(found.scalars().all(), np.int64)
+    positions = connection.execute(_live(dataset_id, population, after, until)).scalars()
+    return np.array(positions.all(), np.int64)
 
 
 def count_in_database(connection: Connection, dataset_id: int, population: Population) -> int:
     """Count the samples of the split that are live at the watermark, whatever ``since`` is."""
     _await_watermark(connection, dataset_id, population)
+    # Without the order, or PostgreSQL would sort what is only counted.
     alive = _live(dataset_id, population, 0, population.watermark).order_by(None)
     return connection.execute(alive.with_only_columns(func.count())).scalar_one()
 
@@ -104,15 +105,16 @@ def erased_in_database(
     """
     _await_watermark(connection, dataset_id, population)
     after = 0 if population.draw is not None else population.since
+    # From the few erasures to their rows: most logs have none, and no query follows.
     rows = erased_between(connection, dataset_id, after, population.watermark)
     positions = sorted(row.position for row in rows)
     keys = {row.position: row.key for row in rows}
     alive = _live(dataset_id, population, after, population.watermark)
-    found: list[int] = []
-    for start in range(0, len(positions), TOGETHER):
-        some = alive.where(SampleRow.position.in_(positions[start : start + TOGETHER]))
-        found += connection.execute(some).scalars()
-    return [(position, keys[position]) for position in found]
+    inside: list[int] = []
+    for start in range(0, len(positions), PARAMETERS):
+        some = alive.where(SampleRow.position.in_(positions[start : start + PARAMETERS]))
+        inside += connection.execute(some).scalars()
+    return [(position, keys[position]) for position in inside]
 
 
 def _await_watermark(connection: Connection, dataset_id: int, population: Population) -> None:
@@ -126,6 +128,7 @@ def _live(dataset_id: int, population: Population, after: int, until: int) -> Se
     superseded = exists().where(
         newer.dataset_id == SampleRow.dataset_id,
         newer.supersedes == SampleRow.position,
+        # A newer revision after the watermark does not count: the epoch was pinned without it.
         newer.position < population.watermark,
     )
     start, stop = population.interval

@@ -135,6 +135,7 @@ class Run:
         """
         if (number := operator.index(number)) < 0:
             raise EpochError(f"epoch {number}: epochs count from 0")
+        # Under "all", an epoch is empty only if the whole split is: nobody waits for that.
         patience = 0.0 if self.policy == "all" else timeout
         if epoch := self._epochs.find_or_pin(number, patience):
             return epoch
@@ -207,15 +208,17 @@ class Run:
         epoch = yield from self._await(self.locate(start)[0], patience)
         # The first chunk is a single batch, so that training begins soon.
         for after, until in pairwise(chain([0], count(share.batch_size, share.chunk))):
-            wanted = share.endless(after, until) + start
+            samples = share.stream_offsets(after, until) + start
             # A chunk may span several epochs, each of which has its own order.
-            while len(wanted):
-                inside = int(np.searchsorted(wanted, epoch.start + epoch.size))
+            while len(samples):
+                inside = int(np.searchsorted(samples, epoch.start + epoch.size))
                 if inside:
-                    yield epoch, wanted[:inside] - epoch.start
-                if inside < len(wanted):
+                    yield epoch, samples[:inside] - epoch.start
+                # Only when a sample of it is due: an epoch that is pinned early would lack the rows
+                # that come before training reaches it.
+                if inside < len(samples):
                     epoch = yield from self._await(epoch.number + 1, patience)
-                wanted = wanted[inside:]
+                samples = samples[inside:]
 
     def _await(self, number: int, patience: float | None) -> Generator[None, None, Epoch]:
         while (epoch := self._epochs.find_or_pin(number, patience)) is None:
@@ -236,6 +239,7 @@ class Run:
         """
         share = Share.of(batch_size, shard)
         first = self.consumed if start is None else operator.index(start)
+        # Generators all the way: an epoch must be pinned only when its first batch is asked for.
         chunks = filter(None, self.chunks(share, first))
         parts = (part for epoch, offsets in chunks for part in epoch.columns(offsets))
         return batching.batches(parts, share.batch_size)

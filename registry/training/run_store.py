@@ -72,6 +72,7 @@ def get_or_create(
         insert_if_new(connection, RunRow, {"dataset_id": dataset_id, "name": name, **values})
         return connection.execute(select(RunRow).where(mine)).one()
 
+    # Read first: opening an existing run needs no right to write, and no lock on a SQLite file.
     row = read(engine, find) or write(engine, create)
     settings = _settings(row)
     for setting, asked in (("seed", seed), ("split", split), ("policy", policy)):

@@ -37,6 +37,7 @@ class Share:
     def of(cls, batch_size: SupportsIndex, shard: Shard) -> Share:
         """Return the share for these arguments; raises `FeatureError` if they are out of range."""
         size, (index, count) = operator.index(batch_size), shard
+        # Compared as Python integers, which do not overflow; NumPy would wrap silently later.
         if not 0 < size <= LARGEST:
             raise FeatureError(f"batch_size {size} is not a whole number from 1 to {LARGEST:,}")
         if not 0 <= operator.index(index) < operator.index(count) <= LARGEST:
@@ -53,22 +54,24 @@ class Share:
         """How many of the shard's samples are located at a time: whole batches."""
         return max(1, CHUNK_ROWS // self.batch_size) * self.batch_size
 
-    def endless(self, after: int, until: int) -> Positions:
+    def stream_offsets(self, after: int, until: int) -> Positions:
         """Return the offsets of the shard's samples ``[after, until)`` in an endless sequence."""
         local = np.arange(after, until)
         if self.count == 1:
             return local
         step, within = np.divmod(local, self.batch_size)
-        places: Positions = step * self.step + self.index * self.batch_size + within
-        return places
+        offsets: Positions = step * self.step + self.index * self.batch_size + within
+        return offsets
 
     def size(self, length: int, *, drop_remainder: bool) -> int:
         """Return how many samples of a sequence of this length belong to the shard."""
         steps, rest = divmod(length, self.step)
+        # The last, shorter step gives some shards fewer samples than others, perhaps none. Workers
+        # that exchange gradients in each step need the same number of them, so it can be left out.
         first, last = (0, 0) if drop_remainder else self._slice(rest)
         return steps * self.batch_size + last - first
 
-    def bounded(self, after: int, until: int, length: int) -> Positions:
+    def epoch_offsets(self, after: int, until: int, length: int) -> Positions:
         """Return the offsets of the shard's samples ``[after, until)`` in a finite sequence.
 
         The rest after the last whole step is one more, shorter step, which the shards divide
@@ -76,12 +79,12 @@ class Share:
         """
         steps, rest = divmod(length, self.step)
         whole = steps * self.batch_size
-        places = self.endless(after, until)
+        offsets = self.stream_offsets(after, until)
         if until > whole and self.count > 1:
-            # `endless` places these where they would be if the last step were whole.
+            # `stream_offsets` puts these where they would be if the last step were whole.
             last = np.arange(max(after, whole), until) - whole
-            places[len(places) - len(last) :] = steps * self.step + self._slice(rest)[0] + last
-        return places
+            offsets[len(offsets) - len(last) :] = steps * self.step + self._slice(rest)[0] + last
+        return offsets
 
     def _slice(self, rest: int) -> tuple[int, int]:
         return rest * self.index // self.count, rest * (self.index + 1) // self.count

@@ -57,6 +57,7 @@ class Source(Protocol):
 
 def refuse_erased(samples: Sequence[tuple[int, str]]) -> None:
     """Raise `ErasedError` for these positions and keys, if there are any."""
+    # `Epoch` catches it, and says which epoch holds them.
     if samples:
         raise ErasedError("what is read here", samples, "read a later version or epoch")
 

@@ -55,6 +55,7 @@ class Report:
             self.revised + later.revised,
             self.retracted + later.retracted,
             self.unchanged + later.unchanged,
+            # The end of the log after both; heads do not add up.
             later.head,
         )
 

@@ -78,6 +78,7 @@ def insertion(
     count = _column_length(data) if isinstance(data, Mapping) else _length(data)
     if not count:
         raise InvalidSampleError("the batch is empty; insert at least one sample")
+    # Before the samples, so that errors about them can name the key.
     named = check_keys(keys, count) if keys is not None else None
     if not columns:
         data = rows_to_columns(codec.features, data, named)  # type: ignore[arg-type]
@@ -107,6 +108,7 @@ def _checked(codec: Codec, row: int, change: Change) -> dict[str, Any]:
     try:
         return _values(codec, change)
     except InvalidSampleError as error:
+        # A new error, since its message is composed once, from all of these.
         raise InvalidSampleError(
             error.reason, row=row, key=change.key or None, feature=error.feature
         ) from None
@@ -168,4 +170,5 @@ def _column_length(columns: Mapping[str, Any]) -> int:
 
 
 def _sized(column: object) -> bool:
+    # An array without dimensions has the method, but `len` raises an error for it.
     return isinstance(column, Sized) and getattr(column, "shape", None) != ()

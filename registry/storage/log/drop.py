@@ -166,6 +166,7 @@ class _Removal:
             if removed is None:
                 return False
             count, after = removed
+            # Only the time says what a batch costs: rows of `samples` are from bytes to megabytes.
             fast = time.monotonic() - began < _SECONDS
             rows = 2 * rows if fast else max(1, rows // 2)
             if table is SampleRow.__table__ and count:
@@ -207,6 +208,7 @@ def _remove_batch(
     """
     key, narrow = _index(table, owner)
     beyond = [] if after is None else [tuple_(*key) > _literals(key, after)]
+    # DELETE has no LIMIT in PostgreSQL, so the key at which the batch ends is read first.
     last = connection.execute(
         select(*key)
         .where(*beyond, *([owner == number] if narrow else []))

@@ -31,6 +31,7 @@ _LAST: BindParameter[int] = bindparam("last")
 _HEAD = select(HeadRow.position, HeadRow.live, HeadRow.chain, HeadRow.erased).where(
     HeadRow.dataset_id == _DATASET
 )
+# EXISTS, not a count: an inbox may have a million rows, and every reader asks.
 _WAITING = exists().where(InboxRow.dataset_id == _DATASET, InboxRow.error.is_(None))
 _HEAD_AND_WAITING = _HEAD.add_columns(_WAITING.label("waiting"))
 # FOR NO KEY UPDATE is the lock that an UPDATE of the head takes. On SQLite the clause is left out:
@@ -131,6 +132,8 @@ def lock_head(connection: Connection, dataset_id: int) -> Head:
 
 def advance_head(connection: Connection, dataset_id: int, head: Head) -> None:
     """Store a new head; the transaction must hold the lock."""
+    # After the rows: on PostgreSQL, triggers refuse rows that do not continue the stored head, and
+    # a head that does not end at the last row.
     connection.execute(
         update(HeadRow)
         .where(HeadRow.dataset_id == dataset_id)

@@ -83,6 +83,7 @@ class Inbox:
         many seconds.
         """
         total: Drained | None = None
+        # At least once, even if nothing waits: the report needs the head.
         more = True
         # One transaction per round, so that other writers get the lock between two of them.
         while more:
@@ -130,6 +131,7 @@ class Inbox:
         connection = writer.connection
         ids, more = lock_waiting(connection, self.dataset_id)
         rows = measure(connection, ids)
+        # What does not fit is rejected by its size alone, and never read into memory.
         fitting = {number: row for number, row in rows.items() if row.size <= LARGEST_RECORD}
         errors = {number: _too_large(rows[number].size) for number in rows.keys() - fitting.keys()}
         taken = _affordable(connection, self.dataset_id, fitting)

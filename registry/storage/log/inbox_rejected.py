@@ -157,6 +157,7 @@ def prune(engine: Engine, dataset_id: int) -> int:
     begin_retention = update(InboxRow).where(InboxRow.id.in_(new)).values(rejected_at=func.now())
     write(engine, lambda connection: connection.execute(begin_retention))
     removed = 0
+    # In short transactions: a long one would keep the locks of all that it removes.
     while count := write(engine, _remove, dataset_id):
         removed += count
     if removed:
@@ -184,6 +185,7 @@ def _remove(connection: Connection, dataset_id: int) -> int:
 
 def _unlocked(dataset_id: int, condition: ColumnElement[bool]) -> Select[int]:
     """Select and lock the ids of rejected rows, without those that others have locked."""
+    # Without SKIP LOCKED, two processes that prune at once would wait for each other's rows.
     ids = select(InboxRow.id).where(*rejected(dataset_id), condition)
     return ids.with_for_update(skip_locked=True)
 

@@ -80,6 +80,7 @@ class Page:
     def _records(self) -> Iterator[bytes | None]:
         without = {*self.retracted.tolist(), *self.erased.tolist()}
         width = self.codec.header.itemsize
+        # One size per record, not per row: it must advance only where there is a record.
         sizes = iter(self.sizes.tolist() if self.sizes is not None else ())
         start = 0
         for position in range(self.start, self.stop):

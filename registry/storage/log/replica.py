@@ -92,9 +92,11 @@ class Replica:
         Waits up to `LAG` seconds for rows that it has not received. None where the range is to be
         read from the primary, which has all of it.
         """
+        # Without a query: a replica that is down must not slow down every read.
         began = time.monotonic()
         if began < self._again:
             return None
+        # Before the replica is read: what the primary has erased by now must be gone there, too.
         chain, erased = read(primary, chain_and_erasures, dataset_id, until)
         if chain is None:
             return None  # the log has no such position; reading the primary raises the error

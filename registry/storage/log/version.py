@@ -37,6 +37,7 @@ class Version:
 
         Raises `VersionError` for a text with an ``@`` that is not a version.
         """
+        # A name has no ``@``, so that a mistyped version is not looked up as a name.
         if not isinstance(text, str) or "@" not in text:
             return None
         # At most 18 digits, so that a watermark fits an int64. A shortened text may end with ``…``.

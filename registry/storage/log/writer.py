@@ -143,6 +143,7 @@ class Writer:
         """
         # What the database has is read once for all batches.
         valid = [batch for batch in batches if isinstance(batch, Batch)]
+        # It is a snapshot under the lock, so that it stays true until the commit.
         known = self._known(valid)
         amended = (
             known[key]
@@ -183,6 +184,8 @@ class Writer:
         rows = plans[0] if len(plans) == 1 else _joined(plans)
         if not rows.keys:
             return
+        # Blocks are computed while they are inserted: on PostgreSQL, hashing one overlaps with the
+        # server's work on the one before.
         blocks = _blocks(self.head, rows)
         self.head = replace(
             self.head,
@@ -236,6 +239,7 @@ def _chunks(batch: Batch) -> Iterator[Batch]:
     while start < len(sizes):
         before = ends[start - 1] if start else 0
         fitting = int(np.searchsorted(ends, before + CHUNK_BYTES, side="right"))
+        # At least one row: a record may be larger than a chunk.
         stop = min(max(fitting, start + 1), start + CHUNK_ROWS)
         yield _cut(batch, start, stop)
         start = stop

@@ -181,7 +181,7 @@ class Mirror:
         return FileLock(self.folder / "lock")
 
     def _restart(self, view: View) -> None:
-        if not view.gone:  # else another process has replaced these files already
+        if not view.replaced:  # else another process has replaced these files already
             begin_generation(self.folder, empty_generation(self.folder))
 
     def _chain_and_erasures(self, position: int) -> tuple[bytes | None, int]:

@@ -42,14 +42,14 @@ def rewrite(
         # Begin at an anchor, the only place whose offset does not depend on damaged entries.
         after, offset, _ = view.anchor(after)
     # From the primary, as a replica may lag.
-    for read_page in pages(log.primary, after, until):
+    for page in pages(log.primary, after, until):
         # After each page is read and before it is written: the database may be restored meanwhile,
         # and another history's rows would get valid seals here.
         confirm(log, watermark)
-        page = without_records(read_page, erased)
-        if len(page.erased) and not log.codec.fixed_width:
+        blanked = without_records(page, erased)
+        if len(blanked.erased) and not log.codec.fixed_width:
             return False  # the page does not say how many bytes they take here
-        columns = sealed_records(page, log.codec, offset)
+        columns = sealed_records(blanked, log.codec, offset)
         offsets = {"records": offset, "places": page.start * PLACE.itemsize}
         for name, column in columns.items():
             path = file_path(folder, view.state.generation, name)

@@ -95,7 +95,7 @@ class View:
         return file_path(self._folder, self.state.generation, "records")
 
     @property
-    def gone(self) -> bool:
+    def replaced(self) -> bool:
         """Whether another generation has replaced these files, which stay mapped here."""
         state = load_state(self._folder)
         return state is None or state.generation != self.state.generation
@@ -157,6 +157,7 @@ class View:
         for name in ("changes", "anchors"):
             if crc32(self._maps[name].view(np.uint8).data) != self.state.sums[name]:
                 return False
+        # From the anchor before the range to the one after it: a CRC is of all between two anchors.
         first, last = np.searchsorted(self.anchors["position"], [after + 1, until])
         start = self.anchor(after)[0]
         for anchor in self.anchors[first : last + 1]:
@@ -168,7 +169,8 @@ class View:
 
     def take_rows(self, positions: Positions) -> tuple[Rows, npt.NDArray[np.bool_]]:
         """Copy the sealed rows at these positions; the second array says which are broken."""
-        # As one void per row, NumPy copies each in one piece.
+        # As one void per row, NumPy copies each in one piece. A copy, since a row that is erased or
+        # repaired meanwhile would change between the check and its use.
         flat = self.rows.view(f"V{self.seals.stride}")[:, 0]
         rows = flat.take(positions).view(np.uint8).reshape(-1, self.seals.stride)
         return rows, self.seals.broken(rows, positions)
@@ -181,6 +183,7 @@ class View:
         # Signed: a damaged end above 2**63 turns negative, and fails the check of the range below.
         ends = self.places["end"].take(positions).astype(np.int64)
         starts = self.places["end"].take(positions - 1, mode="clip").astype(np.int64)
+        # The first record begins at 0; "clip" has read its own end for it.
         starts[positions == 0] = 0
         seals = self.places["seal"].take(positions)
         size, data = len(self.records), memoryview(self.records)  # type: ignore[arg-type]

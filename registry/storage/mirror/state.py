@@ -91,6 +91,7 @@ class StateReader:
     def load(self) -> MirrorState | None:
         """Read the state; None unless the files have its sizes and sums."""
         state = load_state(self._folder)
+        # The lengths first: the sums of a file that is too short could not be computed.
         if state is None or not self._complete(state):
             return None
         if state != self._checked and not self._sums_match(state):

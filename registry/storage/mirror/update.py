@@ -129,16 +129,16 @@ class Updater:
         scanned = scanned_until(self.folder, state) if state.position else 0
         entries, blank = read_erased(self.folder, state), False
         with open_appender(self.folder, state, self.log.codec) as appender:
-            for read_page in rows:
-                page = self._without_erased(read_page, appender.state, entries)
-                if page is None:
+            for page in rows:
+                blanked = self._without_erased(page, appender.state, entries)
+                if blanked is None:
                     return None
                 at_end = page.stop == watermark.position
                 chain = watermark.chain if at_end else self.log.chain_reached(page.stop)
                 if chain is None:
                     raise MirrorError(f"the log lost its row {page.stop - 1} while being read")
-                appender.append(page, chain)
-                blank = blank or len(page.erased) > 0
+                appender.append(blanked, chain)
+                blank = blank or len(blanked.erased) > 0
             after = appender.state
         self.states.trust(after)
         if scanned >= state.position:
