@@ -1,4 +1,4 @@
-"""The pages are true: their Python examples run from top to bottom, and their links lead on."""
+"""The pages are true: their Python examples run, and the files that they name exist."""
 
 from __future__ import annotations
 
@@ -34,3 +34,11 @@ def test_the_examples_of_a_page_run_in_order(
 def test_the_links_of_a_page_lead_to_files(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text())
     assert [each for each in targets if not (page.parent / each).exists()] == []
+
+
+def test_the_house_names_files_that_exist() -> None:
+    page = (ROOT / "docs" / "house.md").read_text()
+    names = re.findall(r"`([a-z_]+/[a-z_/]*(?:\.py)?|[a-z_]+\.(?:py|toml))`", page)
+    assert len(names) > 40
+    roots = (ROOT, ROOT / "registry")
+    assert [name for name in names if not any((root / name).exists() for root in roots)] == []
