@@ -1,4 +1,4 @@
-"""The commands, as someone at a terminal or a script meets them."""
+"""The commands, as a terminal or a script runs them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pty
 import signal
 import sqlite3
 import sys
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -31,42 +32,80 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_dataset_is_created_filled_and_shown(url: str, file: Path) -> None:
+@pytest.fixture
+def created(url: str) -> str:
+    """Create the dataset ``digits`` by a command; return the database's URL."""
     splits = ["--split", "train=0.9", "--split", "test=0.1", "--description", "Written by hand"]
     assert run(*CREATE, *splits, url=url).stdout == f"created digits@0:{'0' * 32}\n"
-    said = run("insert", "digits", file, "--key", "id", url=url).stdout
-    assert said.startswith(f"{file}: 30 inserted, 0 revised, 0 unchanged; digits@30:")
-    again = json.loads(run("insert", "digits", file, "--key=id", "--json", url=url).stdout)
+    return url
+
+
+def test_a_file_is_inserted_once(created: str, file: Path) -> None:
+    line = run("insert", "digits", file, "--key", "id", url=created).stdout
+    assert line.startswith(f"{file}: 30 inserted, 0 revised, 0 unchanged; digits@30:")
+    again = json.loads(run("insert", "digits", file, "--key=id", "--json", url=created).stdout)
     assert (again["inserted"], again["unchanged"]) == (0, 30)
-    (listed,) = json.loads(run("ls", "--json", url=url).stdout)
-    shown = json.loads(run("show", "digits", "--json", url=url).stdout)
+    assert again["version"] in line
+
+
+def test_ls_and_show_give_the_same_json(created: str, file: Path) -> None:
+    line = run("insert", "digits", file, "--key", "id", url=created).stdout
+    (listed,) = json.loads(run("ls", "--json", url=created).stdout)
+    shown = json.loads(run("show", "digits", "--json", url=created).stdout)
     assert listed == shown
-    assert shown["splits"] == {"train": 0.9, "test": 0.1}
-    assert (shown["live"], shown["positions"], shown["version"]) == (30, 30, again["version"])
-    assert shown["description"] == "Written by hand"
-    assert shown["created_at"].endswith("+00:00")
-    assert "image=uint8[2,2] label=class:10" in run("ls", url=url).stdout
-    lines = run("show", "digits", url=url).stdout.splitlines()
+    assert shown.pop("created_at").endswith("+00:00")
+    assert shown == {
+        "name": "digits",
+        "description": "Written by hand",
+        "features": [
+            {"name": "image", "kind": "Tensor", "dtype": "uint8", "shape": [2, 2]},
+            {"name": "label", "kind": "ClassLabel", "count": 10, "names": None},
+        ],
+        "splits": {"train": 0.9, "test": 0.1},
+        "live": 30,
+        "positions": 30,
+        "version": line.split("; ")[1].strip(),
+    }
+
+
+def test_a_dataset_is_shown_as_it_is_and_at_a_version(created: str) -> None:
+    assert "image=uint8[2,2] label=class:10" in run("ls", url=created).stdout
+    lines = run("show", "digits", url=created).stdout.splitlines()
     assert [line.split()[0] for line in lines].count("features") == 1
     assert "image=uint8[2,2]" in lines[2]
-    assert run("show", shown["version"], url=url).stdout.splitlines() == lines
+    version = json.loads(run("show", "digits", "--json", url=created).stdout)["version"]
+    assert run("show", version, url=created).stdout.splitlines() == lines
 
 
-def test_the_log_is_listed_from_its_end_or_from_a_position(url: str, digits: Dataset) -> None:
+@pytest.fixture
+def logged(url: str, digits: Dataset) -> str:
+    """A log of 32 rows, the last of which revise and retract; return the database's URL."""
     digits.insert([digit(n) for n in range(30)], keys=[f"k{n}" for n in range(30)], source="tool")
     digits.update("k3", label=0)
     digits.retract("k4")
+    return url
 
-    def positions(*options: str) -> list[int]:
-        lines = run("log", "digits", "--json", *options, url=url).stdout.splitlines()
-        return [json.loads(line)["position"] for line in lines]
 
-    assert positions() == list(range(12, 32))
-    assert positions("-n", "2") == [30, 31]
-    assert positions("--after", "3") == list(range(3, 32))
-    assert positions("--after", "3", "-n", "1") == [31]
-    assert positions("--after", "32") == positions("--limit", "0") == []
-    last = json.loads(run("log", "digits", "-n1", "--json", url=url).stdout)
+@pytest.mark.parametrize(
+    ("options", "positions"),
+    [
+        ((), range(12, 32)),
+        (("-n", "2"), range(30, 32)),
+        (("--after", "3"), range(3, 32)),
+        (("--after", "3", "-n", "1"), range(31, 32)),
+        (("--after", "32"), ()),
+        (("--limit", "0"), ()),
+    ],
+)
+def test_the_log_is_listed_from_its_end_or_from_a_position(
+    logged: str, options: tuple[str, ...], positions: Iterable[int]
+) -> None:
+    lines = run("log", "digits", "--json", *options, url=logged).stdout.splitlines()
+    assert [json.loads(line)["position"] for line in lines] == [*positions]
+
+
+def test_a_row_of_the_log_as_json(logged: str) -> None:
+    last = json.loads(run("log", "digits", "-n1", "--json", url=logged).stdout)
     assert last.pop("created_at").endswith("+00:00")
     assert last == {
         "position": 31,
@@ -76,7 +115,10 @@ def test_the_log_is_listed_from_its_end_or_from_a_position(url: str, digits: Dat
         "source": None,
         "erased": False,
     }
-    table = [line.split() for line in run("log", "digits", "-n3", url=url).stdout.splitlines()]
+
+
+def test_the_log_as_a_table(logged: str) -> None:
+    table = [line.split() for line in run("log", "digits", "-n3", url=logged).stdout.splitlines()]
     assert table[0] == ["position", "time", "(UTC)", "action", "key", "source"]
     assert [row[0] for row in table[1:]] == ["29", "30", "31"]
     assert [row[3:] for row in table[1:]] == [
@@ -86,9 +128,7 @@ def test_the_log_is_listed_from_its_end_or_from_a_position(url: str, digits: Dat
     ]
 
 
-def test_nothing_that_users_name_is_cut_obeyed_or_taken_for_markup(
-    url: str, digits: Dataset
-) -> None:
+def test_names_are_neither_truncated_nor_interpreted(url: str, digits: Dataset) -> None:
     keys = ["x" * 500, "[red]a[/red] [/]", "a\x1b[31m\nb"]
     digits.insert([digit(n) for n in range(3)], keys=keys, source="[bold]s")
     _, *lines = run("log", "digits", url=url).stdout.splitlines()
@@ -106,7 +146,7 @@ def test_a_database_is_set_up(tmp_path: Path, empty_postgresql_url: str) -> None
         assert json.loads(run("ls", "--json", "--url", url).stdout) == []
 
 
-def test_commands_that_make_no_sense_exit_with_2(tmp_path: Path) -> None:
+def test_wrong_arguments_exit_with_2(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'new.db'}"
     for arguments, reason in [
         (["create", "d"], "Missing option '--feature'"),
@@ -120,9 +160,7 @@ def test_commands_that_make_no_sense_exit_with_2(tmp_path: Path) -> None:
     assert not (tmp_path / "new.db").exists()
 
 
-def test_a_file_that_does_not_fit_is_an_error_with_its_line(
-    url: str, digits: Dataset, tmp_path: Path
-) -> None:
+def test_an_error_in_a_file_names_its_line(url: str, digits: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "bad.csv"
     path.write_text('image,label\n"[[1,2],[3,4]]",x\n')
     result = run("insert", "digits", path, url=url, code=1)
@@ -130,7 +168,12 @@ def test_a_file_that_does_not_fit_is_an_error_with_its_line(
     first, note = result.stderr.splitlines()
     assert first == f"error: {path}, line 2, feature 'label': 'x' is not a class"
     assert note.startswith("  nothing of it is stored; correct the file and import it again")
-    # One file of several that no importer knows stops the command before the first.
+    assert len(digits) == 0
+
+
+def test_a_file_of_unknown_format_stops_the_command_before_the_first_insert(
+    url: str, digits: Dataset, tmp_path: Path
+) -> None:
     known, unknown = tmp_path / "known.csv", tmp_path / "unknown.zip"
     known.write_text('image,label\n"[[1,2],[3,4]]",1\n')
     unknown.touch()
@@ -138,7 +181,7 @@ def test_a_file_that_does_not_fit_is_an_error_with_its_line(
     assert len(digits) == 0
 
 
-def test_an_interrupted_import_says_so(
+def test_an_interrupted_import_says_what_is_stored(
     url: str, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(*CREATE, url=url)
@@ -168,12 +211,12 @@ def test_the_demo_names_the_extra_that_it_needs(
     )
 
 
-def test_every_command_takes_a_url_and_every_listing_gives_json() -> None:
+def test_commands_take_a_url_and_listings_give_json() -> None:
     assert "Commands" in run(code=2).output
     for command in ("init", "create", "insert", "ls", "show", "log"):
-        said = run(command, "--help").stdout
-        assert "--url" in said
-        assert ("--json" in said) == (command not in {"init", "create"})
+        text = run(command, "--help").stdout
+        assert "--url" in text
+        assert ("--json" in text) == (command not in {"init", "create"})
 
 
 def test_an_error_is_one_line_without_a_traceback_or_a_password() -> None:
@@ -198,24 +241,23 @@ def test_the_log_is_followed_until_ctrl_c(url: str, digits: Dataset) -> None:
     assert (started.returncode, out, err) == (0, "", "")
 
 
-def test_a_command_that_waits_for_the_database_says_what_for(sqlite_url: str) -> None:
+def test_a_command_that_waits_for_the_database_says_why(sqlite_url: str) -> None:
     url = f"{sqlite_url}?timeout=1"
     path = sqlite_url.removeprefix("sqlite:///")
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with process("init", "--url", url) as started:
             assert started.stderr is not None
-            said = started.stderr.readline()
-            assert (
-                said
-                == f"waiting: {url} is locked by another process (database is locked); try again\n"
+            line = started.stderr.readline()
+            assert line == (
+                f"waiting: {url} is locked by another process (database is locked); try again\n"
             )
             other.execute("ROLLBACK")
             _, err = started.communicate(timeout=60)
     assert (started.returncode, err) == (0, "")
 
 
-def test_a_terminal_sees_progress_while_the_output_stays_clean(sqlite_url: str, file: Path) -> None:
+def test_a_terminal_shows_progress_on_stderr_only(sqlite_url: str, file: Path) -> None:
     run(*CREATE, url=sqlite_url)
     ours, theirs = pty.openpty()
     arguments = ("insert", "digits", str(file), "--key", "id", "--url", sqlite_url)

@@ -19,13 +19,33 @@ from registry import Registry
 from registry.server import tokens
 from registry.server.serve import listen, make_server
 from registry.server.settings import ServerSettings
+from tests.support.datasets import digit
 
+POST = "/v1/datasets/digits/samples"
+JSON = {"content-type": "application/json"}
+NDJSON = {"content-type": "application/x-ndjson"}
 SECRETS = {"digits": {"cvat": ("mykey",), "argilla": ("c2VjcmV0IG9mIGFyZ2lsbGE=",)}}
+
+
+def item(number: int, **more: object) -> dict[str, object]:
+    """Return a sample of `digits`, as a request has it."""
+    return {"key": f"k{number}", "fields": digit(number), **more}
+
+
+def problem(answer: httpx.Response, status: int, **members: object) -> str:
+    """Check that an answer is a problem with these members, and return its detail."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    body = answer.json()
+    assert body["status"] == status
+    assert {name: body.get(name) for name in members} == members
+    detail: str = body["detail"]
+    return detail
 
 
 @contextmanager
 def serving(reg: Registry, settings: ServerSettings | None = None) -> Iterator[str]:
-    """Run a server on a registry and return its address."""
+    """Run a server on a registry, and yield its address."""
     running = make_server(reg, settings or ServerSettings(secrets=SECRETS))
     with listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})

@@ -1,0 +1,112 @@
+"""Samples in and out over HTTP, from a real client on a real port."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from registry import Dataset, Registry
+from tests.support.datasets import FIXED, digit
+from tests.support.servers import NDJSON, POST, client, item, problem
+
+ACTIONS = ("inserted", "revised", "retracted", "unchanged")
+
+
+@pytest.fixture
+def http(reg: Registry, digits: Dataset) -> Iterator[httpx.Client]:
+    assert digits.head.position == 0
+    with client(reg) as http:
+        yield http
+
+
+@pytest.fixture
+def generated(http: httpx.Client) -> str:
+    """Insert three samples, update one, retract one, and add one whose key is generated."""
+    assert http.post(POST, json=[item(n, source="tool") for n in range(3)]).status_code == 200
+    lines = "\r\n".join(
+        json.dumps(each)
+        for each in [
+            {"key": "k0", "fields": {"label": 9}, "action": "update"},
+            {"key": "k1", "action": "retract"},
+            {"fields": digit(7)},
+        ]
+    )
+    # With a byte order mark, line breaks of Windows, and an empty line.
+    answer = http.post(POST, content=f"\ufeff{lines}\n\n".encode(), headers=NDJSON).json()
+    assert [answer[action] for action in ACTIONS] == [1, 1, 1, 0]
+    key: str = answer["keys"][2]
+    return key
+
+
+def test_an_answer_counts_the_samples_and_names_the_version(
+    http: httpx.Client, digits: Dataset
+) -> None:
+    answer = http.post(POST, json=[item(n) for n in range(3)]).json()
+    assert [answer[action] for action in ACTIONS] == [3, 0, 0, 0]
+    assert answer["keys"] is None
+    assert answer["head"]["version"] == str(digits.version)
+
+
+def test_a_repeated_request_changes_nothing(http: httpx.Client, digits: Dataset) -> None:
+    http.post(POST, json=item(2))
+    assert http.post(POST, json=item(2)).json()["unchanged"] == 1
+    assert digits.head.position == 1
+
+
+def test_pages_join_up_to_the_log(http: httpx.Client, generated: str) -> None:
+    rows, after = [], 0
+    while page := http.get(POST, params={"after": after, "limit": 4}).json():
+        rows += page["rows"]
+        after = page["next"]
+        if after == page["head"]:
+            break
+    assert [row["position"] for row in rows] == list(range(6))
+    assert [row["key"] for row in rows] == ["k0", "k1", "k2", "k0", "k1", generated]
+    assert [row["supersedes"] for row in rows] == [None, None, None, 0, 1, None]
+    assert [row["action"] for row in rows[3:]] == ["revise", "retract", "insert"]
+
+
+@pytest.mark.usefixtures("generated")
+def test_a_row_has_its_fields_and_source(http: httpx.Client) -> None:
+    rows = http.get(POST).json()["rows"]
+    assert rows[0]["fields"] == {**digit(0)}
+    assert rows[3]["fields"] == {**digit(0), "label": 9}
+    assert rows[4]["fields"] is None
+    assert rows[0]["source"] == "tool"
+    assert rows[0]["created_at"].endswith("+00:00")
+
+
+def test_a_live_sample_is_shown_and_a_retracted_one_is_not(
+    http: httpx.Client, generated: str
+) -> None:
+    assert http.get(f"{POST}/{generated}").json()["fields"] == digit(7)
+    problem(http.get(f"{POST}/k1"), 404, key="k1")
+
+
+@pytest.mark.usefixtures("generated")
+def test_a_dataset_is_listed_and_shown_with_its_head(http: httpx.Client) -> None:
+    head = http.get("/v1/datasets/digits/head").json()
+    assert (head["position"], head["live"]) == (6, 3)
+    (listed,) = http.get("/v1/datasets").json()
+    assert listed == http.get("/v1/datasets/digits").json()
+    assert listed["head"] == head
+
+
+def test_a_version_is_read_and_never_written(http: httpx.Client) -> None:
+    version = http.post(POST, json=[item(n) for n in range(3)]).json()["head"]["version"]
+    http.post(POST, json=item(3))
+    assert len(http.get(f"/v1/datasets/{version}/samples").json()["rows"]) == 3
+    problem(http.post(f"/v1/datasets/{version}/samples", json=item(1)), 409)
+
+
+def test_a_dataset_that_was_created_again_is_opened_again(reg: Registry, digits: Dataset) -> None:
+    with client(reg) as http:
+        assert http.post(POST, json=item(1)).status_code == 200
+        reg.drop(digits.name)
+        problem(http.post(POST, json=item(1)), 404)
+        problem(http.get("/v1/datasets/digits/head"), 404)
+        reg.create("digits", FIXED)
+        assert http.post(POST, json=item(2)).json()["head"]["position"] == 1
