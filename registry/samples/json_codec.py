@@ -40,6 +40,15 @@ def parse_json(text: str) -> Any:
         return _decoder.decode(text)
 
 
+def parse_at(text: str, start: int) -> tuple[Any, int]:
+    """Parse the value that begins at an index; return it and the index after it.
+
+    It is as strict as `parse_json`. Raises `json.JSONDecodeError`, with the index, for text that is
+    not JSON; `ValueError` for JSON that is rejected; and `RecursionError`.
+    """
+    return _decoder.raw_decode(text, start)
+
+
 def parse_items(text: str) -> Iterator[Any]:
     """Parse a JSON array item by item, as `parse_json` does, or a single document that is no array.
 
@@ -54,7 +63,7 @@ def parse_items(text: str) -> Iterator[Any]:
     delimiter = "]" if text[end : end + 1] == "]" else ","
     while delimiter == ",":
         with _reasons():
-            item, end = _decoder.raw_decode(text, end)
+            item, end = parse_at(text, end)
         yield item
         end = _after_space(text, end)
         delimiter = text[end : end + 1]

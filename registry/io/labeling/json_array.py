@@ -1,24 +1,30 @@
 """The elements of a JSON array in a file of any length, one at a time.
 
-A splitter scans the text for quotes, brackets and commas, and cuts it at the commas between the
-array's elements. It does not parse: `parse_json` parses each element, and reports what is wrong.
+A part of the file is in a buffer. `json.JSONDecoder.raw_decode` parses the element that begins at
+the current position of the buffer. If the element is cut by the buffer's end, more of the file is
+read, and the element is parsed again from its beginning. Each time as much is read as the element
+has already, so a long element is parsed only a few times. Parsed text is dropped, so the buffer has
+one element or one chunk.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, NoReturn
 
 from registry.errors import ImportFileError
 from registry.samples.features import LARGEST_RECORD
-from registry.samples.json_codec import parse_json
+from registry.samples.json_codec import parse_at, parse_json
 
 _CHUNK = 1 << 20
 """Characters that are read together."""
-_OUTSIDE = re.compile(r'["\[\]{},]')
-_IN_TEXT = re.compile(r'["\\]')
+_SPACE = re.compile(r"[ \t\n\r]*")
+_BEGINNING = re.compile(r"[\w+.\-\\]*|.", re.DOTALL)
+"""Text that more text may turn into a value: the beginning of a number, a literal or an escape."""
+_UNTERMINATED = "Unterminated string"
 
 
 class Element(NamedTuple):
@@ -37,140 +43,123 @@ def elements(path: Path) -> Iterator[Element]:
     try:
         # Without ``newline``, Python would translate line ends, and the sizes would be wrong.
         with path.open(encoding="utf-8-sig", newline="\n") as file:
-            for line, text in _split(file):
-                yield Element(line, _parse(text, path, line), len(text))
+            yield from _Buffer(file, path).elements()
     except UnicodeDecodeError as error:
         raise ImportFileError(
             f"byte {error.object[error.start]:#04x} is not UTF-8; save the file as UTF-8",
             file=str(path),
         ) from None
-    except _BrokenError as error:
-        raise ImportFileError(str(error), file=str(path), line=error.line) from None
 
 
-class _BrokenError(Exception):
-    def __init__(self, reason: str, line: int) -> None:
-        super().__init__(reason)
-        self.line = line
+class _Buffer:
+    """A part of the file, which is parsed from a position; ``line`` is that of the position."""
 
+    def __init__(self, file: IO[str], path: Path) -> None:
+        self._file = file
+        self._path = str(path)
+        self._text = ""
+        self._position = 0
+        self._line = 1
+        self._ended = False
 
-def _parse(text: str, path: Path, line: int) -> Any:
-    try:
-        return parse_json(text)
-    except ValueError as error:
-        raise ImportFileError(
-            f"{error} of the element that begins here", file=str(path), line=line
-        ) from None
-
-
-def _split(file: IO[str]) -> Iterator[tuple[int, str]]:
-    """Yield the line and text of each element, without the commas between them."""
-    splitter = _Splitter()
-    while chunk := file.read(_CHUNK):
-        yield from splitter.feed(chunk)
-    yield from splitter.end()
-
-
-class _Splitter:
-    """Tracks strings and nested brackets across chunks of text.
-
-    ``line`` is the current line and ``began`` the first line of the current element, whose text so
-    far is in ``parts``.
-    """
-
-    def __init__(self) -> None:
-        self.line = 1
-        self.began = 1
-        self.parts: list[str] = []
-        self.size = 0
-        self.depth = 0
-        self.base: int | None = None
-        """The depth of the elements: 1 in an array, 0 if the file is one object."""
-        self.in_text = False
-        self.escaped = False
-        self.any = False
-        self.closed = False
-
-    def feed(self, chunk: str) -> Iterator[tuple[int, str]]:
-        start = place = 0
-        if self.base is None:
-            chunk, self.line = chunk.lstrip(), self.line + _newlines_before(chunk)
-            if not chunk:
-                return
-            self._begin(chunk[0])
-            # The array's opening bracket is skipped; an object's is part of the element.
-            start = place = self.base or 0
-        # The previous chunk ended with a backslash: the first character is escaped, and a quote
-        # there does not end the string.
-        if self.escaped:
-            place, self.escaped = 1, False
-        while True:
-            found = (_IN_TEXT if self.in_text else _OUTSIDE).search(chunk, place)
-            if found is None:
-                break
-            place, mark = found.end(), found[0]
-            if mark == "\\":
-                self.escaped = place == len(chunk)
-                place += 1
-            elif mark == '"':
-                self.in_text = not self.in_text
-            elif self._ends(mark):
-                self._take(chunk[start : place - 1])
-                yield from self._element(last=mark == "]")
-                start = place
-        self._take(chunk[start:])
-
-    def end(self) -> Iterator[tuple[int, str]]:
-        if self.base is None:
-            raise _BrokenError("the file is empty; an export is a JSON array", self.line)
-        if self.base == 1 and not self.closed:
-            raise _BrokenError("the file ends within its array: was it cut off?", self.line)
-        rest = "".join(self.parts).strip()
-        if self.base == 0:
-            yield self.began, rest
-        elif rest:
-            raise _BrokenError("there is more after the array's end", self.line)
-
-    def _begin(self, first: str) -> None:
-        if first not in "[{":
-            raise _BrokenError(f"an export is a JSON array, and does not begin with {first!r}", 1)
-        self.base = self.depth = 1 if first == "[" else 0
-        self.began = self.line
-
-    def _ends(self, mark: str) -> bool:
-        """Update the depth for a bracket or comma; return whether an element ends before it."""
-        if self.closed:
-            return False
-        if mark in "[{":
-            self.depth += 1
-        elif mark in "]}":
-            self.depth -= 1
-            self.closed = self.base == 1 and self.depth == 0
-            return self.closed
-        return mark == "," and self.base == 1 and self.depth == 1
-
-    def _take(self, text: str) -> None:
-        if not self.parts:
-            self.line += _newlines_before(text)
-            self.began = self.line
-            text = text.lstrip()
-            if not text:
-                return
-        self.parts.append(text)
-        self.line += text.count("\n")
-        self.size += len(text)
-        # Otherwise an array that is never closed would be read into memory whole.
-        if self.size > LARGEST_RECORD:
-            raise _BrokenError(f"one element has over {LARGEST_RECORD} characters", self.began)
-
-    def _element(self, *, last: bool) -> Iterator[tuple[int, str]]:
-        text, self.parts, self.size = "".join(self.parts), [], 0
-        # An empty array has no element. Any other empty text, as in [1,,2], is left to the parser.
-        if not text and last and not self.any:
+    def elements(self) -> Iterator[Element]:
+        opening = self._next_character()
+        if not opening:
+            self._fail("the file is empty; an export is a JSON array")
+        if opening not in "[{":
+            self._fail(f"an export is a JSON array, and does not begin with {opening!r}")
+        if opening == "{":
+            yield self._element(in_array=False)
             return
-        self.any = True
-        yield self.began, text
+        self._move(self._position + 1)
+        delimiter = self._next_character()
+        while delimiter != "]":
+            yield self._element(in_array=True)
+            delimiter = self._next_character()
+            if delimiter == ",":
+                self._move(self._position + 1)
+                # Without this, "[1,]" would be accepted: the loop ends at any closing bracket.
+                if self._next_character() == "]":
+                    self._reject_element()
+        self._move(self._position + 1)
+        if self._next_character():
+            self._fail("there is more after the array's end")
 
+    def _element(self, *, in_array: bool) -> Element:
+        """Parse the element at the position, and move behind it."""
+        while (parsed := self._parse(in_array=in_array)) is None:
+            if self._ended and in_array:
+                self._move(len(self._text))
+                self._fail("the file ends within its array: was it cut off?")
+            if self._ended:
+                self._reject_element()
+            self._grow()
+        value, end = parsed
+        element = Element(self._line, value, end - self._position)
+        self._move(end)
+        return element
 
-def _newlines_before(text: str) -> int:
-    return text.count("\n", 0, len(text) - len(text.lstrip()))
+    def _parse(self, *, in_array: bool) -> tuple[Any, int] | None:
+        """Return the element at the position and its end, or None if the buffer cuts it."""
+        try:
+            value, end = parse_at(self._text, self._position)
+        except json.JSONDecodeError as error:
+            is_cut = error.msg.startswith(_UNTERMINATED) or self._is_beginning(error.pos)
+        except (ValueError, RecursionError):
+            # A number that is cut looks like a whole number, which may be too long for one.
+            is_cut = self._text[-1] in "+-.0123456789Ee"
+        else:
+            # Only the text that follows shows that a number is complete.
+            following = self._after_space(end)
+            if in_array:
+                is_complete = self._text[following : following + 1] in (",", "]")
+            else:
+                is_complete = self._ended and following == len(self._text)
+            if is_complete:
+                return value, end
+            is_cut = self._is_beginning(following)
+        if not is_cut:
+            self._reject_element()
+        return None
+
+    def _is_beginning(self, position: int) -> bool:
+        return _BEGINNING.fullmatch(self._text, position) is not None
+
+    def _next_character(self) -> str:
+        """Move to the next character that is no space, and return it; "" at the file's end."""
+        while True:
+            self._move(self._after_space(self._position))
+            if self._position < len(self._text) or self._ended:
+                return self._text[self._position : self._position + 1]
+            self._grow()
+
+    def _after_space(self, position: int) -> int:
+        space = _SPACE.match(self._text, position)
+        assert space is not None
+        return space.end()
+
+    def _move(self, position: int) -> None:
+        self._line += self._text.count("\n", self._position, position)
+        self._position = position
+
+    def _grow(self) -> None:
+        """Drop the text before the position, and read as much as is left, or a chunk."""
+        left = len(self._text) - self._position
+        # Otherwise an element that never ends would be read into memory whole.
+        if left > LARGEST_RECORD:
+            self._fail(f"one element has over {LARGEST_RECORD} characters")
+        more = self._file.read(min(max(_CHUNK, left), LARGEST_RECORD + 1 - left))
+        self._ended = not more
+        self._text, self._position = self._text[self._position :] + more, 0
+
+    def _reject_element(self) -> NoReturn:
+        # Parsed alone: the error then has a column that counts from the element's beginning.
+        try:
+            parse_json(self._text[self._position :])
+        except ValueError as error:
+            self._fail(f"{error} of the element that begins here")
+        # Not reached: `_parse` has found the text wrong.
+        raise AssertionError
+
+    def _fail(self, reason: str) -> NoReturn:
+        raise ImportFileError(reason, file=self._path, line=self._line) from None

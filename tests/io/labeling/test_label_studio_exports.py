@@ -20,7 +20,6 @@ import registry
 from registry import ClassLabel, Dataset, Ragged, Registry, Tensor, Text
 from registry.errors import DatasetExistsError, ImportFileError
 from registry.io.labeling import coco
-from registry.io.labeling import json_array as elements
 from registry.io.labeling.label_studio.export import insert_export
 from registry.io.labeling.label_studio.webhook import apply_events
 from registry.samples.features import Feature, Features
@@ -355,33 +354,3 @@ def test_no_export_whatsoever_crashes(
 
 def _object(found: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {"updated_at": "2021-01-01T00:00:00Z", "x": found}
-
-
-JSON = st.recursive(
-    st.none() | st.integers(-9, 9) | st.text(alphabet=st.sampled_from('ab"\\[]{},:\n \u20ac')),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text('k"[,', max_size=2), inner),
-    max_leaves=10,
-)
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(
-    listed=st.lists(JSON, max_size=5),
-    indent=st.sampled_from([None, 0, 3]),
-    chunk=st.integers(1, 40),
-    before=st.sampled_from(["", "\ufeff", "\ufeff \n\t "]),
-)
-def test_the_elements_of_an_array_are_found_wherever_the_file_is_cut(
-    tmp_path: Path, listed: list[Any], indent: int | None, chunk: int, before: str
-) -> None:
-    path = tmp_path / "array.json"
-    text = before + json.dumps(listed, indent=indent, ensure_ascii=chunk % 2 == 0) + "\n"
-    path.write_text(text, encoding="utf-8", newline="")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(elements, "_CHUNK", chunk)
-        found = list(elements.elements(path))
-    assert [each.value for each in found] == listed
-    lines = text.split("\n")
-    for each in found:
-        whole = "\n".join(lines[each.line - 1 :])
-        assert json.dumps(each.value, ensure_ascii=chunk % 2 == 0)[:1] in whole
