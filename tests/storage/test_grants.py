@@ -22,8 +22,9 @@ import registry
 from registry import Registry
 from registry.cli.base import app
 from registry.errors import PermissionDeniedError, SchemaMissingError
-from registry.io.labeling.annotation_state import State
-from registry.io.labeling.apply import settle
+from registry.io.labeling.annotation import AnnotationId
+from registry.io.labeling.annotation_state import AnnotationState
+from registry.io.labeling.apply import apply_states
 from registry.server import deliveries, tokens
 from registry.storage.database import schema
 from registry.storage.database.engine import make_engine
@@ -286,7 +287,8 @@ def test_a_server_drains_and_keeps_track_of_tools_and_changes_no_sample(
         assert (drained.moved, drained.refused) == (1, 1)
         assert (digits.inbox.retry(), digits.inbox.drain().refused) == (1, 1)
         assert digits.inbox.discard() == 1
-        settle(digits, [[State(1, 2, None)]])
+        annotation = AnnotationId("label-studio", "1", "2")
+        apply_states(digits, "label-studio", [[AnnotationState(annotation, None)]])
         assert deliveries.record(reg.engine, owned_id, "tool", "event", b"digest") == "recorded"
         assert deliveries.record(reg.engine, owned_id, "tool", "event", b"digest") == "repeated"
         assert tokens.any_usable(reg.engine)

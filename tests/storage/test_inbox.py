@@ -22,8 +22,9 @@ import registry
 from registry import Dataset, Registry
 from registry.cli.base import app
 from registry.errors import InvalidSampleError
-from registry.io.labeling.annotation_state import State
-from registry.io.labeling.apply import Outcome, settle
+from registry.io.labeling.annotation import AnnotationId
+from registry.io.labeling.annotation_state import AnnotationState
+from registry.io.labeling.apply import Outcome, apply_states
 from registry.storage.database import models
 from registry.storage.log import inbox, inbox_rejected, inbox_waiting
 from tests.support.datasets import digit
@@ -508,8 +509,9 @@ def test_webhooks_keep_to_the_limits_of_rejected_rows(
     dataset.inbox.set_limits(quota=2)
     at = datetime(2021, 1, 1, tzinfo=UTC)
     for number in range(4):
-        unfit = State(1, number, at, {}, fault=InvalidSampleError("unfit"))
-        assert settle(dataset, [[unfit]]) == [Outcome(quarantined=1)]
+        annotation = AnnotationId("label-studio", "1", str(number))
+        unfit = AnnotationState(annotation, at, {}, error=InvalidSampleError("unfit"))
+        assert apply_states(dataset, "label-studio", [[unfit]]) == [Outcome(quarantined=1)]
     assert [row.key for row in dataset.inbox.refused()] == ["label-studio:1:2", "label-studio:1:3"]
 
 

@@ -33,8 +33,9 @@ from registry.errors import (
     SchemaTooNewError,
     SchemaTooOldError,
 )
-from registry.io.labeling.annotation_state import State
-from registry.io.labeling.apply import settle
+from registry.io.labeling.annotation import AnnotationId
+from registry.io.labeling.annotation_state import AnnotationState
+from registry.io.labeling.apply import apply_states
 from registry.io.labeling.mapping_store import set_mapping
 from registry.server import deliveries, tokens
 from registry.storage.database import schema
@@ -112,7 +113,8 @@ def test_every_revision_goes_down_and_up_again_with_rows_in_every_table(reg: Reg
     tokens.create(reg.engine, "tool")
     set_mapping(reg.engine, dataset.id, "tool", {"x": "x"})
     deliveries.record(reg.engine, dataset.id, "tool", "event", b"digest")
-    settle(dataset, [[State(1, 2, None)]])
+    annotation = AnnotationId("label-studio", "1", "2")
+    apply_states(dataset, "label-studio", [[AnnotationState(annotation, None)]])
     with reg.engine.begin() as connection:
         connection.execute(text("INSERT INTO inbox (dataset_id) VALUES (1)"))
         connection.execute(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection
@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from registry.catalog.dataset import Dataset
 from registry.errors import RegistryError
 from registry.io.labeling import quarantine
-from registry.io.labeling.annotation_state import TOOL, Ledger, State
+from registry.io.labeling.annotation_state import AnnotationState, StateTable
 from registry.storage.log.changes import Change
 
 
@@ -33,10 +33,27 @@ class Outcome:
     ignored: str | None = None
 
 
-def settle(
-    dataset: Dataset, groups: Sequence[Sequence[State]], *, final: bool = False, dry: bool = False
+@dataclass
+class Applied:
+    """The counts and changes that result from a group of states."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    changes: list[Change] = field(default_factory=list)
+
+    @property
+    def outcome(self) -> Outcome:
+        return Outcome(ignored=None, **self.counts)
+
+
+def apply_states(
+    dataset: Dataset,
+    tool: str,
+    groups: Sequence[Sequence[AnnotationState]],
+    *,
+    final: bool = False,
+    dry: bool = False,
 ) -> list[Outcome]:
-    """Apply groups of states in one transaction, and return the outcome of each group.
+    """Apply groups of a tool's states in one transaction, and return the outcome of each group.
 
     A group is applied as a whole. ``final`` says that the states are from an export. ``dry`` rolls
     the transaction back.
@@ -44,14 +61,12 @@ def settle(
     outcomes: list[Outcome] = []
 
     def prepare(connection: Connection) -> list[list[Change]]:
-        states = [(state.name, state.record) for group in groups for state in group]
-        ledger = Ledger(connection, dataset.id, states)
-        taken = [_take(ledger, group, final=final) for group in groups]
-        ledger.write()
-        quarantine.keep(connection, dataset.id, TOOL, ledger.faults)
+        records = [(state.id, state.record) for group in groups for state in group]
+        table = StateTable.read(connection, dataset.id, tool, records)
+        applied = apply_to_table(table, groups, final=final)
         # Replaced, not extended: `prepare` is called again if the connection was lost.
-        outcomes[:] = [Outcome(ignored=None, **each.counts) for each in taken]
-        return undo(dry, [each.changes for each in taken])
+        outcomes[:] = [each.outcome for each in applied]
+        return changed_groups((each.changes for each in applied), dry=dry)
 
     if groups:
         commit(dataset, prepare)
@@ -61,14 +76,25 @@ def settle(
     return outcomes
 
 
-class _UndoneError(Exception):
+def apply_to_table(
+    table: StateTable, groups: Iterable[Sequence[AnnotationState]], *, final: bool = False
+) -> list[Applied]:
+    """Apply groups of states to a table, and write it with the rejected states."""
+    applied = [_apply_group(table, group, final=final) for group in groups]
+    # Before `keep`: it deletes the older rejected rows of the same keys.
+    table.write()
+    quarantine.keep(table.connection, table.dataset_id, table.tool, table.rejected)
+    return applied
+
+
+class _DryRunError(Exception):
     """Rolls a dry run's transaction back."""
 
 
-def undo(dry: bool, changes: list[list[Change]]) -> list[list[Change]]:
+def changed_groups(changes: Iterable[list[Change]], *, dry: bool) -> list[list[Change]]:
     """Return the groups that have changes; raises, to roll back, if ``dry``."""
     if dry:
-        raise _UndoneError
+        raise _DryRunError
     return [each for each in changes if each]
 
 
@@ -79,39 +105,32 @@ def commit(dataset: Dataset, prepare: Callable[[Connection], Sequence[Sequence[C
     returned.
     """
     try:
-        for done in dataset.amend_together(prepare):
-            if isinstance(done, RegistryError):
-                raise done
-    except _UndoneError:
+        for result in dataset.amend_together(prepare):
+            if isinstance(result, RegistryError):
+                raise result
+    except _DryRunError:
         pass
 
 
-@dataclass
-class _Taken:
-    """The counts and changes that result from a group's states."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    changes: list[Change] = field(default_factory=list)
-
-
-def _take(ledger: Ledger, group: Sequence[State], *, final: bool) -> _Taken:
-    taken = _Taken()
+def _apply_group(table: StateTable, group: Sequence[AnnotationState], *, final: bool) -> Applied:
+    applied = Applied()
     for state in group:
-        # Before `take`, which changes the answer.
-        alive = ledger.alive(state.key)
-        news, change = ledger.take(state, final=final)
-        taken.counts[became(state, change, alive=alive) if news else "unchanged"] += 1
+        # Before `apply`, which changes the answer.
+        was_live = table.is_live(state.id.key)
+        replaced, change = table.apply(state, final=final)
+        name = _count_name(state, change, was_live=was_live) if replaced else "unchanged"
+        applied.counts[name] += 1
         if change is not None:
-            taken.changes.append(change)
-    return taken
+            applied.changes.append(change)
+    return applied
 
 
-def became(state: State, change: Change | None, *, alive: bool) -> str:
-    """Return the field of `Outcome` that counts a state; ``alive`` is whether it had a sample."""
-    if state.fault is not None:
+def _count_name(state: AnnotationState, change: Change | None, *, was_live: bool) -> str:
+    """Return the field of `Outcome` that counts a state."""
+    if state.error is not None:
         return "quarantined"
     if change is None:
         return "unchanged"
     if change.action == "retract":
         return "retracted"
-    return "revised" if alive else "inserted"
+    return "revised" if was_live else "inserted"

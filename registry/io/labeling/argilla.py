@@ -24,55 +24,50 @@ record does not change its samples, because the event does not contain the recor
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection
 
 from registry.catalog.dataset import Dataset
-from registry.errors import FeatureError, InvalidSampleError
-from registry.io.labeling import mapping as label_studio
-from registry.io.labeling.annotation import Annotation
-from registry.io.labeling.annotation_state import (
-    Known,
-    State,
-    is_greater,
-    known_of,
-    note,
-    release,
-    supersedes,
+from registry.errors import InvalidSampleError
+from registry.io.labeling.annotation import (
+    Annotation,
+    AnnotationId,
+    IgnoredEventError,
+    PathSyntax,
 )
-from registry.io.labeling.apply import Outcome, became, commit
-from registry.io.labeling.convert import Reader
-from registry.io.labeling.label_studio.events import IgnoredEventError
-from registry.io.labeling.quarantine import keep
+from registry.io.labeling.annotation_state import AnnotationState, StateTable, states_of_group
+from registry.io.labeling.apply import Outcome, apply_to_table, changed_groups, commit
+from registry.io.labeling.convert import AnnotationConverter
+from registry.io.labeling.mapping import Rules, parse_mapping
 from registry.samples.features import Features
 from registry.samples.json_codec import shown
-from registry.storage.database.models import ToolAnnotationRow
 from registry.storage.log.changes import Change
-from registry.storage.log.lookup import NEVER, latest
 
 TOOL = "argilla"
 _EVENTS = ("response.created", "response.updated", "response.deleted", "record.deleted")
 _STATUSES = ("submitted", "draft", "discarded")
-_ROOTS = {"fields": "data.fields", "metadata": "data.metadata", "values": "result"}
-_FACTS = ("record.id", "record.external_id", "response.id", "response.user", "response.username")
-_FORMS = (
-    f"fields.NAME, metadata.NAME, values.NAME (.json, .spans, .classes[a,b]), {', '.join(_FACTS)}"
+_VALUES = ("record.id", "record.external_id", "response.id", "response.user", "response.username")
+PATHS = PathSyntax(
+    answers="values",
+    objects={
+        "fields": "the record's 'fields' object",
+        "metadata": "the record's 'metadata' object",
+    },
+    values=_VALUES,
+    forms=(
+        "fields.NAME, metadata.NAME, values.NAME (.json, .spans, .classes[a,b]), "
+        f"{', '.join(_VALUES)}"
+    ),
 )
 
 
-def check_mapping(features: Features, mapping: Mapping[str, str] | None) -> None:
-    """Raise `FeatureError` for a mapping that does not fit the features, or has an unknown path."""
-    try:
-        label_studio.check_mapping(features, _translated(mapping))
-    except FeatureError as error:
-        # The message has the translated path; the user wrote the other.
-        raise FeatureError(str(error).replace("'result.", "'values.", 1)) from None
+def check_mapping(features: Features, mapping: Mapping[str, str] | None) -> Rules:
+    """Return the parsed mapping; raises `FeatureError` for one that does not fit the features."""
+    return parse_mapping(features, mapping, PATHS)
 
 
 def apply_event(
@@ -89,52 +84,57 @@ def apply_event(
     Raises `InvalidSampleError` for an event that cannot be read, and `FeatureError` for a mapping
     that does not fit the features.
     """
-    reader = Reader(dataset, _translated(mapping))
+    converter = AnnotationConverter(dataset, check_mapping(dataset.features, mapping))
     try:
-        record, state = _read(reader, event)
+        record, response = _parse(event)
     except IgnoredEventError as error:
         return Outcome(ignored=str(error))
-    counts: Counter[str] = Counter()
+    states = None if response is None else converter.states([response])
+    outcome = Outcome()
 
     def prepare(connection: Connection) -> list[list[Change]]:
-        # `prepare` is called again if the connection was lost: the counts must not add up.
-        counts.clear()
-        # The parameter, not the function `note` of `annotation_state`.
+        nonlocal outcome
+        # Set each time: `prepare` is called again if the connection was lost.
+        outcome = Outcome()
         if not note(connection):
             return []
-        changes = _settle(connection, dataset.id, record, state, counts)
-        return [changes] if changes else []
+        outcome, changes = _apply(connection, dataset.id, record, states)
+        return changed_groups([changes], dry=False)
 
     commit(dataset, prepare)
-    if counts["quarantined"]:
+    if outcome.quarantined:
         dataset.inbox.prune()
-    return Outcome(ignored=None, **counts)
+    return outcome
 
 
-class _Response(Annotation):
-    """A response. ``project`` is its record, and both ids are the UUIDs as integers."""
+def _apply(
+    connection: Connection,
+    dataset_id: int,
+    record: str,
+    states: list[AnnotationState] | None,
+) -> tuple[Outcome, list[Change]]:
+    """Apply the state of a response, or delete the whole record if ``states`` is None."""
+    new_states = (
+        [
+            AnnotationState(identity, None)
+            for identity in states_of_group(connection, dataset_id, TOOL, record)
+        ]
+        if states is None
+        else states
+    )
+    records = [(state.id, state.record) for state in new_states]
+    table = StateTable.read(connection, dataset_id, TOOL, records, [record])
+    # Late events about the responses of a deleted record must not bring samples back.
+    if table.is_deleted(record):
+        return Outcome(unchanged=1), []
+    if states is None:
+        table.delete_group(record)
+    (applied,) = apply_to_table(table, [new_states])
+    return applied.outcome, applied.changes
 
-    @property
-    def place(self) -> str:
-        return f"record {UUID(int=self.project)}, response {UUID(int=self.id)}"
 
-
-def _translated(mapping: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the paths in the form of `registry.io.labeling.mapping`, for `_response`'s result."""
-    found = {}
-    for name, path in (mapping or {}).items():
-        root, _, rest = path.partition(".") if isinstance(path, str) else ("", "", "")
-        if path in _FACTS:
-            found[name] = f"data.{path}"
-        elif root in _ROOTS and rest:
-            found[name] = f"{_ROOTS[root]}.{rest}"
-        else:
-            raise FeatureError(f"feature {name!r}: {path!r:.80} is no path; write {_FORMS}")
-    return found
-
-
-def _read(reader: Reader, event: Any) -> tuple[UUID, State | None]:
-    """Return a record's id and the state of a response, or None if the record was deleted."""
+def _parse(event: Any) -> tuple[str, Annotation | None]:
+    """Return a record's id and the annotation of a response, None if the record was deleted."""
     event = _object(event, "an event")
     kind, data = event.get("type"), event.get("data")
     if not isinstance(kind, str):
@@ -142,54 +142,57 @@ def _read(reader: Reader, event: Any) -> tuple[UUID, State | None]:
     if kind not in _EVENTS:
         raise IgnoredEventError(f"{shown(kind)} tells of no response")
     data = _object(data, "an event's data")
-    own = _uuid(data.get("id"), "the id")
+    own_id = _uuid(data.get("id"), "the id")
     if kind == "record.deleted":
-        return own, None
-    record = _object(data.get("record"), f"response {own}: the record")
-    whose = _uuid(record.get("id"), f"response {own}: the record's id")
+        return own_id, None
+    record = _object(data.get("record"), f"response {own_id}: the record")
+    record_id = _uuid(record.get("id"), f"response {own_id}: the record's id")
+    identity = AnnotationId(TOOL, record_id, own_id)
+    label = f"record {record_id}, response {own_id}"
     if kind == "response.deleted":
-        return whose, State(whose.int, own.int, None)
-    return whose, reader.states([_response(own, whose, data, record)])[0]
+        return record_id, Annotation(identity, label, None)
+    return record_id, _response(identity, label, data, record)
 
 
 def _response(
-    own: UUID, whose: UUID, data: Mapping[str, Any], record: Mapping[str, Any]
+    identity: AnnotationId, label: str, data: Mapping[str, Any], record: Mapping[str, Any]
 ) -> Annotation:
-    place = f"record {whose}, response {own}"
     status = data.get("status")
     if status not in _STATUSES:
-        said = shown(status) if isinstance(status, str) else f"a {type(status).__name__}"
-        raise InvalidSampleError(f"{place}: the status is {', '.join(_STATUSES)}, not {said}")
-    given = _object(data.get("values") or {}, f"{place}: 'values'")
+        value = shown(status) if isinstance(status, str) else f"a {type(status).__name__}"
+        raise InvalidSampleError(f"{label}: the status is {', '.join(_STATUSES)}, not {value}")
+    questions = _object(data.get("values") or {}, f"{label}: 'values'")
     fields, metadata = (
-        _object(record.get(name) or {}, f"{place}: the record's {name}")
+        _object(record.get(name) or {}, f"{label}: the record's {name}")
         for name in ("fields", "metadata")
     )
-    user = _object(data.get("user") or {}, f"{place}: the user")
-    facts = {
-        "fields": fields,
-        "metadata": metadata,
-        "record": {"id": str(whose), "external_id": record.get("external_id")},
-        "response": {"id": str(own), "user": user.get("id"), "username": user.get("username")},
+    user = _object(data.get("user") or {}, f"{label}: the user")
+    answers = {
+        name: _object(answer, f"{label}: the value of {shown(name)}").get("value")
+        for name, answer in questions.items()
     }
-    answered = {
-        name: _object(answer, f"{place}: the value of {shown(name)}").get("value")
-        for name, answer in given.items()
-    }
-    return _Response(
-        whose.int,
-        own.int,
-        _moment(data.get("updated_at"), place),
+    return Annotation(
+        identity,
+        label,
+        _time(data.get("updated_at"), label),
         # A response that is a draft again, or discarded, loses its sample.
         cancelled=status != "submitted",
-        answers={name: _answers(value) for name, value in answered.items() if value is not None},
-        # Later ones take precedence: a field named like a metadata property, and the four facts.
-        data={**metadata, **fields, **facts},
+        answers={name: _answers(value) for name, value in answers.items() if value is not None},
+        objects={
+            "fields": fields,
+            "metadata": metadata,
+            "record": {"id": identity.group, "external_id": record.get("external_id")},
+            "response": {
+                "id": identity.annotation,
+                "user": user.get("id"),
+                "username": user.get("username"),
+            },
+        },
     )
 
 
 def _answers(value: Any) -> list[Any]:
-    """Return an answer in the form in which Label Studio writes answers."""
+    """Return the value of a question as answers, as `Annotation.answers` has them."""
     if not isinstance(value, list):
         return [value]
     if not all(isinstance(each, Mapping) for each in value):
@@ -197,81 +200,29 @@ def _answers(value: Any) -> list[Any]:
     return [{**each, "labels": [each["label"]]} if "label" in each else each for each in value]
 
 
-def _moment(text: Any, place: str) -> datetime:
+def _time(text: Any, label: str) -> datetime:
     """Parse a time. Argilla writes times in UTC, without a time zone."""
     try:
         moment = datetime.fromisoformat(text)
+        # `astimezone` would take a time without a zone as one of this machine's zone.
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (TypeError, ValueError, OverflowError):
-        said = shown(text) if isinstance(text, str) else f"a {type(text).__name__}"
+        value = shown(text) if isinstance(text, str) else f"a {type(text).__name__}"
         raise InvalidSampleError(
-            f"{place}: updated_at is a time such as '2026-01-31T12:00:00.5', not {said}"
+            f"{label}: updated_at is a time such as '2026-01-31T12:00:00.5', not {value}"
         ) from None
 
 
-def _uuid(found: Any, what: str) -> UUID:
+def _uuid(value: Any, what: str) -> str:
+    """Return a UUID in the usual form: the same one may be written in several."""
     try:
-        return UUID(found)
+        return str(UUID(value))
     except (TypeError, ValueError, AttributeError):
-        said = shown(found) if isinstance(found, str) else f"a {type(found).__name__}"
+        said = shown(value) if isinstance(value, str) else f"a {type(value).__name__}"
         raise InvalidSampleError(f"{what} is a UUID, not {said}") from None
 
 
-def _object(found: Any, what: str) -> Mapping[str, Any]:
-    if not isinstance(found, Mapping):
-        raise InvalidSampleError(f"{what} is an object, not a {type(found).__name__}")
-    return found
-
-
-def _settle(
-    connection: Connection, dataset_id: int, record: UUID, state: State | None, counts: Counter[str]
-) -> list[Change]:
-    """Store the new states, count the outcomes, and return the changes to the samples.
-
-    The rows of `tool_annotations` are named ``RECORD/RESPONSE`` and, for a deleted record,
-    ``RECORD``.
-    """
-    known = _of_record(connection, dataset_id, record)
-    # The record was deleted: late events about its responses must not bring samples back.
-    if str(record) in known:
-        counts["unchanged"] += 1
-        return []
-    # A name is the record's UUID, 36 characters, then "/" and the response's UUID.
-    states = [state] if state else [State(record.int, UUID(name[37:]).int, None) for name in known]
-    if state is None:
-        note(connection, dataset_id, TOOL, {str(record): Known(None, deleted=True)})
-    compared = [(_key(each), each.record) for each in states]
-    live = latest(connection, dataset_id, {key for key, _ in compared}, compared)
-    changes = []
-    for each in states:
-        name, key = f"{record}/{UUID(int=each.id)}", _key(each)
-        before, now = known.get(name), live.get(key, NEVER)
-        change = None
-        greater = partial(is_greater, connection, dataset_id, each.record, now)
-        if not supersedes(each, before, None, greater, final=False):
-            counts["unchanged"] += 1
-            continue
-        if now.record != each.record:
-            action = "retract" if each.record is None else "insert"
-            change = Change(key, each.values if each.record else None, action, TOOL)
-            changes.append(change)
-        counts[became(each, change, alive=now.record is not None)] += 1
-        kept = key if each.record is not None else None
-        noted = Known(each.updated_at, each.updated_at is None, kept)
-        note(connection, dataset_id, TOOL, {name: noted})
-        if before is not None and before.key is None:
-            release(connection, dataset_id, TOOL, [key])
-        if each.fault is not None:
-            keep(connection, dataset_id, TOOL, {key: each})
-    return changes
-
-
-def _key(state: State) -> str:
-    return f"{TOOL}:{UUID(int=state.project)}:{UUID(int=state.id)}"
-
-
-def _of_record(connection: Connection, dataset_id: int, record: UUID) -> dict[str, Known]:
-    name = ToolAnnotationRow.annotation
-    # All names from ``RECORD`` up to ``RECORD/…``, as "0" follows "/" in ASCII. A range can use the
-    # index of the primary key.
-    return known_of(connection, dataset_id, TOOL, (name >= f"{record}") & (name < f"{record}0"))
+def _object(value: Any, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidSampleError(f"{what} is an object, not a {type(value).__name__}")
+    return value

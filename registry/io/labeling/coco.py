@@ -10,7 +10,7 @@ from typing import Any
 from registry.errors import ImportFileError, InvalidSampleError
 from registry.io.files.lines import decode
 from registry.io.labeling import media
-from registry.io.labeling.tool_lines import choose
+from registry.io.labeling.tool_lines import select_values
 from registry.io.row import FieldMapping, FileRow, as_key, value_at
 from registry.samples.features import Features
 from registry.samples.json_codec import parse_json, shown
@@ -31,17 +31,17 @@ def read(
     Raises `ImportFileError` for annotations of pictures or categories that are not in the file.
     """
     try:
-        pictures, ids, boxes = _parse(path)
+        pictures, categories, boxes = _parse(path)
     except ValueError as error:
         raise ImportFileError(str(error), file=str(path)) from None
-    wanted = {mapping.get(name, name) for name in features}
+    paths = {mapping.get(name, name) for name in features}
     for number, picture in enumerate(pictures, 1):
         try:
-            fields = {**picture, **_fields(boxes.get(picture["id"], []), ids)}
+            fields = {**picture, **_fields(boxes.get(picture["id"], []), categories)}
             # Files that no feature needs are not read, and may be missing.
-            data = _image(path.parent, picture) if "image" in wanted else b""
-            values = choose(features, mapping, {**fields, "image": data}, path.parent)
-            named = (
+            content = _image(path.parent, picture) if "image" in paths else b""
+            values = select_values(features, mapping, {**fields, "image": content}, path.parent)
+            row_key = (
                 f"coco:{path.resolve().parent.name}/{path.stem}:{picture['id']}"
                 if key is None
                 else as_key(value_at(fields, key), key)
@@ -58,7 +58,7 @@ def read(
             raise ImportFileError(
                 f"image {picture['id']}: {error}", file=str(path), line=number, unit="image"
             ) from None
-        yield FileRow(number, values, named, data)
+        yield FileRow(number, values, row_key, content)
 
 
 Boxes = dict[int, list[dict[str, Any]]]
@@ -66,60 +66,59 @@ Boxes = dict[int, list[dict[str, Any]]]
 
 def _parse(path: Path) -> tuple[list[dict[str, Any]], dict[int, str], Boxes]:
     """Return the pictures, the categories' names by id, and the annotations by picture id."""
-    found = parse_json(decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf")))
-    if not isinstance(found, dict) or not isinstance(found.get("images"), list):
+    parsed = parse_json(decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf")))
+    if not isinstance(parsed, dict) or not isinstance(parsed.get("images"), list):
         raise ValueError("not COCO: an object with 'images' and 'annotations'")  # noqa: TRY004
-    pictures = _objects(found, "images")
-    categories = _objects(found, "categories")
-    known = {picture["id"] for picture in pictures}
-    ids = {category["id"]: str(category.get("name")) for category in categories}
+    pictures = _objects(parsed, "images")
+    categories = {each["id"]: str(each.get("name")) for each in _objects(parsed, "categories")}
     boxes: Boxes = {}
-    for annotation in _objects(found, "annotations"):
+    for annotation in _objects(parsed, "annotations"):
         boxes.setdefault(_whole(annotation, "image_id"), []).append(annotation)
-    if strangers := sorted(boxes.keys() - known):
-        listed = ", ".join(map(str, strangers[:_SHOWN])) + (" …" if strangers[_SHOWN:] else "")
-        first = boxes[strangers[0]][0]["id"]
+    if unknown := sorted(boxes.keys() - {picture["id"] for picture in pictures}):
+        listed = ", ".join(map(str, unknown[:_SHOWN])) + (" …" if unknown[_SHOWN:] else "")
+        first = boxes[unknown[0]][0]["id"]
         raise ValueError(
             f"annotations of images that are not there: {listed} (the first is annotation {first})"
         )
     # Sorted by id: the class indexes must not depend on the order in the file.
-    return pictures, dict(sorted(ids.items())), boxes
+    return pictures, dict(sorted(categories.items())), boxes
 
 
-def _objects(found: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+def _objects(parsed: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     """Return a list of objects; raises `ValueError` for an id that is missing or not unique."""
-    listed = found.get(name, [])
-    if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
+    objects = parsed.get(name, [])
+    if not isinstance(objects, list) or not all(isinstance(each, dict) for each in objects):
         raise ValueError(f"{name!r} is not a list of objects")
-    seen: set[int] = set()
-    for each in listed:
+    ids: set[int] = set()
+    for each in objects:
         number = _whole(each, "id", name)
-        if number in seen:
+        # A picture with the id of another would take its boxes.
+        if number in ids:
             raise ValueError(f"{name!r} has id {number} twice")
-        seen.add(number)
-    return listed
+        ids.add(number)
+    return objects
 
 
-def _whole(found: Mapping[str, Any], name: str, where: str = "annotations") -> int:
-    number = found.get(name)
+def _whole(parsed: Mapping[str, Any], name: str, list_name: str = "annotations") -> int:
+    number = parsed.get(name)
     # In Python, bool is a subclass of int: True would be the id 1.
     if isinstance(number, bool) or not isinstance(number, int):
-        said = shown(number) if isinstance(number, str) else type(number).__name__
-        raise ValueError(f"{where!r}: {name!r} is a whole number, not {said}")  # noqa: TRY004
+        value = shown(number) if isinstance(number, str) else type(number).__name__
+        raise ValueError(f"{list_name!r}: {name!r} is a whole number, not {value}")  # noqa: TRY004
     return number
 
 
-def _fields(annotations: list[dict[str, Any]], ids: Mapping[int, str]) -> dict[str, Any]:
-    order = {number: index for index, number in enumerate(ids)}
+def _fields(annotations: list[dict[str, Any]], categories: Mapping[int, str]) -> dict[str, Any]:
+    indexes = {number: index for index, number in enumerate(categories)}
     numbers = [_whole(each, "category_id") for each in annotations]
     for number, each in zip(numbers, annotations, strict=True):
-        if number not in ids:
+        if number not in categories:
             raise ValueError(f"annotation {each['id']} has category {number}, which is not there")
     return {
         "boxes": [side for each in annotations for side in _box(each)],
         "category_ids": numbers,
-        "classes": [order[number] for number in numbers],
-        "names": [ids[number] for number in numbers],
+        "classes": [indexes[number] for number in numbers],
+        "names": [categories[number] for number in numbers],
     }
 
 

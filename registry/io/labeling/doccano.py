@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from registry.io.labeling.tool_lines import samples
+from registry.io.labeling.tool_lines import read_lines
 from registry.io.row import FieldMapping, FileRow
 from registry.samples.features import Features
 
-_KEY = ("doccano", "id", "")
+_KEY_PARTS = ("doccano", "id", "")
 
 
 def read(
@@ -25,33 +25,33 @@ def read(
     If annotators label the same documents, each annotator has a file, with the same ids: import
     one of the files, or give each document its own key.
     """
-    return samples(path, features, key, mapping, _fields, _KEY)
+    return read_lines(path, features, key, mapping, _fields, _KEY_PARTS)
 
 
-def _fields(found: dict[str, Any]) -> dict[str, Any]:
-    fields = dict(found)
+def _fields(document: dict[str, Any]) -> dict[str, Any]:
+    fields = dict(document)
     for name in ("label", "labels", "entities"):
-        if isinstance(given := found.get(name), list):
-            fields[name] = _labels(given)
+        if isinstance(labels := document.get(name), list):
+            fields[name] = _labels(labels)
     for name in ("labels", "entities"):
         if "label" not in fields and name in fields:
             fields["label"] = fields[name]
     return fields
 
 
-def _labels(given: list[Any]) -> Any:
+def _labels(labels: list[Any]) -> Any:
     """Return spans as regions, a single label unchanged, and several labels as one answer."""
     # An empty list may stand for no spans or for no label: it is read as no spans.
-    if any(isinstance(each, list | dict) for each in given) or not given:
-        return [_span(each) for each in given]
-    return given[0] if len(given) == 1 else [{"choices": given}]
+    if any(isinstance(each, list | dict) for each in labels) or not labels:
+        return [_span(each) for each in labels]
+    return labels[0] if len(labels) == 1 else [{"choices": labels}]
 
 
-def _span(given: Any) -> dict[str, Any]:
-    if isinstance(given, dict) and {"start_offset", "end_offset", "label"} <= given.keys():
-        start, end, label = (given[name] for name in ("start_offset", "end_offset", "label"))
-    elif isinstance(given, list) and len(given) == 3:
-        start, end, label = given
+def _span(span: Any) -> dict[str, Any]:
+    if isinstance(span, dict) and {"start_offset", "end_offset", "label"} <= span.keys():
+        start, end, label = (span[name] for name in ("start_offset", "end_offset", "label"))
+    elif isinstance(span, list) and len(span) == 3:
+        start, end, label = span
     else:
         raise ValueError("a span is [start, end, label], or has start_offset, end_offset and label")
     return {"start": start, "end": end, "labels": [label]}

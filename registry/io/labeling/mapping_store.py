@@ -15,16 +15,16 @@ def mapping_of(engine: Engine, dataset_id: int, tool: str) -> dict[str, str] | N
     query = select(WebhookRow.mapping).where(
         WebhookRow.dataset_id == dataset_id, WebhookRow.tool == tool
     )
-    found: dict[str, str] | None = read(engine, lambda c: c.execute(query).scalar_one_or_none())
-    return found
+    mapping: dict[str, str] | None = read(engine, lambda c: c.execute(query).scalar_one_or_none())
+    return mapping
 
 
 def set_mapping(engine: Engine, dataset_id: int, tool: str, mapping: Mapping[str, str]) -> None:
     """Store a mapping; it replaces an earlier one."""
-    place = {"dataset_id": dataset_id, "tool": tool}
+    primary_key = {"dataset_id": dataset_id, "tool": tool}
 
-    def work(connection: Connection) -> None:
-        connection.execute(delete(WebhookRow).filter_by(**place))
-        connection.execute(insert(WebhookRow).values(**place, mapping=dict(mapping)))
+    def replace(connection: Connection) -> None:
+        connection.execute(delete(WebhookRow).filter_by(**primary_key))
+        connection.execute(insert(WebhookRow).values(**primary_key, mapping=dict(mapping)))
 
-    write(engine, work)
+    write(engine, replace)

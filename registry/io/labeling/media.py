@@ -40,21 +40,24 @@ def load(value: str, roots: Sequence[Path]) -> bytes:
     return read(_path(value, scheme), roots, value)
 
 
-def read(path: str, roots: Sequence[Path], said: str) -> bytes:
-    """Read the file at a path below one of the roots; raises `ValueError` with ``said``."""
+def read(path: str, roots: Sequence[Path], shown_as: str) -> bytes:
+    """Read the file at a path below one of the roots; raises `ValueError` with ``shown_as``."""
     for root in roots:
         folder = root.resolve()
         try:
             # Resolved before it is compared: `..` and links would otherwise lead out of the root.
-            place = (folder / path).resolve()
-            if place.is_relative_to(folder) and place.is_file():
-                if place.stat().st_size > LARGEST_RECORD:
-                    raise ValueError(f"{shown(said)} has over {LARGEST_RECORD} bytes")
-                return place.read_bytes()
+            file = (folder / path).resolve()
+            # `is_file` is false for a pipe or a device, of which reading might never end.
+            if file.is_relative_to(folder) and file.is_file():
+                if file.stat().st_size > LARGEST_RECORD:
+                    raise ValueError(f"{shown(shown_as)} has over {LARGEST_RECORD} bytes")
+                return file.read_bytes()
+        # `resolve` raises RuntimeError for links that lead in a circle.
         except (OSError, RuntimeError) as error:
-            raise ValueError(f"{shown(said)} cannot be read ({error.__class__.__name__})") from None
+            reason = f"{shown(shown_as)} cannot be read ({type(error).__name__})"
+            raise ValueError(reason) from None
     allowed = ", ".join(str(root) for root in roots)
-    raise ValueError(f"{shown(said)} is no file below {allowed}")
+    raise ValueError(f"{shown(shown_as)} is no file below {allowed}")
 
 
 def safe(value: str) -> str:
@@ -72,8 +75,8 @@ def _path(value: str, scheme: str) -> str:
             raise ValueError(f"{shown(safe(value))} names another machine's file")
         return unquote(parts.path)
     if value.startswith("/data/local-files/"):
-        named = parse_qs(urlsplit(value).query).get("d")
-        if named is None:
+        files = parse_qs(urlsplit(value).query).get("d")
+        if files is None:
             raise ValueError(f"{shown(value)} names no file")
-        return named[0]
+        return files[0]
     return unquote(value.removeprefix("/data/")) if value.startswith("/data/") else value

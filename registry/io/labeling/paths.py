@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 
-_PART = re.compile(r"(.+?)(?:\.(json|percent|pixels|spans|classes)(?:\[(.*)\])?)?", re.DOTALL)
+# The path is matched lazily, so that a conversion at the end is not part of it.
+_PATH = re.compile(r"(.+?)(?:\.(json|percent|pixels|spans|classes)(?:\[(.*)\])?)?", re.DOTALL)
 
 
-def parts(path: str) -> tuple[str, str | None, tuple[str, ...]]:
-    """Return the place, the part (the conversion), if there is one, and the classes it lists.
+def split_path(path: str) -> tuple[str, str | None, tuple[str, ...]]:
+    """Return the path without its part (the conversion), the part if any, and the listed classes.
 
     Raises `ValueError` for ``.classes`` without a list, and for another part with one.
     """
-    found = _PART.fullmatch(path)
-    if found is None:
+    match = _PATH.fullmatch(path)
+    if match is None:
         raise ValueError("an empty path")
-    place, part, listed = found.groups()
+    inner, part, listed = match.groups()
     if (part == "classes") != bool(listed):
         raise ValueError(f"{path!r}: write .classes[a,b], and no other list")
-    return place, part, tuple((listed or "").split(","))
+    return inner, part, tuple((listed or "").split(","))

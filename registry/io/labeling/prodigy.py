@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from registry.io.labeling.tool_lines import samples
+from registry.io.labeling.tool_lines import read_lines
 from registry.io.row import FieldMapping, FileRow
 from registry.samples.features import Features
 from registry.samples.json_codec import shown
 
-_KEY = ("prodigy", "_input_hash", "_task_hash", "_annotator_id")
+_KEY_PARTS = ("prodigy", "_input_hash", "_task_hash", "_annotator_id")
 
 
 def read(
@@ -23,29 +23,29 @@ def read(
     ``label`` is the label or the only option that was chosen, ``spans`` makes a `Ragged` feature
     of starts and ends, and ``spans.classes[a,b]`` one of their labels.
     """
-    wanted = {mapping.get(name, name) for name in features}
+    paths = {mapping.get(name, name) for name in features}
     # Without ``answer``, nothing would distinguish a rejected task from an accepted one.
-    taken = ("accept", "reject") if "answer" in wanted else ("accept",)
+    accepted = ("accept", "reject") if "answer" in paths else ("accept",)
 
-    def tool(found: dict[str, Any]) -> dict[str, Any] | None:
-        answer = found.get("answer", "accept")
+    def fields_of(task: dict[str, Any]) -> dict[str, Any] | None:
+        answer = task.get("answer", "accept")
         if answer not in ("accept", "reject", "ignore"):
-            said = shown(answer) if isinstance(answer, str) else type(answer).__name__
-            raise ValueError(f"'answer' is accept, reject or ignore, not {said}")
-        return _fields(found) if answer in taken else None
+            value = shown(answer) if isinstance(answer, str) else type(answer).__name__
+            raise ValueError(f"'answer' is accept, reject or ignore, not {value}")
+        return _fields(task) if answer in accepted else None
 
-    return samples(path, features, key, mapping, tool, _KEY)
+    return read_lines(path, features, key, mapping, fields_of, _KEY_PARTS)
 
 
-def _fields(found: dict[str, Any]) -> dict[str, Any]:
-    fields = {"answer": "accept", **found}
-    chosen = found.get("accept")
-    if isinstance(chosen, list):
-        fields["accept"] = [{"choices": chosen}] if chosen else []
+def _fields(task: dict[str, Any]) -> dict[str, Any]:
+    fields = {"answer": "accept", **task}
+    options = task.get("accept")
+    if isinstance(options, list):
+        fields["accept"] = [{"choices": options}] if options else []
         # The task's own label takes precedence over the option that was chosen.
-        if "label" not in found and len(chosen) == 1:
-            fields["label"] = chosen[0]
-    spans = found.get("spans")
+        if "label" not in task and len(options) == 1:
+            fields["label"] = options[0]
+    spans = task.get("spans")
     if isinstance(spans, list):
         fields["spans"] = [_span(each) for each in spans]
     return fields
@@ -54,4 +54,5 @@ def _fields(found: dict[str, Any]) -> dict[str, Any]:
 def _span(span: Any) -> Any:
     if not isinstance(span, dict):
         raise ValueError(f"a span is an object, not a {type(span).__name__}")  # noqa: TRY004
-    return {**{k: v for k, v in span.items() if k != "label"}, "labels": [span.get("label")]}
+    others = {name: value for name, value in span.items() if name != "label"}
+    return {**others, "labels": [span.get("label")]}

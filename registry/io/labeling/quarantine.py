@@ -8,15 +8,17 @@ from typing import Any
 
 from sqlalchemy import Connection, insert
 
-from registry.io.labeling.annotation_state import State
+from registry.io.labeling.annotation_state import AnnotationState
 from registry.storage.database.models import InboxRow
 
 _DEEPEST = 32
 
 
-def keep(connection: Connection, dataset_id: int, tool: str, faults: Mapping[str, State]) -> None:
+def keep(
+    connection: Connection, dataset_id: int, tool: str, rejected: Mapping[str, AnnotationState]
+) -> None:
     """Insert rejected samples, given by their keys, into the inbox with the reason."""
-    if faults:
+    if rejected:
         connection.execute(
             insert(InboxRow),
             [
@@ -26,9 +28,9 @@ def keep(connection: Connection, dataset_id: int, tool: str, faults: Mapping[str
                     "fields": storable(state.values or {}),
                     "action": "insert",
                     "source": tool,
-                    "error": storable(str(state.fault)),
+                    "error": storable(str(state.error)),
                 }
-                for key, state in faults.items()
+                for key, state in rejected.items()
             ],
         )
 
@@ -39,6 +41,7 @@ def storable(value: Any, depth: int = 0) -> Any:
     Parts that they cannot store (``\x00``, lone surrogates, numbers that are not finite, deep
     nesting) are replaced, not left out, so that a person sees them.
     """
+    # Without the limit, the recursion here or in the JSON encoder would fail.
     if isinstance(value, Mapping | list) and depth == _DEEPEST:
         return "…"
     if isinstance(value, Mapping):

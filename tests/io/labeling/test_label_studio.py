@@ -32,8 +32,7 @@ from registry import (
 from registry.errors import DatasetExistsError, FeatureError, InvalidSampleError
 from registry.io.labeling.apply import Outcome
 from registry.io.labeling.label_studio.export import insert_export
-from registry.io.labeling.label_studio.webhook import apply_event, apply_events
-from registry.io.labeling.mapping import check_mapping
+from registry.io.labeling.label_studio.webhook import apply_event, apply_events, check_mapping
 from registry.samples.features import Features
 from registry.storage.database.models import InboxRow
 from tests.support.image_files import PNG

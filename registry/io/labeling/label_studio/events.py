@@ -12,14 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from registry.errors import InvalidSampleError
-from registry.io.labeling.annotation import Annotation, deleted, full
+from registry.io.labeling.annotation import Annotation, IgnoredEventError
+from registry.io.labeling.label_studio.annotations import parse_deleted, parse_full
 from registry.samples.json_codec import shown
 
 _ACTION = re.compile(r"ANNOTATIONS?_(CREATED|UPDATED|DELETED)")
-
-
-class IgnoredEventError(Exception):
-    """An event that does not concern annotations; the message is the reason."""
 
 
 def annotations_of(event: Any) -> list[Annotation]:
@@ -33,24 +30,25 @@ def annotations_of(event: Any) -> list[Annotation]:
     action = event.get("action")
     if not isinstance(action, str):
         raise InvalidSampleError("an event has an 'action', such as ANNOTATION_CREATED")
-    if (known := _ACTION.fullmatch(action)) is None:
+    if (match := _ACTION.fullmatch(action)) is None:
         raise IgnoredEventError(f"{shown(action)} tells of no annotation")
-    found = _listed(event, "annotation")
-    if found is None:
+    annotations = _list_of(event, "annotation")
+    if annotations is None:
         raise IgnoredEventError(
             f"{action} came without annotations; let Label Studio send the payload"
         )
     project = event.get("project")
-    if known[1] == "DELETED":
-        return [deleted(each, project) for each in found]
-    tasks = _listed(event, "task") or []
-    return [full(each, _task(each, tasks, alone=len(found) == 1), project) for each in found]
+    if match[1] == "DELETED":
+        return [parse_deleted(each, project) for each in annotations]
+    tasks = _list_of(event, "task") or []
+    is_alone = len(annotations) == 1
+    return [parse_full(each, _task(each, tasks, alone=is_alone), project) for each in annotations]
 
 
-def _listed(event: Mapping[str, Any], name: str) -> list[Any] | None:
+def _list_of(event: Mapping[str, Any], name: str) -> list[Any] | None:
     for key in (name, f"{name}s"):
-        if (found := event.get(key)) is not None:
-            return found if isinstance(found, list) else [found]
+        if (value := event.get(key)) is not None:
+            return value if isinstance(value, list) else [value]
     return None
 
 

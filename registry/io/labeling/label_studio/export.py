@@ -17,11 +17,17 @@ from sqlalchemy import Connection
 
 from registry.catalog.dataset import Dataset
 from registry.errors import ImportFileError, InvalidSampleError, RegistryError
-from registry.io.labeling.annotation import Annotation, full, minimal
-from registry.io.labeling.annotation_state import Ledger, State, of_project
-from registry.io.labeling.apply import commit, settle, undo
-from registry.io.labeling.convert import Reader
+from registry.io.labeling.annotation import Annotation
+from registry.io.labeling.annotation_state import (
+    AnnotationState,
+    StateTable,
+    states_of_group,
+)
+from registry.io.labeling.apply import apply_states, changed_groups, commit
+from registry.io.labeling.convert import AnnotationConverter
 from registry.io.labeling.json_array import Element, elements
+from registry.io.labeling.label_studio.annotations import TOOL, parse_full, parse_minimal
+from registry.io.labeling.label_studio.mapping import check_mapping
 from registry.storage.log.batch import Report
 from registry.storage.log.changes import Change
 
@@ -30,7 +36,7 @@ BATCH_SIZE = 16 << 20
 """Characters of the file in a batch, at which it is applied; the last task may exceed them."""
 _NAME = re.compile(r"project-(\d{1,18})-at-")
 
-Progress = Callable[[int, int], None]
+AnnotationProgress = Callable[[int, int], None]
 """Called after every batch with the annotations, and about the bytes of the file, stored so far."""
 
 
@@ -41,7 +47,7 @@ def insert_export(
     *,
     project: int | None = None,
     roots: Sequence[Path] = (),
-    progress: Progress | None = None,
+    progress: AnnotationProgress | None = None,
     dry: bool = False,
 ) -> Report:
     """Make a dataset match an export, whatever events it has received before.
@@ -55,54 +61,67 @@ def insert_export(
     Raises `ImportFileError` for the first annotation that does not fit. Those before it may be
     stored already; no sample is retracted because the file lacks it.
     """
-    found = _Found(_project(path) if project is None else project)
-    written = _written(path)
-    reader = Reader(dataset, mapping, roots)
+    contents = _Contents(_project_in_name(path) if project is None else project)
+    written = _time_written(path)
+    converter = AnnotationConverter(dataset, check_mapping(dataset.features, mapping), roots)
     total = Report(0, 0, 0, 0, dataset.head)
-    rows, size = 0, 0
+    row_count, size = 0, 0
     try:
-        for batch in _batches(path, found):
-            states = _fitting(path, reader, batch)
-            (done,) = settle(dataset, [states], final=True, dry=dry)
-            total += Report(done.inserted, done.revised, done.retracted, done.unchanged, total.head)
-            rows, size = rows + len(states), size + sum(each.size for each in batch)
+        for batch in _batches(path, contents):
+            states = _fitting_states(path, converter, batch)
+            (outcome,) = apply_states(dataset, TOOL, [states], final=True, dry=dry)
+            total += Report(
+                outcome.inserted,
+                outcome.revised,
+                outcome.retracted,
+                outcome.unchanged,
+                total.head,
+            )
+            row_count += len(states)
+            size += sum(each.size for each in batch)
             if progress is not None:
-                progress(rows, size)
+                progress(row_count, size)
         # Only after the whole file was read: annotations that were not read yet would be retracted.
-        retracted = _retract_others(dataset, found.projects, written, dry=dry)
+        retracted = _retract_missing(dataset, contents.projects, written, dry=dry)
     except RegistryError as error:
         if isinstance(error, ImportFileError):
-            error.stored = 0 if dry else rows
-        if rows and not dry:
-            error.add_note(f"the first {rows:,} annotations are stored; importing again is safe")
+            error.stored = 0 if dry else row_count
+        if row_count and not dry:
+            error.add_note(
+                f"the first {row_count:,} annotations are stored; importing again is safe"
+            )
         raise
     return total + Report(0, 0, retracted, 0, dataset.head)
 
 
 @dataclass
-class _Extent:
-    """The content of a file for one project: the annotations' ids, and the newest `updated_at`."""
+class _ProjectContent:
+    """The annotations of one project in a file: their ids, and the newest `updated_at`."""
 
-    ids: set[int] = field(default_factory=set)
-    as_of: datetime | None = None
+    annotations: set[str] = field(default_factory=set)
+    newest: datetime | None = None
 
 
 @dataclass
-class _Found:
-    """The projects in a file; ``given`` is the project that the caller or the file name gives."""
+class _Contents:
+    """The projects in a file, by id.
+
+    ``given`` is the project that the caller or the file's name gives.
+    """
 
     given: int | None
-    projects: dict[int, _Extent] = field(default_factory=dict)
+    projects: dict[str, _ProjectContent] = field(default_factory=dict)
 
     def add(self, annotation: Annotation) -> None:
-        extent = self.projects.setdefault(annotation.project, _Extent())
-        extent.ids.add(annotation.id)
-        at = annotation.updated_at
-        extent.as_of = at if extent.as_of is None or (at and at > extent.as_of) else extent.as_of
+        project = self.projects.setdefault(annotation.id.group, _ProjectContent())
+        project.annotations.add(annotation.id.annotation)
+        moment = annotation.updated_at
+        if moment is not None and (project.newest is None or moment > project.newest):
+            project.newest = moment
 
 
 @dataclass(frozen=True)
-class _Line:
+class _ExportedAnnotation:
     """An annotation, the line where its task begins, and its share of the file in characters."""
 
     line: int
@@ -110,19 +129,21 @@ class _Line:
     size: int
 
 
-def _batches(path: Path, found: _Found) -> Iterator[list[_Line]]:
-    batch: list[_Line] = []
+def _batches(path: Path, contents: _Contents) -> Iterator[list[_ExportedAnnotation]]:
+    batch: list[_ExportedAnnotation] = []
     size = 0
     for element in _elements(path):
         try:
-            annotations = _annotations(element.value, found)
+            annotations = _annotations(element.value, contents)
         except InvalidSampleError as error:
             raise ImportFileError(error.reason, file=str(path), line=element.line) from None
         for annotation in annotations:
-            found.add(annotation)
-            batch.append(_Line(element.line, annotation, element.size // len(annotations)))
+            contents.add(annotation)
+            share = element.size // len(annotations)
+            batch.append(_ExportedAnnotation(element.line, annotation, share))
         size += element.size
         if len(batch) >= BATCH_ROWS or size >= BATCH_SIZE:
+            # Tasks without annotations have a size, but there is nothing to apply.
             if batch:
                 yield batch
             batch, size = [], 0
@@ -137,13 +158,13 @@ def _elements(path: Path) -> Iterator[Element]:
         raise ImportFileError(error.strerror or str(error), file=str(path)) from error
 
 
-def _annotations(element: Any, found: _Found) -> list[Annotation]:
+def _annotations(element: Any, contents: _Contents) -> list[Annotation]:
     """Return the annotations of a task, or the only one of a JSON_MIN record."""
     if not isinstance(element, Mapping):
         raise InvalidSampleError(f"a task is an object, not a {type(element).__name__}")
     if "annotation_id" in element:
-        empty = element["annotation_id"] is None  # a task that nobody has annotated
-        return [] if empty else [minimal(element, _said(found))]
+        is_empty = element["annotation_id"] is None  # a task that nobody has annotated
+        return [] if is_empty else [parse_minimal(element, _given_project(contents))]
     if not isinstance(element.get("data"), Mapping):
         raise InvalidSampleError(
             "neither a task with 'data' and 'annotations' nor a record with an 'annotation_id': "
@@ -152,67 +173,70 @@ def _annotations(element: Any, found: _Found) -> list[Annotation]:
     listed = element.get("annotations")
     if not isinstance(listed, list | None):
         raise InvalidSampleError(f"'annotations' is a list, not a {type(listed).__name__}")
-    annotations = [full(each, element, found.given) for each in listed or ()]
-    if not annotations and isinstance(number := element.get("project", found.given), int):
+    annotations = [parse_full(each, element, contents.given) for each in listed or ()]
+    if not annotations and isinstance(number := element.get("project", contents.given), int):
         # A project of which no annotation is left: all its samples have to be retracted.
-        found.projects.setdefault(number, _Extent())
+        contents.projects.setdefault(str(number), _ProjectContent())
     return annotations
 
 
-def _said(found: _Found) -> int:
-    if found.given is None:
+def _given_project(contents: _Contents) -> int:
+    if contents.given is None:
         raise InvalidSampleError(
             "JSON_MIN does not say which project this is; name it, or keep the file's name "
             "as Label Studio gave it (project-2-at-…)"
         )
-    return found.given
+    return contents.given
 
 
-def _fitting(path: Path, reader: Reader, batch: Sequence[_Line]) -> list[State]:
-    states = reader.states(each.annotation for each in batch)
+def _fitting_states(
+    path: Path, converter: AnnotationConverter, batch: Sequence[_ExportedAnnotation]
+) -> list[AnnotationState]:
+    states = converter.states(each.annotation for each in batch)
     for each, state in zip(batch, states, strict=True):
-        if (fault := state.fault) is not None:
+        if (error := state.error) is not None:
             raise ImportFileError(
-                fault.reason,
+                error.reason,
                 file=str(path),
                 line=each.line,
-                key=state.key,
-                feature=fault.feature,
+                key=state.id.key,
+                feature=error.feature,
             )
     return states
 
 
-def _retract_others(
-    dataset: Dataset, projects: Mapping[int, _Extent], written: datetime, *, dry: bool
+def _retract_missing(
+    dataset: Dataset, projects: Mapping[str, _ProjectContent], written: datetime, *, dry: bool
 ) -> int:
     """Retract the known annotations of projects that their export lacks; return their number."""
     retracted: list[Change] = []
 
     def prepare(connection: Connection) -> list[list[Change]]:
         # An annotation that changed after the file was written may be newer than the export.
-        gone = [
-            name
-            for number, extent in projects.items()
-            for name, known in of_project(connection, dataset.id, number).items()
-            if int(name.partition("/")[2]) not in extent.ids
-            and not known.deleted
-            and (known.updated_at is None or known.updated_at <= written)
+        missing = [
+            identity
+            for project, content in projects.items()
+            for identity, stored in states_of_group(connection, dataset.id, TOOL, project).items()
+            if identity.annotation not in content.annotations
+            and not stored.deleted
+            and (stored.updated_at is None or stored.updated_at <= written)
         ]
-        ledger = Ledger(connection, dataset.id, [(name, None) for name in gone], projects)
-        changes = [ledger.forget(name) for name in gone]
-        for number, extent in projects.items():
-            if extent.as_of is not None:
-                ledger.reach(number, extent.as_of)
-        ledger.write()
+        records = [(identity, None) for identity in missing]
+        table = StateTable.read(connection, dataset.id, TOOL, records, projects)
+        changes = [table.remove(identity) for identity in missing]
+        for project, content in projects.items():
+            if content.newest is not None:
+                table.set_exported_at(project, content.newest)
+        table.write()
         # Replaced, not extended: `prepare` is called again if the connection was lost.
         retracted[:] = [change for change in changes if change is not None]
-        return undo(dry, [retracted])
+        return changed_groups([retracted], dry=dry)
 
     commit(dataset, prepare)
     return len(retracted)
 
 
-def _written(path: Path) -> datetime:
+def _time_written(path: Path) -> datetime:
     # The file has no time of export. A copy that does not keep the modification time looks newer:
     # annotations made between the export and the copy are retracted then.
     try:
@@ -221,6 +245,6 @@ def _written(path: Path) -> datetime:
         raise ImportFileError(error.strerror or str(error), file=str(path)) from error
 
 
-def _project(path: Path) -> int | None:
-    found = _NAME.search(path.name)
-    return int(found[1]) if found else None
+def _project_in_name(path: Path) -> int | None:
+    match = _NAME.search(path.name)
+    return int(match[1]) if match else None

@@ -15,14 +15,15 @@ from typing import Any
 
 from registry.catalog.dataset import Dataset
 from registry.errors import InvalidSampleError, RegistryError
-from registry.io.labeling.annotation_state import State
-from registry.io.labeling.apply import Outcome, settle
-from registry.io.labeling.convert import Reader
-from registry.io.labeling.label_studio.events import IgnoredEventError, annotations_of
-from registry.io.labeling.label_studio.export import insert_export
-from registry.io.labeling.mapping import check_mapping
+from registry.io.labeling.annotation import IgnoredEventError
+from registry.io.labeling.annotation_state import AnnotationState
+from registry.io.labeling.apply import Outcome, apply_states
+from registry.io.labeling.convert import AnnotationConverter
+from registry.io.labeling.label_studio.annotations import TOOL
+from registry.io.labeling.label_studio.events import annotations_of
+from registry.io.labeling.label_studio.mapping import check_mapping
 
-__all__ = ["Outcome", "apply_event", "apply_events", "check_mapping", "insert_export"]
+__all__ = ["Outcome", "apply_event", "apply_events", "check_mapping"]
 
 
 def apply_event(
@@ -44,21 +45,25 @@ def apply_events(
 ) -> list[Outcome | RegistryError]:
     """Apply events in one transaction, and return the outcome of each, in order.
 
-    An event is parsed JSON; `registry.io.labeling.mapping` describes the mapping. Pictures that
-    tasks name by a path are read from below ``roots``. An event that cannot be read changes
-    nothing, and its `InvalidSampleError` is returned as its outcome. Raises `FeatureError` for a
-    mapping that does not fit the features, and the errors of the database.
+    An event is parsed JSON; `registry.io.labeling.label_studio.mapping` describes the mapping.
+    Pictures that tasks name by a path are read from below ``roots``. An event that cannot be read
+    changes nothing, and its `InvalidSampleError` is returned as its outcome. Raises `FeatureError`
+    for a mapping that does not fit the features, and the errors of the database.
     """
-    reader = Reader(dataset, mapping, roots)
-    read = [_read(reader, event) for event in events]
+    rules = check_mapping(dataset.features, mapping)
+    converter = AnnotationConverter(dataset, rules, roots)
+    parsed = [_parse(converter, event) for event in events]
+    groups = [each for each in parsed if isinstance(each, list)]
     # Only events with states are applied; their outcomes are put back between the others, in order.
-    done = iter(settle(dataset, [each for each in read if isinstance(each, list)]))
-    return [next(done) if isinstance(each, list) else each for each in read]
+    outcomes = iter(apply_states(dataset, TOOL, groups))
+    return [next(outcomes) if isinstance(each, list) else each for each in parsed]
 
 
-def _read(reader: Reader, event: Any) -> list[State] | Outcome | RegistryError:
+def _parse(
+    converter: AnnotationConverter, event: Any
+) -> list[AnnotationState] | Outcome | RegistryError:
     try:
-        return reader.states(annotations_of(event))
+        return converter.states(annotations_of(event))
     except IgnoredEventError as error:
         return Outcome(ignored=str(error))
     except InvalidSampleError as error:
