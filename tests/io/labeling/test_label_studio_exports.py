@@ -1,15 +1,15 @@
-"""Label Studio's exports, held against what Label Studio's own SDK makes of them."""
+"""Label Studio's exports: JSON, JSON_MIN and what the tool's other formats say of the same project.
+
+`label_studio_export.json` has one project in the formats that Label Studio's SDK (2.1) writes:
+``tasks`` (JSON), ``minimal`` (JSON_MIN), ``csv`` (a mapping per row) and ``coco``.
+"""
 
 from __future__ import annotations
 
-import csv
-import itertools
 import json
 from contextlib import suppress
-from datetime import timedelta
-from importlib import import_module
+from datetime import datetime
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
@@ -20,40 +20,14 @@ import registry
 from registry import ClassLabel, Dataset, Ragged, Registry, Tensor, Text
 from registry.errors import DatasetExistsError, ImportFileError
 from registry.io.labeling import coco
+from registry.io.labeling.annotation import AnnotationId
+from registry.io.labeling.label_studio.annotations import parse_full
 from registry.io.labeling.label_studio.export import insert_export
 from registry.io.labeling.label_studio.webhook import apply_events
 from registry.samples.features import Feature, Features
-from tests.support.label_studio_project import (
-    FEATURES,
-    MAPPING,
-    MOODS,
-    Project,
-    choice,
-    rectangle,
-    samples,
-)
+from tests.support.label_studio_project import FEATURES, MAPPING, MOODS, choice, samples
 from tests.support.label_studio_project import write_export as write
 
-CONFIG = """
-<View>
-  <Text name="body" value="$text"/> <Image name="image" value="$image"/>
-  <Choices name="mood" toName="body"><Choice value="good"/><Choice value="bad"/></Choices>
-  <Choices name="topics" toName="body" choice="multiple">
-    <Choice value="art"/><Choice value="sport"/>
-  </Choices>
-  <Rating name="stars" toName="body"/> <Number name="size" toName="body"/>
-  <TextArea name="said" toName="body"/>
-  <Labels name="who" toName="body"><Label value="PER"/><Label value="ORG"/></Labels>
-  <RectangleLabels name="box" toName="image"><Label value="Car"/></RectangleLabels>
-</View>
-"""
-# With more than one of the task's data, the SDK takes any for the picture.
-BOXES = """
-<View>
-  <Image name="image" value="$image"/>
-  <RectangleLabels name="box" toName="image"><Label value="Car"/></RectangleLabels>
-</View>
-"""
 EVERYTHING: dict[str, Feature] = {
     "text": Text(),
     "mood": ClassLabel(MOODS),
@@ -81,88 +55,62 @@ PATHS = {
 }
 
 
-def answers(random: Random) -> list[dict[str, Any]]:
-    def result(name: str, kind: str, value: dict[str, Any]) -> dict[str, Any]:
-        return {"from_name": name, "to_name": "body", "type": kind, "value": value, "id": name}
-
-    topics = random.choice([["art"], ["sport"], ["art", "sport"]])
-    sides = [round(random.uniform(0, 50), random.randint(0, 6)) for _ in range(4)]
-    span = {"start": 1, "end": 4, "text": "ext"}
-    return [
-        choice(random.choice(MOODS)),
-        result("topics", "choices", {"choices": topics}),
-        result("stars", "rating", {"rating": random.randint(1, 5)}),
-        result("size", "number", {"number": random.choice([7, 0.25, 1e-3])}),
-        result("said", "textarea", {"text": [random.choice(["é\n\u2028", "plain", '"{,}"'])]}),
-        *[
-            result("who", "labels", {**span, "labels": [kind]})
-            for kind in random.choices(["PER", "ORG"], k=random.randint(0, 3))
-        ],
-        *[rectangle(*sides) for _ in range(random.randint(0, 2))],
-    ]
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    """The project in every format, by the format's name."""
+    path = Path(__file__).with_name("label_studio_export.json")
+    formats: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return formats
 
 
 @pytest.fixture(scope="module")
-def project() -> Project:
-    found = Project(7, Random(1), itertools.count(100))
-    found._result = lambda: answers(found.random)  # type: ignore[method-assign]
-    for task in found.tasks.values():
-        task["data"]["image"] = f"{task['id']}.png"
-    found.live(60)
-    for _ in range(30):
-        found.time += timedelta(seconds=1)
-        found._create()
-    for annotation in found.annotations.values():
-        annotation |= {"completed_by": 3, "lead_time": 1.5, "created_at": annotation["updated_at"]}
-    return found
-
-
-@pytest.fixture(scope="module")
-def exports(project: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same export in the formats that the SDK converts it to."""
-    folder = tmp_path_factory.mktemp("exports")
-    whole = write(folder / "project-7-at-2021.json", project.export(), indent=1)
-    # Imported here, since it takes seconds; by name, since it has no types.
-    sdk = import_module("label_studio_sdk.converter")
-    found = {"JSON": whole}
-    for form, config, name in (
-        ("JSON_MIN", CONFIG, "result.json"),
-        ("CSV", CONFIG, "result.csv"),
-        ("COCO", BOXES, "result.json"),
-    ):
-        converter = sdk.Converter(config, str(folder), download_resources=False)
-        converter.convert(str(whole), str(folder / form), form, is_dir=False)
-        found[form] = folder / form / name
-    return found
+def exported(project: dict[str, Any]) -> list[dict[str, Any]]:
+    return [each for task in project["tasks"] for each in task["annotations"]]
 
 
 @pytest.fixture
-def whole(reg: Registry, exports: dict[str, Path]) -> Dataset:
-    """The export's samples."""
-    dataset = reg.create("whole", EVERYTHING)
-    insert_export(dataset, exports["JSON"], PATHS)
+def full_export(project: dict[str, Any], tmp_path: Path) -> Path:
+    return write(tmp_path / "full.json", project["tasks"], indent=1)
+
+
+@pytest.fixture
+def minimal_export(project: dict[str, Any], tmp_path: Path) -> Path:
+    return write(tmp_path / "minimal.json", project["minimal"], indent=1)
+
+
+@pytest.fixture
+def imported(reg: Registry, full_export: Path) -> Dataset:
+    """The samples of the full export."""
+    dataset = reg.create("imported", EVERYTHING)
+    insert_export(dataset, full_export, PATHS)
     return dataset
 
 
-def test_the_sdks_minimal_export_makes_the_same_samples_as_the_whole_one(
-    reg: Registry, whole: Dataset, exports: dict[str, Path]
+def test_a_minimal_export_makes_the_same_samples_as_the_full_one(
+    reg: Registry,
+    imported: Dataset,
+    project: dict[str, Any],
+    full_export: Path,
+    minimal_export: Path,
 ) -> None:
     dataset = reg.create("minimal", EVERYTHING)
-    report = insert_export(dataset, exports["JSON_MIN"], PATHS, project=7)
+    report = insert_export(dataset, minimal_export, PATHS, project=7)
     assert report.inserted == len(dataset) > 10
-    assert samples(dataset) == samples(whole)
-    assert insert_export(whole, exports["JSON_MIN"], PATHS, project=7).unchanged == len(whole)
-    assert insert_export(dataset, exports["JSON"], PATHS).revised == 0
+    assert samples(dataset) == samples(imported)
+    repeated = insert_export(imported, minimal_export, PATHS, project=7)
+    assert repeated.unchanged == len(project["minimal"]), "those without a sample, too"
+    assert repeated.head == imported.head
+    assert insert_export(dataset, full_export, PATHS).revised == 0
 
 
-def test_the_samples_say_what_the_sdks_csv_says(whole: Dataset, exports: dict[str, Path]) -> None:
-    with exports["CSV"].open(encoding="utf-8", newline="") as file:
-        rows = {int(float(row["annotation_id"])): row for row in csv.DictReader(file)}
-    assert rows
-    found = {sample["annotation"]: sample for sample in samples(whole).values()}
+def test_the_samples_have_the_values_of_the_csv_export(
+    imported: Dataset, project: dict[str, Any]
+) -> None:
+    rows = {int(float(row["annotation_id"])): row for row in project["csv"]}
+    by_annotation = {sample["annotation"]: sample for sample in samples(imported).values()}
     answered = {number for number, row in rows.items() if row["mood"]}
-    assert found.keys() == answered, "no sample of an annotation that was cleared, as of a skipped"
-    for number, sample in found.items():
+    assert by_annotation.keys() == answered, "neither a skipped annotation nor a cleared one"
+    for number, sample in by_annotation.items():
         row = rows[number]
         assert MOODS[sample["mood"]] == row["mood"]
         assert sample["said"] == row["said"]
@@ -175,91 +123,106 @@ def test_the_samples_say_what_the_sdks_csv_says(whole: Dataset, exports: dict[st
         ]
 
 
-def test_the_boxes_are_those_of_the_sdks_coco(
-    whole: Dataset, project: Project, exports: dict[str, Path]
+def test_the_boxes_are_those_of_the_coco_export(
+    imported: Dataset,
+    project: dict[str, Any],
+    exported: list[dict[str, Any]],
+    tmp_path: Path,
 ) -> None:
-    shapes = Features({"file_name": Text(), "boxes": Ragged("float64"), "names": Text()})
-    by_picture: dict[str, list[list[float]]] = {}
-    for row in coco.read(exports["COCO"], shapes, None, {}):
+    path = tmp_path / "coco.json"
+    path.write_text(json.dumps(project["coco"]))
+    features = Features({"file_name": Text(), "boxes": Ragged("float64"), "names": Text()})
+    in_coco: dict[str, list[list[float]]] = {}
+    for row in coco.read(path, features, None, {}):
+        # Label Studio writes a hash before the file's name.
         name = Path(row.values["file_name"]).name.split("__")[-1]
-        by_picture.setdefault(name, []).append(row.values["boxes"])
+        in_coco.setdefault(name, []).append(row.values["boxes"])
         assert json.loads(row.values["names"]) == ["Car"] * (len(row.values["boxes"]) // 4)
-    of_task = {a["id"]: f"{a['task']}.png" for a in project.annotations.values()}
-    ours: dict[str, list[list[float]]] = {}
-    for sample in samples(whole).values():
+    pictures = {each["id"]: f"{each['task']}.png" for each in exported}
+    in_samples: dict[str, list[list[float]]] = {}
+    for sample in samples(imported).values():
         if sample["boxes"]:
-            ours.setdefault(of_task[sample["annotation"]], []).append(sample["boxes"])
-    assert len(ours) > 1
-    for name, boxes in ours.items():
-        theirs = [found for found in by_picture[name] if found]
-        assert sorted(map(_rounded, theirs)) == sorted(map(_rounded, boxes))
+            in_samples.setdefault(pictures[sample["annotation"]], []).append(sample["boxes"])
+    assert len(in_samples) > 1
+    for name, boxes in in_samples.items():
+        drawn = [sides for sides in in_coco[name] if sides]
+        assert sorted(map(_rounded, drawn)) == sorted(map(_rounded, boxes))
 
 
 def _rounded(sides: list[float]) -> list[float]:
     return [round(side, 9) for side in sides]
 
 
-def test_the_sdks_model_of_an_annotation_says_the_same(project: Project) -> None:
-    from label_studio_sdk.types.annotation import Annotation  # noqa: PLC0415  # as above
+def test_an_annotation_is_parsed_with_all_its_fields(exported: list[dict[str, Any]]) -> None:
+    for given_fields in exported:
+        parsed = parse_full(given_fields, None, None)
+        identity = AnnotationId("label-studio", "7", str(given_fields["id"]))
+        assert parsed.id == identity
+        assert parsed.objects["task"] == {"id": given_fields["task"]}
+        assert parsed.updated_at == datetime.fromisoformat(given_fields["updated_at"])
+        assert parsed.cancelled == given_fields["was_cancelled"]
+        assert parsed.objects["annotation"] == {
+            "id": given_fields["id"],
+            "completed_by": 3,
+            "lead_time": 1.5,
+        }
+        assert sum(map(len, parsed.answers.values())) == len(given_fields["result"])
 
-    from registry.io.labeling.annotation import full  # noqa: PLC0415
 
-    for found in project.annotations.values():
-        theirs, ours = Annotation(**found), full(found, None, None)
-        assert (ours.id, ours.task, ours.project) == (theirs.id, theirs.task, theirs.project)
-        assert (ours.updated_at, ours.cancelled) == (theirs.updated_at, theirs.was_cancelled)
-        assert ours.lead_time == theirs.lead_time
-        assert sum(map(len, ours.answers.values())) == len(theirs.result or [])
-
-
-def test_a_minimal_export_needs_to_know_its_project(
-    reg: Registry, exports: dict[str, Path], tmp_path: Path
+def test_a_minimal_export_needs_its_project(
+    reg: Registry, minimal_export: Path, tmp_path: Path
 ) -> None:
     dataset = reg.create("d", EVERYTHING)
     with pytest.raises(ImportFileError, match="JSON_MIN does not say which project this is"):
-        insert_export(dataset, exports["JSON_MIN"], PATHS)
+        insert_export(dataset, minimal_export, PATHS)
     named = tmp_path / "project-12-at-2021-01-31-12-00-1a2b3c4d.json"
-    named.write_bytes(exports["JSON_MIN"].read_bytes())
+    named.write_bytes(minimal_export.read_bytes())
     insert_export(dataset, named, PATHS)
     assert all(key.startswith("label-studio:12:") for key in samples(dataset))
 
 
-def test_an_export_is_taken_in_batches_and_repeated_without_change(
+def test_an_export_is_stored_in_batches_with_progress(
     reg: Registry,
-    exports: dict[str, Path],
-    whole: Dataset,
-    project: Project,
+    imported: Dataset,
+    full_export: Path,
+    exported: list[dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("registry.io.labeling.label_studio.export.BATCH_ROWS", 3)
     dataset = reg.create("d", EVERYTHING)
-    seen: list[tuple[int, int]] = []
-    rehearsed = insert_export(dataset, exports["JSON"], PATHS, dry=True)
-    assert (rehearsed.inserted, dataset.head.position) == (len(whole), 0)
-    report = insert_export(
-        dataset, exports["JSON"], PATHS, progress=lambda *done: seen.append(done)
-    )
-    assert (report.inserted, report.head) == (len(whole), dataset.head)
-    assert seen[-1][0] == len(project.annotations)
-    assert 0 < seen[-1][1] <= exports["JSON"].stat().st_size
-    assert samples(dataset) == samples(whole)
-    again = insert_export(dataset, exports["JSON"], PATHS)
+    calls: list[tuple[int, int]] = []
+    report = insert_export(dataset, full_export, PATHS, progress=lambda *done: calls.append(done))
+    assert (report.inserted, report.head) == (len(imported), dataset.head)
+    assert len(calls) > 1
+    assert calls[-1][0] == len(exported)
+    assert 0 < calls[-1][1] <= full_export.stat().st_size
+    assert samples(dataset) == samples(imported)
+
+
+def test_a_dry_run_of_an_export_reports_and_stores_nothing(
+    reg: Registry, imported: Dataset, full_export: Path
+) -> None:
+    dataset = reg.create("d", EVERYTHING)
+    report = insert_export(dataset, full_export, PATHS, dry=True)
+    assert (report.inserted, dataset.head.position) == (len(imported), 0)
+
+
+def test_an_export_that_is_repeated_changes_nothing(imported: Dataset, full_export: Path) -> None:
+    again = insert_export(imported, full_export, PATHS)
     assert (again.inserted, again.revised, again.retracted) == (0, 0, 0)
 
 
-def test_an_export_undoes_what_was_done_to_samples_by_hand(
-    whole: Dataset, exports: dict[str, Path]
-) -> None:
-    before = samples(whole)
+def test_an_export_reverts_changes_by_hand(imported: Dataset, full_export: Path) -> None:
+    before = samples(imported)
     first, second, *_ = before
-    whole.update(first, said="by hand")
-    whole.retract(second)
-    report = insert_export(whole, exports["JSON"], PATHS)
+    imported.update(first, said="by hand")
+    imported.retract(second)
+    report = insert_export(imported, full_export, PATHS)
     assert (report.inserted, report.revised, report.retracted) == (1, 1, 0)
-    assert samples(whole) == before
+    assert samples(imported) == before
 
 
-def test_a_bad_annotation_is_named_and_the_mended_export_completes_the_import(
+def test_a_bad_annotation_is_named_and_the_corrected_export_completes_the_import(
     reg: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("registry.io.labeling.label_studio.export.BATCH_ROWS", 1)
