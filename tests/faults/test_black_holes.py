@@ -1,4 +1,4 @@
-"""A network that takes everything and answers nothing: a typed error, in time."""
+"""A network that accepts all bytes and delivers none: a typed error within the timeout."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ COPY_OUT = "COPY (SELECT repeat('x', 1000) FROM generate_series(1, 1000000)) TO 
 
 
 @pytest.fixture
-def near(postgresql_url: str) -> Iterator[Dataset]:
-    """The dataset seen straight from the server."""
+def direct(postgresql_url: str) -> Iterator[Dataset]:
+    """The dataset, opened without the proxy."""
     with registry.connect(postgresql_url) as reg:
         yield reg.create("digits", FIXED)
 
@@ -89,10 +89,10 @@ WORK: dict[str, Work] = {
 
 
 @pytest.mark.parametrize("seconds", [10, pytest.param(30, marks=pytest.mark.slow)])
-def test_whatever_a_client_does_when_the_network_falls_silent_fails_in_time(
-    postgresql_url: str, near: Dataset, seconds: int, figure: Figure
+def test_every_call_fails_in_time_when_the_network_falls_silent(
+    postgresql_url: str, direct: Dataset, seconds: int, figure: Figure
 ) -> None:
-    near.insert([digit(0)])
+    direct.insert([digit(0)])
     with proxied(make_url(postgresql_url)) as (proxy, plain):
         url = _text(plain if seconds == 30 else _with_timeout(plain, seconds))
         silent = threading.Event()
@@ -109,13 +109,13 @@ def test_whatever_a_client_does_when_the_network_falls_silent_fails_in_time(
             pages = reg.open("digits").follow()
             assert next(pages).stop == 1
             follower = pool.submit(lambda: next(pages).stop)
-            found = {name: pool.submit(timed, work) for name, work in WORK.items()}
+            futures = {name: pool.submit(timed, work) for name, work in WORK.items()}
             time.sleep(2)
             since = time.monotonic()
             proxy.black_hole = True
             silent.set()
-            took = {name: future.result() for name, future in found.items()}
-            near.insert([digit(1)])
+            took = {name: future.result() for name, future in futures.items()}
+            direct.insert([digit(1)])
             proxy.black_hole = False
             assert follower.result(seconds) == 2
             pages.close()
@@ -127,8 +127,8 @@ def test_whatever_a_client_does_when_the_network_falls_silent_fails_in_time(
     )
 
 
-def test_an_insert_whose_bytes_are_swallowed_on_the_way_is_there_once(postgresql_url: str) -> None:
-    """The server's half still holds the lock: it is ended, or the retry would wait for it."""
+def test_an_insert_whose_bytes_are_lost_is_stored_once(postgresql_url: str) -> None:
+    """The server's session still holds the lock. It is ended, or the retry would wait for it."""
 
     def lose(direction: Direction, share: float) -> None:
         with (
@@ -148,14 +148,14 @@ def test_an_insert_whose_bytes_are_swallowed_on_the_way_is_there_once(postgresql
             assert proxy.cuts == 1
             assert len(dataset) == dataset.head.position == 3 * len(samples)
 
-    places = [(direction, share) for direction in DIRECTIONS for share in (0.0, 0.4, 0.8)]
-    with ThreadPoolExecutor(len(places)) as pool:
-        for done in [pool.submit(lose, *place) for place in places]:
+    cases = [(direction, share) for direction in DIRECTIONS for share in (0.0, 0.4, 0.8)]
+    with ThreadPoolExecutor(len(cases)) as pool:
+        for done in [pool.submit(lose, *case) for case in cases]:
             done.result()
 
 
 @pytest.mark.slow
-def test_a_statement_that_the_server_works_on_is_let_go_on(postgresql_url: str) -> None:
+def test_a_statement_that_the_server_executes_may_take_longer(postgresql_url: str) -> None:
     url = _text(_with_timeout(make_url(postgresql_url), 10))
     with registry.connect(url) as reg, reading(reg.engine) as connection:
         connection.execute(text("SELECT pg_sleep(5)"))

@@ -1,4 +1,4 @@
-"""Disks that are full for real: a typed error, nothing half done, and on it goes with new room."""
+"""Full disks: a typed error, no partial batch, and success once there is free space."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from tests.support.figures import Figure, rounds
 BATCH = 200
 BYTES = 800
 NEEDED = 1 << 18
-"""Bytes that an upgrade takes, about."""
+"""Bytes that an upgrade needs, approximately."""
 Copies = Callable[[], AbstractContextManager[str]]
-"""Lends the URL of a copy, on the small disk, of a database that is elsewhere."""
+"""Yields the URL of a copy of the source database on the small disk."""
 
 
 class Disk:
-    """A small file system of its own, in memory."""
+    """A small file system in memory."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -41,12 +41,12 @@ class Disk:
 
     @property
     def room(self) -> int:
-        """How many bytes are free."""
-        found = os.statvfs(self.folder)
-        return found.f_bavail * found.f_frsize
+        """The number of free bytes."""
+        status = os.statvfs(self.folder)
+        return status.f_bavail * status.f_frsize
 
     def fill(self, room: int) -> None:
-        """Leave so many bytes free."""
+        """Leave only ``room`` bytes free."""
         with self._ballast.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, self.room - room)
 
@@ -56,15 +56,16 @@ class Disk:
 
 @pytest.fixture
 def disk() -> Iterator[Disk]:
-    """A disk of 128 MiB, where this user may mount one."""
-    # Not pytest's folder: run by root, the server is another user's, who may not enter that.
+    """A disk of 128 MiB; the test is skipped if this user may not mount one."""
+    # Not pytest's folder: if root runs the tests, the server runs as another user, who may not
+    # enter it.
     folder = Path(tempfile.mkdtemp(prefix="registry-tests-disk-"))
     folder.chmod(0o755)
     mount = ["mount", "-t", "tmpfs", "-o", "size=128m", "registry-tests", str(folder)]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if done.returncode:
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode:
         folder.rmdir()
-        pytest.skip(f"takes a user who may mount a file system: {done.stderr.strip()}")
+        pytest.skip(f"needs a user who may mount a file system: {mounted.stderr.strip()}")
     yield Disk(folder)
     subprocess.run(["umount", str(folder)], check=True)
     folder.rmdir()
@@ -73,20 +74,20 @@ def disk() -> Iterator[Disk]:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def kind(request: pytest.FixtureRequest) -> str:
     """Each kind of database in turn."""
-    found: str = request.param
-    return found
+    kind: str = request.param
+    return kind
 
 
 @pytest.fixture
 def source(kind: str, request: pytest.FixtureRequest) -> str:
-    """A database with the schema, on a disk with room."""
-    found: str = request.getfixturevalue(f"{kind}_url")
-    return found
+    """The URL of a database with the schema, on a disk with free space."""
+    url: str = request.getfixturevalue(f"{kind}_url")
+    return url
 
 
 @pytest.fixture
 def copies(kind: str, source: str, disk: Disk, request: pytest.FixtureRequest) -> Iterator[Copies]:
-    """What puts the source on the small disk."""
+    """A function that copies the source to the small disk."""
     if kind == "sqlite":
         yield lambda: _file(source, disk)
         return
@@ -101,8 +102,8 @@ def _file(source: str, disk: Disk) -> Iterator[str]:
     try:
         yield f"sqlite:///{copied}"
     finally:
-        for left in disk.folder.glob("registry.db*"):
-            left.unlink()
+        for path in disk.folder.glob("registry.db*"):
+            path.unlink()
 
 
 @contextmanager
@@ -112,7 +113,7 @@ def _tablespace(server: URL, disk: Disk) -> Iterator[str]:
     with administrator(server) as connection:
         data = Path(str(connection.exec_driver_sql("SHOW data_directory").scalar()))
         if not data.exists():
-            pytest.skip(f"takes a server on this machine, which has no {data}")
+            pytest.skip(f"needs a server on this machine, which has no {data}")
         os.chown(folder, data.stat().st_uid, data.stat().st_gid)
         connection.exec_driver_sql(f"CREATE TABLESPACE {name} LOCATION '{folder}'")
         try:
@@ -123,27 +124,27 @@ def _tablespace(server: URL, disk: Disk) -> Iterator[str]:
 
 @contextmanager
 def _database(source: str, tablespace: str, disk: Disk) -> Iterator[str]:
-    place = make_engine(source).url
-    name = f"{place.database}_small"
-    with administrator(place.set(database="template1")) as connection:
+    url = make_engine(source).url
+    name = f"{url.database}_small"
+    with administrator(url.set(database="template1")) as connection:
         connection.exec_driver_sql(
-            f"CREATE DATABASE {name} TEMPLATE {place.database} TABLESPACE {tablespace}"
+            f"CREATE DATABASE {name} TEMPLATE {url.database} TABLESPACE {tablespace}"
         )
         try:
-            yield place.set(database=name).render_as_string(hide_password=False)
+            yield url.set(database=name).render_as_string(hide_password=False)
         finally:
-            disk.free()  # a checkpoint, which this takes, may want room
+            disk.free()  # the checkpoint that this needs may need space
             connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def _insert(dataset: Dataset, number: int) -> int:
-    """Insert a batch that its number tells; return how many of its rows are new."""
+    """Insert the batch of a number; return how many of its rows are new."""
     x = np.random.default_rng(number).integers(0, 256, (BATCH, BYTES), np.uint8)
     return dataset.insert({"x": x}, keys=[f"{number}-{n}" for n in range(BATCH)]).inserted
 
 
 @rounds(4, 25)
-def test_a_batch_that_the_disk_has_no_room_for_leaves_nothing_and_fits_later(
+def test_a_batch_that_does_not_fit_on_the_disk_is_not_stored_and_fits_later(
     kind: str, copies: Copies, disk: Disk, rounds: int, figure: Figure
 ) -> None:
     rng = random.Random(rounds)
@@ -166,12 +167,12 @@ def test_a_batch_that_the_disk_has_no_room_for_leaves_nothing_and_fits_later(
         assert keys == [f"{number}-{n}" for number in range(batches) for n in range(BATCH)]
     figure(
         f"{kind}: disk full in an insert, {rounds} times",
-        "DiskFullError, 0 partial batches, the same batch stored once there was room",
+        "DiskFullError, 0 partial batches, the same batch stored once there was space",
     )
 
 
 @rounds(3, 40)
-def test_an_upgrade_that_the_disk_has_no_room_for_is_completed_later(
+def test_an_upgrade_that_does_not_fit_on_the_disk_is_completed_later(
     kind: str, source: str, copies: Copies, disk: Disk, rounds: int, figure: Figure
 ) -> None:
     rng = random.Random(rounds)
@@ -180,7 +181,7 @@ def test_an_upgrade_that_the_disk_has_no_room_for_is_completed_later(
     for number in range(rounds):
         with copies() as url:
             engine = make_engine(url)
-            with ExitStack() as held:  # a server whose disk is full may let nobody new in
+            with ExitStack() as held:  # a server with a full disk may accept no new connection
                 for _ in range(5):
                     held.enter_context(engine.connect())
             disk.fill(rng.randrange(1 + NEEDED * number // rounds))
@@ -195,5 +196,5 @@ def test_an_upgrade_that_the_disk_has_no_room_for_is_completed_later(
     assert full
     figure(
         f"{kind}: disk full in an upgrade, {rounds} times",
-        f"DiskFullError in {full}, each completed once there was room",
+        f"DiskFullError in {full}, each completed once there was space",
     )

@@ -1,4 +1,4 @@
-"""Names, keys, filters and numbers that mean no good, through every door there is."""
+"""Hostile names, keys, filters and numbers, through every interface of the package."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ pytestmark = pytest.mark.timeout(3600)
 
 @pytest.fixture
 def unharmed(reg: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
-    """A registry to attack, of which all but the dataset under attack must stay as it is."""
+    """A registry to attack, in which only the dataset under attack may change."""
     folder = tmp_path / "a" / "b" / "c"
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
@@ -63,7 +63,7 @@ def unharmed(reg: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.filterwarnings("ignore:Query string argument")  # of a SQLite URL, SQLAlchemy's own
 @rounds(50, 5_000)
-def test_the_library_does_what_it_is_told_exactly_or_refuses(
+def test_the_library_stores_hostile_input_exactly_or_rejects_it(
     unharmed: Registry, rounds: int, figure: Figure
 ) -> None:
     @tried(rounds)
@@ -72,11 +72,11 @@ def test_the_library_does_what_it_is_told_exactly_or_refuses(
         attack(unharmed, case)
 
     attempt()
-    _tell(figure, "the library", rounds, unharmed)
+    _report(figure, "the library", rounds, unharmed)
 
 
 @rounds(20, 1_000)
-def test_rows_that_tools_insert_by_sql_are_moved_exactly_or_stay(
+def test_hostile_rows_of_the_inbox_are_moved_exactly_or_rejected(
     unharmed: Registry, rounds: int, figure: Figure
 ) -> None:
     dataset = unharmed.open("digits")
@@ -97,57 +97,57 @@ def test_rows_that_tools_insert_by_sql_are_moved_exactly_or_stay(
             "action": case.thing("insert", "insert", "update", "retract"),
             "source": case.thing(None),
         }
-        # What the database itself, or the driver, does not take never gets there.
+        # The database or the driver may reject the row.
         with (
             suppress(SQLAlchemyError, ValueError, OverflowError),
             unharmed.engine.begin() as connection,
         ):
             connection.execute(statement, row)
-        found = dataset.inbox.drain()
-        assert found.moved + found.refused <= 1
-        if found.moved and isinstance(key, str):
+        drained = dataset.inbox.drain()
+        assert drained.moved + drained.refused <= 1
+        if drained.moved and isinstance(key, str):
             assert dataset.history(key)[-1].entry.key == key
         assert all(each.error for each in dataset.inbox.refused())
-        assert dataset.inbox.discard() == found.refused
+        assert dataset.inbox.discard() == drained.refused
 
     attempt()
-    _tell(figure, "the inbox", rounds, unharmed)
+    _report(figure, "the inbox", rounds, unharmed)
 
 
 @rounds(20, 2_000)
-def test_commands_do_what_they_are_told_or_say_in_a_line_why_not(
+def test_commands_succeed_or_print_one_error_line(
     url: str, unharmed: Registry, rounds: int, figure: Figure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REGISTRY_URL", url)
     Path("rows.jsonl").write_text(json.dumps({"text": "t", "label": 0}))
     known = _commands(get_command(app))
-    place = shown(unharmed.engine.url)
+    address = shown(unharmed.engine.url)
 
     @tried(rounds)
     @given(st.sampled_from(sorted(known)), cases)
     def attempt(name: str, case: Case) -> None:
         arguments = [*name.split(), *_arguments(known[name], case)]
         result = CliRunner().invoke(app, arguments)
-        said = f"{arguments!r:.2000}: {result.output[:2000]}"
-        assert result.exception is None or isinstance(result.exception, SystemExit), said
+        context = f"{arguments!r:.2000}: {result.output[:2000]}"
+        assert result.exception is None or isinstance(result.exception, SystemExit), context
         assert "Traceback" not in result.output
         if name == "doctor":
-            return  # its table and exit codes say what it found
+            return  # it prints a table and has other exit codes
         first, *notes = result.stderr.splitlines() or [""]
         if result.exit_code == 1:
-            assert first.startswith(("error: ", "Aborted.")), said
-            assert all(note.startswith("  ") for note in notes), said
-            # A role that is not there is looked for by name, and so is the database.
-            assert place not in result.stderr or name == "grants", said
+            assert first.startswith(("error: ", "Aborted.")), context
+            assert all(note.startswith("  ") for note in notes), context
+            # The error of an unknown role names the database.
+            assert address not in result.stderr or name == "grants", context
         else:
-            assert result.exit_code == 0 or "Error" in result.stderr, said
+            assert result.exit_code == 0 or "Error" in result.stderr, context
 
     attempt()
-    _tell(figure, f"{len(known)} commands", rounds, unharmed)
+    _report(figure, f"{len(known)} commands", rounds, unharmed)
 
 
 def _commands(command: Any, path: str = "") -> dict[str, Any]:
-    """Return every command by its words, but for those that end only when they are stopped."""
+    """Return every command by its words, without those that run until they are stopped."""
     if not hasattr(command, "commands"):
         return {path: command}
     below = [
@@ -159,18 +159,18 @@ def _commands(command: Any, path: str = "") -> dict[str, Any]:
 
 
 def _arguments(command: Any, case: Case) -> list[str]:
-    """Return hostile values for all that a command must be given, and for some that it may be."""
+    """Return hostile values for all required parameters of a command, and for some others."""
     options: list[str] = []
-    places: list[str] = []
+    positional: list[str] = []
     for parameter in command.params:
         value = _value(parameter, case)
         if parameter.name in ("help", "watch", "follow"):
             continue
         if parameter.param_type_name == "argument":
-            places.append(value)
+            positional.append(value)
         elif parameter.required or case.choice([0, 0, 1]):
             options += parameter.opts[:1] if parameter.is_flag else [parameter.opts[0], value]
-    return [*options, *places]
+    return [*options, *positional]
 
 
 def _value(parameter: Any, case: Case) -> str:
@@ -182,7 +182,7 @@ def _value(parameter: Any, case: Case) -> str:
 
 
 @rounds(30, 4_000)
-def test_http_requests_are_answered_or_refused_with_a_problem(
+def test_hostile_http_requests_are_answered_or_rejected_with_a_problem(
     unharmed: Registry, rounds: int, figure: Figure
 ) -> None:
     settings = ServerSettings(insecure=True, secrets=SECRETS, rate=1e9)
@@ -210,12 +210,12 @@ def test_http_requests_are_answered_or_refused_with_a_problem(
             stored = http.post("/v1/datasets/digits/samples", content=_json(item), headers=TYPED)
             _check(stored)
             if stored.status_code == 200:
-                found = http.get(f"/v1/datasets/digits/samples/{_quoted(key)}")
-                assert found.status_code == 200, f"{key!r}: {found.text}"
-                assert found.json()["key"] == key
+                sample = http.get(f"/v1/datasets/digits/samples/{_quoted(key)}")
+                assert sample.status_code == 200, f"{key!r}: {sample.text}"
+                assert sample.json()["key"] == key
 
         attempt()
-    _tell(figure, f"{len(operations)} HTTP routes", rounds, unharmed)
+    _report(figure, f"{len(operations)} HTTP routes", rounds, unharmed)
 
 
 def _body(case: Case) -> bytes:
@@ -230,7 +230,7 @@ def _json(item: object) -> bytes:
 
 
 def _quoted(name: str) -> str:
-    """Return a name as a step of a path, in which clients would act on dots."""
+    """Return a name as a step of a path; clients would resolve plain dots."""
     return quote(name, safe="", errors="surrogatepass").replace(".", "%2E")
 
 
@@ -241,6 +241,8 @@ def _check(answer: httpx.Response) -> None:
         assert answer.json()["status"] == answer.status_code
 
 
-def _tell(figure: Figure, door: str, count: int, reg: Registry) -> None:
+def _report(figure: Figure, interface: str, count: int, reg: Registry) -> None:
     kind = reg.engine.dialect.name
-    figure(f"hostile input to {door}, {kind}, {count:,} times", "0 SQL errors, catalog unchanged")
+    figure(
+        f"hostile input to {interface}, {kind}, {count:,} times", "0 SQL errors, catalog unchanged"
+    )

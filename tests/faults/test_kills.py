@@ -1,4 +1,4 @@
-"""Processes killed for real."""
+"""Writers and servers that are killed by SIGKILL."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.servers import eventually
 
 BATCH = 50
 WITHIN = 10.0
-"""Seconds in which readers go on once the server is up again."""
+"""Maximum seconds until readers continue after the server has restarted."""
 WRITER = """
 import sys
 import registry
@@ -58,13 +58,13 @@ def test_a_writer_killed_at_any_moment_leaves_whole_batches(
         assert writer.stdout.readline() == "ready\n"
         time.sleep(rng.uniform(0.05, 0.3))
         writer.send_signal(signal.SIGKILL)
-        told = writer.stdout.read().split()
+        printed = writer.stdout.read().split()
         writer.wait()
         writer.stdout.close()
-        acknowledged = max([acknowledged, *map(int, told)])
+        acknowledged = max([acknowledged, *map(int, printed)])
         unanswered += _check(digits, acknowledged)
-    again = [f"{acknowledged}-{row}" for row in range(BATCH)]
-    assert digits.insert([digit(row) for row in range(BATCH)], keys=again).unchanged == BATCH
+    last = [f"{acknowledged}-{row}" for row in range(BATCH)]
+    assert digits.insert([digit(row) for row in range(BATCH)], keys=last).unchanged == BATCH
     figure(
         f"writer killed mid-batch, {rounds} times, on {url.partition(':')[0].partition('+')[0]}",
         f"all or nothing, 1 copy of each of {digits.head.position // BATCH} batches; "
@@ -73,9 +73,9 @@ def test_a_writer_killed_at_any_moment_leaves_whole_batches(
 
 
 def _check(digits: Dataset, acknowledged: int) -> int:
-    """The log is whole batches, in order: all that were acknowledged, and one more at most.
+    """Check that the log has whole batches in order: all acknowledged ones, and at most one more.
 
-    Return how many more.
+    Returns how many more.
     """
     batches, rest = divmod(digits.head.position, BATCH)
     assert rest == 0
@@ -88,7 +88,7 @@ def _check(digits: Dataset, acknowledged: int) -> int:
 
 @dataclass
 class Work:
-    """What threads write and read, over and over, while the server is killed.
+    """Writes and reads that threads repeat while the server is killed.
 
     ``acknowledged`` are serial numbers; ``read`` and ``followed`` count log reads and rows.
     """
@@ -137,8 +137,8 @@ def _busy(dataset: Dataset) -> Iterator[Work]:
             thread.join()
 
 
-def _goes_on(counts: Callable[[], tuple[int, ...]]) -> float:
-    """Wait until every count has grown; return the seconds that took."""
+def _await_progress(counts: Callable[[], tuple[int, ...]]) -> float:
+    """Wait until every count has grown; return the seconds waited."""
     before, since = counts(), time.monotonic()
     eventually(
         lambda: all(now > old for now, old in zip(counts(), before, strict=True)), seconds=60
@@ -147,9 +147,7 @@ def _goes_on(counts: Callable[[], tuple[int, ...]]) -> float:
 
 
 @rounds(1, 50)
-def test_a_database_killed_amid_pages_and_inserts_loses_and_doubles_nothing(
-    rounds: int, figure: Figure
-) -> None:
+def test_a_killed_database_loses_and_doubles_no_row(rounds: int, figure: Figure) -> None:
     rng = random.Random(7)
     longest = 0.0
     with own_postgresql() as (url, kill), registry.connect(url) as reg:
@@ -157,11 +155,11 @@ def test_a_database_killed_amid_pages_and_inserts_loses_and_doubles_nothing(
             assert connection.exec_driver_sql("SHOW fsync").scalar() == "on"
         dataset = reg.create("d", {"serial": Tensor("int64"), "padding": Tensor("uint8", (1000,))})
         with _busy(dataset) as work:
-            _goes_on(lambda: (len(work.acknowledged), work.read, work.followed))
+            _await_progress(lambda: (len(work.acknowledged), work.read, work.followed))
             for _ in range(rounds):
                 time.sleep(rng.uniform(0, 0.2))
                 kill()
-                took = _goes_on(lambda: (len(work.acknowledged), work.read, work.followed))
+                took = _await_progress(lambda: (len(work.acknowledged), work.read, work.followed))
                 assert took < WITHIN
                 longest = max(longest, took)
         serials = [serial for page in dataset.pages() for serial in page["serial"].tolist()]
@@ -174,5 +172,5 @@ def test_a_database_killed_amid_pages_and_inserts_loses_and_doubles_nothing(
     figure(
         f"PostgreSQL killed mid-page and mid-insert, {rounds} times, fsync=on",
         f"0 of {len(work.acknowledged)} acknowledged rows lost, 0 doubled; "
-        f"readers and writers went on within {longest:.1f} s",
+        f"readers and writers continued within {longest:.1f} s",
     )

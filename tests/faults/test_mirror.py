@@ -1,4 +1,4 @@
-"""A mirror that is damaged, torn, full, forbidden or shared: the samples are right all the same."""
+"""A mirror that is damaged, truncated, on a full disk, read-only or shared yields right samples."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from registry.training.policy import Policy
 from tests.support.growing_datasets import KINDS, Kind, Row, due, rows, yielded
 
 OFFSETS = 8
-"""How many bytes of each file are damaged."""
+"""Number of bytes that are damaged in each file, one at a time."""
 POLICIES: list[Policy] = ["all", "new", Replay(0.5)]
 
 
@@ -43,22 +43,22 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Repairs and scans go by few rows, so that a small mirror has many such blocks."""
+    """Let repairs and scans read few rows at a time, so that a small mirror has many blocks."""
     monkeypatch.setattr(sync, "REPAIRED", 4)
     monkeypatch.setattr(sync, "SCANNED", 8)
 
 
 class Subject:
-    """A dataset with pinned epochs, and a mirror that goes as far as all of them but the last.
+    """A dataset with pinned epochs, and a mirror that has the rows of all epochs but the last.
 
-    Beside the epochs lies a sample that was erased.
+    One sample, which is in no epoch, was erased.
     """
 
     def __init__(self, reg: Registry, kind: Kind, cache: Path) -> None:
         self.reg = reg
         self.dataset = kind.create(reg)
         self.cache = cache
-        self.kept = cache.with_name("pristine")
+        self.pristine = cache.with_name("pristine")
         runs = {name: self.dataset.run(name, split="train") for name in ("all", "later")}
         runs["replay"] = self.dataset.run("replay", split="train", policy=Replay(0.5))
         self.due: dict[tuple[str, int], list[Row]] = {}
@@ -70,22 +70,22 @@ class Subject:
             if number == 1:
                 self.dataset.erase(gone)
             if number == 2:
-                shutil.copytree(cache, self.kept)
+                shutil.copytree(cache, self.pristine)
             for name in ("all", "replay") if number < 2 else ("later",):
                 epoch = runs[name].epoch(number if name != "later" else 0)
                 self.due[name, epoch.number] = due(self.dataset, epoch)
 
     def restore(self) -> None:
-        """Put the mirror back as it was, scanned and found sound."""
+        """Restore the undamaged mirror, marked as scanned."""
         shutil.rmtree(self.cache)
-        shutil.copytree(self.kept, self.cache)
+        shutil.copytree(self.pristine, self.cache)
         mirror = open_mirror(self.dataset.run("all").log, self.cache)
         state = load_state(mirror.folder)
         assert state is not None
         record_scan(mirror.folder, state, state.position)
 
     def check(self) -> None:
-        """An older epoch of each run, then one that needs more rows, as a new process has them."""
+        """Check an older epoch of each run, then one that needs more rows, as in a new process."""
         dataset = self.reg.open(self.dataset.name)
         for name, number in (("all", 0), ("replay", 1), ("later", 0)):
             epoch = dataset.run(name).epoch(number)
@@ -109,13 +109,13 @@ def flip(path: Path, offset: int, bit: int) -> None:
 
 
 def files(folder: Path) -> list[Path]:
-    """Return all files that hold something."""
-    found = (path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
-    return sorted(path.relative_to(folder) for path in found)
+    """Return all files that are not empty."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
+    return sorted(path.relative_to(folder) for path in paths)
 
 
 def offsets(size: int, count: int = OFFSETS) -> list[int]:
-    """Return all offsets of a file, or some: its ends and others all over it."""
+    """Return all offsets of a small file, or both ends of a large one and some in between."""
     step = max(1, size // count)
     return sorted({*range(size % step, size, step), 0, size - 1})
 
@@ -127,13 +127,13 @@ def subject(sqlite_url: str, kind: Kind, cache: Path) -> Iterator[Subject]:
 
 
 @pytest.mark.usefixtures("small")
-def test_a_bit_that_flips_in_any_file_reaches_no_sample(subject: Subject) -> None:
+def test_a_flipped_bit_in_any_file_changes_no_sample(subject: Subject) -> None:
     rng = random.Random(1)
-    names = files(subject.kept)
+    names = files(subject.pristine)
     assert {name.name for name in names} >= {"state", "scanned", "records", "buckets", "changes"}
     assert {name.parts[1] for name in names} >= {"epochs", "runs"}
     for name in names:
-        for offset in offsets((subject.kept / name).stat().st_size):
+        for offset in offsets((subject.pristine / name).stat().st_size):
             subject.restore()
             flip(subject.cache / name, offset, rng.randrange(8))
             try:
@@ -144,9 +144,9 @@ def test_a_bit_that_flips_in_any_file_reaches_no_sample(subject: Subject) -> Non
 
 
 @pytest.mark.usefixtures("small")
-def test_a_file_cut_off_anywhere_reaches_no_sample(subject: Subject) -> None:
-    for name in files(subject.kept):
-        for offset in offsets((subject.kept / name).stat().st_size, 4):
+def test_a_file_truncated_anywhere_changes_no_sample(subject: Subject) -> None:
+    for name in files(subject.pristine):
+        for offset in offsets((subject.pristine / name).stat().st_size, 4):
             subject.restore()
             os.truncate(subject.cache / name, offset)
             try:
@@ -157,19 +157,19 @@ def test_a_file_cut_off_anywhere_reaches_no_sample(subject: Subject) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fixed"], indirect=True)
-def test_damage_reaches_no_sample_in_a_graph(subject: Subject) -> None:
+def test_damage_changes_no_sample_in_a_graph(subject: Subject) -> None:
     rng = random.Random(2)
-    for name in files(subject.kept):
+    for name in files(subject.pristine):
         if name.name in ("records", "scanned", "buckets") or name.parts[1] == "epochs":
             subject.restore()
-            size = (subject.kept / name).stat().st_size
+            size = (subject.pristine / name).stat().st_size
             flip(subject.cache / name, rng.randrange(size), rng.randrange(8))
             epoch = subject.reg.open(subject.dataset.name).run("all").epoch(1)
             assert in_graph(epoch) == subject.due["all", 1]
 
 
 @pytest.mark.parametrize("kind", ["fixed"], indirect=True)
-def test_damage_under_a_graph_fails_it_and_is_mended_for_the_next(subject: Subject) -> None:
+def test_damage_fails_a_running_graph_and_is_repaired_for_the_next(subject: Subject) -> None:
     epoch = subject.dataset.run("all").epoch(1)
     records = next(subject.cache.glob("*/0/records"))
     entries = next(subject.cache.glob(f"*/epochs/{epoch.watermark}-0-*"))
@@ -186,7 +186,7 @@ def test_damage_under_a_graph_fails_it_and_is_mended_for_the_next(subject: Subje
 
 
 @pytest.mark.parametrize("kind", ["fixed"], indirect=True)
-def test_a_bit_that_the_disk_loses_is_mended_by_verifying(subject: Subject) -> None:
+def test_a_bit_that_the_disk_loses_is_repaired_by_verify(subject: Subject) -> None:
     epoch = subject.dataset.run("all").epoch(1)
     records = next(subject.cache.glob("*/0/records"))
     before = records.stat()
@@ -195,26 +195,28 @@ def test_a_bit_that_the_disk_loses_is_mended_by_verifying(subject: Subject) -> N
         int(epoch.positions(np.array([5]))[0]) * SealedRows(epoch.codec.header.itemsize).stride,
         3,
     )
-    os.utime(records, ns=(before.st_atime_ns, before.st_mtime_ns))  # nobody has written to it
+    os.utime(
+        records, ns=(before.st_atime_ns, before.st_mtime_ns)
+    )  # as if nothing had written to it
     with pytest.raises(tf.errors.InvalidArgumentError, match="or run `registry verify` first"):
         in_graph(epoch)
-    assert [found.differs for found in subject.dataset.verify()] == [None, None]
+    assert [result.differs for result in subject.dataset.verify()] == [None, None]
     assert in_graph(epoch) == subject.due["all", 1]
 
 
 @pytest.mark.usefixtures("small")
-def test_a_bit_that_flips_under_open_epochs_reaches_no_sample(subject: Subject, kind: Kind) -> None:
-    """Their files are mapped already."""
+def test_a_flipped_bit_under_open_epochs_changes_no_sample(subject: Subject, kind: Kind) -> None:
+    """The epochs have mapped the files before the damage."""
     runs = {name: subject.dataset.run(name) for name in ("all", "replay", "later")}
-    epochs = {place: runs[place[0]].epoch(place[1]) for place in subject.due}
+    epochs = {(name, number): runs[name].epoch(number) for name, number in subject.due}
     rng = random.Random(3)
     for _ in range(4):
         for name in files(subject.cache):
             if (subject.cache / name).exists():
                 size = (subject.cache / name).stat().st_size
                 flip(subject.cache / name, rng.randrange(size), rng.randrange(8))
-            for place, epoch in epochs.items():
-                assert yielded(epoch) == subject.due[place], f"after damage to {name}"
+            for identity, epoch in epochs.items():
+                assert yielded(epoch) == subject.due[identity], f"after damage to {name}"
     for column in ("buckets", "changes", "anchors"):
         kind.grow(subject.dataset, 4)
         flip(next(subject.cache.glob(f"*/*/{column}")), 0, 5)
@@ -223,15 +225,17 @@ def test_a_bit_that_flips_under_open_epochs_reaches_no_sample(subject: Subject, 
         assert yielded(epoch) == due(subject.dataset, epoch), f"after damage to {column}"
 
 
-def test_a_mirror_that_is_removed_under_a_run_is_made_again(subject: Subject, kind: Kind) -> None:
+def test_a_mirror_that_is_removed_during_a_run_is_created_again(
+    subject: Subject, kind: Kind
+) -> None:
     run = subject.dataset.run("later")
     epoch = run.epoch(0)
     for number in (1, 2):
         shutil.rmtree(subject.cache)
         assert yielded(epoch) == subject.due["later", 0]
         kind.grow(subject.dataset, 4)
-        found = run.epoch(number)
-        assert yielded(found) == due(subject.dataset, found)
+        following = run.epoch(number)
+        assert yielded(following) == due(subject.dataset, following)
     if kind is KINDS["fixed"]:
         shutil.rmtree(subject.cache)
         assert in_graph(epoch) == subject.due["later", 0]
@@ -251,7 +255,7 @@ with registry.connect(sys.argv[1]) as reg:
 """
 
 
-def test_processes_that_sync_one_mirror_while_it_grows_are_all_right(
+def test_processes_that_sync_one_growing_mirror_read_right_samples(
     sqlite_url: str, kind: Kind
 ) -> None:
     with registry.connect(sqlite_url) as reg:
@@ -296,15 +300,15 @@ def test_a_trainer_killed_at_any_moment_leaves_a_mirror_that_works(
 
 @contextmanager
 def tiny_disk(folder: Path, kilobytes: int) -> Iterator[None]:
-    """Mount a file system that is soon full."""
+    """Mount a small file system."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = subprocess.run(
+    mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", folder],
         capture_output=True,
         check=False,
     )
-    if made.returncode:
-        pytest.skip(f"no file system can be mounted here: {made.stderr.decode()}")
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode()}")
     try:
         yield
     finally:
@@ -312,11 +316,11 @@ def tiny_disk(folder: Path, kilobytes: int) -> Iterator[None]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_a_disk_that_is_full_at_any_moment_is_done_without(
+def test_a_disk_that_fills_up_at_any_moment_changes_no_sample(
     sqlite_url: str, kind: Kind, cache: Path
 ) -> None:
-    """However far a mirror gets, all samples come, in the same order."""
-    told = []
+    """However many rows fit into the mirror, all samples are yielded in the same order."""
+    messages = []
     with registry.connect(sqlite_url) as reg:
         dataset = kind.create(reg)
         for kilobytes in range(4, 68, 4):
@@ -330,14 +334,12 @@ def test_a_disk_that_is_full_at_any_moment_is_done_without(
                         samples = yielded(epoch)
                     assert samples == due(dataset, epoch)
                     assert {warning.category for warning in caught} <= {CacheWarning}
-                    told += [str(warning.message) for warning in caught]
-    assert any("no local copy can be kept" in message for message in told)
-    assert any("stays in memory" in message for message in told)
+                    messages += [str(warning.message) for warning in caught]
+    assert any("no local copy can be kept" in message for message in messages)
+    assert any("stays in memory" in message for message in messages)
 
 
-def test_a_mirror_that_can_only_be_read_is_read_as_far_as_it_goes(
-    sqlite_url: str, kind: Kind, cache: Path
-) -> None:
+def test_a_read_only_mirror_is_read_up_to_its_end(sqlite_url: str, kind: Kind, cache: Path) -> None:
     with tiny_disk(cache, 1024), registry.connect(sqlite_url) as reg:
         dataset = kind.create(reg)
         kind.grow(dataset, 30)
@@ -358,7 +360,7 @@ def test_a_mirror_that_can_only_be_read_is_read_as_far_as_it_goes(
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
-def test_without_a_cache_samples_come_in_the_same_order(
+def test_without_a_cache_samples_have_the_same_order(
     reg: Registry, kind: Kind, cache: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = kind.create(reg)
@@ -378,7 +380,7 @@ def test_without_a_cache_samples_come_in_the_same_order(
             assert [yielded(epoch) for epoch in epochs] == expected
 
 
-def test_without_a_cache_tensorflow_is_given_the_same(
+def test_without_a_cache_tensorflow_gets_the_same_samples(
     sqlite_url: str, kind: Kind, cache: Path
 ) -> None:
     cache.touch()

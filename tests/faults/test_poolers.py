@@ -1,4 +1,4 @@
-"""PgBouncer in transaction mode with its own defaults, between the registry and PostgreSQL."""
+"""PgBouncer in transaction mode with its default settings, in front of PostgreSQL."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ THREADS = 8
 
 @pytest.fixture
 def pooler(postgresql_url: str) -> Iterator[URL]:
-    """A pooler with few sessions, which asks for TLS and shows a certificate of its own."""
+    """A pooler with few sessions, which requires TLS and has a self-signed certificate."""
     program = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
     assert Path(program).exists(), "install PgBouncer, as by `apt-get install pgbouncer`"
     server = parse_url(postgresql_url)
@@ -42,7 +42,7 @@ def pooler(postgresql_url: str) -> Iterator[URL]:
         port = free.getsockname()[1]
     folder = Path(tempfile.mkdtemp(prefix="registry-pooler-"))
     _write_settings(folder, server, port)
-    # Another user than root, that may reach the server's socket.
+    # PgBouncer refuses to run as root; this user may connect to the server's socket.
     owner = pwd.getpwuid(Path(str(server.query.get("host") or folder)).stat().st_uid)
     command = [program, "-q"]
     if os.getuid() == 0:
@@ -89,7 +89,7 @@ def _answers(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_the_registry_works_through_a_pooler_and_leaves_nothing_in_its_sessions(
+def test_the_registry_works_through_a_pooler_and_leaves_its_sessions_unchanged(
     pooler: URL, postgresql_url: str
 ) -> None:
     with registry.connect(pooler.render_as_string(hide_password=False)) as reg:
@@ -111,42 +111,42 @@ def test_the_registry_works_through_a_pooler_and_leaves_nothing_in_its_sessions(
         run = dataset.run("r", seed=1)
         assert sum(len(batch["label"]) for batch in run.epoch(0).batches(64)) == len(dataset)
         assert dataset.verify()[0].differs is None
-    with psycopg.connect(postgresql_url.replace("+psycopg", "")) as near:
-        left = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
-        assert near.execute(left).fetchone() == (0,)
-    with psycopg.connect(pooler.render_as_string(hide_password=False)) as far:
+    with psycopg.connect(postgresql_url.replace("+psycopg", "")) as direct:
+        idle = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
+        assert direct.execute(idle).fetchone() == (0,)
+    with psycopg.connect(pooler.render_as_string(hide_password=False)) as pooled:
         for name, value in {"enable_seqscan": "on", "lock_timeout": "0"}.items():
-            assert far.execute(f"SHOW {name}", prepare=False).fetchone() == (value,)
-        assert far.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
-        assert far.execute("SELECT count(*) FROM pg_listening_channels()").fetchone() == (0,)
+            assert pooled.execute(f"SHOW {name}", prepare=False).fetchone() == (value,)
+        assert pooled.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
+        assert pooled.execute("SELECT count(*) FROM pg_listening_channels()").fetchone() == (0,)
 
 
 def _follow(dataset: registry.Dataset, rows: int) -> int:
-    seen = 0
+    count = 0
     for page in dataset.follow():
-        seen += len(page)
-        if seen >= rows:
-            return seen
+        count += len(page)
+        if count >= rows:
+            return count
     raise AssertionError
 
 
-def test_a_statement_that_stays_silent_behind_a_pooler_fails_in_time(pooler: URL) -> None:
+def test_a_statement_without_an_answer_behind_a_pooler_fails_in_time(pooler: URL) -> None:
     engine = make_engine(pooler, timeout=10)
     since = time.monotonic()
-    with pytest.raises(DatabaseUnavailableError, match="nothing came"), reading(engine) as far:
-        far.execute(text("SELECT pg_sleep(60)"))
+    with pytest.raises(DatabaseUnavailableError, match="nothing came"), reading(engine) as pooled:
+        pooled.execute(text("SELECT pg_sleep(60)"))
     assert time.monotonic() - since < 10
     engine.dispose()
 
 
-def test_migrations_are_refused_behind_a_pooler(pooler: URL) -> None:
+def test_migrations_are_rejected_behind_a_pooler(pooler: URL) -> None:
     engine = make_engine(pooler)
     with pytest.raises(DatabaseError, match="migrate by a URL of the server itself"):
         upgrade(engine)
     engine.dispose()
 
 
-def test_a_certificate_of_somebody_else_is_refused(pooler: URL) -> None:
+def test_an_unknown_certificate_is_rejected(pooler: URL) -> None:
     wrong = pooler.update_query_dict({"sslrootcert": "system"})
     with pytest.raises(registry.RegistryError, match="certificate"):
         registry.connect(wrong.render_as_string())

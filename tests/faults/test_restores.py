@@ -1,4 +1,4 @@
-"""Databases that move: dumped and restored, copied, or lost but for a standby."""
+"""Databases that are dumped and restored, copied, or replaced by a standby."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POLICIES: dict[str, Policy] = {"every": "all", "new": "new", "replay": Replay(0.
 
 @pytest.fixture(scope="module")
 def clusters() -> Iterator[tuple[Cluster, Cluster]]:
-    """A server with the schema, and one that has had fewer transactions."""
+    """A server with the schema, and one that has run fewer transactions."""
     with cluster() as older, cluster() as younger:
         set_up(older.url)
         older.do(
@@ -47,32 +47,32 @@ def text(url: URL) -> str:
 
 
 def train(dataset: Dataset, kind: Kind) -> None:
-    """Let runs of every policy have two epochs, and stop in the middle of the first."""
+    """Pin two epochs of a run of each policy, and stop in the middle of the first."""
     for _ in range(2):
         kind.grow(dataset, 30)
         for number, (name, policy) in enumerate(POLICIES.items()):
-            made = dataset.run(name, seed=number, split="train", policy=policy)
-            made.epoch(0 if made.last is None else 1)
-            made.record(13)
+            trained = dataset.run(name, seed=number, split="train", policy=policy)
+            trained.epoch(0 if trained.last is None else 1)
+            trained.record(13)
 
 
-def go_on(dataset: Dataset) -> list[Row]:
-    """Return what each run is trained on next, from where it was."""
-    found = []
+def next_rows(dataset: Dataset) -> list[Row]:
+    """Return the rows that each run is trained on next, from its present position."""
+    following = []
     for name in POLICIES:
-        # Past the epochs that were pinned, where the policy has something for it.
+        # Beyond the pinned epochs, if the policy has samples for another one.
         batches = dataset.run(name).stream(5)
-        found += [row for batch in islice(batches, 6) for row in rows_of(batch)]
-    return found
+        following += [row for batch in islice(batches, 6) for row in rows_of(batch)]
+    return following
 
 
 def check_same(source: Registry, target: Registry) -> None:
-    """Compare two databases to the last row, and what their runs go on with."""
+    """Check that two databases have the same rows, and that their runs continue with the same."""
     assert contents(target) == contents(source)
     copy, dataset = target.open("growing"), source.open("growing")
     assert copy.head == dataset.head
-    assert {found.differs for found in copy.verify()} == {None}
-    assert go_on(copy) == go_on(dataset)
+    assert {result.differs for result in copy.verify()} == {None}
+    assert next_rows(copy) == next_rows(dataset)
 
 
 @rounds(1, 10)
@@ -101,7 +101,7 @@ def test_a_dump_restored_into_a_younger_cluster_is_the_same_registry(
             source.drop("growing")
     figure(
         f"pg_dump restored into a younger cluster, {rounds} times",
-        "same positions and chains, runs go on with the same batches",
+        "same positions and chains, runs continue with the same batches",
     )
 
 
@@ -129,18 +129,18 @@ def test_a_registry_copied_from_sqlite_to_postgresql_and_back_is_the_same(
             target.drop("growing")
     figure(
         f"SQLite copied to PostgreSQL and back, {rounds} times",
-        "same positions and chains, runs go on with the same batches",
+        "same positions and chains, runs continue with the same batches",
     )
 
 
 def _check_elsewhere(
     source: Registry, target: Registry, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
-    """Compare what runs go on with on a machine that has no mirror yet."""
-    expected = go_on(source.open("growing"))
+    """Check that runs continue with the same rows on a machine without a mirror."""
+    expected = next_rows(source.open("growing"))
     with monkeypatch.context() as patch:
         patch.setenv("REGISTRY_CACHE", str(folder))
-        assert go_on(target.open("growing")) == expected
+        assert next_rows(target.open("growing")) == expected
 
 
 def _transactions(of: Cluster) -> int:
@@ -153,7 +153,7 @@ def _plain(url: URL) -> str:
 
 @pytest.mark.timeout(900)
 @rounds(1, 10)
-def test_a_standby_promoted_without_the_last_commits_is_noticed_by_all_who_had_seen_them(
+def test_a_standby_promoted_without_the_last_commits_is_detected_by_all_that_had_read_them(
     rounds: int, figure: Figure
 ) -> None:
     for number in range(rounds):
@@ -163,12 +163,12 @@ def test_a_standby_promoted_without_the_last_commits_is_noticed_by_all_who_had_s
                 _fail_over(kind_of(number + 1), primary, follower)
     figure(
         f"standby promoted without the last commits, {rounds} times",
-        "run, writer, follower and mirror each told the position, never silent",
+        "run, writer, follower and mirror each raise an error with the position",
     )
 
 
 def _fail_over(kind: Kind, primary: Cluster, follower: Cluster) -> None:
-    # As libpq fails over: whichever of the two can be written to.
+    # libpq fails over by this URL, to whichever of the two servers accepts writes.
     query = {"host": f"{primary.host},{follower.host}", "target_session_attrs": "read-write"}
     with registry.connect(text(primary.url.set(query=query))) as reg:
         dataset = kind.create(reg)
@@ -201,7 +201,7 @@ def _fail_over(kind: Kind, primary: Cluster, follower: Cluster) -> None:
             kind.grow(dataset, 20, 500)
         assert dataset.head.position == 33
         kind.grow(dataset, 20, 500)
-        assert yielded(epoch) == samples, "what is here already is what it was"
+        assert yielded(epoch) == samples, "an open epoch keeps its rows"
         with pytest.warns(DivergenceWarning, match="only up to position 33"):
             fresh = dataset.run("new").epoch(0)
         assert yielded(fresh) == due(dataset, fresh)

