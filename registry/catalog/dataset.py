@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, NoReturn, SupportsIndex
+from typing import Any, SupportsIndex
 
 from sqlalchemy import Connection, Row
 
@@ -24,7 +24,7 @@ from registry.storage.log.head import Head
 from registry.storage.log.inbox import Inbox
 from registry.storage.log.page import Page
 from registry.storage.log.reader import Log, follow, pages
-from registry.storage.log.version import Version
+from registry.storage.log.version import Version, complete
 from registry.storage.log.writer import Writer, amend, append, append_each, transact
 from registry.training import run_store
 from registry.training.mirror_source import Sources
@@ -44,13 +44,12 @@ class Dataset:
         self.name: str = row.name
         self.description: str = row.description
         self.created_at = row.created_at
+        # JSON has no tuples: the stored intervals are lists.
         self.splits: dict[str, Interval] = {n: (a, z) for n, (a, z) in row.splits.items()}
         self._log = log
         # Shared by all runs, so that a mirror that one run has checked is not checked again.
         self._sources = Sources(log)
-        self._version = version
-        if version is not None:
-            self._check_version(version)
+        self._version = None if version is None else complete(log, version)
 
     @property
     def id(self) -> int:
@@ -89,6 +88,7 @@ class Dataset:
         """The dataset as it is now; its text form can be opened for as long as the log exists."""
         if self._version is not None:
             return self._version
+        # One read: the position and the chain of two reads could be those of different commits.
         head = self.head
         return Version(self.name, head.position, head.chain.hex())
 
@@ -157,8 +157,9 @@ class Dataset:
         `DatabaseUnavailableError` if the database cannot be reached.
         """
         self._check_writable()
-        made = batches(self._log.codec, requests)
-        return append_each(self._log.engine, self._log.dataset_id, made)
+        # Encoded before the transaction, during which other writers of the dataset wait.
+        encoded = batches(self._log.codec, requests)
+        return append_each(self._log.engine, self._log.dataset_id, encoded)
 
     def amend_together(
         self, prepare: Callable[[Connection], Sequence[Sequence[Change]]]
@@ -171,6 +172,8 @@ class Dataset:
         self._check_writable()
         log = self._log
 
+        # All under the lock: changes that are prepared before it could be based on rows that
+        # another writer revises before they are appended.
         def work(writer: Writer) -> list[Outcome]:
             return writer.append(batches(log.codec, prepare(writer.connection)))
 
@@ -279,6 +282,7 @@ class Dataset:
 
     def _amend(self, key: str, change: Amend | None, source: str | None) -> Report:
         self._check_writable()
+        # `amend` does not check them, and the database's error for a NUL would not name the key.
         check_key(key)
         check_source(source)
         return amend(self._log.engine, self._log.dataset_id, key, change, source)
@@ -295,20 +299,3 @@ class Dataset:
     def _check_writable(self) -> None:
         if self._version is not None:
             raise VersionError(f"{self._version} never changes; open {self.name!r} instead")
-
-    def _check_version(self, version: Version) -> None:
-        """Complete the version's chain value, of which users may give only the first digits.
-
-        Raises `VersionError`, which says what the log has instead, if it does not hold the version.
-        """
-        stored = self._log.chain_reached(version.watermark)
-        if stored is None:
-            _absent(f"{version}: {self.name!r} ends at position {self._log.head().position}")
-        chain = stored.hex()
-        if not chain.startswith(version.chain):
-            _absent(f"{version}: the log of {self.name!r} has {chain} there, another history")
-        self._version = Version(self.name, version.watermark, chain)
-
-
-def _absent(why: str) -> NoReturn:
-    raise VersionError(f"this database does not hold {why}")

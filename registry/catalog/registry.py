@@ -59,6 +59,7 @@ def connect(
     engine = make_engine(
         os.environ.get("REGISTRY_URL") or DEFAULT_URL if url is None else url, timeout
     )
+    # Ignored for SQLite: the environment may be set for another registry, on PostgreSQL.
     if replica is None and engine.dialect.name == "postgresql":
         replica = os.environ.get("REGISTRY_REPLICA_URL")
     nearby = open_replica(replica, engine, timeout) if replica else None
@@ -96,6 +97,7 @@ class Registry(Pickled):
 
     def close(self) -> None:
         """Close the connections; datasets opened from this registry reconnect if used again."""
+        # The engines stay usable: `dispose` closes the pool's connections and begins an empty pool.
         self.engine.dispose()
         if self.replica is not None:
             self.replica.engine.dispose()
@@ -194,6 +196,7 @@ def _create(connection: Connection, row: Mapping[str, Any]) -> None:
 
     Raises `DatasetExistsError` if the name's row has another uid than this call's.
     """
+    # The unique index decides between concurrent calls; the query then shows whose row it is.
     inserted = insert_if_new(connection, DatasetRow, row)
     query = select(DatasetRow.id, DatasetRow.uid).where(DatasetRow.name == row["name"])
     stored = connection.execute(query).one_or_none()

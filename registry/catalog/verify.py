@@ -75,6 +75,7 @@ def verify_database(log: Log, head: Head) -> Verification:
 
     Reads from the primary: a replica may not have all rows yet.
     """
+    # A generator, so that only one page is in memory.
     blocks = (
         _Block(page.start, page.stop, _listed(log, page.erased.tolist()), page.chain_values)
         for page in pages(log.primary, 0, head.position)
@@ -85,6 +86,7 @@ def verify_database(log: Log, head: Head) -> Verification:
 
 def _past(log: Log, head: Head) -> int | None:
     """Return where a log with correct stored values disagrees with its head; None if it agrees."""
+    # Reported at the last row, whose stored value the head should have.
     if log.chain_at(head.position) != head.chain:
         return max(0, head.position - 1)
     if log.chain_at(head.position + 1) is None:
@@ -132,6 +134,8 @@ def _verified(log: Log, place: str, until: int, blocks: Iterable[_Block]) -> Ver
     chain, erased = GENESIS, 0
     for block in blocks:
         stored = _stored(log, block.start, block.stop)
+        # Only rows that are recorded as erased: taking the stored value for any other row would let
+        # its damage pass. The database may also hold fewer rows than the mirror.
         known = {
             position: stored[position - block.start]
             for position in block.erased
@@ -143,6 +147,7 @@ def _verified(log: Log, place: str, until: int, blocks: Iterable[_Block]) -> Ver
             pairs = zip(stored, values, strict=False)
             same = next((n for n, (one, other) in enumerate(pairs) if one != other), len(stored))
             return Verification(place, until, block.start + same, erased)
+        # The next block's first value depends on this block's last.
         chain = values[-1]
         erased += len(known)
     return Verification(place, until, None, erased)
@@ -153,7 +158,7 @@ def _stored(log: Log, after: int, until: int) -> list[bytes]:
 
     Raises `TransientError`, so that the read is repeated, if a standby does not have them yet.
     """
-    wanted = (
+    query = (
         select(SampleRow.chain)
         .where(
             SampleRow.dataset_id == log.dataset_id,
@@ -164,8 +169,9 @@ def _stored(log: Log, after: int, until: int) -> list[bytes]:
     )
 
     def read_values(connection: Connection) -> list[bytes]:
-        values = list(connection.execute(wanted).scalars())
+        values = list(connection.execute(query).scalars())
         if len(values) != until - after:
+            # Missing rows are what this looks for, unless a standby may still receive them.
             error = missing_rows(connection, log.dataset_id, after, until, len(values))
             if isinstance(error, TransientError):
                 raise error

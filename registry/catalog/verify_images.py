@@ -43,6 +43,8 @@ def broken_images(log: Log, until: int) -> list[BrokenImage]:
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="registry-images") as pool:
         for page in pages(log, 0, until):
             failures += _failures(page, decode, pool)
+            # A revision may be on a later page than the broken image that it supersedes: it is
+            # compared with those of all pages so far.
             broken = {position for position, _, _ in failures}
             superseded |= broken.intersection(page.supersedes.tolist())
     return [
@@ -58,6 +60,7 @@ def _failures(
     for name, feature in page.codec.features.items():
         if isinstance(feature, Image):
             encoding = feature.encoding
+            # Bound as a default: the lambda runs later, when ``encoding`` may be another one's.
             reasons = pool.map(lambda file, as_=encoding: _reason(decode, as_, file), page[name])
             for position, reason in zip(positions, reasons, strict=True):
                 if reason is not None:

@@ -98,6 +98,7 @@ class Codec:
         if self.fixed_width:
             width = self.header.itemsize
             return self.decode_rows(np.frombuffer(data, np.uint8, count * width).reshape(-1, width))
+        # Slices of a memoryview do not copy: each one here extends to the end of the data.
         view, records, start = memoryview(data), [], 0
         for _ in range(count):
             records.append(view[start:])  # its length is in its header

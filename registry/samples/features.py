@@ -64,6 +64,7 @@ class ClassLabel:
         counted = isinstance(classes, int) and not isinstance(classes, bool)
         names = None if counted or not isinstance(classes, Iterable) else tuple(classes)
         count = classes if isinstance(classes, int) and counted else len(names or ())
+        # The upper limit is that of int32, in which indexes are stored.
         if isinstance(classes, str | bytes) or not 0 < count < 2**31:
             raise FeatureError(
                 f"ClassLabel takes a count above 0 or a list of names, not {classes!r:.200}"
@@ -139,6 +140,7 @@ class Features(Mapping[str, Feature]):
             # A subclass would lose its type in the JSON form.
             if type(feature) not in _KINDS.values():
                 raise FeatureError(f"feature {name!r} is {feature!r:.200}; use {', '.join(_KINDS)}")
+        # A copy: a change of the caller's mapping would change the layout of records.
         self._features = dict(features)
 
     def __getitem__(self, name: str) -> Feature:
@@ -153,6 +155,7 @@ class Features(Mapping[str, Feature]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Features):
             return NotImplemented
+        # As lists, since dictionaries are equal in any order.
         return list(self.items()) == list(other.items())
 
     def __hash__(self) -> int:

@@ -3,6 +3,9 @@
 The check follows a file's chunks (PNG) or markers (JPEG) to its end. As in decoders, any bytes may
 follow the end. Damaged pixel data may pass; `registry verify --images` decodes the images.
 
+The library imagesize is not used: it returns only the dimensions, which this reads on its way to
+the end in two lines, and it accepts truncated files.
+
 PNG: https://www.w3.org/TR/png-3/#5DataRep. JPEG: ITU-T T.81, annex B.
 """
 
@@ -36,6 +39,7 @@ def check_file(data: bytes, encoding: Literal["png", "jpeg"]) -> None:
 
 def _check_png(data: bytes) -> None:
     view, start, pixels = memoryview(data), len(_MAGIC["png"]), False
+    # A chunk is its length, its type, its data and a checksum.
     while len(data) >= start + 12:
         length, name = int.from_bytes(view[start : start + 4], "big"), data[start + 4 : start + 8]
         stop = start + 8 + length

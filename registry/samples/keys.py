@@ -20,6 +20,7 @@ LONGEST = 512
 
 def make_keys(count: int) -> list[str]:
     """Generate unique keys: a batch's time in nanoseconds and 64 random bits, then a row number."""
+    # The time first: generated keys are then mostly appended at the end of the index.
     batch = f"{time.time_ns():016x}{secrets.token_hex(8)}"
     return [f"{batch}-{number}" for number in range(count)]
 

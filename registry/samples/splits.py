@@ -71,6 +71,7 @@ def buckets(keys: Iterable[str]) -> npt.NDArray[np.uint16]:
 
     The hash must never change: samples of existing datasets would change their split.
     """
+    # Joined to one buffer, since an array of two-byte strings would lose trailing zero bytes.
     digests = [blake2b(key.encode(), digest_size=2).digest() for key in keys]
     # "<u2" so that a big-endian machine computes the same buckets.
     return np.frombuffer(b"".join(digests), "<u2").astype(np.uint16, copy=False)

@@ -227,6 +227,7 @@ def _labels(feature: ClassLabel, values: Any, count: int) -> Array:
         return _lookup(feature, array)
     if array.dtype.kind not in "iu":
         raise UnfitValueError(f"{array.dtype.name} is not a class index or name", 0)
+    # Before the array is cast to int32, which would wrap large indexes to valid ones.
     bad = (array < 0) | (array >= feature.count)
     if bad.any():
         row = int(np.argmax(bad))
@@ -256,6 +257,7 @@ def _indexes(feature: ClassLabel, values: Sequence[Any]) -> Array:
 
 
 def _lookup(feature: ClassLabel, array: Array) -> Array:
+    # An empty array would have no element for `searchsorted` to return.
     names = np.array(feature.names or ("",))
     order = np.argsort(names)
     # searchsorted returns len(names) for a name after all others.

@@ -63,7 +63,7 @@ def copy_dataset(
     """
     row = find_row(source, name)
     origin = Log.of(source.engine, row)
-    goal = origin.head()
+    goal = origin.head()  # which moves waiting rows of the inbox to the log
     copy = _find_or_create_copy(target, row)
     before = _checked_head(origin, copy, name)
     task = _CopyTask(origin, copy, before, progress)
@@ -106,6 +106,7 @@ class _CopyTask:
                 if connection is None
                 else fetch(connection, *rows)
             )
+            # Before they are stored: the target's log is append-only, too.
             verify_rows(shown(self.origin.engine.url), head.chain, block)
             head = store(self.copy.engine, self.copy.dataset_id, head, block)
             if self.progress is not None:
@@ -157,6 +158,7 @@ def _find_or_create_copy(target: Registry, row: Row[Any]) -> Log:
     values = {name: getattr(row, name) for name in copied}
 
     def find_or_create(connection: Connection) -> Sequence[Row[Any]]:
+        # The copy's uid is the source's, so that a second attempt finds the row of the first.
         if insert_if_new(connection, DatasetRow, values):
             query = select(DatasetRow.id).where(DatasetRow.uid == row.uid)
             dataset_id = connection.execute(query).scalar_one()

@@ -80,6 +80,7 @@ def copy_erasures(source: Scope, target: Scope) -> int:
     """
     connection, dataset_id = target
     erased, before = _erasures(*source), _erasures(*target)
+    # Mirrors apply erasures by number: the copy's must be the first ones of the source, in order.
     for one, other in zip_longest(erased[: len(before)], before):
         if one is None or one["position"] != other["position"]:
             raise DivergenceError(
@@ -88,6 +89,7 @@ def copy_erasures(source: Scope, target: Scope) -> int:
             )
     added, count = erased[len(before) :], 0
     for start in range(0, len(added), _PART):
+        # Databases limit the number of parameters in a statement.
         part = added[start : start + _PART]
         connection.execute(insert(ErasureRow), [{**row, "dataset_id": dataset_id} for row in part])
         rows = (
@@ -129,6 +131,7 @@ def _copy_tool_table(row_class: type[Base], source: Scope, target: Scope) -> Non
         key = list(table.primary_key)
         replaced = {c.name: statement.excluded[c.name] for c in copied if c not in key}
         statement = statement.on_conflict_do_update(index_elements=key, set_=replaced)
+    # In parts, since a server that has run for long has millions of events.
     for part in _parts(source[0], select(*copied).where(table.c.dataset_id == source[1])):
         connection.execute(statement, [{**row, "dataset_id": dataset_id} for row in part])
 
@@ -227,6 +230,8 @@ def _insert_rejected(row: Mapping[str, Any], target: Scope) -> bool:
         # A savepoint: on PostgreSQL, an error would otherwise abort the whole transaction.
         with connection.begin_nested():
             connection.execute(insert(InboxRow).values(**values, created_at=row["created_at"]))
+    # ValueError: a text is not UTF-8, or the fields are not JSON. DataError: only SQLite can store
+    # the value, such as U+0000.
     except (ValueError, DataError):
         return False
     return True

@@ -34,8 +34,6 @@ BLOCK_BYTES = 32 << 20
 
 The row that reaches the limit of bytes is still part of the block, so a block is never empty.
 """
-
-
 ERASED = b""
 """The record of an erased row; no stored record is empty."""
 
@@ -67,6 +65,8 @@ def fetch(connection: Connection, dataset_id: int, after: int, until: int) -> li
         # The driver returns times as texts.
         stored = [(*row[:-1], _parse_time(row[-1])) for row in stored]
     rows = [LogRow._make(row) for row in stored]
+    # A block may end early, at the row that fills it. With fewer rows up to there, or none at all,
+    # the log has a gap.
     stop = rows[-1].position + 1 if rows else until
     if len(rows) != stop - after:
         raise missing_rows(connection, dataset_id, after, stop, len(rows))
@@ -115,6 +115,7 @@ def store(engine: Engine, dataset_id: int, head: Head, rows: Sequence[LogRow]) -
                 if existing.position == stop and stored:
                     return existing
                 raise overtaken(head.position)
+            # Inserted before `_gain` counts: a row may supersede another row of this block.
             bulk_insert.insert(connection, dataset_id, _blocks(rows))
             live = head.live + _gain(connection, dataset_id, rows)
             after = replace(head, position=stop, live=live, chain=last.chain)

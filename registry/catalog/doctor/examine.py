@@ -21,7 +21,7 @@ from registry.errors import DatabaseError, EncodingError, PermissionDeniedError
 from registry.storage.database import schema
 from registry.storage.database.engine import make_engine
 from registry.storage.database.url import may_exist, shown
-from registry.storage.log import drop as drops
+from registry.storage.log.drop import remove
 
 __all__ = ["Finding", "Severity", "examine"]
 
@@ -84,8 +84,9 @@ def _examine(engine: Engine, *, fix: bool) -> Iterator[Finding]:
         said = f"it is {revision}, and this version of the package knows {schema.REVISION}"
         yield _unready(said, "install the version of this package that has this schema")
     else:
+        # Before the checks, which then report only what it could not remove.
         if fix:
-            drops.remove(engine)
+            remove(engine)
         checks = _COMMON_CHECKS | ({} if sqlite else _POSTGRESQL_CHECKS)
         for name, check in checks.items():
             if name != "settings":

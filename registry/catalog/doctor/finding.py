@@ -36,6 +36,8 @@ Check = Callable[[Engine], Iterable[Finding]]
 
 def ask(engine: Engine, query: Any, **parameters: object) -> Sequence[Any]:
     """Return the rows of a query, SQL text or a statement, read in its own transaction."""
+    # Its own transaction: a check that is slow must not hold a snapshot, which keeps vacuum from
+    # removing dead rows, during all others.
     with reading(engine) as connection:
         statement = text(query) if isinstance(query, str) else query
         return connection.execute(statement, parameters).all()

@@ -31,7 +31,7 @@ _BACKUP = "restore the database from a backup; `registry verify {}` says from wh
 
 def check_logs(engine: Engine) -> Iterator[Finding]:
     """Find heads that are missing or disagree with their logs."""
-    for head in ask(engine, _heads()):
+    for head in ask(engine, _heads()):  # an outer join: a dataset without a head has NULLs
         if head.position is None:
             said = "it has no head, so that nothing can be read or written"
             yield _damaged(head.name, said)
@@ -73,6 +73,7 @@ def _check_end(head: Row[Any]) -> Iterator[Finding]:
     end = 0 if head.last is None else head.last + 1
     if end != head.position:
         yield _damaged(head.name, f"its head is at position {head.position}, its log ends at {end}")
+    # Compared only where the ends agree: otherwise the chain is another row's.
     elif head.chain != (GENESIS if end == 0 else head.chain_there):
         yield _damaged(head.name, f"head and log have different chains at position {end}")
     if head.erased != head.erasures:
@@ -163,6 +164,7 @@ def check_drops(engine: Engine) -> Iterator[Finding]:
 
 def check_inbox(engine: Engine) -> Iterator[Finding]:
     """Find rejected rows, and rows that have waited in the inbox for more than `WAITING`."""
+    # By this machine's clock: it differs from the database's by less than an hour.
     waits = and_(InboxRow.error.is_(None), InboxRow.created_at < datetime.now(UTC) - WAITING)
     query = (
         select(

@@ -17,6 +17,8 @@ from registry.training.mirror_source import cache_folder
 def check_mirrors(engine: Engine) -> Iterator[Finding]:
     """Find mirrors that are damaged, diverged, not yet erased or behind the database."""
     folder = cache_folder()
+    # Heads are read before mirrors: a mirror that is updated in between is ahead of this head, and
+    # `_difference` compares it with the log itself.
     query = select(DatasetRow, HeadRow.position, HeadRow.erased).join(
         HeadRow, HeadRow.dataset_id == DatasetRow.id
     )

@@ -24,6 +24,7 @@ def check_indexes(engine: Engine) -> Iterator[Finding]:
     """Find indexes that are missing or invalid."""
     dialect = engine.dialect.name
     parameters = {"tables": list(metadata.tables)} if dialect == "postgresql" else {}
+    # Names as PostgreSQL prints a regclass: without the schema, if it is in the search path.
     existing = dict(ask(engine, _INDEXES[dialect], **parameters))
     for name, valid in existing.items():
         if not valid:

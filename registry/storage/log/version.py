@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from registry.errors import VersionError
+from registry.storage.log.reader import Log
 
 NAME = r"\w[\w.-]{0,127}"
 """Pattern of a dataset's name: letters, digits, ``_``, ``.`` and ``-``, at most 128 of them."""
@@ -48,3 +49,22 @@ class Version:
                 "hex digits of the chain, as `registry show` prints it"
             )
         return cls(match[1], int(match[2]), match[3])
+
+
+def complete(log: Log, version: Version) -> Version:
+    """Return the version with its whole chain value, of which users may give the first digits only.
+
+    Raises `VersionError`, which says what the log has instead, if it does not hold the version.
+    """
+    chain = log.chain_reached(version.watermark)
+    if chain is None:
+        raise VersionError(
+            f"this database does not hold {version}: {version.name!r} ends at position "
+            f"{log.head().position}"
+        )
+    if not chain.hex().startswith(version.chain):
+        raise VersionError(
+            f"this database does not hold {version}: the log of {version.name!r} has {chain.hex()} "
+            "there, another history"
+        )
+    return Version(version.name, version.watermark, chain.hex())
