@@ -2,8 +2,7 @@
 
 How it works: TensorFlow's operation `GeneratorDataset` calls three functions, to start an iterator,
 for each of its elements, and to finish it. Here each of them calls Python. A graph holds tensors
-only, so `start` puts the generator into a dict and returns its number, and the other two look the
-generator up by the number.
+only, so `_Generators` keeps the generators, and the graph holds their numbers.
 
 Why: `tf.data.Dataset.from_generator` does the same, but checks and converts every element in
 Python, and does not keep its functions on one device (`raw_datasets.LOCAL`). With it, the first
@@ -43,30 +42,12 @@ class GeneratorDataset(FlatMapDataset):
 
     def __init__(self, make: Callable[[], Iterator[Any]], spec: Any) -> None:
         _keep_freed_memory()
+        generators = _Generators(make)
         specs = tf.nest.flatten(spec)
         dtypes = [component.dtype for component in specs]
-        generators: dict[int, Iterator[Any]] = {}
-        numbers = itertools.count()
 
-        def start() -> np.int64:
-            number = next(numbers)
-            generators[number] = make()
-            return np.int64(number)
-
-        def take(number: np.int64) -> list[Any]:
-            with generator_shutdown.running_call():
-                if generator_shutdown.has_begun():
-                    # `tf.numpy_function` reports StopIteration as an error that ends the dataset.
-                    raise StopIteration
-                return list(tf.nest.flatten(next(generators[int(number)])))
-
-        # Without it, the generator and what it has open would live as long as the dataset.
-        def finish(number: np.int64) -> np.int64:
-            del generators[int(number)]
-            return number
-
-        def take_with_shapes(number: Any) -> list[Any]:
-            components = tf.numpy_function(take, [number], dtypes)
+        def take(number: Any) -> list[Any]:
+            components = tf.numpy_function(generators.take, [number], dtypes)
             # Python's results have no shape in the graph until they are given one.
             for component, component_spec in zip(components, specs, strict=True):
                 component.set_shape(component_spec.shape)
@@ -75,14 +56,15 @@ class GeneratorDataset(FlatMapDataset):
         number_spec = tf.TensorSpec((), tf.int64)
         # Kept for as long as the dataset: TensorFlow knows a Python function by a token, which
         # dies with the graph that holds it.
-        self._functions_ = [
-            graph_function(lambda: tf.numpy_function(start, [], tf.int64)),
-            graph_function(take_with_shapes, number_spec),
+        self._functions_ = (
+            graph_function(lambda: tf.numpy_function(generators.start, [], tf.int64)),
+            graph_function(take, number_spec),
             graph_function(
-                lambda number: tf.numpy_function(finish, [number], tf.int64), number_spec
+                lambda number: tf.numpy_function(generators.finish, [number], tf.int64),
+                number_spec,
             ),
-        ]
-        init, following, finalize = self._functions_
+        )
+        init, take_next, finalize = self._functions_
 
         def generate(number: Any) -> Any:  # noqa: ARG001  # names a node
             return tf.raw_ops.GeneratorDataset(
@@ -90,7 +72,7 @@ class GeneratorDataset(FlatMapDataset):
                 next_func_other_args=[],
                 finalize_func_other_args=[],
                 init_func=init,
-                next_func=following,
+                next_func=take_next,
                 finalize_func=finalize,
                 **type_attributes(spec),
             )
@@ -98,6 +80,33 @@ class GeneratorDataset(FlatMapDataset):
         # The generator dataset is made within a function. Otherwise TensorFlow could not serialize
         # the whole dataset as a graph, which it does to optimize it.
         super().__init__(tf.data.Dataset.range(1), generate, spec)
+
+
+class _Generators:
+    """The generators of a dataset's iterators, by number."""
+
+    def __init__(self, make: Callable[[], Iterator[Any]]) -> None:
+        self._make = make
+        self._numbers = itertools.count()
+        self._running: dict[int, Iterator[Any]] = {}
+
+    def start(self) -> np.int64:
+        number = next(self._numbers)
+        self._running[number] = self._make()
+        return np.int64(number)
+
+    def take(self, number: np.int64) -> list[Any]:
+        """Return the components of the generator's next element."""
+        with generator_shutdown.running_call():
+            if generator_shutdown.has_begun():
+                # `tf.numpy_function` reports StopIteration as an error that ends the dataset.
+                raise StopIteration
+            return list(tf.nest.flatten(next(self._running[int(number)])))
+
+    def finish(self, number: np.int64) -> np.int64:
+        # Otherwise the generator and what it has open would live as long as the dataset.
+        del self._running[int(number)]
+        return number
 
 
 @cache

@@ -112,22 +112,7 @@ def _gather(signature: GatherSignature) -> Any:
     layout = SealedRows(codec.header.itemsize)
     decode = row_decoder(codec, signature.wanted)
 
-    @_compiled
-    def locate(number: Any, parameter_vector: Any, keys: Any) -> Any:
-        """Return the ranks of a chunk's samples, or without entries their positions; and a count.
-
-        The count is an int64 vector of one item, how many of the samples are no padding.
-        """
-        parameters = ShardParameters(*tf.unstack(parameter_vector))
-        after = number * signature.rows
-        # Padding of the last chunk. Unpadded, its numbers would lead past the epoch's end.
-        numbers = tf.range(signature.rows, dtype=tf.int64)
-        numbers = tf.minimum(after + numbers, parameters.size - 1)
-        offsets = sample_offsets(parameters, numbers, one_shard=signature.one_shard)
-        ranks = permute(parameters, keys, offsets)
-        count = tf.minimum(tf.constant(signature.rows, tf.int64), parameters.size - after)
-        return ranks if signature.indexed else ranks + parameters.first, [count]
-
+    locate = _compiled(lambda *inputs: _locate(signature, *inputs))
     positions_of = _compiled(open_entries)
 
     @_compiled
@@ -148,6 +133,22 @@ def _gather(signature: GatherSignature) -> Any:
         return cut, tf.logical_and(entries_intact, rows_are_intact)
 
     return gather
+
+
+def _locate(signature: GatherSignature, number: Any, parameter_vector: Any, keys: Any) -> Any:
+    """Return the ranks of a chunk's samples, or without entries their positions; and a count.
+
+    The count is an int64 vector of one item, how many of the samples are no padding.
+    """
+    parameters = ShardParameters(*tf.unstack(parameter_vector))
+    after = number * signature.rows
+    # Padding of the last chunk. Unpadded, its numbers would lead past the epoch's end.
+    numbers = tf.range(signature.rows, dtype=tf.int64)
+    numbers = tf.minimum(after + numbers, parameters.size - 1)
+    offsets = sample_offsets(parameters, numbers, one_shard=signature.one_shard)
+    ranks = permute(parameters, keys, offsets)
+    count = tf.minimum(tf.constant(signature.rows, tf.int64), parameters.size - after)
+    return ranks if signature.indexed else ranks + parameters.first, [count]
 
 
 def _compiled(function: Callable[..., Any]) -> Any:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -58,56 +59,70 @@ def batches(
     TensorFlow's error with the text of an `ImageError`.
     """
     ragged = any(isinstance(elements.features[name], Ragged) for name in elements.wanted)
-
-    def raise_error(positions: Positions) -> np.int64:
-        raise _image_error(log, elements, positions)
-
-    def decode(sample: Any) -> Any:
-        position, columns = sample
-        return position, elements.decode_images(columns)
-
-    def decode_chunk(chunk: Any) -> tf.data.Dataset:
-        positions, _ = chunk
-        samples = tf.data.Dataset.from_tensor_slices(chunk)
-        expected = tf.data.Dataset.from_tensor_slices(positions)
-        # Ends before the chunk does if samples were dropped. `failure` then takes the next place.
-        decoded = MapDataset(samples, decode, DECODERS).ignore_errors()
-        pairs = tf.data.Dataset.zip(expected, decoded)
-
-        def fail(all_positions: Any) -> Any:
-            number = tf.numpy_function(raise_error, [all_positions], tf.int64)
-            # Never returned, since `raise_error` raises, but `concatenate` wants elements of one
-            # kind.
-            with tf.control_dependencies([number]):
-                return tf.nest.map_structure(_blank, pairs.element_spec)
-
-        # One call, not AUTOTUNE: parallel calls run ahead, and would fail before they are needed.
-        failure = MapDataset(tf.data.Dataset.from_tensors(positions), fail, 1)
-        # Without the `take`, `fail` would run after every intact chunk.
-        complete = pairs.concatenate(failure).take(tf.size(positions, tf.int64))
-        # Batched here already: passing samples on one by one takes as long as decoding small ones.
-        return complete.batch(batch_size)
+    decoder = _Decoder(elements, log, batch_size)
 
     def check(batch: Any) -> Any:
-        expected, (decoded, columns) = batch
-        skipped = expected[tf.not_equal(expected, decoded)]
-        checked = tf.cond(
-            tf.equal(tf.size(skipped), 0),
-            lambda: tf.constant(0, tf.int64),
-            lambda: tf.numpy_function(raise_error, [skipped[:1]], tf.int64),
-        )
-        # Operations outside of this block would not wait for the check.
-        with tf.control_dependencies([checked]):
-            columns = tf.nest.map_structure(tf.identity, columns)
+        columns = decoder.check(batch)
         return columns if ragged else elements.select(columns)
 
-    parts = InterleaveDataset(chunks, decode_chunk)
+    parts = InterleaveDataset(chunks, decoder.decode_chunk)
     rebatched = RebatchDataset(parts, batch_size, drop_remainder=drop_remainder)
     # One call: batches need no more work, and parallel ones would hold more images in memory.
     intact = MapDataset(rebatched, check, 1)
     if not ragged:
         return intact
     return map_plainly(intact, lambda batch: elements.select(unpacked(elements.features, batch)))
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    """Decodes the images of chunks, and checks that no sample was dropped."""
+
+    elements: Elements
+    log: Log
+    batch_size: int
+
+    def decode_chunk(self, chunk: Any) -> tf.data.Dataset:
+        """Return batches of pairs: the expected position, and the next sample that was decoded."""
+        positions, _ = chunk
+        samples = tf.data.Dataset.from_tensor_slices(chunk)
+        expected = tf.data.Dataset.from_tensor_slices(positions)
+        # Ends before the chunk does if samples were dropped. `failure` then takes the next place.
+        decoded = MapDataset(samples, self._decode, DECODERS).ignore_errors()
+        pairs = tf.data.Dataset.zip(expected, decoded)
+
+        def fail(all_positions: Any) -> Any:
+            number = tf.numpy_function(self._raise_error, [all_positions], tf.int64)
+            # Never returned, since the error is raised, but `concatenate` wants elements of one
+            # kind.
+            with tf.control_dependencies([number]):
+                return tf.nest.map_structure(_blank, pairs.element_spec)
+
+        failure = MapDataset(tf.data.Dataset.from_tensors(positions), fail, 1)
+        # Without the `take`, `fail` would run after every intact chunk.
+        complete = pairs.concatenate(failure).take(tf.size(positions, tf.int64))
+        # Batched here already: passing samples on one by one takes as long as decoding small ones.
+        return complete.batch(self.batch_size)
+
+    def check(self, batch: Any) -> Any:
+        """Return the columns of a batch of pairs whose positions are equal; else raise an error."""
+        expected, (decoded, columns) = batch
+        skipped = expected[tf.not_equal(expected, decoded)]
+        checked = tf.cond(
+            tf.equal(tf.size(skipped), 0),
+            lambda: tf.constant(0, tf.int64),
+            lambda: tf.numpy_function(self._raise_error, [skipped[:1]], tf.int64),
+        )
+        # Operations outside of this block would not wait for the check.
+        with tf.control_dependencies([checked]):
+            return tf.nest.map_structure(tf.identity, columns)
+
+    def _decode(self, sample: Any) -> Any:
+        position, columns = sample
+        return position, self.elements.decode_images(columns)
+
+    def _raise_error(self, positions: Positions) -> np.int64:
+        raise _image_error(self.log, self.elements, positions)
 
 
 def _blank(spec: tf.TensorSpec) -> Any:
