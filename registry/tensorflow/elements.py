@@ -1,9 +1,11 @@
 """The elements of datasets: their dtypes and shapes, and the parts that a model takes.
 
-There are two forms of a chunk of samples that Python yields. `arrays` and `signature` are by
-column: a `Ragged` feature is a pair of all values, joined, and int64 lengths. `row_arrays` and
-`row_signature` have one value per row, so that rows can be cut apart: of a `Ragged` feature, its
-bytes as a string. `joined` and `unpacked` make RaggedTensors of them in the graph.
+Python yields a chunk of samples in one of two forms:
+
+- By column (`column_arrays`): a `Ragged` feature is a pair of all its values and their int64
+  lengths. `ragged_from_lengths` makes RaggedTensors of the pairs in the graph.
+- By row (`row_arrays`): every feature has one value per row, so that rows can be cut apart. Of a
+  `Ragged` feature it is the bytes, as a string. `ragged_from_bytes` makes RaggedTensors of them.
 """
 
 from __future__ import annotations
@@ -129,12 +131,14 @@ def _from_bytes(rows: Any, feature: Feature, field: np.dtype[Any], offset: int) 
     return tf.bitcast(items, dtype)
 
 
-def arrays(features: Features, columns: Mapping[str, Column], wanted: Sequence[str]) -> Any:
-    """Return columns in the structure that `signature` describes."""
-    return {name: _array(features[name], columns[name]) for name in wanted}
+def column_arrays(
+    features: Features, columns: Mapping[str, Column], wanted: Sequence[str]
+) -> dict[str, Any]:
+    """Return columns by feature; a `Ragged` one is a pair of all values and int64 lengths."""
+    return {name: _column_array(features[name], columns[name]) for name in wanted}
 
 
-def _array(feature: Feature, column: Column) -> Any:
+def _column_array(feature: Feature, column: Column) -> Any:
     if isinstance(feature, Ragged):
         # The empty array is for chunks without rows: `np.concatenate` refuses an empty list.
         values = np.concatenate([np.empty(0, feature.dtype), *column], dtype=feature.dtype)
@@ -142,50 +146,8 @@ def _array(feature: Feature, column: Column) -> Any:
     return column
 
 
-def row_arrays(features: Features, columns: Mapping[str, Column], wanted: Sequence[str]) -> Any:
-    """Return columns with one value for each row; that of a `Ragged` feature is its bytes."""
-    return {name: _row_array(features[name], columns[name]) for name in wanted}
-
-
-def _row_array(feature: Feature, column: Column) -> Column:
-    if not isinstance(feature, Ragged):
-        return column
-    # Objects, not NumPy's `S`, which strips trailing zero bytes and so changes lengths.
-    values = np.empty(len(column), object)
-    values[:] = [value.tobytes() for value in column]
-    return values
-
-
-def row_signature(features: Features, wanted: Sequence[str]) -> dict[str, Any]:
-    """Return the specs of what `row_arrays` returns for any number of rows."""
-    strings = tf.TensorSpec((None,), tf.string)
-    specs = {name: _spec(features[name]) for name in wanted}
-    return {name: strings if isinstance(spec, tuple) else spec for name, spec in specs.items()}
-
-
-def unpacked(features: Features, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a batch with RaggedTensors in place of the bytes that `row_arrays` made."""
-    return {name: _unpack(features[name], column) for name, column in batch.items()}
-
-
-def _unpack(feature: Feature, column: Any) -> Any:
-    if not isinstance(feature, Ragged):
-        return column
-    dtype = np.dtype(feature.dtype)
-    rows = tf.reshape(
-        tf.io.decode_raw(tf.strings.reduce_join(column), tf.uint8), (-1, dtype.itemsize)
-    )
-    lengths = tf.cast(tf.strings.length(column) // dtype.itemsize, tf.int64)
-    values = _from_bytes(rows, feature, dtype, 0)
-    # The lengths are right by construction, and validation would add assertions to each batch.
-    return tf.RaggedTensor.from_row_lengths(values, lengths, validate=False)
-
-
-def signature(features: Features, wanted: Sequence[str]) -> dict[str, Any]:
-    """Return the specs of columns of any number of rows.
-
-    That of a `Ragged` feature is a pair: of the values of all rows, and of int64 lengths.
-    """
+def column_specs(features: Features, wanted: Sequence[str]) -> dict[str, Any]:
+    """Return the specs of what `column_arrays` returns for any number of rows."""
     return {name: _spec(features[name]) for name in wanted}
 
 
@@ -199,11 +161,52 @@ def _spec(feature: Feature) -> Any:
     return tf.TensorSpec((None,), tf.string)
 
 
-def joined(columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Return columns with RaggedTensors in place of pairs of values and lengths."""
+def ragged_from_lengths(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `column_arrays` returned, with RaggedTensors in place of the pairs."""
     return {
+        # The lengths are right by construction, and validation would add assertions to each batch.
         name: tf.RaggedTensor.from_row_lengths(*column, validate=False)
         if isinstance(column, tuple)
         else column
         for name, column in columns.items()
     }
+
+
+def row_arrays(
+    features: Features, columns: Mapping[str, Column], wanted: Sequence[str]
+) -> dict[str, Column]:
+    """Return columns with one value for each row; that of a `Ragged` feature is its bytes."""
+    return {name: _row_array(features[name], columns[name]) for name in wanted}
+
+
+def _row_array(feature: Feature, column: Column) -> Column:
+    if not isinstance(feature, Ragged):
+        return column
+    # Objects, not NumPy's `S`, which strips trailing zero bytes and so changes lengths.
+    values = np.empty(len(column), object)
+    values[:] = [value.tobytes() for value in column]
+    return values
+
+
+def row_specs(features: Features, wanted: Sequence[str]) -> dict[str, Any]:
+    """Return the specs of what `row_arrays` returns for any number of rows."""
+    strings = tf.TensorSpec((None,), tf.string)
+    specs = column_specs(features, wanted)
+    return {name: strings if isinstance(spec, tuple) else spec for name, spec in specs.items()}
+
+
+def ragged_from_bytes(features: Features, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a batch of what `row_arrays` returned, with RaggedTensors in place of the bytes."""
+    return {name: _ragged_from_bytes(features[name], column) for name, column in batch.items()}
+
+
+def _ragged_from_bytes(feature: Feature, column: Any) -> Any:
+    if not isinstance(feature, Ragged):
+        return column
+    dtype = np.dtype(feature.dtype)
+    rows = tf.reshape(
+        tf.io.decode_raw(tf.strings.reduce_join(column), tf.uint8), (-1, dtype.itemsize)
+    )
+    lengths = tf.cast(tf.strings.length(column) // dtype.itemsize, tf.int64)
+    values = _from_bytes(rows, feature, dtype, 0)
+    return tf.RaggedTensor.from_row_lengths(values, lengths, validate=False)

@@ -30,7 +30,7 @@ from registry.samples.features import Ragged
 from registry.storage.database.transactions import read
 from registry.storage.log.reader import Log
 from registry.storage.log.records import sample_at
-from registry.tensorflow.elements import Elements, unpacked
+from registry.tensorflow.elements import Elements, ragged_from_bytes
 from registry.tensorflow.raw_datasets import (
     InterleaveDataset,
     MapDataset,
@@ -71,7 +71,9 @@ def batches(
     intact = MapDataset(rebatched, check, 1)
     if not ragged:
         return intact
-    return map_plainly(intact, lambda batch: elements.select(unpacked(elements.features, batch)))
+    return map_plainly(
+        intact, lambda batch: elements.select(ragged_from_bytes(elements.features, batch))
+    )
 
 
 @dataclass(frozen=True)

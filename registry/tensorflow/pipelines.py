@@ -31,12 +31,12 @@ from registry.storage.mirror.local_files import LocalFiles
 from registry.tensorflow import images
 from registry.tensorflow.elements import (
     Elements,
-    arrays,
-    joined,
+    column_arrays,
+    column_specs,
+    ragged_from_lengths,
     row_arrays,
     row_decoder,
-    row_signature,
-    signature,
+    row_specs,
 )
 from registry.tensorflow.from_generator import GeneratorDataset
 from registry.tensorflow.gather import GatherSignature, chunk_function
@@ -131,11 +131,11 @@ def _columns(elements: Elements, chunks: Callable[[], ChunkIterator], log: Log) 
     def generate() -> Iterator[Any]:
         for chunk in chunks():
             for columns in chunk[0].columns(chunk[1]) if chunk else [empty]:
-                yield arrays(features, columns, wanted)
+                yield column_arrays(features, columns, wanted)
 
-    columns = GeneratorDataset(generate, signature(features, wanted))
+    columns = GeneratorDataset(generate, column_specs(features, wanted))
     # Not `MapDataset`: RaggedTensors are not dense.
-    return map_plainly(columns, lambda chunk: elements.select(joined(chunk)))
+    return map_plainly(columns, lambda chunk: elements.select(ragged_from_lengths(chunk)))
 
 
 def _samples(
@@ -153,6 +153,6 @@ def _samples(
             for positions, columns in chunk[0].samples(chunk[1], batch_size) if chunk else [empty]:
                 yield positions, row_arrays(features, columns, wanted)
 
-    spec = tf.TensorSpec((None,), tf.int64), row_signature(features, wanted)
+    spec = tf.TensorSpec((None,), tf.int64), row_specs(features, wanted)
     # Without the prefetch, decoding waits while Python gathers the next chunk.
     return GeneratorDataset(generate, spec).prefetch(1)

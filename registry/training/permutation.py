@@ -2,7 +2,7 @@
 
 A generalised Feistel network with cycle walking (Black and Rogaway, "Ciphers with Arbitrary
 Finite Domains", 2002, methods 2 and 3). All numbers are integers. The algorithm is frozen: another
-one would change the order of pinned epochs. `registry.tensorflow.gather` computes the same images.
+one would change the order of pinned epochs. `registry.tensorflow.graph_order` repeats it.
 
 Keys: eight uint32, the little-endian words of BLAKE2b (RFC 7693) with a 32-byte digest and the
 personalisation ``registry-<purpose>``, over seed and epoch as little-endian uint64. The order of an
