@@ -14,7 +14,7 @@ from registry.catalog.verify_images import BrokenImage
 from registry.cli.base import AsJson, Name, Url, app
 from registry.cli.output import print_error
 
-_REMEDY = "restore a database from a backup; remove a mirror's folder, and it is made again"
+_REMEDY = "restore a database from a backup; remove a mirror's folder, and it is created again"
 
 
 @app.command()
@@ -53,9 +53,7 @@ def _print_verification(verification: Verification, *, quiet: bool) -> None:
         print_error(f"{copy}: the chain differs from position {position} on; {_REMEDY}")
     elif not quiet:
         erased = f", {verification.erased:,} of them erased" if verification.erased else ""
-        typer.echo(
-            f"{copy}: {verification.position:,} rows{erased} lead to the chain that they should"
-        )
+        typer.echo(f"{copy}: {verification.position:,} rows{erased} match the stored hash chain")
 
 
 def _print_broken(dataset: str, image: BrokenImage) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -19,62 +21,43 @@ class Metrics:
     def __init__(self) -> None:
         # Not the global registry of prometheus_client: a second server in the process would raise
         # for duplicate names.
-        self._registry = collectors = CollectorRegistry()
-        self.requests = Counter(
-            "registry_http_requests",
-            "Requests answered.",
-            ["method", "route", "status"],
-            registry=collectors,
+        self._registry = CollectorRegistry()
+        counter = partial(Counter, registry=self._registry)
+        gauge = partial(Gauge, registry=self._registry)
+        seconds = partial(Histogram, registry=self._registry, buckets=_SECONDS)
+        self.requests = counter(
+            "registry_http_requests", "Requests answered.", ["method", "route", "status"]
         )
-        self.request_seconds = Histogram(
+        self.request_seconds = seconds(
             "registry_http_request_seconds",
             "From a request's head to the end of its answer.",
             ["route"],
-            buckets=_SECONDS,
-            registry=collectors,
         )
-        self.requests_in_progress = Gauge(
-            "registry_http_busy", "Requests being answered.", registry=collectors
-        )
-        self.body_memory = Gauge(
+        self.requests_in_progress = gauge("registry_http_busy", "Requests being answered.")
+        self.body_memory = gauge(
             "registry_http_body_memory_bytes",
             "Memory for the bodies of requests and what is read from them, as it is estimated.",
-            registry=collectors,
         )
-        self.connections = Gauge(
-            "registry_http_connections", "Open connections.", registry=collectors
-        )
-        self.connections_closed = Counter(
+        self.connections = gauge("registry_http_connections", "Open connections.")
+        self.connections_closed = counter(
             "registry_http_connections_closed",
             "Connections that the server closed for its limits.",
             ["reason"],
-            registry=collectors,
         )
-        self.samples = Counter(
-            "registry_samples", "Samples committed.", ["dataset", "outcome"], registry=collectors
-        )
+        self.samples = counter("registry_samples", "Samples committed.", ["dataset", "outcome"])
         self.commit_requests = Histogram(
             "registry_commit_requests",
             "Requests committed together.",
             ["dataset"],
             buckets=_REQUESTS,
-            registry=collectors,
+            registry=self._registry,
         )
-        self.commit_seconds = Histogram(
-            "registry_commit_seconds",
-            "Duration of a commit.",
-            ["dataset"],
-            buckets=_SECONDS,
-            registry=collectors,
+        self.commit_seconds = seconds(
+            "registry_commit_seconds", "Duration of a commit.", ["dataset"]
         )
-        self.queued_requests = Gauge(
-            "registry_commit_waiting", "Requests waiting.", ["dataset"], registry=collectors
-        )
-        self.events = Counter(
-            "registry_webhook_events",
-            "Webhook deliveries.",
-            ["dataset", "tool", "outcome"],
-            registry=collectors,
+        self.queued_requests = gauge("registry_commit_waiting", "Requests waiting.", ["dataset"])
+        self.events = counter(
+            "registry_webhook_events", "Webhook deliveries.", ["dataset", "tool", "outcome"]
         )
 
     def text(self) -> bytes:

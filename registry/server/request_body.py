@@ -142,7 +142,8 @@ class BodyReader:
                 return
             except TimeoutError:
                 raise Problem(
-                    408, f"nothing came for {self._settings.idle_timeout:g} seconds; send it again"
+                    408,
+                    f"no data arrived for {self._settings.idle_timeout:g} seconds; send it again",
                 ) from None
             except ClientDisconnect:
                 raise Problem(400, "the connection was closed within the body") from None

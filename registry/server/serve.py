@@ -32,12 +32,12 @@ def check_access(registry: Registry, host: str, settings: ServerSettings) -> Non
     """Raise `SettingsError` if the server would accept every client on a network, or no client."""
     if settings.insecure and not is_loopback(host):
         raise SettingsError(
-            f"--insecure lets everybody in who reaches {host}; it is for 127.0.0.1 only"
+            f"--insecure would accept every client that reaches {host}; it is for 127.0.0.1 only"
         )
     if not settings.insecure and not tokens.any_usable(registry.engine):
         raise SettingsError(
-            "no token is in use, so nobody could be let in; run `registry token create NAME`, or "
-            "serve this machine alone with --insecure"
+            "no token is in use, so every request would be rejected; run `registry token create "
+            "NAME`, or serve this machine only with --insecure"
         )
 
 

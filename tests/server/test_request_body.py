@@ -163,5 +163,5 @@ def test_bodies_that_stall_or_are_too_many_are_rejected(reg: Registry, digits: D
         assert full.headers["retry-after"]
         eventually(lambda: 'status="408"' in http.get("/metrics").text)
         stalled.set()
-        assert "nothing came for 1 seconds" in problem(waits.result(), 408)
+        assert "no data arrived for 1 seconds" in problem(waits.result(), 408)
     assert digits.head.position == 0

@@ -129,8 +129,8 @@ def test_wrong_arguments_of_token_commands_are_errors(url: str) -> None:
     ("options", "reason"),
     [
         ([], "no token is in use"),
-        (["--insecure", "--host", "0.0.0.0"], "lets everybody in who reaches 0.0.0.0"),
-        (["--insecure", "--host", "::"], "lets everybody in who reaches ::"),
+        (["--insecure", "--host", "0.0.0.0"], "would accept every client that reaches 0.0.0.0"),
+        (["--insecure", "--host", "::"], "would accept every client that reaches ::"),
     ],
 )
 def test_a_server_that_would_accept_nobody_or_everybody_does_not_start(

@@ -29,7 +29,7 @@ async def readyz(request: Request) -> Response:
         await service.pools.read(schema.check, service.registry.engine)
     except RegistryError:
         # "from None": anyone may call this, and the error names the database.
-        raise Problem(503, "the database is out of reach, or its schema is another") from None
+        raise Problem(503, "the database cannot be reached, or has another schema") from None
     return answer(StatusAnswer(status="ready"))
 
 
