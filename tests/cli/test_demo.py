@@ -1,4 +1,4 @@
-"""The demo: two processes, one database file, a model that gets better as the dataset grows."""
+"""The demo: two processes, a database file, and a model that improves as the dataset grows."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import registry
 
 
 def test_the_demo_trains_on_a_dataset_that_another_process_labels(tmp_path: Path) -> None:
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "registry", "demo", "--folder", "out"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stderr == ""
-    lines = re.findall(r"^ +(\d+) +(\d+) +(\d+) +(\d+) +([\d.]+)%$", done.stdout, re.MULTILINE)
+    assert result.stderr == ""
+    lines = re.findall(r"^ +(\d+) +(\d+) +(\d+) +(\d+) +([\d.]+)%$", result.stdout, re.MULTILINE)
     samples = [int(line[1]) for line in lines]
     assert samples == sorted(samples)
     assert len(set(samples)) > 5, "the dataset grew while the model trained"

@@ -1,4 +1,4 @@
-"""Clients without a token: connections, heads of requests, and who a request comes from."""
+"""Limits on clients without a token: connections, heads of requests, and addresses."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def read_to_the_end(one: socket.socket) -> bytes:
 
 
 def is_closed(one: socket.socket, sent: bytes = b"") -> bool:
-    """Tell whether the server has closed a connection, which nothing is read from but the end."""
+    """Return whether the server has closed a connection on which it sends nothing."""
     one.setblocking(False)
     try:
         if sent:
@@ -71,7 +71,7 @@ def is_closed(one: socket.socket, sent: bytes = b"") -> bool:
 
 
 def test_a_client_that_does_not_complete_a_head_is_disconnected(registered: Registry) -> None:
-    """Not even when it sends a little of it now and then, or after a first request."""
+    """Also one that sends a few bytes at a time, or that has sent a first request."""
     with (
         serving(registered, ServerSettings(header_timeout=0.5)) as at,
         connected(at) as silent,
@@ -91,7 +91,7 @@ def test_a_client_that_reads_no_answer_is_disconnected(registered: Registry) -> 
         eventually(lambda: is_closed(deaf, b"\r\n"))
 
 
-def test_a_head_over_its_limits_is_refused_before_it_is_read(registered: Registry) -> None:
+def test_a_head_over_its_limits_is_rejected_before_it_is_read(registered: Registry) -> None:
     def fields(count: int, size: int = 1) -> bytes:
         return b"".join(b"x%d: %s\r\n" % (n, b"y" * size) for n in range(count))
 
@@ -124,7 +124,7 @@ def test_idle_connections_leave_room_for_health_checks(
     assert (tmp_path / "log").read_text() == ""
 
 
-def test_a_client_with_many_connections_takes_none_of_others(registered: Registry) -> None:
+def test_a_client_with_many_connections_takes_none_from_others(registered: Registry) -> None:
     with (
         serving(registered, ServerSettings(connections_per_address=3)) as at,
         connected(at) as other,
@@ -137,7 +137,7 @@ def test_a_client_with_many_connections_takes_none_of_others(registered: Registr
         assert status(other) == 200
 
 
-def test_health_checks_are_answered_however_many_requests_there_are(registered: Registry) -> None:
+def test_health_checks_are_answered_at_the_limit_of_requests(registered: Registry) -> None:
     token = tokens.create(registered.engine, "slow")
     post = (
         b"POST /v1/datasets/digits/samples HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n"
@@ -151,10 +151,10 @@ def test_health_checks_are_answered_however_many_requests_there_are(registered: 
 
 
 @pytest.mark.parametrize(("proxies", "statuses"), [("", {401, 429}), ("127.0.0.1/32", {401})])
-def test_the_client_that_a_proxy_names_is_believed_of_named_proxies_alone(
+def test_only_named_proxies_may_name_the_client(
     proxies: str, statuses: set[int], registered: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who guesses tokens cannot pretend to be somebody else each time."""
+    """A client that guesses tokens cannot claim another address each time."""
     monkeypatch.setattr("registry.server.auth.FAILURE_RATE", 1.0)
     settings = ServerSettings(forwarded_allow_ips=parse_proxies(proxies))
     with serving(registered, settings) as at, httpx.Client() as http:

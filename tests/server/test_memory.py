@@ -1,4 +1,4 @@
-"""What a client with a token can make a server hold in memory: a real one, measured."""
+"""The memory of a real server while a client with a token sends hostile bodies."""
 
 from __future__ import annotations
 
@@ -41,9 +41,7 @@ HOSTILE = {
 }
 
 
-def test_no_body_takes_much_memory_and_the_server_answers_meanwhile(
-    sqlite_url: str, tmp_path: Path
-) -> None:
+def test_no_body_takes_much_memory(sqlite_url: str, tmp_path: Path) -> None:
     with registry.connect(sqlite_url) as reg:
         reg.create("files", {"file": Bytes()})
         secret = tokens.create(reg.engine, "client")
@@ -65,7 +63,7 @@ def test_no_body_takes_much_memory_and_the_server_answers_meanwhile(
             assert http.get("/healthz").status_code == 200
             statuses |= {each.result() for each in sent}
         assert statuses <= {400, 413, 422, 503}
-        # What is of use is let in: a file of 44 MB, as base64.
+        # A useful body of the same size is stored: a file of 44 MB, as base64.
         file = base64.b64encode(b"x" * 44_000_000)
         assert post(JSON, ITEM % b'"%s"' % file) == 200
         assert _peak(server) - before < MOST
