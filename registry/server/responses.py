@@ -17,8 +17,8 @@ from registry.server.schemas import (
     CommitAnswer,
     DatasetAnswer,
     HeadAnswer,
-    LogPage,
-    LogRow,
+    LogPageAnswer,
+    LogRowAnswer,
 )
 from registry.storage.log.batch import Report
 from registry.storage.log.entries import Entry
@@ -57,7 +57,7 @@ def dataset_answer(dataset: Dataset) -> DatasetAnswer:
     return DatasetAnswer.model_validate(DatasetSummary.of(dataset, dataset.head))
 
 
-def sample_answer(dataset: Dataset, key: str) -> LogRow:
+def sample_answer(dataset: Dataset, key: str) -> LogRowAnswer:
     """Return a live sample; raises `Problem` if the key has none."""
     history = dataset.history(key)
     if not history or (last := history[-1]).sample is None:
@@ -67,7 +67,7 @@ def sample_answer(dataset: Dataset, key: str) -> LogRow:
 
 
 def log_page(dataset: Dataset, after: int, limit: int) -> str:
-    """Return the JSON of a `LogPage`: the rows at ``[after, after + limit)``, or fewer if large."""
+    """Return a `LogPageAnswer` as JSON: rows ``[after, after + limit)``, or fewer if large."""
     head = dataset.version.watermark
     if after > head:
         raise Problem(422, f"the log ends at position {head}, before {after}", field="after")
@@ -83,7 +83,7 @@ def log_page(dataset: Dataset, after: int, limit: int) -> str:
             break
     following = after + len(rows)  # a log has no gaps: each position has one row
     # The rows are JSON already, as their size had to be known: only the rest is written here.
-    rest = LogPage(rows=[], next=following, head=head).model_dump_json(exclude={"rows"})
+    rest = LogPageAnswer(rows=[], next=following, head=head).model_dump_json(exclude={"rows"})
     return f'{{"rows":[{",".join(rows)}],{rest[1:]}'
 
 
@@ -92,7 +92,7 @@ def _to_json(body: Answer) -> str:
     return body.model_dump_json(exclude_unset=True)
 
 
-def _log_rows(dataset: Dataset, page: Page) -> Iterator[LogRow]:
+def _log_rows(dataset: Dataset, page: Page) -> Iterator[LogRowAnswer]:
     # A page holds the rows that have a record; the entries hold all rows.
     record_index = {position: index for index, position in enumerate(page.positions.tolist())}
     features = dataset.features
@@ -104,5 +104,5 @@ def _log_rows(dataset: Dataset, page: Page) -> Iterator[LogRow]:
         yield _log_row(entry, fields)
 
 
-def _log_row(entry: Entry, fields: dict[str, Any] | None) -> LogRow:
-    return LogRow.model_validate({**vars(entry), "fields": fields})
+def _log_row(entry: Entry, fields: dict[str, Any] | None) -> LogRowAnswer:
+    return LogRowAnswer.model_validate({**vars(entry), "fields": fields})

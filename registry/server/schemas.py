@@ -91,7 +91,7 @@ class DatasetAnswer(Answer):
     head: HeadAnswer
 
 
-class LogRow(Answer):
+class LogRowAnswer(Answer):
     """A row of the log; ``fields`` is null for a retraction and for an erased row."""
 
     position: int
@@ -104,10 +104,10 @@ class LogRow(Answer):
     fields: dict[str, Any] | None
 
 
-class LogPage(Answer):
+class LogPageAnswer(Answer):
     """Rows of the log, in order of position; request the following ones with ``after=next``."""
 
-    rows: list[LogRow]
+    rows: list[LogRowAnswer]
     next: int
     head: int
 

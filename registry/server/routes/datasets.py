@@ -31,8 +31,8 @@ from registry.server.schemas import (
     CommitAnswer,
     DatasetAnswer,
     HeadAnswer,
-    LogPage,
-    LogRow,
+    LogPageAnswer,
+    LogRowAnswer,
     failures,
     samples_body,
 )
@@ -97,7 +97,7 @@ async def head(name: str, request: Request) -> Response:
     return answer(head_answer(name, present))
 
 
-@router.get("/{name}/samples", response_model=LogPage, responses=_FAILURES)
+@router.get("/{name}/samples", response_model=LogPageAnswer, responses=_FAILURES)
 async def samples(
     name: str,
     request: Request,
@@ -110,7 +110,7 @@ async def samples(
     return Response(page, media_type=JSON)
 
 
-@router.get("/{name}/samples/{key:key}", response_model=LogRow, responses=_FAILURES)
+@router.get("/{name}/samples/{key:key}", response_model=LogRowAnswer, responses=_FAILURES)
 async def sample(name: str, key: str, request: Request) -> Response:
     """Show a live sample."""
     service, dataset = await _open(request, name)
