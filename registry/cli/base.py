@@ -49,6 +49,7 @@ def parse_pairs(option: str, texts: list[str]) -> dict[str, str]:
     """Split ``name=value`` texts; raises `typer.BadParameter` for no name or a repeated one."""
     pairs: dict[str, str] = {}
     for text in texts:
+        # At the first "=" only: a value, such as a path, may have more.
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint=option)

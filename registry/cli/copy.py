@@ -55,6 +55,7 @@ def _copy(source: Registry, target: Registry, name: str) -> Copied:
         try:
             return copy_dataset(source, target, name, show)
         except RegistryError as error:
+            # Its message names one database: without the note it would not say which copy failed.
             error.add_note(f"{name!r} was to be copied to {shown(target.engine.url)}")
             raise
 

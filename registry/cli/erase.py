@@ -36,6 +36,7 @@ def erase(
     """
     with connect(url) as registry:
         opened = registry.open(dataset)
+        # After the dataset was opened: nobody should confirm a name that does not exist.
         if not yes:
             samples = f"{len(keys)} samples" if len(keys) > 1 else f"{keys[0]!r}"
             typer.confirm(

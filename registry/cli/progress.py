@@ -25,6 +25,7 @@ def progress(name: str, total: int | None) -> Iterator[Callable[[int, int], None
         return
     started = time.monotonic()
     columns = (
+        # Without markup: the name of a file or a dataset may have brackets.
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),

@@ -65,6 +65,7 @@ def serve(  # noqa: PLR0913, PLR0917  # all of them are options
             raise  # a broken import in our own code is not a missing extra
         print_error(f"serving needs {error.name}; run: pip install 'registry[server]'")
         raise typer.Exit(1) from None
+    # With times: uvicorn's own logging is off, since its messages quote requests.
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     server_settings = settings.ServerSettings(
         insecure=insecure,

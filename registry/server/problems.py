@@ -105,6 +105,7 @@ def problem_of(error: Exception) -> Problem:
 
 
 def _failure(error: Exception) -> Problem:
+    # From the special to the general: the errors of the database are all RegistryErrors.
     if isinstance(error, TimeoutError):
         return timed_out()
     if isinstance(error, TransientError):

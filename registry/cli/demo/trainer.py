@@ -92,6 +92,7 @@ class _ProgressCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Kera
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
         reached = self._reach((epoch + 1) * STEPS_PER_EPOCH * BATCH_SIZE)
+        # Epoch 0 stays as it was pinned: every measurement is on the same samples.
         test = self.digits.run("demo-test", split="test").epoch(0)
         batch = next(test.batches(test.size))
         _, accuracy = self.model.evaluate(batch["image"], batch["label"], verbose=0)
@@ -111,6 +112,7 @@ class _ProgressCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Kera
     def _reach(self, consumed: int) -> Epoch:
         """Return the epoch of the run to which the sample number ``consumed`` belongs."""
         epoch = self._epoch or self.run.epoch(0)
+        # More than one step: an epoch of the run may be shorter than one of Keras.
         while epoch.start + epoch.size < consumed:
             epoch = self.run.epoch(epoch.number + 1)
         self._epoch = epoch

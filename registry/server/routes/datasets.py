@@ -55,6 +55,7 @@ class _Key(Convertor[str]):
         return value
 
 
+# Before the routes: Starlette looks "key" up when a route is declared.
 register_url_convertor("key", _Key())
 
 _FAILURES = failures(401, 403, 404, 421, 422, 429, 503)
@@ -73,6 +74,7 @@ async def list_datasets(request: Request) -> Response:
     token = await service.auth.token(request)
 
     def readable() -> list[DatasetAnswer]:
+        # Filtered rather than rejected: a token for one dataset may list that one.
         return [
             dataset_answer(dataset)
             for dataset in service.registry.datasets()

@@ -54,6 +54,7 @@ async def label_studio(name: str, request: Request) -> Response:
     service = service_of(request)
     await service.auth.require(request, "write", name)
     dataset = await service.open(name)
+    # Not answered with 200, as Label Studio never sends this: the client is another one.
     if media_type(request) != JSON:
         raise Problem(415, f"send {JSON}")
     async with service.bodies.read(request) as body:
