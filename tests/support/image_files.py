@@ -17,7 +17,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(width: int = 1, height: int = 1) -> bytes:
-    """A PNG file that claims so many pixels; its rows are a single black one."""
+    """A PNG file whose header claims this size; it has a single black row."""
     head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     parts = [(b"IHDR", head), (b"IDAT", zlib.compress(b"\0" * (1 + width))), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)

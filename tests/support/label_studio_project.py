@@ -64,7 +64,7 @@ class Project:
         self.annotations: dict[int, dict[str, Any]] = {}
 
     def live(self, actions: int) -> Project:
-        """Make so many changes, as people would."""
+        """Make random changes, as people would."""
         for _ in range(actions):
             self.time += timedelta(microseconds=self.random.choice([1, 1500, 86_400_000_000]))
             doing = [self._create]

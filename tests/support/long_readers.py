@@ -63,7 +63,7 @@ def private_memory() -> int:
 
 
 def main(url: str, kind: str, unit: str, end: str) -> None:
-    """Run for so many "steps" or "seconds".
+    """Run for ``end`` steps or seconds.
 
     About forty times, this prints the number of steps and the memory, and waits for a line.
     """

@@ -19,7 +19,7 @@ from tests.support.models import model, weights
 
 
 def train(arguments: dict[str, Any]) -> None:
-    """Train for so many batches of 10; continue from a backup if there is one.
+    """Train for ``batches`` batches of 10; continue from a backup if there is one.
 
     With "fit", it backs up every 7 batches; with "stream", after each Keras epoch of 5.
     """

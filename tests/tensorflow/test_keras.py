@@ -159,7 +159,7 @@ class _Trainer:
         return process
 
     def kill(self, after: float) -> bool:
-        """Train for so many seconds from the first batch on; return whether it was killed."""
+        """Train for ``after`` seconds from the first batch on; return whether it was killed."""
         process = self.start()
         while not (self._folder / "trained").exists() and process.is_alive():
             time.sleep(0.005)

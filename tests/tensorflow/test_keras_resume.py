@@ -212,7 +212,7 @@ def test_a_crashed_replay_is_completed_and_leaves_what_was_consumed(
 
 @pytest.fixture
 def backup(tmp_path: Path) -> Any:
-    """A callback whose backup is kept after a training, as is one of a crash."""
+    """A callback whose backup is kept after a training, as after a crash."""
     return keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
 
 
@@ -258,7 +258,7 @@ def test_a_policy_waits_for_a_sample_until_the_timeout(growing: Dataset) -> None
 
 
 def test_weights_saved_during_fit_load_into_a_plain_model(growing: Dataset, tmp_path: Path) -> None:
-    """The position in the files disturbs nobody who loads them."""
+    """The files can be loaded as if they had no position in them."""
     trained = model()
     callbacks = [
         keras.callbacks.BackupAndRestore(tmp_path / "backup"),
