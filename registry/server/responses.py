@@ -35,7 +35,7 @@ def answer(body: Answer) -> Response:
 
 
 def answer_list(bodies: Sequence[Answer]) -> Response:
-    return Response(f"[{','.join(map(_to_json, bodies))}]", media_type=JSON)
+    return Response(b"[%b]" % b",".join(map(_to_json, bodies)), media_type=JSON)
 
 
 def head_answer(name: str, head: Head) -> HeadAnswer:
@@ -66,12 +66,12 @@ def sample_answer(dataset: Dataset, key: str) -> LogRowAnswer:
     return _log_row(last.entry, to_fields(dataset.features, last.sample))
 
 
-def log_page(dataset: Dataset, after: int, limit: int) -> str:
+def log_page(dataset: Dataset, after: int, limit: int) -> bytes:
     """Return a `LogPageAnswer` as JSON: rows ``[after, after + limit)``, or fewer if large."""
     head = dataset.version.watermark
     if after > head:
         raise Problem(422, f"the log ends at position {head}, before {after}", field="after")
-    rows: list[str] = []
+    rows: list[bytes] = []
     size = 0
     for page in dataset.pages(after, min(head, after + limit)):
         for row in _log_rows(dataset, page):
@@ -84,12 +84,13 @@ def log_page(dataset: Dataset, after: int, limit: int) -> str:
     following = after + len(rows)  # a log has no gaps: each position has one row
     # The rows are JSON already, as their size had to be known: only the rest is written here.
     rest = LogPageAnswer(rows=[], next=following, head=head).model_dump_json(exclude={"rows"})
-    return f'{{"rows":[{",".join(rows)}],{rest[1:]}'
+    return b'{"rows":[%b],%b' % (b",".join(rows), rest[1:].encode())
 
 
-def _to_json(body: Answer) -> str:
-    # Unset and not None: null is the value of a retraction's fields.
-    return body.model_dump_json(exclude_unset=True)
+def _to_json(body: Answer) -> bytes:
+    # Unset and not None: null is the value of a retraction's fields. Bytes and not text: a page is
+    # limited in bytes, and a character takes up to four of them.
+    return body.model_dump_json(exclude_unset=True).encode()
 
 
 def _log_rows(dataset: Dataset, page: Page) -> Iterator[LogRowAnswer]:
