@@ -83,7 +83,7 @@ class PinMemory:
         raise DivergenceError(
             f"run {self._run.name!r} reached epoch {last.number} at position {last.log_end} on "
             f"this machine, but {reason}{self._common(last)}. Was it restored from a dump? Restore "
-            "the newer database, or go on under another run's name"
+            "the newer database, or continue under another run's name"
         )
 
     def _path(self) -> Path:

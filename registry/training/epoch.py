@@ -120,7 +120,7 @@ class Epoch:
         try:
             return self.index.positions(ranks)
         except MirrorError:
-            # A damaged index file is made again. With the size given, it would be mapped again.
+            # With the size given, the damaged file would be mapped again instead of replaced.
             self.index = self._make_index(None)
             return self.index.positions(ranks)
 
@@ -243,7 +243,7 @@ class Epoch:
         raise ErasedError(
             f"epoch {self.number} of run {self.run.name!r}",
             erased,
-            "it cannot be replayed; go on with the next epoch: "
+            "it cannot be replayed; continue with the next epoch: "
             f"run.record(consumed={end}), then run.epoch({self.number + 1}) or run.stream(…)",
         ) from None
 

@@ -184,9 +184,9 @@ class Run:
         if sample == end:
             return (pin.number + 1 if pin else 0), 0
         raise DivergenceError(
-            f"run {self.name!r} is to go on at sample {sample}, but the epochs that this database "
-            f"has pinned end at sample {end}: it is older than the training; restore the newer "
-            "database, or start another run"
+            f"run {self.name!r} is to continue at sample {sample}, but the epochs that this "
+            f"database has pinned end at sample {end}: it is older than the training; restore the "
+            "newer database, or start another run"
         )
 
     def begin(self, number: int, timeout: float | None = None) -> Epoch | None:

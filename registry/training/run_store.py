@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
@@ -10,7 +11,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     Row,
-    and_,
+    Select,
     select,
     update,
 )
@@ -57,32 +58,30 @@ def get_or_create(
         raise FeatureError(f"a run's name {problem}")
     if seed is not None and not 0 <= (seed := operator.index(seed)) < END:
         raise FeatureError(f"seed {seed} is not in [0, 2**63)")
-    mine = and_(RunRow.dataset_id == dataset_id, RunRow.name == name)
-
-    def find(connection: Connection) -> Row[Any] | None:
-        return connection.execute(select(RunRow).where(mine)).one_or_none()
-
-    def create(connection: Connection) -> Row[Any]:
-        # The dataset's row outlives a drop, and would let a run be created that nobody can use.
-        head = select(HeadRow.dataset_id).where(HeadRow.dataset_id == dataset_id)
-        if connection.execute(head).first() is None:
-            raise DatasetDroppedError
-        values = {"seed": seed or 0, "split": split, "policy": str(policy or "all")}
-        # Another worker may create the run at the same moment; what it stored is then read below.
-        insert_if_new(connection, RunRow, {"dataset_id": dataset_id, "name": name, **values})
-        return connection.execute(select(RunRow).where(mine)).one()
-
+    query = _of_name(dataset_id, name)
+    values = {"name": name, "seed": seed or 0, "split": split, "policy": str(policy or "all")}
     # Read first: opening an existing run needs no right to write, and no lock on a SQLite file.
-    row = read(engine, find) or write(engine, create)
+    row = read(engine, lambda c: c.execute(query).one_or_none()) or write(
+        engine, _create, dataset_id, values
+    )
     settings = _settings(row)
-    for setting, asked in (("seed", seed), ("split", split), ("policy", policy)):
-        stored = getattr(settings, setting)
-        if asked is not None and asked != stored:
+    for setting, value in (("seed", seed), ("split", split), ("policy", policy)):
+        if value is not None and value != getattr(settings, setting):
             raise RunMismatchError(
-                f"run {name!r} has {setting} {stored!r}, not {asked!r}; "
-                "leave it out to go on with that run, or choose another name"
+                f"run {name!r} has {setting} {getattr(settings, setting)!r}, not {value!r}; "
+                "leave it out to continue that run, or choose another name"
             )
     return settings
+
+
+def _create(connection: Connection, dataset_id: int, values: Mapping[str, object]) -> Row[Any]:
+    """Create a run and return its row, or another worker's that has created it meanwhile."""
+    # The dataset's row outlives a drop, and would let a run be created that nobody can use.
+    head = select(HeadRow.dataset_id).where(HeadRow.dataset_id == dataset_id)
+    if connection.execute(head).first() is None:
+        raise DatasetDroppedError
+    insert_if_new(connection, RunRow, {"dataset_id": dataset_id, **values})
+    return connection.execute(_of_name(dataset_id, values["name"])).one()
 
 
 def all_settings(engine: Engine, dataset_id: int) -> list[RunSettings]:
@@ -138,6 +137,10 @@ def _consumed(connection: Connection, run: RunSettings) -> int:
     if samples is None:
         raise DatasetDroppedError
     return samples
+
+
+def _of_name(dataset_id: int, name: object) -> Select[Any]:
+    return select(RunRow).where(RunRow.dataset_id == dataset_id, RunRow.name == name)
 
 
 def _settings(row: Row[Any]) -> RunSettings:

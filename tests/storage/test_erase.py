@@ -300,7 +300,7 @@ def test_an_epoch_that_is_being_read_yields_nothing_else_and_the_next_goes_on(
         read.extend(batches)
     found = [row for batch in read for row in rows(batch)]
     assert found == held[: len(found)]
-    assert "go on with the next epoch: run.record(consumed=220), then" in str(caught.value)
+    assert "continue with the next epoch: run.record(consumed=220), then" in str(caught.value)
     run.record(consumed=220)
     assert run.epoch(2).start == 220
     batch = next(run.stream(7))

@@ -24,6 +24,7 @@ from registry.storage.database.url import parse_url, shown
 from registry.storage.log.hash_chain import GENESIS
 from registry.storage.log.head import chain_and_erasures, chain_at
 from registry.storage.log.notifications import Pause
+from registry.storage.log.watermark import Watermark
 
 LAG = 5.0
 """Seconds to wait for the replica, at most: for rows to arrive, or for an answer."""
@@ -66,6 +67,10 @@ class _ReplicaLog:
     end: bytes
     erased: int
     chain: bytes | None
+
+    def received(self, until: int) -> Watermark | None:
+        """Return the watermark that was asked for, if the replica has received all before it."""
+        return None if self.chain is None else Watermark(until, self.chain)
 
 
 class Replica:
@@ -111,22 +116,28 @@ class Replica:
                 return None
             # With fewer erasures than the primary, it would yield content that is erased there.
             if log is not None and log.erased >= erased:
-                position, actual = until, log.chain
+                received = log.received(until)
                 expected: bytes | None = chain
                 # It has the first part of the range: its head is compared instead.
-                if actual is None and after < log.position < until and not self._out:
-                    position, actual = log.position, log.end
-                    expected = read(primary, chain_at, dataset_id, position)
-                if actual is not None and actual == expected:
-                    self._out = False
-                    return Reach(log.dataset_id, position)
-                if actual is not None:
-                    self.fail(_diverged(position, actual, expected), began)
-                    return None
+                if received is None and after < log.position < until and not self._out:
+                    received = Watermark(log.position, log.end)
+                    expected = read(primary, chain_at, dataset_id, log.position)
+                if received is not None:
+                    return self._compared(log, received, expected, began)
             if time.monotonic() >= deadline:
                 self.fail(_lacking(log, uid, until, erased), began)
                 return None
             time.sleep(pause.next())
+
+    def _compared(
+        self, log: _ReplicaLog, received: Watermark, expected: bytes | None, began: float
+    ) -> Reach | None:
+        """Return how far to read; None, after a warning, if the primary has another chain there."""
+        if received.chain != expected:
+            self.fail(_diverged(received, expected), began)
+            return None
+        self._out = False
+        return Reach(log.dataset_id, received.position)
 
     def fail(self, why: str, began: float) -> None:
         """Use the primary for a while, after the replica has failed; warn once per outage.
@@ -181,9 +192,9 @@ def _lacking(log: _ReplicaLog | None, uid: str, until: int, erased: int) -> str:
     return f"it lags, and has {log.position} rows of {until}"
 
 
-def _diverged(position: int, actual: bytes, expected: bytes | None) -> str:
+def _diverged(received: Watermark, expected: bytes | None) -> str:
     primary_has = "ends before" if expected is None else f"has {expected.hex()}"
     return (
-        f"it is another database's, or has another history: its chain at position {position} is "
-        f"{actual.hex()}, where the primary {primary_has}"
+        f"it is another database's, or has another history: its chain at position "
+        f"{received.position} is {received.chain.hex()}, where the primary {primary_has}"
     )
