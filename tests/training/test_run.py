@@ -342,26 +342,30 @@ def test_workers_that_reach_an_epoch_at_once_agree_while_the_dataset_changes(
     spawn = multiprocessing.get_context("spawn")
     start, done, reached, epochs = spawn.Barrier(4), spawn.Event(), spawn.Queue(), 4
     changing = spawn.Process(target=keep_changing, args=(url, done))
-    workers = [  # on two machines, as it were
+    workers = [  # two for each of two cache directories, as on two machines
         spawn.Process(target=train, args=(url, f"{cache}{n % 2}", start, epochs, reached))
         for n in range(4)
     ]
-    for process in (changing, *workers):
+    changing.start()
+    # Two epochs between which nothing is committed would have the same watermark.
+    next(dataset.follow(after=1))
+    for process in workers:
         process.start()
-    found: list[dict[str, Epochs]] = [reached.get(timeout=120) for _ in workers]
+    results: list[dict[str, Epochs]] = [reached.get(timeout=120) for _ in workers]
     done.set()
     for process in (changing, *workers):
         process.join()
         assert process.exitcode == 0
-    assert found == [found[0]] * 4
+    assert results == [results[0]] * 4
     for name in POLICIES:
-        assert len(found[0][name]) == epochs
-        for since, watermark, chain, size, _, samples in found[0][name]:
+        assert len(results[0][name]) == epochs
+        for since, watermark, chain, size, _, samples in results[0][name]:
             assert since < watermark
             assert dataset.entries(watermark - 1, watermark)
             assert str(reg.open(f"shared@{watermark}:{chain.hex()}").version)
             assert size == len(samples)
-    assert sorted({place[1] for place in found[0]["every"]}) == [p[1] for p in found[0]["every"]]
+    watermarks = [epoch[1] for epoch in results[0]["every"]]
+    assert sorted({*watermarks}) == watermarks
 
 
 @pytest.mark.parametrize("policy", list(POLICIES.values()), ids=list(POLICIES))
