@@ -11,5 +11,5 @@ __all__ = ["as_role", "dataset", "new_role", "short_chunks", "url"]
 
 pytestmark = pytest.mark.slow
 dataset, short_chunks = test_training.dataset, test_training.short_chunks
-_TAMPERS = (test_training.test_a_run_never_goes_on_from_where_its_database_has_not_been,)
+_TAMPERS = (test_training.test_a_run_does_not_continue_past_its_databases_epochs,)
 globals().update(contract(test_training, without=_TAMPERS))

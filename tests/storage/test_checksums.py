@@ -1,4 +1,4 @@
-"""Seals notice damage: wherever it is, and where a row or an entry is not in its place."""
+"""Seals detect damage of any byte, and rows and entries at other positions than their own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def sealed(width: int, first: int, count: int, seed: int) -> tuple[SealedRows, R
 
 
 @given(width=WIDTHS, first=POSITIONS, seed=st.integers(0, 2**32), data=st.data())
-def test_a_byte_that_changes_anywhere_in_a_row_breaks_that_row_alone(
+def test_a_changed_byte_breaks_its_row_alone(
     width: int, first: int, seed: int, data: st.DataObject
 ) -> None:
     layout, rows = sealed(width, first, 3, seed)
@@ -34,7 +34,7 @@ def test_a_byte_that_changes_anywhere_in_a_row_breaks_that_row_alone(
         rows[row, byte] ^= change
 
 
-def test_every_single_bit_of_a_row_and_of_its_seal_counts() -> None:
+def test_every_bit_of_a_row_and_its_seal_counts() -> None:
     for width in range(1, 21):
         layout, rows = sealed(width, 10**6, 1, width)
         flipped = np.repeat(rows, layout.stride * 8, axis=0)
@@ -44,22 +44,22 @@ def test_every_single_bit_of_a_row_and_of_its_seal_counts() -> None:
 
 
 @given(width=WIDTHS, first=POSITIONS, seed=st.integers(0, 2**32))
-def test_a_row_that_stands_at_another_position_is_broken(width: int, first: int, seed: int) -> None:
+def test_a_row_at_another_position_is_broken(width: int, first: int, seed: int) -> None:
     layout, rows = sealed(width, first, 4, seed)
     moved = np.array([1, 2, 3, 0])
     assert layout.broken(rows[moved], np.arange(first, first + 4)).all()
     assert layout.broken(np.zeros_like(rows), np.arange(first, first + 4)).all()
 
 
-def test_rows_are_sealed_alike_however_many_are_sealed_at_once() -> None:
+def test_seals_do_not_depend_on_how_many_rows_are_sealed_at_once() -> None:
     layout, rows = sealed(3073, 5, 300, 0)
     records = rows[:, :3073].copy().view("V3073")[:, 0]
     one_by_one = [layout.seal(records[n : n + 1], np.array([n + 5])) for n in range(300)]
     np.testing.assert_array_equal(np.concatenate(one_by_one), rows)
 
 
-def test_every_bit_of_an_entry_counts_and_so_does_its_rank() -> None:
-    """With fixed numbers: of all damage there can be, one in 2**23 escapes."""
+def test_every_bit_of_an_entry_and_its_rank_count() -> None:
+    """With fixed numbers, as one in 2**23 damages goes unnoticed."""
     positions = np.random.default_rng(0).integers(0, 1 << POSITION_BITS, 100)
     ranks = np.arange(7, 107)
     entries = seal_entries(positions, 7)

@@ -1,4 +1,4 @@
-"""Writers and readers at once: nothing is lost, doubled, reordered or half there."""
+"""Concurrent writers and readers: no row is lost, doubled or reordered, no batch incomplete."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ from tests.support.workers import FEATURES, STOP, Journal, ReadRow, read, write
 WRITERS, READERS, TRANSACTIONS = 8, 4, 40
 
 
-def test_every_reader_sees_every_committed_row_once_and_in_the_same_order(
-    reg: Registry, url: str
-) -> None:
+def test_readers_get_every_committed_row_once_in_one_order(reg: Registry, url: str) -> None:
     dataset = reg.create("shared", FEATURES)
     journals, logs = _run_writers_and_readers(url, dataset)
     whole = [(entry.position, entry.key, entry.action) for entry in dataset.entries()][:-1]
@@ -37,7 +35,7 @@ def test_every_reader_sees_every_committed_row_once_and_in_the_same_order(
     serials = {position: serial for position, _, serial in logs[0]}
     for writer, journal in journals.items():
         stored = [(k, serials[p]) for p, k, _ in whole if k.startswith(f"{writer}-")]
-        assert stored == journal.changes, f"the log is not what writer {writer} was told"
+        assert stored == journal.changes, f"the log is not what writer {writer} committed"
         mine = {serial for _, by, serial in logs[0] if by == writer}
         assert not mine.intersection(journal.aborted)
     retracted = {position for position, _, action in whole if action == "retract"}
@@ -66,7 +64,7 @@ def _run_writers_and_readers(
 
 
 def test_a_cursor_on_plain_ids_loses_rows_under_the_same_load(postgresql_url: str) -> None:
-    """Shows that the load bites: ids are given before commit, so a slow one is passed by."""
+    """Shows that the load is enough: ids are given before the commit, and a slow one is skipped."""
     with psycopg.connect(postgresql_url.replace("+psycopg", ""), autocommit=True) as connection:
         connection.execute("CREATE TABLE plain (id serial PRIMARY KEY, writer int)")
         writing = [
@@ -75,14 +73,14 @@ def test_a_cursor_on_plain_ids_loses_rows_under_the_same_load(postgresql_url: st
         ]
         for thread in writing:
             thread.start()
-        seen: list[int] = []
+        ids_read: list[int] = []
         while any(thread.is_alive() for thread in writing):
-            last = seen[-1] if seen else 0
+            last = ids_read[-1] if ids_read else 0
             rows = connection.execute("SELECT id FROM plain WHERE id > %s ORDER BY id", (last,))
-            seen += [row[0] for row in rows]
+            ids_read += [row[0] for row in rows]
         committed = connection.execute("SELECT count(*) FROM plain").fetchone()
     assert committed is not None
-    assert len(set(seen)) < committed[0], "the plain cursor lost nothing: the load is too tame"
+    assert len(set(ids_read)) < committed[0], "the plain cursor lost nothing: the load is too small"
 
 
 def _write_plainly(dsn: str, writer: int) -> None:
@@ -97,7 +95,7 @@ def _write_plainly(dsn: str, writer: int) -> None:
                 connection.commit()
 
 
-def test_readers_never_skip_past_a_writer_that_stops_before_its_commit(
+def test_readers_do_not_skip_a_writer_that_stops_before_its_commit(
     url: str, digits: Dataset
 ) -> None:
     digits.insert([digit(0)])
@@ -116,7 +114,7 @@ def test_readers_never_skip_past_a_writer_that_stops_before_its_commit(
     assert page["label"].tolist() == [0, 1, 2]
 
 
-def test_a_writer_that_stops_before_its_commit_delays_its_own_dataset_alone(
+def test_a_writer_that_stops_before_its_commit_delays_only_its_dataset(
     postgresql_url: str,
 ) -> None:
     """On PostgreSQL; a SQLite file has one writer at a time, whatever the dataset."""
@@ -150,7 +148,7 @@ def _in_thread(work: object) -> threading.Thread:
     return thread
 
 
-def test_following_sees_rows_that_come_later(digits: Dataset) -> None:
+def test_a_follower_gets_rows_that_are_inserted_later(digits: Dataset) -> None:
     digits.insert([digit(0)])
     pages = digits.follow()
     assert next(pages)["label"].tolist() == [0]
@@ -162,10 +160,8 @@ def test_following_sees_rows_that_come_later(digits: Dataset) -> None:
     pages.close()
 
 
-def test_a_follower_is_woken_by_the_commit(
-    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It would not look by itself before the test is over."""
+def test_a_commit_wakes_a_follower(postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a notification, it would not read the head before the test ends."""
     waiting = threading.Event()
 
     def wait_long(_: Pause) -> float:
@@ -200,10 +196,10 @@ CHANGES: list[Callable[[Dataset], object]] = [
 ]
 
 
-def test_a_commit_that_failed_is_not_taken_for_another_writers_row_of_the_same_key(
+def test_a_failed_commit_is_not_mistaken_for_another_writers_row(
     reg: Registry, url: str, digits: Dataset
 ) -> None:
-    """Between the attempts, the other's row takes the position that this one's would have had."""
+    """Between the attempts, another writer's row takes the position."""
     attempts = count()
 
     @event.listens_for(reg.engine, "commit", once=True)
@@ -224,7 +220,7 @@ def test_a_commit_that_failed_is_not_taken_for_another_writers_row_of_the_same_k
 
 
 @pytest.mark.parametrize("threads", [8])
-def test_processes_that_connect_to_a_fresh_file_at_once_all_find_the_schema(
+def test_processes_that_open_a_new_file_at_once_all_get_the_schema(
     tmp_path: object, threads: int
 ) -> None:
     url = f"sqlite:///{tmp_path}/fresh.db"

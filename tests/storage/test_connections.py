@@ -1,4 +1,4 @@
-"""Ways to say where the database is, and to whom its connections belong."""
+"""Connections: URLs, passwords, settings of sessions, timeouts, forks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=
 
 
 def _ask(url: str, question: str) -> str:
-    """Return the server's answer on a connection of the registry's."""
+    """Return the value of a query on one of the registry's connections."""
     engine = make_engine(url)
     try:
         with reading(engine) as connection:
@@ -77,7 +77,7 @@ def guest(guarded: URL) -> Callable[[str], URL]:
 
 
 @given(TEXTS, TEXTS, TEXTS)
-def test_users_passwords_and_databases_of_any_characters_are_taken_from_a_url(
+def test_a_url_may_have_any_characters_in_user_password_and_database(
     user: str, password: str, database: str
 ) -> None:
     quoted = [quote(part, safe="") for part in (user, password, database)]
@@ -88,7 +88,7 @@ def test_users_passwords_and_databases_of_any_characters_are_taken_from_a_url(
 
 
 @pytest.mark.parametrize("password", PASSWORDS)
-def test_a_password_of_awkward_characters_opens_the_database(
+def test_a_password_of_special_characters_opens_the_database(
     guest: Callable[[str], URL], password: str
 ) -> None:
     without = guest(password)
@@ -103,7 +103,7 @@ def test_a_password_of_awkward_characters_opens_the_database(
 
 
 @pytest.mark.parametrize("url", ["postgresql://me:se@cret@host/db", "postgres://a@b:se@cret/db"])
-def test_a_password_with_a_bare_at_sign_is_refused_and_not_shown(url: str) -> None:
+def test_a_password_with_an_unquoted_at_sign_is_refused_and_not_shown(url: str) -> None:
     with pytest.raises(InvalidURLError, match="write %40") as caught:
         registry.connect(url)
     assert "cret" not in str(caught.value)
@@ -128,7 +128,7 @@ def test_a_password_file_opens_the_database(
     assert _ask(url.render_as_string(), "SELECT current_user") == "guest"
 
 
-def test_a_service_or_variables_say_what_the_url_leaves_out(
+def test_a_service_or_variables_complete_a_url(
     guest: Callable[[str], URL], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = guest("secret").query["host"]
@@ -159,7 +159,7 @@ def test_a_service_or_variables_say_what_the_url_leaves_out(
         assert _ask(url, question.format("work_mem")) == "guest postgres 78MB"
 
 
-def test_a_server_is_reached_by_socket_by_ipv6_and_with_the_sslmode_asked_for(
+def test_a_server_is_reached_by_socket_ipv6_and_sslmode(
     guarded: URL,
 ) -> None:
     folder = str(guarded.query["host"])
@@ -177,7 +177,7 @@ def test_a_server_is_reached_by_socket_by_ipv6_and_with_the_sslmode_asked_for(
         assert _ask(f"{text}?sslmode=disable", "SELECT 1") == "1"
 
 
-def test_the_session_has_our_settings_unless_the_url_or_the_role_has_others(guarded: URL) -> None:
+def test_url_and_role_override_the_settings_of_sessions(guarded: URL) -> None:
     url = guarded.render_as_string(hide_password=False)
     ours = {
         "application_name": "registry",
@@ -204,7 +204,7 @@ def test_the_session_has_our_settings_unless_the_url_or_the_role_has_others(guar
 
 
 @pytest.mark.parametrize("default", ["repeatable read", "serializable"])
-def test_reads_and_writes_are_read_committed_whatever_the_roles_default(
+def test_transactions_are_read_committed_whatever_the_roles_default(
     guarded: URL, default: str
 ) -> None:
     role = default.replace(" ", "_")
@@ -232,7 +232,7 @@ def _isolation(connection: Connection) -> object:
     return connection.exec_driver_sql(_ISOLATION).scalar()
 
 
-def test_a_timeout_that_a_role_sets_is_an_error_that_names_the_setting(
+def test_the_error_of_a_roles_timeout_names_the_setting(
     postgresql_url: str,
 ) -> None:
     url = make_url(postgresql_url)
@@ -258,7 +258,7 @@ def test_a_timeout_that_a_role_sets_is_an_error_that_names_the_setting(
         assert ended.value.setting == "statement_timeout"
 
 
-def test_a_writer_that_vanishes_inside_a_transaction_gives_the_lock_back(guarded: URL) -> None:
+def test_the_lock_of_a_writer_that_vanishes_is_released(guarded: URL) -> None:
     url = guarded.update_query_dict({"options": "-c idle_in_transaction_session_timeout=100"})
     engine = make_engine(url)
     other = make_engine(guarded)
@@ -283,7 +283,7 @@ def test_a_writer_that_vanishes_inside_a_transaction_gives_the_lock_back(guarded
         ("postgresql://host:many/db", "cannot be read"),
     ],
 )
-def test_what_a_url_cannot_say_is_told(url: str, said: str) -> None:
+def test_an_invalid_url_is_refused_with_the_reason(url: str, said: str) -> None:
     with pytest.raises(InvalidURLError, match=said):
         registry.connect(url)
 
@@ -321,7 +321,7 @@ print("done")
 """
 
 
-def test_processes_forked_from_one_with_an_open_registry_work_beside_it(
+def test_forked_processes_use_the_registry_of_their_parent(
     url: str, digits: registry.Dataset
 ) -> None:
     ran = _python(FORK, url)
@@ -353,7 +353,7 @@ with registry.connect(sys.argv[1]) as reg:
 """
 
 
-def test_a_sqlite_file_in_use_at_the_moment_of_a_fork_is_refused_to_the_child(
+def test_a_sqlite_file_in_use_during_a_fork_is_refused_in_the_child(
     sqlite_url: str,
 ) -> None:
     with registry.connect(sqlite_url) as reg:

@@ -1,4 +1,4 @@
-"""Dropping: a dataset is gone at once, and its rows follow, whatever interrupts their removal."""
+"""Dropping: a dataset disappears at once, and its rows later, despite interruptions."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ with registry.connect(sys.argv[1]) as reg:
 
 
 def counts(reg: Registry) -> dict[str, int]:
-    """Return how many rows each table holds, but for those that hold none and for tokens."""
+    """Return how many rows each table has, without empty tables and tokens."""
     with reading(reg.engine) as connection:
         found = {
             table.name: connection.execute(select(func.count()).select_from(table)).scalar_one()
@@ -54,7 +54,7 @@ def counts(reg: Registry) -> dict[str, int]:
 
 
 def unfinished(url: str) -> list[str]:
-    """Return what the doctor says of dropped datasets."""
+    """Return the subjects of the doctor's findings about dropped datasets."""
     return [finding.subject for finding in examine(url) if "was dropped at" in finding.said]
 
 
@@ -76,7 +76,7 @@ def fill(reg: Registry, name: str, rows: int) -> Dataset:
 
 
 @pytest.mark.parametrize("rows_at_first", [1, 3, 256])
-def test_a_drop_removes_every_row_of_its_dataset_and_no_other(
+def test_a_drop_removes_all_rows_of_its_dataset_and_no_others(
     reg: Registry, rows_at_first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drops, "_FIRST_ROWS", rows_at_first)
@@ -96,13 +96,13 @@ def test_a_drop_removes_every_row_of_its_dataset_and_no_other(
     assert [each.name for each in reg.open("kept").runs()] == ["r0", "r1", "r2"]
 
 
-def test_others_notice_at_once_that_a_dataset_is_gone(reg: Registry, url: str) -> None:
+def test_readers_and_writers_notice_a_drop_at_once(reg: Registry, url: str) -> None:
     fill(reg, "digits", 3000)
     with registry.connect(url) as other:
-        held = other.open("digits")
-        held.insert([digit(n) for n in range(3000, 9000)])
-        begun, run = held.pages(), held.run("r0")
-        followed = held.follow(after=held.head.position)
+        dropped = other.open("digits")
+        dropped.insert([digit(n) for n in range(3000, 9000)])
+        begun, run = dropped.pages(), dropped.run("r0")
+        followed = dropped.follow(after=dropped.head.position)
 
         def look(_: int, __: int) -> None:
             """Most rows are still there."""
@@ -111,10 +111,10 @@ def test_others_notice_at_once_that_a_dataset_is_gone(reg: Registry, url: str) -
             assert other.datasets() == []
             assert unfinished(url) == ["dataset digits (dropped 1)"]
             for use in (
-                lambda: held.insert([digit(1)]),
-                lambda: held.run("another"),
-                lambda: held.get("k2"),
-                lambda: len(held),
+                lambda: dropped.insert([digit(1)]),
+                lambda: dropped.run("another"),
+                lambda: dropped.get("k2"),
+                lambda: len(dropped),
                 lambda: next(followed),
             ):
                 with pytest.raises(DatasetDroppedError):
@@ -165,7 +165,7 @@ def test_a_drop_that_was_killed_is_completed(url: str, completed_by: str) -> Non
         "UPDATE inbox SET source = 'x' WHERE id = 1",
     ],
 )
-def test_a_tool_with_an_open_inbox_transaction_holds_no_drop_up(
+def test_an_open_inbox_transaction_does_not_delay_a_drop(
     postgresql_url: str, sqlite_url: str, statement: str
 ) -> None:
     engine = make_engine(postgresql_url)
@@ -200,7 +200,7 @@ def test_a_tool_with_an_open_inbox_transaction_holds_no_drop_up(
 
 
 def test_a_role_with_a_statement_timeout_can_drop(postgresql_url: str) -> None:
-    """A row takes 5 ms here: all take 1.5 s in one statement, and the first batch over a second."""
+    """A row takes 5 ms here, so that one statement for all would take 1.5 s."""
     slowly = """
         CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN PERFORM pg_sleep(0.005); RETURN OLD; END $$;

@@ -1,4 +1,4 @@
-"""Keys stay as they are given, whatever encodings a client and a database have."""
+"""Keys are stored as given, whatever the encodings of client and database."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def by_role(url: URL, _: pytest.MonkeyPatch) -> URL:
 
 
 @pytest.mark.parametrize("choose", [by_variable, by_options, by_url, by_database, by_role])
-def test_a_key_stays_the_same_whatever_client_encoding_is_asked_for(
+def test_a_client_encoding_does_not_change_keys(
     postgresql_url: str,
     choose: Callable[[URL, pytest.MonkeyPatch], URL],
     monkeypatch: pytest.MonkeyPatch,
@@ -75,16 +75,16 @@ def test_a_key_stays_the_same_whatever_client_encoding_is_asked_for(
 @pytest.fixture(scope="module")
 def foreign(server: URL) -> Iterator[Callable[[str], URL]]:
     """Databases of other encodings, without tables."""
-    made = {each: f"registry_{each.lower()}_{os.getpid()}" for each in ENCODINGS}
+    names = {each: f"registry_{each.lower()}_{os.getpid()}" for each in ENCODINGS}
     with administrator(server) as connection:
-        for encoding, name in made.items():
+        for encoding, name in names.items():
             connection.exec_driver_sql(
                 f"CREATE DATABASE {name} ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' "
                 "TEMPLATE template0"
             )
-    yield lambda encoding: server.set(database=made[encoding])
+    yield lambda encoding: server.set(database=names[encoding])
     with administrator(server) as connection:
-        for name in made.values():
+        for name in names.values():
             connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
@@ -123,7 +123,7 @@ def test_alembic_refuses_a_database_of_another_encoding(foreign: Callable[[str],
     assert "has the encoding LATIN1" in ran.stderr + ran.stdout
 
 
-def test_keys_that_a_client_encoding_damaged_are_found_with_what_they_were(
+def test_keys_damaged_by_a_client_encoding_are_found_with_the_original(
     postgresql_url: str,
 ) -> None:
     with registry.connect(postgresql_url) as reg:

@@ -1,4 +1,4 @@
-"""Erasure: what a sample held is gone for good, and all else can be read and proven as before."""
+"""Erasure: a sample's content is gone permanently, and all else is read and verified as before."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def content(number: int) -> str:
 
 
 def sample(kind: str, number: int) -> dict[str, Any]:
-    said = content(number)
+    body = content(number)
     if kind == "fixed":
-        return {"data": np.frombuffer(said.encode(), np.uint8), "label": number % 10}
-    return {"data": said * (1 + number % 3), "label": number % 10}
+        return {"data": np.frombuffer(body.encode(), np.uint8), "label": number % 10}
+    return {"data": body * (1 + number % 3), "label": number % 10}
 
 
 def make(reg: Registry, kind: str) -> Dataset:
@@ -79,8 +79,8 @@ def fill(dataset: Dataset, kind: str, count: int, first: int = 0) -> None:
 
 @pytest.fixture(params=["fixed", "variable"])
 def kind(request: pytest.FixtureRequest) -> str:
-    found: str = request.param
-    return found
+    name: str = request.param
+    return name
 
 
 def folder_of(reg: Registry) -> Path:
@@ -89,21 +89,21 @@ def folder_of(reg: Registry) -> Path:
         return Path(str(reg.engine.url.database)).parent
     with reg.engine.connect() as connection:
         connection.execute(text("CHECKPOINT"))
-        place = "SELECT current_setting('data_directory') || '/base/' || oid FROM pg_database"
-        found = Path(connection.scalar(text(f"{place} WHERE datname = current_database()")) or "")
-    if not os.access(found, os.R_OK):
-        pytest.skip(f"the server's files in {found} cannot be read from here")
-    return found
+        query = "SELECT current_setting('data_directory') || '/base/' || oid FROM pg_database"
+        folder = Path(connection.scalar(text(f"{query} WHERE datname = current_database()")) or "")
+    if not os.access(folder, os.R_OK):
+        pytest.skip(f"the server's files in {folder} cannot be read from here")
+    return folder
 
 
 def found_in(folder: Path, number: int) -> list[str]:
     """Return the files that hold a sample's content."""
     wanted = content(number).encode()
-    held = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(str(path) for path in held if wanted in path.read_bytes())
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(str(path) for path in files if wanted in path.read_bytes())
 
 
-def test_the_content_is_in_no_file_of_the_database_or_of_a_mirror(
+def test_no_file_of_the_database_or_a_mirror_has_the_content(
     reg: Registry, kind: str, cache: Path
 ) -> None:
     dataset = make(reg, kind)
@@ -231,18 +231,18 @@ class Story:
 
     def check(self, reg: Registry) -> None:
         dataset = reg.open(self.dataset.name)
-        for name, number, positions, held in self.pinned:
-            gone = sorted(self.erased.intersection(positions))
+        for name, number, positions, samples in self.pinned:
+            erased = sorted(self.erased.intersection(positions))
             run = dataset.run(name)
-            if not gone:
-                assert yielded(run.epoch(number)) == held
+            if not erased:
+                assert yielded(run.epoch(number)) == samples
                 continue
             with pytest.raises(ErasedError, match=f"epoch {number} of run '{name}'") as caught:
                 run.epoch(number)
-            assert caught.value.positions == gone
+            assert caught.value.positions == erased
         assert dataset.verify()[0].differs is None
-        seen = [position for page in dataset.pages() for position in page.erased.tolist()]
-        assert seen == sorted(self.erased)
+        in_pages = [position for page in dataset.pages() for position in page.erased.tolist()]
+        assert in_pages == sorted(self.erased)
         assert dataset.head.erased == len(self.erased)
 
 
@@ -259,10 +259,10 @@ EVENTS = st.lists(
     max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(events=EVENTS)
-def test_an_epoch_yields_what_it_held_or_says_what_was_erased(
+def test_an_epoch_yields_its_samples_or_says_which_were_erased(
     reg: Registry, kind: str, cache: Path, events: list[tuple[str, int]]
 ) -> None:
-    """From the mirror that grew with it, from one that is made anew, and from the database."""
+    """From the mirror that grew with it, from a new one, and from the database."""
     story = Story(reg, kind)
     for event, k in [*events, ("pin", 0), ("erase", 0), ("insert", 1), ("erase", 2)]:
         story.tell(event, k)
@@ -280,7 +280,7 @@ def test_an_epoch_yields_what_it_held_or_says_what_was_erased(
         cache.unlink()
 
 
-def test_an_epoch_that_is_being_read_yields_nothing_else_and_the_next_goes_on(
+def test_erasing_ends_an_epoch_that_is_being_read_and_the_next_begins(
     reg: Registry, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("registry.training.sharding.CHUNK_ROWS", 10)
@@ -290,7 +290,7 @@ def test_an_epoch_that_is_being_read_yields_nothing_else_and_the_next_goes_on(
     run.epoch(0)
     fill(dataset, kind, 20, first=100)
     epoch = run.epoch(1)
-    held = yielded(epoch, 10)
+    expected = yielded(epoch, 10)
     batches = epoch.batches(10)
     read = [next(batches)]
     key = dataset.entries()[int(epoch.positions(np.array([55]))[0])].key
@@ -298,8 +298,8 @@ def test_an_epoch_that_is_being_read_yields_nothing_else_and_the_next_goes_on(
     reg.open(dataset.name).run("other").epoch(0)  # brings the mirror up, as another process may
     with pytest.raises(ErasedError, match=f"'{key}' at position") as caught:
         read.extend(batches)
-    found = [row for batch in read for row in rows(batch)]
-    assert found == held[: len(found)]
+    samples = [row for batch in read for row in rows(batch)]
+    assert samples == expected[: len(samples)]
     assert "continue with the next epoch: run.record(consumed=220), then" in str(caught.value)
     run.record(consumed=220)
     assert run.epoch(2).start == 220
@@ -309,17 +309,17 @@ def test_an_epoch_that_is_being_read_yields_nothing_else_and_the_next_goes_on(
     assert len(run.epoch(2)) == 119
 
 
-def test_a_graph_reads_epochs_that_never_held_it_and_refuses_the_others(reg: Registry) -> None:
+def test_a_graph_reads_only_epochs_without_erased_samples(reg: Registry) -> None:
     dataset = make(reg, "fixed")
     fill(dataset, "fixed", 30)
     everything, train = dataset.run("all"), dataset.run("train", split="train")
     epoch, other = everything.epoch(0), train.epoch(0)
-    held = yielded(other)
+    samples = yielded(other)
     key = next(f"k{n}" for n in range(30) if dataset.split_of(f"k{n}") == "test")
     dataset.erase(key)
     everything.epoch(1)
     for opened in (other, reg.open(dataset.name).run("train").epoch(0)):
-        assert in_graph(opened) == held
+        assert in_graph(opened) == samples
     with pytest.raises(ErasedError, match="epoch 0 of run 'all' held a sample whose content"):
         EpochDataset(epoch, batch_size=4)
 
@@ -329,7 +329,7 @@ def in_graph(epoch: Epoch) -> list[Row]:
     return [row for batch in batches for row in rows(batch)]
 
 
-def test_a_version_that_held_it_is_not_exported_and_the_present_is(
+def test_a_version_with_erased_samples_is_not_exported(
     reg: Registry, kind: str, tmp_path: Path
 ) -> None:
     dataset = make(reg, kind)
@@ -369,12 +369,12 @@ def held_in(folder: Path, numbers: Iterable[int]) -> list[int]:
     return [number for number in numbers if found_in(folder, number)]
 
 
-def test_every_record_of_many_is_erased_and_named(
+def test_all_of_many_records_are_erased_and_named(
     reg: Registry, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More than fit into one statement."""
-    monkeypatch.setattr(erasing, "_TOGETHER", 10)
-    monkeypatch.setattr(population, "TOGETHER", 10)
+    """Also where they are too many for one statement."""
+    monkeypatch.setattr(erasing, "_PARAMETERS", 10)
+    monkeypatch.setattr(population, "PARAMETERS", 10)
     dataset = make(reg, kind)
     fill(dataset, kind, 45)
     dataset.run("r").epoch(0)
@@ -389,10 +389,10 @@ def test_every_record_of_many_is_erased_and_named(
     assert caught.value.keys == [f"k{n}" for n in range(35)]
 
 
-def test_erasing_in_one_dataset_leaves_every_other_as_it_is(
+def test_erasing_in_a_dataset_leaves_others_unchanged(
     reg: Registry, kind: str, cache: Path
 ) -> None:
-    """With the same keys at the same positions, waiting and rejected rows, and erasures."""
+    """Both have the same keys at the same positions, rows in the inbox, and erasures."""
     one, other = make(reg, kind), make(reg, kind)
     for dataset, first in ((one, 0), (other, 1000)):
         samples = [sample(kind, first + n) for n in range(20)]
@@ -404,13 +404,13 @@ def test_erasing_in_one_dataset_leaves_every_other_as_it_is(
             columns = "INSERT INTO inbox (dataset_id, key, fields, error)"
             connection.execute(text(f"{columns} VALUES (:dataset, 'k7', '{{}}', 'no')"), rejected)
     before = other.head, [row.sample is None for row in other.history("k7")]
-    held = [row for page in other.pages() for row in rows(page.columns)]
+    other_rows = [row for page in other.pages() for row in rows(page.columns)]
 
     done = one.erase("k7", "k3")
 
     assert (done.rows, done.inbox_rows) == (3, 1)
     assert (other.head, [row.sample is None for row in other.history("k7")]) == before
-    assert [row for page in other.pages() for row in rows(page.columns)] == held
+    assert [row for page in other.pages() for row in rows(page.columns)] == other_rows
     with reg.engine.connect() as connection:
         assert connection.execute(text("SELECT dataset_id FROM inbox")).scalars().all() == [
             other.id
@@ -419,16 +419,16 @@ def test_erasing_in_one_dataset_leaves_every_other_as_it_is(
     epoch = other.run("r").epoch(1)
     assert yielded(epoch) == due(other, epoch)
     one.run("r").epoch(1)
-    gone = {3: [3], 7: [7, 100], 5: [1005]}
-    left = {3: [1003], 7: [1007, 1100], 5: [5]}
+    erased = {3: [3], 7: [7, 100], 5: [1005]}
+    kept = {3: [1003], 7: [1007, 1100], 5: [5]}
     for key in (3, 5, 7):
-        assert held_in(cache, gone[key]) == []
-        assert held_in(cache, left[key]) == left[key]
+        assert held_in(cache, erased[key]) == []
+        assert held_in(cache, kept[key]) == kept[key]
     assert [(found.differs, found.erased) for found in one.verify()] == [(None, 3)] * 2
     assert [(found.differs, found.erased) for found in other.verify()] == [(None, 1)] * 2
 
 
-def test_a_sqlite_file_holds_nothing_more_of_it_where_deleting_leaves_bytes(
+def test_a_sqlite_file_has_no_content_left_without_secure_delete(
     sqlite_url: str, kind: str
 ) -> None:
     """SQLite can be built to overwrite what it deletes, as on some systems, but need not be."""
@@ -447,7 +447,7 @@ def test_a_sqlite_file_holds_nothing_more_of_it_where_deleting_leaves_bytes(
 
 
 @pytest.mark.usefixtures("blocks_of_four")
-def test_rows_that_are_erased_stay_so_when_those_next_to_them_are_repaired(
+def test_repairing_rows_leaves_their_neighbours_erased(
     reg: Registry, kind: str, cache: Path
 ) -> None:
     dataset = make(reg, kind)
@@ -456,11 +456,11 @@ def test_rows_that_are_erased_stay_so_when_those_next_to_them_are_repaired(
     run.epoch(0)
     dataset.erase(*(f"k{n}" for n in ERASED))
     epoch = run.epoch(1)
-    held = yielded(epoch)
+    samples = yielded(epoch)
     for position in DAMAGED:
         damage(cache, epoch.codec, position)
-        assert yielded(epoch) == held
-        assert yielded(reg.open(dataset.name).run("r").epoch(1)) == held
+        assert yielded(epoch) == samples
+        assert yielded(reg.open(dataset.name).run("r").epoch(1)) == samples
         with pytest.raises(ErasedError) as caught:
             read_columns(epoch.source, epoch.codec, np.array(ERASED))
         assert caught.value.positions == ERASED
@@ -469,13 +469,13 @@ def test_rows_that_are_erased_stay_so_when_those_next_to_them_are_repaired(
 
 
 @pytest.mark.usefixtures("blocks_of_four")
-def test_an_older_copy_of_the_database_brings_nothing_back_into_the_mirror_they_share(
+def test_an_older_copy_of_the_database_restores_nothing_in_a_shared_mirror(
     reg: Registry, kind: str, cache: Path
 ) -> None:
     dataset = make(reg, kind)
     fill(dataset, kind, 40)
     run, split = dataset.run("r"), dataset.run("split", split="test")
-    held, test = yielded(run.epoch(0)), yielded(split.epoch(0))
+    samples, test = yielded(run.epoch(0)), yielded(split.epoch(0))
     older = Backup(reg)
     dataset.erase(*(f"k{n}" for n in ERASED))
     present = yielded(run.epoch(1))
@@ -483,12 +483,12 @@ def test_an_older_copy_of_the_database_brings_nothing_back_into_the_mirror_they_
         copy = other.open(dataset.name)
         epoch = copy.run("copy").epoch(0)
         for position in DAMAGED:
-            assert yielded(epoch) == held, "the copy has them all"
+            assert yielded(epoch) == samples, "the copy has them all"
             assert held_in(cache, ERASED) == []
             damage(cache, epoch.codec, position)
         if kind == "fixed":
-            assert in_graph(epoch) == held
-            assert in_graph(copy.run("copy").epoch(0)) == held
+            assert in_graph(epoch) == samples
+            assert in_graph(copy.run("copy").epoch(0)) == samples
             assert in_graph(copy.run("another", split="test").epoch(0)) == test
         copy.verify()
     assert held_in(cache, ERASED) == []
@@ -498,14 +498,14 @@ def test_an_older_copy_of_the_database_brings_nothing_back_into_the_mirror_they_
 
 
 @pytest.mark.parametrize("parted", [False, True], ids=["behind", "parted"])
-def test_a_mirror_takes_no_row_that_is_erased_from_an_older_copy_of_its_history(
+def test_a_mirror_takes_no_erased_row_from_an_older_copy(
     reg: Registry, kind: str, cache: Path, *, parted: bool
 ) -> None:
-    """The mirror has not come to that row yet: it was made for an epoch before it."""
+    """The mirror does not have that row yet: it was made for an earlier epoch."""
     dataset = make(reg, kind)
     fill(dataset, kind, 20)
     dataset.run("r").epoch(0)
-    shutil.copytree(cache, kept := cache.with_name("kept"))
+    shutil.copytree(cache, saved := cache.with_name("kept"))
     if parted:
         older = Backup(reg)
     fill(dataset, kind, 20, first=20)
@@ -513,16 +513,16 @@ def test_a_mirror_takes_no_row_that_is_erased_from_an_older_copy_of_its_history(
         older = Backup(reg)
     dataset.erase("k30")
     shutil.rmtree(cache)
-    shutil.copytree(kept, cache)
+    shutil.copytree(saved, cache)
     reg.open(dataset.name).run("r").epoch(0)
     with registry.connect(older.url) as other:
         copy = other.open(dataset.name)
         if parted:
             fill(copy, kind, 20, first=520)
         epoch = copy.run("copy").epoch(0)
-        wanted = [row for page in copy.pages() for row in rows(page.columns)]
+        samples = [row for page in copy.pages() for row in rows(page.columns)]
         order = epoch.order(np.arange(40)).tolist()
-        assert yielded(epoch) == [wanted[place] for place in order]
+        assert yielded(epoch) == [samples[position] for position in order]
         assert held_in(cache, [10, 30, 530]) == ([10, 530] if parted else [10])
         assert [found.differs for found in copy.verify()] == [None, None]
     older.remove()
@@ -547,33 +547,33 @@ with registry.connect(sys.argv[1]) as reg:
 """
 
 
-def test_a_process_killed_at_any_write_leaves_a_mirror_that_is_erased_by_the_next(
+def test_the_next_process_completes_an_erasure_killed_at_any_write(
     sqlite_url: str, kind: str, cache: Path
 ) -> None:
     with registry.connect(sqlite_url) as reg:
         dataset = reg.create("killed", FEATURES[kind], splits={"train": 0.5, "test": 0.5})
         fill(dataset, kind, 20)
         dataset.run("r", split="train").epoch(0)
-        held = yielded(dataset.run("r").epoch(0))
-        shutil.copytree(cache, kept := cache.with_name("kept"))
-        gone = [f"k{n}" for n in range(20) if dataset.split_of(f"k{n}") == "test"][:2]
-        dataset.erase(*gone)
+        samples = yielded(dataset.run("r").epoch(0))
+        shutil.copytree(cache, saved := cache.with_name("kept"))
+        erased = [f"k{n}" for n in range(20) if dataset.split_of(f"k{n}") == "test"][:2]
+        dataset.erase(*erased)
         for step in itertools.count():
             shutil.rmtree(cache)
-            shutil.copytree(kept, cache)
+            shutil.copytree(saved, cache)
             child = [sys.executable, "-c", KILLED, sqlite_url, str(step)]
             code = subprocess.run(child, check=False, timeout=60).returncode
             opened = reg.open("killed")
-            assert yielded(opened.run("r").epoch(0)) == held
+            assert yielded(opened.run("r").epoch(0)) == samples
             assert [found.differs for found in opened.verify()] == [None, None]
-            assert [found_in(cache, int(key[1:])) for key in gone] == [[], []]
+            assert [found_in(cache, int(key[1:])) for key in erased] == [[], []]
             if code == 0:
                 break
             assert code == -signal.SIGKILL
         assert step >= 3
 
 
-def test_erasing_among_writers_and_followers_leaves_every_row_in_its_place(  # noqa: C901  # who works at once is told in one place
+def test_erasing_moves_no_row_among_concurrent_writers_and_followers(  # noqa: C901  # all concurrent workers
     reg: Registry, kind: str
 ) -> None:
     dataset = make(reg, kind)
@@ -634,29 +634,27 @@ def test_erasing_among_writers_and_followers_leaves_every_row_in_its_place(  # n
         "position = position + 10",
     ],
 )
-def test_the_database_lets_a_record_become_empty_and_nothing_else_change(
-    reg: Registry, change: str
-) -> None:
+def test_the_database_allows_no_change_but_emptying_a_record(reg: Registry, change: str) -> None:
     dataset = make(reg, "fixed")
     fill(dataset, "fixed", 2)
     dataset.retract("k1")
     empty = "x''" if reg.engine.dialect.name == "sqlite" else "''::bytea"
-    for wanted in (change.format(empty=empty), f"record = {empty}, key = key || 'x'"):
+    for assignment in (change.format(empty=empty), f"record = {empty}, key = key || 'x'"):
         with (
             pytest.raises(Exception, match="samples are append-only"),
             reg.engine.begin() as connection,
         ):
-            connection.execute(text(f"UPDATE samples SET {wanted}"))
+            connection.execute(text(f"UPDATE samples SET {assignment}"))
     with pytest.raises(Exception, match="append-only"), reg.engine.begin() as connection:
         connection.execute(text(f"UPDATE samples SET record = {empty} WHERE record IS NULL"))
     assert [found.differs for found in dataset.verify()] == [None]
     with reg.engine.begin() as connection:
         connection.execute(text(f"UPDATE samples SET record = {empty} WHERE position = 0"))
-    # It was not the registry that took it away.
+    # No erasure is recorded for it, so the record was lost in another way.
     assert [found.differs for found in dataset.verify()] == [0]
 
 
-def test_erasing_takes_rights_of_its_own(postgresql_url: str) -> None:
+def test_erasing_needs_its_own_rights(postgresql_url: str) -> None:
     name = f"registry_eraser_{os.getpid()}"
     url = make_url(postgresql_url)
     with registry.connect(postgresql_url) as reg:
@@ -694,15 +692,15 @@ def test_erasing_takes_rights_of_its_own(postgresql_url: str) -> None:
         psql(postgresql_url, f"DROP OWNED BY {name}; DROP ROLE {name};")
 
 
-def test_the_command_asks_first_and_says_what_it_did(reg: Registry, url: str) -> None:
+def test_the_command_asks_first_and_reports_what_it_erased(reg: Registry, url: str) -> None:
     dataset = make(reg, "fixed")
     fill(dataset, "fixed", 3)
     command("erase", dataset.name, "k1", url=url, code=1)
     assert dataset.get("k1")
-    said = command("erase", dataset.name, "k1", "k2", "--yes", url=url)
-    assert said.stdout == f"{dataset.name}: 2 rows of the log erased, 0 of the inbox\n"
+    result = command("erase", dataset.name, "k1", "k2", "--yes", url=url)
+    assert result.stdout == f"{dataset.name}: 2 rows of the log erased, 0 of the inbox\n"
     free = "note: PostgreSQL keeps the bytes, out of SQL's reach, in free space of its files"
-    assert (free in said.stderr) == (reg.engine.dialect.name == "postgresql")
+    assert (free in result.stderr) == (reg.engine.dialect.name == "postgresql")
     assert "5 rows, 2 of them erased lead to" in command("verify", dataset.name, url=url).stdout
     assert "inserts (erased)" in command("log", dataset.name, url=url).stdout
     assert (

@@ -1,4 +1,4 @@
-"""Roles with the least rights: what each may do, what it may not, and the contract under them."""
+"""Roles with the fewest rights: what each may do, what it may not, and all tests as such roles."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ As = Callable[..., str]
 
 @pytest.fixture
 def new_role(postgresql_url: str) -> Iterator[Callable[[], str]]:
-    """Makes roles whose names want quoting; a cluster keeps roles, so they are removed."""
+    """Creates roles whose names need quotes, and drops them from the cluster."""
     place = make_engine(postgresql_url).url
     with administrator(place) as connection, ExitStack() as made:
         run = driver(connection).execute
@@ -82,7 +82,7 @@ def as_role(postgresql_url: str, new_role: Callable[[], str]) -> As:
 
 @pytest.fixture
 def owned(postgresql_url: str) -> Iterator[Registry]:
-    """The registry as its owner sees it, with a dataset that holds a sample."""
+    """The registry of the tables' owner, with a dataset that has one sample."""
     with registry.connect(postgresql_url) as reg:
         reg.create("digits", FIXED).insert([digit(1)], keys=["a"])
         reg.open("digits").run("finished").epoch(0)
@@ -217,7 +217,7 @@ def _refusal(reg: Registry, script: str) -> str:
     return "nothing was refused"
 
 
-def test_a_labeling_tool_cannot_wreck_a_log_by_sql(owned: Registry, as_role: As) -> None:
+def test_a_labeling_tool_cannot_damage_a_log_by_sql(owned: Registry, as_role: As) -> None:
     before = owned.open("digits").head
     refused = "do not continue its log|a bucket is in|its log does not end at position"
     with registry.connect(as_role("writer")) as reg:
@@ -228,7 +228,7 @@ def test_a_labeling_tool_cannot_wreck_a_log_by_sql(owned: Registry, as_role: As)
     assert all(each.differs is None for each in owned.open("digits").verify())
 
 
-def test_rows_by_sql_take_the_head_with_them(owned: Registry, as_role: As) -> None:
+def test_rows_inserted_by_sql_move_the_head(owned: Registry, as_role: As) -> None:
     with registry.connect(as_role("writer")) as reg, reg.engine.begin() as connection:
         for position in (1, 2):
             connection.execute(text(ONE.format(**{**SOUND, "position": position})))
@@ -236,7 +236,7 @@ def test_rows_by_sql_take_the_head_with_them(owned: Registry, as_role: As) -> No
     assert (head.position, head.chain) == (3, b"\xab" * 16)
 
 
-def test_a_tool_with_the_inbox_alone_sees_names_and_inserts(owned: Registry, as_role: As) -> None:
+def test_a_tool_with_only_the_inbox_reads_names_and_inserts(owned: Registry, as_role: As) -> None:
     engine = make_engine(as_role("inbox"))
     with engine.begin() as connection:
         names = connection.execute(text("SELECT id, name FROM datasets")).all()
@@ -256,7 +256,7 @@ def test_a_tool_with_the_inbox_alone_sees_names_and_inserts(owned: Registry, as_
     assert len(owned.open("digits")) == 2
 
 
-def test_a_trainer_reads_pins_epochs_and_records_progress_and_no_more(
+def test_a_trainer_only_reads_pins_epochs_and_records_progress(
     owned: Registry, as_role: As
 ) -> None:
     with owned.engine.begin() as connection:
@@ -274,7 +274,7 @@ def test_a_trainer_reads_pins_epochs_and_records_progress_and_no_more(
             digits.insert([digit(2)])
 
 
-def test_a_server_drains_and_keeps_track_of_tools_and_changes_no_sample(
+def test_a_server_drains_and_records_events_but_changes_no_sample(
     owned: Registry, as_role: As
 ) -> None:
     owned_id = owned.open("digits").id
@@ -310,7 +310,7 @@ def test_an_owner_migrates_and_drops(
         assert reg.names() == []
 
 
-def test_the_command_prints_what_psql_takes_or_does_it_and_twice_is_as_once(
+def test_the_command_prints_or_runs_grants_and_can_be_repeated(
     postgresql_url: str, new_role: Callable[[], str]
 ) -> None:
     def run(*options: str) -> str:
@@ -327,15 +327,13 @@ def test_the_command_prints_what_psql_takes_or_does_it_and_twice_is_as_once(
     assert f": {count} statements done" in run("--apply", *options)
 
 
-def test_every_table_is_either_read_by_all_or_private() -> None:
+def test_every_table_is_readable_or_private() -> None:
     assert {*LOG, *PRIVATE} == {*metadata.tables, VERSION_TABLE}
     assert len({*LOG, *PRIVATE}) == len(LOG) + len(PRIVATE)
 
 
 @pytest.mark.parametrize("name", ["nobody", 'no"body', "public", "a\0b", "\udcff", ""])
-def test_a_role_that_does_not_exist_is_named_with_the_remedy(
-    postgresql_url: str, name: str
-) -> None:
+def test_the_error_of_a_missing_role_has_a_remedy(postgresql_url: str, name: str) -> None:
     engine = make_engine(postgresql_url)
     with pytest.raises(RoleError, match=r"has no role .* create it first: CREATE ROLE") as caught:
         statements(engine, {"writer": [name]})
@@ -343,7 +341,7 @@ def test_a_role_that_does_not_exist_is_named_with_the_remedy(
     engine.dispose()
 
 
-def test_a_database_without_roles_or_tables_says_so(
+def test_a_database_without_roles_or_tables_is_refused(
     sqlite_url: str, empty_postgresql_url: str
 ) -> None:
     with pytest.raises(RoleError, match="SQLite knows no roles; set the rights of the file"):
@@ -367,12 +365,12 @@ _OWNERS = (
 
 @pytest.fixture
 def url(as_role: As) -> str:
-    """A database for a role that labels and trains: stands in for the one of each kind."""
+    """A database of each kind, as a role that labels and trains connects to it."""
     return as_role("writer", "reader")
 
 
 def contract(module: ModuleType, without: Container[object]) -> dict[str, Callable[..., object]]:
-    """Return a module's tests that take a database of whatever kind."""
+    """Return a module's tests that run on every kind of database."""
     tests = {name: test for name, test in vars(module).items() if name.startswith("test_")}
     takes = {"reg", "url", "digits", "notes", "dataset"}
     return {

@@ -1,4 +1,4 @@
-"""The inbox: rows that tools insert by plain SQL reach the log once, or say why not."""
+"""The inbox: rows that tools insert by plain SQL reach the log once, or are rejected."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def put(
     connection.execute(INSERT, {**row, "fields": None if fields is None else json.dumps(fields)})
 
 
-def test_rows_of_plain_sql_are_in_the_log_when_the_head_is_read(
+def test_reading_the_head_moves_rows_of_plain_sql_to_the_log(
     reg: Registry, digits: Dataset
 ) -> None:
     image = base64.b64encode(bytes([1, 2, 3, 4])).decode()
@@ -81,7 +81,7 @@ def test_each_kind_of_feature_can_be_written_as_json(reg: Registry, notes: Datas
     assert by_index["tokens"].tolist() == [7, 8]
 
 
-def test_a_row_that_does_not_fit_stays_with_the_reason_and_stops_no_other(
+def test_a_rejected_row_stays_with_the_reason_and_stops_no_other(
     reg: Registry, digits: Dataset
 ) -> None:
     with reg.engine.begin() as connection:
@@ -92,15 +92,15 @@ def test_a_row_that_does_not_fit_stays_with_the_reason_and_stops_no_other(
         put(connection, digits, "list", [1])
         put(connection, digits, "b", digit(2))
     assert digits.head.position == 2
-    found = {row.key: row.error for row in digits.inbox.refused()}
-    assert found.keys() == {"bad", "unknown", "odd", "list"}
-    assert "feature 'label': class index 10 is not in [0, 10)" in found["bad"]
-    assert "no sample has this key" in found["unknown"]
-    assert "unknown action 'delete'; the actions are insert, update, retract" in found["odd"]
-    assert "not [1]" in found["list"]
+    errors = {row.key: row.error for row in digits.inbox.refused()}
+    assert errors.keys() == {"bad", "unknown", "odd", "list"}
+    assert "feature 'label': class index 10 is not in [0, 10)" in errors["bad"]
+    assert "no sample has this key" in errors["unknown"]
+    assert "unknown action 'delete'; the actions are insert, update, retract" in errors["odd"]
+    assert "not [1]" in errors["list"]
 
 
-def test_refused_rows_can_be_tried_again_or_discarded(reg: Registry, digits: Dataset) -> None:
+def test_rejected_rows_can_be_retried_or_discarded(reg: Registry, digits: Dataset) -> None:
     with reg.engine.begin() as connection:
         for key in ("early", "never"):
             put(connection, digits, key, {"label": 5}, "update")
@@ -115,7 +115,7 @@ def test_refused_rows_can_be_tried_again_or_discarded(reg: Registry, digits: Dat
     assert digits.inbox.refused() == []
 
 
-def test_a_transaction_held_open_delays_nobody_and_its_rows_come_when_it_commits(
+def test_an_open_transaction_delays_nobody(
     postgresql_url: str,
 ) -> None:
     with registry.connect(postgresql_url) as reg:
@@ -129,7 +129,7 @@ def test_a_transaction_held_open_delays_nobody_and_its_rows_come_when_it_commits
         assert [entry.key for entry in digits.entries()] == ["direct", "quick", "slow"]
 
 
-def test_drainers_and_writers_at_once_move_each_row_once(reg: Registry, digits: Dataset) -> None:
+def test_concurrent_drains_move_each_row_once(reg: Registry, digits: Dataset) -> None:
     count = 300
     with reg.engine.begin() as connection:
         for number in range(count):
@@ -150,7 +150,7 @@ def test_drainers_and_writers_at_once_move_each_row_once(reg: Registry, digits: 
     assert len(digits) == digits.head.position == count + 50
 
 
-def test_a_reader_without_the_right_to_drain_reads_on(postgresql_url: str) -> None:
+def test_a_reader_without_the_right_to_drain_reads_the_log(postgresql_url: str) -> None:
     with registry.connect(postgresql_url) as owner:
         digits = owner.create("digits", {"label": registry.ClassLabel(10)})
         digits.insert([{"label": 3}])
@@ -173,7 +173,7 @@ def test_a_reader_without_the_right_to_drain_reads_on(postgresql_url: str) -> No
         assert digits.head.position == 2
 
 
-def test_a_reader_is_not_kept_waiting_by_a_writer_who_stopped(postgresql_url: str) -> None:
+def test_a_reader_does_not_wait_for_a_writer_that_stopped(postgresql_url: str) -> None:
     with registry.connect(postgresql_url) as reg:
         digits = reg.create("digits", {"label": registry.ClassLabel(10)})
         with reg.engine.begin() as connection:
@@ -207,7 +207,7 @@ rows = st.tuples(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(batch=st.lists(rows, max_size=8))
-def test_whatever_is_inserted_is_moved_or_refused(
+def test_any_inserted_row_is_moved_or_rejected(
     reg: Registry, digits: Dataset, batch: list[tuple[Any, Any, str]]
 ) -> None:
     before = len(digits.inbox.refused())
@@ -226,7 +226,7 @@ def test_whatever_is_inserted_is_moved_or_refused(
     assert all(row.error for row in digits.inbox.refused())
 
 
-def test_what_sqlite_takes_for_text_and_json_is_looked_at(sqlite_url: str) -> None:
+def test_values_that_sqlite_stores_as_text_or_json_are_checked(sqlite_url: str) -> None:
     with registry.connect(sqlite_url) as reg:
         notes = reg.create("notes", {"text": registry.Text()})
         with reg.engine.begin() as connection:
@@ -269,10 +269,10 @@ def test_the_commands_drain_list_retry_and_discard(
         put(connection, digits, "a", digit(1))
         put(connection, digits, "bad", {"label": 1})
     assert run("drain") == "digits: 1 moved; 1 did not fit: registry inbox ls digits\n"
-    (found,) = json.loads(run("inbox", "ls", "digits", "--json"))
-    assert (found["key"], found["action"]) == ("bad", "insert")
+    (row,) = json.loads(run("inbox", "ls", "digits", "--json"))
+    assert (row["key"], row["action"]) == ("bad", "insert")
     assert "missing 'image'" in run("inbox", "ls", "digits")
-    assert run("inbox", "retry", "digits", str(found["id"])).startswith("1 tried again: ")
+    assert run("inbox", "retry", "digits", str(row["id"])).startswith("1 tried again: ")
     assert run("inbox", "discard", "digits") == "1 removed\n"
     assert run("drain", "digits") == "digits: 0 moved\n"
 
@@ -294,9 +294,7 @@ def test_rows_of_one_dataset_never_reach_another(reg: Registry, digits: Dataset)
     assert (digits.inbox.discard(), other.inbox.refused()) == (1, [unfit])
 
 
-def test_all_that_waits_is_drained_in_its_order_however_much_it_is(
-    reg: Registry, digits: Dataset
-) -> None:
+def test_any_number_of_waiting_rows_is_drained_in_order(reg: Registry, digits: Dataset) -> None:
     with reg.engine.begin() as connection:
         rows = [
             {
@@ -343,7 +341,7 @@ def test_rows_are_drained_in_the_order_of_their_ids_wherever_they_are_stored(
         assert labels == list(range(10))
 
 
-def test_a_row_that_a_tool_has_locked_keeps_neither_drainers_nor_writers_waiting(
+def test_a_row_locked_by_a_tool_delays_neither_drains_nor_writers(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inbox_rejected, "_EVERY", 0.0)
@@ -372,7 +370,7 @@ def test_a_row_that_a_tool_has_locked_keeps_neither_drainers_nor_writers_waiting
 
 
 @pytest.mark.parametrize("action", ["insert", "update"])
-def test_a_drain_takes_memory_for_some_of_the_bytes_that_wait(
+def test_a_drain_takes_memory_for_only_some_of_the_waiting_bytes(
     reg: Registry, monkeypatch: pytest.MonkeyPatch, action: str
 ) -> None:
     monkeypatch.setattr("registry.storage.log.inbox._BYTES", MIB)
@@ -395,7 +393,7 @@ def test_a_drain_takes_memory_for_some_of_the_bytes_that_wait(
     assert peak < 16 * MIB, f"{peak / MIB:.0f} MiB"
 
 
-def test_few_rows_are_measured_at_a_time_and_the_first_of_them_is_moved_first(
+def test_few_rows_are_measured_at_a_time_and_moved_in_order(
     reg: Registry, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inbox_waiting, "_STORED", 1)
@@ -419,7 +417,7 @@ def test_few_rows_are_measured_at_a_time_and_the_first_of_them_is_moved_first(
     assert measured == [1, 1, 1, 1]
 
 
-def test_a_row_larger_than_any_record_is_refused_unread(
+def test_a_row_larger_than_any_record_is_rejected_unread(
     reg: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("registry.storage.log.inbox.LARGEST_RECORD", MIB)
@@ -440,10 +438,10 @@ def test_a_row_larger_than_any_record_is_refused_unread(
     assert peak < 7 * MIB, f"{peak / MIB:.0f} MiB"
 
 
-def test_a_row_too_long_to_be_measured_is_refused_and_stops_no_other(
+def test_a_row_too_long_to_be_measured_is_rejected_and_stops_no_other(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PostgreSQL gives no text over 1 GiB, as which [1e131071, …] of some KiB would be written."""
+    """PostgreSQL returns no text over 1 GiB; [1e131071, …] of some KiB would be that long."""
     size = inbox_waiting._size
 
     def measured(dialect: str) -> Any:
@@ -501,7 +499,7 @@ def test_rejected_rows_are_kept_for_a_time_and_up_to_a_number(
             inbox.set_limits(**wrong)
 
 
-def test_webhooks_keep_to_the_limits_of_rejected_rows(
+def test_webhooks_apply_the_limits_of_rejected_rows(
     reg: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inbox_rejected, "_EVERY", 0.0)

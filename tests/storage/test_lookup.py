@@ -1,4 +1,4 @@
-"""The newest revision of a key: compared and amended to the byte, and not read to be replaced."""
+"""Latest revisions: compared byte by byte, amended, and replaced without being read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def blob(size: int, number: int = 0) -> dict[str, object]:
 
 
 def taken(work: Callable[[], object]) -> int:
-    """Return the bytes that Python's objects take at most while something runs."""
+    """Return the peak of the bytes that Python's objects take while a function runs."""
     tracemalloc.start()
     try:
         work()
@@ -84,7 +84,7 @@ def test_records_of_any_length_are_compared_to_the_byte(
     assert counts(blobs.insert(rows, keys=keys)) == (0, 0, 0)
 
 
-def test_updates_keep_what_they_do_not_name_in_any_order_and_after_failures(
+def test_updates_keep_other_features_in_any_order_and_after_failures(
     blobs: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lookup, "_GROUP", 3 * _SHORT)

@@ -1,4 +1,4 @@
-"""The mirror: what it yields is what the log holds, and each row is read once per machine."""
+"""The mirror: it yields what the log has, and each row is read once per machine."""
 
 from __future__ import annotations
 
@@ -51,22 +51,22 @@ def growing(reg: Registry, kind: Kind) -> Dataset:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Ranges:
-    """Where the pages that this process reads from the database begin and end."""
-    seen: Ranges = []
+    """The ranges of the pages that this process reads from the database."""
+    ranges: Ranges = []
     page = Log.page
 
     def counting(log: Log, after: int, until: int, patience: float | None) -> Page:
-        found = page(log, after, until, patience)
-        seen.append((found.start, found.stop))
-        return found
+        result = page(log, after, until, patience)
+        ranges.append((result.start, result.stop))
+        return result
 
     monkeypatch.setattr(Log, "page", counting)
-    return seen
+    return ranges
 
 
 @pytest.mark.parametrize("split", [None, "train"])
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
-def test_epochs_of_a_growing_log_yield_what_its_pages_hold(
+def test_epochs_of_a_growing_log_yield_what_its_pages_have(
     growing: Dataset, kind: Kind, policy: Policy, split: str | None
 ) -> None:
     run = growing.run("r", seed=7, split=split, policy=policy)
@@ -81,7 +81,7 @@ def test_epochs_of_a_growing_log_yield_what_its_pages_hold(
         assert samples == due(growing, epoch)
 
 
-def test_new_rows_are_read_once_and_nothing_else_is(
+def test_only_new_rows_are_read_and_only_once(
     growing: Dataset, kind: Kind, url: str, reads: Ranges
 ) -> None:
     run = growing.run("r")
@@ -125,7 +125,7 @@ with registry.connect(sys.argv[1]) as reg:
 """
 
 
-def test_another_process_reads_no_row_that_is_there(growing: Dataset, url: str) -> None:
+def test_another_process_reads_no_row_that_the_mirror_has(growing: Dataset, url: str) -> None:
     yielded(growing.run("r").epoch(0))
     subprocess.run([sys.executable, "-c", TRAINER, url], check=True)
 
@@ -156,7 +156,7 @@ with registry.connect(sys.argv[1]) as reg:
         signal.alarm(30)
         os.close(child)
         if sys.argv[2] == "killed":
-            os.read(parent, 1)  # until there is no parent
+            os.read(parent, 1)  # returns when the parent is dead
         epoch = run.epoch(0)
         assert yielded(epoch) == due(dataset, epoch)
         print("trained", flush=True)
@@ -171,7 +171,7 @@ with registry.connect(sys.argv[1]) as reg:
 
 @pytest.mark.parametrize("kind", [KINDS["fixed"]], ids=["fixed"])
 @pytest.mark.parametrize("parent", ["continues", "killed"])
-def test_a_process_forked_while_a_thread_syncs_a_mirror_trains_on_it(
+def test_a_process_forked_during_an_update_of_the_mirror_trains_on_it(
     growing: Dataset, url: str, parent: str
 ) -> None:
     """The thread holds the mirror's locks, and does not exist in the child."""
@@ -183,7 +183,7 @@ def test_a_process_forked_while_a_thread_syncs_a_mirror_trains_on_it(
     assert (ran.stdout, ran.stderr) == ("trained\n", "")
 
 
-def test_workers_that_begin_an_epoch_at_once_all_get_it(
+def test_workers_that_open_an_epoch_at_once_all_get_it(
     growing: Dataset, kind: Kind, url: str
 ) -> None:
     """As the workers of one machine do when a run starts."""
@@ -195,9 +195,9 @@ def test_workers_that_begin_an_epoch_at_once_all_get_it(
         for name in ("dense", "split", "replay"):
             with registry.connect(url) as other:
                 workers = [other.open("growing").run(name) for _ in range(6)]
-                found = _at_once(workers, number)
+                samples = _at_once(workers, number)
             expected = due(growing, growing.run(name).epoch(number))
-            assert found == [expected] * len(workers)
+            assert samples == [expected] * len(workers)
 
 
 def _at_once(workers: list[Run], number: int) -> list[list[Row]]:
@@ -212,7 +212,7 @@ def _at_once(workers: list[Run], number: int) -> list[list[Row]]:
 
 
 def test_replays_of_other_seeds_and_numbers_draw_other_samples(sqlite_url: str) -> None:
-    """Of the same older samples next to the same new ones, whose indexes lie in one folder."""
+    """They draw from the same older samples, and their indexes are in one folder."""
     kind = KINDS["fixed"]
     with registry.connect(sqlite_url) as reg:
         dataset = kind.create(reg)
@@ -233,7 +233,7 @@ def test_replays_of_other_seeds_and_numbers_draw_other_samples(sqlite_url: str) 
         assert len(drawn) == 3
 
 
-def test_a_state_is_believed_with_its_checksum_alone(tmp_path: Path) -> None:
+def test_a_state_is_read_only_if_its_checksum_matches(tmp_path: Path) -> None:
     path = tmp_path / "state"
     for position in (1111, 2222):
         write_fields(path, {"position": position})
@@ -247,9 +247,7 @@ def test_a_state_is_believed_with_its_checksum_alone(tmp_path: Path) -> None:
             assert read_fields(path) == {"position": 1111 if offset in newer else 2222}
 
 
-def test_a_bucket_that_is_damaged_puts_no_sample_into_another_split(
-    sqlite_url: str, cache: Path
-) -> None:
+def test_a_damaged_bucket_moves_no_sample_to_another_split(sqlite_url: str, cache: Path) -> None:
     """Neither in a process that has mapped it, nor in the next."""
     kind = KINDS["fixed"]
     with registry.connect(sqlite_url) as reg:
@@ -264,7 +262,7 @@ def test_a_bucket_that_is_damaged_puts_no_sample_into_another_split(
             shutil.rmtree(next(cache.glob("*/epochs")))  # or the index would be found there
 
 
-def test_a_bucket_at_the_edge_of_a_split_is_in_one_alone(
+def test_a_bucket_at_the_edge_of_two_splits_is_in_one(
     reg: Registry, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = [f"k{n}" for n in range(64)]
@@ -275,20 +273,20 @@ def test_a_bucket_at_the_edge_of_a_split_is_in_one_alone(
     dataset.insert([KINDS["fixed"].sample(n) for n in range(64)], keys=keys)
     homes = [dataset.split_of(key) for key in keys]
     assert [homes.count(name) for name in shares] == [16] * 4
-    for place in ("mirror", "database"):
-        if place == "database":
+    for source in ("mirror", "database"):
+        if source == "database":
             cache.with_name("file").touch()
             monkeypatch.setenv("REGISTRY_CACHE", str(cache.with_name("file")))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CacheWarning)
             for name in shares:
-                epoch = dataset.run(f"{name} in {place}", split=name).epoch(0)
+                epoch = dataset.run(f"{name} in {source}", split=name).epoch(0)
                 assert sorted(epoch.positions(np.arange(epoch.size)).tolist()) == [
                     position for position, home in enumerate(homes) if home == name
                 ]
 
 
-def test_index_files_that_are_in_use_stay_and_few_others_do(
+def test_index_files_in_use_stay_and_few_others_do(
     sqlite_url: str, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(index, "KEPT", 2)
@@ -305,8 +303,8 @@ def test_index_files_that_are_in_use_stay_and_few_others_do(
         dataset.run("others").epoch(0)
         dataset.run("test", split="test").epoch(0)
         for batches, samples in zip(datasets, expected, strict=True):
-            found = [row for batch in batches.as_numpy_iterator() for row in rows(batch)]
-            assert found == samples
+            samples_read = [row for batch in batches.as_numpy_iterator() for row in rows(batch)]
+            assert samples_read == samples
         del datasets, batches
         gc.collect()
         KINDS["fixed"].grow(dataset, 10)

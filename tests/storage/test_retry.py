@@ -1,4 +1,4 @@
-"""Trying again: what is logged of it, and that nothing is printed."""
+"""Retries are logged, and print nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from registry.storage.database.url import shown
 
 
 def fail_twice(url: str) -> None:
-    """Do at the third attempt what fails at the first two."""
+    """Fail twice, and succeed at the third attempt."""
     engine = make_engine(make_url(url))
     failures = [ConflictError("the first"), ConflictError("the second")]
     for attempt in retrying(engine=engine):
@@ -46,8 +46,8 @@ def test_retries_are_logged_with_cause_and_database(
     assert "swordfish" not in caplog.text
 
 
-def test_a_library_that_retries_prints_nothing(sqlite_url: str) -> None:
-    """In a process that has set up no logging, where Python prints warnings to stderr."""
+def test_retries_print_nothing(sqlite_url: str) -> None:
+    """Also in a process without logging, where Python prints warnings to stderr."""
     command = [sys.executable, "-c", f"import {__name__} as it; it.fail_twice({sqlite_url!r})"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (ran.stdout, ran.stderr, ran.returncode) == ("", "", 0)

@@ -61,16 +61,16 @@ def _alembic(url: str, *arguments: str) -> str:
     return done.stdout
 
 
-def test_alembic_says_in_a_line_why_it_cannot_go_on() -> None:
+def test_alembic_says_in_one_line_why_it_stops() -> None:
     with pytest.raises(subprocess.CalledProcessError) as caught:
         _alembic("postgresql://u:secret@127.0.0.1:1/d", "upgrade", "head")
-    said = caught.value.stdout.strip() + caught.value.stderr
+    output = caught.value.stdout.strip() + caught.value.stderr
     assert re.fullmatch(
-        r"FAILED: postgresql\+psycopg://u:\*\*\*@127.0.0.1:1/d: .*refused.*\n?", said
+        r"FAILED: postgresql\+psycopg://u:\*\*\*@127.0.0.1:1/d: .*refused.*\n?", output
     )
 
 
-def test_the_migrations_make_what_the_models_say(reg: Registry) -> None:
+def test_the_migrations_agree_with_the_models(reg: Registry) -> None:
     with reg.engine.connect() as connection:
         context = MigrationContext.configure(
             connection, opts={"version_table": VERSION_TABLE, "compare_server_default": True}
@@ -78,13 +78,13 @@ def test_the_migrations_make_what_the_models_say(reg: Registry) -> None:
         assert compare_metadata(context, metadata) == []
 
 
-def test_the_newest_revision_is_the_one_the_package_needs() -> None:
+def test_the_package_needs_the_newest_revision() -> None:
     config = Config()
     config.set_main_option("script_location", str(migrations()))
     assert ScriptDirectory.from_config(config).get_current_head() == REVISION
 
 
-def test_alembic_upgrade_head_makes_a_registry_beside_what_other_tools_have_there(
+def test_alembic_upgrade_head_leaves_other_tools_tables(
     empty_postgresql_url: str, tmp_path: Path
 ) -> None:
     for url in (empty_postgresql_url, f"sqlite:///{tmp_path}/new.db"):
@@ -106,7 +106,7 @@ def test_alembic_upgrade_head_makes_a_registry_beside_what_other_tools_have_ther
         engine.dispose()
 
 
-def test_every_revision_goes_down_and_up_again_with_rows_in_every_table(reg: Registry) -> None:
+def test_every_revision_goes_down_and_up_again_with_rows(reg: Registry) -> None:
     dataset = reg.create("d", {"x": Tensor("uint8")})
     dataset.insert([{"x": 1}, {"x": 2}])
     dataset.run("r").epoch(0)
@@ -133,19 +133,19 @@ def test_every_revision_goes_down_and_up_again_with_rows_in_every_table(reg: Reg
     for _ in range(int(REVISION) - 1):
         command.upgrade(config, "+1")
     assert [page["x"].tolist() for page in dataset.pages()] == [[1, 2]]
-    test_the_migrations_make_what_the_models_say(reg)
+    test_the_migrations_agree_with_the_models(reg)
     command.downgrade(config, "base")
     assert inspect(reg.engine).get_table_names() == [VERSION_TABLE]
 
 
-def test_a_new_revision_begins_with_what_makes_it_safe(tmp_path: Path) -> None:
+def test_a_new_revision_starts_from_the_safe_template(tmp_path: Path) -> None:
     copied = shutil.copytree(migrations(), tmp_path / "migrations")
     engine = make_engine(f"sqlite:///{tmp_path}/new.db")
     config = Config(ROOT / "alembic.ini", attributes={"engine": engine})
     config.set_main_option("script_location", str(copied))
     command.revision(config, "the next", rev_id="9999")
-    made = (copied / "versions" / "9999_the_next.py").read_text()
-    assert "Is it safe while writers are at work?" in made
+    revision = (copied / "versions" / "9999_the_next.py").read_text()
+    assert "Is it safe while writers are at work?" in revision
     command.upgrade(config, "head")
     command.downgrade(config, "-1")
     assert schema.revision(engine) == REVISION
@@ -196,28 +196,28 @@ def test_the_upgrade_of_a_file_can_be_written_as_sql(
 ) -> None:
     url = f"sqlite:///{tmp_path}/new.db"
     schema.upgrade_sql(url)
-    made = sqlite3.connect(tmp_path / "new.db")
-    made.executescript(capsys.readouterr().out)
-    made.close()
+    file = sqlite3.connect(tmp_path / "new.db")
+    file.executescript(capsys.readouterr().out)
+    file.close()
     with registry.connect(url) as opened:
-        test_the_migrations_make_what_the_models_say(opened)
+        test_the_migrations_agree_with_the_models(opened)
 
 
-def test_many_upgrades_of_a_file_at_once_make_one_registry(tmp_path: Path) -> None:
+def test_concurrent_upgrades_of_a_file_make_one_registry(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "registry", "init", "--url", f"sqlite:///{tmp_path}/new.db"]
     running = [
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for _ in range(4)
     ]
-    said = [process.communicate(timeout=120)[0].decode() for process in running]
-    assert [process.returncode for process in running] == [0] * 4, said
-    assert all(f"is at schema {REVISION}" in each for each in said)
+    outputs = [process.communicate(timeout=120)[0].decode() for process in running]
+    assert [process.returncode for process in running] == [0] * 4, outputs
+    assert all(f"is at schema {REVISION}" in each for each in outputs)
 
 
-def test_an_upgrade_waits_for_another_without_standing_in_the_way_of_anybody(
+def test_an_upgrade_waits_for_another_without_blocking_others(
     empty_postgresql_url: str,
 ) -> None:
-    """It asks again and again: a process that waits in a lock would hold index builds up."""
+    """It tries for the lock repeatedly: waiting in one would block index builds."""
     lock = {"lock": int.from_bytes(b"registry") >> 1}
     engine = create_engine(empty_postgresql_url, isolation_level="AUTOCOMMIT")
     asking = text("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_try_advisory_lock%'")
@@ -238,8 +238,8 @@ def test_an_upgrade_waits_for_another_without_standing_in_the_way_of_anybody(
     engine.dispose()
 
 
-def test_an_upgrade_gives_way_to_whoever_works_on_its_table(postgresql_url: str) -> None:
-    """It tries for a lock again and again, and never keeps others waiting behind it for long."""
+def test_an_upgrade_yields_to_others_that_use_its_table(postgresql_url: str) -> None:
+    """It tries for the lock repeatedly, and never makes others wait behind it for long."""
     _alembic(postgresql_url, "downgrade", "0002")
     engine = create_engine(make_engine(postgresql_url).url)
     with engine.begin() as tool:
@@ -267,7 +267,9 @@ def test_upgrading_twice_is_harmless(reg: Registry) -> None:
     assert len(reg.open("d")) == 1
 
 
-def test_a_postgresql_without_tables_names_the_command(empty_postgresql_url: str) -> None:
+def test_the_error_of_a_missing_schema_names_the_command(
+    empty_postgresql_url: str,
+) -> None:
     with pytest.raises(SchemaMissingError, match="run `registry init --url "):
         registry.connect(empty_postgresql_url)
 
@@ -279,7 +281,7 @@ def test_a_postgresql_without_tables_names_the_command(empty_postgresql_url: str
         ("9999", SchemaTooNewError, "upgrade registry"),
     ],
 )
-def test_a_schema_of_another_age_names_the_remedy(
+def test_the_error_of_another_schema_names_the_remedy(
     reg: Registry, url: str, revision: str, error: type[Exception], remedy: str
 ) -> None:
     with reg.engine.begin() as connection:
@@ -317,7 +319,7 @@ def test_a_database_that_does_not_exist_says_how_to_make_it(postgresql_url: str)
         registry.connect(absent.render_as_string(hide_password=False))
 
 
-def test_sqlite_is_set_so_that_a_commit_survives_a_crash(tmp_path: Path) -> None:
+def test_a_commit_to_sqlite_survives_a_crash(tmp_path: Path) -> None:
     with registry.connect(f"sqlite:///{tmp_path}/x.db") as opened, reading(opened.engine) as c:
         settings = {
             name: c.exec_driver_sql(f"PRAGMA {name}").scalar()
@@ -331,7 +333,7 @@ def test_sqlite_is_set_so_that_a_commit_survives_a_crash(tmp_path: Path) -> None
     }
 
 
-def test_every_query_that_meets_a_log_goes_through_an_index(reg: Registry) -> None:
+def test_every_query_of_a_log_uses_an_index(reg: Registry) -> None:
     dataset = reg.create("d", {"x": Tensor("uint8")}, splits={"a": 0.5, "b": 0.5})
     keys = [f"k{n}" for n in range(5000)]
     dataset.insert({"x": [n % 200 for n in range(5000)]}, keys=keys)
@@ -356,10 +358,10 @@ def test_every_query_that_meets_a_log_goes_through_an_index(reg: Registry) -> No
                 assert "(dataset_id=?)" not in plan, plan
 
 
-def test_a_bulk_load_into_a_dataset_that_statistics_do_not_know_stays_fast(
+def test_a_bulk_load_without_statistics_stays_fast(
     postgresql_url: str,
 ) -> None:
-    """Without an index of its own order, every key would be sought along the whole log."""
+    """Without a suitable index, the whole log would be read for every key."""
     with registry.connect(postgresql_url) as reg:
         old = reg.create("old", {"x": Tensor("uint8")})
         old.insert({"x": [1] * 5000})
@@ -374,7 +376,7 @@ def test_a_bulk_load_into_a_dataset_that_statistics_do_not_know_stays_fast(
 
 
 def _plans(reg: Registry, work: Callable[[], object]) -> list[str]:
-    """Run something and return the plan of each SELECT on samples that it made."""
+    """Call a function; return the plan of each SELECT on samples that it executes."""
     seen: list[tuple[str, Any]] = []
 
     def remember(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:

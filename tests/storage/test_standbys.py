@@ -1,4 +1,4 @@
-"""Standbys: what one has yet to receive is waited for; a replica is read while it keeps up."""
+"""Standbys: rows not received yet are waited for; a replica is read while it keeps up."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ def text(url: URL) -> str:
 
 @dataclass
 class Pair:
-    """A primary, and a standby that the tests have stop and resume."""
+    """A primary, and a standby that the tests pause and resume."""
 
     primary: Cluster
     follower: Cluster
 
     @property
     def either(self) -> str:
-        """A URL of which each connection is to one of the two."""
+        """A URL whose connections are each to one of the two."""
         hosts = f"{self.primary.host},{self.follower.host}"
         query = {"host": hosts, "load_balance_hosts": "random"}
         return text(self.primary.url.update_query_dict(query))
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Have the standby show nothing more from what the primary has now."""
+        """Pause the standby at what the primary has now."""
         catch_up(self.follower, self.primary)
         pause(self.follower)
         try:
@@ -66,7 +66,7 @@ class Pair:
 
     @contextmanager
     def resuming(self) -> Iterator[list[Exception]]:
-        """Let the standby catch up once something is tried again; lend the reasons for that."""
+        """Resume the standby at the first retry in the block; yield the reasons of the retries."""
         reasons: list[Exception] = []
 
         class Resume(logging.Handler):
@@ -84,7 +84,7 @@ class Pair:
         assert {type(reason) for reason in reasons} == {ReplicaBehindError}
 
 
-# The libpq that psycopg brings balances over hosts; servers of any version may be behind it.
+# psycopg's own libpq balances over hosts, whatever the version of the servers.
 @pytest.fixture(scope="module", params=[None, "15"], ids=["wheel", "15"])
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     with cluster(version=request.param) as primary:
@@ -116,10 +116,10 @@ def lagging(pair: Pair) -> Iterator[Registry]:
 @pytest.fixture
 def dataset(reg: Registry, kind: Kind) -> Dataset:
     """A dataset with a run that has had its first epoch; 33 rows."""
-    made = reg.create(next(NAMES), kind.features, splits={"train": 0.8, "test": 0.2})
-    kind.grow(made, 30)
-    made.run("r").epoch(0)
-    return made
+    growing = reg.create(next(NAMES), kind.features, splits={"train": 0.8, "test": 0.2})
+    kind.grow(growing, 30)
+    growing.run("r").epoch(0)
+    return growing
 
 
 def log(dataset: Dataset) -> Log:
@@ -127,7 +127,7 @@ def log(dataset: Dataset) -> Log:
 
 
 @FIXED_ALONE  # others are read on one connection
-def test_a_head_from_one_server_and_pages_from_another_make_the_whole_log(
+def test_a_head_and_pages_from_two_servers_make_the_whole_log(
     pair: Pair, dataset: Dataset, kind: Kind
 ) -> None:
     with pair.paused():
@@ -142,21 +142,21 @@ def test_a_head_from_one_server_and_pages_from_another_make_the_whole_log(
             assert ranges[-1][1] in (33, 3036)
 
 
-def test_rows_that_a_standby_has_not_received_are_waited_for(
+def test_reads_wait_for_rows_that_a_standby_has_not_received(
     pair: Pair, lagging: Registry, dataset: Dataset, kind: Kind, cache: Path
 ) -> None:
     with pair.paused():
         behind = lagging.open(dataset.name)
-        there = log(behind)
+        standby_log = log(behind)
         kind.grow(dataset, 10)
         with pair.resuming() as reasons:
-            assert [page.stop for page in pages(there, 0, 46)] == [46]
+            assert [page.stop for page in pages(standby_log, 0, 46)] == [46]
         assert "standby that has not received positions [0, 46) of the log" in str(reasons[0])
     with pair.paused():
         kind.grow(dataset, 10)
         end = Watermark.of(dataset.head)
         with pair.resuming():
-            assert open_mirror(there, cache / "fresh").sync(end).position == 59
+            assert open_mirror(standby_log, cache / "fresh").sync(end).position == 59
     with pair.paused():
         # The mirror has rows that the standby lacks, but not all that are wanted.
         kind.grow(dataset, 10)
@@ -164,18 +164,18 @@ def test_rows_that_a_standby_has_not_received_are_waited_for(
         kind.grow(dataset, 2000)
         end = Watermark.of(dataset.head)
         with pair.resuming():
-            assert open_mirror(there, cache).sync(end).position == 2075
+            assert open_mirror(standby_log, cache).sync(end).position == 2075
     with pair.paused():
         kind.grow(dataset, 10)
         epoch = dataset.run("r").epoch(1)
-        without = DatabaseSource(there, Watermark(epoch.watermark, epoch.chain))
+        source = DatabaseSource(standby_log, Watermark(epoch.watermark, epoch.chain))
         with pair.resuming():
-            assert without.index(epoch._population, None).size == epoch.size
+            assert source.index(epoch._population, None).size == epoch.size
     assert yielded(epoch) == due(behind, epoch)
 
 
 @FIXED_ALONE
-def test_an_epoch_that_a_standby_has_not_received_is_no_other_history(
+def test_an_epoch_that_a_standby_has_not_received_is_no_divergence(
     pair: Pair, lagging: Registry, dataset: Dataset, kind: Kind
 ) -> None:
     with pair.paused():
@@ -194,7 +194,7 @@ def test_an_epoch_that_a_standby_has_not_received_is_no_other_history(
 
 
 @FIXED_ALONE
-def test_a_version_entries_and_a_proof_wait_for_a_standby(
+def test_versions_entries_and_verification_wait_for_a_standby(
     pair: Pair, lagging: Registry, dataset: Dataset, kind: Kind
 ) -> None:
     with pair.paused():
@@ -207,28 +207,28 @@ def test_a_version_entries_and_a_proof_wait_for_a_standby(
         kind.grow(dataset, 10)
         head = dataset.head
         with pytest.MonkeyPatch.context() as patch, pair.resuming():
-            patch.setattr(Log, "head", lambda _: head)  # as another server has it
+            patch.setattr(Log, "head", lambda _: head)  # as read from the primary
             assert len(behind.entries()) == 59
     assert behind.verify()[0].differs is None
 
 
 @FIXED_ALONE
-def test_a_reader_who_is_ahead_of_a_standby_waits_for_it(
+def test_a_reader_ahead_of_a_standby_waits_for_it(
     pair: Pair, lagging: Registry, dataset: Dataset, kind: Kind
 ) -> None:
     with pair.paused():
-        there = log(lagging.open(dataset.name))
+        standby_log = log(lagging.open(dataset.name))
         kind.grow(dataset, 10)
         head = dataset.head
-        assert await_growth(there, 46, time.monotonic(), head.chain) is None
+        assert await_growth(standby_log, 46, time.monotonic(), head.chain) is None
     kind.grow(dataset, 10)
-    grown = await_growth(there, 46, chain=head.chain)
+    grown = await_growth(standby_log, 46, chain=head.chain)
     assert grown is not None
     assert grown.position > 46
 
 
 @FIXED_ALONE
-def test_a_follower_of_a_standby_gets_what_comes_there(
+def test_a_follower_of_a_standby_gets_new_rows(
     pair: Pair, lagging: Registry, dataset: Dataset, kind: Kind
 ) -> None:
     catch_up(pair.follower, pair.primary)
@@ -242,12 +242,12 @@ def test_a_follower_of_a_standby_gets_what_comes_there(
 
 @pytest.fixture
 def read_from(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The folders of the servers that pages were read from."""
+    """The folders of the servers from which pages are read."""
     hosts: list[str] = []
 
-    def recorded(connection: Connection, *place: Any) -> Page:
+    def recorded(connection: Connection, *range_: Any) -> Page:
         hosts.append(str(connection.engine.url.query["host"]))
-        return fetch(connection, *place)
+        return fetch(connection, *range_)
 
     monkeypatch.setattr(cursor, "fetch", recorded)
     return hosts
@@ -255,7 +255,7 @@ def read_from(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A replica is given up soon, and tried again at once."""
+    """Stop waiting for a replica soon, and try it again at once."""
     monkeypatch.setattr(replica, "LAG", 0.3)
     monkeypatch.setattr(cursor, "LAG", 0.3)
     monkeypatch.setattr(replica, "RETRY", 0.0)
@@ -294,7 +294,7 @@ def test_pages_followers_and_mirrors_are_read_from_the_replica(
 
 
 @pytest.mark.usefixtures("soon")
-def test_what_the_replica_lacks_is_read_from_the_primary_with_one_warning_an_outage(
+def test_rows_the_replica_lacks_come_from_the_primary_with_one_warning(
     pair: Pair,
     dataset: Dataset,
     kind: Kind,
@@ -333,7 +333,7 @@ def test_what_the_replica_lacks_is_read_from_the_primary_with_one_warning_an_out
 
 @pytest.mark.usefixtures("soon")
 @FIXED_ALONE
-def test_what_the_primary_has_erased_is_not_read_from_a_replica_that_has_it_still(
+def test_erased_rows_are_not_read_from_a_replica_that_still_has_them(
     pair: Pair, dataset: Dataset
 ) -> None:
     with near(pair) as opened, pair.paused():
@@ -346,7 +346,7 @@ def test_what_the_primary_has_erased_is_not_read_from_a_replica_that_has_it_stil
 
 @pytest.mark.usefixtures("soon")
 @FIXED_ALONE
-def test_a_replica_that_is_down_or_has_other_rows_is_not_read_from(
+def test_a_replica_that_is_down_or_diverged_is_not_read(
     pair: Pair, dataset: Dataset, kind: Kind, read_from: list[str], tmp_path: Path
 ) -> None:
     name = f"others_{dataset.id}"
@@ -357,9 +357,9 @@ def test_a_replica_that_is_down_or_has_other_rows_is_not_read_from(
     for url, why in [(down, "No such file"), (another, "it has no dataset of uid")]:
         with near(pair, text(url)) as opened:
             assert "hsif" not in repr(opened)
-            with pytest.warns(ReplicaWarning, match=why) as said:
+            with pytest.warns(ReplicaWarning, match=why) as warned_of:
                 assert positions(opened.open(dataset.name).pages()) == [*range(33)]
-            assert "hsif" not in str(said[0].message)
+            assert "hsif" not in str(warned_of[0].message)
     copy = ["copy", text(pair.primary.url), text(another), dataset.name]
     subprocess.run([sys.executable, "-m", "registry", *copy], check=True, capture_output=True)
     with registry.connect(text(another)) as other:
@@ -373,7 +373,7 @@ def test_a_replica_that_is_down_or_has_other_rows_is_not_read_from(
 
 @pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("kind", [KINDS["variable"]], ids=["variable"])  # a page at a time
-def test_a_replica_that_goes_down_between_two_pages_is_left_for_the_primary(
+def test_the_primary_takes_over_when_a_replica_goes_down(
     pair: Pair, dataset: Dataset, kind: Kind, read_from: list[str]
 ) -> None:
     kind.grow(dataset, 200)
@@ -381,15 +381,15 @@ def test_a_replica_that_goes_down_between_two_pages_is_left_for_the_primary(
     with ExitStack() as up:
         _, through = up.enter_context(proxied(pair.follower.url))
         with near(pair, f"{text(through)}?host=localhost") as opened:
-            found = opened.open(dataset.name).pages()
-            first = next(found)
+            remaining = opened.open(dataset.name).pages()
+            first = next(remaining)
             up.close()
             with pytest.warns(ReplicaWarning, match="refused"):
-                assert positions([first, *found]) == [*range(236)]
+                assert positions([first, *remaining]) == [*range(236)]
     assert {*read_from} == {pair.primary.host, "localhost"}
 
 
-def test_the_replica_is_named_by_an_argument_or_a_variable_and_sqlite_has_none(
+def test_a_replica_is_given_by_argument_or_variable_and_not_for_sqlite(
     sqlite_url: str, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InvalidURLError, match="SQLite files have none; leave the replica out"):

@@ -1,4 +1,4 @@
-"""The order of epochs: frozen for ever, a permutation at every size, and no worse than chance."""
+"""The order of epochs: frozen, a permutation at every size, and as random as chance."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ FROZEN = {
     (10**12, 42, 99): [132449198181, 594541613978, 560244370467, 151593853266, 384937623725],
     (2**62, 5, 6): [2819470170306803549, 339282234478697117, 2163803879720158629],
 }
-"""Epochs that were trained on replay by these numbers: they never change."""
+"""Recorded images by size, seed and epoch. They never change: pinned epochs replay by them."""
 
 
-@pytest.mark.parametrize("place", FROZEN)
-def test_the_order_never_changes(place: tuple[int, int, int]) -> None:
-    images = FROZEN[place]
-    assert Permutation.keyed(*place)(np.arange(len(images))).tolist() == images
+@pytest.mark.parametrize("arguments", FROZEN)
+def test_the_order_never_changes(arguments: tuple[int, int, int]) -> None:
+    images = FROZEN[arguments]
+    assert Permutation.keyed(*arguments)(np.arange(len(images))).tolist() == images
 
 
-def test_any_offset_is_sought_at_once() -> None:
+def test_any_offset_is_found_without_those_before() -> None:
     order = Permutation.keyed(10**12, 42, 99)
     assert order([10**12 - 1, 0, 5 * 10**11]).tolist() == [284625256281, 132449198181, 200949880469]
 
@@ -72,7 +72,7 @@ def by_the_documentation(x: int, n: int, seed: int, epoch: int) -> int:
             return x
 
 
-def test_the_documentation_suffices_to_write_it_again() -> None:
+def test_the_documentation_is_enough_to_implement_it_again() -> None:
     rng = random.Random(1)
     for _ in range(400):
         n = rng.randrange(1, 2 ** rng.randrange(1, 63))
@@ -82,7 +82,7 @@ def test_the_documentation_suffices_to_write_it_again() -> None:
         assert Permutation.keyed(n, seed, epoch)(offsets).tolist() == expected
 
 
-def test_it_is_a_permutation_of_every_size_up_to_two_thousand() -> None:
+def test_it_is_a_permutation_of_every_size_up_to_2000() -> None:
     for size in range(2001):
         images = Permutation.keyed(size, 3, size)(np.arange(size))
         assert images.dtype == np.int64
@@ -125,7 +125,7 @@ Shuffle = Callable[[int, int], Indices]
 """Makes a permutation of a size, by its number."""
 
 both = pytest.mark.parametrize("shuffle", [ours, chance])
-"""What is asked of the order is asked of NumPy's shuffle too, to the same limits."""
+"""NumPy's shuffle has to pass the same tests, which shows that the limits are right."""
 
 LIMIT = 4.0
 """Standard deviations from what chance would give."""
@@ -143,8 +143,8 @@ def deviation(
 @pytest.mark.parametrize("size", [3, 4])
 def test_all_permutations_of_a_few_samples_are_equally_likely(shuffle: Shuffle, size: int) -> None:
     count = 240
-    found = Counter(tuple(shuffle(size, number).tolist()) for number in range(count))
-    observed = np.array([found[p] for p in permutations(range(size))])
+    counts = Counter(tuple(shuffle(size, number).tolist()) for number in range(count))
+    observed = np.array([counts[p] for p in permutations(range(size))])
     assert observed.sum() == count
     assert abs(deviation(observed, count / len(observed), len(observed) - 1)) < LIMIT
 
@@ -153,7 +153,7 @@ def test_all_permutations_of_a_few_samples_are_equally_likely(shuffle: Shuffle, 
 @pytest.mark.parametrize(
     ("size", "blocks", "count"), [(20, 20, 300), (300, 30, 200), (10**5, 50, 4)]
 )
-def test_every_sample_comes_at_every_place_equally_often(
+def test_every_sample_is_at_every_offset_equally_often(
     shuffle: Shuffle, size: int, blocks: int, count: int
 ) -> None:
     table = np.zeros((blocks, blocks))
@@ -187,15 +187,15 @@ def test_neighbours_are_as_far_apart_as_by_chance(
 
 
 @both
-def test_one_order_tells_nothing_of_the_next(shuffle: Shuffle) -> None:
-    """Samples that keep their place from one epoch to the next are one an epoch, as by chance."""
+def test_an_order_is_independent_of_the_next(shuffle: Shuffle) -> None:
+    """On average, one sample per epoch keeps its place, as by chance."""
     count, size = 400, 500
     orders = [shuffle(size, number) for number in range(count)]
     kept = sum(int((a == b).sum()) for a, b in pairwise(orders))
     assert abs(kept - count) < LIMIT * math.sqrt(count)
 
 
-def test_every_seed_epoch_and_purpose_has_an_order_of_its_own() -> None:
-    places = [(s, e, p) for s in range(20) for e in range(20) for p in ("order", "replay")]
-    orders = {tuple(Permutation.keyed(1000, *place)(np.arange(50)).tolist()) for place in places}
-    assert len(orders) == len(places)
+def test_every_seed_epoch_and_purpose_has_its_own_order() -> None:
+    arguments = [(s, e, p) for s in range(20) for e in range(20) for p in ("order", "replay")]
+    orders = {tuple(Permutation.keyed(1000, *each)(np.arange(50)).tolist()) for each in arguments}
+    assert len(orders) == len(arguments)

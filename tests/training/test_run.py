@@ -1,4 +1,4 @@
-"""Runs and epochs: every sample exactly once, in an order that replays for ever."""
+"""Runs and epochs: every sample exactly once, in an order that replays permanently."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def dataset(reg: Registry) -> Dataset:
 
 @dataclass
 class Pinned:
-    """What the model knows of an epoch: where it ends, and its samples in order."""
+    """An epoch in the model: its watermark, and its samples in order."""
 
     watermark: int
     chain: bytes
@@ -105,7 +105,7 @@ POLICY = st.sampled_from(["all", "new", Replay(0.5)])
 
 
 class Training(RuleBasedStateMachine):
-    """A run on a changing dataset, beside a model: the log as a list, and the epochs as lists."""
+    """A run on a changing dataset, and a model of it: the log and the epochs as lists."""
 
     def __init__(self, reg: Registry, cache: Path) -> None:
         super().__init__()
@@ -132,8 +132,8 @@ class Training(RuleBasedStateMachine):
 
     def latest(self, watermark: int) -> dict[str, tuple[int, int | None]]:
         """Return each key's last position and serial number before the watermark."""
-        found = ((k, (p, serial)) for p, (k, serial) in enumerate(self.log[:watermark]))
-        return {k: v for k, v in found if self.run.split in (None, self.dataset.split_of(k))}
+        revisions = ((k, (p, serial)) for p, (k, serial) in enumerate(self.log[:watermark]))
+        return {k: v for k, v in revisions if self.run.split in (None, self.dataset.split_of(k))}
 
     def population(self, number: int, watermark: int) -> tuple[set[int], set[int], int]:
         """Return an epoch's new samples, the older ones, and how many it draws of those."""
@@ -149,17 +149,17 @@ class Training(RuleBasedStateMachine):
 
     @property
     def reachable(self) -> int:
-        """How many samples of the run there are without waiting; of two more epochs at most."""
+        """The samples that can be read without waiting, in at most two more epochs."""
         new, _, draws = self.population(len(self.epochs), len(self.log))
         return self.pinned + (2 if self.policy == "all" else 1) * (len(new) + draws if new else 0)
 
     def sequence(self, start: int, stop: int) -> list[Row]:
-        found = [row for epoch in self.epochs for row in epoch.rows][start:stop]
-        assert len(found) == stop - start
-        return found
+        samples = [row for epoch in self.epochs for row in epoch.rows][start:stop]
+        assert len(samples) == stop - start
+        return samples
 
     def reach(self, stop: int) -> None:
-        """Take note of the epochs that reading so far must have pinned, and check them."""
+        """Check the epochs that reading up to here must have pinned, and add them to the model."""
         while self.pinned < stop:
             self.take_note(self.run.epoch(len(self.epochs)))
 
@@ -168,13 +168,13 @@ class Training(RuleBasedStateMachine):
         before = self.epochs[-1] if self.epochs else Pinned(0, b"", 0, [])
         assert (epoch.number, epoch.since, epoch.start) == (number, before.watermark, before.stop)
         assert (epoch.watermark, epoch.chain) == (len(self.log), head.chain)
-        found = [row for batch in epoch.batches(100) for row in rows(batch)]
+        samples = [row for batch in epoch.batches(100) for row in rows(batch)]
         new, older, draws = self.population(number, epoch.watermark)
-        assert epoch.size == len(found) == len(set(found)) == len(new) + draws
-        known = {int(str(row[0])) for row in found}
-        assert new <= known <= new | older
-        assert set(found) == {tuple(sample(n, self.features).values()) for n in known}
-        self.epochs.append(Pinned(epoch.watermark, epoch.chain, epoch.start, found))
+        assert epoch.size == len(samples) == len(set(samples)) == len(new) + draws
+        serials_read = {int(str(row[0])) for row in samples}
+        assert new <= serials_read <= new | older
+        assert set(samples) == {tuple(sample(n, self.features).values()) for n in serials_read}
+        self.epochs.append(Pinned(epoch.watermark, epoch.chain, epoch.start, samples))
 
     # What happens to the dataset.
 
@@ -239,15 +239,15 @@ class Training(RuleBasedStateMachine):
             )
             for index in range(count)
         ]
-        found = joined(shards)
-        assert [len(step) for step in found] == [whole] * steps
+        read_steps = joined(shards)
+        assert [len(step) for step in read_steps] == [whole] * steps
         self.reach(start + steps * whole)
-        read = [row for step in found for row in step]
+        read = [row for step in read_steps for row in step]
         assert read == self.sequence(start, start + steps * whole)
 
     @rule(size=SIZES, steps=st.integers(1, 3))
     def follow(self, size: int, steps: int) -> None:
-        """Go on with an iterator that stays open while the dataset grows."""
+        """Read on with an iterator that stays open while the dataset grows."""
         if self.following is None:
             self.following = (self.run.stream(size, start=self.pinned), self.pinned, size)
         batches, after, size = self.following
@@ -260,7 +260,7 @@ class Training(RuleBasedStateMachine):
 
     @rule(lost=st.booleans())
     def die(self, lost: bool) -> None:
-        """Keep nothing but what is in the database and, unless that is lost, in the cache."""
+        """Restart: only the database stays and, unless it is ``lost``, the cache."""
         self.following = None
         self.dataset = self.reg.open(self.name)
         self.run = self.dataset.run("run")
@@ -271,12 +271,12 @@ class Training(RuleBasedStateMachine):
     @invariant()
     def no_epoch_is_pinned_before_its_first_sample_is_read(self) -> None:
         with self.reg.engine.connect() as connection:
-            found = connection.execute(
+            count = connection.execute(
                 select(func.count())
                 .select_from(join(join(models.EpochRow, models.RunRow), models.DatasetRow))
                 .where(models.DatasetRow.name == self.name)
             ).scalar()
-        assert found == len(self.epochs)
+        assert count == len(self.epochs)
 
     def teardown(self) -> None:
         shutil.rmtree(self.cache, ignore_errors=True)
@@ -289,17 +289,15 @@ class Training(RuleBasedStateMachine):
 
 @pytest.fixture
 def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few samples suffice to cross from one chunk to the next."""
+    """Make chunks so small that few samples cross from one to the next."""
     monkeypatch.setattr(Share, "chunk", property(lambda self: 2 * self.batch_size))
     monkeypatch.setattr(Epoch, "chunk_rows", lambda _, batch_size=3: 2 * batch_size)
 
 
 @pytest.mark.usefixtures("short_chunks")
-def test_whatever_happens_epochs_hold_each_live_sample_once_and_replay(
-    reg: Registry, cache: Path
-) -> None:
+def test_epochs_always_have_each_live_sample_once_and_replay(reg: Registry, cache: Path) -> None:
     run_state_machine_as_test(
-        lambda: Training(reg, cache),  # type: ignore[arg-type]  # its own words: a factory
+        lambda: Training(reg, cache),  # type: ignore[arg-type]  # a factory is accepted, too
         settings=settings(
             max_examples=25,
             stateful_step_count=25,
@@ -310,7 +308,7 @@ def test_whatever_happens_epochs_hold_each_live_sample_once_and_replay(
 
 
 @pytest.mark.usefixtures("short_chunks")
-def test_a_run_stopped_anywhere_goes_on_with_the_very_samples_that_were_left(
+def test_a_stopped_run_continues_with_exactly_the_remaining_samples(
     reg: Registry, dataset: Dataset
 ) -> None:
     fill(dataset, 0, 50)
@@ -334,7 +332,7 @@ def test_a_run_stopped_anywhere_goes_on_with_the_very_samples_that_were_left(
             assert joined(shards) == whole[step:]
 
 
-def test_workers_that_reach_an_epoch_at_once_agree_while_the_dataset_changes(
+def test_workers_agree_on_epochs_while_the_dataset_changes(
     reg: Registry, url: str, cache: Path
 ) -> None:
     dataset = reg.create("shared", FEATURES)
@@ -369,44 +367,44 @@ def test_workers_that_reach_an_epoch_at_once_agree_while_the_dataset_changes(
 
 
 @pytest.mark.parametrize("policy", list(POLICIES.values()), ids=list(POLICIES))
-def test_threads_that_share_a_run_agree(dataset: Dataset, policy: Policy) -> None:
+def test_threads_that_share_a_run_agree_on_epochs(dataset: Dataset, policy: Policy) -> None:
     fill(dataset, 0, 40)
     run = dataset.run("r", split="train", policy=policy)
     for number in range(4):
-        barrier, found = threading.Barrier(4), []
+        barrier, epochs = threading.Barrier(4), []
 
         def reach(number: int = number) -> None:
             barrier.wait(30)  # noqa: B023
             epoch = run.epoch(number)
-            found.append((epoch.watermark, serials(epoch)))  # noqa: B023
+            epochs.append((epoch.watermark, serials(epoch)))  # noqa: B023
 
         together(reach, 4)
-        assert len(found) == 4
-        assert found == [found[0]] * 4
+        assert len(epochs) == 4
+        assert epochs == [epochs[0]] * 4
         fill(dataset, 40 + 20 * number, 60 + 20 * number)
 
 
-def test_a_waiting_worker_goes_on_when_another_has_pinned_what_is_gone_again(
+def test_a_waiting_worker_takes_a_pin_of_samples_since_retracted(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It slept through a sample that came, was pinned, and was retracted."""
+    """While it slept, a sample was inserted, pinned by another worker, and retracted."""
     fill(dataset, 0, 3)
     run, other = (dataset.run("r", policy="new") for _ in range(2))
     run.epoch(0)
     slept: list[Report] = []
 
-    def sleep_through(*place: Any) -> Head | None:
+    def sleep_through(*arguments: Any) -> Head | None:
         if not slept:
             fill(dataset, 3, 4)
             assert other.epoch(1).size == 1
             slept.append(dataset.retract("k3"))
-        return await_growth(*place)
+        return await_growth(*arguments)
 
     monkeypatch.setattr("registry.training.pinning.await_growth", sleep_through)
     assert serials(run.epoch(1, timeout=2)) == [3]
 
 
-def test_new_epochs_hold_what_came_or_was_revised_and_wait_for_it(dataset: Dataset) -> None:
+def test_new_epochs_have_new_and_revised_samples_and_wait_for_them(dataset: Dataset) -> None:
     fill(dataset, 0, 10)
     run = dataset.run("tail", policy="new")
     assert sorted(serials(run.epoch(0))) == list(range(10))
@@ -427,7 +425,7 @@ def test_new_epochs_hold_what_came_or_was_revised_and_wait_for_it(dataset: Datas
     assert sorted(serials(run.epoch(0))) == list(range(10))
 
 
-def test_a_stream_of_new_samples_is_each_revision_exactly_once(dataset: Dataset) -> None:
+def test_a_stream_of_new_samples_has_each_revision_once(dataset: Dataset) -> None:
     fill(dataset, 0, 20)
     stream = dataset.run("tail", policy="new").stream(5)
     read = [n for batch in itertools.islice(stream, 4) for n in batch["serial"].tolist()]
@@ -450,20 +448,20 @@ def test_a_replay_draws_older_samples_by_its_ratio_and_seed(dataset: Dataset) ->
         for ratio in (0, 0.5, 1.5, 100)
         for again in (False, True)
     }
-    drawn: dict[tuple[int, float, bool], list[list[int]]] = {place: [] for place in runs}
+    drawn: dict[tuple[int, float, bool], list[list[int]]] = {settings_: [] for settings_ in runs}
     for run in runs.values():
         assert sorted(serials(run.epoch(0))) == list(range(1, 20))
     for number, (after, until) in enumerate([(20, 25), (25, 26), (26, 32)], start=1):
         fill(dataset, after, until)
         new = until - after
-        for place, run in runs.items():
-            found = serials(run.epoch(number))
-            assert len(set(found)) == len(found)
-            older = [n for n in found if n < after]
-            assert sorted(n for n in found if n >= after) == list(range(after, until))
+        for settings_, run in runs.items():
+            samples = serials(run.epoch(number))
+            assert len(set(samples)) == len(samples)
+            older = [n for n in samples if n < after]
+            assert sorted(n for n in samples if n >= after) == list(range(after, until))
             assert 0 not in older
-            assert len(older) == min(after - 1, math.floor(place[1] * new + 0.5))
-            drawn[place].append(sorted(older))
+            assert len(older) == min(after - 1, math.floor(settings_[1] * new + 0.5))
+            drawn[settings_].append(sorted(older))
     for (seed, ratio, _), draws in drawn.items():
         assert draws == drawn[seed, ratio, True], "the same seed draws the same"
     assert drawn[1, 0.5, True] != drawn[2, 0.5, True]
@@ -491,12 +489,12 @@ def test_a_run_keeps_its_settings_and_refuses_others(reg: Registry, dataset: Dat
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1e9, math.inf, math.nan, True, "1", None])
-def test_a_ratio_that_makes_no_sense_is_refused(ratio: Any) -> None:
+def test_an_invalid_ratio_is_refused(ratio: Any) -> None:
     with pytest.raises(FeatureError, match=f"a number from 0 to 1,000,000, not {ratio!r}"):
         Replay(ratio)
 
 
-def test_what_was_consumed_is_recorded_with_the_run(reg: Registry, dataset: Dataset) -> None:
+def test_consumed_samples_are_recorded_with_the_run(reg: Registry, dataset: Dataset) -> None:
     fill(dataset, 0, 10)
     run = dataset.run("r")
     assert run.consumed == 0
@@ -513,7 +511,7 @@ def test_what_was_consumed_is_recorded_with_the_run(reg: Registry, dataset: Data
             wrong()
 
 
-def test_what_was_consumed_goes_back_only_on_request(reg: Registry, dataset: Dataset) -> None:
+def test_consumed_samples_decrease_only_on_request(reg: Registry, dataset: Dataset) -> None:
     run, other = dataset.run("r"), reg.open("samples").run("r")
     run.record(368)
     with pytest.raises(
@@ -535,13 +533,13 @@ def test_what_was_consumed_goes_back_only_on_request(reg: Registry, dataset: Dat
 
 
 @pytest.mark.usefixtures("dataset")
-def test_what_many_workers_consume_adds_up_and_never_goes_back(url: str) -> None:
+def test_consumed_samples_of_many_workers_add_up(url: str) -> None:
     runs = [registry.connect(url).open("samples").run("r") for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         counts = list(pool.map(lambda n: runs[n % 4].advance(3), range(40)))
         assert sorted(counts) == list(range(3, 123, 3))
-        found = list(pool.map(lambda n: _recorded(runs[n % 4], 200 - n % 7), range(70)))
-    assert runs[0].consumed == max(found) == 200
+        recorded = list(pool.map(lambda n: _recorded(runs[n % 4], 200 - n % 7), range(70)))
+    assert runs[0].consumed == max(recorded) == 200
     for run in runs:
         run.log.engine.dispose()
 
@@ -552,7 +550,7 @@ def _recorded(run: Run, samples: int) -> int:
     return run.consumed
 
 
-def test_a_run_never_goes_on_from_where_its_database_has_not_been(
+def test_a_run_does_not_continue_past_its_databases_epochs(
     reg: Registry, dataset: Dataset, cache: Path
 ) -> None:
     fill(dataset, 0, 10)
@@ -579,7 +577,7 @@ def test_a_run_never_goes_on_from_where_its_database_has_not_been(
     assert reg.open("samples").run("r").epoch(1).start == 10
 
 
-def test_epochs_come_one_after_another_and_only_with_samples(dataset: Dataset) -> None:
+def test_epochs_are_pinned_in_order_and_only_with_samples(dataset: Dataset) -> None:
     run = dataset.run("r")
     with pytest.raises(EpochError, match="epoch 0 of run 'r': the dataset holds no sample yet"):
         run.epoch(0)
@@ -603,7 +601,7 @@ def test_epochs_come_one_after_another_and_only_with_samples(dataset: Dataset) -
             epoch.batches(1, shard=shard)
 
 
-def test_a_sample_stays_in_its_split_and_a_run_sees_its_split_alone(dataset: Dataset) -> None:
+def test_a_sample_stays_in_its_split_and_a_run_reads_only_its_split(dataset: Dataset) -> None:
     fill(dataset, 0, 100)
     runs = {split: dataset.run(split, split=split) for split in SPLITS}
     homes = {n: dataset.split_of(f"k{n}") for n in range(200)}
@@ -627,7 +625,7 @@ def test_a_sample_stays_in_its_split_and_a_run_sees_its_split_alone(dataset: Dat
 
 
 def together(work: Callable[[], None], count: int) -> None:
-    """Do it in so many threads; a thread that fails fails the test."""
+    """Call a function in several threads at once."""
     threads = [threading.Thread(target=work) for _ in range(count)]
     for thread in threads:
         thread.start()
