@@ -134,13 +134,30 @@ def test_no_file_of_the_database_or_a_mirror_has_the_content(
     assert found_in(cache, 8)
 
 
-def test_the_log_keeps_its_places_and_its_proof(reg: Registry, kind: str) -> None:
+def test_erased_rows_keep_their_positions_and_the_chain(reg: Registry, kind: str) -> None:
     dataset = make(reg, kind)
     fill(dataset, kind, 10)
     dataset.update("k3", label=9)
-    before = dataset.version
 
     assert dataset.erase("k3", "k5").rows == 3
+
+    (page,) = dataset.pages()
+    assert page.erased.tolist() == [3, 5, 10]
+    assert page.retracted.tolist() == [11, 12]
+    assert page.positions.tolist() == [0, 1, 2, 4, 6, 7, 8, 9]
+    assert len(page["label"]) == len(dataset) == 8
+    assert dataset.head.erased == 3
+    assert [(result.differs, result.erased) for result in dataset.verify()] == [(None, 3)]
+
+
+def test_the_history_of_an_erased_key_has_its_revisions_without_samples(
+    reg: Registry, kind: str
+) -> None:
+    dataset = make(reg, kind)
+    fill(dataset, kind, 10)
+    dataset.update("k3", label=9)
+
+    dataset.erase("k3")
 
     history = dataset.history("k3")
     assert [(row.entry.position, row.entry.action, row.entry.erased) for row in history] == [
@@ -149,14 +166,13 @@ def test_the_log_keeps_its_places_and_its_proof(reg: Registry, kind: str) -> Non
         (11, "retract", False),
     ]
     assert [row.sample for row in history] == [None] * 3
-    (page,) = dataset.pages()
-    assert page.erased.tolist() == [3, 5, 10]
-    assert page.retracted.tolist() == [11, 12]
-    assert page.positions.tolist() == [0, 1, 2, 4, 6, 7, 8, 9]
-    assert len(page["label"]) == 8
-    assert len(dataset) == 8
-    assert dataset.head.erased == 3
-    assert [(found.differs, found.erased) for found in dataset.verify()] == [(None, 3)]
+
+
+def test_a_version_from_before_an_erasure_has_no_erased_sample(reg: Registry, kind: str) -> None:
+    dataset = make(reg, kind)
+    fill(dataset, kind, 10)
+    before = dataset.version
+    dataset.erase("k3")
     then = reg.open(str(before))
     assert then.version == before
     for opened in (dataset, then):
@@ -166,9 +182,7 @@ def test_the_log_keeps_its_places_and_its_proof(reg: Registry, kind: str) -> Non
         then.erase("k3")
 
 
-def test_erasing_again_is_harmless_and_a_key_can_be_inserted_again(
-    reg: Registry, kind: str
-) -> None:
+def test_erasing_again_changes_nothing(reg: Registry, kind: str) -> None:
     dataset = make(reg, kind)
     fill(dataset, kind, 3)
     dataset.retract("k1")
@@ -176,18 +190,30 @@ def test_erasing_again_is_harmless_and_a_key_can_be_inserted_again(
     head = dataset.head
     assert dataset.erase("k1").rows == 0
     assert dataset.head == head
+
+
+def test_erasing_an_unknown_key_erases_no_other(reg: Registry, kind: str) -> None:
+    dataset = make(reg, kind)
+    fill(dataset, kind, 3)
     with pytest.raises(SampleNotFoundError, match="'k9': no sample has this key"):
         dataset.erase("k0", "k9")
     assert dataset.get("k0")
+
+
+def test_an_erased_key_can_be_inserted_and_erased_again(reg: Registry, kind: str) -> None:
+    dataset = make(reg, kind)
+    fill(dataset, kind, 3)
+    dataset.erase("k1")
+    end = dataset.head.position
     dataset.insert([sample(kind, 4)], keys=["k1"])
     assert dataset.get("k1")["label"] == 4
-    assert dataset.history("k1")[-1].entry.supersedes == head.position - 1
+    assert dataset.history("k1")[-1].entry.supersedes == end - 1
     dataset.retract("k1")
     with pytest.raises(SampleNotFoundError, match="it was retracted at position"):
         dataset.get("k1")
     assert dataset.erase("k1").rows == 1
     assert len(dataset) == 2
-    assert [found.differs for found in dataset.verify()] == [None]
+    assert [result.differs for result in dataset.verify()] == [None]
 
 
 class Story:
@@ -267,7 +293,7 @@ def test_an_epoch_yields_its_samples_or_says_which_were_erased(
     for event, k in [*events, ("pin", 0), ("erase", 0), ("insert", 1), ("erase", 2)]:
         story.tell(event, k)
     story.check(reg)
-    assert [found.differs for found in story.dataset.verify()] in ([None], [None, None])
+    assert [result.differs for result in story.dataset.verify()] in ([None], [None, None])
     shutil.rmtree(cache, ignore_errors=True)
     story.check(reg)
     shutil.rmtree(cache, ignore_errors=True)
@@ -424,8 +450,8 @@ def test_erasing_in_a_dataset_leaves_others_unchanged(
     for key in (3, 5, 7):
         assert held_in(cache, erased[key]) == []
         assert held_in(cache, kept[key]) == kept[key]
-    assert [(found.differs, found.erased) for found in one.verify()] == [(None, 3)] * 2
-    assert [(found.differs, found.erased) for found in other.verify()] == [(None, 1)] * 2
+    assert [(result.differs, result.erased) for result in one.verify()] == [(None, 3)] * 2
+    assert [(result.differs, result.erased) for result in other.verify()] == [(None, 1)] * 2
 
 
 def test_a_sqlite_file_has_no_content_left_without_secure_delete(
@@ -465,7 +491,7 @@ def test_repairing_rows_leaves_their_neighbours_erased(
             read_columns(epoch.source, epoch.codec, np.array(ERASED))
         assert caught.value.positions == ERASED
         assert held_in(cache, ERASED) == []
-    assert [(found.differs, found.erased) for found in dataset.verify()] == [(None, 8)] * 2
+    assert [(result.differs, result.erased) for result in dataset.verify()] == [(None, 8)] * 2
 
 
 @pytest.mark.usefixtures("blocks_of_four")
@@ -493,7 +519,7 @@ def test_an_older_copy_of_the_database_restores_nothing_in_a_shared_mirror(
         copy.verify()
     assert held_in(cache, ERASED) == []
     assert yielded(reg.open(dataset.name).run("r").epoch(1)) == present
-    assert [(found.differs, found.erased) for found in dataset.verify()] == [(None, 8)] * 2
+    assert [(result.differs, result.erased) for result in dataset.verify()] == [(None, 8)] * 2
     older.remove()
 
 
@@ -524,7 +550,7 @@ def test_a_mirror_takes_no_erased_row_from_an_older_copy(
         order = epoch.order(np.arange(40)).tolist()
         assert yielded(epoch) == [samples[position] for position in order]
         assert held_in(cache, [10, 30, 530]) == ([10, 530] if parted else [10])
-        assert [found.differs for found in copy.verify()] == [None, None]
+        assert [result.differs for result in copy.verify()] == [None, None]
     older.remove()
 
 
@@ -565,7 +591,7 @@ def test_the_next_process_completes_an_erasure_killed_at_any_write(
             code = subprocess.run(child, check=False, timeout=60).returncode
             opened = reg.open("killed")
             assert yielded(opened.run("r").epoch(0)) == samples
-            assert [found.differs for found in opened.verify()] == [None, None]
+            assert [result.differs for result in opened.verify()] == [None, None]
             assert [found_in(cache, int(key[1:])) for key in erased] == [[], []]
             if code == 0:
                 break
@@ -619,7 +645,7 @@ def test_erasing_moves_no_row_among_concurrent_writers_and_followers(  # noqa: C
     assert sorted(position for _, position in erased) == list(range(11))
     assert len(dataset) == 60 + 30 - 11
     run.epoch(run.last.number + 1 if run.last else 0)
-    assert [(found.differs, found.erased) for found in dataset.verify()] == [(None, 11)] * 2
+    assert [(result.differs, result.erased) for result in dataset.verify()] == [(None, 11)] * 2
 
 
 @pytest.mark.parametrize(
@@ -647,11 +673,11 @@ def test_the_database_allows_no_change_but_emptying_a_record(reg: Registry, chan
             connection.execute(text(f"UPDATE samples SET {assignment}"))
     with pytest.raises(Exception, match="append-only"), reg.engine.begin() as connection:
         connection.execute(text(f"UPDATE samples SET record = {empty} WHERE record IS NULL"))
-    assert [found.differs for found in dataset.verify()] == [None]
+    assert [result.differs for result in dataset.verify()] == [None]
     with reg.engine.begin() as connection:
         connection.execute(text(f"UPDATE samples SET record = {empty} WHERE position = 0"))
     # No erasure is recorded for it, so the record was lost in another way.
-    assert [found.differs for found in dataset.verify()] == [0]
+    assert [result.differs for result in dataset.verify()] == [0]
 
 
 def test_erasing_needs_its_own_rights(postgresql_url: str) -> None:

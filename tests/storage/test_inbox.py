@@ -27,6 +27,7 @@ from registry.io.labeling.annotation_state import AnnotationState
 from registry.io.labeling.apply import Outcome, apply_states
 from registry.storage.database import models
 from registry.storage.log import inbox, inbox_rejected, inbox_waiting
+from registry.storage.log.inbox import Inbox
 from tests.support.datasets import digit
 
 MIB = 1 << 20
@@ -462,41 +463,62 @@ def test_a_row_too_long_to_be_measured_is_rejected_and_stops_no_other(
         assert "over 1,073,741,824 bytes; at most 268,435,456 are read" in unread.error
 
 
-def test_rejected_rows_are_kept_for_a_time_and_up_to_a_number(
-    reg: Registry,
-    digits: Dataset,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+MONTH = timedelta(days=31)
+"""Longer than rejected rows are kept, unless the limits say otherwise."""
+
+
+@pytest.fixture
+def rejecting(reg: Registry, digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> Inbox:
+    """An inbox with six rejected rows that waited for long before they were rejected.
+
+    The dataset "other" has such rows, too. Limits are applied at every drain.
+    """
     monkeypatch.setattr(inbox_rejected, "_EVERY", 0.0)
     other = reg.create("other", digits.features)
-    inbox = digits.inbox
-    assert inbox.limits == inbox_rejected.Limits(timedelta(days=30), 100_000)
-    month_ago = datetime.now(UTC) - timedelta(days=31)
     with reg.engine.begin() as connection:
         for number in range(6):
             for dataset in (digits, other):
                 put(connection, dataset, f"k{number}", {})
-        # They have waited for long, and are rejected only now.
-        connection.execute(update(models.InboxRow).values(created_at=month_ago))
-    assert (inbox.drain().removed, other.inbox.drain().removed) == (0, 0)
-    first, second, *_ = inbox.refused()
+        connection.execute(update(models.InboxRow).values(created_at=datetime.now(UTC) - MONTH))
+    assert (digits.inbox.drain().removed, other.inbox.drain().removed) == (0, 0)
+    return digits.inbox
+
+
+def reject_a_month_ago(reg: Registry, ids: Sequence[int]) -> None:
+    """Set back the time at which rows were rejected."""
+    rows = update(models.InboxRow).where(models.InboxRow.id.in_(ids))
     with reg.engine.begin() as connection:
-        old = models.InboxRow.id.in_([first.id, second.id])
-        connection.execute(update(models.InboxRow).where(old).values(rejected_at=month_ago))
-    assert inbox.drain().removed == 2
+        connection.execute(rows.values(rejected_at=datetime.now(UTC) - MONTH))
+
+
+def test_rejected_rows_are_kept_for_a_time(
+    reg: Registry, rejecting: Inbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert rejecting.limits == inbox_rejected.Limits(timedelta(days=30), 100_000)
+    reject_a_month_ago(reg, [row.id for row in rejecting.refused()[:2]])
+    assert rejecting.drain().removed == 2
     assert "removed 2 rejected rows" in caplog.text
-    assert inbox.set_limits(quota=3) == inbox_rejected.Limits(timedelta(days=30), 3)
-    assert inbox.drain().removed == 1
-    assert [row.key for row in inbox.refused()] == ["k3", "k4", "k5"]
-    assert len(other.inbox.refused()) == 6
-    # One that is tried again is new if it is rejected again.
-    with reg.engine.begin() as connection:
-        connection.execute(update(models.InboxRow).values(rejected_at=month_ago))
-    assert (inbox.retry(), inbox.drain().removed, len(inbox.refused())) == (3, 0, 3)
-    for wrong in ({"retention": timedelta(0)}, {"quota": -1}, {"quota": 1 << 63}):
-        with pytest.raises(inbox_rejected.LimitsError, match="is not"):
-            inbox.set_limits(**wrong)
+    assert len(reg.open("other").inbox.refused()) == 6
+
+
+def test_rejected_rows_are_kept_up_to_a_number(reg: Registry, rejecting: Inbox) -> None:
+    assert rejecting.set_limits(quota=3) == inbox_rejected.Limits(timedelta(days=30), 3)
+    assert rejecting.drain().removed == 3
+    assert [row.key for row in rejecting.refused()] == ["k3", "k4", "k5"]
+    assert len(reg.open("other").inbox.refused()) == 6
+
+
+def test_a_retried_row_that_is_rejected_again_counts_as_new(
+    reg: Registry, rejecting: Inbox
+) -> None:
+    reject_a_month_ago(reg, [row.id for row in rejecting.refused()])
+    assert (rejecting.retry(), rejecting.drain().removed, len(rejecting.refused())) == (6, 0, 6)
+
+
+@pytest.mark.parametrize("limit", [{"retention": timedelta(0)}, {"quota": -1}, {"quota": 1 << 63}])
+def test_limits_out_of_range_are_refused(digits: Dataset, limit: dict[str, Any]) -> None:
+    with pytest.raises(inbox_rejected.LimitsError, match="is not"):
+        digits.inbox.set_limits(**limit)
 
 
 def test_webhooks_apply_the_limits_of_rejected_rows(

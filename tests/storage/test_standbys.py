@@ -289,7 +289,7 @@ def test_pages_followers_and_mirrors_are_read_from_the_replica(
         assert read_from
         assert {*read_from} == {pair.follower.host}
         read_from.clear()
-        assert [found.differs for found in both.verify()] == [None, None]
+        assert [result.differs for result in both.verify()] == [None, None]
         assert {*read_from} == {pair.primary.host}
 
 
