@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from registry import Bytes, ClassLabel, Dataset, Features, Image, Ragged, Registry, Tensor, Text
 from registry.errors import FeatureError, InvalidSampleError
 from registry.samples.codec import Codec
-from registry.samples.feature_text import parse_feature
+from registry.samples.feature_text import feature_text, parse_feature
 from registry.samples.features import DTYPES, Feature
 from registry.samples.splits import buckets, intervals
 from registry.storage.log.hash_chain import GENESIS, extend
@@ -147,8 +147,13 @@ def test_the_hashes_never_change() -> None:
         ("ragged:int64", Ragged("int64")),
     ],
 )
-def test_features_have_a_short_form(text: str, feature: Feature) -> None:
+def test_features_have_a_text_form(text: str, feature: Feature) -> None:
     assert parse_feature(text) == feature
+    assert feature_text(feature) == text
+
+
+def test_the_brief_text_form_counts_classes() -> None:
+    assert feature_text(ClassLabel(["cat", "dog"]), brief=True) == "class:2"
 
 
 @pytest.mark.parametrize(
