@@ -117,14 +117,14 @@ class EncodingError(DatabaseError):
     """A PostgreSQL database whose ``encoding`` is not UTF8, so that keys might be altered."""
 
     remedy = (
-        "make one by CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, load a dump of this one "
-        "into it, and run `registry doctor` on that"
+        "create one by CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, load a dump of this "
+        "one into it, and run `registry doctor` on that"
     )
 
     def __init__(self, database: str, encoding: str) -> None:
         super().__init__(
-            f"database {database!r} has the encoding {encoding}, in which keys would not stay as "
-            f"they are given; {self.remedy}"
+            f"database {database!r} has the encoding {encoding}, which may alter keys; "
+            f"{self.remedy}"
         )
         self.database = database
         self.encoding = encoding

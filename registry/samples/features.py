@@ -42,10 +42,10 @@ class Tensor:
         # A caller may pass a list, which is not hashable.
         object.__setattr__(self, "shape", tuple(self.shape))
         if any(not isinstance(side, int) or side < 1 for side in self.shape):
-            raise FeatureError(f"shape {self.shape} must be of whole numbers from 1 on")
+            raise FeatureError(f"shape {self.shape} must consist of whole numbers of at least 1")
         # 8 bytes is the largest item: the limit does not depend on the dtype.
         if math.prod(self.shape) * 8 > LARGEST_RECORD:
-            raise FeatureError(f"shape {self.shape} is too large for one sample; cut it up")
+            raise FeatureError(f"shape {self.shape} is too large for one sample; divide it")
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def _check_jpeg(data: bytes) -> None:
 def _check_size(width: int, height: int) -> None:
     if not 0 < width * height <= MOST_PIXELS:
         raise ValueError(
-            f"the image claims {width} by {height} pixels; from 1 to {MOST_PIXELS:,} are taken"
+            f"the image claims {width} by {height} pixels; from 1 to {MOST_PIXELS:,} are accepted"
         )
 
 

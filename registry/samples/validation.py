@@ -64,12 +64,12 @@ def _check_column(values: Any, count: int) -> None:
         raise UnfitValueError(f"a column of {count} values is a list, not {type(values).__name__}")
     if isinstance(values, np.ma.MaskedArray):
         raise UnfitValueError(
-            "masked arrays are not taken; fill the masked values, or leave them out"
+            "masked arrays are not accepted; fill the masked values, or leave them out"
         )
     if not isinstance(values, np.ndarray):
         for row, value in enumerate(values):
             if isinstance(value, np.ma.MaskedArray):
-                raise UnfitValueError("masked arrays are not taken; fill the masked values", row)
+                raise UnfitValueError("masked arrays are not accepted; fill the masked values", row)
 
 
 def _wide(array: Array, values: Any, dtype: str) -> Array:
@@ -216,7 +216,7 @@ def _first_unfit(feature: Tensor, values: Any) -> UnfitValueError:
             return UnfitValueError(f"shape {one.shape} is not {feature.shape}", row)
         if one.dtype == object:
             return UnfitValueError(f"{_name(value)} is not {feature.dtype}", row)
-    return UnfitValueError(f"the values make no array of {feature.dtype}")
+    return UnfitValueError(f"the values do not form an array of {feature.dtype}")
 
 
 def _labels(feature: ClassLabel, values: Any, count: int) -> Array:

@@ -134,7 +134,7 @@ def test_a_pickle_holds_no_password_that_the_environment_holds(
         del opened
         gc.collect()
         monkeypatch.delenv("REGISTRY_URL")
-        with pytest.raises(InvalidURLError, match=r"stood in \$REGISTRY_URL; set it"):
+        with pytest.raises(InvalidURLError, match=r"was in \$REGISTRY_URL; set it"):
             address.engine()
 
 

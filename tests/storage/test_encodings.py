@@ -140,7 +140,7 @@ def test_keys_damaged_by_a_client_encoding_are_found_with_the_original(
         assert [entry.key for entry in digits.entries()[3:]] == ["cafÃ©"] * 2
         (finding,) = findings_of(postgresql_url)
         assert (finding.severity, finding.subject) == ("error", "dataset digits")
-        assert finding.said.startswith("2 samples have a key that is not the one")
+        assert finding.said.startswith("2 samples have other keys than were inserted")
         assert "'cafÃ©' at position 3, which was 'café'" in finding.said
         digits.erase("cafÃ©")
     assert findings_of(postgresql_url) == []

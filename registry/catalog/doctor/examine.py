@@ -55,7 +55,7 @@ def examine(url: str, *, fix: bool = False) -> list[Finding]:
     try:
         findings = list(_examine(engine, fix=fix))
     except EncodingError as error:
-        said = f"it is {error.encoding}, in which keys do not stay as they are given"
+        said = f"it is {error.encoding}, which may alter keys"
         findings = [Finding("error", "encoding", said, error.remedy)]
     finally:
         engine.dispose()

@@ -43,8 +43,8 @@ def check_keys(engine: Engine) -> Iterator[Finding]:
             yield Finding(
                 "error",
                 f"dataset {log.name}",
-                f"{count} samples have a key that is not the one that they were given, but what "
-                f"another client encoding made of it: {', '.join(examples)}",
+                f"{count} samples have other keys than were inserted, since the client had another "
+                f"encoding: {', '.join(examples)}",
                 'insert them into another dataset (docs/databases.md, "Encodings")',
             )
 

@@ -100,8 +100,8 @@ def check_sqlite(engine: Engine) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "SQLite",
-            f"version {sqlite3.sqlite_version} can, very seldom, lose a commit or damage the file "
-            "where several processes write",
+            f"version {sqlite3.sqlite_version} can, in rare cases, lose a commit or damage the "
+            "file where several processes write",
             "upgrade SQLite to 3.51.3 or later (or 3.50.7, 3.44.6), or move to PostgreSQL with "
             "`registry copy`",
         )

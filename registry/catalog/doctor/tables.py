@@ -31,7 +31,7 @@ def check_indexes(engine: Engine) -> Iterator[Finding]:
             yield Finding(
                 "error",
                 f"index {name}",
-                "it is invalid, as a build that was cut short leaves it: no query can use it",
+                "it is invalid, as after an interrupted build: no query can use it",
                 f"REINDEX INDEX CONCURRENTLY {quoted(name)}",
             )
     for name, index in _expected(dialect).items():
@@ -39,7 +39,7 @@ def check_indexes(engine: Engine) -> Iterator[Finding]:
             yield Finding(
                 "error",
                 f"index {name}",
-                "it is missing: queries get slow, and what it keeps unique may be doubled",
+                "it is missing: queries are slow, and values that must be unique may be doubled",
                 _statement(engine, index),
             )
 

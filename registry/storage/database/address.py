@@ -69,7 +69,7 @@ class Address:
         value = os.environ.get(self.variable)
         if value is None:
             raise InvalidURLError(
-                f"{shown(url)} was pickled without its password, which stood in ${self.variable}; "
+                f"{shown(url)} was pickled without its password, which was in ${self.variable}; "
                 "set it in this process, too"
             )
         complete = parse_url(value)

