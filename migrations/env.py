@@ -152,9 +152,9 @@ def main() -> None:
     elif given := context.config.attributes.get("engine"):
         run(given)
     else:
-        made = make_engine(url())
-        run(made)
-        made.dispose()
+        engine = make_engine(url())
+        run(engine)
+        engine.dispose()
 
 
 try:
