@@ -22,7 +22,7 @@ import tensorflow as tf
 import registry
 from registry import Registry, Replay
 from registry.errors import CacheWarning
-from registry.storage.mirror import mirror as sync
+from registry.storage.mirror import mirror
 from registry.storage.mirror.checksums import SealedRows
 from registry.storage.mirror.damage_scan import record_scan
 from registry.storage.mirror.mirror import open_mirror
@@ -44,8 +44,8 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let repairs and scans read few rows at a time, so that a small mirror has many blocks."""
-    monkeypatch.setattr(sync, "REPAIRED", 4)
-    monkeypatch.setattr(sync, "SCANNED", 8)
+    monkeypatch.setattr(mirror, "REPAIRED", 4)
+    monkeypatch.setattr(mirror, "SCANNED", 8)
 
 
 class Subject:
@@ -79,10 +79,10 @@ class Subject:
         """Restore the undamaged mirror, marked as scanned."""
         shutil.rmtree(self.cache)
         shutil.copytree(self.pristine, self.cache)
-        mirror = open_mirror(self.dataset.run("all").log, self.cache)
-        state = load_state(mirror.folder)
+        folder = open_mirror(self.dataset.run("all").log, self.cache).folder
+        state = load_state(folder)
         assert state is not None
-        record_scan(mirror.folder, state, state.position)
+        record_scan(folder, state, state.position)
 
     def check(self) -> None:
         """Check an older epoch of each run, then one that needs more rows, as in a new process."""

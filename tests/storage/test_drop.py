@@ -29,7 +29,7 @@ from registry.server import tokens
 from registry.storage.database.engine import make_engine
 from registry.storage.database.models import InboxRow, SampleRow, metadata
 from registry.storage.database.transactions import reading, writing
-from registry.storage.log import drop as drops
+from registry.storage.log import drop
 from tests.catalog.test_copy import fill_related
 from tests.support.datasets import FIXED, digit
 
@@ -79,8 +79,8 @@ def fill(reg: Registry, name: str, rows: int) -> Dataset:
 def test_a_drop_removes_all_rows_of_its_dataset_and_no_others(
     reg: Registry, rows_at_first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drops, "_FIRST_ROWS", rows_at_first)
-    monkeypatch.setattr(drops, "_PAUSE", 0)
+    monkeypatch.setattr(drop, "_FIRST_ROWS", rows_at_first)
+    monkeypatch.setattr(drop, "_PAUSE", 0)
     for name in ("kept", "digits", "later"):
         before = counts(reg)
         fill(reg, name, 20)
@@ -127,7 +127,7 @@ def test_readers_and_writers_notice_a_drop_at_once(reg: Registry, url: str) -> N
 
         with pytest.raises(KeyboardInterrupt):
             reg.drop("digits", progress=look)
-        drops.remove(other.engine)
+        drop.remove(other.engine)
         for use_of_rows in (lambda: list(begun), lambda: run.consumed, lambda: run.record(1)):
             with pytest.raises(DatasetDroppedError):
                 use_of_rows()

@@ -34,8 +34,7 @@ from registry.errors import (
 from registry.io.export_file import export_file
 from registry.samples.codec import Codec
 from registry.samples.features import Feature
-from registry.storage.log import erase as erasing
-from registry.storage.mirror import mirror as sync
+from registry.storage.mirror import mirror
 from registry.storage.mirror.checksums import SealedRows
 from registry.storage.mirror.layout import PLACE
 from registry.tensorflow import EpochDataset
@@ -378,8 +377,8 @@ DAMAGED = [0, 2, 3, 5, 11, 13, 16, 20, 21, 22, 38, 39]
 @pytest.fixture
 def blocks_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are repaired and scanned a few at a time, so that there are edges."""
-    monkeypatch.setattr(sync, "REPAIRED", 4)
-    monkeypatch.setattr(sync, "SCANNED", 8)
+    monkeypatch.setattr(mirror, "REPAIRED", 4)
+    monkeypatch.setattr(mirror, "SCANNED", 8)
 
 
 def damage(cache: Path, codec: Codec, position: int) -> None:
@@ -399,7 +398,7 @@ def test_all_of_many_records_are_erased_and_named(
     reg: Registry, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where they are too many for one statement."""
-    monkeypatch.setattr(erasing, "_PARAMETERS", 10)
+    monkeypatch.setattr("registry.storage.log.erase._PARAMETERS", 10)
     monkeypatch.setattr(population, "PARAMETERS", 10)
     dataset = make(reg, kind)
     fill(dataset, kind, 45)

@@ -21,8 +21,7 @@ import registry
 from registry import Dataset, Page, Registry
 from registry.errors import InvalidURLError, ReplicaBehindError, ReplicaWarning
 from registry.storage.database.retry import logger
-from registry.storage.log import reader as cursor
-from registry.storage.log import replica
+from registry.storage.log import reader, replica
 from registry.storage.log.notifications import listening
 from registry.storage.log.page_queries import fetch
 from registry.storage.log.reader import Log, await_growth, pages
@@ -249,7 +248,7 @@ def read_from(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         hosts.append(str(connection.engine.url.query["host"]))
         return fetch(connection, *range_)
 
-    monkeypatch.setattr(cursor, "fetch", recorded)
+    monkeypatch.setattr(reader, "fetch", recorded)
     return hosts
 
 
@@ -257,7 +256,7 @@ def read_from(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stop waiting for a replica soon, and try it again at once."""
     monkeypatch.setattr(replica, "LAG", 0.3)
-    monkeypatch.setattr(cursor, "LAG", 0.3)
+    monkeypatch.setattr(reader, "LAG", 0.3)
     monkeypatch.setattr(replica, "RETRY", 0.0)
     monkeypatch.setattr(replica, "_SHARE", 0.0)
 
