@@ -44,8 +44,8 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let repairs and scans read few rows at a time, so that a small mirror has many blocks."""
-    monkeypatch.setattr(mirror, "REPAIRED", 4)
-    monkeypatch.setattr(mirror, "SCANNED", 8)
+    monkeypatch.setattr(mirror, "REPAIR_ROWS", 4)
+    monkeypatch.setattr(mirror, "SCAN_ROWS", 8)
 
 
 class Subject:

@@ -377,8 +377,8 @@ DAMAGED = [0, 2, 3, 5, 11, 13, 16, 20, 21, 22, 38, 39]
 @pytest.fixture
 def blocks_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are repaired and scanned a few at a time, so that there are edges."""
-    monkeypatch.setattr(mirror, "REPAIRED", 4)
-    monkeypatch.setattr(mirror, "SCANNED", 8)
+    monkeypatch.setattr(mirror, "REPAIR_ROWS", 4)
+    monkeypatch.setattr(mirror, "SCAN_ROWS", 8)
 
 
 def damage(cache: Path, codec: Codec, position: int) -> None:

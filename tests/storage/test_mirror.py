@@ -289,7 +289,7 @@ def test_a_bucket_at_the_edge_of_two_splits_is_in_one(
 def test_index_files_in_use_stay_and_few_others_do(
     sqlite_url: str, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index, "KEPT", 2)
+    monkeypatch.setattr(index, "KEPT_FILES", 2)
     with registry.connect(sqlite_url) as reg:
         dataset = KINDS["fixed"].create(reg)
         epochs = []

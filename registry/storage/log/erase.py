@@ -24,7 +24,7 @@ from registry.storage.database.models import ErasureRow, InboxRow, SampleRow
 from registry.storage.database.transactions import driver, open_connection, write
 from registry.storage.log.batch import Plan
 from registry.storage.log.entries import revision_sizes
-from registry.storage.log.head import count_erased
+from registry.storage.log.head import store_erased_count
 from registry.storage.log.writer import Writer, transact
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _blank(writer: Writer, positions: Sequence[int]) -> None:
             for number, position in enumerate(positions, start=first)
         ],
     )
-    count_erased(connection, dataset_id, first + len(positions))
+    store_erased_count(connection, dataset_id, first + len(positions))
 
 
 _FREE_SPACE = (

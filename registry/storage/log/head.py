@@ -141,7 +141,7 @@ def advance_head(connection: Connection, dataset_id: int, head: Head) -> None:
     )
 
 
-def count_erased(connection: Connection, dataset_id: int, erased: int) -> None:
+def store_erased_count(connection: Connection, dataset_id: int, erased: int) -> None:
     """Store how many rows are erased; the transaction must hold the lock."""
     connection.execute(
         update(HeadRow).where(HeadRow.dataset_id == dataset_id).values(erased=erased)

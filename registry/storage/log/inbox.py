@@ -134,7 +134,7 @@ class Inbox:
         # What does not fit is rejected by its size alone, and never read into memory.
         fitting = {number: row for number, row in rows.items() if row.size <= LARGEST_RECORD}
         errors = {number: _too_large(rows[number].size) for number in rows.keys() - fitting.keys()}
-        taken = _affordable(connection, self.dataset_id, fitting)
+        taken = _first_within_limit(connection, self.dataset_id, fitting)
         outcomes = writer.append(_read(connection, self.codec, taken) if taken else [])
         moved = Report(0, 0, 0, 0, writer.head)
         for number, outcome in zip(taken, outcomes, strict=True):
@@ -147,7 +147,9 @@ class Inbox:
         return more or len(taken) < len(fitting), Drained(moved, len(errors))
 
 
-def _affordable(connection: Connection, dataset_id: int, rows: Mapping[int, RowSize]) -> list[int]:
+def _first_within_limit(
+    connection: Connection, dataset_id: int, rows: Mapping[int, RowSize]
+) -> list[int]:
     """Return the ids of the first rows that fit in `_BYTES`, or of the first one alone.
 
     An update also counts the record that it amends, since that is read, too.

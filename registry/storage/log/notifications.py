@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from registry.errors import ReadOnlyError, RegistryError
@@ -68,7 +68,10 @@ def listening(engine: Engine, dataset_id: int) -> Iterator[Wait]:
         return
     with reading(engine) as connection:
         if engine.dialect.name == "sqlite":
-            yield _Commits(connection)
+            # The driver's connection: a statement through SQLAlchemy would begin a transaction.
+            file = connection.connection.driver_connection
+            assert isinstance(file, sqlite3.Connection)
+            yield _Commits(file, _data_version(file))
             return
         try:
             connection.exec_driver_sql(f"LISTEN {_channel(dataset_id)}")
@@ -109,21 +112,22 @@ class _Commits:
     file has changed. It must be read outside of a transaction, since it does not change inside one.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        # The driver's connection: a statement through SQLAlchemy would begin a transaction.
-        self._driver = connection.connection.driver_connection
-        self._last_version = self._version()
+    def __init__(self, file: sqlite3.Connection, version: int) -> None:
+        self._file = file
+        self._version = version
 
     def __call__(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while (version := self._version()) == self._last_version and time.monotonic() < deadline:
+        while (version := _data_version(self._file)) == self._version:
+            if time.monotonic() >= deadline:
+                break
             time.sleep(_SQLITE_POLL)
-        self._last_version = version
+        self._version = version
 
-    def _version(self) -> int:
-        assert isinstance(self._driver, sqlite3.Connection)
-        version: int = self._driver.execute("PRAGMA data_version").fetchone()[0]
-        return version
+
+def _data_version(file: sqlite3.Connection) -> int:
+    version: int = file.execute("PRAGMA data_version").fetchone()[0]
+    return version
 
 
 def _notified(connection: psycopg.Connection[Any], seconds: float) -> None:

@@ -42,7 +42,7 @@ AHEAD = 3
 """Pages that are read at the same time, each on its own connection."""
 LEAST_ROWS = 1024
 """Rows in a page, at least, when a range is divided among concurrent reads."""
-STINT = 1 << 20
+ROWS_UNTIL_RETRY = 1 << 20
 """Rows that are read from the primary until its replica is tried again."""
 _LOCK_WAIT = 1.0
 """Seconds that a reader waits for the lock on the head in order to drain the inbox."""
@@ -81,9 +81,9 @@ class Log(Pickled):
         if self.replica is None:
             return self, until
         reach = self.replica.reach(self.engine, self.dataset_id, self.uid, after, until)
-        # In a long range, a replica that has recovered is used again after `STINT` rows.
+        # In a long range, a replica that has recovered is used again after `ROWS_UNTIL_RETRY` rows.
         if reach is None:
-            return self, min(until, after + STINT)
+            return self, min(until, after + ROWS_UNTIL_RETRY)
         log = Log(self.replica.engine, reach.dataset_id, self.uid, self.codec)
         return log, reach.until
 

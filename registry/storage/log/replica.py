@@ -83,8 +83,8 @@ class Replica:
         self.engine = engine
         # Without a lock, since a fork while another thread holds it would leave it locked in the
         # child permanently. At worst, two threads warn of the same outage.
-        self._out = False
-        self._again = 0.0
+        self._failed = False
+        self._retry_at = 0.0
 
     def __reduce__(self) -> tuple[Callable[[Address], Replica], tuple[Address]]:
         return _reopened, (Address.of(self.engine),)
@@ -99,14 +99,14 @@ class Replica:
         """
         # Without a query: a replica that is down must not slow down every read.
         began = time.monotonic()
-        if began < self._again:
+        if began < self._retry_at:
             return None
         # Before the replica is read: what the primary has erased by now must be gone there, too.
         chain, erased = read(primary, chain_and_erasures, dataset_id, until)
         if chain is None:
             return None  # the log has no such position; reading the primary raises the error
         # A replica that was out is not waited for: it is used again once it has all of the range.
-        deadline = began if self._out else began + LAG
+        deadline = began if self._failed else began + LAG
         pause = Pause()
         while True:
             try:
@@ -119,7 +119,7 @@ class Replica:
                 received = log.received(until)
                 expected: bytes | None = chain
                 # It has the first part of the range: its head is compared instead.
-                if received is None and after < log.position < until and not self._out:
+                if received is None and after < log.position < until and not self._failed:
                     received = Watermark(log.position, log.end)
                     expected = read(primary, chain_at, dataset_id, log.position)
                 if received is not None:
@@ -136,7 +136,7 @@ class Replica:
         if received.chain != expected:
             self.fail(_diverged(received, expected), began)
             return None
-        self._out = False
+        self._failed = False
         return Reach(log.dataset_id, received.position)
 
     def fail(self, why: str, began: float) -> None:
@@ -145,10 +145,10 @@ class Replica:
         ``began`` is when the failed attempt began, by the monotonic clock.
         """
         now = time.monotonic()
-        self._again = now + max(RETRY, _SHARE * (now - began))
-        if self._out:
+        self._retry_at = now + max(RETRY, _SHARE * (now - began))
+        if self._failed:
             return
-        self._out = True
+        self._failed = True
         warnings.warn(
             f"the replica {shown(self.engine.url)} is not read from: {why}. The primary server is "
             "read from instead, until the replica has all that is asked for",

@@ -3,7 +3,7 @@
 A file is an array of sealed entries (see `checksums`), written once and then mapped by all
 processes. Each process holds a shared lock on the files that it has mapped. Files that are in use
 are not removed, because a TensorFlow graph opens its file by name whenever an iterator is made; of
-the others, the `KEPT` most recently used ones stay.
+the others, the `KEPT_FILES` most recently used ones stay.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from registry.storage.mirror.layout import draft_path, lock_file
 
 CHUNK = 1 << 16
 """Entries that are checked at a time."""
-KEPT = 8
+KEPT_FILES = 8
 """Index files that a mirror keeps, the last used ones, besides those in use."""
 
 Parts = Iterator[Positions]
@@ -116,8 +116,8 @@ class Indexes:
             return _mapped(file, None)
 
     def _remove_least_used(self) -> None:
-        """Remove the least recently used files beyond `KEPT`, except those in use."""
-        for path in sorted(self._folder.iterdir(), key=_last_used, reverse=True)[KEPT:]:
+        """Remove the least recently used files beyond `KEPT_FILES`, except those in use."""
+        for path in sorted(self._folder.iterdir(), key=_last_used, reverse=True)[KEPT_FILES:]:
             with suppress(OSError), path.open("rb") as file:
                 lock_file(file, exclusive=True)
                 path.unlink()

@@ -33,9 +33,9 @@ from registry.storage.mirror.snapshot import View, open_view
 from registry.storage.mirror.state import StateReader, load_state
 from registry.storage.mirror.update import Updater, last_common_anchor
 
-SCANNED = 1 << 16
+SCAN_ROWS = 1 << 16
 """Rows that are checked at a time when the records are scanned."""
-REPAIRED = 4096
+REPAIR_ROWS = 4096
 """Rows of a block; where one is damaged, its whole block is read again."""
 
 
@@ -141,9 +141,9 @@ class Mirror:
         # be what is damaged.
         before = positions if self.log.codec.fixed_width else np.maximum(positions - 1, 0)
         with self._thread_lock, self._file_lock():
-            for block in np.unique(np.append(positions, before) // REPAIRED).tolist():
-                after = block * REPAIRED
-                until = min(after + REPAIRED, watermark.position)
+            for block in np.unique(np.append(positions, before) // REPAIR_ROWS).tolist():
+                after = block * REPAIR_ROWS
+                until = min(after + REPAIR_ROWS, watermark.position)
                 erased = self.erased_here(view)
                 if not rewrite(self.log, self.folder, view, after, until, watermark, erased):
                     self._restart(view)
@@ -157,8 +157,8 @@ class Mirror:
         """
         until = watermark.position
         first = 0 if again else scanned_until(self.folder, view.state)
-        for after in range(first, until, SCANNED):
-            positions = np.arange(after, min(after + SCANNED, until))
+        for after in range(first, until, SCAN_ROWS):
+            positions = np.arange(after, min(after + SCAN_ROWS, until))
             # A slice of the map, not a copy as `take_rows` makes.
             rows = view.rows[after : after + len(positions)]
             broken = positions[view.seals.broken(rows, positions)]

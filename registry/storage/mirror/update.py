@@ -45,7 +45,7 @@ from registry.storage.mirror.generation import (
 from registry.storage.mirror.snapshot import View, open_view
 from registry.storage.mirror.state import MirrorState, StateReader, publish_state
 
-FEW = 1024
+FEW_ROWS = 1024
 """Up to so many rows, computing the chain is faster than a query for it."""
 
 
@@ -106,11 +106,11 @@ class Updater:
         return (self.log.chain_reached if reached else self.log.chain_at)(state.position)
 
     def _few_rows(self, state: MirrorState, watermark: Watermark) -> list[Page] | None:
-        """Read the missing rows, if they are at most `FEW`; None unless they lead to the chain.
+        """Read the missing rows if they are at most `FEW_ROWS`; None unless they lead to the chain.
 
         Computing the chain here saves the queries that otherwise compare the histories.
         """
-        if not 0 < watermark.position - state.position <= FEW:
+        if not 0 < watermark.position - state.position <= FEW_ROWS:
             return None
         missing = list(pages(self.log, state.position, watermark.position))
         chain = state.watermark.chain
