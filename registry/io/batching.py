@@ -57,6 +57,7 @@ def batches(codec: Codec, rows: Iterable[FileRow], origin: Origin) -> Iterator[t
     keys: list[str] = []
     records: list[Any] = []
     size = 0
+    # Of a piece that is packed, only the records are kept: plain bytes, no Python objects.
     for piece in _pieces(rows, origin.name):
         lines += piece.lines
         keys += piece.keys
@@ -108,6 +109,7 @@ def _pack(codec: Codec, piece: _Piece, origin: Origin) -> Iterable[Any]:
 
 
 def _batch(lines: list[int], keys: list[str], records: list[Any], origin: Origin) -> Batch:
+    # Within the batch only: the keys of a whole file may not fit into memory.
     if len({*keys}) < len(keys):
         _refuse_repeated_key(lines, keys, origin)
     return Batch(keys, records, [f"file:{origin.name}"] * len(keys))

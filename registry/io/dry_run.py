@@ -38,7 +38,8 @@ class DryRun:
 
     def append(self, batch: Batch) -> Report:
         """Return the report that `Dataset.append` would return; raises as it does."""
-        # The position is arbitrary: nothing is written, and the report has counts only.
+        # The position is arbitrary: nothing is written, and the report has counts only. Without
+        # `read`, an amendment could not be resolved; files only insert.
         plan = resolve(batch, self._latest(batch), 0)
         self._accepted.executemany(
             "INSERT OR REPLACE INTO accepted VALUES (?, ?, ?)",

@@ -54,6 +54,7 @@ def export_file(
         # Replacing the link itself would leave its target with the old content.
         path = path.resolve()
         # In the same folder: a rename is atomic only within one file system.
+        # Its name is random: two exports to one file must not write to one temporary file.
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         try:
             with writer(part, dataset.features, key) as write:
@@ -61,6 +62,7 @@ def export_file(
             # After the writer is closed: Parquet writes its footer when it is closed.
             part.replace(path)
         finally:
+            # After a failure; a complete file has been renamed, and is not there.
             part.unlink(missing_ok=True)
     except OSError as error:
         raise ExportFileError(error.strerror or str(error), file=str(path)) from error

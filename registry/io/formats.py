@@ -113,6 +113,8 @@ def find_reader(path: Path, name: str | None = None) -> ReadableFormat:
         raise ImportFileError(
             f"no format is named {chosen!r}; choose one of {', '.join(FORMATS)}", file=str(path)
         )
+    # Loaded before the file is opened: a command with several files must not stop at the second
+    # one because a library is missing.
     try:
         return ReadableFormat(FORMATS[chosen], FORMATS[chosen].load().read)
     except ImportError as error:
@@ -125,6 +127,7 @@ def find_writer(path: Path, name: str | None = None) -> Writer:
     Raises `ExportFileError` as `find_reader` raises its error, and for a format that can only be
     read.
     """
+    # Unlike a reader, no writer compresses: the suffix of ``digits.jsonl.gz`` is refused here.
     suffix = path.suffix.lower()
     chosen = name or next((each for each in WRITABLE if suffix in FORMATS[each].suffixes), None)
     if chosen not in WRITABLE:
@@ -135,6 +138,7 @@ def find_writer(path: Path, name: str | None = None) -> Writer:
         writer = FORMATS[chosen].load().writer
     except ImportError as error:
         raise ExportFileError(_missing_extra(chosen, error), file=str(path)) from None
+    # `WRITABLE` promises it. A test exports to each of its formats.
     assert writer is not None
     return writer
 
@@ -144,6 +148,7 @@ def _missing_extra(name: str, error: ImportError) -> str:
 
 
 def _name_by_suffix(path: Path) -> str:
+    # Before the suffix: a folder may be called ``photos.csv``.
     if path.is_dir():
         return "images"
     # The last two suffixes: of ``digits.jsonl.gz``, the format is that of ``.jsonl``.

@@ -85,6 +85,7 @@ def insert_file(
                 progress(row_count, size)
     # An interrupted import has stored batches, too: the user has to know how many.
     except (RegistryError, KeyboardInterrupt) as error:
+        # A dry run stores nothing, whatever it has counted.
         if not isinstance(dataset, DryRun):
             _add_stored_rows(error, path, row_count)
         raise
@@ -111,6 +112,7 @@ def _add_stored_rows(error: RegistryError | KeyboardInterrupt, path: Path, row_c
 def _rows(
     read: Reader, path: Path, features: Features, key: str | None, mapping: FieldMapping
 ) -> Iterator[FileRow]:
+    # A reader looks up the features in the mapping, and would ignore a name that is misspelled.
     if unknown := [name for name in mapping if name not in features]:
         names = ", ".join(map(repr, features))
         reason = f"{unknown[0]!r} is mapped and is no feature; the features are {names}"

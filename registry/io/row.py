@@ -79,6 +79,7 @@ def columns_of(
     Raises `ValueError` for columns that are missing or there twice and, without a mapping, for
     columns that are no feature.
     """
+    # Of two columns with one name, most libraries return one silently: both are refused.
     names = list(header)
     columns = {name: mapping.get(name, name) for name in features}
     needed = list(dict.fromkeys([*columns.values(), *([key] if key is not None else [])]))

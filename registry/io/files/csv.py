@@ -72,6 +72,7 @@ class _Records:
 
     @property
     def raw(self) -> bytes:
+        # Without the line end: a file copied to another system must keep its keys.
         return b"".join(self._row_lines).rstrip(b"\r\n")
 
     def next(self) -> list[str] | None:
@@ -99,6 +100,7 @@ class _Records:
             if not self._row_lines:
                 self.line = number
             self._row_lines.append(line)
+            # Not decoded by `open`, whose errors have no line.
             try:
                 text = decode(line)
             except ValueError as error:

@@ -33,6 +33,7 @@ def read(
     # The name of the path ``.`` is empty; that of the folder it stands for is not.
     folder = path.resolve().name
     for number, file in enumerate(walk(path), start=1):
+        # Relative: the key must be the same wherever the folder is.
         relative = file.relative_to(path)
         content = _content(file)
         parts: dict[str, Any] = {"image": content, "path": relative.as_posix()}

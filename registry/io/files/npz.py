@@ -78,6 +78,8 @@ def read(
             names = [name.removesuffix(_SUFFIX) for name in archive.namelist()]
             columns = columns_of(names, features, key, mapping)
             arrays = {}
+            # All are open at once, as a row has a value of each. The set has each array once: two
+            # features may share it, and a stream has one position.
             for name in {*columns.values(), *([key] if key is not None else [])}:
                 file = stack.enter_context(archive.open(name + _SUFFIX))
                 arrays[name] = _array(name, file)
@@ -93,9 +95,9 @@ def read(
         _refuse(path, number, str(error))
 
 
-def _refuse(path: Path, done: int, reason: str) -> NoReturn:
+def _refuse(path: Path, row_count: int, reason: str) -> NoReturn:
     # Before the first row, the error concerns the file as a whole.
-    line = done + 1 if done else None
+    line = row_count + 1 if row_count else None
     raise ImportFileError(reason, file=str(path), line=line, unit="row") from None
 
 
@@ -132,6 +134,7 @@ def _blocks(arrays: dict[str, _Array]) -> Iterator[tuple[dict[str, npt.NDArray[A
     if len({*lengths.values()}) > 1:
         raise ValueError(f"the arrays differ in length: {lengths}")
     rows_left = next(iter(lengths.values()))
+    # The bytes of all arrays together: wide rows make blocks of few rows.
     width = sum(array.width for array in arrays.values())
     block_rows = max(1, min(_MOST_ROWS, BLOCK_BYTES // width))
     while rows_left:

@@ -48,6 +48,7 @@ def read(
             columns = columns_of(file.schema_arrow.names, features, key, mapping)
             needed = [*columns.values(), *([key] if key is not None else [])]
             for batch in file.iter_batches(_batch_rows(file.metadata), columns=needed):
+                # A set: several features may have the same column, which is converted once.
                 by_column = {name: values_of(batch.column(name)) for name in {*needed}}
                 for row in range(batch.num_rows):
                     number += 1
@@ -85,8 +86,8 @@ def values_of(column: Any) -> Sequence[Any]:
             return numbers.reshape(len(column), *shape)  # type: ignore[no-any-return]
         if _is_list(inner.type) and not shape and _is_number(inner.type.value_type):
             return _slices(inner)
-    listed: list[Any] = column.to_pylist()
-    return listed
+    values: list[Any] = column.to_pylist()
+    return values
 
 
 def _slices(lists: Any) -> Sequence[Any]:
@@ -94,8 +95,9 @@ def _slices(lists: Any) -> Sequence[Any]:
     # Not `flatten`, which starts at a slice's first value: the offsets count from the first of all.
     numbers = lists.values
     if numbers.null_count:
-        listed: list[Any] = lists.to_pylist()
-        return listed
+        # NumPy has no nulls: they would become NaN.
+        values: list[Any] = lists.to_pylist()
+        return values
     flat, offsets = numbers.to_numpy(zero_copy_only=False), lists.offsets.to_numpy()
     return [flat[start:stop] for start, stop in pairwise(offsets)]
 
@@ -116,6 +118,7 @@ def _is_list(arrow_type: Any) -> bool:
 def _batch_rows(metadata: Any) -> int:
     """Return the rows of a batch, from the average row of the group where that is largest."""
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    # The largest average, not that of the file: one group may have much larger rows than others.
     width = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
     return max(1, min(_MOST_ROWS, BATCH_BYTES // max(1, width, 2 * np.dtype(float).itemsize)))
 

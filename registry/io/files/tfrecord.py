@@ -66,6 +66,8 @@ def read(
             raise ImportFileError(
                 reason, file=str(path), line=number, key=row_key, feature=name, unit="record"
             ) from None
+        # Without a key, one is made of these bytes: an example that is serialized again with its
+        # features in another order is another sample.
         yield FileRow(number, values, row_key, raw)
 
 
@@ -96,6 +98,7 @@ def writer(path: Path, features: Features, key: str) -> Iterator[Callable[[Sampl
 
 def records(path: Path) -> Iterator[bytes]:
     """Yield the data of the file's records; raises `ImportFileError` for a wrong checksum."""
+    # The file's size at the beginning: records that are appended meanwhile are not read.
     number, bytes_left = 0, path.stat().st_size
     with path.open("rb") as file:
         while bytes_left:
@@ -125,6 +128,7 @@ def _record(file: IO[bytes], bytes_left: int) -> bytes:
     if length > LARGEST_RECORD:
         raise ValueError(f"a record of {length:,} bytes; at most {LARGEST_RECORD:,} are taken")
     data = file.read(length)
+    # Protobuf would parse many damaged records without an error, with other values.
     if file.read(_CRC.size) != checksum(data):
         raise ValueError("the record's checksum is not that of its bytes")
     return data

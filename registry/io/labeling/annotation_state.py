@@ -144,6 +144,7 @@ class StateTable:
         groups: Iterable[str] = (),
     ) -> StateTable:
         """Read the rows of annotations, each given with its new record, and of groups."""
+        # With the new records, `latest` returns an equal old one; others it need not send.
         compared = [(identity.key, record) for identity, record in records]
         live = latest(connection, dataset_id, {key for key, _ in compared}, compared)
         table = cls(connection, dataset_id, tool, live)
@@ -168,6 +169,8 @@ class StateTable:
         exported_at = group.updated_at if group else None
         if not supersedes(state, stored, exported_at, is_greater, final=final):
             return False, None
+        # Only an annotation without a sample can have a rejected row in the inbox, which the new
+        # state replaces.
         if stored is not None and stored.key is None:
             self._accepted_keys.add(key)
         # An earlier state of this transaction may have been rejected; only the newest state counts.
@@ -176,6 +179,7 @@ class StateTable:
             self.rejected[key] = state
         self._set(
             identity.row_name,
+            # A deletion has no time: the row keeps that of the last state.
             StoredState(
                 state.updated_at or (stored.updated_at if stored else None),
                 deleted=state.updated_at is None,
@@ -208,6 +212,7 @@ class StateTable:
 
     def set_exported_at(self, group: str, updated_at: datetime) -> None:
         """Record the newest `updated_at` of a group's export; it never moves back."""
+        # An older export may be imported after a newer one.
         stored = self._stored.get(group)
         if stored is None or stored.updated_at is None or stored.updated_at < updated_at:
             self._set(group, StoredState(updated_at))
@@ -221,6 +226,7 @@ class StateTable:
 
     def write(self) -> None:
         """Store the changed rows, and delete rejected rows of older states from the inbox."""
+        # By the source, too: a person may have inserted a row with the same key by SQL.
         for some in _parts(self._accepted_keys):
             self.connection.execute(
                 delete(InboxRow).where(

@@ -33,6 +33,7 @@ def one(answers: Sequence[Any]) -> Any:
 
 def is_index(answer: Any) -> bool:
     """Return whether an answer is an index written as text, as Label Studio writes choices."""
+    # Not `isdecimal`, which accepts digits of other scripts. Nine digits fit every class.
     return isinstance(answer, str) and re.fullmatch(r"[0-9]{1,9}", answer) is not None
 
 
@@ -61,6 +62,7 @@ def _classes(answers: Sequence[Any], classes: Sequence[str]) -> list[int]:
 
 
 def _spans(answers: Sequence[Any], _: Sequence[str]) -> list[int]:
+    # Flat, as a `Ragged` feature has one axis: the start and end of each span follow each other.
     offsets: list[int] = []
     for answer in answers:
         start, end = _numbers(answer, ("start", "end"))
@@ -122,10 +124,12 @@ def _numbers(answer: Any, names: Sequence[str]) -> list[Any]:
 
 
 def _is_whole(value: Any) -> TypeGuard[int]:
+    # In Python, bool is a subclass of int: True would be the offset 1.
     return isinstance(value, int) and not isinstance(value, bool) and value < 1 << 63
 
 
 def _is_coordinate(value: Any) -> TypeGuard[float]:
+    # The limit also excludes infinity and NaN, of which every comparison is false.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
 
 

@@ -68,6 +68,7 @@ def apply_states(
         outcomes[:] = [each.outcome for each in applied]
         return changed_groups((each.changes for each in applied), dry=dry)
 
+    # Without states there is nothing to lock: an ignored event must not wait for the head.
     if groups:
         commit(dataset, prepare)
     if any(each.quarantined for each in outcomes):
@@ -105,6 +106,7 @@ def commit(dataset: Dataset, prepare: Callable[[Connection], Sequence[Sequence[C
     returned.
     """
     try:
+        # `amend_together` returns the error of a group instead of raising it.
         for result in dataset.amend_together(prepare):
             if isinstance(result, RegistryError):
                 raise result
@@ -114,6 +116,7 @@ def commit(dataset: Dataset, prepare: Callable[[Connection], Sequence[Sequence[C
 
 def _apply_group(table: StateTable, group: Sequence[AnnotationState], *, final: bool) -> Applied:
     applied = Applied()
+    # One after the other: a group may have several states of one annotation.
     for state in group:
         # Before `apply`, which changes the answer.
         was_live = table.is_live(state.id.key)

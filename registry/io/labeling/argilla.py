@@ -96,6 +96,8 @@ def apply_event(
         nonlocal outcome
         # Set each time: `prepare` is called again if the connection was lost.
         outcome = Outcome()
+        # First, and in this transaction: a repeated delivery must not be applied again, and one
+        # that fails must not count as received.
         if not note(connection):
             return []
         outcome, changes = _apply(connection, dataset.id, record, states)
@@ -127,6 +129,7 @@ def _apply(
     # Late events about the responses of a deleted record must not bring samples back.
     if table.is_deleted(record):
         return Outcome(unchanged=1), []
+    # The row is needed even if no response is known: events may arrive after the deletion.
     if states is None:
         table.delete_group(record)
     (applied,) = apply_to_table(table, [new_states])
@@ -149,6 +152,7 @@ def _parse(event: Any) -> tuple[str, Annotation | None]:
     record_id = _uuid(record.get("id"), f"response {own_id}: the record's id")
     identity = AnnotationId(TOOL, record_id, own_id)
     label = f"record {record_id}, response {own_id}"
+    # Only the ids count: an error in the rest of the response must not keep its sample alive.
     if kind == "response.deleted":
         return record_id, Annotation(identity, label, None)
     return record_id, _response(identity, label, data, record)
@@ -161,6 +165,7 @@ def _response(
     if status not in _STATUSES:
         value = shown(status) if isinstance(status, str) else f"a {type(status).__name__}"
         raise InvalidSampleError(f"{label}: the status is {', '.join(_STATUSES)}, not {value}")
+    # Each may be missing or null.
     questions = _object(data.get("values") or {}, f"{label}: 'values'")
     fields, metadata = (
         _object(record.get(name) or {}, f"{label}: the record's {name}")
@@ -195,6 +200,7 @@ def _answers(value: Any) -> list[Any]:
     """Return the value of a question as answers, as `Annotation.answers` has them."""
     if not isinstance(value, list):
         return [value]
+    # Several labels are one answer to one question, a list of spans is an answer for each span.
     if not all(isinstance(each, Mapping) for each in value):
         return [{"choices": value}]
     return [{**each, "labels": [each["label"]]} if "label" in each else each for each in value]
@@ -218,8 +224,8 @@ def _uuid(value: Any, what: str) -> str:
     try:
         return str(UUID(value))
     except (TypeError, ValueError, AttributeError):
-        said = shown(value) if isinstance(value, str) else f"a {type(value).__name__}"
-        raise InvalidSampleError(f"{what} is a UUID, not {said}") from None
+        given = shown(value) if isinstance(value, str) else f"a {type(value).__name__}"
+        raise InvalidSampleError(f"{what} is a UUID, not {given}") from None
 
 
 def _object(value: Any, what: str) -> Mapping[str, Any]:

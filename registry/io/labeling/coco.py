@@ -66,6 +66,7 @@ Boxes = dict[int, list[dict[str, Any]]]
 
 def _parse(path: Path) -> tuple[list[dict[str, Any]], dict[int, str], Boxes]:
     """Return the pictures, the categories' names by id, and the annotations by picture id."""
+    # Whole: the pictures, categories and annotations may be in any order in the file.
     parsed = parse_json(decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf")))
     if not isinstance(parsed, dict) or not isinstance(parsed.get("images"), list):
         raise ValueError("not COCO: an object with 'images' and 'annotations'")  # noqa: TRY004
@@ -75,10 +76,10 @@ def _parse(path: Path) -> tuple[list[dict[str, Any]], dict[int, str], Boxes]:
     for annotation in _objects(parsed, "annotations"):
         boxes.setdefault(_whole(annotation, "image_id"), []).append(annotation)
     if unknown := sorted(boxes.keys() - {picture["id"] for picture in pictures}):
-        listed = ", ".join(map(str, unknown[:_SHOWN])) + (" …" if unknown[_SHOWN:] else "")
+        ids = ", ".join(map(str, unknown[:_SHOWN])) + (" …" if unknown[_SHOWN:] else "")
         first = boxes[unknown[0]][0]["id"]
         raise ValueError(
-            f"annotations of images that are not there: {listed} (the first is annotation {first})"
+            f"annotations of images that are not there: {ids} (the first is annotation {first})"
         )
     # Sorted by id: the class indexes must not depend on the order in the file.
     return pictures, dict(sorted(categories.items())), boxes
@@ -143,6 +144,7 @@ def _image(folder: Path, picture: Mapping[str, Any]) -> bytes:
     name = picture.get("file_name")
     if not isinstance(name, str):
         raise ValueError("'file_name' is not text")  # noqa: TRY004
+    # The same file must be found on every machine to which the folder is copied.
     if "://" in name or name.startswith("/"):
         raise ValueError(
             f"{shown(media.safe(name))} is not read; 'file_name' counts from the folder of the file"

@@ -119,6 +119,7 @@ def readable_values(features: Features, rules: Rules, annotation: Annotation) ->
     """Return the values that can be read from an annotation that does not fit, unconverted."""
     values: dict[str, Any] = {}
     for name, feature in features.items():
+        # A value that cannot be read is left out; the reason is stored with the others.
         with suppress(_UnansweredError, ValueError):
             value = _value(rules[name], annotation)
             is_uri = isinstance(feature, Image | Bytes) and isinstance(value, str)
@@ -129,6 +130,7 @@ def readable_values(features: Features, rules: Rules, annotation: Annotation) ->
 
 def _converted(features: Features, name: str, value: Any, roots: Sequence[Path]) -> dict[str, Any]:
     feature = features[name]
+    # Untrusted: `load` reads no file outside of the roots, and fetches nothing.
     if isinstance(feature, Image | Bytes) and isinstance(value, str):
         value = load(value, roots)
     if isinstance(feature, ClassLabel) and feature.names is None and answers.is_index(value):
@@ -152,6 +154,7 @@ def _value(rule: _Rule, annotation: Annotation) -> Any:
             return _default_value(rule, annotation)
         case _AnswerRule(question, part, classes):
             given = annotation.answers.get(question, ())
+            # Also without answers, of which a conversion makes an empty list.
             if part is not None:
                 return answers.CONVERSIONS[part](given, classes)
             if not given:
@@ -197,6 +200,7 @@ def _parse_path(name: str, feature: Feature, path: Any, syntax: PathSyntax) -> _
     if problem := text_problem(path):
         problem = f"a path {problem}: {path!r:.200} is no path; write {syntax.forms}"
         raise FeatureError(f"feature {name!r}: {problem}")
+    # The whole path is compared: ``task.id`` is allowed, and ``task.id.x`` is not.
     root, _, rest = path.partition(".")
     if path in syntax.values or (root in syntax.objects and rest):
         return _ObjectRule(root, rest.split("."), syntax.objects.get(root, f"the {root}"))

@@ -24,6 +24,7 @@ def set_mapping(engine: Engine, dataset_id: int, tool: str, mapping: Mapping[str
     primary_key = {"dataset_id": dataset_id, "tool": tool}
 
     def replace(connection: Connection) -> None:
+        # Not an upsert: both statements are the same on every database, and the transaction is one.
         connection.execute(delete(WebhookRow).filter_by(**primary_key))
         connection.execute(insert(WebhookRow).values(**primary_key, mapping=dict(mapping)))
 

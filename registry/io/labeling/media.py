@@ -28,6 +28,7 @@ def load(value: str, roots: Sequence[Path]) -> bytes:
     # as such.
     if value[:5].lower() == "data:" or (len(value) % 4 == 0 and _BASE64.match(value)):
         return from_base64(value)
+    # Not `urlsplit`, which takes any text before a colon as a scheme.
     scheme = value.partition("://")[0].lower() if "://" in value else ""
     if scheme not in ("", "file"):
         raise ValueError(

@@ -16,7 +16,7 @@ def split_path(path: str) -> tuple[str, str | None, tuple[str, ...]]:
     match = _PATH.fullmatch(path)
     if match is None:
         raise ValueError("an empty path")
-    inner, part, listed = match.groups()
-    if (part == "classes") != bool(listed):
+    inner, part, classes = match.groups()
+    if (part == "classes") != bool(classes):
         raise ValueError(f"{path!r}: write .classes[a,b], and no other list")
-    return inner, part, tuple((listed or "").split(","))
+    return inner, part, tuple((classes or "").split(","))

@@ -54,5 +54,6 @@ def _fields(task: dict[str, Any]) -> dict[str, Any]:
 def _span(span: Any) -> Any:
     if not isinstance(span, dict):
         raise ValueError(f"a span is an object, not a {type(span).__name__}")  # noqa: TRY004
+    # As a region of Label Studio has its labels, so that both are converted alike.
     others = {name: value for name, value in span.items() if name != "label"}
     return {**others, "labels": [span.get("label")]}

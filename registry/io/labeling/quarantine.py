@@ -18,6 +18,7 @@ def keep(
     connection: Connection, dataset_id: int, tool: str, rejected: Mapping[str, AnnotationState]
 ) -> None:
     """Insert rejected samples, given by their keys, into the inbox with the reason."""
+    # In the transaction that retracts the old samples: a rejected one must not be lost.
     if rejected:
         connection.execute(
             insert(InboxRow),

@@ -40,6 +40,7 @@ def read_lines(
         try:
             parsed = parse_object(raw)
             fields = fields_of(parsed)
+            # Before the key is made: a task that is no sample needs none.
             if fields is None:
                 continue
             row_key = (
@@ -84,6 +85,7 @@ def _value(feature: Feature, fields: Mapping[str, Any], path: str, folder: Path)
     value = value_at(fields, path)
     if isinstance(value, str) and isinstance(feature, Image | Bytes):
         return load(value, [folder])
+    # An empty list counts as regions: a document without spans makes an empty array.
     has_regions = isinstance(value, list) and all(isinstance(each, Mapping) for each in value)
     if isinstance(feature, Ragged) and has_regions:
         return answers.CONVERSIONS["spans"](value, ())
@@ -95,6 +97,7 @@ def _value(feature: Feature, fields: Mapping[str, Any], path: str, folder: Path)
 def _joined_key(parsed: Mapping[str, Any], key_parts: Sequence[str]) -> str:
     tool, *required, optional = key_parts
     parts = [as_key(value_at(parsed, name), name) for name in required]
+    # Left out rather than empty, so that keys of files without the property stay the same.
     if parsed.get(optional) is not None:
         parts.append(as_key(parsed[optional], optional))
     return ":".join([tool, *parts])

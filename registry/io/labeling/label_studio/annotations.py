@@ -18,7 +18,8 @@ TOOL = "label-studio"
 # By the type of a result: the property whose list of one element is a plain answer.
 _SINGLE = {"choices": "choices", "textarea": "text"}
 _SIZES = ("original_width", "original_height")
-# Properties of a JSON_MIN record that are neither the task's data nor answers.
+# Properties of a JSON_MIN record that are neither the task's data nor answers. The answers to a
+# control with one of these names cannot be read from it.
 _MINIMAL_FIELDS = frozenset(
     ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement")
 )
@@ -42,10 +43,7 @@ def parse_full(parsed: Any, task: Any, project: Any) -> Annotation:
     if not isinstance(task, Mapping):
         raise InvalidSampleError(f"a task is an object, not {_type_name(task)}")
     number = _whole(parsed.get("id"), "the annotation's id", "")
-    raw_task_id = parsed.get("task") if task.get("id") is None else task.get("id")
-    task_id = (
-        None if raw_task_id is None else _whole(raw_task_id, "the task's id", _label(None, number))
-    )
+    task_id = _task_id(parsed, task, number)
     label = _label(task_id, number)
     data = task.get("data")
     if data is not None and not isinstance(data, Mapping):
@@ -97,6 +95,12 @@ def parse_minimal(record: Mapping[str, Any], project: Any) -> Annotation:
     )
 
 
+def _task_id(parsed: Mapping[str, Any], task: Mapping[str, Any], annotation: int) -> int | None:
+    # In some events, the annotation's own `task` is not an id but the task's object.
+    number = parsed.get("task") if task.get("id") is None else task.get("id")
+    return None if number is None else _whole(number, "the task's id", _label(None, annotation))
+
+
 def _answers(results: Any, label: str) -> dict[str, list[Any]]:
     if results is None:
         return {}
@@ -115,10 +119,12 @@ def _answers(results: Any, label: str) -> dict[str, list[Any]]:
             raise InvalidSampleError(
                 f"{label}: the 'value' of {shown(name)} is an object, not {_type_name(value)}"
             )
+        # Several choices are one answer: the mapping that has them is kept.
         single = value.get(_SINGLE[kind]) if isinstance(kind, str) and kind in _SINGLE else None
         if isinstance(single, list) and len(single) == 1:
             answers.setdefault(name, []).append(single[0])
         else:
+            # Without the picture's size, which is not in the value, percents have no pixels.
             sizes = {size: result[size] for size in _SIZES if size in result}
             answers.setdefault(name, []).append({**value, **sizes})
     return answers
@@ -157,9 +163,9 @@ def _time(text: Any, label: str) -> datetime:
 def _whole(value: Any, what: str, label: str) -> int:
     # In Python, bool is a subclass of int: True would be the id 1.
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
-        said = shown(value) if isinstance(value, str) else _type_name(value)
+        given = shown(value) if isinstance(value, str) else _type_name(value)
         raise InvalidSampleError(
-            f"{label}{': ' if label else ''}{what} is a whole number from 0 on, not {said}"
+            f"{label}{': ' if label else ''}{what} is a whole number from 0 on, not {given}"
         )
     return value
 

@@ -37,6 +37,7 @@ def annotations_of(event: Any) -> list[Annotation]:
         raise IgnoredEventError(
             f"{action} came without annotations; let Label Studio send the payload"
         )
+    # An annotation may have a project, too, which takes precedence; the event's may be missing.
     project = event.get("project")
     if match[1] == "DELETED":
         return [parse_deleted(each, project) for each in annotations]

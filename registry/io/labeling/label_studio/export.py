@@ -23,13 +23,14 @@ from registry.io.labeling.annotation_state import (
     StateTable,
     states_of_group,
 )
-from registry.io.labeling.apply import apply_states, changed_groups, commit
+from registry.io.labeling.apply import Outcome, apply_states, changed_groups, commit
 from registry.io.labeling.convert import AnnotationConverter
 from registry.io.labeling.json_array import Element, elements
 from registry.io.labeling.label_studio.annotations import TOOL, parse_full, parse_minimal
 from registry.io.labeling.label_studio.mapping import check_mapping
 from registry.storage.log.batch import Report
 from registry.storage.log.changes import Change
+from registry.storage.log.head import Head
 
 BATCH_ROWS = 2048
 BATCH_SIZE = 16 << 20
@@ -70,13 +71,7 @@ def insert_export(
         for batch in _batches(path, contents):
             states = _fitting_states(path, converter, batch)
             (outcome,) = apply_states(dataset, TOOL, [states], final=True, dry=dry)
-            total += Report(
-                outcome.inserted,
-                outcome.revised,
-                outcome.retracted,
-                outcome.unchanged,
-                total.head,
-            )
+            total += _report(outcome, total.head)
             row_count += len(states)
             size += sum(each.size for each in batch)
             if progress is not None:
@@ -92,6 +87,10 @@ def insert_export(
             )
         raise
     return total + Report(0, 0, retracted, 0, dataset.head)
+
+
+def _report(outcome: Outcome, head: Head) -> Report:
+    return Report(outcome.inserted, outcome.revised, outcome.retracted, outcome.unchanged, head)
 
 
 @dataclass
@@ -170,10 +169,10 @@ def _annotations(element: Any, contents: _Contents) -> list[Annotation]:
             "neither a task with 'data' and 'annotations' nor a record with an 'annotation_id': "
             "this is no JSON or JSON_MIN export of Label Studio"
         )
-    listed = element.get("annotations")
-    if not isinstance(listed, list | None):
-        raise InvalidSampleError(f"'annotations' is a list, not a {type(listed).__name__}")
-    annotations = [parse_full(each, element, contents.given) for each in listed or ()]
+    given = element.get("annotations")
+    if not isinstance(given, list | None):
+        raise InvalidSampleError(f"'annotations' is a list, not a {type(given).__name__}")
+    annotations = [parse_full(each, element, contents.given) for each in given or ()]
     if not annotations and isinstance(number := element.get("project", contents.given), int):
         # A project of which no annotation is left: all its samples have to be retracted.
         contents.projects.setdefault(str(number), _ProjectContent())

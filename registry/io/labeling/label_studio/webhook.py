@@ -52,6 +52,7 @@ def apply_events(
     """
     rules = check_mapping(dataset.features, mapping)
     converter = AnnotationConverter(dataset, rules, roots)
+    # Parsed and packed before the transaction, which holds the head's lock.
     parsed = [_parse(converter, event) for event in events]
     groups = [each for each in parsed if isinstance(each, list)]
     # Only events with states are applied; their outcomes are put back between the others, in order.
