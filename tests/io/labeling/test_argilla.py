@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from copy import deepcopy
 from datetime import timedelta
 from random import Random
 from typing import Any
@@ -18,8 +17,8 @@ from registry.errors import DatasetExistsError, FeatureError, InvalidSampleError
 from registry.io.labeling.apply import Outcome
 from registry.io.labeling.argilla import apply_event, check_mapping
 from registry.samples.features import Feature, Features
-from tests.io.labeling.test_label_studio import nonsense, places, rows
 from tests.support.label_studio_project import BEGAN, samples
+from tests.support.labeling_events import JsonPath, nonsense, paths_in, rejected_rows, with_changes
 
 FEATURES: dict[str, Feature] = {
     "text": Text(),
@@ -76,7 +75,7 @@ def record_deleted(record: str = RECORD) -> dict[str, Any]:
     return {"type": "record.deleted", "version": 1, "data": found}
 
 
-def test_a_response_is_a_sample_while_it_is_submitted_and_until_it_is_deleted(
+def test_a_response_is_a_sample_while_it_is_submitted(
     moods: Dataset,
 ) -> None:
     steps = [
@@ -100,7 +99,7 @@ def test_a_response_is_a_sample_while_it_is_submitted_and_until_it_is_deleted(
     assert len(moods) == 0
 
 
-def test_a_deleted_record_takes_all_its_responses_away_for_ever(moods: Dataset) -> None:
+def test_the_responses_of_a_deleted_record_never_return(moods: Dataset) -> None:
     others = [str(UUID(int=number)) for number in range(3)]
     for own in others:
         apply_event(moods, MAPPING, event(own=own))
@@ -159,28 +158,48 @@ def test_every_kind_of_question_has_a_path(reg: Registry) -> None:
     }
 
 
-def test_a_response_that_does_not_fit_waits_in_quarantine_until_it_does(
+def test_a_response_that_does_not_fit_is_quarantined_with_the_reason(
     reg: Registry, moods: Dataset
 ) -> None:
     apply_event(moods, MAPPING, event(1))
     assert apply_event(moods, MAPPING, event(2, "awful")) == Outcome(quarantined=1)
     assert apply_event(moods, MAPPING, event(2, "awful")) == Outcome(unchanged=1)
     assert len(moods) == 0
-    (row,) = rows(moods, reg)
+    (row,) = rejected_rows(moods, reg)
     assert (row.key, row.action, row.source) == (KEY, "insert", "argilla")
     assert row.error == (
         f"feature 'mood': record {RECORD}, response {RESPONSE}: unknown class 'awful'; "
         "the classes are 'good', 'bad'"
     )
     assert row.fields == {"text": "a\nletter", "mood": "awful", "page": 7, "who": "ada"}
+
+
+def test_a_newer_state_replaces_a_rejected_row(reg: Registry, moods: Dataset) -> None:
+    apply_event(moods, MAPPING, event(2, "awful"))
     assert apply_event(moods, MAPPING, event(3, "a\0b")) == Outcome(quarantined=1)
-    assert len(rows(moods, reg)) == 1
+    assert len(rejected_rows(moods, reg)) == 1
     assert apply_event(moods, MAPPING, event(4)) == Outcome(inserted=1)
-    assert rows(moods, reg) == []
+    assert rejected_rows(moods, reg) == []
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "reason"),
+    ("path", "reason"),
+    [
+        ("fields.title", "the record's 'fields' object has no 'title'"),
+        ("metadata.page.x", "the record's 'metadata' object has no 'page.x'"),
+        ("values.title", "nothing answers 'title'"),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_quarantined_with_the_reason(
+    reg: Registry, moods: Dataset, path: str, reason: str
+) -> None:
+    assert apply_event(moods, {**MAPPING, "text": path}, event()) == Outcome(quarantined=1)
+    (row,) = rejected_rows(moods, reg)
+    assert row.error == f"feature 'text': record {RECORD}, response {RESPONSE}: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
     [
         (("data", "id"), 7, "the id is a UUID, not a int"),
         (("data", "record"), None, "the record is an object, not a NoneType"),
@@ -193,21 +212,21 @@ def test_a_response_that_does_not_fit_waits_in_quarantine_until_it_does(
         (("data",), [], "an event's data is an object, not a list"),
     ],
 )
-def test_an_event_that_makes_no_sense_is_refused_with_its_place(
-    moods: Dataset, place: tuple[str, ...], value: Any, reason: str
+def test_an_event_that_cannot_be_read_is_refused_with_its_field(
+    moods: Dataset, path: tuple[str, ...], value: Any, reason: str
 ) -> None:
     sent = event()
     inner = sent
-    for step in place[:-1]:
+    for step in path[:-1]:
         inner = inner[step]
-    inner[place[-1]] = value
+    inner[path[-1]] = value
     with pytest.raises(InvalidSampleError, match=reason):
         apply_event(moods, MAPPING, sent)
     assert moods.head.position == 0
 
 
 @pytest.mark.parametrize("kind", ["dataset.created", "record.completed", "ping"])
-def test_an_event_that_tells_of_no_response_is_ignored(moods: Dataset, kind: str) -> None:
+def test_an_event_of_another_kind_is_ignored(moods: Dataset, kind: str) -> None:
     assert apply_event(moods, MAPPING, event(kind=kind)) == Outcome(
         ignored=f"'{kind}' tells of no response"
     )
@@ -225,7 +244,7 @@ def test_an_event_that_tells_of_no_response_is_ignored(moods: Dataset, kind: str
         ({"text": "values.x.spans"}, "Text.*, and 'values.x.spans' makes a Ragged of whole"),
     ],
 )
-def test_a_mapping_that_fits_no_response_is_refused(mapping: Any, reason: str) -> None:
+def test_a_mapping_that_does_not_fit_is_refused(mapping: Any, reason: str) -> None:
     with pytest.raises(FeatureError, match=reason):
         check_mapping(Features(FEATURES), mapping)
 
@@ -234,21 +253,15 @@ def test_a_mapping_that_fits_no_response_is_refused(mapping: Any, reason: str) -
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=100
 )
 @given(
-    changes=st.lists(st.tuples(st.sampled_from(places(event())), nonsense()), max_size=3),
+    changes=st.lists(st.tuples(st.sampled_from(paths_in(event())), nonsense()), max_size=3),
     whole=st.none() | nonsense(),
 )
-def test_no_event_whatsoever_crashes(
-    reg: Registry, changes: list[tuple[tuple[Any, ...], Any]], whole: Any
+def test_no_event_causes_a_crash(
+    reg: Registry, changes: list[tuple[JsonPath, Any]], whole: Any
 ) -> None:
     with suppress(DatasetExistsError):
         reg.create("moods", FEATURES)
-    sent: Any = deepcopy(event()) if whole is None else whole
-    for path, value in changes if whole is None else ():
-        inner = sent
-        for step in path[:-1]:
-            inner = inner.get(step, {}) if isinstance(inner, dict) else {}
-        if isinstance(inner, dict):
-            inner[path[-1]] = value
+    sent = with_changes(event(), changes) if whole is None else whole
     moods, other = reg.open("moods"), str(UUID(int=1))
     with suppress(RegistryError):
         apply_event(moods, MAPPING, sent)
@@ -282,7 +295,7 @@ def history(number: int, random: Random) -> tuple[list[dict[str, Any]], dict[str
     return events, left
 
 
-def test_events_in_any_order_doubled_or_late_end_in_the_same_dataset(moods: Dataset) -> None:
+def test_events_in_any_order_make_the_same_dataset(moods: Dataset) -> None:
     random = Random(8)
     expected: dict[str, str] = {}
     mixed: list[tuple[float, dict[str, Any]]] = []

@@ -86,7 +86,7 @@ def test_events_in_any_order_and_the_final_export_make_the_same_dataset(
     assert (report.inserted, report.revised, report.retracted) == (0, 0, 0)
 
 
-def test_an_event_at_a_time_comes_to_the_same_as_many_together(
+def test_events_one_by_one_make_the_same_dataset_as_many_together(
     reg: Registry, projects: list[Project]
 ) -> None:
     singly, together = (reg.create(name, FEATURES) for name in ("singly", "together"))

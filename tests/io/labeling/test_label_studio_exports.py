@@ -222,7 +222,7 @@ def test_an_export_reverts_changes_by_hand(imported: Dataset, full_export: Path)
     assert samples(imported) == before
 
 
-def test_a_bad_annotation_is_named_and_the_corrected_export_completes_the_import(
+def test_the_export_is_refused_at_a_bad_annotation_and_completed_when_corrected(
     reg: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("registry.io.labeling.label_studio.export.BATCH_ROWS", 1)
@@ -301,7 +301,7 @@ NONSENSE = st.recursive(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(tasks=st.lists(NONSENSE, max_size=3), annotation=NONSENSE)
-def test_no_export_whatsoever_crashes(
+def test_no_export_causes_a_crash(
     reg: Registry, tmp_path: Path, tasks: list[Any], annotation: Any
 ) -> None:
     with suppress(DatasetExistsError):

@@ -79,7 +79,7 @@ def test_coco_makes_a_sample_of_every_picture(reg: Registry, folder: Path) -> No
     assert insert_file(dataset, path, form="coco").unchanged == 3
 
 
-def test_coco_fields_are_picked_and_renamed(folder: Path) -> None:
+def test_a_mapping_renames_the_fields_of_coco(folder: Path) -> None:
     features = Features({"n": Tensor("int64"), "names": Text(), "ids": Ragged("int32")})
     path = write(folder / "boxes.json", animals())
     mapped = {"n": "width", "ids": "category_ids"}
@@ -126,7 +126,7 @@ def _box(**facts: Any) -> Callable[[Coco], Any]:
         (lambda coco: coco["images"].append({}), "'images': 'id' is a whole number, not NoneType"),
     ],
 )
-def test_coco_that_does_not_hold_together_is_refused_by_name(
+def test_coco_that_contradicts_itself_is_refused(
     folder: Path, change: Callable[[Coco], Any], reason: str
 ) -> None:
     content = animals()
@@ -164,7 +164,7 @@ def test_prodigys_accepted_tasks_are_samples(reg: Registry, tmp_path: Path) -> N
     assert insert_file(dataset, path, form="prodigy").unchanged == 3
 
 
-def test_prodigys_spans_options_answers_and_pictures_are_taken_as_features_ask(
+def test_the_fields_of_a_prodigy_task_are_converted_for_their_features(
     tmp_path: Path,
 ) -> None:
     spans = [{"start": 2, "end": 5, "label": "CAR", "token_start": 1, "token_end": 1}]
@@ -279,9 +279,7 @@ JSON = st.recursive(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(content=st.lists(st.dictionaries(NAMES, JSON), max_size=3), whole=JSON)
-def test_no_file_whatsoever_crashes_a_reader(
-    tmp_path: Path, content: list[dict[str, Any]], whole: Any
-) -> None:
+def test_no_file_causes_a_crash(tmp_path: Path, content: list[dict[str, Any]], whole: Any) -> None:
     features = Features({"text": Text(), "label": Ragged("int8"), "spans": Ragged("int8")})
     hashed = [{"_input_hash": 1, "_task_hash": n, **row} for n, row in enumerate(content)]
     for form, path in (
