@@ -191,17 +191,21 @@ def find_row(registry: Registry, name: str) -> Row[Any]:
     return row
 
 
-def _create(connection: Connection, row: Mapping[str, Any]) -> None:
-    """Insert a dataset's row and its head, unless an earlier attempt has inserted them.
+def insert_dataset(connection: Connection, row: Mapping[str, Any]) -> None:
+    """Insert a dataset's row and an empty head, unless its name or its uid is taken."""
+    # Not a SELECT first: the unique indexes decide between concurrent calls.
+    if not insert_if_new(connection, DatasetRow, row):
+        return
+    query = select(DatasetRow.id).where(DatasetRow.uid == row["uid"])
+    dataset_id = connection.execute(query).scalar_one()
+    connection.execute(insert(HeadRow).values(dataset_id=dataset_id, chain=GENESIS))
 
-    Raises `DatasetExistsError` if the name's row has another uid than this call's.
-    """
-    # The unique index decides between concurrent calls; the query then shows whose row it is.
-    inserted = insert_if_new(connection, DatasetRow, row)
-    query = select(DatasetRow.id, DatasetRow.uid).where(DatasetRow.name == row["name"])
-    stored = connection.execute(query).one_or_none()
-    if stored is None or stored.uid != row["uid"]:
+
+def _create(connection: Connection, row: Mapping[str, Any]) -> None:
+    """Insert a dataset; raises `DatasetExistsError` if its name is taken."""
+    insert_dataset(connection, row)
+    # By the uid, which is this call's: a second attempt, after the answer to a commit was lost,
+    # finds the row of the first.
+    query = select(DatasetRow.uid).where(DatasetRow.name == row["name"])
+    if connection.execute(query).scalar_one_or_none() != row["uid"]:
         raise DatasetExistsError(row["name"])
-    # Otherwise this is a second attempt, after the answer to a commit was lost.
-    if inserted:
-        connection.execute(insert(HeadRow).values(dataset_id=stored.id, chain=GENESIS))

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import URL
 
 import registry
-from registry import Dataset, Registry, Replay
+from registry import Dataset, Page, Registry, Replay, Run
 from registry.catalog.doctor.examine import examine
 from registry.errors import DivergenceError, DivergenceWarning
 from registry.training.policy import Policy
@@ -189,16 +189,8 @@ def _fail_over(kind: Kind, primary: Cluster, follower: Cluster) -> None:
         diverged = [f for f in examine(text(follower.url)) if f.severity == "error"]
         assert [finding.subject for finding in diverged] == ["mirror of growing"]
         assert "agree up to position 33" in diverged[0].said
-
-        with pytest.raises(DivergenceError, match="to be read, but it ends at position 33 in"):
-            trained.log.page(33, 46, patience=None)
-        for run_again in (trained, reg.open("growing").run("r")):
-            with pytest.raises(DivergenceError, match=rf"epoch 1 at position 46 \({chain}\)"):
-                run_again.epoch(1)
-        with pytest.raises(DivergenceError, match=rf"up to position 46 \({chain}\) were read"):
-            next(pages)
-        with pytest.raises(DivergenceError, match=rf"up to position 46 \({chain}\) were committed"):
-            kind.grow(dataset, 20, 500)
+        runs = [trained, reg.open("growing").run("r")]
+        _check_errors(kind, dataset, runs, pages, chain)
         assert dataset.head.position == 33
         kind.grow(dataset, 20, 500)
         assert yielded(epoch) == samples, "an open epoch keeps its rows"
@@ -206,3 +198,18 @@ def _fail_over(kind: Kind, primary: Cluster, follower: Cluster) -> None:
             fresh = dataset.run("new").epoch(0)
         assert yielded(fresh) == due(dataset, fresh)
         assert dataset.verify()[0].differs is None
+
+
+def _check_errors(
+    kind: Kind, dataset: Dataset, runs: list[Run], pages: Iterator[Page], chain: str
+) -> None:
+    """Check that a reader, runs, a follower and a writer each get an error with the position."""
+    with pytest.raises(DivergenceError, match="to be read, but it ends at position 33 in"):
+        runs[0].log.page(33, 46, patience=None)
+    for run_again in runs:
+        with pytest.raises(DivergenceError, match=rf"epoch 1 at position 46 \({chain}\)"):
+            run_again.epoch(1)
+    with pytest.raises(DivergenceError, match=rf"up to position 46 \({chain}\) were read"):
+        next(pages)
+    with pytest.raises(DivergenceError, match=rf"up to position 46 \({chain}\) were committed"):
+        kind.grow(dataset, 20, 500)

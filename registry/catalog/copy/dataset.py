@@ -19,19 +19,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, insert, or_, select
+from sqlalchemy import Connection, Engine, Row, or_, select
 
 from registry.catalog.copy.related import Related, copy_erasures, copy_related
 from registry.catalog.copy.rows import fetch, overtaken, store, verify_rows
-from registry.catalog.registry import Registry, find_row
+from registry.catalog.registry import Registry, find_row, insert_dataset
 from registry.errors import DatabaseError, DivergenceError
-from registry.storage.database import models
 from registry.storage.database.models import NOT_DROPPED, DatasetRow
-from registry.storage.database.sql import insert_if_new
 from registry.storage.database.transactions import open_connection, read, write, writing
 from registry.storage.database.url import shown
 from registry.storage.log.divergence import last_common
-from registry.storage.log.hash_chain import GENESIS
 from registry.storage.log.head import Head, lock_head, read_head
 from registry.storage.log.reader import Log
 from registry.storage.log.version import Version
@@ -99,6 +96,8 @@ class _CopyTask:
 
     def advance(self, head: Head, until: int, connection: Connection | None = None) -> Head:
         """Copy rows up to a position; return the copy's head after them."""
+        # Except with ``connection``, each block is its own transaction of the source: one that is
+        # open for hours would keep its vacuum from removing dead rows.
         while head.position < until:
             rows = (self.origin.dataset_id, head.position, until)
             block = (
@@ -115,6 +114,7 @@ class _CopyTask:
 
     def verify(self, head: Head) -> None:
         """Read the copied rows from the target, and verify their chain."""
+        # Rows copied by earlier calls were verified by those, or are by `registry verify`.
         position, chain = self.before.position, self.before.chain
         while position < head.position:
             block = read(self.copy.engine, fetch, self.copy.dataset_id, position, head.position)
@@ -130,6 +130,7 @@ def _locked(copy: Log, head: Head) -> Iterator[Connection]:
     Raises `DivergenceError` if the copy does not end at ``head``.
     """
     with writing(copy.engine) as connection:
+        # Compared under the lock: another writer could append after an earlier comparison.
         present = lock_head(connection, copy.dataset_id)
         if (present.position, present.chain) != (head.position, head.chain):
             raise overtaken(head.position)
@@ -158,11 +159,7 @@ def _find_or_create_copy(target: Registry, row: Row[Any]) -> Log:
     values = {name: getattr(row, name) for name in copied}
 
     def find_or_create(connection: Connection) -> Sequence[Row[Any]]:
-        # The copy's uid is the source's, so that a second attempt finds the row of the first.
-        if insert_if_new(connection, DatasetRow, values):
-            query = select(DatasetRow.id).where(DatasetRow.uid == row.uid)
-            dataset_id = connection.execute(query).scalar_one()
-            connection.execute(insert(models.HeadRow).values(dataset_id=dataset_id, chain=GENESIS))
+        insert_dataset(connection, values)
         like = or_(DatasetRow.uid == row.uid, DatasetRow.name == row.name)
         return connection.execute(select(DatasetRow).where(NOT_DROPPED, like)).all()
 

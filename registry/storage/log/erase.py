@@ -16,7 +16,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Engine, LargeBinary, Text, cast, delete, insert, update
+from sqlalchemy import Connection, Engine, delete, insert, update
 
 from registry.errors import RegistryError, SampleNotFoundError
 from registry.samples.keys import check_key
@@ -25,6 +25,7 @@ from registry.storage.database.transactions import driver, open_connection, writ
 from registry.storage.log.batch import Plan
 from registry.storage.log.entries import revision_sizes
 from registry.storage.log.head import store_erased_count
+from registry.storage.log.raw_text import raw
 from registry.storage.log.writer import Writer, transact
 
 if TYPE_CHECKING:
@@ -68,14 +69,11 @@ def erase(engine: Engine, dataset_id: int, keys: Sequence[str], *, full: bool) -
 def _empty_inbox(connection: Connection, dataset_id: int, keys: Sequence[str]) -> dict[str, int]:
     """Delete the inbox's rows of each key; return their number by key."""
     # SQLite may hold a key as a blob, which equals no text. Compared as bytes, it is found, too.
-    raw = connection.dialect.name == "sqlite"
+    dialect = connection.dialect.name
+    stored_key = raw(InboxRow.key, dialect)
     counts = {}
     for key in keys:
-        same_key = (
-            cast(InboxRow.key, LargeBinary) == key.encode()
-            if raw
-            else cast(InboxRow.key, Text) == key
-        )
+        same_key = stored_key == (key.encode() if dialect == "sqlite" else key)
         rows = delete(InboxRow).where(InboxRow.dataset_id == dataset_id, same_key)
         counts[key] = connection.execute(rows).rowcount
     return counts
