@@ -726,7 +726,10 @@ def test_the_command_asks_first_and_reports_what_it_erased(reg: Registry, url: s
     assert result.stdout == f"{dataset.name}: 2 rows of the log erased, 0 of the inbox\n"
     free = "note: PostgreSQL keeps the bytes, out of SQL's reach, in free space of its files"
     assert (free in result.stderr) == (reg.engine.dialect.name == "postgresql")
-    assert "5 rows, 2 of them erased lead to" in command("verify", dataset.name, url=url).stdout
+    assert (
+        "5 rows, 2 of them erased match the stored"
+        in command("verify", dataset.name, url=url).stdout
+    )
     assert "inserts (erased)" in command("log", dataset.name, url=url).stdout
     assert (
         "no sample has this key"
