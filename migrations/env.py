@@ -23,7 +23,7 @@ from registry.storage.database.models import metadata
 from registry.storage.database.retry import retrying
 from registry.storage.database.schema import VERSION_TABLE
 from registry.storage.database.transactions import open_connection, pooled, reading, writing
-from registry.storage.database.url import parse_url, shown
+from registry.storage.database.url import masked, parse_url
 
 # The key of the advisory lock: the bytes of "registry", shifted to fit a signed 64-bit integer.
 # Locks of other tools on the database must have other keys.
@@ -52,7 +52,7 @@ def run(engine: Engine) -> None:
     # Advisory locks and SET belong to a session, and a pooler changes it with each transaction.
     if pooled(engine):
         raise DatabaseError(
-            f"{shown(engine.url)} leads to a pooler, which keeps neither locks nor settings; "
+            f"{masked(engine.url)} leads to a pooler, which keeps neither locks nor settings; "
             "migrate by a URL of the server itself"
         )
     if engine.dialect.name == "postgresql":
@@ -81,7 +81,7 @@ def locked(engine: Engine) -> Iterator[None]:
         while not connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": LOCK}):
             if time.monotonic() > deadline:
                 raise ConflictError(
-                    f"another process has been migrating {shown(engine.url)} for {WAIT} seconds; "
+                    f"another process has been migrating {masked(engine.url)} for {WAIT} seconds; "
                     "wait for it to end (pg_locks shows which holds the advisory lock)"
                 )
             # Random, so that several waiting processes do not poll at the same moments.

@@ -26,7 +26,7 @@ from registry.storage.database.engine import make_engine
 from registry.storage.database.models import NOT_DROPPED, DatasetRow, HeadRow
 from registry.storage.database.sql import insert_if_new
 from registry.storage.database.transactions import read, write
-from registry.storage.database.url import shown
+from registry.storage.database.url import masked
 from registry.storage.log.drop import Progress, drop, remove
 from registry.storage.log.hash_chain import GENESIS
 from registry.storage.log.reader import Log
@@ -103,8 +103,8 @@ class Registry(Pickled):
             self.replica.engine.dispose()
 
     def __repr__(self) -> str:
-        replica = f", replica {shown(self.replica.engine.url)}" if self.replica else ""
-        return f"<registry at {shown(self.engine.url)}{replica}>"
+        replica = f", replica {masked(self.replica.engine.url)}" if self.replica else ""
+        return f"<registry at {masked(self.engine.url)}{replica}>"
 
     def create(
         self,

@@ -14,7 +14,7 @@ from registry.cli.base import AsJsonLines, app
 from registry.cli.progress import progress
 from registry.cli.tables import printable
 from registry.errors import RegistryError
-from registry.storage.database.url import may_exist, parse_url, shown
+from registry.storage.database.url import masked, may_exist, parse_url
 
 
 @app.command()
@@ -47,7 +47,7 @@ def copy(
 def _check_exists(url: str) -> None:
     parsed = parse_url(url)
     if not may_exist(parsed):
-        raise typer.BadParameter(f"{shown(parsed)} is not there", param_hint="FROM_URL")
+        raise typer.BadParameter(f"{masked(parsed)} is not there", param_hint="FROM_URL")
 
 
 def _copy(source: Registry, target: Registry, name: str) -> Copied:
@@ -56,7 +56,7 @@ def _copy(source: Registry, target: Registry, name: str) -> Copied:
             return copy_dataset(source, target, name, show)
         except RegistryError as error:
             # Its message names one database: without the note it would not say which copy failed.
-            error.add_note(f"{name!r} was to be copied to {shown(target.engine.url)}")
+            error.add_note(f"{name!r} was to be copied to {masked(target.engine.url)}")
             raise
 
 

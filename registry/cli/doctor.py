@@ -15,7 +15,7 @@ from registry.cli.base import AsJson, Url, app
 from registry.cli.output import print_error
 from registry.cli.tables import Column, Listing, printable
 from registry.errors import RegistryError
-from registry.storage.database.url import parse_url, shown
+from registry.storage.database.url import masked, parse_url
 
 _EXIT_CODES = {"note": 0, "warning": 1, "error": 2}
 
@@ -46,7 +46,7 @@ def doctor(
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     elif not findings:
-        typer.echo(f"{printable(shown(parse_url(url)))}: nothing is wrong")
+        typer.echo(f"{printable(masked(parse_url(url)))}: nothing is wrong")
     else:
         _print(findings)
     raise typer.Exit(max((_EXIT_CODES[finding.severity] for finding in findings), default=0))

@@ -12,7 +12,7 @@ from registry.cli.tables import printable
 from registry.storage.database import grants as privileges
 from registry.storage.database.engine import make_engine
 from registry.storage.database.grants import Kind
-from registry.storage.database.url import shown
+from registry.storage.database.url import masked
 
 
 def _roles_option(help_text: str) -> typer.models.OptionInfo:
@@ -71,7 +71,7 @@ def grants(
         statements = privileges.statements(engine, roles)
         if apply:
             privileges.apply(engine, statements)
-            typer.echo(f"{printable(shown(engine.url))}: {len(statements)} statements done")
+            typer.echo(f"{printable(masked(engine.url))}: {len(statements)} statements done")
         else:
             # Nothing but SQL goes to stdout: it is piped into psql.
             typer.echo("".join(f"{statement};\n" for statement in statements), nl=False)

@@ -11,7 +11,7 @@ from registry.cli.base import Url, app
 from registry.cli.tables import printable
 from registry.storage.database import schema
 from registry.storage.database.engine import make_engine
-from registry.storage.database.url import shown
+from registry.storage.database.url import masked
 
 
 @app.command()
@@ -30,4 +30,4 @@ def init(
     schema.upgrade(engine)
     revision = schema.revision(engine)
     engine.dispose()
-    typer.echo(f"{printable(shown(engine.url))} is at schema {revision}")
+    typer.echo(f"{printable(masked(engine.url))} is at schema {revision}")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from registry.samples.features import Features
-from registry.samples.json_codec import shown
+from registry.samples.json_codec import excerpt
 
 
 class FileRow(NamedTuple):
@@ -56,8 +56,8 @@ def value_at(parsed: Any, path: str) -> Any:
         elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
             value = value[int(step)]
         else:
-            way = "" if step == path else f" on the way to {shown(path)}"
-            raise ValueError(f"there is no {shown(step)}{way}")
+            way = "" if step == path else f" on the way to {excerpt(path)}"
+            raise ValueError(f"there is no {excerpt(step)}{way}")
     return value
 
 

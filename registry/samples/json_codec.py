@@ -121,7 +121,7 @@ def from_base64(text: object) -> bytes:
     if text[:5].lower() == "data:":
         head, comma, data = text.partition(",")
         if not comma:
-            raise ValueError(f"{shown(text)} is a data: URI without a comma")
+            raise ValueError(f"{excerpt(text)} is a data: URI without a comma")
         if not head.lower().endswith(";base64"):
             return unquote_to_bytes(data)
         text = unquote_to_bytes(data).decode("latin-1")
@@ -129,10 +129,10 @@ def from_base64(text: object) -> bytes:
         # Unlike base64.b64decode, this makes no copy of the text.
         return binascii.a2b_base64(text, strict_mode=True)
     except ValueError as error:
-        raise ValueError(f"{shown(text)} is not base64 ({error})") from None
+        raise ValueError(f"{excerpt(text)} is not base64 ({error})") from None
 
 
-def shown(text: str) -> str:
+def excerpt(text: str) -> str:
     """Quote a value for a message, truncated to 40 characters."""
     return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}…"
 
@@ -174,7 +174,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         counts = Counter(name for name, _ in pairs)
-        raise ValueError(f"{shown(counts.most_common(1)[0][0])} is there twice")
+        raise ValueError(f"{excerpt(counts.most_common(1)[0][0])} is there twice")
     return values
 
 
@@ -182,7 +182,7 @@ def _finite(text: str) -> float:
     # Python reads 1e999 as infinity.
     number = float(text)
     if math.isinf(number):
-        raise ValueError(f"{shown(text)} is too large for a float")
+        raise ValueError(f"{excerpt(text)} is too large for a float")
     return number
 
 
@@ -194,7 +194,7 @@ def _whole(text: str) -> int:
     # No feature accepts more than 64 bits, and int() raises an error about its own limit for
     # thousands of digits.
     if len(text) > 20:
-        raise ValueError(f"{shown(text)} is too large for a whole number")
+        raise ValueError(f"{excerpt(text)} is too large for a whole number")
     return int(text)
 
 

@@ -23,7 +23,7 @@ from registry.cli.base import app
 from registry.server.app import application
 from registry.server.schemas import JSON, NDJSON
 from registry.server.settings import ServerSettings
-from registry.storage.database.url import shown
+from registry.storage.database.url import masked
 from tests.support.attacks import ATTACKS, Attack
 from tests.support.figures import Figure, rounds
 from tests.support.hostile_input import (
@@ -121,7 +121,7 @@ def test_commands_succeed_or_print_one_error_line(
     monkeypatch.setenv("REGISTRY_URL", url)
     Path("rows.jsonl").write_text(json.dumps({"text": "t", "label": 0}))
     known = _commands(get_command(app))
-    address = shown(unharmed.engine.url)
+    address = masked(unharmed.engine.url)
 
     @tried(rounds)
     @given(st.sampled_from(sorted(known)), cases)

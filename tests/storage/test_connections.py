@@ -25,7 +25,7 @@ from registry.errors import (
 )
 from registry.storage.database.engine import make_engine
 from registry.storage.database.transactions import reading, writing
-from registry.storage.database.url import parse_url, shown
+from registry.storage.database.url import masked, parse_url
 from registry.storage.log.head import lock_head
 from registry.storage.log.writer import transact
 from tests.faults.test_server_kills import own_postgresql
@@ -111,7 +111,7 @@ def test_a_password_with_an_unquoted_at_sign_is_refused_and_not_shown(url: str) 
 
 def test_secrets_in_a_urls_query_are_not_shown() -> None:
     query = {"sslpassword": "s1", "password": "s2", "oauth_client_secret": "s3", "sslmode": "ok"}
-    text = shown(make_url("postgresql://host/db").update_query_dict(query))
+    text = masked(make_url("postgresql://host/db").update_query_dict(query))
     assert text == "postgresql://host/db?sslmode=ok"
 
 

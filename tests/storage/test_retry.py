@@ -12,7 +12,7 @@ from sqlalchemy import make_url
 from registry.errors import ConflictError
 from registry.storage.database.engine import make_engine
 from registry.storage.database.retry import retrying
-from registry.storage.database.url import shown
+from registry.storage.database.url import masked
 
 
 def fail_twice(url: str) -> None:
@@ -33,7 +33,7 @@ def test_retries_are_logged_with_cause_and_database(
         url = make_url(url).set(password="swordfish").render_as_string(hide_password=False)
     with caplog.at_level(logging.WARNING, "registry"):
         fail_twice(url)
-    database = shown(make_url(url))
+    database = masked(make_url(url))
     assert [record.getMessage().partition(" s: ")[2] for record in caplog.records] == [
         "the first",
         "the second",

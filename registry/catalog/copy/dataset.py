@@ -27,7 +27,7 @@ from registry.catalog.registry import Registry, find_row, insert_dataset
 from registry.errors import DatabaseError, DivergenceError
 from registry.storage.database.models import NOT_DROPPED, DatasetRow
 from registry.storage.database.transactions import open_connection, read, write, writing
-from registry.storage.database.url import shown
+from registry.storage.database.url import masked
 from registry.storage.log.divergence import last_common
 from registry.storage.log.head import Head, lock_head, read_head
 from registry.storage.log.reader import Log
@@ -72,7 +72,7 @@ def copy_dataset(
         head = task.advance(head, goal.position, connection)
         if head.live != goal.live:
             raise DatabaseError(
-                f"{shown(source.engine.url)} counts {goal.live} live samples at position "
+                f"{masked(source.engine.url)} counts {goal.live} live samples at position "
                 f"{goal.position} of {name!r}, where its log has {head.live}; see `registry doctor`"
             )
         scope = (connection, origin.dataset_id)
@@ -106,7 +106,7 @@ class _CopyTask:
                 else fetch(connection, *rows)
             )
             # Before they are stored: the target's log is append-only, too.
-            verify_rows(shown(self.origin.engine.url), head.chain, block)
+            verify_rows(masked(self.origin.engine.url), head.chain, block)
             head = store(self.copy.engine, self.copy.dataset_id, head, block)
             if self.progress is not None:
                 self.progress(head.position - self.before.position, head.position)
@@ -118,7 +118,7 @@ class _CopyTask:
         position, chain = self.before.position, self.before.chain
         while position < head.position:
             block = read(self.copy.engine, fetch, self.copy.dataset_id, position, head.position)
-            verify_rows(shown(self.copy.engine.url), chain, block)
+            verify_rows(masked(self.copy.engine.url), chain, block)
             position, chain = block[-1].position + 1, block[-1].chain
         assert chain == head.chain
 
@@ -167,7 +167,7 @@ def _find_or_create_copy(target: Registry, row: Row[Any]) -> Log:
     for existing in write(target.engine, find_or_create):
         if (existing.uid, existing.name) != (row.uid, row.name):
             raise DivergenceError(
-                f"{shown(target.engine.url)} has another dataset named {existing.name!r} (uid "
+                f"{masked(target.engine.url)} has another dataset named {existing.name!r} (uid "
                 f"{existing.uid}, not {row.uid}), which differs from position 0 on; drop it there, "
                 "or copy to another database"
             )
@@ -188,7 +188,7 @@ def _checked_head(origin: Log, copy: Log, name: str) -> Head:
     )
     why = "ends there" if origin.chain_at(position + 1) is None else "differs"
     raise DivergenceError(
-        f"{shown(copy.engine.url)} has {head.position} rows of {name!r}, which agree with the "
+        f"{masked(copy.engine.url)} has {head.position} rows of {name!r}, which agree with the "
         f"source only up to position {position}, where that {why}; copy to another database, or "
         "drop the dataset there"
     )

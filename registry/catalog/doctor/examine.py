@@ -20,7 +20,7 @@ from registry.catalog.doctor.tables import check_indexes, check_tables
 from registry.errors import DatabaseError, EncodingError, PermissionDeniedError
 from registry.storage.database import schema
 from registry.storage.database.engine import make_engine
-from registry.storage.database.url import may_exist, shown
+from registry.storage.database.url import masked, may_exist
 from registry.storage.log.drop import remove
 
 __all__ = ["Finding", "Severity", "examine"]
@@ -64,7 +64,7 @@ def examine(url: str, *, fix: bool = False) -> list[Finding]:
 
 
 def _examine(engine: Engine, *, fix: bool) -> Iterator[Finding]:
-    url = shown(engine.url)
+    url = masked(engine.url)
     sqlite = engine.dialect.name == "sqlite"
     # Checked before anything connects, since SQLite would create the file.
     if not may_exist(engine.url):

@@ -14,7 +14,7 @@ from registry.errors import ImportFileError
 from registry.io.files.lines import LONGEST_LINE, decode, lines
 from registry.io.row import FieldMapping, FileRow, columns_of
 from registry.samples.features import Bytes, ClassLabel, Feature, Features, Image, Tensor, Text
-from registry.samples.json_codec import from_base64, parse_json, shown
+from registry.samples.json_codec import excerpt, from_base64, parse_json
 
 Convert = Callable[[str], Any]
 
@@ -125,7 +125,7 @@ def _converter(feature: Feature) -> Convert:
 def _list(cell: str) -> list[Any]:
     parsed = parse_json(cell)
     if not isinstance(parsed, list):
-        raise ValueError(f"{shown(cell)} is not a JSON list")  # noqa: TRY004
+        raise ValueError(f"{excerpt(cell)} is not a JSON list")  # noqa: TRY004
     return parsed
 
 
@@ -133,12 +133,12 @@ def _class(cell: str) -> int:
     try:
         return _int(cell)
     except ValueError:
-        raise ValueError(f"{shown(cell)} is not a class") from None
+        raise ValueError(f"{excerpt(cell)} is not a class") from None
 
 
 def _bool(cell: str) -> bool:
     if cell.lower() not in _BOOLS:
-        raise ValueError(f"{shown(cell)} is not true, false, 1 or 0")
+        raise ValueError(f"{excerpt(cell)} is not true, false, 1 or 0")
     return _BOOLS[cell.lower()]
 
 
@@ -147,15 +147,15 @@ def _int(cell: str) -> int:
         # int() accepts 1_000 as a thousand; in a file it is a mistake. "?" makes it fail.
         return int(cell.replace("_", "?"))
     except ValueError:
-        raise ValueError(f"{shown(cell)} is not a whole number") from None
+        raise ValueError(f"{excerpt(cell)} is not a whole number") from None
 
 
 def _float(cell: str) -> float:
     try:
         number = float(cell.replace("_", "?"))
     except ValueError:
-        raise ValueError(f"{shown(cell)} is not a number") from None
+        raise ValueError(f"{excerpt(cell)} is not a number") from None
     # float() returns infinity for 1e999 instead of raising.
     if math.isinf(number) and "inf" not in cell.lower():
-        raise ValueError(f"{shown(cell)} is too large for a float")
+        raise ValueError(f"{excerpt(cell)} is too large for a float")
     return number

@@ -44,7 +44,7 @@ from registry.io.labeling.apply import Outcome, apply_to_table, changed_groups, 
 from registry.io.labeling.convert import AnnotationConverter
 from registry.io.labeling.mapping import Rules, parse_mapping
 from registry.samples.features import Features
-from registry.samples.json_codec import shown
+from registry.samples.json_codec import excerpt
 from registry.storage.log.changes import Change
 
 TOOL = "argilla"
@@ -143,7 +143,7 @@ def _parse(event: Any) -> tuple[str, Annotation | None]:
     if not isinstance(kind, str):
         raise InvalidSampleError("an event has a 'type', such as response.created")
     if kind not in _EVENTS:
-        raise IgnoredEventError(f"{shown(kind)} tells of no response")
+        raise IgnoredEventError(f"{excerpt(kind)} tells of no response")
     data = _object(data, "an event's data")
     own_id = _uuid(data.get("id"), "the id")
     if kind == "record.deleted":
@@ -163,7 +163,7 @@ def _response(
 ) -> Annotation:
     status = data.get("status")
     if status not in _STATUSES:
-        value = shown(status) if isinstance(status, str) else f"a {type(status).__name__}"
+        value = excerpt(status) if isinstance(status, str) else f"a {type(status).__name__}"
         raise InvalidSampleError(f"{label}: the status is {', '.join(_STATUSES)}, not {value}")
     # Each may be missing or null.
     questions = _object(data.get("values") or {}, f"{label}: 'values'")
@@ -173,7 +173,7 @@ def _response(
     )
     user = _object(data.get("user") or {}, f"{label}: the user")
     answers = {
-        name: _object(answer, f"{label}: the value of {shown(name)}").get("value")
+        name: _object(answer, f"{label}: the value of {excerpt(name)}").get("value")
         for name, answer in questions.items()
     }
     return Annotation(
@@ -213,7 +213,7 @@ def _time(text: Any, label: str) -> datetime:
         # `astimezone` would take a time without a zone as one of this machine's zone.
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (TypeError, ValueError, OverflowError):
-        value = shown(text) if isinstance(text, str) else f"a {type(text).__name__}"
+        value = excerpt(text) if isinstance(text, str) else f"a {type(text).__name__}"
         raise InvalidSampleError(
             f"{label}: updated_at is a time such as '2026-01-31T12:00:00.5', not {value}"
         ) from None
@@ -224,7 +224,7 @@ def _uuid(value: Any, what: str) -> str:
     try:
         return str(UUID(value))
     except (TypeError, ValueError, AttributeError):
-        given = shown(value) if isinstance(value, str) else f"a {type(value).__name__}"
+        given = excerpt(value) if isinstance(value, str) else f"a {type(value).__name__}"
         raise InvalidSampleError(f"{what} is a UUID, not {given}") from None
 
 

@@ -13,7 +13,7 @@ from registry.io.labeling import media
 from registry.io.labeling.tool_lines import select_values
 from registry.io.row import FieldMapping, FileRow, as_key, value_at
 from registry.samples.features import Features
-from registry.samples.json_codec import parse_json, shown
+from registry.samples.json_codec import excerpt, parse_json
 
 _SHOWN = 5
 
@@ -104,7 +104,7 @@ def _whole(parsed: Mapping[str, Any], name: str, list_name: str = "annotations")
     number = parsed.get(name)
     # In Python, bool is a subclass of int: True would be the id 1.
     if isinstance(number, bool) or not isinstance(number, int):
-        value = shown(number) if isinstance(number, str) else type(number).__name__
+        value = excerpt(number) if isinstance(number, str) else type(number).__name__
         raise ValueError(f"{list_name!r}: {name!r} is a whole number, not {value}")  # noqa: TRY004
     return number
 
@@ -147,6 +147,7 @@ def _image(folder: Path, picture: Mapping[str, Any]) -> bytes:
     # The same file must be found on every machine to which the folder is copied.
     if "://" in name or name.startswith("/"):
         raise ValueError(
-            f"{shown(media.safe(name))} is not read; 'file_name' counts from the folder of the file"
+            f"{excerpt(media.safe(name))} is not read; 'file_name' counts from the folder of the "
+            "file"
         )
     return media.read(name, [folder], name)

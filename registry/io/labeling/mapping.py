@@ -22,7 +22,7 @@ from registry.io.labeling.annotation import Annotation, PathSyntax
 from registry.io.labeling.media import load, safe
 from registry.io.labeling.paths import split_path
 from registry.samples.features import Bytes, ClassLabel, Feature, Features, Image, Ragged, Text
-from registry.samples.json_codec import from_fields, shown
+from registry.samples.json_codec import excerpt, from_fields
 from registry.samples.text import text_problem
 
 _NOT_THERE = "is not there; import an export, which has it"
@@ -158,7 +158,7 @@ def _value(rule: _Rule, annotation: Annotation) -> Any:
             if part is not None:
                 return answers.CONVERSIONS[part](given, classes)
             if not given:
-                raise _UnansweredError(f"nothing answers {shown(question)}")
+                raise _UnansweredError(f"nothing answers {excerpt(question)}")
             return answers.one(given)
 
 
@@ -168,7 +168,7 @@ def _object_value(rule: _ObjectRule, annotation: Annotation) -> Any:
         raise ValueError(f"{rule.object_name} {_NOT_THERE}")
     for step in rule.steps:
         if not isinstance(value, Mapping) or step not in value:
-            raise ValueError(f"{rule.object_name} has no {shown('.'.join(rule.steps))}")
+            raise ValueError(f"{rule.object_name} has no {excerpt('.'.join(rule.steps))}")
         value = value[step]
     return value
 
@@ -184,7 +184,7 @@ def _default_value(rule: _DefaultRule, annotation: Annotation) -> Any:
             missing = f", and {object_name} {_NOT_THERE}"
         elif rule.name in fields:
             return fields[rule.name]
-    raise _UnansweredError(f"nothing answers {shown(rule.name)}{missing}")
+    raise _UnansweredError(f"nothing answers {excerpt(rule.name)}{missing}")
 
 
 def _is_answer(given: Sequence[Any]) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from registry.samples.features import LARGEST_RECORD
-from registry.samples.json_codec import from_base64, shown
+from registry.samples.json_codec import excerpt, from_base64
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}\Z")
 
@@ -32,11 +32,11 @@ def load(value: str, roots: Sequence[Path]) -> bytes:
     scheme = value.partition("://")[0].lower() if "://" in value else ""
     if scheme not in ("", "file"):
         raise ValueError(
-            f"{shown(safe(value))} is not fetched; give the bytes, or a file in an allowed folder"
+            f"{excerpt(safe(value))} is not fetched; give the bytes, or a file in an allowed folder"
         )
     if not roots:
         raise ValueError(
-            f"{shown(safe(value))} names a file, and no folder is allowed to read it from"
+            f"{excerpt(safe(value))} names a file, and no folder is allowed to read it from"
         )
     return read(_path(value, scheme), roots, value)
 
@@ -51,14 +51,14 @@ def read(path: str, roots: Sequence[Path], shown_as: str) -> bytes:
             # `is_file` is false for a pipe or a device, of which reading might never end.
             if file.is_relative_to(folder) and file.is_file():
                 if file.stat().st_size > LARGEST_RECORD:
-                    raise ValueError(f"{shown(shown_as)} has over {LARGEST_RECORD} bytes")
+                    raise ValueError(f"{excerpt(shown_as)} has over {LARGEST_RECORD} bytes")
                 return file.read_bytes()
         # `resolve` raises RuntimeError for links that lead in a circle.
         except (OSError, RuntimeError) as error:
-            reason = f"{shown(shown_as)} cannot be read ({type(error).__name__})"
+            reason = f"{excerpt(shown_as)} cannot be read ({type(error).__name__})"
             raise ValueError(reason) from None
     allowed = ", ".join(str(root) for root in roots)
-    raise ValueError(f"{shown(shown_as)} is no file below {allowed}")
+    raise ValueError(f"{excerpt(shown_as)} is no file below {allowed}")
 
 
 def safe(value: str) -> str:
@@ -73,11 +73,11 @@ def _path(value: str, scheme: str) -> str:
     if scheme == "file":
         parts = urlsplit(value)
         if parts.netloc not in ("", "localhost"):
-            raise ValueError(f"{shown(safe(value))} names another machine's file")
+            raise ValueError(f"{excerpt(safe(value))} names another machine's file")
         return unquote(parts.path)
     if value.startswith("/data/local-files/"):
         files = parse_qs(urlsplit(value).query).get("d")
         if files is None:
-            raise ValueError(f"{shown(value)} names no file")
+            raise ValueError(f"{excerpt(value)} names no file")
         return files[0]
     return unquote(value.removeprefix("/data/")) if value.startswith("/data/") else value

@@ -9,7 +9,7 @@ from typing import Any
 from registry.io.labeling.tool_lines import read_lines
 from registry.io.row import FieldMapping, FileRow
 from registry.samples.features import Features
-from registry.samples.json_codec import shown
+from registry.samples.json_codec import excerpt
 
 _KEY_PARTS = ("prodigy", "_input_hash", "_task_hash", "_annotator_id")
 
@@ -30,7 +30,7 @@ def read(
     def fields_of(task: dict[str, Any]) -> dict[str, Any] | None:
         answer = task.get("answer", "accept")
         if answer not in ("accept", "reject", "ignore"):
-            value = shown(answer) if isinstance(answer, str) else type(answer).__name__
+            value = excerpt(answer) if isinstance(answer, str) else type(answer).__name__
             raise ValueError(f"'answer' is accept, reject or ignore, not {value}")
         return _fields(task) if answer in accepted else None
 

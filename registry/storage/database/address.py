@@ -17,7 +17,7 @@ from sqlalchemy import URL, Engine
 
 from registry.errors import InvalidURLError
 from registry.storage.database.engine import make_engine, url_of
-from registry.storage.database.url import parse_url, secrets, shown
+from registry.storage.database.url import masked, parse_url, secrets
 
 _VARIABLES = ("REGISTRY_URL", "REGISTRY_REPLICA_URL")
 _PASSWORD = "PGPASSWORD"  # noqa: S105  # the name of a variable
@@ -69,7 +69,7 @@ class Address:
         value = os.environ.get(self.variable)
         if value is None:
             raise InvalidURLError(
-                f"{shown(url)} was pickled without its password, which was in ${self.variable}; "
+                f"{masked(url)} was pickled without its password, which was in ${self.variable}; "
                 "set it in this process, too"
             )
         complete = parse_url(value)

@@ -25,14 +25,14 @@ from registry.errors import (
     RegistryError,
     StatementTimeoutError,
 )
-from registry.storage.database.url import shown
+from registry.storage.database.url import masked
 
 
 def translate(error: Exception, url: URL) -> RegistryError:
     """Return the package's error for an error of SQLAlchemy, psycopg or sqlite3; raises nothing."""
     original = error.orig if isinstance(error, DBAPIError) and error.orig else error
     message = str(original).strip().partition("\n")[0] or type(original).__name__
-    database = shown(url)
+    database = masked(url)
     if isinstance(original, sqlite3.Error):
         return _from_sqlite(original, message, database)
     # By attribute, not by type: that would import psycopg, which SQLite does not need.

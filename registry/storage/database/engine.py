@@ -16,7 +16,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from registry.errors import DatabaseError, InvalidURLError
 from registry.storage.database import fork_safety, interrupts
-from registry.storage.database.url import parse_url, secrets, shown, timeout_of
+from registry.storage.database.url import masked, parse_url, secrets, timeout_of
 
 _urls: WeakKeyDictionary[Engine, URL] = WeakKeyDictionary()
 """The engines' URLs, with their secrets, which ``Engine.url`` lacks."""
@@ -34,7 +34,7 @@ def make_engine(url: str | URL, timeout: float | None = None) -> Engine:
     try:
         engine = (_sqlite if parsed.drivername == "sqlite" else _postgresql)(parsed, timeout)
     except (ArgumentError, NoSuchModuleError, TypeError) as error:
-        raise InvalidURLError(f"{shown(parsed)} cannot be used: {error}") from error
+        raise InvalidURLError(f"{masked(parsed)} cannot be used: {error}") from error
     engine.update_execution_options(registry_timeout=timeout)
     _urls[engine] = parsed
     fork_safety.watch(engine)
@@ -80,7 +80,7 @@ def _sqlite(url: URL, timeout: float) -> Engine:
     # With uri=true, SQLite itself interprets the other parameters.
     if unknown := secrets(url).keys() if "uri" in url.query else url.query.keys() - {"timeout"}:
         raise InvalidURLError(
-            f"{shown(url)}: SQLite URLs have no {', '.join(sorted(unknown))}; leave it out, or "
+            f"{masked(url)}: SQLite URLs have no {', '.join(sorted(unknown))}; leave it out, or "
             "write it for SQLite itself, as in sqlite:///file:path?mode=ro&uri=true"
         )
     engine = create_engine(url, connect_args={"timeout": timeout}, max_overflow=-1)

@@ -16,7 +16,7 @@ from registry.samples.text import quoted
 from registry.storage.database import schema
 from registry.storage.database.schema import VERSION_TABLE
 from registry.storage.database.transactions import driver, read, write
-from registry.storage.database.url import shown
+from registry.storage.database.url import masked
 
 Kind = Literal["owner", "reader", "writer", "inbox", "server"]
 """The owner migrates, drops datasets and creates tokens; a reader trains; a writer labels; an inbox
@@ -92,7 +92,7 @@ def statements(engine: Engine, roles: Mapping[Kind, Iterable[str]]) -> list[str]
     """
     if engine.dialect.name != "postgresql":
         raise RoleError(
-            f"{shown(engine.url)}: SQLite knows no roles; set the rights of the file and its "
+            f"{masked(engine.url)}: SQLite knows no roles; set the rights of the file and its "
             "folder instead, or name a PostgreSQL database with --url"
         )
     schema.check(engine)
@@ -105,7 +105,7 @@ def statements(engine: Engine, roles: Mapping[Kind, Iterable[str]]) -> list[str]
         for kind, role in named:
             if role not in known:
                 raise RoleError(
-                    f"{shown(engine.url)} has no role {role!r} as its {kind}; "
+                    f"{masked(engine.url)} has no role {role!r} as its {kind}; "
                     f"create it first: CREATE ROLE {quoted(role)} LOGIN"
                 )
         # A role of two kinds needs CONNECT and USAGE once.

@@ -26,7 +26,7 @@ from tenacity import (
 
 from registry.errors import TransientError
 from registry.storage.database.deadline import deadline_at
-from registry.storage.database.url import shown
+from registry.storage.database.url import masked
 
 PATIENCE = 30.0
 """Seconds after which appends and page reads are no longer retried."""
@@ -92,7 +92,7 @@ class _Attempt:
 
 def _log(state: RetryCallState, engine: Engine | None) -> None:
     """Log a retry; the record has the attributes ``cause``, ``database`` and ``attempt``."""
-    database = "the database" if engine is None else shown(engine.url)
+    database = "the database" if engine is None else masked(engine.url)
     assert state.outcome is not None
     cause = state.outcome.exception()
     logger.warning(

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 from registry.errors import SchemaMissingError, SchemaTooNewError, SchemaTooOldError
 from registry.storage.database.fork_safety import ThreadLock
 from registry.storage.database.transactions import read, reading
-from registry.storage.database.url import shown
+from registry.storage.database.url import masked
 
 REVISION = "0007"
 """The revision that this version of the package reads and writes; revisions sort as text."""
@@ -42,7 +42,7 @@ def check(engine: Engine) -> None:
     Creates the tables in a SQLite file that has none: the embedded database needs no set-up.
     """
     current = revision(engine)
-    url = shown(engine.url)
+    url = masked(engine.url)
     if current is None and engine.dialect.name == "sqlite":
         upgrade(engine)
     elif current is None:
@@ -59,7 +59,7 @@ def check(engine: Engine) -> None:
 def _check_known(engine: Engine, current: str | None) -> None:
     if current is not None and current > REVISION:
         raise SchemaTooNewError(
-            f"{shown(engine.url)} is at schema {current} and this version knows {REVISION}; "
+            f"{masked(engine.url)} is at schema {current} and this version knows {REVISION}; "
             "upgrade registry"
         )
 

@@ -45,7 +45,7 @@ def parse_url(url: str | URL) -> URL:
     if parsed.drivername in _SQLITE:
         if parsed.database in (None, "", ":memory:"):
             raise InvalidURLError(
-                f"{shown(parsed)} names no file to share; write sqlite:///path/to/file.db"
+                f"{masked(parsed)} names no file to share; write sqlite:///path/to/file.db"
             )
         return parsed.set(drivername="sqlite")
     raise InvalidURLError(
@@ -53,7 +53,7 @@ def parse_url(url: str | URL) -> URL:
     )
 
 
-def shown(url: URL) -> str:
+def masked(url: URL) -> str:
     """Return the URL as text without its secrets, some of which may be in its query."""
     return url.difference_update_query(secrets(url)).render_as_string(hide_password=True)
 

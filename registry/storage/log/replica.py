@@ -20,7 +20,7 @@ from registry.storage.database.address import Address
 from registry.storage.database.engine import make_engine
 from registry.storage.database.models import DatasetRow, HeadRow, SampleRow
 from registry.storage.database.transactions import read
-from registry.storage.database.url import parse_url, shown
+from registry.storage.database.url import masked, parse_url
 from registry.storage.log.hash_chain import GENESIS
 from registry.storage.log.head import chain_and_erasures, chain_at
 from registry.storage.log.notifications import Pause
@@ -150,7 +150,7 @@ class Replica:
             return
         self._failed = True
         warnings.warn(
-            f"the replica {shown(self.engine.url)} is not read from: {why}. The primary server is "
+            f"the replica {masked(self.engine.url)} is not read from: {why}. The primary server is "
             "read from instead, until the replica has all that is asked for",
             ReplicaWarning,
             stacklevel=4,
@@ -170,7 +170,7 @@ def open_replica(url: str, primary: Engine, timeout: float | None) -> Replica:
     for each in (primary.url, parsed):
         if each.drivername == "sqlite":
             raise InvalidURLError(
-                f"{shown(each)}: only PostgreSQL has replicas, and SQLite files have none; leave "
+                f"{masked(each)}: only PostgreSQL has replicas, and SQLite files have none; leave "
                 "the replica out, or name two PostgreSQL servers"
             )
     return Replica(make_engine(parsed, timeout))

@@ -16,7 +16,7 @@ from registry.errors import (
     ReplicaBehindError,
 )
 from registry.storage.database.models import HeadRow, SampleRow
-from registry.storage.database.url import shown
+from registry.storage.database.url import masked
 from registry.storage.log.head import chain_at
 
 
@@ -69,7 +69,7 @@ def missing_rows(
     if position < until:
         return DivergenceError(
             f"rows of the log up to position {until} were to be read, but it ends at position "
-            f"{position} in {shown(connection.engine.url)}: was the database restored, or did it "
+            f"{position} in {masked(connection.engine.url)}: was the database restored, or did it "
             "fail over to a server that had not received them? Read again from its head"
         )
     return LogGapError(after, until, found)
@@ -80,7 +80,7 @@ def _behind(connection: Connection, lacking: str) -> ReplicaBehindError:
     # server of the URL, and does not get the same standby from the pool.
     connection.invalidate()
     return ReplicaBehindError(
-        f"{shown(connection.engine.url)} is a standby that has not received {lacking} yet; wait "
+        f"{masked(connection.engine.url)} is a standby that has not received {lacking} yet; wait "
         "until it has caught up, or connect to the primary server"
     )
 

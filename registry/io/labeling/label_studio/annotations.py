@@ -12,7 +12,7 @@ from typing import Any
 
 from registry.errors import InvalidSampleError
 from registry.io.labeling.annotation import Annotation, AnnotationId
-from registry.samples.json_codec import shown
+from registry.samples.json_codec import excerpt
 
 TOOL = "label-studio"
 # By the type of a result: the property whose list of one element is a plain answer.
@@ -117,7 +117,7 @@ def _answers(results: Any, label: str) -> dict[str, list[Any]]:
             raise InvalidSampleError(f"{label}: 'from_name' is text, not {_type_name(name)}")
         if not isinstance(value, Mapping):
             raise InvalidSampleError(
-                f"{label}: the 'value' of {shown(name)} is an object, not {_type_name(value)}"
+                f"{label}: the 'value' of {excerpt(name)} is an object, not {_type_name(value)}"
             )
         # Several choices are one answer: the mapping that has them is kept.
         single = value.get(_SINGLE[kind]) if isinstance(kind, str) and kind in _SINGLE else None
@@ -149,12 +149,13 @@ def _time(text: Any, label: str) -> datetime:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
             raise InvalidSampleError(
-                f"{label}: updated_at {shown(text)} has no time zone; write it with Z or an offset"
+                f"{label}: updated_at {excerpt(text)} has no time zone; write it with Z or an "
+                "offset"
             )
         # Near the years 1 and 9999, the conversion to UTC overflows.
         return moment.astimezone(UTC)
     except (TypeError, ValueError, OverflowError):
-        value = shown(text) if isinstance(text, str) else _type_name(text)
+        value = excerpt(text) if isinstance(text, str) else _type_name(text)
         raise InvalidSampleError(
             f"{label}: updated_at is a time such as '2026-01-31T12:00:00.5Z', not {value}"
         ) from None
@@ -163,7 +164,7 @@ def _time(text: Any, label: str) -> datetime:
 def _whole(value: Any, what: str, label: str) -> int:
     # In Python, bool is a subclass of int: True would be the id 1.
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
-        given = shown(value) if isinstance(value, str) else _type_name(value)
+        given = excerpt(value) if isinstance(value, str) else _type_name(value)
         raise InvalidSampleError(
             f"{label}{': ' if label else ''}{what} is a whole number from 0 on, not {given}"
         )

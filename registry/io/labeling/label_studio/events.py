@@ -14,7 +14,7 @@ from typing import Any
 from registry.errors import InvalidSampleError
 from registry.io.labeling.annotation import Annotation, IgnoredEventError
 from registry.io.labeling.label_studio.annotations import parse_deleted, parse_full
-from registry.samples.json_codec import shown
+from registry.samples.json_codec import excerpt
 
 _ACTION = re.compile(r"ANNOTATIONS?_(CREATED|UPDATED|DELETED)")
 
@@ -31,7 +31,7 @@ def annotations_of(event: Any) -> list[Annotation]:
     if not isinstance(action, str):
         raise InvalidSampleError("an event has an 'action', such as ANNOTATION_CREATED")
     if (match := _ACTION.fullmatch(action)) is None:
-        raise IgnoredEventError(f"{shown(action)} tells of no annotation")
+        raise IgnoredEventError(f"{excerpt(action)} tells of no annotation")
     annotations = _list_of(event, "annotation")
     if annotations is None:
         raise IgnoredEventError(
