@@ -185,8 +185,8 @@ def _known(**facts: object) -> list[str]:
 class InvalidSampleError(RegistryError):
     """A value that does not fit its feature. No row of its batch was stored.
 
-    ``row`` counts from 0 within the batch. If a whole row is invalid, ``feature`` is None; if a
-    whole column is, ``row`` and ``key`` are.
+    ``row`` counts from 0 within the batch. For a whole row, ``feature`` is None; for a whole
+    column, ``row`` and ``key`` are.
     """
 
     def __init__(
@@ -266,10 +266,7 @@ class ImageError(RegistryError):
 
 
 class ErasedError(RegistryError):
-    """Requested samples were erased: their positions remain in the log, their content does not.
-
-    ``positions`` and ``keys`` list the erased samples in the same order.
-    """
+    """Requested samples were erased; ``positions`` and ``keys`` list them in the same order."""
 
     def __init__(self, holder: str, samples: Iterable[tuple[int, str]], remedy: str) -> None:
         erased = list(samples)
@@ -282,10 +279,7 @@ class ErasedError(RegistryError):
 
 
 class LogGapError(RegistryError):
-    """The log holds only ``found`` rows at the positions ``[after, until)``.
-
-    Raised instead of returning a short page, which would skip samples silently.
-    """
+    """The log has a gap, only ``found`` rows at positions ``[after, until)``; no page skips it."""
 
     def __init__(self, after: int, until: int, found: int) -> None:
         super().__init__(
@@ -307,10 +301,7 @@ class EpochError(RegistryError):
 
 
 class RewindError(EpochError):
-    """A consumed count lower than the one recorded for the run.
-
-    ``consumed`` is the recorded number of samples, ``asked`` the number given.
-    """
+    """A consumed count, ``asked``, lower than ``consumed``, which is recorded for the run."""
 
     def __init__(self, run: str, consumed: int, asked: int) -> None:
         super().__init__(
@@ -326,10 +317,9 @@ class TrainingError(RegistryError, TypeError):
 
 
 class NotAnArrayError(TrainingError, AttributeError):
-    """A run or an epoch was passed as if it were the data, as in ``model.fit(run)``.
+    """A run or an epoch was passed as if it were the data, as in ``model.fit(run)``."""
 
-    Also an `AttributeError`, so that ``hasattr(run, "shape")`` is False.
-    """
+    # Also an AttributeError, so that ``hasattr(run, "shape")`` is False.
 
 
 class DivergenceError(RegistryError):
@@ -337,10 +327,7 @@ class DivergenceError(RegistryError):
 
 
 class MirrorError(RegistryError):
-    """The local copy of a log is damaged, and reading the rows again did not repair it.
-
-    Also raised if its files are removed while a dataset reads them.
-    """
+    """The local copy of a log cannot be repaired, or was removed while a dataset read it."""
 
 
 class DivergenceWarning(UserWarning):
