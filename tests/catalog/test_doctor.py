@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError
 
 import registry
 from registry import Dataset
-from registry.catalog.doctor import settings as servers
+from registry.catalog.doctor import settings
 from registry.catalog.doctor.examine import examine
 from registry.catalog.doctor.finding import Finding
 from registry.storage.database.engine import make_engine
@@ -330,7 +330,7 @@ def test_a_mirror_that_still_holds_erased_content_is_found(url: str, grown: Data
 def test_a_transaction_left_open_with_locks_is_found(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(servers, "IDLE_SECONDS", 0)
+    monkeypatch.setattr(settings, "IDLE_SECONDS", 0)
     with registry.connect(postgresql_url) as reg:
         reg.create("digits", FIXED)
         with reg.engine.connect() as connection:
@@ -375,7 +375,7 @@ def test_settings_that_can_lose_data_are_found_and_reset() -> None:
 def test_old_servers_and_libraries_are_found(
     postgresql_url: str, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(servers, "OLDEST", 99)
+    monkeypatch.setattr(settings, "OLDEST", 99)
     assert re.search("has version .*, and 99 or later is needed", only_finding(postgresql_url).said)
     for version, sound in [
         ((3, 35, 0), False),

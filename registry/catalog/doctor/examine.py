@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from sqlalchemy import Engine
 
 from registry.catalog.doctor.finding import Check, Finding, Severity
-from registry.catalog.doctor.guards import check_guards
 from registry.catalog.doctor.keys import check_keys
 from registry.catalog.doctor.logs import check_drops, check_epochs, check_inbox, check_logs
 from registry.catalog.doctor.mirrors import check_mirrors
 from registry.catalog.doctor.settings import check_postgresql, check_sessions, check_sqlite
 from registry.catalog.doctor.tables import check_indexes, check_tables
+from registry.catalog.doctor.triggers import check_triggers
 from registry.errors import DatabaseError, EncodingError, PermissionDeniedError
 from registry.storage.database import schema
 from registry.storage.database.engine import make_engine
@@ -34,7 +34,7 @@ _POSTGRESQL_CHECKS: dict[str, Check] = {
 }
 _SQLITE_CHECKS: dict[str, Check] = {"settings": check_sqlite}
 _COMMON_CHECKS: dict[str, Check] = {
-    "triggers": check_guards,
+    "triggers": check_triggers,
     "indexes": check_indexes,
     "logs": check_logs,
     "epochs": check_epochs,

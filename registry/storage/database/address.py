@@ -98,14 +98,14 @@ def _variable_of(url: URL) -> str | None:
         return None
     for name in _VARIABLES:
         value = os.environ.get(name)
-        if value is not None and _secrets(parse_url(value)) == _secrets(url):
+        if value is not None and _credentials(parse_url(value)) == _credentials(url):
             return name
     if url.password == os.environ.get(_PASSWORD) and not secrets(url):
         return _PASSWORD
     return None
 
 
-def _secrets(url: URL) -> tuple[object, object]:
+def _credentials(url: URL) -> tuple[object, object]:
     return url.password, secrets(url)
 
 

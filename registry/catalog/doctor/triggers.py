@@ -18,7 +18,7 @@ _HOLES = "whoever may insert can leave a hole in a log, or end it early"
 
 # By trigger: what may happen without it, and the digest of the definition in the migrations. A
 # migration that changes a trigger must change the digest here, or sound databases are reported.
-_GUARDS = {
+_EXPECTED = {
     "postgresql": {
         "samples_append_only": (_CHANGED, "d24c6e283e52ad04"),
         "samples_never_emptied": (_CHANGED, "822a31fd997acf9e"),
@@ -33,7 +33,7 @@ _GUARDS = {
 }
 # The schema's name is left out of the definition, since it is the deployer's choice. Only the name
 # of the table's schema is: a function whose search_path names another schema is not ours.
-_TRIGGERS = {
+_QUERIES = {
     "postgresql": """
         SELECT tgname AS name, relname AS "table", tgenabled IN ('O', 'A') AS enabled,
             replace(pg_get_triggerdef(pg_trigger.oid), quote_ident(nspname) || '.', '') || prosrc
@@ -51,11 +51,11 @@ _TRIGGERS = {
 _CREATE_AGAIN = "run what `registry init --sql` prints of this name, with DROP TRIGGER before it"
 
 
-def check_guards(engine: Engine) -> Iterator[Finding]:
+def check_triggers(engine: Engine) -> Iterator[Finding]:
     """Find triggers that are missing, disabled or replaced."""
     dialect = engine.dialect.name
-    triggers = {row.name: row for row in ask(engine, _TRIGGERS[dialect])}
-    for name, (danger, digest) in _GUARDS[dialect].items():
+    triggers = {row.name: row for row in ask(engine, _QUERIES[dialect])}
+    for name, (danger, digest) in _EXPECTED[dialect].items():
         if (problem := _problem(triggers.get(name), digest)) is not None:
             said, remedy = problem
             yield Finding(
