@@ -1,4 +1,4 @@
-"""Values to records and back, and what is refused."""
+"""Encoding of values to records and back, and the values that are rejected."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def values(feature: Feature) -> st.SearchStrategy[Any]:
 
 
 @given(st.data())
-def test_what_is_encoded_is_decoded_to_the_bit(data: st.DataObject) -> None:
+def test_encoded_values_are_decoded_exactly(data: st.DataObject) -> None:
     features = Features(data.draw(mappings))
     rows = data.draw(
         st.lists(st.fixed_dictionaries({n: values(f) for n, f in features.items()}), max_size=4)
@@ -77,11 +77,11 @@ def test_what_is_encoded_is_decoded_to_the_bit(data: st.DataObject) -> None:
 
 
 @given(mappings)
-def test_features_survive_their_json_form(features: dict[str, Feature]) -> None:
+def test_features_are_restored_from_their_json_form(features: dict[str, Feature]) -> None:
     assert Features.from_json(Features(features).to_json()) == Features(features)
 
 
-def test_the_layout_of_a_record_is_what_the_docs_say() -> None:
+def test_a_record_has_the_documented_layout() -> None:
     features: dict[str, Feature] = {
         "t": Text(),
         "x": Tensor("int16", (2,)),
@@ -159,19 +159,19 @@ def test_the_brief_text_form_counts_classes() -> None:
 @pytest.mark.parametrize(
     "text", ["", "uint9", "uint8[0]", "uint8[-1]", "class:", "class:0", "class:a,a", "image:gif"]
 )
-def test_a_feature_that_makes_no_sense_is_refused(text: str) -> None:
+def test_an_invalid_feature_is_rejected(text: str) -> None:
     with pytest.raises(FeatureError):
         parse_feature(text)
 
 
 @pytest.mark.parametrize("shares", [{"a": 0.5}, {"a": 0.9, "b": 0.2}, {"a": 1, "b": 0}, {"": 1}])
-def test_splits_that_do_not_add_up_are_refused(shares: dict[str, float]) -> None:
+def test_splits_that_do_not_add_up_are_rejected(shares: dict[str, float]) -> None:
     with pytest.raises(FeatureError, match="split"):
         intervals(shares)
 
 
 @pytest.mark.parametrize("shares", [{"all": 0.999999, "few": 1e-6}, {"few": 1e-6, "all": 0.999999}])
-def test_a_split_that_no_key_can_fall_into_is_refused(shares: dict[str, float]) -> None:
+def test_a_split_that_no_key_can_fall_into_is_rejected(shares: dict[str, float]) -> None:
     with pytest.raises(
         FeatureError, match=r"split 'few': a share of 1e-06 .* give 1\.52588e-05 or more"
     ):
@@ -179,10 +179,10 @@ def test_a_split_that_no_key_can_fall_into_is_refused(shares: dict[str, float]) 
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=50), st.integers(0, 50))
-def test_splits_part_all_buckets_and_none_is_empty(weights: list[int], place: int) -> None:
+def test_splits_divide_all_buckets_and_none_is_empty(weights: list[int], index: int) -> None:
     smallest = 1.52588e-05
     shares = [weight / sum(weights) * (1 - smallest) for weight in weights]
-    shares.insert(place, smallest)
+    shares.insert(index, smallest)
     ends = list(intervals({str(n): share for n, share in enumerate(shares)}).values())
     assert all(start < stop for start, stop in ends)
     assert [start for start, _ in ends] == [0, *(stop for _, stop in ends[:-1])]
@@ -191,17 +191,17 @@ def test_splits_part_all_buckets_and_none_is_empty(weights: list[int], place: in
 
 @pytest.mark.parametrize("index", [2, -1, 3])
 @pytest.mark.parametrize("kind", ["int8", "int64", "list"])
-def test_class_indexes_in_arrays_end_below_the_count(index: int, kind: str) -> None:
+def test_class_indexes_in_arrays_are_below_the_count(index: int, kind: str) -> None:
     codec = Codec(Features({"x": ClassLabel(2)}))
-    given: Any = np.array([1, index, 0], "int8" if kind == "list" else kind)
-    good: Any = np.array([1, 0, 0], given.dtype)
+    bad: Any = np.array([1, index, 0], "int8" if kind == "list" else kind)
+    good: Any = np.array([1, 0, 0], bad.dtype)
     if kind == "list":
-        given, good = [np.array(value) for value in given], [np.array(value) for value in good]
+        bad, good = [np.array(value) for value in bad], [np.array(value) for value in good]
     assert [codec.decode_one(record)["x"] for record in codec.encode({"x": good})] == [1, 0, 0]
     with pytest.raises(
         InvalidSampleError, match=rf"class index {index} is not in \[0, 2\)"
     ) as caught:
-        codec.encode({"x": given})
+        codec.encode({"x": bad})
     assert caught.value.row == 1
 
 
@@ -251,7 +251,7 @@ GOOD: dict[type, Any] = {
 
 
 @pytest.mark.parametrize(("feature", "value", "reason"), BAD)
-def test_a_value_that_does_not_fit_is_refused_with_its_place(
+def test_an_unfit_value_is_rejected_with_its_row_key_and_feature(
     feature: Feature, value: object, reason: str
 ) -> None:
     good: Any = GOOD[type(feature)]
@@ -299,7 +299,7 @@ def test_a_value_that_does_not_fit_is_refused_with_its_place(
         ),
     ],
 )
-def test_a_bad_batch_is_refused_and_nothing_of_it_is_stored(
+def test_an_invalid_batch_is_rejected_as_a_whole(
     digits: Dataset, data: Any, keys: Any, reason: str
 ) -> None:
     with pytest.raises(InvalidSampleError, match=reason):
@@ -314,7 +314,7 @@ def test_whole_numbers_on_both_sides_of_two_to_the_63_fit_uint64() -> None:
     assert codec.decode_one(record)["x"] == 2**64 - 1
 
 
-def test_bytes_in_a_numpy_array_that_drops_zeros_are_refused(notes: Dataset) -> None:
+def test_bytes_in_a_numpy_array_that_drops_zeros_are_rejected(notes: Dataset) -> None:
     columns = {name: [[]] for name in VARIABLE} | {"text": ["x"], "label": [0]}
     with pytest.raises(InvalidSampleError, match="NumPy drops trailing zero bytes"):
         notes.insert({**columns, "blob": np.array([b"a\0"])})
