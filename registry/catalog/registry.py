@@ -184,6 +184,7 @@ def find_row(registry: Registry, name: str) -> Row[Any]:
     # PostgreSQL refuses some texts in a query, such as those with NUL, with another error.
     if not is_name(name):
         raise DatasetNotFoundError(name, ())
+    # Without NOT_DROPPED: a drop changes the name to one that `is_name` rejects.
     query = select(DatasetRow).where(DatasetRow.name == name)
     row = read(registry.engine, lambda connection: connection.execute(query).one_or_none())
     if row is None:

@@ -96,6 +96,7 @@ def copy_erasures(source: Scope, target: Scope) -> int:
             SampleRow.dataset_id == dataset_id,
             SampleRow.position.in_([row["position"] for row in part]),
         )
+        # ``!=`` is not true for NULL, so that retractions keep theirs.
         emptied = update(SampleRow).where(*rows, SampleRow.record != ERASED).values(record=ERASED)
         count += connection.execute(emptied).rowcount
         # Rejected rows of an erased key may hold the erased content, too.
@@ -138,6 +139,7 @@ def _copy_tool_table(row_class: type[Base], source: Scope, target: Scope) -> Non
 
 def _parts(connection: Connection, query: Any) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows of a query in lists of up to ``_PART``, streamed from the server."""
+    # Streamed by a cursor of the server, which lasts as long as the snapshot's transaction.
     rows = connection.execute(query.execution_options(yield_per=_PART)).mappings()
     for part in rows.partitions():
         yield [dict(row) for row in part]
@@ -153,6 +155,7 @@ def _copy_runs(source: Scope, target: Scope) -> int:
         if copy is None:
             values = {**settings, "dataset_id": dataset_id, "created_at": run.created_at}
             connection.execute(insert(RunRow).values(**values))
+            # Read again for its primary key, and for the defaults of the database.
             copy = _runs(*target)[name]
         elif any(getattr(copy, c) != value for c, value in settings.items()):
             raise DivergenceError(

@@ -101,6 +101,7 @@ def _run(name: str, check: Check, engine: Engine) -> Iterator[Finding]:
     """Run a check. An error of the database is a finding, so that other checks still run."""
     try:
         yield from check(engine)
+    # A note, not an error: a reader may examine a registry as far as its rights go.
     except PermissionDeniedError as error:
         said = f"{name} cannot be examined: {error}"
         yield Finding("note", name, said, "registry grants --reader ROLE")

@@ -55,6 +55,7 @@ def _damaged(engine: Engine, log: Row[Any]) -> Iterator[Row[Any]]:
         with reading(engine) as connection:
             rows = connection.execute(_beyond_ascii(log.id, start)).all()
         hashes = buckets(row.key for row in rows).tolist() if rows else []
+        # Python's hash, as on insert: the server could hash only the text that it has stored.
         yield from (row for row, bucket in zip(rows, hashes, strict=True) if row.bucket != bucket)
 
 

@@ -55,6 +55,7 @@ def check_postgresql(engine: Engine) -> Iterator[Finding]:
             "the server is a standby: its logs may be read, and nothing can be written",
             "connect to the primary server to write",
         )
+    # A server of an older version may lack some of these settings, and then has no row for them.
     for setting in _settings(engine):
         losing, severity, danger = _SETTINGS[setting.name]
         if setting.setting == losing:
@@ -144,6 +145,7 @@ def check_sessions(engine: Engine) -> Iterator[Finding]:
                 f"transaction open for {session.s} s that holds locks on {session.tables}",
                 f"SELECT pg_terminate_backend({session.pid})",
             )
+    # To a role without this privilege, most columns of other users' sessions are NULL.
     query = (
         "SELECT count(*) AS hidden, current_user AS role FROM pg_stat_activity"
         " WHERE datname = current_database() AND backend_type IS NULL"
