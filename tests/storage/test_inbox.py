@@ -28,6 +28,7 @@ from registry.io.labeling.apply import Outcome, apply_states
 from registry.storage.database import models
 from registry.storage.log import inbox, inbox_rejected, inbox_waiting
 from registry.storage.log.inbox import Inbox
+from registry.storage.log.inbox_waiting import RowSize
 from tests.support.datasets import digit
 
 MIB = 1 << 20
@@ -42,8 +43,8 @@ def put(
     dataset: Dataset,
     key: str | None,
     fields: object = None,
-    action: str = "insert",
-    source: str | None = None,
+    action: str | bytes = "insert",
+    source: str | bytes | None = None,
 ) -> None:
     """Insert a row as a tool in another language does."""
     row = {"key": key, "action": action, "source": source, "dataset": dataset.id}
@@ -248,6 +249,8 @@ def test_values_that_sqlite_stores_as_text_or_json_are_checked(sqlite_url: str) 
                 text("INSERT INTO inbox (dataset_id, key, fields) VALUES (:id, :key, :fields)"),
                 {"id": notes.id, "key": b"\xfe", "fields": '{"text": "ok"}'},
             )
+            put(connection, notes, "k6", {"text": "ok"}, source=b"\xfd")
+            put(connection, notes, "k7", {"text": "ok"}, action=b"\xfc")
         assert len(notes) == 1
         assert [row.error for row in notes.inbox.refused()] == [
             "fields is not UTF-8 text",
@@ -255,6 +258,8 @@ def test_values_that_sqlite_stores_as_text_or_json_are_checked(sqlite_url: str) 
             "'text' is there twice",
             "NaN is not JSON",
             "key is not UTF-8 text",
+            "source is not UTF-8 text",
+            "action is not UTF-8 text",
         ]
 
 
@@ -437,6 +442,50 @@ def test_a_row_larger_than_any_record_is_rejected_unread(
     assert first.error == f"the row has {size:,} bytes; at most 1,048,576 are read"
     assert second.error.startswith("the row has 2,097,")
     assert peak < 7 * MIB, f"{peak / MIB:.0f} MiB"
+
+
+@pytest.mark.parametrize(("limit", "moved"), [(0, 1), (-1, 0)])
+def test_a_row_as_large_as_any_record_is_moved(
+    reg: Registry, monkeypatch: pytest.MonkeyPatch, limit: int, moved: int
+) -> None:
+    notes = reg.create("notes", {"text": registry.Text()})
+    with reg.engine.begin() as connection:
+        put(connection, notes, "k", {"text": "x"})
+    size = len('kinsert{"text": "x"}')
+    monkeypatch.setattr("registry.storage.log.inbox.LARGEST_RECORD", size + limit)
+    assert notes.inbox.drain().moved == moved
+
+
+STORED = 7
+"""Bytes of the record that the next test updates: 4 for the length of its value, and the value."""
+
+
+@pytest.mark.parametrize(
+    ("rows", "limit"),
+    [
+        pytest.param([("a", 4, False), ("b", 6, False)], 10, id="inserts"),
+        pytest.param([("a", 4, False), ("stored", 1, False)], 5, id="inserted again"),
+        pytest.param([("a", 4, False), ("stored", 1, True)], 5 + STORED, id="updated"),
+        pytest.param([("a", 4, False), ("unknown", 1, True)], 5, id="an update without a record"),
+        pytest.param([("a", 4, False), (None, 1, True)], 5, id="an update without a key"),
+        pytest.param([("a", 4, False), ("a", 1, True)], 9, id="updated after its insert"),
+        pytest.param([("a", 1, False), ("b", 1, False), ("c", 1, False)], 3, id="three"),
+    ],
+)
+def test_rows_are_read_up_to_the_limit_of_bytes(
+    reg: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+    rows: list[tuple[str | None, int, bool]],
+    limit: int,
+) -> None:
+    blobs = reg.create("blobs", {"blob": registry.Bytes()})
+    blobs.insert([{"blob": bytes(STORED - 4)}], keys=["stored"])
+    sizes = {number: RowSize(size, key, amends) for number, (key, size, amends) in enumerate(rows)}
+    with reg.engine.connect() as connection:
+        for limited, taken in ((limit, len(rows)), (limit - 1, len(rows) - 1), (0, 1)):
+            monkeypatch.setattr(inbox, "_BYTES", limited)
+            ids = inbox._first_within_limit(connection, blobs.id, sizes)
+            assert ids == list(range(taken))
 
 
 def test_a_row_too_long_to_be_measured_is_rejected_and_stops_no_other(

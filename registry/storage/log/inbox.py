@@ -156,17 +156,17 @@ def _first_within_limit(
     """
     amended = {row.key for row in rows.values() if row.amends and row.key}
     revisions = latest(connection, dataset_id, amended)
-    sizes = {key: size_of(revision) for key, revision in revisions.items()}
+    sizes: dict[str | None, int] = {key: size_of(row) for key, row in revisions.items()}
     taken: list[int] = []
     total = 0
     for number, row in rows.items():
-        size = row.size + (sizes.get(row.key or "", 0) if row.amends else 0)
+        size = row.size + (sizes.get(row.key, 0) if row.amends else 0)
         total += size
         if taken and total > _BYTES:
             break
         taken.append(number)
         # The next update of this key amends what this row makes of it, not what is stored.
-        sizes[row.key or ""] = size
+        sizes[row.key] = size
     return taken
 
 
