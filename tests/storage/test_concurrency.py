@@ -56,11 +56,11 @@ def _run_writers_and_readers(
         process.start()
     written = dict(journals.get(timeout=120) for _ in writers)
     dataset.insert([{"writer": STOP, "serial": 0}])
-    seen = [logs.get(timeout=60)[1] for _ in readers]
+    read_rows = [logs.get(timeout=60)[1] for _ in readers]
     for process in (*readers, *writers):
         process.join()
         assert process.exitcode == 0
-    return written, seen
+    return written, read_rows
 
 
 def test_a_cursor_on_plain_ids_loses_rows_under_the_same_load(postgresql_url: str) -> None:

@@ -196,9 +196,14 @@ def test_url_and_role_override_the_settings_of_sessions(guarded: URL) -> None:
         )
         strict = guarded.set(username="strict").render_as_string(hide_password=False)
         assert _ask(strict, "SHOW idle_in_transaction_session_timeout") == "7s"
-        # What we acknowledge is stored for good, whatever else the role is used for.
-        kept = {"off": "on", "local": "on", "remote_write": "on", "remote_apply": "remote_apply"}
-        for theirs, durable in kept.items():
+        # An acknowledged commit is durable, whatever else the role is used for.
+        settings = {
+            "off": "on",
+            "local": "on",
+            "remote_write": "on",
+            "remote_apply": "remote_apply",
+        }
+        for theirs, durable in settings.items():
             connection.exec_driver_sql(f"ALTER ROLE strict SET synchronous_commit = {theirs}")
             assert _ask(strict, "SHOW synchronous_commit") == durable
 
@@ -274,7 +279,7 @@ def test_the_lock_of_a_writer_that_vanishes_is_released(guarded: URL) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "reason"),
     [
         ("postgresql://host/db?sslmood=require", 'invalid connection option "sslmood"'),
         ("postgresql://host/db?timeout=soon", "timeout='soon': give seconds"),
@@ -283,8 +288,8 @@ def test_the_lock_of_a_writer_that_vanishes_is_released(guarded: URL) -> None:
         ("postgresql://host:many/db", "cannot be read"),
     ],
 )
-def test_an_invalid_url_is_refused_with_the_reason(url: str, said: str) -> None:
-    with pytest.raises(InvalidURLError, match=said):
+def test_an_invalid_url_is_refused_with_the_reason(url: str, reason: str) -> None:
+    with pytest.raises(InvalidURLError, match=reason):
         registry.connect(url)
 
 

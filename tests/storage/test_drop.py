@@ -45,12 +45,12 @@ with registry.connect(sys.argv[1]) as reg:
 def counts(reg: Registry) -> dict[str, int]:
     """Return how many rows each table has, without empty tables and tokens."""
     with reading(reg.engine) as connection:
-        found = {
+        counts = {
             table.name: connection.execute(select(func.count()).select_from(table)).scalar_one()
             for table in metadata.sorted_tables
             if table.name != "tokens"
         }
-    return {name: count for name, count in found.items() if count}
+    return {name: count for name, count in counts.items() if count}
 
 
 def unfinished(url: str) -> list[str]:

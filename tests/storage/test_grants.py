@@ -44,16 +44,16 @@ As = Callable[..., str]
 @pytest.fixture
 def new_role(postgresql_url: str) -> Iterator[Callable[[], str]]:
     """Creates roles whose names need quotes, and drops them from the cluster."""
-    place = make_engine(postgresql_url).url
-    with administrator(place) as connection, ExitStack() as made:
+    address = make_engine(postgresql_url).url
+    with administrator(address) as connection, ExitStack() as roles:
         run = driver(connection).execute
 
         def make() -> str:
             name = f'registry\'s %s "role"; {os.getpid()} {next(_numbers)}'
             role = sql.Identifier(name)
             run(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'secret'").format(role))
-            made.callback(run, sql.SQL("DROP ROLE {}").format(role))
-            made.callback(run, sql.SQL("DROP OWNED BY {} CASCADE").format(role))
+            roles.callback(run, sql.SQL("DROP ROLE {}").format(role))
+            roles.callback(run, sql.SQL("DROP OWNED BY {} CASCADE").format(role))
             return name
 
         yield make
@@ -221,8 +221,8 @@ def test_a_labeling_tool_cannot_damage_a_log_by_sql(owned: Registry, as_role: As
     before = owned.open("digits").head
     refused = "do not continue its log|a bucket is in|its log does not end at position"
     with registry.connect(as_role("writer")) as reg:
-        said = {name: _refusal(reg, script) for name, script in WRECKS.items()}
-        assert [name for name in said if not re.search(refused, said[name])] == []
+        refusals = {name: _refusal(reg, script) for name, script in WRECKS.items()}
+        assert [name for name in refusals if not re.search(refused, refusals[name])] == []
         assert reg.open("digits").head == before
         reg.open("digits").insert([digit(2)], keys=["b"])
     assert all(each.differs is None for each in owned.open("digits").verify())

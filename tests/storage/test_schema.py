@@ -291,7 +291,7 @@ def test_the_error_of_another_schema_names_the_remedy(
 
 
 @pytest.mark.parametrize(
-    ("url", "error", "said"),
+    ("url", "error", "reason"),
     [
         ("nonsense", InvalidURLError, "the database URL cannot be read"),
         ("", InvalidURLError, "the database URL cannot be read"),
@@ -306,9 +306,9 @@ def test_the_error_of_another_schema_names_the_remedy(
     ],
 )
 def test_a_database_that_cannot_be_opened_says_why(
-    url: str, error: type[Exception], said: str
+    url: str, error: type[Exception], reason: str
 ) -> None:
-    with pytest.raises(error, match=said) as caught:
+    with pytest.raises(error, match=reason) as caught:
         registry.connect(url)
     assert "secret" not in str(caught.value)
 
@@ -377,16 +377,16 @@ def test_a_bulk_load_without_statistics_stays_fast(
 
 def _plans(reg: Registry, work: Callable[[], object]) -> list[str]:
     """Call a function; return the plan of each SELECT on samples that it executes."""
-    seen: list[tuple[str, Any]] = []
+    queries: list[tuple[str, Any]] = []
 
     def remember(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
         if "samples" in statement and statement.lstrip().startswith("SELECT"):
-            seen.append((statement, parameters))
+            queries.append((statement, parameters))
 
     event.listen(reg.engine, "before_cursor_execute", remember)
     work()
     event.remove(reg.engine, "before_cursor_execute", remember)
     explain = "EXPLAIN" if reg.engine.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
     with reg.engine.connect() as connection:
-        plans = [connection.exec_driver_sql(f"{explain} {sql}", values) for sql, values in seen]
+        plans = [connection.exec_driver_sql(f"{explain} {sql}", values) for sql, values in queries]
         return ["\n".join(str(row) for row in plan) for plan in plans]
