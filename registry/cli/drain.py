@@ -25,7 +25,7 @@ def drain(
         typer.Argument(metavar="DATASET", help="Datasets; all if none is given."),
     ] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Go on as rows come, until Ctrl-C.")
+        bool, typer.Option("--watch", help="Continue as rows arrive, until Ctrl-C.")
     ] = False,
     url: Url = None,
 ) -> None:

@@ -27,7 +27,8 @@ _DEFAULT_LIMIT = 20
 def log(
     dataset: Name,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on with rows as they come, until Ctrl-C.")
+        bool,
+        typer.Option("--follow", "-f", help="Continue with rows as they arrive, until Ctrl-C."),
     ] = False,
     after: Annotated[
         int | None, typer.Option(min=0, metavar="POSITION", help="Begin at this position.")

@@ -35,7 +35,7 @@ FieldMapping = Mapping[str, str]
 Reader = Callable[[Path, Features, str | None, FieldMapping], Iterator[FileRow]]
 """Yields a file's rows, given its path, the features, the path of the key, and a mapping.
 
-A feature that is not mapped is read from the field of its own name. Without a mapping, a file with
+A feature that is not mapped is read from the field of the same name. Without a mapping, a file with
 fields that are not features is rejected; with one, these fields are ignored.
 """
 

@@ -140,7 +140,7 @@ def _lose_a_reply(
     proxy: Proxy, dataset: Dataset, reg: registry.Registry, direct: Dataset, key: str
 ) -> None:
     """Correct the label between the lost reply and the retry, which must not undo that."""
-    begun = 0
+    transactions = 0
     position = direct.head.position
 
     @event.listens_for(reg.engine, "commit")
@@ -149,15 +149,15 @@ def _lose_a_reply(
 
     @event.listens_for(reg.engine, "begin")
     def correct_before_the_retry(_: Connection) -> None:
-        nonlocal begun
-        begun += 1
-        if begun == 2:
+        nonlocal transactions
+        transactions += 1
+        if transactions == 2:
             event.remove(reg.engine, "commit", lose_the_reply)
             direct.update(key, label=9)
 
     report = dataset.insert([digit(3)], keys=[key])
     event.remove(reg.engine, "begin", correct_before_the_retry)
-    assert begun == 2
+    assert transactions == 2
     assert (report.inserted, report.head.position) == (1, position + 1)
     assert [revision.entry.action for revision in direct.history(key)] == ["insert", "revise"]
     assert direct.get(key)["label"] == 9

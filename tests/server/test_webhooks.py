@@ -124,8 +124,8 @@ def test_a_mapping_is_set_checked_and_shown(url: str, moods: Dataset) -> None:
     shown = run("webhook", "digits", "label-studio", "--map", "text=data.title", url=url).stdout
     assert shown.split() == ["text", "data.title"]
     for wrong in ("title=data.title", "text=somewhere"):
-        said = run("webhook", "digits", "label-studio", "--map", wrong, url=url, code=1).stderr
-        assert said.startswith("error: ")
+        errors = run("webhook", "digits", "label-studio", "--map", wrong, url=url, code=1).stderr
+        assert errors.startswith("error: ")
     assert len(moods) == 0
 
 
@@ -358,8 +358,8 @@ def test_webhook_secrets_are_parsed_strictly_and_never_shown(tmp_path: Path) -> 
         assert "swordfish" not in str(raised.value)
     path = tmp_path / "secrets.json"
     path.write_text("swordfish")
-    said = run("serve", "--secrets", str(path), url=f"sqlite:///{tmp_path / 'r.db'}", code=1)
-    assert said.stderr == "error: the webhook secrets are not JSON\n"
+    result = run("serve", "--secrets", str(path), url=f"sqlite:///{tmp_path / 'r.db'}", code=1)
+    assert result.stderr == "error: the webhook secrets are not JSON\n"
     assert "c2Vj" not in repr(ServerSettings(secrets=SECRETS))
 
 

@@ -101,10 +101,10 @@ def test_readers_and_writers_notice_a_drop_at_once(reg: Registry, url: str) -> N
     with registry.connect(url) as other:
         dropped = other.open("digits")
         dropped.insert([digit(n) for n in range(3000, 9000)])
-        begun, run = dropped.pages(), dropped.run("r0")
+        pages, run = dropped.pages(), dropped.run("r0")
         followed = dropped.follow(after=dropped.head.position)
 
-        def look(_: int, __: int) -> None:
+        def check_meanwhile(_: int, __: int) -> None:
             """Most rows are still there."""
             assert 0 < counts(reg)["samples"] < 9001
             assert other.names() == []
@@ -126,9 +126,9 @@ def test_readers_and_writers_notice_a_drop_at_once(reg: Registry, url: str) -> N
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            reg.drop("digits", progress=look)
+            reg.drop("digits", progress=check_meanwhile)
         drop.remove(other.engine)
-        for use_of_rows in (lambda: list(begun), lambda: run.consumed, lambda: run.record(1)):
+        for use_of_rows in (lambda: list(pages), lambda: run.consumed, lambda: run.record(1)):
             with pytest.raises(DatasetDroppedError):
                 use_of_rows()
         assert counts(reg) == {"datasets": 1, "heads": 1}

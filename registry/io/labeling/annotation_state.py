@@ -11,7 +11,7 @@ number of times, in any order, from events and exports:
   arrival does not matter. But a state from an export, which is read later than it is written, wins
   over a state from an event.
 * A deleted annotation never returns: the tools do not reuse ids. A group that was deleted, such as
-  a record of Argilla, has a row of its own; the annotations of the group never return.
+  a record of Argilla, has its own row; the annotations of the group never return.
 * An annotation that is missing in an export of its project is gone. The newest `updated_at` of the
   export is stored in the row of the group, which is named by the project's id. An annotation
   without a sample needs a newer `updated_at` than that to get a sample from an event.

@@ -73,7 +73,7 @@ class Guard:
 def interrupt_behind(error: BaseException | None, handled: BaseException | None) -> Any:
     """Return the interrupt in an error's chain of contexts; None if there is none.
 
-    SQLAlchemy and the drivers may raise an error of their own while they handle an interrupt.
+    SQLAlchemy and the drivers may raise another error while they handle an interrupt.
     ``handled`` is the exception that was already being handled before; the search stops at it.
     """
     while error is not None and error is not handled:

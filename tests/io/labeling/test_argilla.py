@@ -71,8 +71,8 @@ def event(
 
 
 def record_deleted(record: str = RECORD) -> dict[str, Any]:
-    found = event(record=record)["data"]["record"]
-    return {"type": "record.deleted", "version": 1, "data": found}
+    deleted = event(record=record)["data"]["record"]
+    return {"type": "record.deleted", "version": 1, "data": deleted}
 
 
 def test_a_response_is_a_sample_while_it_is_submitted(
@@ -306,6 +306,6 @@ def test_events_in_any_order_make_the_same_dataset(moods: Dataset) -> None:
         mixed += [(random.random(), each) for each in [*events, *again]]
     for _, sent in sorted(mixed, key=lambda each: each[0]):
         assert not apply_event(moods, MAPPING, sent).quarantined
-    found = {key: ["good", "bad"][sample["mood"]] for key, sample in samples(moods).items()}
-    assert found == expected
+    labels = {key: ["good", "bad"][sample["mood"]] for key, sample in samples(moods).items()}
+    assert labels == expected
     assert len(expected) > HISTORIES / 3

@@ -1,6 +1,6 @@
 """However events come, and an export among them, the dataset ends where the final export does.
 
-A project is one history of annotations, delivered in one order of its own. All projects of a test
+A project is one history of annotations, delivered in its own order. All projects of a test
 feed one dataset, so that each is also the other's disturbance.
 """
 

@@ -45,10 +45,10 @@ def test_elements_are_found_at_every_chunk_size(
     tmp_path: Path, listed: list[Any], indent: int | None, chunk: int, before: str
 ) -> None:
     text = before + json.dumps(listed, indent=indent, ensure_ascii=chunk % 2 == 0) + "\n"
-    found = read(tmp_path / "array.json", text, chunk)
-    assert [each.value for each in found] == listed
+    elements = read(tmp_path / "array.json", text, chunk)
+    assert [each.value for each in elements] == listed
     lines = text.split("\n")
-    for each in found:
+    for each in elements:
         whole = "\n".join(lines[each.line - 1 :])
         assert json.dumps(each.value, ensure_ascii=chunk % 2 == 0)[:1] in whole
 

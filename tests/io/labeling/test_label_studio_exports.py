@@ -315,5 +315,5 @@ def test_no_export_causes_a_crash(
     assert len(dataset) == 0
 
 
-def _object(found: Any) -> dict[str, Any]:
-    return found if isinstance(found, dict) else {"updated_at": "2021-01-01T00:00:00Z", "x": found}
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {"updated_at": "2021-01-01T00:00:00Z", "x": value}

@@ -30,13 +30,13 @@ Coco = dict[str, list[dict[str, Any]]]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    found = tmp_path / "set"
-    (found / "images").mkdir(parents=True)
+    root = tmp_path / "set"
+    (root / "images").mkdir(parents=True)
     for name in ("cat.png", "dog.png", "none.png"):
-        (found / "images" / name).write_bytes(PNG + name.encode())
+        (root / "images" / name).write_bytes(PNG + name.encode())
     (tmp_path / "secret.png").write_bytes(PNG)
-    (found / "link.png").symlink_to(tmp_path / "secret.png")
-    return found
+    (root / "link.png").symlink_to(tmp_path / "secret.png")
+    return root
 
 
 def animals() -> Coco:
@@ -188,8 +188,8 @@ def test_the_fields_of_a_prodigy_task_are_converted_for_their_features(
         "page": "meta.page",
         "all": "accept.json",
     }
-    (found,) = FORMATS["prodigy"].load().read(path, features, None, mapped)
-    assert found.values == {
+    (imported,) = FORMATS["prodigy"].load().read(path, features, None, mapped)
+    assert imported.values == {
         "answer": "reject",
         "spans": [2, 5],
         "kinds": [1],
@@ -230,7 +230,7 @@ def test_doccanos_documents_are_samples(
     (row,) = FORMATS["doccano"].load().read(path, Features({"text": Text(), **features}), None, {})
     assert row.key == "doccano:1"
     if values is not None:
-        assert row.values == {"text": "t", "label": values}
+        assert imported.values == {"text": "t", "label": values}
     dataset = reg.create("d", {"text": Text(), **features})
     assert insert_file(dataset, path, form="doccano").inserted == 1
     assert insert_file(dataset, path, form="doccano").unchanged == 1
@@ -240,7 +240,7 @@ def test_doccanos_span_labels_are_classes(tmp_path: Path) -> None:
     path = lines(tmp_path / "a.jsonl", [{"id": 1, "label": [[0, 1, "PER"], [2, 3, "ORG"]]}])
     mapped = {"kinds": "label.classes[ORG,PER]"}
     (row,) = FORMATS["doccano"].load().read(path, Features({"kinds": Ragged("int8")}), None, mapped)
-    assert row.values == {"kinds": [1, 0]}
+    assert imported.values == {"kinds": [1, 0]}
 
 
 @pytest.mark.parametrize(
