@@ -230,7 +230,7 @@ def test_doccanos_documents_are_samples(
     (row,) = FORMATS["doccano"].load().read(path, Features({"text": Text(), **features}), None, {})
     assert row.key == "doccano:1"
     if values is not None:
-        assert imported.values == {"text": "t", "label": values}
+        assert row.values == {"text": "t", "label": values}
     dataset = reg.create("d", {"text": Text(), **features})
     assert insert_file(dataset, path, form="doccano").inserted == 1
     assert insert_file(dataset, path, form="doccano").unchanged == 1
@@ -240,7 +240,7 @@ def test_doccanos_span_labels_are_classes(tmp_path: Path) -> None:
     path = lines(tmp_path / "a.jsonl", [{"id": 1, "label": [[0, 1, "PER"], [2, 3, "ORG"]]}])
     mapped = {"kinds": "label.classes[ORG,PER]"}
     (row,) = FORMATS["doccano"].load().read(path, Features({"kinds": Ragged("int8")}), None, mapped)
-    assert imported.values == {"kinds": [1, 0]}
+    assert row.values == {"kinds": [1, 0]}
 
 
 @pytest.mark.parametrize(
