@@ -131,10 +131,9 @@ def find_with_log(
     Returns them by number. Waits for a standby that has not received the ``known`` epoch or its
     part of the log.
     """
-    # The statement always has two parameters; the same number twice returns one row. Drivers raise
-    # an error for what is no 64-bit integer, so the largest one stands for all above.
+    # The statement always has two parameters; the same number twice returns one row.
     other = number if known is None else known
-    parameters = {"run": run.id, "one": min(number, END - 1), "other": min(other, END - 1)}
+    parameters = {"run": run.id, "one": _as_int64(number), "other": _as_int64(other)}
 
     def find(connection: Connection) -> dict[int, PinInLog]:
         rows = connection.execute(_WITH_LOG, parameters).all()
@@ -144,6 +143,11 @@ def find_with_log(
         return pins
 
     return read(engine, find)
+
+
+def _as_int64(number: int) -> int:
+    """Return the nearest 64-bit integer: drivers raise an error for others."""
+    return max(-END, min(number, END - 1))
 
 
 def last(engine: Engine, run: RunSettings) -> Pin | None:
@@ -158,7 +162,7 @@ def find_at(engine: Engine, run: RunSettings, sample: int) -> Pin | None:
     """
 
     def find(connection: Connection) -> Pin | None:
-        pin = _find(connection, _BEGUN, run, {"sample": min(sample, END - 1)})
+        pin = _find(connection, _BEGUN, run, {"sample": _as_int64(sample)})
         if sample > (pin.end if pin else 0):
             refuse_if_behind(connection, f"the epoch before sample {sample} of run {run.name!r}")
         return pin
@@ -168,7 +172,7 @@ def find_at(engine: Engine, run: RunSettings, sample: int) -> Pin | None:
 
 def find_covering(engine: Engine, run: RunSettings, watermark: int) -> Pin | None:
     """Read the row of the first epoch that was pinned at or after a watermark."""
-    return read(engine, _find, _COVERING, run, {"watermark": watermark})
+    return read(engine, _find, _COVERING, run, {"watermark": _as_int64(watermark)})
 
 
 def insert_or_find(engine: Engine, run: RunSettings, proposed: Pin) -> Pin:
