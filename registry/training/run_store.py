@@ -121,7 +121,7 @@ def advance(engine: Engine, run: RunSettings, samples: int) -> int | None:
     """
     added = (
         update(RunRow)
-        .where(RunRow.id == run.id, RunRow.consumed < END - samples)
+        .where(RunRow.id == run.id, RunRow.consumed <= END - 1 - samples)
         .values(consumed=RunRow.consumed + samples)
         .returning(RunRow.consumed)
     )
