@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import Connection, Engine, make_url, select, update
 
 from registry import Registry
+from registry.errors import DatabaseUnavailableError
 from registry.server import tokens
+from registry.storage.database.engine import make_engine
 from registry.storage.database.models import TokenRow
 from tests.support.commands import run
 
@@ -69,6 +74,119 @@ def test_a_rotated_token_is_valid_for_its_grace_period_only(reg: Registry) -> No
     assert new.expires_at is not None
     tokens.revoke(reg.engine, "tool")
     assert not any(check(reg, secret) for secret in (first, second, third))
+
+
+NOON = datetime(2021, 1, 1, 12, tzinfo=UTC)
+INSTANT = timedelta(microseconds=1)
+
+
+@pytest.mark.parametrize(
+    ("expires_at", "revoked_at", "usable"),
+    [
+        (None, None, True),
+        (NOON + INSTANT, None, True),
+        (NOON, None, False),
+        (None, NOON - INSTANT, False),
+        (NOON + INSTANT, NOON - INSTANT, False),
+    ],
+)
+def test_a_token_is_usable_before_it_expires(
+    expires_at: datetime | None, revoked_at: datetime | None, usable: bool
+) -> None:
+    token = tokens.Token(1, "tool", None, "read", NOON, expires_at, revoked_at)
+    assert token.usable(NOON) == usable
+
+
+@pytest.fixture
+def other_time_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A local time that is 14 hours ahead of UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Etc/GMT-14")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("other_time_zone")
+def test_the_times_of_a_token_are_those_of_utc(reg: Registry) -> None:
+    tokens.create(reg.engine, "tool", lifetime=timedelta(hours=2))
+    tokens.rotate(reg.engine, "tool", grace=timedelta(hours=1))
+    tokens.revoke(reg.engine, "tool")
+    now = datetime.now(UTC)
+    old, new = tokens.tokens_of(reg.engine)
+    for moment, hours in (
+        (old.expires_at, 1),
+        (new.expires_at, 2),
+        (old.revoked_at, 0),
+        (new.revoked_at, 0),
+    ):
+        assert moment is not None
+        assert abs(moment - now - timedelta(hours=hours)) < timedelta(minutes=10)
+
+
+@pytest.mark.parametrize("name", ["a", "a_b", "axb", "a_b.c"])
+def test_revoking_a_token_leaves_all_others_in_use(reg: Registry, name: str) -> None:
+    """A "_" in a name stands for itself, and not for any character, as it does in LIKE."""
+    secrets: dict[str, list[str]] = {}
+    for each in ("a", "a_b", "axb", "a_b.c"):
+        first = tokens.create(reg.engine, each)
+        second = tokens.rotate(reg.engine, each, grace=timedelta(days=1))
+        secrets[each] = [first, second]
+    tokens.revoke(reg.engine, name)
+    for each, both in secrets.items():
+        assert [check(reg, secret) is None for secret in both] == [each == name] * 2
+
+
+def test_a_token_that_is_revoked_again_keeps_its_first_time(reg: Registry) -> None:
+    tokens.create(reg.engine, "tool")
+    tokens.revoke(reg.engine, "tool")
+    revoked = tokens.tokens_of(reg.engine)
+    tokens.revoke(reg.engine, "tool")
+    assert tokens.tokens_of(reg.engine) == revoked
+
+
+def test_tokens_are_listed_in_order_of_creation(reg: Registry) -> None:
+    names = ["c", "a", "b"]
+    for name in names:
+        tokens.create(reg.engine, name)
+    tokens.revoke(reg.engine, "c")  # PostgreSQL stores an updated row at another place
+    assert [token.name for token in tokens.tokens_of(reg.engine)] == names
+
+
+def test_a_token_lives_for_a_century_at_most(reg: Registry) -> None:
+    too_long = tokens.MOST_LIFETIME + timedelta(seconds=1)
+    tokens.create(reg.engine, "tool", lifetime=tokens.MOST_LIFETIME)
+    tokens.rotate(reg.engine, "tool", grace=tokens.MOST_LIFETIME)
+    with pytest.raises(tokens.TokenError, match="36,525 days at most"):
+        tokens.create(reg.engine, "other", lifetime=too_long)
+    with pytest.raises(tokens.TokenError, match="36,525 days at most"):
+        tokens.rotate(reg.engine, "tool", grace=too_long)
+    assert [token.name for token in tokens.tokens_of(reg.engine)] == ["tool~1", "tool"]
+
+
+def test_a_token_whose_commit_was_not_acknowledged_is_made_once(
+    reg: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = tokens.write
+
+    def write_twice(engine: Engine, work: Callable[[Connection], Any]) -> None:
+        write(engine, work)
+        write(engine, work)
+
+    monkeypatch.setattr(tokens, "write", write_twice)
+    first = tokens.create(reg.engine, "tool")
+    second = tokens.rotate(reg.engine, "tool", grace=timedelta(days=1))
+    assert [token.name for token in tokens.tokens_of(reg.engine)] == ["tool~1", "tool"]
+    assert check(reg, first) is not None
+    assert check(reg, second) is not None
+
+
+def test_a_check_is_retried_within_its_timeout_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"waits {seconds} s"))
+    engine = make_engine(make_url("postgresql+psycopg://127.0.0.1:1/registry"))
+    with pytest.raises(DatabaseUnavailableError):
+        tokens.check(engine, tokens.digest("secret"), timeout=0)
+    engine.dispose()
 
 
 def test_only_hashes_of_tokens_are_stored(reg: Registry) -> None:
