@@ -15,6 +15,7 @@ from registry.errors import DatabaseUnavailableError
 from registry.server import tokens
 from registry.storage.database.engine import make_engine
 from registry.storage.database.models import TokenRow
+from registry.storage.database.transactions import write
 from tests.support.commands import run
 
 
@@ -167,8 +168,6 @@ def test_a_token_lives_for_a_century_at_most(reg: Registry) -> None:
 def test_a_token_whose_commit_was_not_acknowledged_is_made_once(
     reg: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = tokens.write
-
     def write_twice(engine: Engine, work: Callable[[Connection], Any]) -> None:
         write(engine, work)
         write(engine, work)

@@ -450,10 +450,24 @@ def test_a_row_as_large_as_any_record_is_moved(
 ) -> None:
     notes = reg.create("notes", {"text": registry.Text()})
     with reg.engine.begin() as connection:
-        put(connection, notes, "k", {"text": "x"})
-    size = len('kinsert{"text": "x"}')
+        put(connection, notes, "é", {"text": "x"})
+    size = len('éinsert{"text": "x"}'.encode())
     monkeypatch.setattr("registry.storage.log.inbox.LARGEST_RECORD", size + limit)
     assert notes.inbox.drain().moved == moved
+
+
+def test_rows_are_locked_up_to_the_limit_of_stored_bytes(
+    reg: Registry, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with reg.engine.begin() as connection:
+        for key in ("a", "b", "c"):
+            put(connection, digits, key, digit(1))
+        stored = inbox_waiting._stored(connection.dialect.name)
+        ids, sizes = zip(*connection.execute(stored, {"dataset": digits.id}), strict=True)
+        for limit, count in ((3, 3), (2, 2), (1, 1), (0, 1)):
+            monkeypatch.setattr(inbox_waiting, "_STORED", limit * sizes[0])
+            locked = inbox_waiting.lock_waiting(connection, digits.id)
+            assert locked == (list(ids[:count]), count < len(ids))
 
 
 STORED = 7
@@ -469,6 +483,8 @@ STORED = 7
         pytest.param([("a", 4, False), ("unknown", 1, True)], 5, id="an update without a record"),
         pytest.param([("a", 4, False), (None, 1, True)], 5, id="an update without a key"),
         pytest.param([("a", 4, False), ("a", 1, True)], 9, id="updated after its insert"),
+        pytest.param([("stored", 4, False), ("stored", 1, True)], 9, id="updated after another"),
+        pytest.param([("a", 4, False), ("a", 1, False)], 5, id="inserted twice"),
         pytest.param([("a", 1, False), ("b", 1, False), ("c", 1, False)], 3, id="three"),
     ],
 )
@@ -564,7 +580,25 @@ def test_a_retried_row_that_is_rejected_again_counts_as_new(
     assert (rejecting.retry(), rejecting.drain().removed, len(rejecting.refused())) == (6, 0, 6)
 
 
-@pytest.mark.parametrize("limit", [{"retention": timedelta(0)}, {"quota": -1}, {"quota": 1 << 63}])
+@pytest.mark.parametrize("retention", [timedelta(seconds=1), timedelta(days=36500)])
+@pytest.mark.parametrize("quota", [0, (1 << 63) - 1])
+def test_limits_are_stored_at_both_ends_of_their_range(
+    digits: Dataset, retention: timedelta, quota: int
+) -> None:
+    limits = inbox_rejected.Limits(retention, quota)
+    assert digits.inbox.set_limits(retention=retention, quota=quota) == limits
+    assert digits.inbox.limits == limits
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        {"retention": timedelta(0)},
+        {"retention": timedelta(days=36500, seconds=1)},
+        {"quota": -1},
+        {"quota": 1 << 63},
+    ],
+)
 def test_limits_out_of_range_are_refused(digits: Dataset, limit: dict[str, Any]) -> None:
     with pytest.raises(inbox_rejected.LimitsError, match="is not"):
         digits.inbox.set_limits(**limit)
@@ -582,6 +616,46 @@ def test_webhooks_apply_the_limits_of_rejected_rows(
         unfit = AnnotationState(annotation, at, {}, error=InvalidSampleError("unfit"))
         assert apply_states(dataset, "label-studio", [[unfit]]) == [Outcome(quarantined=1)]
     assert [row.key for row in dataset.inbox.refused()] == ["label-studio:1:2", "label-studio:1:3"]
+
+
+def test_a_rejected_row_is_listed_as_the_tool_inserted_it(reg: Registry, digits: Dataset) -> None:
+    before = datetime.now(UTC) - timedelta(hours=1)
+    with reg.engine.begin() as connection:
+        put(connection, digits, "k", {}, "update", source="tool")
+        put(connection, digits, None, {})
+    digits.inbox.drain()
+    rows = digits.inbox.refused()
+    assert [(row.key, row.action, row.source) for row in rows] == [
+        ("k", "update", "tool"),
+        (None, "insert", None),
+    ]
+    assert all(before < row.created_at < before + timedelta(hours=2) for row in rows)
+
+
+def test_rejected_rows_are_listed_in_the_order_of_their_ids_wherever_they_are_stored(
+    postgresql_url: str,
+) -> None:
+    """PostgreSQL stores an updated row at another place, and without an order returns it last."""
+    with registry.connect(postgresql_url) as reg:
+        digits = reg.create("digits", {"label": registry.ClassLabel(10)})
+        with reg.engine.begin() as connection:
+            for key in ("a", "b", "c"):
+                put(connection, digits, key, {})
+        digits.inbox.drain()
+        with reg.engine.begin() as connection:
+            connection.execute(text("UPDATE inbox SET source = 'tool' WHERE key = 'a'"))
+            # The planner could use these, and their order is that of the ids.
+            connection.execute(text("DROP INDEX ix_inbox_rejected, ix_inbox_rejected_at"))
+            connection.execute(text("ALTER TABLE inbox DROP CONSTRAINT pk_inbox"))
+            assert connection.scalars(text("SELECT key FROM inbox")).first() != "a"
+        assert [row.key for row in digits.inbox.refused()] == ["a", "b", "c"]
+
+
+def test_rejected_rows_are_listed_after_any_number(rejecting: Inbox) -> None:
+    whole = rejecting.refused()
+    first, last = whole[0].id, whole[-1].id
+    for after, count in ((-1 << 64, 6), (0, 6), (first, 5), (last, 0), (1 << 63, 0), (1 << 64, 0)):
+        assert rejecting.refused(after) == whole[6 - count :]
 
 
 def test_rejected_rows_are_listed_page_by_page(

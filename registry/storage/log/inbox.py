@@ -36,7 +36,7 @@ from registry.storage.log.head import Head
 from registry.storage.log.inbox_rejected import Limits, Refused
 from registry.storage.log.inbox_waiting import RowSize, lock_waiting, measure, read_texts
 from registry.storage.log.lookup import latest, size_of
-from registry.storage.log.raw_text import decode, readable
+from registry.storage.log.raw_text import decode
 from registry.storage.log.writer import Writer, transact
 
 SOURCE = "inbox"
@@ -189,7 +189,7 @@ def _change(row: Row[Any]) -> Change | RegistryError:
         key = None if row.key is None else decode(row.key, "key")
         return Change(key, fields, decode(row.action, "action"), source)
     except ValueError as error:
-        return InvalidSampleError(str(error), key=readable(row.key))
+        return InvalidSampleError(str(error))
 
 
 def _too_large(size: int) -> str:

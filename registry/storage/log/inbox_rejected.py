@@ -71,9 +71,7 @@ class LimitsError(RegistryError):
     """The limits are out of range."""
 
 
-def listed(
-    engine: Engine, dataset_id: int, after: int = 0, limit: int | None = None
-) -> Iterator[Refused]:
+def listed(engine: Engine, dataset_id: int, after: int, limit: int | None) -> Iterator[Refused]:
     """Yield rejected rows with ids greater than ``after``, in order, at most ``limit`` of them."""
     while limit is None or limit > 0:
         count = _PAGE if limit is None else min(limit, _PAGE)
