@@ -48,10 +48,13 @@ def test_every_sample_of_a_run_is_in_one_epoch(dataset: Dataset) -> None:
 def test_a_watermark_is_covered_by_the_first_epoch_that_reaches_it(
     dataset: Dataset, policy: Policy
 ) -> None:
-    run = dataset.run("r", policy=policy)
+    other, run = dataset.run("other"), dataset.run("r", policy=policy)
     with pytest.raises(EpochError, match="epoch 0 of run 'r': the dataset holds"):
         run.covering(0)
-    fill(dataset, 0, 4)
+    fill(dataset, 0, 2)
+    other.epoch(0)
+    fill(dataset, 2, 4)
+    other.epoch(1)
     assert run.covering(0).number == 0
     fill(dataset, 4, 8)
     run.epoch(1)

@@ -1,0 +1,258 @@
+"""Appends: where a large one is divided, what it reports, and how its rows are stored."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from sqlalchemy import event, func, select
+
+import registry
+from registry import Bytes, ClassLabel, Dataset, Registry
+from registry.errors import InvalidSampleError, RegistryError, SampleNotFoundError
+from registry.samples.splits import buckets
+from registry.storage.database.models import SampleRow
+from registry.storage.database.transactions import read, writing
+from registry.storage.log import writer
+from registry.storage.log.batch import Batch, Report
+from registry.storage.log.bulk_insert import NewRows, insert
+from registry.storage.log.changes import Change
+from registry.storage.log.hash_chain import NONE, extend
+from registry.storage.log.head import advance_head, chain_at, lock_head, was_committed
+from registry.storage.log.lookup import latest
+from registry.storage.log.records import records_at
+
+NASTY = ["", "!", "0", "Z", "a", "aa", "a\x01", "\x7f", "é", "ß", "\u2028", "\uffff", "\U0001f600"]
+"""Ends of keys, whose order is another by bytes, by UTF-16 units and by the rules of a language."""
+
+
+@pytest.fixture
+def labels(reg: Registry) -> Dataset:
+    return reg.create("labels", {"label": ClassLabel(200)})
+
+
+def batch(dataset: Dataset, keys: Sequence[str], numbers: Sequence[int]) -> Batch:
+    records = dataset._log.codec.encode({"label": list(numbers)})
+    return Batch(keys, records, [None] * len(keys))
+
+
+def counts(report: Report) -> tuple[int, int, int, int]:
+    return report.inserted, report.revised, report.retracted, report.unchanged
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rows", "size", "ends"),
+    [
+        ([10] * 7, 3, 1000, [3, 6, 7]),
+        ([10] * 6, 3, 30, [3, 6]),
+        ([10] * 5, 9, 29, [2, 4, 5]),
+        ([10] * 4, 9, 20, [2, 4]),
+        ([5, 40, 5, 5], 9, 20, [1, 2, 4]),
+        ([40, 40, 5], 9, 20, [1, 2, 3]),
+        ([5, 15, 5, 11, 4, 5], 9, 20, [2, 5, 6]),
+        ([10], 1, 1, [1]),
+    ],
+)
+def test_an_insert_is_divided_where_a_chunk_is_full(
+    sqlite_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    sizes: list[int],
+    rows: int,
+    size: int,
+    ends: list[int],
+) -> None:
+    monkeypatch.setattr(writer, "CHUNK_ROWS", rows)
+    monkeypatch.setattr(writer, "CHUNK_BYTES", size)
+    with registry.connect(sqlite_url) as reg:
+        dataset = reg.create("blobs", {"blob": Bytes()})
+        records = dataset._log.codec.encode({"blob": [b"x" * (each - 4) for each in sizes]})
+        assert [len(record) for record in records] == sizes
+        commits: list[int] = []
+        event.listen(
+            reg.engine,
+            "commit",
+            lambda connection: commits.append(
+                connection.execute(select(func.count(SampleRow.position))).scalar_one()
+            ),
+        )
+        dataset.append(Batch([f"k{n}" for n in range(len(sizes))], records, [None] * len(sizes)))
+    assert commits == ends
+
+
+def test_a_row_that_fails_leaves_the_chunks_before_its_own(
+    reg: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "CHUNK_ROWS", 3)
+    keys = [f"k{n}" for n in range(7)]
+    for failing in range(7):
+        dataset = reg.create(f"d{failing}", {"label": ClassLabel(200)})
+        good = batch(dataset, keys, range(7))
+        bad = [None if n == failing else record for n, record in enumerate(good.records)]
+        with pytest.raises(SampleNotFoundError) as caught:
+            dataset.append(replace(good, records=bad))
+        start = failing // 3 * 3
+        notes = getattr(caught.value, "__notes__", [])
+        assert notes == ([f"the first chunks are stored, up to position {start}"] if start else [])
+        assert [entry.key for entry in dataset.entries()] == keys[:start]
+        assert counts(dataset.append(good)) == (7 - start, 0, 0, start)
+        assert [entry.key for entry in dataset.entries()] == keys
+
+
+def test_the_reports_of_chunks_add_up(labels: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "CHUNK_ROWS", 2)
+    keys = [f"k{n}" for n in range(9)]
+    labels.append(batch(labels, keys[:6], range(6)))
+    for key in keys[4:6]:
+        labels.retract(key)
+    change = batch(labels, keys, [0, 9, 9, 9, 9, 9, 9, 9, 9])
+    records = [*change.records[:1], *[lambda _: None] * 2, *change.records[3:]]
+    report = labels.append(replace(change, records=records))
+    assert counts(report) == (5, 1, 2, 1)
+    assert (report.head.position, report.head.live) == (16, 7)
+    assert report.head == labels.head
+    assert len(labels) == 7
+
+
+def test_batches_of_one_transaction_follow_one_another(labels: Dataset) -> None:
+    """Each one revises the rows of those before it; one that fails leaves none."""
+
+    def change(key: str, label: int | None) -> Change:
+        if label is None:
+            return Change(key, None, "retract")
+        return Change(key, {"label": label}, "insert")
+
+    labels.insert([{"label": 1}], keys=["a"])
+    outcomes = labels.apply(
+        [
+            [change("a", 2), change("b", 1)],
+            [change("c", 5), change("b", 9), change("never", None)],
+            [change("b", 1), change("a", None), change("c", 3), change("c", 4)],
+            [change("a", 2), Change("b", {"label": 7}, "update")],
+        ]
+    )
+    reports = [each for each in outcomes if isinstance(each, Report)]
+    assert [isinstance(each, RegistryError) for each in outcomes] == [False, True, False, False]
+    assert [counts(each) for each in reports] == [(1, 1, 0, 0), (1, 1, 1, 1), (1, 1, 0, 0)]
+    assert {each.head for each in reports} == {labels.head}
+    assert [(entry.key, entry.supersedes) for entry in labels.entries()] == [
+        ("a", None),
+        ("a", 0),
+        ("b", None),
+        ("a", 1),
+        ("c", None),
+        ("c", 4),
+        ("a", 3),
+        ("b", 2),
+    ]
+    assert {key: labels.get(key)["label"] for key in "abc"} == {"a": 2, "b": 7, "c": 4}
+    assert labels.verify()[0].differs is None
+
+
+def test_the_latest_revision_of_any_key_is_found_among_other_datasets(reg: Registry) -> None:
+    rng = random.Random(2)
+    names = [first + last for first in ("k", "é", "\U0001f600") for last in NASTY]
+    datasets = [reg.create(name, {"label": ClassLabel(200)}) for name in ("one", "two", "three")]
+    models: list[dict[str, tuple[int, bytes | None]]] = [{}, {}, {}]
+    for dataset, model in zip(datasets, models, strict=True):
+        for key in rng.choices(names, k=40):
+            number = rng.randrange(200)
+            position = dataset.head.position
+            if key in model and model[key][1] is not None and number < 60:
+                dataset.retract(key)
+                model[key] = (position, None)
+            elif dataset.insert([{"label": number}], keys=[key]).unchanged == 0:
+                (record,) = dataset._log.codec.encode({"label": [number]})
+                model[key] = (position, record)
+    for dataset, model in zip(datasets, models, strict=True):
+        for keys in ([name] for name in names):
+            revisions = read(reg.engine, latest, dataset._log.dataset_id, keys)
+            assert revisions == {key: model[key] for key in keys if key in model}
+        for size in (2, 5, len(names)):
+            keys = rng.sample(names, size)
+            revisions = read(reg.engine, latest, dataset._log.dataset_id, keys)
+            assert revisions == {key: model[key] for key in keys if key in model}
+        assert dataset.verify()[0].differs is None
+
+
+def test_records_are_returned_in_the_order_of_the_positions(reg: Registry, labels: Dataset) -> None:
+    other = reg.create("other", {"label": ClassLabel(200)})
+    other.insert([{"label": 100 + n} for n in range(9)])
+    labels.insert([{"label": n} for n in range(6)], keys=[f"k{n}" for n in range(6)])
+    labels.retract("k0")
+    dataset_id, records = labels._log.dataset_id, labels._log.codec.encode({"label": range(6)})
+    for positions in ([3], [5, 0, 3], [2, 2, 1], list(range(6)), list(range(5, -1, -1))):
+        assert read(reg.engine, records_at, dataset_id, positions) == [
+            records[position] for position in positions
+        ]
+    for positions in ([6], [7], [0, 6, 1], [0, 99]):
+        with reg.engine.connect() as connection, pytest.raises(RegistryError):
+            records_at(connection, dataset_id, positions)
+
+
+def test_a_lost_commit_is_recognized_by_all_of_its_head(reg: Registry, labels: Dataset) -> None:
+    other = reg.create("other", {"label": ClassLabel(200)})
+    other.insert([{"label": 9}] * 3, keys=["a", "b", "c"])
+    heads = [labels.insert([{"label": 1}], keys=[key]).head for key in "abc"]
+    dataset_id = labels._log.dataset_id
+    with reg.engine.connect() as connection:
+        for (n, head), (m, chain), key in itertools.product(
+            enumerate(heads), enumerate(each.chain for each in heads), "abc"
+        ):
+            arrived = was_committed(connection, dataset_id, head.position, chain, key)
+            assert arrived == (n == m == "abc".index(key))
+        assert [chain_at(connection, dataset_id, n) for n in range(5)] == [
+            bytes(16),
+            *[head.chain for head in heads],
+            None,
+        ]
+        assert not was_committed(connection, dataset_id, 4, heads[2].chain, "c")
+
+
+def test_times_given_with_rows_are_stored_to_the_microsecond(
+    reg: Registry, labels: Dataset
+) -> None:
+    edge = datetime(2000, 1, 1, tzinfo=UTC)
+    second, tick = timedelta(seconds=1), timedelta(microseconds=1)
+    east = timezone(timedelta(hours=5, minutes=30))
+    times = [edge, edge - tick, edge + tick, edge - second, edge.replace(year=1969), edge + second]
+    times += [
+        datetime(2038, 1, 19, 3, 14, 8, 999_999, UTC),
+        datetime(2024, 2, 29, 1, 2, 3, 4, east),
+    ]
+    keys = [f"k{n}" for n in range(len(times))]
+    sources = [None if n % 3 == 0 else f"s{n % 3} é" for n in range(len(times))]
+    new = batch(labels, keys, range(len(times)))
+    dataset_id, hashes = labels._log.dataset_id, buckets(keys)
+    with writing(reg.engine) as connection:
+        head = lock_head(connection, dataset_id)
+        records = [record for record in new.records if isinstance(record, bytes)]
+        chains = extend(head.chain, [NONE] * len(keys), hashes, records)
+        unlinked = [None] * len(keys)
+        rows = NewRows(0, hashes, chains, records, keys, unlinked, sources, times)
+        chain = insert(connection, dataset_id, [rows])
+        after = replace(head, position=len(keys), live=len(keys), chain=chain)
+        advance_head(connection, dataset_id, after)
+    columns = (SampleRow.created_at, SampleRow.source, SampleRow.key)
+    with reg.engine.connect() as connection:
+        stored = connection.execute(select(*columns).order_by(SampleRow.position)).all()
+    assert [row.created_at for row in stored] == times
+    assert [row.source for row in stored] == sources
+    assert [row.key for row in stored] == keys
+    assert labels.verify()[0].differs is None
+
+
+@pytest.mark.parametrize("failing", [0, 1, 4])
+def test_an_invalid_change_is_named_by_its_row_among_all(labels: Dataset, failing: int) -> None:
+    labels.insert([{"label": 1}], keys=["a"])
+    changes = [Change(f"k{n}", {"label": n}) for n in range(5)]
+    changes[2] = Change("a", None, "retract")
+    changes[3] = Change("a", {"label": 3}, "update")
+    changes[failing] = Change("bad", {"label": 200})
+    (error,) = labels.apply([changes])
+    assert isinstance(error, InvalidSampleError)
+    assert (error.row, error.key, error.feature) == (failing, "bad", "label")
+    assert len(labels.entries()) == 1
