@@ -51,13 +51,10 @@ def test_a_watermark_is_covered_by_the_first_epoch_that_reaches_it(
     other, run = dataset.run("other"), dataset.run("r", policy=policy)
     with pytest.raises(EpochError, match="epoch 0 of run 'r': the dataset holds"):
         run.covering(0)
-    fill(dataset, 0, 2)
-    other.epoch(0)
-    fill(dataset, 2, 4)
-    other.epoch(1)
+    fill(dataset, 0, 4)
     assert run.covering(0).number == 0
     fill(dataset, 4, 8)
-    run.epoch(1)
+    assert (run.epoch(1).number, other.epoch(0).watermark) == (1, 8)
     assert [run.covering(n).number for n in range(9)] == [0] * 5 + [1] * 4
     if policy == "new":
         assert run.covering(9).number == 1, "nothing new"
