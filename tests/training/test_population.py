@@ -33,9 +33,10 @@ Log = list[tuple[str, bool]]
 
 @pytest.fixture
 def dataset(reg: Registry) -> Dataset:
-    """A dataset next to another one with the same keys at the same positions."""
+    """A dataset next to another one, whose rows supersede others at the same positions."""
     other = reg.create("other", {"n": Tensor("int64")})
-    other.insert([{"n": n} for n in range(60)], keys=[f"k{n}" for n in range(60)])
+    for n in range(2):
+        other.insert([{"n": n}] * 20, keys=[f"k{key}" for key in range(20)])
     return reg.create("samples", {"n": Tensor("int64")}, splits={"one": 0.5, "two": 0.5})
 
 
