@@ -22,7 +22,13 @@ from registry.storage.log.batch import Batch, Report
 from registry.storage.log.bulk_insert import NewRows, insert
 from registry.storage.log.changes import Change
 from registry.storage.log.hash_chain import NONE, extend
-from registry.storage.log.head import advance_head, chain_at, lock_head, was_committed
+from registry.storage.log.head import (
+    advance_head,
+    chain_and_erasures,
+    chain_at,
+    lock_head,
+    was_committed,
+)
 from registry.storage.log.lookup import latest
 from registry.storage.log.records import records_at
 
@@ -210,6 +216,11 @@ def test_a_lost_commit_is_recognized_by_all_of_its_head(reg: Registry, labels: D
             None,
         ]
         assert not was_committed(connection, dataset_id, 4, heads[2].chain, "c")
+        assert [chain_and_erasures(connection, dataset_id, n) for n in range(5)] == [
+            (bytes(16), 0),
+            *[(head.chain, 0) for head in heads],
+            (None, 0),
+        ]
 
 
 def test_times_given_with_rows_are_stored_to_the_microsecond(
@@ -256,3 +267,12 @@ def test_an_invalid_change_is_named_by_its_row_among_all(labels: Dataset, failin
     assert isinstance(error, InvalidSampleError)
     assert (error.row, error.key, error.feature) == (failing, "bad", "label")
     assert len(labels.entries()) == 1
+
+
+def test_a_request_without_changes_is_refused_alone(labels: Dataset) -> None:
+    outcomes = labels.apply([[], [Change("a", {"label": 1})], []])
+    assert [isinstance(each, InvalidSampleError) for each in outcomes] == [True, False, True]
+    assert str(outcomes[0]).startswith("there is no change in it")
+    assert labels.apply([]) == []
+    assert labels.apply([[]]) != []
+    assert labels.head.position == 1

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from platformdirs import user_cache_path
 
 import registry
-from registry import Dataset, Registry, Replay, Tensor, Text
+from registry import Dataset, Epoch, Registry, Replay, Tensor, Text
 from registry.errors import DivergenceError, EpochError, ErasedError
 from registry.training.epoch import CACHED_BYTES, COPIED_BYTES
+from registry.training.mirror_source import cache_folder
+from registry.training.pin_store import Pin, insert_or_find
 from registry.training.policy import Policy
 from registry.training.sharding import CHUNK_ROWS, Share
 
@@ -26,6 +30,42 @@ def dataset(reg: Registry) -> Dataset:
 def fill(dataset: Dataset, after: int, until: int) -> None:
     serials = range(after, until)
     dataset.insert([{"n": n} for n in serials], keys=[f"k{n}" for n in serials])
+
+
+def serials(epoch: Epoch) -> list[int]:
+    return [n for batch in epoch.batches(100) for n in batch["n"].tolist()]
+
+
+def test_an_epoch_without_samples_says_what_holds_none(reg: Registry) -> None:
+    dataset = reg.create("split", {"n": Tensor("int64")}, splits={"one": 0.5, "two": 0.5})
+    lacks: dict[Policy, str] = {"all": "no sample yet", "new": "nothing new"}
+    for (policy, lack), split in itertools.product(lacks.items(), (None, "one")):
+        holder = "dataset" if split is None else "split 'one'"
+        run = dataset.run(f"{policy} {split}", policy=policy, split=split)
+        with pytest.raises(EpochError, match=f"the {holder} holds {lack}$"):
+            run.epoch(0, timeout=0)
+        assert run.begin(0, timeout=0) is None
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_an_epoch_whose_samples_are_not_all_there_is_refused(dataset: Dataset, size: int) -> None:
+    fill(dataset, 0, 5)
+    dataset.retract("k0")
+    run, head = dataset.run("r"), dataset.head
+    pin = Pin(0, 0, head.position, head.chain, size, 0)
+    assert insert_or_find(run.log.engine, run._settings, pin) == pin
+    with pytest.raises(DivergenceError, match=rf"pinned with {size} samples, .* has 4 for it"):
+        run.epoch(0)
+
+
+def test_of_two_pins_of_an_epoch_the_first_stays(dataset: Dataset) -> None:
+    fill(dataset, 0, 5)
+    run, head = dataset.run("r"), dataset.head
+    epoch = run.epoch(0)
+    later = Pin(0, 0, head.position, bytes(16), 4, 1)
+    stored = insert_or_find(run.log.engine, run._settings, later)
+    assert stored == run.pin(0) == Pin(0, 0, 5, head.chain, 5, 0)
+    assert serials(epoch) == serials(run.epoch(0))
 
 
 def test_every_sample_of_a_run_is_in_one_epoch(dataset: Dataset) -> None:
@@ -157,3 +197,16 @@ def test_replaying_an_earlier_epoch_does_not_hide_that_a_run_was_further(
         for number in (0, 1):
             with pytest.raises(DivergenceError, match=r"reached epoch 1 at position 5 .* no such"):
                 later.epoch(number)
+
+
+@pytest.mark.parametrize("given", [None, ""])
+def test_without_a_setting_mirrors_are_in_the_users_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "cache"
+    if given is None:
+        monkeypatch.delenv("REGISTRY_CACHE")
+    else:
+        monkeypatch.setenv("REGISTRY_CACHE", given)
+    assert cache_folder() == user_cache_path("registry")
