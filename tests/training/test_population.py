@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry import Dataset, Registry, Replay, Tensor
@@ -150,6 +150,7 @@ def test_a_ratio_just_out_of_range_is_refused(ratio: float) -> None:
         Replay(ratio)
 
 
+@settings(deadline=None)
 @given(ratio=st.floats(0, LARGEST_RATIO) | st.integers(0, LARGEST_RATIO))
 def test_a_policy_is_stored_without_loss(ratio: float) -> None:
     policies: tuple[Policy, ...] = ("all", "new", Replay(ratio))

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.errors import FeatureError
@@ -81,6 +81,7 @@ def test_a_shard_out_of_range_is_refused(shard: tuple[int, int]) -> None:
         Share.of(1, shard)
 
 
+@settings(deadline=None)
 @given(batch_size=st.integers(1, 2 * CHUNK_ROWS))
 def test_as_many_whole_batches_as_fit_are_located_at_a_time(batch_size: int) -> None:
     chunk = Share.of(batch_size, (0, 1)).chunk
@@ -89,6 +90,7 @@ def test_as_many_whole_batches_as_fit_are_located_at_a_time(batch_size: int) -> 
     assert chunk + batch_size > CHUNK_ROWS
 
 
+@settings(deadline=None)
 @given(lengths=st.lists(st.integers(0, 9)), batch_size=st.integers(1, 5), drop=st.booleans())
 def test_batches_hold_all_rows_of_parts_of_any_lengths(
     lengths: list[int], batch_size: int, drop: bool
