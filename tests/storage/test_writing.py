@@ -276,3 +276,5 @@ def test_a_request_without_changes_is_refused_alone(labels: Dataset) -> None:
     assert labels.apply([]) == []
     assert labels.apply([[]]) != []
     assert labels.head.position == 1
+    empty = labels.append(Batch([], [], []))
+    assert (counts(empty), empty.head) == ((0, 0, 0, 0), labels.head)
