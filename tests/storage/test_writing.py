@@ -144,6 +144,7 @@ def test_batches_of_one_transaction_follow_one_another(labels: Dataset) -> None:
     assert [isinstance(each, RegistryError) for each in outcomes] == [False, True, False, False]
     assert [counts(each) for each in reports] == [(1, 1, 0, 0), (1, 1, 1, 1), (1, 1, 0, 0)]
     assert {each.head for each in reports} == {labels.head}
+    assert (labels.head.position, labels.head.live) == (8, 3)
     assert [(entry.key, entry.supersedes) for entry in labels.entries()] == [
         ("a", None),
         ("a", 0),
