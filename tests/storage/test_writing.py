@@ -175,11 +175,8 @@ def test_the_latest_revision_of_any_key_is_found_among_other_datasets(reg: Regis
                 (record,) = dataset._log.codec.encode({"label": [number]})
                 model[key] = (position, record)
     for dataset, model in zip(datasets, models, strict=True):
-        for keys in ([name] for name in names):
-            revisions = read(reg.engine, latest, dataset._log.dataset_id, keys)
-            assert revisions == {key: model[key] for key in keys if key in model}
-        for size in (2, 5, len(names)):
-            keys = rng.sample(names, size)
+        neighbours = itertools.pairwise(sorted(names))
+        for keys in (*map(list, neighbours), rng.sample(names, 5), names[:1], names):
             revisions = read(reg.engine, latest, dataset._log.dataset_id, keys)
             assert revisions == {key: model[key] for key in keys if key in model}
         assert dataset.verify()[0].differs is None

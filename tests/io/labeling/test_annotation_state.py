@@ -182,3 +182,6 @@ def test_each_tool_group_and_dataset_has_its_own_states(
             table = StateTable.read(connection, dataset_id, tool, [], [group, "3"])
             assert (table.is_deleted(group), table.is_deleted("3")) == (True, False)
             assert states_of_group(connection, dataset_id, tool, group) == states
+        # Again, with the groups' own rows: that of group 10 is next to the annotations of group 1.
+        for (dataset_id, tool, group), states in stored.items():
+            assert states_of_group(connection, dataset_id, tool, group) == states
