@@ -34,6 +34,7 @@ from registry.errors import (
 from registry.io.export_file import export_file
 from registry.samples.codec import Codec
 from registry.samples.features import Feature
+from registry.storage.log import erasures
 from registry.storage.mirror import mirror
 from registry.storage.mirror.checksums import SealedRows
 from registry.storage.mirror.layout import PLACE
@@ -165,6 +166,48 @@ def test_the_history_of_an_erased_key_has_its_revisions_without_samples(
         (11, "retract", False),
     ]
     assert [row.sample for row in history] == [None] * 3
+    assert history[-1].entry.source == "erase"
+
+
+def test_erased_rows_are_found_by_number_and_by_position(reg: Registry, kind: str) -> None:
+    dataset, other = make(reg, kind), make(reg, kind)
+    for each in (dataset, other):
+        fill(each, kind, 8)
+    other.erase("k0", "k4")
+    order = [5, 1, 2]
+    for number in order:
+        dataset.erase(f"k{number}")
+
+    def numbers(erased: list[erasures.Erased]) -> list[int]:
+        assert [row.key for row in erased] == [f"k{row.position}" for row in erased]
+        return [row.position for row in erased]
+
+    with reg.engine.connect() as connection:
+        for first in range(4):
+            erased = erasures.erased_from(connection, dataset.id, first)
+            assert numbers(erased) == order[first:]
+        for after, until in itertools.combinations(range(8), 2):
+            inside = [number for number in order if after <= number < until]
+            erased = erasures.erased_between(connection, dataset.id, after, until)
+            assert numbers(erased) == inside
+            erased = erasures.erased_at(connection, dataset.id, [until, after])
+            assert numbers(erased) == [number for number in order if number in (after, until)]
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_erasing_rewrites_the_files_of_postgresql_only_when_asked_to(
+    postgresql_url: str, *, full: bool
+) -> None:
+    query = text("SELECT pg_relation_filenode('samples'), pg_relation_filenode('inbox')")
+    with registry.connect(postgresql_url) as reg:
+        dataset = make(reg, "fixed")
+        fill(dataset, "fixed", 3)
+        with reg.engine.connect() as connection:
+            before = connection.execute(query).one()
+        dataset.erase("k1", full=full)
+        with reg.engine.connect() as connection:
+            after = connection.execute(query).one()
+    assert [old != new for old, new in zip(before, after, strict=True)] == [full] * 2
 
 
 def test_a_version_from_before_an_erasure_has_no_erased_sample(reg: Registry, kind: str) -> None:
@@ -197,6 +240,25 @@ def test_erasing_an_unknown_key_erases_no_other(reg: Registry, kind: str) -> Non
     with pytest.raises(SampleNotFoundError, match="'k9': no sample has this key"):
         dataset.erase("k0", "k9")
     assert dataset.get("k0")
+
+
+def test_erasing_a_key_leaves_the_rows_of_other_keys_in_the_inbox(reg: Registry, kind: str) -> None:
+    """Also where a key has a row in the inbox alone: no row of the log is then erased."""
+    dataset = make(reg, kind)
+    fill(dataset, kind, 1)
+    insert = text("INSERT INTO inbox (dataset_id, key, error) VALUES (:id, :key, :error)")
+    with reg.engine.begin() as connection:
+        for key in ("k0", "waiting", "other", None):
+            for error in (None, "no"):
+                values = {"id": dataset.id, "key": key, "error": error}
+                connection.execute(insert, values)
+    done = dataset.erase("waiting")
+    assert (done.rows, done.inbox_rows) == (0, 2)
+    done = dataset.erase("k0")
+    assert (done.rows, done.inbox_rows) == (1, 2)
+    with reg.engine.connect() as connection:
+        left = connection.execute(text("SELECT key FROM inbox ORDER BY id")).scalars().all()
+    assert left == ["other", "other", None, None]
 
 
 def test_an_erased_key_can_be_inserted_and_erased_again(reg: Registry, kind: str) -> None:
