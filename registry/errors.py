@@ -39,7 +39,10 @@
     ├── DivergenceError            the database's history differs from the one seen before
     └── MirrorError                the local copy cannot be repaired from the database
 
-The warnings are `DivergenceWarning`, `CacheWarning`, `ReplicaWarning` and `FreshModelWarning`.
+Warnings: `DivergenceWarning` when a local copy is truncated to the rows that the database holds,
+`CacheWarning` when no local copy can be kept and every read goes to the database, `ReplicaWarning`
+when the primary is read instead of its replica, `FreshModelWarning` when an untrained model
+continues a run.
 Errors carry their facts as attributes, such as `LogGapError.after`.
 """
 
@@ -163,7 +166,10 @@ class DatasetExistsError(RegistryError):
 
 
 class DatasetDroppedError(RegistryError):
-    """The dataset was dropped after this process opened it; a new one of its name is another."""
+    """The dataset was dropped after this process opened it.
+
+    A new dataset of the same name is another dataset: open it by name.
+    """
 
     def __init__(self) -> None:
         super().__init__("the dataset was dropped; open the one that you want by name again")
@@ -279,7 +285,10 @@ class ErasedError(RegistryError):
 
 
 class LogGapError(RegistryError):
-    """The log has a gap, only ``found`` rows at positions ``[after, until)``; no page skips it."""
+    """The log holds only ``found`` rows at the positions ``[after, until)``.
+
+    Raised instead of returning a short page, which would skip samples silently.
+    """
 
     def __init__(self, after: int, until: int, found: int) -> None:
         super().__init__(

@@ -81,7 +81,8 @@ def _reasons() -> Iterator[None]:
     try:
         yield
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from None
+        reason = error.msg.removesuffix(" at")
+        raise ValueError(f"not JSON: {reason} at column {error.colno}") from None
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
 

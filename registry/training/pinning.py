@@ -1,6 +1,6 @@
 """Pinning: how a run gets to one of its epochs.
 
-`Epochs.find_or_pin` is the one way:
+`Epochs.find_or_pin` does all of it:
 
 1. It reads the epoch's pin, together with the last one that this machine has used, which the
    database must still have (`divergence`).

@@ -76,7 +76,9 @@ def fetch(connection: Connection, dataset_id: int, after: int, until: int) -> li
 # Cached, since rows that were inserted together have the same time.
 @lru_cache
 def _parse_time(text: str) -> datetime:
-    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+    # Without an offset, as SQLite and this package write it, a time is in UTC.
+    time = datetime.fromisoformat(text)
+    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def verify_rows(database: str, chain: bytes, rows: Sequence[LogRow]) -> None:

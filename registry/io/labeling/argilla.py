@@ -143,7 +143,7 @@ def _parse(event: Any) -> tuple[str, Annotation | None]:
     if not isinstance(kind, str):
         raise InvalidSampleError("an event has a 'type', such as response.created")
     if kind not in _EVENTS:
-        raise IgnoredEventError(f"{excerpt(kind)} tells of no response")
+        raise IgnoredEventError(f"{excerpt(kind)} is not about a response")
     data = _object(data, "an event's data")
     own_id = _uuid(data.get("id"), "the id")
     if kind == "record.deleted":

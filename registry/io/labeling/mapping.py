@@ -198,8 +198,8 @@ def _error(annotation: Annotation, reason: str, feature: str) -> InvalidSampleEr
 
 def _parse_path(name: str, feature: Feature, path: Any, syntax: PathSyntax) -> _Rule:
     if problem := text_problem(path):
-        problem = f"a path {problem}: {path!r:.200} is no path; write {syntax.forms}"
-        raise FeatureError(f"feature {name!r}: {problem}")
+        reason = f"a path {problem}: {path!r:.200} is no path"
+        raise FeatureError(f"feature {name!r}: {reason}; write {syntax.forms}")
     # The whole path is compared: ``task.id`` is allowed, and ``task.id.x`` is not.
     root, _, rest = path.partition(".")
     if path in syntax.values or (root in syntax.objects and rest):

@@ -42,7 +42,7 @@ def load(value: str, roots: Sequence[Path]) -> bytes:
 
 
 def read(path: str, roots: Sequence[Path], shown_as: str) -> bytes:
-    """Read the file at a path below one of the roots; raises `ValueError` with ``shown_as``."""
+    """Read the file at a path below one of the roots; raises `ValueError`, with ``shown_as``."""
     for root in roots:
         folder = root.resolve()
         try:

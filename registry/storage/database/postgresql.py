@@ -168,7 +168,7 @@ class WatchedConnection(psycopg.Connection[Any]):
         raise psycopg.OperationalError(_UNANSWERED.format(time.monotonic() - since))
 
     def _ready(self, readiness: int) -> bool:
-        """Return whether data has arrived while the second connection wanted."""
+        """Return whether data has arrived while the second connection asked."""
         with selectors.DefaultSelector() as selector:
             selector.register(self.pgconn.socket, readiness)
             return bool(selector.select(timeout=0.1))

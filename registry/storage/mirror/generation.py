@@ -20,7 +20,7 @@ from registry.storage.mirror.state import MirrorState, checksum, load_state, pub
 
 def begin_generation(folder: Path, state: MirrorState) -> MirrorState:
     """Publish a generation and remove the others. The caller holds the mirror's lock."""
-    # Even if it is empty: `next_generation` goes by the folders, and would use its number again.
+    # Even if it is empty: `next_generation` counts the folders, and would use its number again.
     (folder / str(state.generation)).mkdir(exist_ok=True)
     # Published before the removal: a crash in between leaves a complete generation either way.
     publish_state(folder, state)

@@ -125,7 +125,7 @@ class Updater:
 
         None if the list of erasures belongs to another history than the rows.
         """
-        # Read before the files are written, which changes the times that it goes by.
+        # Read before the files are written, which changes the times that it compares.
         scanned = scanned_until(self.folder, state) if state.position else 0
         entries, blank = read_erased(self.folder, state), False
         with open_appender(self.folder, state, self.log.codec) as appender:

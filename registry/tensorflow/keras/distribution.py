@@ -35,13 +35,13 @@ def worker_shard(model: Any) -> Shard | None:
         return None
     shards: list[Shard] = []
 
-    # The strategy has no public attribute for them; it calls this once, with the context.
+    # The strategy has no public attribute for them; it calls this with the context.
     def note_shard(context: tf.distribute.InputContext) -> tf.data.Dataset:
         shards.append((context.input_pipeline_id, context.num_input_pipelines))
         return tf.data.Dataset.range(1)
 
     strategy.distribute_datasets_from_function(note_shard)
-    (shard,) = shards
+    shard = shards[0]
     return shard if shard[1] > 1 else None
 
 

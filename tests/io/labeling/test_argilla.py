@@ -228,7 +228,7 @@ def test_an_event_that_cannot_be_read_is_refused_with_its_field(
 @pytest.mark.parametrize("kind", ["dataset.created", "record.completed", "ping"])
 def test_an_event_of_another_kind_is_ignored(moods: Dataset, kind: str) -> None:
     assert apply_event(moods, MAPPING, event(kind=kind)) == Outcome(
-        ignored=f"'{kind}' tells of no response"
+        ignored=f"'{kind}' is not about a response"
     )
 
 

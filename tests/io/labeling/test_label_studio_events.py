@@ -172,7 +172,7 @@ def test_one_bad_event_among_others_harms_none_of_them(cars: Dataset) -> None:
         "task 19, annotation 19: updated_at '2021-01-31T12:00:00' has no time zone; "
         "write it with Z or an offset"
     )
-    assert outcomes[3] == Outcome(ignored="'TASKS_CREATED' tells of no annotation")
+    assert outcomes[3] == Outcome(ignored="'TASKS_CREATED' is not about an annotation")
     assert outcomes[4] == Outcome(quarantined=1)
     assert sorted(samples(cars)) == [KEY, "label-studio:2:18"]
 
@@ -220,8 +220,8 @@ def test_an_event_that_cannot_be_read_is_refused_with_its_field(
 @pytest.mark.parametrize(
     ("sent", "why"),
     [
-        ({"action": "PROJECT_UPDATED"}, "'PROJECT_UPDATED' tells of no annotation"),
-        ({"action": "ANNOTATION_REVIEWED"}, "'ANNOTATION_REVIEWED' tells of no annotation"),
+        ({"action": "PROJECT_UPDATED"}, "'PROJECT_UPDATED' is not about an annotation"),
+        ({"action": "ANNOTATION_REVIEWED"}, "'ANNOTATION_REVIEWED' is not about an annotation"),
         ({"action": "ANNOTATION_CREATED"}, "came without annotations; let .* send the payload"),
     ],
 )

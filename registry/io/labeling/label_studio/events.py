@@ -31,7 +31,7 @@ def annotations_of(event: Any) -> list[Annotation]:
     if not isinstance(action, str):
         raise InvalidSampleError("an event has an 'action', such as ANNOTATION_CREATED")
     if (match := _ACTION.fullmatch(action)) is None:
-        raise IgnoredEventError(f"{excerpt(action)} tells of no annotation")
+        raise IgnoredEventError(f"{excerpt(action)} is not about an annotation")
     annotations = _list_of(event, "annotation")
     if annotations is None:
         raise IgnoredEventError(
