@@ -102,10 +102,13 @@ def with_changes(sound: dict[str, Any], changes: list[tuple[JsonPath, Any]]) -> 
     for path, value in changes:
         inner: Any = changed
         for step in path[:-1]:
-            has_step = (isinstance(inner, dict) and step in inner) or (
-                isinstance(inner, list) and isinstance(step, int) and step < len(inner)
-            )
-            inner = inner[step] if has_step else None
-        if isinstance(inner, dict) or (isinstance(inner, list) and path[-1] < len(inner)):
+            inner = inner[step] if _has(inner, step) else None
+        if isinstance(inner, dict) or _has(inner, path[-1]):
             inner[path[-1]] = value
     return changed
+
+
+def _has(value: Any, step: str | int) -> bool:
+    if isinstance(value, dict):
+        return step in value
+    return isinstance(value, list) and isinstance(step, int) and step < len(value)
