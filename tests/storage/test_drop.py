@@ -27,7 +27,7 @@ from registry.errors import (
 )
 from registry.server import tokens
 from registry.storage.database.engine import make_engine
-from registry.storage.database.models import InboxRow, SampleRow, metadata
+from registry.storage.database.models import DatasetRow, InboxRow, SampleRow, metadata
 from registry.storage.database.transactions import reading, writing
 from registry.storage.log import drop
 from tests.catalog.test_copy import fill_related
@@ -132,6 +132,19 @@ def test_readers_and_writers_notice_a_drop_at_once(reg: Registry, url: str) -> N
             with pytest.raises(DatasetDroppedError):
                 use_of_rows()
         assert counts(reg) == {"datasets": 1, "heads": 1}
+
+
+def test_a_drop_whose_commit_was_not_acknowledged_is_repeated_without_effect(
+    reg: Registry, url: str
+) -> None:
+    digits = fill(reg, "digits", 3)
+    drop.drop(reg.engine, digits.id)
+    with reading(reg.engine) as connection:
+        dropped = connection.execute(select(DatasetRow.name, DatasetRow.dropped_at)).one()
+    drop.drop(reg.engine, digits.id)
+    with reading(reg.engine) as connection:
+        assert connection.execute(select(DatasetRow.name, DatasetRow.dropped_at)).one() == dropped
+    assert unfinished(url) == ["dataset digits (dropped 1)"]
 
 
 @pytest.mark.parametrize("completed_by", ["the next drop", "the doctor"])
