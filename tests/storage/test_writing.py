@@ -192,6 +192,8 @@ def test_records_are_returned_in_the_order_of_the_positions(reg: Registry, label
         assert read(reg.engine, records_at, dataset_id, positions) == [
             records[position] for position in positions
         ]
+    labels.erase("k1")
+    assert read(reg.engine, records_at, dataset_id, [2, 1, 3]) == [records[2], b"", records[3]]
     for positions in ([6], [7], [0, 6, 1], [0, 99]):
         with reg.engine.connect() as connection, pytest.raises(RegistryError):
             records_at(connection, dataset_id, positions)
@@ -260,10 +262,16 @@ def test_an_invalid_change_is_named_by_its_row_among_all(labels: Dataset, failin
     changes = [Change(f"k{n}", {"label": n}) for n in range(5)]
     changes[2] = Change("a", None, "retract")
     changes[3] = Change("a", {"label": 3}, "update")
-    changes[failing] = Change("bad", {"label": 200})
-    (error,) = labels.apply([changes])
-    assert isinstance(error, InvalidSampleError)
-    assert (error.row, error.key, error.feature) == (failing, "bad", "label")
+    for change, feature in (
+        (Change("bad", {"label": 200}), "label"),
+        (Change("bad", {"label": 1, "other": 2}), None),
+        (Change("bad", None), None),
+        (Change("bad", {}, "remove"), None),
+    ):
+        changes[failing] = change
+        (error,) = labels.apply([changes])
+        assert isinstance(error, InvalidSampleError)
+        assert (error.row, error.key, error.feature) == (failing, "bad", feature)
     assert len(labels.entries()) == 1
 
 
