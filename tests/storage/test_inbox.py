@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
+import time
 import tracemalloc
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -571,6 +572,32 @@ def test_rejected_rows_are_kept_up_to_a_number(reg: Registry, rejecting: Inbox) 
     assert rejecting.drain().removed == 3
     assert [row.key for row in rejecting.refused()] == ["k3", "k4", "k5"]
     assert len(reg.open("other").inbox.refused()) == 6
+
+
+def test_waiting_rows_are_neither_retried_nor_removed_with_the_rejected_ones(
+    reg: Registry, digits: Dataset, rejecting: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox_rejected, "_BATCH", 1)
+    with reg.engine.begin() as connection:
+        for key in ("first", "second"):
+            put(connection, digits, key, digit(1))
+    rejecting.set_limits(quota=3)
+    assert rejecting.prune() == 3
+    assert [row.key for row in rejecting.refused()] == ["k3", "k4", "k5"]
+    assert rejecting.discard() == 3
+    assert rejecting.retry() == 0
+    assert rejecting.drain().moved == 2
+
+
+def test_limits_are_applied_once_a_minute(
+    rejecting: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(inbox_rejected, "_EVERY", 60.0)
+    rejecting.set_limits(quota=0)
+    assert rejecting.prune() == 0
+    monkeypatch.setattr(time, "monotonic", lambda: now + 61)
+    assert rejecting.prune() == 6
 
 
 def test_a_retried_row_that_is_rejected_again_counts_as_new(
