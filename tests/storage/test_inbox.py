@@ -620,7 +620,7 @@ def test_limits_are_stored_at_both_ends_of_their_range(
 @pytest.mark.parametrize(
     "limit",
     [
-        {"retention": timedelta(0)},
+        {"retention": timedelta(seconds=0.999)},
         {"retention": timedelta(days=36500, seconds=1)},
         {"quota": -1},
         {"quota": 1 << 63},

@@ -116,8 +116,8 @@ def set_limits(
 
     Raises `LimitsError` where one is out of range.
     """
-    if retention is not None and not timedelta(0) < retention <= _LONGEST:
-        raise LimitsError(f"a retention of {retention} is not between 0 and 36,500 days")
+    if retention is not None and not timedelta(seconds=1) <= retention <= _LONGEST:
+        raise LimitsError(f"a retention of {retention} is not between 1 second and 36,500 days")
     if quota is not None and not 0 <= quota < 1 << 63:
         raise LimitsError(f"a quota of {quota} rows is not a whole number from 0 on")
     seconds = None if retention is None else int(retention.total_seconds())
