@@ -14,6 +14,7 @@ from registry.errors import VersionError
 from registry.samples.features import Features
 from registry.samples.keys import Keys, check_key, check_source
 from registry.samples.splits import Interval, buckets, interval
+from registry.storage.database.models import DatasetRow
 from registry.storage.database.transactions import read
 from registry.storage.log import entries
 from registry.storage.log.batch import Amend, Batch, Outcome, Report
@@ -40,7 +41,7 @@ class Dataset:
     log: reading stops there, and writing raises `VersionError`.
     """
 
-    def __init__(self, log: Log, row: Row[Any], version: Version | None = None) -> None:
+    def __init__(self, log: Log, row: Row[DatasetRow], version: Version | None = None) -> None:
         self.name: str = row.name
         self.description: str = row.description
         self.created_at = row.created_at

@@ -175,11 +175,11 @@ class Registry(Pickled):
             )
             raise
 
-    def _dataset(self, row: Row[Any], version: Version | None = None) -> Dataset:
+    def _dataset(self, row: Row[DatasetRow], version: Version | None = None) -> Dataset:
         return Dataset(Log.of(self.engine, row, self.replica), row, version)
 
 
-def find_row(registry: Registry, name: str) -> Row[Any]:
+def find_row(registry: Registry, name: str) -> Row[DatasetRow]:
     """Return the row of a dataset; raises `DatasetNotFoundError`."""
     # PostgreSQL refuses some texts in a query, such as those with NUL, with another error.
     if not is_name(name):

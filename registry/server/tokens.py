@@ -11,7 +11,7 @@ import hashlib
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, insert, or_, select, update
 
@@ -203,14 +203,14 @@ def _has_name(name: str) -> ColumnElement[bool]:
     return or_(TokenRow.name == name, is_rotated)
 
 
-def _row_named(connection: Connection, name: str) -> Row[Any] | None:
+def _row_named(connection: Connection, name: str) -> Row[TokenRow] | None:
     # PostgreSQL would raise an error for text that it cannot store.
     if text_problem(name) is not None:
         return None
     return connection.execute(select(TokenRow).where(TokenRow.name == name)).one_or_none()
 
 
-def _is_stored(row: Row[Any] | None, secret: str) -> bool:
+def _is_stored(row: Row[TokenRow] | None, secret: str) -> bool:
     """Return whether an earlier attempt committed this secret, but lost the acknowledgement."""
     return row is not None and row.digest == digest(secret)
 
@@ -221,7 +221,7 @@ def _check_dataset(connection: Connection, name: str) -> None:
         raise TokenError(f"no dataset named {name!r:.200}; `registry ls` lists them")
 
 
-def _token(row: Row[Any]) -> Token:
+def _token(row: Row[TokenRow]) -> Token:
     return Token(
         id=row.id,
         name=row.name,

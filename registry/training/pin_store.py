@@ -198,5 +198,5 @@ def _find(
     return _pin(row) if row else None
 
 
-def _pin(row: Row[Any]) -> Pin:
+def _pin(row: Row[EpochRow, *tuple[Any, ...]]) -> Pin:
     return Pin(row.number, row.since, row.watermark, row.chain, row.size, row.start)

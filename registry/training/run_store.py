@@ -74,7 +74,7 @@ def get_or_create(
     return settings
 
 
-def _create(connection: Connection, dataset_id: int, values: Mapping[str, object]) -> Row[Any]:
+def _create(connection: Connection, dataset_id: int, values: Mapping[str, object]) -> Row[RunRow]:
     """Create a run and return its row, or another worker's that has created it meanwhile."""
     # The dataset's row outlives a drop, and would let a run be created that nobody can use.
     head = select(HeadRow.dataset_id).where(HeadRow.dataset_id == dataset_id)
@@ -143,5 +143,5 @@ def _of_name(dataset_id: int, name: object) -> Select[Any]:
     return select(RunRow).where(RunRow.dataset_id == dataset_id, RunRow.name == name)
 
 
-def _settings(row: Row[Any]) -> RunSettings:
+def _settings(row: Row[RunRow]) -> RunSettings:
     return RunSettings(row.id, row.name, row.seed, row.split, parse_policy(row.policy))

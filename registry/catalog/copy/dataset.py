@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, or_, select
 
@@ -150,7 +149,7 @@ def _snapshot(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def _find_or_create_copy(target: Registry, row: Row[Any]) -> Log:
+def _find_or_create_copy(target: Registry, row: Row[DatasetRow]) -> Log:
     """Return the target's log of this name and uid, created if it has neither.
 
     Raises `DivergenceError` if the target has a dataset with only one of them.
@@ -158,7 +157,7 @@ def _find_or_create_copy(target: Registry, row: Row[Any]) -> Log:
     copied = {*DatasetRow.__table__.columns.keys()} - {"id", "dropped_at"}
     values = {name: getattr(row, name) for name in copied}
 
-    def find_or_create(connection: Connection) -> Sequence[Row[Any]]:
+    def find_or_create(connection: Connection) -> Sequence[Row[DatasetRow]]:
         insert_dataset(connection, values)
         like = or_(DatasetRow.uid == row.uid, DatasetRow.name == row.name)
         return connection.execute(select(DatasetRow).where(NOT_DROPPED, like)).all()

@@ -169,7 +169,7 @@ def _copy_runs(source: Scope, target: Scope) -> int:
     return len(_runs(*target))
 
 
-def _runs(connection: Connection, dataset_id: int) -> dict[str, Row[Any]]:
+def _runs(connection: Connection, dataset_id: int) -> dict[str, Row[RunRow]]:
     rows = connection.execute(select(RunRow).where(RunRow.dataset_id == dataset_id))
     return {row.name: row for row in rows}
 

@@ -49,7 +49,7 @@ def check_keys(engine: Engine) -> Iterator[Finding]:
             )
 
 
-def _damaged(engine: Engine, log: Row[Any]) -> Iterator[Row[Any]]:
+def _damaged(engine: Engine, log: Row[*tuple[Any, ...]]) -> Iterator[Row[int, str, int]]:
     # In parts, since neither a transaction nor a result may grow with the log.
     for start in range(0, log.position, _ROWS):
         with reading(engine) as connection:
@@ -82,7 +82,7 @@ def _beyond_ascii(dataset_id: int, start: int) -> Any:
     )
 
 
-def _original_key(row: Row[Any]) -> str:
+def _original_key(row: Row[int, str, int]) -> str:
     """Return a text with the original key, or nothing if no encoding leads to the bucket."""
     # The first match is enough: a wrong encoding has the right bucket only once in 65,536 times.
     for codec in _CODECS:

@@ -40,6 +40,11 @@ def check_logs(engine: Engine) -> Iterator[Finding]:
         yield from _check_counts(engine, head)
 
 
+# Dataset, its name, its head's position, live and erased counts and chain; then what its log has:
+# the last position, the chain there and the number of erasures.
+_HeadAndLog = Row[int, str, int, int, bytes, int, int | None, bytes | None, int]
+
+
 def _heads() -> Any:
     """Select the heads, and the same values computed from the logs.
 
@@ -69,7 +74,7 @@ def _heads() -> Any:
     )
 
 
-def _check_end(head: Row[Any]) -> Iterator[Finding]:
+def _check_end(head: _HeadAndLog) -> Iterator[Finding]:
     end = 0 if head.last is None else head.last + 1
     if end != head.position:
         yield _damaged(head.name, f"its head is at position {head.position}, its log ends at {end}")
@@ -81,7 +86,7 @@ def _check_end(head: Row[Any]) -> Iterator[Finding]:
         yield _damaged(head.name, said)
 
 
-def _check_counts(engine: Engine, head: Row[Any]) -> Iterator[Finding]:
+def _check_counts(engine: Engine, head: _HeadAndLog) -> Iterator[Finding]:
     with reading(engine) as connection:
         # Only rows before the head that was read: rows may have been appended since.
         of_log = (SampleRow.dataset_id == head.id, SampleRow.position < head.position)

@@ -36,7 +36,7 @@ def check_mirrors(engine: Engine) -> Iterator[Finding]:
             )
 
 
-def _check(engine: Engine, row: Row[object]) -> Iterator[Finding]:
+def _check(engine: Engine, row: Row[DatasetRow]) -> Iterator[Finding]:
     log = Log.of(engine, row)
     mirror = open_mirror(log, cache_folder())
     subject, view = f"mirror of {row.name}", mirror.view()

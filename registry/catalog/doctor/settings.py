@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from sqlalchemy import Engine, Row, text
 
@@ -67,7 +66,7 @@ def check_postgresql(engine: Engine) -> Iterator[Finding]:
             )
 
 
-def _settings(engine: Engine) -> Sequence[Row[Any]]:
+def _settings(engine: Engine) -> Sequence[Row[str, str, str]]:
     """Read the settings that the sessions of tools start with."""
     query = text("SELECT name, setting, source FROM pg_settings WHERE name = ANY(:names)")
     with reading(engine) as connection:
@@ -79,7 +78,7 @@ def _settings(engine: Engine) -> Sequence[Row[Any]]:
     return settings
 
 
-def _resetting(setting: Row[Any], server: Row[Any]) -> str:
+def _resetting(setting: Row[str, str, str], server: Row[int, str, bool, str, str]) -> str:
     """Return the SQL, or for checksums the command, that resets a setting where it was set."""
     if setting.name == "data_checksums":
         return "stop the server, and run `pg_checksums --enable`"

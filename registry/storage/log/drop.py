@@ -11,7 +11,7 @@ The number of rows in a batch adapts to the time that the last one took.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -20,7 +20,6 @@ from sqlalchemy import (
     Column,
     Connection,
     Engine,
-    Row,
     String,
     Table,
     UniqueConstraint,
@@ -148,7 +147,7 @@ class _Removal:
 
     def _empty(self, table: Table, owner: Column[Any], number: int) -> bool:
         """Remove one owner's rows from a table; return False where others hold locks on some."""
-        after: Row[Any] | None = None
+        after: Sequence[Any] | None = None
         rows = _FIRST_ROWS
         while True:
             began = time.monotonic()
@@ -197,9 +196,9 @@ def _remove_batch(
     table: Table,
     owner: Column[Any],
     number: int,
-    after: Row[Any] | None,
+    after: Sequence[Any] | None,
     rows: int,
-) -> tuple[int, Row[Any] | None]:
+) -> tuple[int, Sequence[Any] | None]:
     """Remove an owner's rows among the next ``rows``; return how many, and the last key.
 
     That key is None after the last batch. A batch begins after it and not at the first row that is
@@ -235,5 +234,5 @@ def _index(table: Table, owner: Column[Any]) -> tuple[list[Column[Any]], bool]:
     return list(table.primary_key.columns), False
 
 
-def _literals(key: list[Column[Any]], row: Row[Any]) -> Tuple:
+def _literals(key: list[Column[Any]], row: Sequence[Any]) -> Tuple:
     return tuple_(*(literal(value, column.type) for column, value in zip(key, row, strict=True)))

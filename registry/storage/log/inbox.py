@@ -13,12 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
 
 from sqlalchemy import (
     Connection,
     Engine,
-    Row,
     bindparam,
     delete,
     update,
@@ -34,7 +32,7 @@ from registry.storage.log.batch import Batch, Report
 from registry.storage.log.changes import Change, batches
 from registry.storage.log.head import Head
 from registry.storage.log.inbox_rejected import Limits, Refused
-from registry.storage.log.inbox_waiting import RowSize, lock_waiting, measure, read_texts
+from registry.storage.log.inbox_waiting import RowSize, Texts, lock_waiting, measure, read_texts
 from registry.storage.log.lookup import latest, size_of
 from registry.storage.log.raw_text import decode
 from registry.storage.log.writer import Writer, transact
@@ -182,7 +180,7 @@ def _read(connection: Connection, codec: Codec, ids: Sequence[int]) -> list[Batc
     return results
 
 
-def _change(row: Row[Any]) -> Change | RegistryError:
+def _change(row: Texts) -> Change | RegistryError:
     try:
         fields = None if row.fields is None else parse_json(decode(row.fields, "fields"))
         source = SOURCE if row.source is None else decode(row.source, "source")

@@ -31,7 +31,7 @@ from sqlalchemy import (
 from registry.errors import DatasetDroppedError, RegistryError
 from registry.storage.database.models import DatasetRow, InboxRow, UtcDateTime
 from registry.storage.database.transactions import read, write
-from registry.storage.log.raw_text import raw, readable
+from registry.storage.log.raw_text import RawText, raw, readable
 
 logger = logging.getLogger("registry.storage.log.inbox")
 
@@ -212,7 +212,11 @@ def _page(
     ).all()
 
 
-def _refused(row: Row[Any]) -> Refused:
+# Id, key, action, source, creation and error.
+_RejectedRow = Row[int, RawText | None, RawText, RawText | None, datetime, str | None]
+
+
+def _refused(row: _RejectedRow) -> Refused:
     return Refused(
         row.id,
         readable(row.key),

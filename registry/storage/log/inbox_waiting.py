@@ -29,7 +29,7 @@ from sqlalchemy.exc import DBAPIError
 
 from registry.samples.keys import LONGEST
 from registry.storage.database.models import InboxRow
-from registry.storage.log.raw_text import raw, readable
+from registry.storage.log.raw_text import RawText, raw, readable
 
 _ROWS = 1024
 """Rows that one transaction locks, at most."""
@@ -39,6 +39,10 @@ _TOO_LONG = "54000"
 """PostgreSQL's SQLSTATE (program_limit_exceeded) for a text above its limit of 1 GiB."""
 _TEXTS = (InboxRow.key, InboxRow.fields, InboxRow.action, InboxRow.source)
 _WANTED = InboxRow.id.in_(bindparam("ids", expanding=True))
+
+
+Texts = Row[RawText | None, RawText | None, RawText, RawText | None]
+"""The columns of a row that `_TEXTS` names."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def measure(connection: Connection, ids: Sequence[int]) -> dict[int, RowSize]:
     return {number: row for each in ids for number, row in measure(connection, [each]).items()}
 
 
-def read_texts(connection: Connection, ids: Sequence[int]) -> list[Row[Any]]:
+def read_texts(connection: Connection, ids: Sequence[int]) -> list[Texts]:
     """Return the rows' texts unparsed, in descending order of their ids."""
     return list(connection.execute(_texts(connection.dialect.name), {"ids": ids}))
 

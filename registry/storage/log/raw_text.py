@@ -15,12 +15,15 @@ from sqlalchemy import Cast, LargeBinary, SQLColumnExpression, Text, cast
 _TYPES: Mapping[str, Text | LargeBinary] = {"postgresql": Text(), "sqlite": LargeBinary()}
 
 
+RawText = str | bytes
+
+
 def raw(column: SQLColumnExpression[Any], dialect: str) -> Cast[Any]:
     """Return the column as the driver is to read it: as str on PostgreSQL, as bytes on SQLite."""
     return cast(column, _TYPES[dialect])
 
 
-def decode(text: str | bytes, name: str) -> str:
+def decode(text: RawText, name: str) -> str:
     """Return a text that was read raw; raises `ValueError`, which names it, unless it is UTF-8."""
     try:
         return text if isinstance(text, str) else text.decode()
@@ -28,6 +31,6 @@ def decode(text: str | bytes, name: str) -> str:
         raise ValueError(f"{name} is not UTF-8 text") from None
 
 
-def readable(text: str | bytes | None) -> str | None:
+def readable(text: RawText | None) -> str | None:
     """Return a text that was read raw, with replacement characters where it is not UTF-8."""
     return text.decode(errors="replace") if isinstance(text, bytes) else text

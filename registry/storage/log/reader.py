@@ -12,7 +12,6 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
 from sqlalchemy import Engine, Row
 
@@ -26,6 +25,7 @@ from registry.errors import (
 from registry.samples.codec import Codec
 from registry.samples.features import Features
 from registry.storage.database.address import Pickled
+from registry.storage.database.models import DatasetRow
 from registry.storage.database.retry import PATIENCE, retrying
 from registry.storage.database.transactions import read
 from registry.storage.log.divergence import check_reader
@@ -63,7 +63,7 @@ class Log(Pickled):
     """The server that pages are read from, up to the position that it has received."""
 
     @classmethod
-    def of(cls, engine: Engine, row: Row[Any], replica: Replica | None = None) -> Log:
+    def of(cls, engine: Engine, row: Row[DatasetRow], replica: Replica | None = None) -> Log:
         """Return the log of a dataset, given by its row with the columns of `DatasetRow`."""
         codec = Codec(Features.from_json(row.features))
         return cls(engine, row.id, row.uid, codec, replica)
