@@ -59,16 +59,20 @@ class _Signal(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no
 def _repair(folder: Path) -> None:
     """Replace a backup that was torn by a kill with the one before it, if there is one.
 
-    Keras writes them in place. It can recover from torn weights, but neither from a torn first
-    backup nor from a torn note of the epoch.
+    Keras writes the weights in place, and then a note of their epoch. It can recover from torn
+    weights, but not from a torn first backup or a torn note, and it does not notice that the note
+    is older than the weights: it would train on one epoch too many.
     """
-    names = ("latest.weights.h5", "training_metadata.json")
+    weights, note = (folder / name for name in ("latest.weights.h5", "training_metadata.json"))
     try:
-        with h5py.File(folder / names[0]):
-            json.loads((folder / names[1]).read_text())
+        with h5py.File(weights):
+            json.loads(note.read_text())
+        if weights.stat().st_mtime_ns <= note.stat().st_mtime_ns:
+            return
     except (OSError, ValueError):
-        if all((folder / f"{name}.bkp").exists() for name in names):
-            for name in names:
-                shutil.copy(folder / f"{name}.bkp", folder / name)
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
+        pass
+    if all(file.with_name(f"{file.name}.bkp").exists() for file in (weights, note)):
+        for file in (weights, note):
+            shutil.copy(file.with_name(f"{file.name}.bkp"), file)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
