@@ -138,6 +138,11 @@ def excerpt(text: str) -> str:
     return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}…"
 
 
+def describe(value: object) -> str:
+    """Return a JSON value for a message: a text as its excerpt, another value by its type."""
+    return excerpt(value) if isinstance(value, str) else f"a {type(value).__name__}"
+
+
 def _from_text(feature: Feature, text: str) -> Any:
     if isinstance(feature, Bytes | Image):
         return from_base64(text)

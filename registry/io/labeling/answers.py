@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
-from registry.samples.json_codec import excerpt
+from registry.samples.json_codec import describe
 
 _SLACK = 0.01
 """Percent by which a rectangle may exceed the picture; Label Studio's rounding is far below."""
@@ -55,7 +55,7 @@ def _classes(answers: Sequence[Any], classes: Sequence[str]) -> list[int]:
             raise ValueError(f"a region has {len(names)} labels, where one is needed")
         for name in names:
             if not isinstance(name, str) or name not in indexes_by_name:
-                value = excerpt(name) if isinstance(name, str) else f"a {type(name).__name__}"
+                value = describe(name)
                 raise ValueError(f"unknown class {value}; the mapping has {', '.join(classes)}")
             indexes.append(indexes_by_name[name])
     return indexes

@@ -44,7 +44,7 @@ from registry.io.labeling.apply import Outcome, apply_to_table, changed_groups, 
 from registry.io.labeling.convert import AnnotationConverter
 from registry.io.labeling.mapping import Rules, parse_mapping
 from registry.samples.features import Features
-from registry.samples.json_codec import excerpt
+from registry.samples.json_codec import describe, excerpt
 from registry.storage.log.changes import Change
 
 TOOL = "argilla"
@@ -163,7 +163,7 @@ def _response(
 ) -> Annotation:
     status = data.get("status")
     if status not in _STATUSES:
-        value = excerpt(status) if isinstance(status, str) else f"a {type(status).__name__}"
+        value = describe(status)
         raise InvalidSampleError(f"{label}: the status is {', '.join(_STATUSES)}, not {value}")
     # Each may be missing or null.
     questions = _object(data.get("values") or {}, f"{label}: 'values'")
@@ -213,7 +213,7 @@ def _time(text: Any, label: str) -> datetime:
         # `astimezone` would take a time without a zone as one of this machine's zone.
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (TypeError, ValueError, OverflowError):
-        value = excerpt(text) if isinstance(text, str) else f"a {type(text).__name__}"
+        value = describe(text)
         raise InvalidSampleError(
             f"{label}: updated_at is a time such as '2026-01-31T12:00:00.5', not {value}"
         ) from None
@@ -224,7 +224,7 @@ def _uuid(value: Any, what: str) -> str:
     try:
         return str(UUID(value))
     except (TypeError, ValueError, AttributeError):
-        given = excerpt(value) if isinstance(value, str) else f"a {type(value).__name__}"
+        given = describe(value)
         raise InvalidSampleError(f"{what} is a UUID, not {given}") from None
 
 
