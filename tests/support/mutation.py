@@ -37,7 +37,11 @@ GROUPS = {
     "inbox": Group([f"{LOG}/inbox*.py"], ["tests/storage/test_inbox.py"]),
     "writer": Group(
         [f"{LOG}/{name}.py" for name in ("writer", "batch", "head", "hash_chain", "bulk_insert")],
-        ["tests/catalog/test_dataset.py", "tests/storage/test_concurrency.py"],
+        [
+            "tests/catalog/test_dataset.py",
+            "tests/storage/test_concurrency.py",
+            "tests/storage/test_writing.py",
+        ],
     ),
     "reader": Group(
         [f"{LOG}/{name}.py" for name in ("reader", "page", "page_queries", "entries", "records")],
