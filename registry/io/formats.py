@@ -7,17 +7,18 @@ of the others, and `import registry` loads none of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from registry.errors import ExportFileError, ImportFileError
 from registry.io.files import csv, image_folder, jsonl, npz
 from registry.io.labeling import coco, doccano, prodigy
 from registry.io.live_samples import Samples
-from registry.io.row import Reader
+from registry.io.row import FileRow, Reader
 from registry.samples.features import Features
 
 Write = Callable[[Samples], None]
@@ -27,9 +28,12 @@ Writer = Callable[[Path, Features, str], AbstractContextManager[Write]]
 
 
 class _Functions(NamedTuple):
-    """What the module of a format provides; ``writer`` is None if it cannot be exported."""
+    """What the module of a format provides; ``writer`` is None if it cannot be exported.
 
-    read: Reader
+    ``read`` is a `Reader` that also accepts the format's options, by their names.
+    """
+
+    read: Callable[..., Iterator[FileRow]]
     writer: Writer | None = None
 
 
@@ -40,7 +44,7 @@ class FileFormat:
     ``suffixes`` are those of its files, in lower case. ``unit`` is the word for one row in
     messages. ``extra`` is the extra of this package that installs the libraries of the format.
     ``sized`` says whether the sizes of the rows add up to the size of the file, so that progress
-    can be shown as a share of it.
+    can be shown as a share of it. ``options`` has the names of the options that its reader accepts.
     """
 
     load: Callable[[], _Functions]
@@ -49,6 +53,7 @@ class FileFormat:
     extra: str | None = None
     sized: bool = False
     writable: bool = False
+    options: tuple[str, ...] = ()
 
 
 def _load_parquet() -> _Functions:
@@ -102,10 +107,13 @@ class ReadableFormat(NamedTuple):
     read: Reader
 
 
-def find_reader(path: Path, name: str | None = None) -> ReadableFormat:
+def find_reader(
+    path: Path, name: str | None = None, options: Mapping[str, Any] | None = None
+) -> ReadableFormat:
     """Return the format called ``name`` or, without a name, the format of the file's suffix.
 
-    A folder is read as a folder of images. Raises `ImportFileError` if there is no such format,
+    A folder is read as a folder of images. The reader uses the ``options``; those that are None do
+    not count. Raises `ImportFileError` if there is no such format, if it lacks one of the options,
     or if an extra that it needs is not installed.
     """
     chosen = name or _name_by_suffix(path)
@@ -115,8 +123,15 @@ def find_reader(path: Path, name: str | None = None) -> ReadableFormat:
         )
     # Loaded before the file is opened: a command with several files must not stop at the second
     # one because a library is missing.
+    given = {option: value for option, value in (options or {}).items() if value is not None}
+    for option in given:
+        if option not in FORMATS[chosen].options:
+            formats = ", ".join(each for each in FORMATS if option in FORMATS[each].options)
+            reason = f"{chosen} has no option {option!r}; formats that have it: {formats}"
+            raise ImportFileError(reason, file=str(path))
     try:
-        return ReadableFormat(FORMATS[chosen], FORMATS[chosen].load().read)
+        read = FORMATS[chosen].load().read
+        return ReadableFormat(FORMATS[chosen], partial(read, **given) if given else read)
     except ImportError as error:
         raise ImportFileError(_missing_extra(chosen, error), file=str(path)) from None
 

@@ -8,9 +8,9 @@ import that fails has stored the batches before the failure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from registry.errors import ImportFileError, RegistryError
 from registry.io.batching import Origin, batches
@@ -40,10 +40,12 @@ class Target(Protocol):
     def append(self, batch: Batch) -> Report: ...
 
 
-def import_size(path: Path, form: str | None = None) -> int | None:
+def import_size(
+    path: Path, form: str | None = None, options: Mapping[str, Any] | None = None
+) -> int | None:
     """Return the bytes that `insert_file` will have reported at the end, None if unknown."""
     # Rows of a gzip file are counted unpacked, and the size on disk is that of the packed file.
-    if not find_reader(path, form).file_format.sized or path.suffix.lower() == ".gz":
+    if not find_reader(path, form, options).file_format.sized or path.suffix.lower() == ".gz":
         return None
     return total_size(path) if path.is_dir() else path.stat().st_size
 
@@ -55,22 +57,24 @@ def insert_file(
     form: str | None = None,
     key: str | None = None,
     mapping: FieldMapping | None = None,
+    options: Mapping[str, Any] | None = None,
     progress: ImportProgress | None = None,
 ) -> Report:
     """Insert a file's samples, batch by batch, in the order of the file.
 
     ``form`` names the format; by default the suffix decides. ``mapping`` has the path of each
-    feature's values in the file; by default they are under the feature's name. Keys are read from
-    the field that ``key`` names, or are made from the file's name, the line's number and its bytes.
-    Importing a file again therefore changes nothing, and a line that was edited makes a new
-    sample instead of overwriting one.
+    feature's values in the file; by default they are under the feature's name. ``options``
+    has options of the format, by the names in `FileFormat.options`. Keys are read from the field
+    that ``key`` names, or are made from the file's name, the line's number and its bytes. Importing
+    a file again therefore changes nothing, and a line that was edited makes a new sample instead of
+    overwriting one.
 
     Raises `ImportFileError` for the first line that does not fit. Nothing of its batch is stored
     then; the batches before it are.
     """
     if problem := path_problem(path):
         raise ImportFileError(f"the name of a file {problem}", file=repr(str(path)))
-    file_format, read = find_reader(path, form)
+    file_format, read = find_reader(path, form, options)
     origin = Origin(path, _encodable_name(path), file_format.unit)
     total = Report(0, 0, 0, 0, dataset.head)
     row_count, size = 0, 0
