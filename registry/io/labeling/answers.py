@@ -9,13 +9,39 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeGuard
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, TypeGuard
 
+from registry.io.labeling import boxes
+from registry.io.labeling.boxes import BOX_FORMATS, BoxFormat, Size
+from registry.samples.features import Feature
 from registry.samples.json_codec import describe
 
 _SLACK = 0.01
 """Percent by which a rectangle may exceed the picture; Label Studio's rounding is far below."""
+_UNSIZED = "without original_width and original_height"
 _PLAIN = ("choices", "rating", "number", "datetime", "selected", "taxonomy")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion needs besides the answers.
+
+    ``classes`` are those that the path lists. ``feature`` takes the value. ``hull`` replaces a
+    rotated box by its hull, which is refused otherwise.
+    """
+
+    classes: Sequence[str] = ()
+    feature: Feature | None = None
+    hull: bool = False
+
+
+class _Rectangle(NamedTuple):
+    """x, y, width and height in percent of the picture, and the answer that has them."""
+
+    sides: Sequence[float]
+    answer: Mapping[str, Any]
 
 
 def one(answers: Sequence[Any]) -> Any:
@@ -37,7 +63,7 @@ def is_index(answer: Any) -> bool:
     return isinstance(answer, str) and re.fullmatch(r"[0-9]{1,9}", answer) is not None
 
 
-def _json(answers: Sequence[Any], _: Sequence[str]) -> str:
+def _json(answers: Sequence[Any], _: Conversion) -> str:
     try:
         # Sorted: the order of properties must not make a new revision of an unchanged sample.
         return json.dumps(answers, ensure_ascii=False, sort_keys=True, allow_nan=False)
@@ -45,7 +71,8 @@ def _json(answers: Sequence[Any], _: Sequence[str]) -> str:
         raise ValueError(f"the answers cannot be written as JSON ({error})") from None
 
 
-def _classes(answers: Sequence[Any], classes: Sequence[str]) -> list[int]:
+def _classes(answers: Sequence[Any], conversion: Conversion) -> list[int]:
+    classes = conversion.classes
     indexes_by_name = {name: index for index, name in enumerate(classes)}
     indexes = []
     for answer in answers:
@@ -61,7 +88,7 @@ def _classes(answers: Sequence[Any], classes: Sequence[str]) -> list[int]:
     return indexes
 
 
-def _spans(answers: Sequence[Any], _: Sequence[str]) -> list[int]:
+def _spans(answers: Sequence[Any], _: Conversion) -> list[int]:
     # Flat, as a `Ragged` feature has one axis: the start and end of each span follow each other.
     offsets: list[int] = []
     for answer in answers:
@@ -72,38 +99,86 @@ def _spans(answers: Sequence[Any], _: Sequence[str]) -> list[int]:
     return offsets
 
 
-def _percent(answers: Sequence[Any], _: Sequence[str]) -> list[float]:
-    return [side for box in _boxes(answers) for side in box[0]]
+def _percent(answers: Sequence[Any], conversion: Conversion) -> Any:
+    sides = [side for box in _rectangles(answers, conversion) for side in box.sides]
+    return _shaped(sides, conversion)
 
 
-def _pixels(answers: Sequence[Any], _: Sequence[str]) -> list[float]:
+def _pixels(answers: Sequence[Any], conversion: Conversion) -> Any:
     pixels: list[float] = []
-    for sides, answer in _boxes(answers):
-        width, height = _numbers(answer, ("original_width", "original_height"))
-        if not _is_size(width) or not _is_size(height):
-            raise ValueError(
-                "a rectangle without original_width and original_height has no pixels; "
-                "take its percent"
-            )
-        pixels += [side * size / 100 for side, size in zip(sides, (width, height) * 2, strict=True)]
-    return pixels
+    for sides, answer in _rectangles(answers, conversion):
+        size = _size(answer)
+        if size is None:
+            raise ValueError(f"a rectangle {_UNSIZED} has no pixels; take its percent")
+        pixels += [side * whole / 100 for side, whole in zip(sides, size * 2, strict=True)]
+    return _shaped(pixels, conversion)
 
 
-def _boxes(answers: Sequence[Any]) -> Iterable[tuple[list[float], Mapping[str, Any]]]:
+def _named(form: BoxFormat, answers: Sequence[Any], conversion: Conversion) -> Any:
+    named: list[float] = []
+    for sides, answer in _rectangles(answers, conversion):
+        size = _size(answer)
+        if size is None and not form.startswith("rel_"):
+            raise ValueError(f"a rectangle {_UNSIZED} has no pixels; take .rel_xyxy")
+        shares = [side / 100 for side in sides]
+        corners = boxes.corners_of(shares, "rel_xywh", size)
+        named += boxes.boxes_of(corners, form, size)[0].tolist()
+    return _shaped(named, conversion)
+
+
+def _shaped(sides: list[float], conversion: Conversion) -> list[Any]:
+    """Return boxes as lists of four if the feature has an inner shape, and flat otherwise."""
+    if not getattr(conversion.feature, "shape", ()):
+        return sides
+    return [sides[start : start + 4] for start in range(0, len(sides), 4)]
+
+
+def _rectangles(answers: Sequence[Any], conversion: Conversion) -> Iterable[_Rectangle]:
     for answer in answers:
         x, y, width, height = sides = _numbers(answer, ("x", "y", "width", "height"))
         if not all(map(_is_coordinate, sides)):
             raise ValueError("an answer is no rectangle with x, y, width and height in percent")
         # Without this, a rotated rectangle would be stored as an upright one, at the wrong place.
         if answer.get("rotation"):
-            raise ValueError("a rectangle is turned, which four numbers cannot say; take .json")
+            yield _Rectangle(_hull(sides, answer, conversion), answer)
+            continue
         right, bottom = x + width, y + height
         if not (min(sides) >= -_SLACK and right <= 100 + _SLACK and bottom <= 100 + _SLACK):
             raise ValueError(
                 f"a rectangle of x {x:g}, y {y:g}, width {width:g}, height {height:g} percent "
                 "stands out of the picture"
             )
-        yield sides, answer
+        yield _Rectangle(sides, answer)
+
+
+def _hull(
+    sides: Sequence[float], answer: Mapping[str, Any], conversion: Conversion
+) -> Sequence[float]:
+    """Return the sides of a rotated rectangle's hull in percent, clipped to the picture."""
+    degrees, size = answer["rotation"], _size(answer)
+    if not conversion.hull:
+        raise ValueError(
+            f"a rectangle is rotated by {degrees} degrees, which four numbers cannot say; take its "
+            "hull with --rotated hull, or .json"
+        )
+    if not _is_coordinate(degrees):
+        raise ValueError(f"a rectangle's rotation is {describe(degrees)}; it is in degrees")
+    # A rotation in percent would distort the box: percents of width and height differ in length.
+    if size is None:
+        raise ValueError(f"a rotated rectangle {_UNSIZED} has no hull")
+    pixels = [side * whole / 100 for side, whole in zip(sides, size * 2, strict=True)]
+    # Label Studio rotates around the corner that x and y are.
+    points = boxes.rotated(pixels, degrees, (pixels[0], pixels[1]))
+    left, top, right, bottom = (
+        min(max(100 * side / whole, 0), 100)
+        for side, whole in zip(boxes.hull(points), size * 2, strict=True)
+    )
+    return [left, top, right - left, bottom - top]
+
+
+def _size(answer: Mapping[str, Any]) -> Size | None:
+    width, height = _numbers(answer, ("original_width", "original_height"))
+    return Size(width, height) if _is_size(width) and _is_size(height) else None
 
 
 def _values(answer: Mapping[str, Any]) -> Iterable[Any]:
@@ -137,11 +212,12 @@ def _is_size(value: Any) -> TypeGuard[int]:
     return _is_whole(value) and 0 < value < 1 << 31
 
 
-CONVERSIONS: dict[str, Callable[[Sequence[Any], Sequence[str]], Any]] = {
+CONVERSIONS: dict[str, Callable[[Sequence[Any], Conversion], Any]] = {
     "json": _json,
     "classes": _classes,
     "spans": _spans,
     "percent": _percent,
     "pixels": _pixels,
+    **{form: partial(_named, form) for form in BOX_FORMATS},
 }
 """The conversions of a control's answers, by the last step of a path."""

@@ -19,6 +19,8 @@ from typing import Any
 from registry.errors import FeatureError, InvalidSampleError
 from registry.io.labeling import answers
 from registry.io.labeling.annotation import Annotation, PathSyntax
+from registry.io.labeling.answers import Conversion
+from registry.io.labeling.boxes import BOX_FORMATS
 from registry.io.labeling.media import load, safe
 from registry.io.labeling.paths import split_path
 from registry.samples.features import Bytes, ClassLabel, Feature, Features, Image, Ragged, Text
@@ -47,7 +49,7 @@ class _AnswerRule:
 
     question: str
     part: str | None
-    classes: Sequence[str]
+    conversion: Conversion
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,12 @@ Rules = Mapping[str, _Rule]
 
 
 def parse_mapping(
-    features: Features, mapping: Mapping[str, str] | None, syntax: PathSyntax
+    features: Features, mapping: Mapping[str, str] | None, syntax: PathSyntax, *, hull: bool = False
 ) -> Rules:
-    """Return the parsed mapping; raises `FeatureError` for one that does not fit the features."""
+    """Return the parsed mapping; raises `FeatureError` for one that does not fit the features.
+
+    ``hull`` replaces rotated boxes by their hulls; they are refused otherwise.
+    """
     paths = mapping or {}
     for name in paths:
         if name not in features:
@@ -77,7 +82,7 @@ def parse_mapping(
             raise FeatureError(f"the mapping names {name!r:.200}; the features are {known}")
     return {
         name: (
-            _parse_path(name, feature, paths[name], syntax)
+            _parse_path(name, feature, paths[name], syntax, hull=hull)
             if name in paths
             else _DefaultRule(name, syntax.objects)
         )
@@ -152,11 +157,11 @@ def _value(rule: _Rule, annotation: Annotation) -> Any:
             return _object_value(rule, annotation)
         case _DefaultRule():
             return _default_value(rule, annotation)
-        case _AnswerRule(question, part, classes):
+        case _AnswerRule(question, part, conversion):
             given = annotation.answers.get(question, ())
             # Also without answers, of which a conversion makes an empty list.
             if part is not None:
-                return answers.CONVERSIONS[part](given, classes)
+                return answers.CONVERSIONS[part](given, conversion)
             if not given:
                 raise _UnansweredError(f"nothing answers {excerpt(question)}")
             return answers.one(given)
@@ -196,7 +201,7 @@ def _error(annotation: Annotation, reason: str, feature: str) -> InvalidSampleEr
     return InvalidSampleError(f"{annotation.label}: {reason}", feature=feature)
 
 
-def _parse_path(name: str, feature: Feature, path: Any, syntax: PathSyntax) -> _Rule:
+def _parse_path(name: str, feature: Feature, path: Any, syntax: PathSyntax, *, hull: bool) -> _Rule:
     if problem := text_problem(path):
         reason = f"a path {problem}: {path!r:.200} is no path"
         raise FeatureError(f"feature {name!r}: {reason}; write {syntax.forms}")
@@ -216,7 +221,10 @@ def _parse_path(name: str, feature: Feature, path: Any, syntax: PathSyntax) -> _
         dtypes
     ):
         raise FeatureError(f"feature {name!r} is {feature}, and {path!r} makes {result}")
-    return _AnswerRule(question, part, classes)
+    # Boxes are flat, or rows of four.
+    if result is _FLOATS[2] and getattr(feature, "shape", ()) not in ((), (4,)):
+        raise FeatureError(f"feature {name!r} is {feature}, and {path!r} makes rows of 4")
+    return _AnswerRule(question, part, Conversion(classes, feature, hull))
 
 
 _FLOATS = (Ragged, ("float",), "a Ragged of floats")
@@ -226,6 +234,7 @@ _RESULTS: dict[str | None, tuple[type[Any], tuple[str, ...], str]] = {
     "json": (Text, ("",), "Text"),
     "percent": _FLOATS,
     "pixels": _FLOATS,
+    **dict.fromkeys(BOX_FORMATS, _FLOATS),
     "spans": _WHOLE,
     "classes": _WHOLE,
 }

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 
+from registry.io.labeling.boxes import BOX_FORMATS
+
+_PARTS = "|".join(["json", "percent", "pixels", "spans", "classes", *BOX_FORMATS])
 # The path is matched lazily, so that a conversion at the end is not part of it.
-_PATH = re.compile(r"(.+?)(?:\.(json|percent|pixels|spans|classes)(?:\[(.*)\])?)?", re.DOTALL)
+_PATH = re.compile(rf"(.+?)(?:\.({_PARTS})(?:\[(.*)\])?)?", re.DOTALL)
 
 
 def split_path(path: str) -> tuple[str, str | None, tuple[str, ...]]:

@@ -10,6 +10,7 @@ from registry.errors import ImportFileError, InvalidSampleError
 from registry.io.files.jsonl import parse_object
 from registry.io.files.lines import lines
 from registry.io.labeling import answers
+from registry.io.labeling.answers import Conversion
 from registry.io.labeling.media import load
 from registry.io.labeling.paths import split_path
 from registry.io.row import FieldMapping, FileRow, as_key, value_at
@@ -81,16 +82,17 @@ def _value(feature: Feature, fields: Mapping[str, Any], path: str, folder: Path)
     # A property whose whole name is the path takes precedence, even if it ends like a part.
     if part is not None and path not in fields:
         value = value_at(fields, inner_path)
-        return answers.CONVERSIONS[part](value if isinstance(value, list) else [value], classes)
+        given = value if isinstance(value, list) else [value]
+        return answers.CONVERSIONS[part](given, Conversion(classes, feature))
     value = value_at(fields, path)
     if isinstance(value, str) and isinstance(feature, Image | Bytes):
         return load(value, [folder])
     # An empty list counts as regions: a document without spans makes an empty array.
     has_regions = isinstance(value, list) and all(isinstance(each, Mapping) for each in value)
     if isinstance(feature, Ragged) and has_regions:
-        return answers.CONVERSIONS["spans"](value, ())
+        return answers.CONVERSIONS["spans"](value, Conversion())
     if isinstance(feature, Text) and isinstance(value, list):
-        return answers.CONVERSIONS["json"](value, ())
+        return answers.CONVERSIONS["json"](value, Conversion())
     return value
 
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import registry
@@ -116,7 +117,51 @@ def test_a_rotated_rectangle_is_quarantined(reg: Registry) -> None:
     rotated = rectangle(1, 2, 3, 4)
     rotated["value"]["rotation"] = 30
     apply_event(dataset, {"x": "result.box.pixels"}, event(1, rotated))
-    assert "is turned" in rejected_rows(dataset, reg)[0].error
+    error = rejected_rows(dataset, reg)[0].error
+    assert "a rectangle is rotated by 30 degrees, which four numbers cannot say" in error
+    assert "--rotated hull" in error
+
+
+def test_a_rotated_rectangle_is_taken_as_its_hull_on_request(reg: Registry) -> None:
+    dataset = reg.create("d", {"x": Ragged("float32"), "y": Ragged("float32")})
+    rotated = rectangle(50, 20, 10, 40)  # 100, 20, 20, 40 in pixels
+    rotated["value"]["rotation"] = 90
+    mapping = {"x": "result.box.xyxy", "y": "result.box.percent"}
+    assert apply_event(dataset, mapping, event(1, rotated), hull=True) == Outcome(inserted=1)
+    # Clockwise around the upper left corner: 40 wide, 20 high, and left of it.
+    (sample,) = samples(dataset).values()
+    assert sample["x"] == pytest.approx([60, 20, 100, 40])
+    assert sample["y"] == pytest.approx([30, 20, 20, 20])
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ("rel_xyxy", [[0.1, 0.2, 0.4, 0.6], [0, 0, 1, 1]]),
+        ("rel_yxyx", [[0.2, 0.1, 0.6, 0.4], [0, 0, 1, 1]]),
+        ("xyxy", [[20, 20, 80, 60], [0, 0, 200, 100]]),
+        ("xywh", [[20, 20, 60, 40], [0, 0, 200, 100]]),
+        ("center_xywh", [[50, 40, 60, 40], [100, 50, 200, 100]]),
+    ],
+)
+def test_rectangles_are_boxes_of_a_named_format(
+    reg: Registry, part: str, expected: list[list[float]]
+) -> None:
+    dataset = reg.create(
+        "d", {"boxes": Ragged("float32"), "flat": Ragged("float32"), "n": Ragged("int32")}
+    )
+    path = f"result.box.{part}"
+    mapping = {"boxes": path, "flat": path, "n": "result.box.classes[Car]"}
+    drawn = [rectangle(10, 20, 30, 40), rectangle(0, 0, 100, 100)]
+    assert apply_event(dataset, mapping, event(1, *drawn)) == Outcome(inserted=1)
+    assert apply_event(dataset, mapping, event(2)) == Outcome(revised=1)
+    apply_event(dataset, mapping, event(3, *drawn))
+    sample = dataset.get(KEY)
+    assert sample["flat"] == pytest.approx(np.array(expected).reshape(-1))
+    assert sample["n"].tolist() == [0, 0]
+    flat = rectangle(10, 20, 30, 0)
+    apply_event(dataset, mapping, event(4, flat))
+    assert "the box (0.1, 0.2, 0.3, 0) has no area" in rejected_rows(dataset, reg)[0].error
 
 
 def test_a_rectangle_without_sizes_has_percents_only(reg: Registry) -> None:

@@ -48,6 +48,7 @@ def insert_export(
     *,
     project: int | None = None,
     roots: Sequence[Path] = (),
+    hull: bool = False,
     progress: AnnotationProgress | None = None,
     dry: bool = False,
 ) -> Report:
@@ -56,15 +57,17 @@ def insert_export(
     Samples of the exported projects that the file lacks are retracted, unless they changed after
     the file was written. The file must therefore be an export of a whole project. ``project`` is
     the project's id, needed if neither the tasks nor the file name that Label Studio gave
-    (``project-2-at-…``) contain it; tasks of JSON_MIN never do. ``mapping`` and ``roots`` are as
-    for events. With ``dry``, nothing is changed, and the report says what would be.
+    (``project-2-at-…``) contain it; tasks of JSON_MIN never do. ``mapping``, ``roots`` and
+    ``hull`` are as for events. With ``dry``, nothing is changed, and the report says what would be.
 
     Raises `ImportFileError` for the first annotation that does not fit. Those before it may be
     stored already; no sample is retracted because the file lacks it.
     """
     contents = _Contents(_project_in_name(path) if project is None else project)
     written = _time_written(path)
-    converter = AnnotationConverter(dataset, check_mapping(dataset.features, mapping), roots)
+    converter = AnnotationConverter(
+        dataset, check_mapping(dataset.features, mapping, hull=hull), roots
+    )
     total = Report(0, 0, 0, 0, dataset.head)
     row_count, size = 0, 0
     try:

@@ -13,12 +13,15 @@ A mapping gives the path of a feature's value, by the feature's name:
 ``result.box.percent``             x, y, width, height of each rectangle, flattened, in percent of
                                    the picture's size, as Label Studio stores them
 ``result.box.pixels``              the same, in pixels of the original picture
+``result.box.rel_xyxy``            each rectangle as a box of a named format, of shape (n, 4) for
+                                   `Ragged` of shape (4,): also ``.rel_yxyx``, ``.xyxy``,
+                                   ``.xywh``, ``.center_xywh`` (`registry.io.labeling.boxes`)
 ``result.name.spans``              start and end of each span of text
 =================================  ===========================================================
 
-The last four make a `Ragged` feature. Where classes have no names, a choice such as "3" is an
-index. A feature that the mapping leaves out takes the answer to the control of the same name or,
-if there is none, the task's data of the same name.
+Those with several values make a `Ragged` feature. Where classes have no names, a choice such as
+"3" is an index. A feature that the mapping leaves out takes the answer to the control of the same
+name or, if there is none, the task's data of the same name.
 """
 
 from __future__ import annotations
@@ -33,10 +36,13 @@ PATHS = PathSyntax(
     answers="result",
     objects={"data": "the task's data"},
     values=("task.id", "annotation.id", "annotation.completed_by", "annotation.lead_time"),
-    forms="data.NAME, result.NAME, result.NAME.json (.percent, .pixels, .spans, .classes[a,b])",
+    forms="data.NAME, result.NAME, result.NAME.json (.rel_xyxy, .xyxy, .xywh, .center_xywh, "
+    ".rel_yxyx, .percent, .pixels, .spans, .classes[a,b])",
 )
 
 
-def check_mapping(features: Features, mapping: Mapping[str, str] | None) -> Rules:
-    """Return the parsed mapping; raises `FeatureError` for one that does not fit the features."""
-    return parse_mapping(features, mapping, PATHS)
+def check_mapping(
+    features: Features, mapping: Mapping[str, str] | None, *, hull: bool = False
+) -> Rules:
+    """Return the parsed mapping, as `parse_mapping` does."""
+    return parse_mapping(features, mapping, PATHS, hull=hull)

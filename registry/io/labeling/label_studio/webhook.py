@@ -27,10 +27,15 @@ __all__ = ["Outcome", "apply_event", "apply_events", "check_mapping"]
 
 
 def apply_event(
-    dataset: Dataset, mapping: Mapping[str, str] | None, event: Any, *, roots: Sequence[Path] = ()
+    dataset: Dataset,
+    mapping: Mapping[str, str] | None,
+    event: Any,
+    *,
+    roots: Sequence[Path] = (),
+    hull: bool = False,
 ) -> Outcome:
     """Apply one event as `apply_events` does, but raise its error."""
-    (outcome,) = apply_events(dataset, mapping, [event], roots=roots)
+    (outcome,) = apply_events(dataset, mapping, [event], roots=roots, hull=hull)
     if isinstance(outcome, RegistryError):
         raise outcome
     return outcome
@@ -42,15 +47,17 @@ def apply_events(
     events: Sequence[Any],
     *,
     roots: Sequence[Path] = (),
+    hull: bool = False,
 ) -> list[Outcome | RegistryError]:
     """Apply events in one transaction, and return the outcome of each, in order.
 
     An event is parsed JSON; `registry.io.labeling.label_studio.mapping` describes the mapping.
-    Pictures that tasks name by a path are read from below ``roots``. An event that cannot be read
+    Pictures that tasks name by a path are read from below ``roots``. ``hull`` replaces rotated
+    rectangles by their hulls; they are refused otherwise. An event that cannot be read
     changes nothing, and its `InvalidSampleError` is returned as its outcome. Raises `FeatureError`
     for a mapping that does not fit the features, and the errors of the database.
     """
-    rules = check_mapping(dataset.features, mapping)
+    rules = check_mapping(dataset.features, mapping, hull=hull)
     converter = AnnotationConverter(dataset, rules, roots)
     # Parsed and packed before the transaction, which holds the head's lock.
     parsed = [_parse(converter, event) for event in events]
