@@ -1,4 +1,4 @@
-"""The elements of a JSON array in a file of any length, one at a time.
+"""The elements of JSON arrays in a file of any length, one at a time.
 
 A part of the file is in a buffer. `json.JSONDecoder.raw_decode` parses the element that begins at
 the current position of the buffer. If the element is cut by the buffer's end, more of the file is
@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
 
 from registry.errors import ImportFileError
 from registry.samples.features import LARGEST_RECORD
-from registry.samples.json_codec import parse_at, parse_json
+from registry.samples.json_codec import excerpt, parse_at, parse_json
 
 _CHUNK = 1 << 20
 """Characters that are read together."""
 _SPACE = re.compile(r"[ \t\n\r]*")
 _BEGINNING = re.compile(r"[\w+.\-\\]*|.", re.DOTALL)
 """Text that more text may turn into a value: the beginning of a number, a literal or an escape."""
+_CLOSED = {"]": "array", "}": "object", ":": "object"}
 _UNTERMINATED = "Unterminated string"
 
 
@@ -35,15 +37,38 @@ class Element(NamedTuple):
     size: int
 
 
+class Member(NamedTuple):
+    """An element of the array that an object has under ``name``; None begins the array."""
+
+    name: str
+    element: Element | None
+
+
 def elements(path: Path) -> Iterator[Element]:
     """Yield the elements of the array in a file; a single object counts as one element.
 
     Raises `ImportFileError`, with the line, for text that `parse_json` refuses, and `OSError`.
     """
+    with _open(path) as buffer:
+        yield from buffer.elements()
+
+
+def members(path: Path, names: Collection[str]) -> Iterator[Member]:
+    """Yield the elements of the arrays that the object in a file has under these names.
+
+    The object's other values are read and dropped. Raises as `elements` does, also for a name that
+    is there twice and for a value under one of the names that is no array.
+    """
+    with _open(path) as buffer:
+        yield from buffer.members(names)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[_Buffer]:
     try:
         # Without ``newline``, Python would translate line ends, and the sizes would be wrong.
         with path.open(encoding="utf-8-sig", newline="\n") as file:
-            yield from _Buffer(file, path).elements()
+            yield _Buffer(file, path)
     except UnicodeDecodeError as error:
         raise ImportFileError(
             f"byte {error.object[error.start]:#04x} is not UTF-8; save the file as UTF-8",
@@ -69,28 +94,77 @@ class _Buffer:
         if opening not in "[{":
             self._fail(f"an export is a JSON array, and does not begin with {opening!r}")
         if opening == "{":
-            yield self._element(in_array=False)
+            yield self._element("")
             return
+        yield from self._array()
+        self._end("array")
+
+    def members(self, names: Collection[str]) -> Iterator[Member]:
+        if self._next_character() != "{":
+            self._fail("no JSON object")
+        for name in self._names():
+            if name not in names:
+                self._element(",}")
+                continue
+            if self._next_character() != "[":
+                self._fail(f"{name!r} is not a list of objects")
+            yield Member(name, None)
+            for element in self._array():
+                yield Member(name, element)
+        self._end("object")
+
+    def _names(self) -> Iterator[str]:
+        """Yield the names in the object at the position, each with the position at its value."""
+        known: set[str] = set()
+        for _ in self._items("}"):
+            if self._next_character() != '"':
+                self._fail("not JSON: Expecting property name enclosed in double quotes")
+            name = str(self._element(":").value)
+            if name in known:
+                self._fail(f"{excerpt(name)} is there twice")
+            known.add(name)
+            self._move(self._position + 1)
+            self._next_character()
+            yield name
+
+    def _array(self) -> Iterator[Element]:
+        for _ in self._items("]"):
+            yield self._element(",]")
+
+    def _items(self, closing: str) -> Iterator[None]:
+        """Yield at each item of the array or object at the position, and move behind its end.
+
+        The caller moves behind the item.
+        """
         self._move(self._position + 1)
         delimiter = self._next_character()
-        while delimiter != "]":
-            yield self._element(in_array=True)
+        while delimiter != closing:
+            yield
             delimiter = self._next_character()
             if delimiter == ",":
                 self._move(self._position + 1)
                 # Without this, "[1,]" would be accepted: the loop ends at any closing bracket.
-                if self._next_character() == "]":
+                if self._next_character() == closing:
                     self._reject_element()
+            elif not delimiter:
+                self._fail_cut(closing)
+            elif delimiter != closing:
+                self._fail("not JSON: Expecting ',' delimiter")
         self._move(self._position + 1)
-        if self._next_character():
-            self._fail("there is more after the array's end")
 
-    def _element(self, *, in_array: bool) -> Element:
-        """Parse the element at the position, and move behind it."""
-        while (parsed := self._parse(in_array=in_array)) is None:
-            if self._ended and in_array:
+    def _end(self, kind: str) -> None:
+        if self._next_character():
+            self._fail(f"there is more after the {kind}'s end")
+
+    def _element(self, ends: str) -> Element:
+        """Parse the element at the position, and move behind it.
+
+        One of ``ends`` follows it or, if that is empty, the end of the file.
+        """
+        while (parsed := self._parse(ends)) is None:
+            if self._ended and ends:
                 self._move(len(self._text))
-                self._fail("the file ends within its array: was it cut off?")
+                self._fail_cut(ends[-1])
             if self._ended:
                 self._reject_element()
             self._grow()
@@ -99,7 +173,7 @@ class _Buffer:
         self._move(end)
         return element
 
-    def _parse(self, *, in_array: bool) -> tuple[Any, int] | None:
+    def _parse(self, ends: str) -> tuple[Any, int] | None:
         """Return the element at the position and its end, or None if the buffer cuts it."""
         try:
             value, end = parse_at(self._text, self._position)
@@ -111,11 +185,10 @@ class _Buffer:
         else:
             # Only the text that follows shows that a number is complete.
             following = self._after_space(end)
-            if in_array:
-                is_complete = self._text[following : following + 1] in (",", "]")
-            else:
-                is_complete = self._ended and following == len(self._text)
-            if is_complete:
+            character = self._text[following : following + 1]
+            if (character and character in ends) or (
+                not ends and self._ended and following == len(self._text)
+            ):
                 return value, end
             is_cut = self._is_beginning(following)
         if not is_cut:
@@ -151,6 +224,9 @@ class _Buffer:
         more = self._file.read(min(max(_CHUNK, left), LARGEST_RECORD + 1 - left))
         self._ended = not more
         self._text, self._position = self._text[self._position :] + more, 0
+
+    def _fail_cut(self, closing: str) -> NoReturn:
+        self._fail(f"the file ends within its {_CLOSED[closing]}: was it cut off?")
 
     def _reject_element(self) -> NoReturn:
         # Parsed alone: the error then has a column that counts from the element's beginning.

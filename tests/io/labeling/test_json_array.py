@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from registry.errors import ImportFileError
-from registry.io.labeling.json_array import Element, elements
+from registry.io.labeling.json_array import Element, Member, elements, members
 
 JSON = st.recursive(
     st.none()
@@ -96,3 +96,54 @@ def test_an_element_that_never_ends_is_refused(
     monkeypatch.setattr("registry.io.labeling.json_array.LARGEST_RECORD", 100)
     with pytest.raises(ImportFileError, match="line 2: one element has over 100 characters"):
         read(tmp_path / "array.json", '["short",\n"' + "x" * 1000 + '"]', chunk=7)
+
+
+@no_fixture_check
+@given(
+    given=st.dictionaries(st.text('k"[,', max_size=2), st.lists(JSON, max_size=3) | JSON),
+    indent=st.sampled_from([None, 2]),
+    chunk=st.integers(1, 40),
+)
+def test_the_arrays_of_an_object_are_read_at_every_chunk_size(
+    tmp_path: Path, given: dict[str, Any], indent: int | None, chunk: int
+) -> None:
+    arrays = [name for name, value in given.items() if isinstance(value, list)]
+    path = tmp_path / "object.json"
+    path.write_text(json.dumps(given, indent=indent), encoding="utf-8", newline="")
+    read = members_of(path, arrays, chunk)
+    by_name = {name: [e.value for n, e in read if n == name and e] for name in arrays}
+    assert by_name == {name: given[name] for name in arrays}
+    assert [name for name, element in read if element is None] == arrays
+
+
+def members_of(path: Path, names: list[str], chunk: int) -> list[Member]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("registry.io.labeling.json_array._CHUNK", chunk)
+        return list(members(path, names))
+
+
+@pytest.mark.parametrize("chunk", [1, 1 << 20])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[]", "line 1: no JSON object"),
+        ('{"a": [1],\n"a": [2]}', "line 2: 'a' is there twice"),
+        ('{"a": {}}', "line 1: 'a' is not a list of objects"),
+        ('{"a": [1] 2', "line 1: not JSON: Expecting ',' delimiter"),
+        ('{"a": [1]', "line 1: the file ends within its object: was it cut off?"),
+        ('{"a": [1', "line 1: the file ends within its array: was it cut off?"),
+        ('{"a": [1],}', "line 1: not JSON: Expecting value"),
+        ("{5", "line 1: not JSON: Expecting property name"),
+        ('{"a" 5}', "line 1: not JSON: Extra data"),
+        ('{"a": [1], "b": 1 2}', "line 1: not JSON: Extra data"),
+        ('{"a": [1]} 5', "line 1: there is more after the object's end"),
+    ],
+)
+def test_an_object_that_is_wrong_is_refused(
+    tmp_path: Path, text: str, reason: str, chunk: int
+) -> None:
+    path = tmp_path / "object.json"
+    path.write_text(text, encoding="utf-8", newline="")
+    with pytest.raises(ImportFileError) as caught:
+        members_of(path, ["a"], chunk)
+    assert reason in str(caught.value)
