@@ -18,13 +18,12 @@ from registry.cli.base import AsJsonLines, Url, app, parse_pairs
 from registry.cli.progress import progress
 from registry.cli.tables import printable
 from registry.io.dry_run import DryRun
-from registry.io.formats import FORMATS
+from registry.io.formats import FORMATS, format_of
 from registry.io.import_file import ImportProgress, import_size, insert_file
 from registry.io.labeling.label_studio.export import insert_export
 from registry.io.labeling.mapping_store import mapping_of
+from registry.io.recognize import LABEL_STUDIO
 from registry.storage.log.batch import Report
-
-LABEL_STUDIO = "label-studio"
 
 _Insert: TypeAlias = Callable[..., Report]
 
@@ -41,7 +40,7 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="What they are, if not what the suffix says: "
+            help="What they are, if not what the suffix or the content says: "
             f"{', '.join([*FORMATS, LABEL_STUDIO])}.",
         ),
     ] = None,
@@ -73,6 +72,14 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
             help="Read the files that a Label Studio export names from here, and nowhere else.",
         ),
     ] = None,
+    unlabelled: Annotated[
+        str | None,
+        typer.Option(
+            metavar="skip|empty",
+            help="Whether doccano's documents without labels are left out, which is the default, "
+            "or are samples without labels.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")
     ] = False,
@@ -84,7 +91,8 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
     A Label Studio export is taken for the whole project: samples that it lacks are retracted.
     """
     mapping = parse_pairs("--map", mapping_options or [])
-    is_export = format_name == LABEL_STUDIO
+    options = {"unlabelled": unlabelled}
+    is_export = LABEL_STUDIO in {format_name or format_of(path) for path in paths}
     if is_export:
         _check_export_options(paths, key)
     elif project is not None or root:
@@ -92,10 +100,15 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
             f"goes with --format {LABEL_STUDIO}", param_hint="--project, --root"
         )
     # Before the first insert: an unknown format of the last file must not leave the others stored.
-    sizes = [path.stat().st_size if is_export else import_size(path, format_name) for path in paths]
+    sizes = [
+        path.stat().st_size if is_export else import_size(path, format_name, options)
+        for path in paths
+    ]
     with connect(url) as registry:
         opened = registry.open(dataset)
-        insert_one: _Insert = partial(insert_file, form=format_name, key=key, mapping=mapping)
+        insert_one: _Insert = partial(
+            insert_file, form=format_name, key=key, mapping=mapping, options=options
+        )
         if is_export:
             insert_one = _export_inserter(registry, opened, mapping, project, root)
         with closing(DryRun(registry.engine, opened)) as dry:

@@ -117,11 +117,12 @@ def _batch(lines: list[int], keys: list[str], records: list[Any], origin: Origin
 
 def _refuse_repeated_key(lines: list[int], keys: list[str], origin: Origin) -> NoReturn:
     """Raise for a key that is there twice: each import would revise it once and back again."""
-    first_lines: dict[str, int] = {}
-    for line, key in zip(lines, keys, strict=True):
-        if first_lines.setdefault(key, line) != line:
+    first_rows: dict[str, int] = {}
+    # Rows and not lines are compared: the elements of a JSON array may be on one line.
+    for row, (line, key) in enumerate(zip(lines, keys, strict=True)):
+        if (first := first_rows.setdefault(key, row)) != row:
             unit = origin.unit
-            reason = f"the key is that of {unit} {first_lines[key]}, too; give each sample its own"
+            reason = f"the key is that of {unit} {lines[first]}, too; give each sample its own"
             raise ImportFileError(reason, file=str(origin.path), line=line, key=key, unit=unit)
     # Not reached: the caller has compared the numbers of keys and rows.
     raise AssertionError

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 from registry.errors import ExportFileError, ImportFileError
 from registry.io.files import csv, image_folder, jsonl, npz
-from registry.io.labeling import coco, doccano, prodigy
+from registry.io.labeling import argilla_export, coco, doccano, prodigy
 from registry.io.live_samples import Samples
+from registry.io.recognize import LABEL_STUDIO, is_recognized, recognize
 from registry.io.row import FileRow, Reader
 from registry.samples.features import Features
 
@@ -88,8 +89,10 @@ FORMATS = {
         writable=True,
     ),
     "coco": FileFormat(lambda: _Functions(coco.read), unit="image"),
+    "json": FileFormat(lambda: _Functions(jsonl.read_array), unit="element"),
     "prodigy": FileFormat(lambda: _Functions(prodigy.read)),
-    "doccano": FileFormat(lambda: _Functions(doccano.read)),
+    "doccano": FileFormat(lambda: _Functions(doccano.read), options=("unlabelled",)),
+    "argilla": FileFormat(lambda: _Functions(argilla_export.read)),
 }
 """The formats by name.
 
@@ -110,13 +113,16 @@ class ReadableFormat(NamedTuple):
 def find_reader(
     path: Path, name: str | None = None, options: Mapping[str, Any] | None = None
 ) -> ReadableFormat:
-    """Return the format called ``name`` or, without a name, the format of the file's suffix.
+    """Return the format called ``name`` or, without a name, that of `format_of`.
 
-    A folder is read as a folder of images. The reader uses the ``options``; those that are None do
+    The reader uses the ``options``; those that are None do
     not count. Raises `ImportFileError` if there is no such format, if it lacks one of the options,
     or if an extra that it needs is not installed.
     """
-    chosen = name or _name_by_suffix(path)
+    chosen = name or format_of(path)
+    if chosen == LABEL_STUDIO:
+        reason = "a Label Studio export is inserted by insert_export or --format label-studio"
+        raise ImportFileError(reason, file=str(path))
     if chosen not in FORMATS:
         raise ImportFileError(
             f"no format is named {chosen!r}; choose one of {', '.join(FORMATS)}", file=str(path)
@@ -162,10 +168,17 @@ def _missing_extra(name: str, error: ImportError) -> str:
     return f"{name} files need {error.name}; run: pip install 'registry[{FORMATS[name].extra}]'"
 
 
-def _name_by_suffix(path: Path) -> str:
+def format_of(path: Path) -> str:
+    """Return the name of a file's format by its suffix or, where that is not enough, its content.
+
+    It is one of `FORMATS` or `LABEL_STUDIO`. Raises `ImportFileError`.
+    """
     # Before the suffix: a folder may be called ``photos.csv``.
-    if path.is_dir():
-        return "images"
+    if is_recognized(path):
+        try:
+            return recognize(path)
+        except OSError as error:
+            raise ImportFileError(error.strerror or str(error), file=str(path)) from error
     # The last two suffixes: of ``digits.jsonl.gz``, the format is that of ``.jsonl``.
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     if suffixes[-1:] == [".gz"]:
@@ -174,6 +187,6 @@ def _name_by_suffix(path: Path) -> str:
     names = {suffix: name for name, each in FORMATS.items() for suffix in each.suffixes}
     if last not in names:
         problem = f"suffix {path.suffix!r} names no known format" if last else "no suffix"
-        known = ", ".join(names)
+        known = ", ".join([*names, ".json", ".xml", ".zip"])
         raise ImportFileError(f"{problem}; files can be {known}, or say --format", file=str(path))
     return names[last]

@@ -18,6 +18,7 @@ from registry.samples.json_codec import excerpt, from_base64, parse_json
 
 Convert = Callable[[str], Any]
 
+_SHOWN_CELLS = 5
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -33,6 +34,9 @@ def read(
     header = records.next()
     if header is None:
         raise ImportFileError("the file has no header row", file=str(path))
+    _refuse_missing_header(
+        path, records.line, header, [*(mapping.get(n, n) for n in features), key]
+    )
     try:
         columns = columns_of(header, features, key, mapping)
     except ValueError as error:
@@ -50,6 +54,17 @@ def read(
             except ValueError as error:
                 records.refuse(str(error), key=row_key, feature=name)
         yield FileRow(records.line, values, row_key, records.raw)
+
+
+def _refuse_missing_header(
+    path: Path, line: int, cells: list[str], expected: list[str | None]
+) -> None:
+    """Raise `ImportFileError` if the first line names none of the columns, and may be a sample."""
+    if {*cells}.isdisjoint(expected):
+        columns = ", ".join(repr(name) for name in expected if name is not None)
+        has = ", ".join(map(excerpt, cells[:_SHOWN_CELLS])) + ("…" if cells[_SHOWN_CELLS:] else "")
+        reason = f"the first line must name the columns {columns}; it has {has}"
+        raise ImportFileError(reason, file=str(path), line=line)
 
 
 class _Records:

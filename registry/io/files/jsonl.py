@@ -1,4 +1,4 @@
-"""JSON Lines: one object a line, a property per feature.
+"""JSON Lines: one object a line, a property per feature; and the same objects in a JSON array.
 
 Samples are written as `registry.samples.json_codec` writes them.
 
@@ -21,6 +21,7 @@ from typing import Any
 import orjson
 
 from registry.errors import ImportFileError, InvalidSampleError
+from registry.io.files.json_array import elements
 from registry.io.files.lines import decode, lines
 from registry.io.live_samples import Samples
 from registry.io.row import FieldMapping, FileRow, as_key, value_at
@@ -55,6 +56,25 @@ def read(
             yield from map(selector.row, numbers, raws, objects or repeat(None))
 
 
+def read_array(
+    path: Path, features: Features, key: str | None, mapping: FieldMapping
+) -> Iterator[FileRow]:
+    """Yield the samples of a file that is one JSON array, with the number of each from 1.
+
+    Raises `ImportFileError` with the number or, for text that is not JSON, the line.
+    """
+    selector = _Selector(path, features, key, mapping, unit="element")
+    for number, element in enumerate(elements(path), start=1):
+        if not isinstance(element.value, dict):
+            kind = type(element.value).__name__
+            raise ImportFileError(
+                f"not a JSON object but a {kind}", file=str(path), line=number, unit="element"
+            )
+        # Not the bytes of the file, which differ if the same array is formatted in another way.
+        raw = json.dumps(element.value, sort_keys=True).encode()
+        yield selector.row(number, raw, element.value)
+
+
 @contextmanager
 def writer(path: Path, features: Features, key: str) -> Iterator[Callable[[Samples], None]]:
     """Write an object a line, in UTF-8: the key, then a property per feature."""
@@ -74,9 +94,15 @@ class _Selector:
     """Selects the values and the key of each line."""
 
     def __init__(
-        self, path: Path, features: Features, key: str | None, mapping: FieldMapping
+        self,
+        path: Path,
+        features: Features,
+        key: str | None,
+        mapping: FieldMapping,
+        unit: str = "line",
     ) -> None:
         self._path = str(path)
+        self._unit = unit
         self._features = features
         self._key = key
         self._choose = _chooser(features, mapping) if mapping else None
@@ -119,11 +145,16 @@ class _Selector:
             chosen = fields if self._choose is None else self._choose(fields)
             return FileRow(number, from_fields(self._features, chosen), key, raw)
         except ValueError as error:
-            raise ImportFileError(str(error), file=self._path, line=number, key=key) from None
+            raise self._error(str(error), number, key, None) from None
         except InvalidSampleError as error:
-            raise ImportFileError(
-                error.reason, file=self._path, line=number, key=key, feature=error.feature
-            ) from None
+            raise self._error(error.reason, number, key, error.feature) from None
+
+    def _error(
+        self, reason: str, number: int, key: str | None, feature: str | None
+    ) -> ImportFileError:
+        return ImportFileError(
+            reason, file=self._path, line=number, key=key, feature=feature, unit=self._unit
+        )
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:

@@ -38,6 +38,18 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise ImportFileError(reason, file=str(path), line=number + 1) from None
 
 
+def beginning(path: Path, size: int) -> bytes:
+    """Return up to ``size`` bytes from the beginning of a file, without a byte-order mark.
+
+    Damaged gzip data ends it; raises `OSError`.
+    """
+    with _open(path) as file:
+        try:
+            return file.read(size).removeprefix(_BOM)
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            return b""
+
+
 def decode(raw: bytes) -> str:
     """Decode UTF-8; raises `ValueError` with the reason."""
     try:

@@ -182,7 +182,7 @@ def _response(
         _time(data.get("updated_at"), label),
         # A response that is a draft again, or discarded, loses its sample.
         cancelled=status != "submitted",
-        answers={name: _answers(value) for name, value in answers.items() if value is not None},
+        answers={name: answers_of(value) for name, value in answers.items() if value is not None},
         objects={
             "fields": fields,
             "metadata": metadata,
@@ -196,7 +196,7 @@ def _response(
     )
 
 
-def _answers(value: Any) -> list[Any]:
+def answers_of(value: Any) -> list[Any]:
     """Return the value of a question as answers, as `Annotation.answers` has them."""
     if not isinstance(value, list):
         return [value]

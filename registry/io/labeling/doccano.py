@@ -1,4 +1,4 @@
-"""doccano's JSONL: one document a line, with its labels or its labeled spans."""
+"""doccano's JSONL and JSON: a document on a line or in an array, with its labels or spans."""
 
 from __future__ import annotations
 
@@ -6,31 +6,51 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from registry.io.labeling.tool_lines import read_lines
+from registry.errors import ImportFileError
+from registry.io.labeling.tool_lines import ToolFile
 from registry.io.row import FieldMapping, FileRow
 from registry.samples.features import Features
 
 _KEY_PARTS = ("doccano", "id", "")
+_LABELS = ("label", "labels", "entities", "cats")
+"""The properties of the kinds of projects that hold labels or spans."""
 
 
 def read(
-    path: Path, features: Features, key: str | None, mapping: FieldMapping
+    path: Path,
+    features: Features,
+    key: str | None,
+    mapping: FieldMapping,
+    unlabelled: str = "skip",
 ) -> Iterator[FileRow]:
     """Yield the documents, with the keys ``doccano:ID``.
 
     ``label`` is a document's only label, and ``label.json`` all its labels. For spans, including
     those under ``labels`` and ``entities``, ``label`` makes a `Ragged` feature of starts and ends,
-    and ``label.classes[a,b]`` one of their labels.
+    and ``label.classes[a,b]`` one of their labels. Documents that have no label are no samples
+    unless ``unlabelled`` is "empty".
 
     If annotators label the same documents, each annotator has a file, with the same ids: import
     one of the files, or give each document its own key.
     """
-    return read_lines(path, features, key, mapping, _fields, _KEY_PARTS)
+    if unlabelled not in ("skip", "empty"):
+        raise ImportFileError(f"unlabelled is skip or empty, not {unlabelled!r}", file=str(path))
+    paths = {mapping.get(name, name).partition(".")[0] for name in features}
+    # A dataset of the documents alone takes them with labels or without.
+    needs_label = unlabelled == "skip" and not paths.isdisjoint(_LABELS)
+
+    def fields_of(document: dict[str, Any]) -> dict[str, Any] | None:
+        # A document that has none of the properties is an error of the mapping, or no document.
+        labels = [document[name] for name in _LABELS if name in document]
+        is_unlabelled = bool(labels) and not any(labels)
+        return None if needs_label and is_unlabelled else _fields(document)
+
+    return ToolFile(path, features, key, mapping, _KEY_PARTS).rows(fields_of)
 
 
 def _fields(document: dict[str, Any]) -> dict[str, Any]:
     fields = dict(document)
-    for name in ("label", "labels", "entities"):
+    for name in _LABELS:
         if isinstance(labels := document.get(name), list):
             fields[name] = _labels(labels)
     for name in ("labels", "entities"):
@@ -40,11 +60,10 @@ def _fields(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _labels(labels: list[Any]) -> Any:
-    """Return spans as regions, a single label unchanged, and several labels as one answer."""
-    # An empty list may stand for no spans or for no label: it is read as no spans.
-    if any(isinstance(each, list | dict) for each in labels) or not labels:
+    """Return spans as regions, a single label unchanged, and several labels as a list."""
+    if any(isinstance(each, list | dict) for each in labels):
         return [_span(each) for each in labels]
-    return labels[0] if len(labels) == 1 else [{"choices": labels}]
+    return labels[0] if len(labels) == 1 else labels
 
 
 def _span(span: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from registry.io.labeling.tool_lines import read_lines
+from registry.io.labeling.tool_lines import ToolFile
 from registry.io.row import FieldMapping, FileRow
 from registry.samples.features import Features
 from registry.samples.json_codec import excerpt
@@ -19,9 +19,10 @@ def read(
 ) -> Iterator[FileRow]:
     """Yield the accepted tasks, with the keys ``prodigy:INPUT:TASK`` and, if given, the annotator.
 
-    A rejected task is also a sample if a feature takes ``answer``; an ignored one never is.
-    ``label`` is the label or the only option that was chosen, ``spans`` makes a `Ragged` feature
-    of starts and ends, and ``spans.classes[a,b]`` one of their labels.
+    A task that is in the file several times was answered again: its last line counts. A rejected
+    task is also a sample if a feature takes ``answer``; an ignored one never is. ``label`` is the
+    label or the only option that was chosen, ``spans`` makes a `Ragged` feature of starts and ends,
+    and ``spans.classes[a,b]`` one of their labels. A task without ``spans`` has none.
     """
     paths = {mapping.get(name, name) for name in features}
     # Without ``answer``, nothing would distinguish a rejected task from an accepted one.
@@ -34,19 +35,21 @@ def read(
             raise ValueError(f"'answer' is accept, reject or ignore, not {value}")
         return _fields(task) if answer in accepted else None
 
-    return read_lines(path, features, key, mapping, fields_of, _KEY_PARTS)
+    file = ToolFile(path, features, key, mapping, _KEY_PARTS)
+    return file.rows(fields_of, skipped=file.superseded())
 
 
 def _fields(task: dict[str, Any]) -> dict[str, Any]:
-    fields = {"answer": "accept", **task}
+    # Prodigy leaves ``spans`` out of a task in which nothing was marked.
+    fields = {"answer": "accept", "spans": [], **task}
     options = task.get("accept")
-    if isinstance(options, list):
-        fields["accept"] = [{"choices": options}] if options else []
-        # The task's own label takes precedence over the option that was chosen.
-        if "label" not in task and len(options) == 1:
-            fields["label"] = options[0]
-    spans = task.get("spans")
-    if isinstance(spans, list):
+    # The task's own label takes precedence over the option that was chosen.
+    if isinstance(options, list) and "label" not in task and len(options) == 1:
+        fields["label"] = options[0]
+    spans = fields["spans"]
+    if spans is None:
+        fields["spans"] = []
+    elif isinstance(spans, list):
         fields["spans"] = [_span(each) for each in spans]
     return fields
 

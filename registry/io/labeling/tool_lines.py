@@ -1,62 +1,149 @@
-"""Reading of JSON Lines that labeling tools write, and selection of features from their fields."""
+"""Reading of the objects that labeling tools write, and selection of features from their fields.
+
+A file has an object on each line, or one JSON array of objects.
+"""
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from registry.errors import ImportFileError, InvalidSampleError
+from registry.io.files.json_array import elements
 from registry.io.files.jsonl import parse_object
-from registry.io.files.lines import lines
+from registry.io.files.lines import beginning, lines
 from registry.io.labeling import answers
 from registry.io.labeling.answers import Conversion
 from registry.io.labeling.media import load
 from registry.io.labeling.paths import split_path
-from registry.io.row import FieldMapping, FileRow, as_key, value_at
-from registry.samples.features import Bytes, Feature, Features, Image, Ragged, Text
-from registry.samples.json_codec import from_fields
+from registry.io.row import FieldMapping, FileRow, as_key, fingerprint, value_at
+from registry.samples.features import Bytes, ClassLabel, Feature, Features, Image, Ragged, Text
+from registry.samples.json_codec import excerpt, from_fields
 
-FieldsOf = Callable[[dict[str, Any]], dict[str, Any] | None]
+FieldsOf = Callable[[dict[str, Any]], Mapping[str, Any] | None]
 """Converts a tool's object to fields, or returns None if it is no sample."""
 
 
-def read_lines(
-    path: Path,
-    features: Features,
-    key: str | None,
-    mapping: FieldMapping,
-    fields_of: FieldsOf,
-    key_parts: Sequence[str],
-) -> Iterator[FileRow]:
-    """Yield the samples of a file that has an object of a tool on each line.
+class ToolObject(NamedTuple):
+    """An object of a tool: the line where it begins, and its bytes, empty in an array."""
+
+    line: int
+    parsed: dict[str, Any]
+    raw: bytes
+
+
+@dataclass(frozen=True)
+class ToolFile:
+    """A file of a tool's objects.
 
     Without ``key``, a key is made of ``key_parts``: the tool's name, then the names of properties,
-    the last of which may be missing. Raises `ImportFileError` with the line.
+    the last of which may be missing.
     """
+
+    path: Path
+    features: Features
+    key: str | None
+    mapping: FieldMapping
+    key_parts: Sequence[str]
+
+    def rows(
+        self, fields_of: FieldsOf, *, skipped: frozenset[int] = frozenset()
+    ) -> Iterator[FileRow]:
+        """Yield the samples but those of ``skipped`` objects, which are counted from 0.
+
+        Raises `ImportFileError`.
+        """
+        for number, (line, parsed, raw) in enumerate(objects(self.path)):
+            if number in skipped:
+                continue
+            row_key = None
+            try:
+                fields = fields_of(parsed)
+                # Before the key is made: a task that is no sample needs none.
+                if fields is None:
+                    continue
+                row_key = self.key_of(parsed)
+                values = select_values(self.features, self.mapping, fields, self.path.parent)
+            except InvalidSampleError as error:
+                raise ImportFileError(
+                    error.reason,
+                    file=str(self.path),
+                    line=line,
+                    key=row_key,
+                    feature=error.feature,
+                ) from None
+            except ValueError as error:
+                raise ImportFileError(
+                    str(error), file=str(self.path), line=line, key=row_key
+                ) from None
+            yield FileRow(line, values, row_key, raw or fingerprint(values.values()))
+
+    def superseded(self) -> frozenset[int]:
+        """Return the numbers of objects that a later one with the same key replaces.
+
+        Objects without the properties of a key are left to `rows`. Memory: 8 bytes per object.
+        """
+        hashes = array("q", (hash(key) for _, key in self._keys()))
+        values, counts = np.unique(np.asarray(hashes), return_counts=True)
+        repeated = {*values[counts > 1].tolist()}
+        if not repeated:
+            return frozenset()
+        last: dict[str, int] = {}
+        older = set()
+        for number, key in self._keys():
+            # Keys are compared, too: two that differ may have one hash.
+            if hash(key) in repeated:
+                if key in last:
+                    older.add(last[key])
+                last[key] = number
+        return frozenset(older)
+
+    def key_of(self, parsed: Mapping[str, Any]) -> str:
+        """Return an object's key; raises `ValueError`."""
+        if self.key is not None:
+            return as_key(value_at(parsed, self.key), self.key)
+        tool, *required, optional = self.key_parts
+        parts = [as_key(value_at(parsed, name), name) for name in required]
+        # Left out rather than empty, so that keys of files without the property stay the same.
+        if parsed.get(optional) is not None:
+            parts.append(as_key(parsed[optional], optional))
+        return ":".join([tool, *parts])
+
+    def _keys(self) -> Iterator[tuple[int, str]]:
+        for number, (_, parsed, _) in enumerate(objects(self.path)):
+            try:
+                key = self.key_of(parsed)
+            except ValueError:
+                continue
+            yield number, key
+
+
+def objects(path: Path) -> Iterator[ToolObject]:
+    """Yield the objects of a file, of one on each line or of a JSON array.
+
+    Raises `ImportFileError` with the line.
+    """
+    if beginning(path, 1 << 10).lstrip()[:1] == b"[":
+        for element in elements(path):
+            if not isinstance(element.value, dict):
+                kind = type(element.value).__name__
+                reason = f"an element of the array is an object, not a {kind}"
+                raise ImportFileError(reason, file=str(path), line=element.line)
+            yield ToolObject(element.line, element.value, b"")
+        return
     for number, line in lines(path):
         raw = line.rstrip(b"\r\n")
         if not raw or raw.isspace():
             continue
         try:
-            parsed = parse_object(raw)
-            fields = fields_of(parsed)
-            # Before the key is made: a task that is no sample needs none.
-            if fields is None:
-                continue
-            row_key = (
-                _joined_key(parsed, key_parts)
-                if key is None
-                else as_key(value_at(parsed, key), key)
-            )
-            values = select_values(features, mapping, fields, path.parent)
-        except InvalidSampleError as error:
-            raise ImportFileError(
-                error.reason, file=str(path), line=number, feature=error.feature
-            ) from None
+            yield ToolObject(number, parse_object(raw), raw)
         except ValueError as error:
             raise ImportFileError(str(error), file=str(path), line=number) from None
-        yield FileRow(number, values, row_key, raw)
 
 
 def select_values(
@@ -83,23 +170,33 @@ def _value(feature: Feature, fields: Mapping[str, Any], path: str, folder: Path)
     if part is not None and path not in fields:
         value = value_at(fields, inner_path)
         given = value if isinstance(value, list) else [value]
+        if part == "spans":
+            return _spans(feature, given, fields)
         return answers.CONVERSIONS[part](given, Conversion(classes, feature))
     value = value_at(fields, path)
     if isinstance(value, str) and isinstance(feature, Image | Bytes):
         return load(value, [folder])
+    return _of_list(feature, value, fields) if isinstance(value, list) else value
+
+
+def _of_list(feature: Feature, value: list[Any], fields: Mapping[str, Any]) -> Any:
     # An empty list counts as regions: a document without spans makes an empty array.
-    has_regions = isinstance(value, list) and all(isinstance(each, Mapping) for each in value)
-    if isinstance(feature, Ragged) and has_regions:
-        return answers.CONVERSIONS["spans"](value, Conversion())
-    if isinstance(feature, Text) and isinstance(value, list):
+    if isinstance(feature, Ragged) and all(isinstance(each, Mapping) for each in value):
+        return _spans(feature, value, fields)
+    if isinstance(feature, Text):
         return answers.CONVERSIONS["json"](value, Conversion())
+    if isinstance(feature, ClassLabel):
+        return answers.one(value)
     return value
 
 
-def _joined_key(parsed: Mapping[str, Any], key_parts: Sequence[str]) -> str:
-    tool, *required, optional = key_parts
-    parts = [as_key(value_at(parsed, name), name) for name in required]
-    # Left out rather than empty, so that keys of files without the property stay the same.
-    if parsed.get(optional) is not None:
-        parts.append(as_key(parsed[optional], optional))
-    return ":".join([tool, *parts])
+def _spans(feature: Feature, regions: Sequence[Any], fields: Mapping[str, Any]) -> list[Any]:
+    """Return the starts and ends of regions, in pairs if the feature's values are pairs."""
+    flat = answers.CONVERSIONS["spans"](regions, Conversion())
+    text = fields.get("text")
+    if isinstance(text, str) and flat and max(flat) > len(text):
+        reason = f"a span ends at {max(flat)}, and the text has {len(text)} characters"
+        raise ValueError(f"{reason}: {excerpt(text)}")
+    if getattr(feature, "shape", ()) == (2,):
+        return [[*pair] for pair in zip(flat[::2], flat[1::2], strict=True)]
+    return flat  # type: ignore[no-any-return]

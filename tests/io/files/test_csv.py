@@ -58,3 +58,14 @@ def test_text_is_read_unchanged(tmp_path: Path, texts: list[tuple[str, str]]) ->
         csv.writer(file).writerows([("a", "b"), *texts])
     rows = read(path, Features({"a": Text(), "b": Text()}), None, {})
     assert [tuple(row.values.values()) for row in rows] == texts
+
+
+def test_a_file_without_a_header_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text("0.5,cat\n0.7,dog\n")
+    with pytest.raises(ImportFileError) as caught:
+        list(read(path, Features({"x": Tensor("float32"), "label": Text()}), "id", {}))
+    assert str(caught.value) == (
+        f"{path}, line 1: the first line must name the columns 'x', 'label', 'id'; it has '0.5', "
+        "'cat'"
+    )

@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 
 from registry.catalog.dataset import Dataset
 from registry.errors import ImportFileError, InvalidSampleError, RegistryError
+from registry.io.files.json_array import Element, elements
 from registry.io.labeling.annotation import Annotation
 from registry.io.labeling.annotation_state import (
     AnnotationState,
@@ -25,7 +26,6 @@ from registry.io.labeling.annotation_state import (
 )
 from registry.io.labeling.apply import Outcome, apply_states, changed_groups, commit
 from registry.io.labeling.convert import AnnotationConverter
-from registry.io.labeling.json_array import Element, elements
 from registry.io.labeling.label_studio.annotations import TOOL, parse_full, parse_minimal
 from registry.io.labeling.label_studio.mapping import check_mapping
 from registry.storage.log.batch import Report

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from registry.errors import ImportFileError
-from registry.io.labeling.json_array import Element, Member, elements, members
+from registry.io.files.json_array import Element, Member, elements, members
 
 JSON = st.recursive(
     st.none()
@@ -30,7 +30,7 @@ no_fixture_check = settings(
 def read(path: Path, text: str, chunk: int) -> list[Element]:
     path.write_text(text, encoding="utf-8", newline="")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("registry.io.labeling.json_array._CHUNK", chunk)
+        patch.setattr("registry.io.files.json_array._CHUNK", chunk)
         return list(elements(path))
 
 
@@ -93,7 +93,7 @@ def test_an_element_that_is_wrong_is_named(
 def test_an_element_that_never_ends_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("registry.io.labeling.json_array.LARGEST_RECORD", 100)
+    monkeypatch.setattr("registry.io.files.json_array.LARGEST_RECORD", 100)
     with pytest.raises(ImportFileError, match="line 2: one element has over 100 characters"):
         read(tmp_path / "array.json", '["short",\n"' + "x" * 1000 + '"]', chunk=7)
 
