@@ -88,15 +88,14 @@ def _classes(answers: Sequence[Any], conversion: Conversion) -> list[int]:
     return indexes
 
 
-def _spans(answers: Sequence[Any], _: Conversion) -> list[int]:
-    # Flat, as a `Ragged` feature has one axis: the start and end of each span follow each other.
+def _spans(answers: Sequence[Any], conversion: Conversion) -> list[Any]:
     offsets: list[int] = []
     for answer in answers:
         start, end = _numbers(answer, ("start", "end"))
         if not _is_whole(start) or not _is_whole(end) or not 0 <= start <= end:
             raise ValueError("an answer is no span with a start and an end in characters")
         offsets += [start, end]
-    return offsets
+    return _shaped(offsets, conversion, 2)
 
 
 def _percent(answers: Sequence[Any], conversion: Conversion) -> Any:
@@ -126,11 +125,11 @@ def _named(form: BoxFormat, answers: Sequence[Any], conversion: Conversion) -> A
     return _shaped(named, conversion)
 
 
-def _shaped(sides: list[float], conversion: Conversion) -> list[Any]:
-    """Return boxes as lists of four if the feature has an inner shape, and flat otherwise."""
+def _shaped(numbers: list[Any], conversion: Conversion, width: int = 4) -> list[Any]:
+    """Return boxes or spans as lists if the feature has an inner shape, and flat otherwise."""
     if not getattr(conversion.feature, "shape", ()):
-        return sides
-    return [sides[start : start + 4] for start in range(0, len(sides), 4)]
+        return numbers
+    return [numbers[start : start + width] for start in range(0, len(numbers), width)]
 
 
 def _rectangles(answers: Sequence[Any], conversion: Conversion) -> Iterable[_Rectangle]:

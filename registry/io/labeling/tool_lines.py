@@ -191,12 +191,11 @@ def _of_list(feature: Feature, value: list[Any], fields: Mapping[str, Any]) -> A
 
 
 def _spans(feature: Feature, regions: Sequence[Any], fields: Mapping[str, Any]) -> list[Any]:
-    """Return the starts and ends of regions, in pairs if the feature's values are pairs."""
-    flat = answers.CONVERSIONS["spans"](regions, Conversion())
+    """Return the starts and ends of regions; raises `ValueError` for one behind the text."""
+    spans: list[Any] = answers.CONVERSIONS["spans"](regions, Conversion(feature=feature))
     text = fields.get("text")
-    if isinstance(text, str) and flat and max(flat) > len(text):
-        reason = f"a span ends at {max(flat)}, and the text has {len(text)} characters"
+    ends = [region["end"] for region in regions]
+    if isinstance(text, str) and max(ends, default=0) > len(text):
+        reason = f"a span ends at {max(ends)}, and the text has {len(text)} characters"
         raise ValueError(f"{reason}: {excerpt(text)}")
-    if getattr(feature, "shape", ()) == (2,):
-        return [[*pair] for pair in zip(flat[::2], flat[1::2], strict=True)]
-    return flat  # type: ignore[no-any-return]
+    return spans

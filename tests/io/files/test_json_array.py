@@ -118,7 +118,7 @@ def test_the_arrays_of_an_object_are_read_at_every_chunk_size(
 
 def members_of(path: Path, names: list[str], chunk: int) -> list[Member]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("registry.io.labeling.json_array._CHUNK", chunk)
+        patch.setattr("registry.io.files.json_array._CHUNK", chunk)
         return list(members(path, names))
 
 
