@@ -22,6 +22,7 @@ from registry.io.formats import FORMATS, format_of
 from registry.io.import_file import ImportProgress, import_size, insert_file
 from registry.io.labeling.label_studio.export import insert_export
 from registry.io.labeling.mapping_store import mapping_of
+from registry.io.media import MediaReader
 from registry.io.recognize import LABEL_STUDIO
 from registry.storage.log.batch import Report
 
@@ -157,7 +158,7 @@ def _insert_label_studio(  # a parameter for each option
         path,
         mapping or None,
         project=project,
-        roots=roots or (),
+        media=MediaReader(roots or ()),
         progress=progress,
         dry=isinstance(target, DryRun),
     )

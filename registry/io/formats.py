@@ -46,6 +46,8 @@ class FileFormat:
     messages. ``extra`` is the extra of this package that installs the libraries of the format.
     ``sized`` says whether the sizes of the rows add up to the size of the file, so that progress
     can be shown as a share of it. ``options`` has the names of the options that its reader accepts.
+    ``root`` says whether files that the rows name are read from the folder of the file, even if the
+    caller allows no folder.
     """
 
     load: Callable[[], _Functions]
@@ -55,6 +57,7 @@ class FileFormat:
     sized: bool = False
     writable: bool = False
     options: tuple[str, ...] = ()
+    root: bool = False
 
 
 def _load_parquet() -> _Functions:
@@ -90,9 +93,9 @@ FORMATS = {
     ),
     "coco": FileFormat(lambda: _Functions(coco.read), unit="image"),
     "json": FileFormat(lambda: _Functions(jsonl.read_array), unit="element"),
-    "prodigy": FileFormat(lambda: _Functions(prodigy.read)),
-    "doccano": FileFormat(lambda: _Functions(doccano.read), options=("unlabelled",)),
-    "argilla": FileFormat(lambda: _Functions(argilla_export.read)),
+    "prodigy": FileFormat(lambda: _Functions(prodigy.read), root=True),
+    "doccano": FileFormat(lambda: _Functions(doccano.read), options=("unlabelled",), root=True),
+    "argilla": FileFormat(lambda: _Functions(argilla_export.read), root=True),
 }
 """The formats by name.
 

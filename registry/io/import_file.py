@@ -17,7 +17,9 @@ from registry.io.batching import Origin, batches
 from registry.io.dry_run import DryRun
 from registry.io.files.image_folder import total_size
 from registry.io.formats import find_reader
+from registry.io.media import MediaReader
 from registry.io.row import FieldMapping, FileRow, Reader
+from registry.io.row_media import with_media
 from registry.samples.codec import Codec
 from registry.samples.features import Features
 from registry.samples.text import path_problem
@@ -58,6 +60,7 @@ def insert_file(
     key: str | None = None,
     mapping: FieldMapping | None = None,
     options: Mapping[str, Any] | None = None,
+    media: MediaReader | None = None,
     progress: ImportProgress | None = None,
 ) -> Report:
     """Insert a file's samples, batch by batch, in the order of the file.
@@ -68,6 +71,9 @@ def insert_file(
     that ``key`` names, or are made from the file's name, the line's number and its bytes. Importing
     a file again therefore changes nothing, and a line that was edited makes a new sample instead of
     overwriting one.
+
+    A text in place of an image or bytes is base64 or a ``data:`` URI, or names a file or a URI that
+    ``media`` may read.
 
     Raises `ImportFileError` for the first line that does not fit. Nothing of its batch is stored
     then; the batches before it are.
@@ -80,6 +86,10 @@ def insert_file(
     row_count, size = 0, 0
     try:
         rows = _rows(read, path, dataset.features, key, mapping or {})
+        reader = media or MediaReader()
+        if file_format.root:
+            reader = reader.with_roots(path.parent)
+        rows = with_media(rows, dataset.features, reader, path, file_format.unit)
         for batch, batch_size in batches(Codec(dataset.features), rows, origin):
             total += dataset.append(batch)
             # After the append, so that only committed rows are counted.

@@ -93,7 +93,7 @@ def _after_space(text: str, position: int) -> int:
     return space.end()
 
 
-def from_fields(features: Features, fields: Mapping[str, Any]) -> dict[str, Any]:
+def from_fields(features: Mapping[str, Feature], fields: Mapping[str, Any]) -> dict[str, Any]:
     """Convert a sample's JSON fields to values that its features accept.
 
     Values that are not JSON (bytes, arrays) are returned unchanged, and so are unknown names, which

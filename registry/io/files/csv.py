@@ -14,7 +14,7 @@ from registry.errors import ImportFileError
 from registry.io.files.lines import LONGEST_LINE, decode, lines
 from registry.io.row import FieldMapping, FileRow, columns_of
 from registry.samples.features import Bytes, ClassLabel, Feature, Features, Image, Tensor, Text
-from registry.samples.json_codec import excerpt, from_base64, parse_json
+from registry.samples.json_codec import excerpt, parse_json
 
 Convert = Callable[[str], Any]
 
@@ -27,8 +27,9 @@ def read(
 ) -> Iterator[FileRow]:
     """Yield the file's samples; ``key`` names the column of their keys.
 
-    A cell holds a number, ``true`` or ``false``, the name or index of a class, text, base64 for
-    bytes and images, or a JSON list for arrays. Raises `ImportFileError` with the line.
+    A cell holds a number, ``true`` or ``false``, the name or index of a class, text, a text that
+    `with_media` loads for bytes and images, or a JSON list for arrays. Raises `ImportFileError`
+    with the line.
     """
     records = _Records(path)
     header = records.next()
@@ -124,10 +125,8 @@ class _Records:
 
 
 def _converter(feature: Feature) -> Convert:
-    if isinstance(feature, Text):
+    if isinstance(feature, Text | Bytes | Image):
         return str
-    if isinstance(feature, Bytes | Image):
-        return from_base64
     if isinstance(feature, ClassLabel):
         # Names first: a class may be named '3' and have another index.
         names = frozenset(feature.names or ())

@@ -25,6 +25,7 @@ from registry.io.files.json_array import elements
 from registry.io.files.lines import decode, lines
 from registry.io.live_samples import Samples
 from registry.io.row import FieldMapping, FileRow, as_key, value_at
+from registry.io.row_media import unnamed
 from registry.samples.features import ClassLabel, Features, Text
 from registry.samples.json_codec import from_fields, parse_json, to_fields
 
@@ -44,8 +45,8 @@ def read(
 ) -> Iterator[FileRow]:
     """Yield the file's samples; ``key`` is the path of the property that holds their keys.
 
-    Arrays are nested lists or base64, classes are names or indexes, bytes and images are base64
-    or ``data:`` URIs. Raises `ImportFileError` with the line.
+    Arrays are nested lists or base64, classes are names or indexes, bytes and images are texts
+    that `with_media` loads. Raises `ImportFileError` with the line.
     """
     selector = _Selector(path, features, key, mapping)
     for numbers, raws in _blocks(path):
@@ -103,13 +104,16 @@ class _Selector:
     ) -> None:
         self._path = str(path)
         self._unit = unit
-        self._features = features
         self._key = key
         self._choose = _chooser(features, mapping) if mapping else None
         # Without a mapping, properties that are no features are refused: the key is taken out.
         self._remove_key = key is not None and key not in features and not mapping
-        # Features of which a string is base64 or a URI, and has to be decoded.
-        self._encoded = [n for n, f in features.items() if not isinstance(f, ClassLabel | Text)]
+        # The texts of images and bytes are left as they are: `with_media` loads them.
+        self._features = unnamed(features)
+        # Features of which a text is base64, and has to be decoded.
+        self._encoded = [
+            n for n, f in self._features.items() if not isinstance(f, ClassLabel | Text)
+        ]
 
     def keys(self, objects: Sequence[dict[str, Any]]) -> Sequence[str | None] | None:
         """Return the keys of objects whose values need no conversion, taken out of the objects.

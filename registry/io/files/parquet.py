@@ -39,7 +39,8 @@ def read(
 ) -> Iterator[FileRow]:
     """Yield the file's samples; ``key`` names the column of their keys.
 
-    Arrays are lists, or lists of lists; classes are names or indexes. Raises `ImportFileError`.
+    Arrays are lists, or lists of lists; classes are names or indexes; bytes and images are binary,
+    or texts that `with_media` loads. Raises `ImportFileError`.
     """
     number = 0
     try:

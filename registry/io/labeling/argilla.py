@@ -43,6 +43,7 @@ from registry.io.labeling.annotation_state import AnnotationState, StateTable, s
 from registry.io.labeling.apply import Outcome, apply_to_table, changed_groups, commit
 from registry.io.labeling.convert import AnnotationConverter
 from registry.io.labeling.mapping import Rules, parse_mapping
+from registry.io.media import MediaReader
 from registry.samples.features import Features
 from registry.samples.json_codec import describe, excerpt
 from registry.storage.log.changes import Change
@@ -76,15 +77,17 @@ def apply_event(
     event: Any,
     *,
     note: Callable[[Connection], bool] = lambda _: True,
+    media: MediaReader | None = None,
 ) -> Outcome:
     """Apply one event, as parsed JSON, in a transaction.
 
     ``note`` is called first in that transaction, and again if the transaction is retried. If it
-    returns False, nothing is applied. An event of another kind is ignored, without a transaction.
-    Raises `InvalidSampleError` for an event that cannot be read, and `FeatureError` for a mapping
-    that does not fit the features.
+    returns False, nothing is applied. ``media`` reads files and URIs, before the transaction. An
+    event of another kind is ignored, without a transaction. Raises `InvalidSampleError` for an
+    event that cannot be read, and `FeatureError` for a mapping that does not fit the features.
     """
-    converter = AnnotationConverter(dataset, check_mapping(dataset.features, mapping))
+    rules = check_mapping(dataset.features, mapping)
+    converter = AnnotationConverter(dataset, rules, media or MediaReader())
     try:
         record, response = _parse(event)
     except IgnoredEventError as error:

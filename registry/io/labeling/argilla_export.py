@@ -34,7 +34,7 @@ def read(
     for element in elements(path):
         try:
             for annotation in _annotations(element.value):
-                values = values_of(features, rules, annotation, [path.parent])
+                values = values_of(features, rules, annotation, None)
                 if values is not None:
                     raw = fingerprint(values.values())
                     yield FileRow(element.line, values, annotation.id.key, raw)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from registry.errors import ImportFileError, InvalidSampleError
+from registry.io import media
 from registry.io.files.lines import decode
-from registry.io.labeling import media
 from registry.io.labeling.tool_lines import select_values
 from registry.io.row import FieldMapping, FileRow, as_key, value_at
 from registry.samples.features import Features
@@ -40,7 +40,7 @@ def read(
             fields = {**picture, **_fields(boxes.get(picture["id"], []), categories)}
             # Files that no feature needs are not read, and may be missing.
             content = _image(path.parent, picture) if "image" in paths else b""
-            values = select_values(features, mapping, {**fields, "image": content}, path.parent)
+            values = select_values(features, mapping, {**fields, "image": content})
             row_key = (
                 f"coco:{path.resolve().parent.name}/{path.stem}:{picture['id']}"
                 if key is None

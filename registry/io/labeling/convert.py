@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from registry.catalog.dataset import Dataset
 from registry.errors import InvalidSampleError
 from registry.io.labeling.annotation import Annotation
 from registry.io.labeling.annotation_state import AnnotationState
 from registry.io.labeling.mapping import Rules, readable_values, values_of
+from registry.io.media import MediaReader
 from registry.samples.codec import Codec, rows_to_columns
 
 
 @dataclass
 class AnnotationConverter:
-    """Converts annotations by a parsed mapping; files are read only from below ``roots``."""
+    """Converts annotations by a parsed mapping; ``media`` reads what they name."""
 
     dataset: Dataset
     rules: Rules
-    roots: Sequence[Path] = ()
+    media: MediaReader = field(default_factory=MediaReader)
     codec: Codec = field(init=False)
 
     def __post_init__(self) -> None:
@@ -28,7 +28,7 @@ class AnnotationConverter:
 
     def states(self, annotations: Iterable[Annotation]) -> list[AnnotationState]:
         """Return the states of annotations, in order; one that does not fit has an ``error``."""
-        return [self._state(annotation) for annotation in annotations]
+        return [*self.media.map(self._state, annotations)]
 
     def _state(self, annotation: Annotation) -> AnnotationState:
         identity, updated_at = annotation.id, annotation.updated_at
@@ -37,7 +37,7 @@ class AnnotationConverter:
             return AnnotationState(identity, None)
         features = self.dataset.features
         try:
-            values = values_of(features, self.rules, annotation, self.roots)
+            values = values_of(features, self.rules, annotation, self.media)
             # Skipped or unanswered: a state without a sample, which retracts an earlier one.
             if values is None:
                 return AnnotationState(identity, updated_at)

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from registry.errors import FeatureError, InvalidSampleError
@@ -21,9 +20,10 @@ from registry.io.labeling import answers
 from registry.io.labeling.annotation import Annotation, PathSyntax
 from registry.io.labeling.answers import Conversion
 from registry.io.labeling.boxes import BOX_FORMATS
-from registry.io.labeling.media import load, safe
 from registry.io.labeling.paths import split_path
-from registry.samples.features import Bytes, ClassLabel, Feature, Features, Image, Ragged, Text
+from registry.io.media import MediaReader, safe
+from registry.io.row_media import is_named
+from registry.samples.features import ClassLabel, Feature, Features, Ragged, Text
 from registry.samples.json_codec import excerpt, from_fields
 from registry.samples.text import text_problem
 
@@ -91,12 +91,13 @@ def parse_mapping(
 
 
 def values_of(
-    features: Features, rules: Rules, annotation: Annotation, roots: Sequence[Path] = ()
+    features: Features, rules: Rules, annotation: Annotation, media: MediaReader | None
 ) -> dict[str, Any] | None:
     """Return a value per feature, or None if the annotation makes no sample.
 
-    Files that a task names are read only from below ``roots``. Raises `InvalidSampleError`, with
-    the annotation and the feature, for the first value that does not fit.
+    ``media`` reads the files and URIs that a task names; without it, the texts of images and bytes
+    are left as they are. Raises `InvalidSampleError`, with the annotation and the feature, for the
+    first value that does not fit.
     """
     if annotation.cancelled:
         return None
@@ -106,7 +107,7 @@ def values_of(
     errors: list[InvalidSampleError] = []
     for name in features:
         try:
-            values |= _converted(features, name, _value(rules[name], annotation), roots)
+            values |= _converted(features, name, _value(rules[name], annotation), media)
         except _UnansweredError as error:
             if _is_empty(rules, annotation):
                 return None
@@ -127,17 +128,18 @@ def readable_values(features: Features, rules: Rules, annotation: Annotation) ->
         # A value that cannot be read is left out; the reason is stored with the others.
         with suppress(_UnansweredError, ValueError):
             value = _value(rules[name], annotation)
-            is_uri = isinstance(feature, Image | Bytes) and isinstance(value, str)
+            is_uri = is_named(feature) and isinstance(value, str)
             # These values are stored in the inbox: a URI must not carry its password there.
             values[name] = safe(value) if is_uri else value
     return values
 
 
-def _converted(features: Features, name: str, value: Any, roots: Sequence[Path]) -> dict[str, Any]:
+def _converted(
+    features: Features, name: str, value: Any, media: MediaReader | None
+) -> dict[str, Any]:
     feature = features[name]
-    # Untrusted: `load` reads no file outside of the roots, and fetches nothing.
-    if isinstance(feature, Image | Bytes) and isinstance(value, str):
-        value = load(value, roots)
+    if is_named(feature) and isinstance(value, str):
+        return {name: value if media is None else media.load(value)}
     if isinstance(feature, ClassLabel) and feature.names is None and answers.is_index(value):
         value = int(value)
     return from_fields(features, {name: value})

@@ -19,10 +19,10 @@ from registry.io.files.jsonl import parse_object
 from registry.io.files.lines import beginning, lines
 from registry.io.labeling import answers
 from registry.io.labeling.answers import Conversion
-from registry.io.labeling.media import load
 from registry.io.labeling.paths import split_path
 from registry.io.row import FieldMapping, FileRow, as_key, fingerprint, value_at
-from registry.samples.features import Bytes, ClassLabel, Feature, Features, Image, Ragged, Text
+from registry.io.row_media import unnamed
+from registry.samples.features import ClassLabel, Feature, Features, Ragged, Text
 from registry.samples.json_codec import excerpt, from_fields
 
 FieldsOf = Callable[[dict[str, Any]], Mapping[str, Any] | None]
@@ -68,7 +68,7 @@ class ToolFile:
                 if fields is None:
                     continue
                 row_key = self.key_of(parsed)
-                values = select_values(self.features, self.mapping, fields, self.path.parent)
+                values = select_values(self.features, self.mapping, fields)
             except InvalidSampleError as error:
                 raise ImportFileError(
                     error.reason,
@@ -147,24 +147,23 @@ def objects(path: Path) -> Iterator[ToolObject]:
 
 
 def select_values(
-    features: Features, mapping: FieldMapping, fields: Mapping[str, Any], folder: Path
+    features: Features, mapping: FieldMapping, fields: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return a value per feature; raises `InvalidSampleError` with the feature.
 
-    If the field of an image or bytes feature names a file, it is read from below ``folder``. A
-    path may end in a part, as in `registry.io.labeling.mapping`: ``.json``, ``.spans``,
-    ``.classes[a,b]``.
+    The texts of images and bytes are left as they are. A path may end in a part, as in
+    `registry.io.labeling.mapping`: ``.json``, ``.spans``, ``.classes[a,b]``.
     """
     values = {}
     for name, feature in features.items():
         try:
-            values[name] = _value(feature, fields, mapping.get(name, name), folder)
+            values[name] = _value(feature, fields, mapping.get(name, name))
         except ValueError as error:
             raise InvalidSampleError(str(error), feature=name) from None
-    return from_fields(features, values)
+    return from_fields(unnamed(features), values)
 
 
-def _value(feature: Feature, fields: Mapping[str, Any], path: str, folder: Path) -> Any:
+def _value(feature: Feature, fields: Mapping[str, Any], path: str) -> Any:
     inner_path, part, classes = split_path(path)
     # A property whose whole name is the path takes precedence, even if it ends like a part.
     if part is not None and path not in fields:
@@ -174,8 +173,6 @@ def _value(feature: Feature, fields: Mapping[str, Any], path: str, folder: Path)
             return _spans(feature, given, fields)
         return answers.CONVERSIONS[part](given, Conversion(classes, feature))
     value = value_at(fields, path)
-    if isinstance(value, str) and isinstance(feature, Image | Bytes):
-        return load(value, [folder])
     return _of_list(feature, value, fields) if isinstance(value, list) else value
 
 

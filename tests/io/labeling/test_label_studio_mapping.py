@@ -17,6 +17,7 @@ from registry.io.labeling.apply import Outcome
 from registry.io.labeling.label_studio.export import insert_export
 from registry.io.labeling.label_studio.mapping import check_mapping
 from registry.io.labeling.label_studio.webhook import apply_event
+from registry.io.media import MediaReader
 from registry.samples.features import Features
 from tests.support.image_files import PNG
 from tests.support.label_studio_project import (
@@ -96,7 +97,7 @@ def test_a_path_selects_a_value(sqlite_url: str, feature: Any, path: str, value:
         (Ragged("float32"), "result.b.pixels", [(-1, 0, 11, 5)], "stands out of the picture"),
         (Ragged("float32"), "result.b.percent", [(1, 1, -11, 5)], "stands out of the picture"),
         (Ragged("float32"), "result.b.percent", [(1, 1, 1e300, 5)], "no rectangle with"),
-        (Image(), "data.text", [], "'a car' names a file, and no folder is allowed"),
+        (Image(), "data.text", [], "a file is read only from below a --root"),
     ],
 )
 def test_a_value_that_does_not_fit_is_quarantined_with_the_reason(
@@ -290,4 +291,4 @@ def test_a_picture_elsewhere_is_neither_read_nor_fetched(
 def _send_picture(dataset: Dataset, value: str, tmp_path: Path, media: Path) -> Outcome:
     sent = event(1) | {"task": {"id": 19, "data": {"image": value}}}
     roots = [tmp_path / "none", media]
-    return apply_event(dataset, {"picture": "data.image"}, sent, roots=roots)
+    return apply_event(dataset, {"picture": "data.image"}, sent, media=MediaReader(roots))

@@ -28,6 +28,7 @@ from registry.io.labeling.apply import Outcome, apply_states, changed_groups, co
 from registry.io.labeling.convert import AnnotationConverter
 from registry.io.labeling.label_studio.annotations import TOOL, parse_full, parse_minimal
 from registry.io.labeling.label_studio.mapping import check_mapping
+from registry.io.media import MediaReader
 from registry.storage.log.batch import Report
 from registry.storage.log.changes import Change
 from registry.storage.log.head import Head
@@ -47,7 +48,7 @@ def insert_export(
     mapping: Mapping[str, str] | None = None,
     *,
     project: int | None = None,
-    roots: Sequence[Path] = (),
+    media: MediaReader | None = None,
     hull: bool = False,
     progress: AnnotationProgress | None = None,
     dry: bool = False,
@@ -57,7 +58,7 @@ def insert_export(
     Samples of the exported projects that the file lacks are retracted, unless they changed after
     the file was written. The file must therefore be an export of a whole project. ``project`` is
     the project's id, needed if neither the tasks nor the file name that Label Studio gave
-    (``project-2-at-…``) contain it; tasks of JSON_MIN never do. ``mapping``, ``roots`` and
+    (``project-2-at-…``) contain it; tasks of JSON_MIN never do. ``mapping``, ``media`` and
     ``hull`` are as for events. With ``dry``, nothing is changed, and the report says what would be.
 
     Raises `ImportFileError` for the first annotation that does not fit. Those before it may be
@@ -65,9 +66,8 @@ def insert_export(
     """
     contents = _Contents(_project_in_name(path) if project is None else project)
     written = _time_written(path)
-    converter = AnnotationConverter(
-        dataset, check_mapping(dataset.features, mapping, hull=hull), roots
-    )
+    rules = check_mapping(dataset.features, mapping, hull=hull)
+    converter = AnnotationConverter(dataset, rules, media or MediaReader())
     total = Report(0, 0, 0, 0, dataset.head)
     row_count, size = 0, 0
     try:

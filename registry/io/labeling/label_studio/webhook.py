@@ -10,7 +10,6 @@ unique within a server.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from registry.catalog.dataset import Dataset
@@ -22,6 +21,7 @@ from registry.io.labeling.convert import AnnotationConverter
 from registry.io.labeling.label_studio.annotations import TOOL
 from registry.io.labeling.label_studio.events import annotations_of
 from registry.io.labeling.label_studio.mapping import check_mapping
+from registry.io.media import MediaReader
 
 __all__ = ["Outcome", "apply_event", "apply_events", "check_mapping"]
 
@@ -31,11 +31,11 @@ def apply_event(
     mapping: Mapping[str, str] | None,
     event: Any,
     *,
-    roots: Sequence[Path] = (),
+    media: MediaReader | None = None,
     hull: bool = False,
 ) -> Outcome:
     """Apply one event as `apply_events` does, but raise its error."""
-    (outcome,) = apply_events(dataset, mapping, [event], roots=roots, hull=hull)
+    (outcome,) = apply_events(dataset, mapping, [event], media=media, hull=hull)
     if isinstance(outcome, RegistryError):
         raise outcome
     return outcome
@@ -46,19 +46,20 @@ def apply_events(
     mapping: Mapping[str, str] | None,
     events: Sequence[Any],
     *,
-    roots: Sequence[Path] = (),
+    media: MediaReader | None = None,
     hull: bool = False,
 ) -> list[Outcome | RegistryError]:
     """Apply events in one transaction, and return the outcome of each, in order.
 
     An event is parsed JSON; `registry.io.labeling.label_studio.mapping` describes the mapping.
-    Pictures that tasks name by a path are read from below ``roots``. ``hull`` replaces rotated
-    rectangles by their hulls; they are refused otherwise. An event that cannot be read
-    changes nothing, and its `InvalidSampleError` is returned as its outcome. Raises `FeatureError`
-    for a mapping that does not fit the features, and the errors of the database.
+    ``media`` reads the files and URIs that tasks name, before the transaction; without it, none is
+    read. An annotation of which one cannot be read is rejected. ``hull`` replaces rotated
+    rectangles by their hulls; they are refused otherwise. An event that cannot be read changes
+    nothing, and its `InvalidSampleError` is returned as its outcome. Raises `FeatureError` for a
+    mapping that does not fit the features, and the errors of the database.
     """
     rules = check_mapping(dataset.features, mapping, hull=hull)
-    converter = AnnotationConverter(dataset, rules, roots)
+    converter = AnnotationConverter(dataset, rules, media or MediaReader())
     # Parsed and packed before the transaction, which holds the head's lock.
     parsed = [_parse(converter, event) for event in events]
     groups = [each for each in parsed if isinstance(each, list)]
