@@ -18,15 +18,16 @@ from registry.storage.database.models import DatasetRow
 from registry.storage.database.transactions import read
 from registry.storage.log import entries
 from registry.storage.log.batch import Amend, Batch, Outcome, Report
-from registry.storage.log.changes import Change, batches, insertion, merge
+from registry.storage.log.changes import Change, batches, merge
 from registry.storage.log.entries import Entry, Revision
 from registry.storage.log.erase import Erasure, erase
 from registry.storage.log.head import Head
 from registry.storage.log.inbox import Inbox
+from registry.storage.log.insertions import Data, insertions
 from registry.storage.log.page import Page
 from registry.storage.log.reader import Log, follow, pages
 from registry.storage.log.version import Version, complete
-from registry.storage.log.writer import Writer, amend, append, append_each, transact
+from registry.storage.log.writer import Writer, amend, append, append_all, append_each, transact
 from registry.training import run_store
 from registry.training.mirror_source import Sources
 from registry.training.policy import Policy
@@ -102,12 +103,19 @@ class Dataset:
 
     def insert(
         self,
-        data: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        data: Data,
         *,
         keys: Keys | None = None,
         source: str | None = None,
     ) -> Report:
-        """Insert samples: a list of them, or columns (a value per sample, by feature).
+        """Insert samples: a list of them, columns (a value per sample, by feature), or a table.
+
+        A table is a frame of pandas or polars, a table, batch or stream of Arrow, a Hugging Face
+        dataset, or any object with ``__arrow_c_stream__``. Its columns are the features.
+
+        ``keys`` are text or whole numbers, which become text: 1 is the key "1". Floats and bools
+        are refused. They may be a list, an array, a column or index of any of these libraries, or
+        the name of a column that is no feature.
 
         If the dataset has a key already, its sample is revised, or left unchanged if the new
         record equals the old one byte for byte. So repeating an insert is harmless. A key twice in
@@ -118,9 +126,12 @@ class Dataset:
         into chunks, and each chunk is stored as a whole or not at all.
 
         Raises `InvalidSampleError`, before anything is stored, for the first value that does not
-        fit its feature.
+        fit its feature. Of a table, the first million rows or 256 MiB are checked before anything
+        is stored, then the next; the error's note then has the number of rows that are stored.
         """
-        return self.append(insertion(self._log.codec, data, keys, source))
+        self._check_writable()
+        batches = insertions(self._log.codec, data, keys, source)
+        return append_all(self._log.engine, self._log.dataset_id, batches)
 
     def append(self, batch: Batch) -> Report:
         """Append a batch of packed records, by the rules of `insert`."""

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from registry.errors import InvalidSampleError
+from registry.samples.columns import plain_column
 from registry.samples.features import (
     LARGEST_RECORD,
     Bytes,
@@ -66,13 +67,14 @@ class Codec:
         fixed = 0
         for name, feature in self.features.items():
             try:
+                column = plain_column(feature, columns[name])
                 if isinstance(feature, FixedFeature):
-                    header[_field(fixed)] = pack_fixed(feature, columns[name], count)
+                    header[_field(fixed)] = pack_fixed(feature, column, count)
                     fixed += 1
                 else:
                     old_image = name in stored and isinstance(feature, Image)
                     kind = Bytes() if old_image else feature
-                    values = pack_variable(kind, columns[name], count)
+                    values = pack_variable(kind, column, count)
                     header[f"l{len(parts)}"] = [len(value) for value in values]
                     parts.append(values)
             except UnfitValueError as error:

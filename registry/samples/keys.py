@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,25 @@ import numpy.typing as npt
 from registry.errors import InvalidSampleError
 from registry.samples.text import encode_text
 
-Keys = Sequence[str] | npt.NDArray[np.str_]
+
+class _ToList(Protocol):
+    """A pandas Series or Index, or a NumPy array."""
+
+    def tolist(self) -> Any: ...
+
+
+class _ToPyList(Protocol):
+    """An Arrow array."""
+
+    def to_pylist(self) -> list[Any]: ...
+
+
+class _PolarsSeries(Protocol):
+    def to_list(self) -> list[Any]: ...
+
+
+Keys = Sequence[str] | Sequence[int] | npt.NDArray[Any] | _ToList | _ToPyList | _PolarsSeries
+"""Keys in the order of the samples: text, or whole numbers that become text."""
 
 LONGEST = 512
 """Maximum length of a key in bytes of UTF-8."""
@@ -26,12 +45,8 @@ def make_keys(count: int) -> list[str]:
 
 
 def check_keys(keys: Keys, count: int) -> list[str]:
-    """Return the keys as a list; raises `InvalidSampleError` for the first invalid one."""
-    if not isinstance(keys, Sequence | np.ndarray) or isinstance(keys, str | bytes):
-        raise InvalidSampleError(f"keys is one {type(keys).__name__}; give a list of {count} keys")
-    listed = keys.tolist() if isinstance(keys, np.ndarray) else list(keys)
-    if len(listed) != count:
-        raise InvalidSampleError(f"{len(listed)} keys were given for {count} samples")
+    """Return the keys as a list of text; raises `InvalidSampleError` for the first invalid one."""
+    listed = as_text_list(keys, count, "keys")
     # These checks of the whole batch run in C; only a batch that fails one is checked row by row.
     # 128 characters are at most 512 bytes, so a batch of such keys needs no encoding per key.
     try:
@@ -42,14 +57,56 @@ def check_keys(keys: Keys, count: int) -> list[str]:
         sound = False
     if not sound:
         for row, key in enumerate(listed):
+            if not isinstance(key, str):
+                kind = type(key).__name__
+                raise InvalidSampleError(f"a key is text or a whole number, not {kind}", row=row)
             if reason := _problem(key, "key"):
                 raise InvalidSampleError(reason, row=row, key=key or None)
     return listed
 
 
+def as_text_list(values: Keys, count: int | None, what: str) -> list[Any]:
+    """Return keys, or another ``what`` of samples, as a list in which whole numbers became text.
+
+    Values of other types are kept, for a check of each to refuse. Raises `InvalidSampleError`
+    unless there are ``count`` values; None stands for a number that is not known yet.
+    """
+    listed = _listed(values)
+    if listed is None:
+        kind, number = type(values).__name__, "" if count is None else f"{count} "
+        raise InvalidSampleError(f"{what} is one {kind}; give a list of {number}{what}")
+    if count is not None and len(listed) != count:
+        raise InvalidSampleError(f"{len(listed)} {what} were given for {count} samples")
+    if {*map(type, listed)} <= {str}:
+        return listed
+    return [str(int(value)) if _is_whole(value) else value for value in listed]
+
+
+def _listed(values: Any) -> list[Any] | None:
+    """Return a list, or an array or column of any library, as a list; None for anything else."""
+    if isinstance(values, str | bytes | bytearray | memoryview):
+        return None
+    for method in ("tolist", "to_pylist", "to_list"):
+        if callable(convert := getattr(values, method, None)):
+            # An array without dimensions is converted to one value.
+            return converted if isinstance(converted := convert(), list) else None
+    return [*values] if isinstance(values, Sequence) else None
+
+
+def _is_whole(value: object) -> bool:
+    # In Python, bool is a subclass of int: True would become the key 'True'. Longer numbers are no
+    # keys, and Python raises an error for writing them.
+    return (
+        isinstance(value, int | np.integer)
+        and not isinstance(value, bool)
+        and int(value).bit_length() <= 8 * LONGEST
+    )
+
+
 def check_key(key: str) -> None:
     """Raise `InvalidSampleError` unless this can be a sample's key."""
-    check_keys([key], 1)
+    if reason := _problem(key, "key"):
+        raise InvalidSampleError(reason, row=0, key=key or None)
 
 
 def check_source(source: str | None) -> None:

@@ -41,6 +41,17 @@ class UnfitValueError(Exception):
         self.row = row
 
 
+NULL = "the value is null; fill it, or leave the row out"
+
+
+def unlike_column(dtype: object) -> str:
+    """Return the reason for rejecting a column of times or decimals, which no feature holds."""
+    return (
+        f"a column of {dtype} fits no feature; convert it first, to a number (such as seconds "
+        "since 1970 as float64) or to text"
+    )
+
+
 def pack_fixed(feature: FixedFeature, values: Any, count: int) -> Array:
     """Return an array of shape ``(count, *shape)`` to store; raises `UnfitValueError`."""
     _check_column(values, count)

@@ -281,7 +281,11 @@ def test_an_unfit_value_is_rejected_with_its_row_key_and_feature(
         ({"image": [[1, 2], [3, 4]], "label": 3}, None, "put a single sample in a list"),
         ([digit(1)], ["a", "b"], "2 keys were given for 1 samples"),
         ([digit(1)], "a", "keys is one str"),
-        (None, None, "samples come as a list, or as a mapping of columns, not as NoneType"),
+        (
+            None,
+            None,
+            "samples come as a list, as a mapping of columns, or as a table .*not as NoneType",
+        ),
         ((digit(n) for n in range(3)), None, "not as generator"),
         ({"image": np.array(5), "label": 1}, None, "put a single sample in a list"),
         ({"image": {1, 2}, "label": [1, 2]}, None, "a column of 2 values is a list, not set"),
@@ -290,7 +294,9 @@ def test_an_unfit_value_is_rejected_with_its_row_key_and_feature(
         ([digit(1)], ["k" * 513], "a key of 513 bytes is too long; at most 512"),
         ([digit(1)], ["a\0b"], r"a key cannot hold \\x00"),
         ([digit(1)], ["\ud800"], "a key cannot hold a lone surrogate"),
-        ([digit(1)], [7], "row 0, key 7: a key is text, not int"),
+        ([digit(1)], [7.0], "row 0: a key is text or a whole number, not float"),
+        ([digit(1)], [True], "row 0: a key is text or a whole number, not bool"),
+        ([digit(1)], [10**600], "a key of 601 bytes is too long; at most 512"),
         ([digit(1), digit(2) | {"label": 10}], ["a", "b"], "row 1, key 'b', feature 'label': "),
         (
             {"image": np.array([None, None]), "label": [1, 2]},

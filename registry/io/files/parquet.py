@@ -5,9 +5,8 @@ The columns are written with types that every reader of Parquet supports.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 from registry.errors import ImportFileError
 from registry.io.live_samples import Samples
 from registry.io.row import FieldMapping, FileRow, as_key, columns_of, fingerprint
+from registry.samples.arrow import values_of
 from registry.samples.features import (
     Bytes,
     ClassLabel,
@@ -62,58 +62,6 @@ def read(
         reason, *_ = str(error).splitlines() or ["it cannot be read"]
         line = number + 1 if number else None
         raise ImportFileError(reason, file=str(path), line=line, unit="row") from None
-
-
-def values_of(column: Any) -> Sequence[Any]:
-    """Return a value for each row of an Arrow array: a number, text, bytes, list or array.
-
-    Lists of numbers without nulls become arrays, without a Python object for each number. Other
-    columns take the slow path of ``to_pylist``, and keep their nulls for the codec to refuse.
-    """
-    arrow_type = column.type
-    # With a permutation, the axes are stored in another order than that of the shape.
-    if isinstance(arrow_type, pa.FixedShapeTensorType) and not arrow_type.permutation:
-        shape: tuple[int, ...] = tuple(arrow_type.shape)
-        inner = column.storage.flatten()
-    else:
-        shape, inner = (), column.storage if isinstance(arrow_type, pa.ExtensionType) else column
-        # `flatten` drops null lists, and the values after them would move to other rows.
-        while pa.types.is_fixed_size_list(inner.type) and not inner.null_count:
-            shape += (inner.type.list_size,)
-            inner = inner.flatten()
-    if not inner.null_count and not column.null_count:
-        if _is_number(inner.type):
-            numbers = inner.to_numpy(zero_copy_only=False)
-            return numbers.reshape(len(column), *shape)  # type: ignore[no-any-return]
-        if _is_list(inner.type) and not shape and _is_number(inner.type.value_type):
-            return _slices(inner)
-    values: list[Any] = column.to_pylist()
-    return values
-
-
-def _slices(lists: Any) -> Sequence[Any]:
-    """Return the rows of an array of lists as views of one array of numbers."""
-    # Not `flatten`, which starts at a slice's first value: the offsets count from the first of all.
-    numbers = lists.values
-    if numbers.null_count:
-        # NumPy has no nulls: they would become NaN.
-        values: list[Any] = lists.to_pylist()
-        return values
-    flat, offsets = numbers.to_numpy(zero_copy_only=False), lists.offsets.to_numpy()
-    return [flat[start:stop] for start, stop in pairwise(offsets)]
-
-
-def _is_number(arrow_type: Any) -> bool:
-    types = pa.types
-    return bool(
-        types.is_integer(arrow_type)
-        or types.is_floating(arrow_type)
-        or types.is_boolean(arrow_type)
-    )
-
-
-def _is_list(arrow_type: Any) -> bool:
-    return bool(pa.types.is_list(arrow_type) or pa.types.is_large_list(arrow_type))
 
 
 def _batch_rows(metadata: Any) -> int:

@@ -10,6 +10,7 @@ from registry.errors import InvalidSampleError, RegistryError, SampleNotFoundErr
 from registry.samples.codec import Codec, rows_to_columns
 from registry.samples.json_codec import from_fields
 from registry.samples.keys import Keys, check_key, check_keys, check_source, make_keys
+from registry.samples.tables import is_hugging_face_splits, refusal
 from registry.storage.log.batch import Amend, Batch
 
 ACTIONS = ("insert", "update", "retract")
@@ -70,11 +71,17 @@ def insertion(
 ) -> Batch:
     """Return the batch that inserts samples, given as a list of samples or as columns by feature.
 
-    Without ``keys``, each sample gets a generated key. Raises `InvalidSampleError` for an empty
-    batch or an invalid sample.
+    ``keys`` may be the name of a column. Without ``keys``, each sample gets a generated key. Raises
+    `InvalidSampleError` for an empty batch or an invalid sample.
     """
     check_source(source)
+    if is_hugging_face_splits(data):
+        raise InvalidSampleError(refusal(data))
     columns = isinstance(data, Mapping)
+    if isinstance(data, Mapping) and isinstance(keys, str) and keys in data:
+        name, keys = keys, data[keys]
+        if name not in codec.features:
+            data = {other: column for other, column in data.items() if other != name}
     count = _column_length(data) if isinstance(data, Mapping) else _length(data)
     if not count:
         raise InvalidSampleError("the batch is empty; insert at least one sample")
@@ -152,10 +159,8 @@ def _encode(
 
 
 def _length(rows: object) -> int:
-    if not isinstance(rows, Sequence):
-        raise InvalidSampleError(
-            f"samples come as a list, or as a mapping of columns, not as {type(rows).__name__}"
-        )
+    if not isinstance(rows, Sequence) or isinstance(rows, str | bytes):
+        raise InvalidSampleError(refusal(rows))
     return len(rows)
 
 

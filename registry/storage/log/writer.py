@@ -10,7 +10,7 @@ value that it would have left, which no other rows could have produced.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Generic, TypeVar
@@ -53,6 +53,26 @@ def append(engine: Engine, dataset_id: int, batch: Batch) -> Report:
                 error.add_note(f"the first chunks are stored, up to position {total.head.position}")
             raise
         total = total + report if total else report
+    assert total is not None
+    return total
+
+
+def append_all(engine: Engine, dataset_id: int, batches: Iterable[Batch]) -> Report:
+    """Append batches one after another, each as `append` does; there must be at least one.
+
+    An error has a note of how many rows the batches before it had.
+    """
+    total: Report | None = None
+    rows = 0
+    try:
+        for batch in batches:
+            report = append(engine, dataset_id, batch)
+            total = total + report if total else report
+            rows += len(batch.keys)
+    except RegistryError as error:
+        if rows:
+            error.add_note(f"the first {rows:,} rows are stored")
+        raise
     assert total is not None
     return total
 

@@ -1,0 +1,106 @@
+"""Insertion of samples that are given as rows, as columns or as a table: the batches to append.
+
+A table may be larger than the memory. It is encoded some MiB at a time, and appended when the
+records of up to `AHEAD_BYTES` are ready.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from registry.errors import InvalidSampleError
+from registry.samples.codec import Codec
+from registry.samples.keys import Keys, as_text_list
+from registry.samples.tables import Table, is_table, length_of, parts_of
+from registry.storage.log.batch import Batch
+from registry.storage.log.changes import insertion
+
+AHEAD_BYTES = 256 << 20
+"""Bytes of records that are encoded, and so checked, before any of them is appended."""
+AHEAD_ROWS = 1 << 20
+_PIECE_BYTES = 4 << 20
+"""Bytes of records that are encoded together; their Python values take several times as much."""
+_PIECE_ROWS = 4096
+_FIRST_ROWS = 64
+"""Rows of the first piece, from whose records the rows of the next are computed."""
+
+Data = Mapping[str, Any] | Sequence[Mapping[str, Any]] | Table
+
+
+def insertions(codec: Codec, data: Data, keys: Keys | None, source: str | None) -> Iterator[Batch]:
+    """Yield the batches that insert samples, one unless the data are a large table.
+
+    Raises `InvalidSampleError`, with the row counted from the first of all.
+    """
+    if not is_table(data):
+        yield insertion(codec, data, keys, source)  # type: ignore[arg-type]
+        return
+    pieces: list[Batch] = []
+    rows = size = 0
+    for piece in _pieces(codec, data, keys, source):
+        pieces.append(piece)
+        rows += len(piece.keys)
+        size += _bytes_of(piece)
+        if rows >= AHEAD_ROWS or size >= AHEAD_BYTES:
+            yield _joined(pieces)
+            pieces, rows, size = [], 0, 0
+    if pieces:
+        yield _joined(pieces)
+
+
+def _pieces(codec: Codec, table: Any, keys: Keys | None, source: str | None) -> Iterator[Batch]:
+    count = length_of(table)
+    listed = keys
+    if keys is not None and not isinstance(keys, str):
+        listed = as_text_list(keys, count, "keys")
+    done, together = 0, _FIRST_ROWS
+    for part in parts_of(table, codec.features):
+        start = 0
+        while start < part.rows:
+            stop = min(part.rows, start + together)
+            some = _keys_between(listed, done, done + stop - start)
+            piece = _encode(codec, part.slice(start, stop), some, source, done)
+            yield piece
+            done += stop - start
+            start = stop
+            width = max(1, _bytes_of(piece) // len(piece.keys))
+            together = max(1, min(_PIECE_ROWS, _PIECE_BYTES // width))
+    if not done:
+        raise InvalidSampleError("the table is empty; insert at least one sample")
+    if isinstance(listed, list) and len(listed) != done:
+        raise InvalidSampleError(f"{len(listed)} keys were given for {done} samples")
+
+
+def _keys_between(keys: Keys | None, start: int, stop: int) -> Keys | None:
+    if not isinstance(keys, list):
+        return keys
+    if len(keys) < stop:
+        raise InvalidSampleError(f"{len(keys)} keys were given for at least {stop} samples")
+    return keys[start:stop]
+
+
+def _encode(
+    codec: Codec, columns: Mapping[str, Any], keys: Keys | None, source: str | None, before: int
+) -> Batch:
+    """Return the batch of columns; an error counts ``before`` rows that precede them."""
+    try:
+        return insertion(codec, columns, keys, source)
+    except InvalidSampleError as error:
+        row = None if error.row is None else error.row + before
+        raise InvalidSampleError(
+            error.reason, row=row, key=error.key, feature=error.feature
+        ) from None
+
+
+def _joined(batches: Sequence[Batch]) -> Batch:
+    return Batch(
+        [key for batch in batches for key in batch.keys],
+        [record for batch in batches for record in batch.records],
+        [source for batch in batches for source in batch.sources],
+        fresh=all(batch.fresh for batch in batches),
+    )
+
+
+def _bytes_of(batch: Batch) -> int:
+    return sum(len(record) for record in batch.records if isinstance(record, bytes))
