@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from registry.errors import RegistryError
 from registry.samples.features import LARGEST_RECORD
 from registry.samples.json_codec import excerpt, from_base64
 
@@ -27,6 +28,10 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}\Z")
 _LONGEST_PATH = 4096
 _UPLOADS = "/data/"
 """What the paths of Label Studio's own files begin with."""
+
+
+class MediaError(RegistryError):
+    """A prefix or a token that cannot be used to fetch media. The message holds no secret."""
 
 
 class Fetches(Protocol):
@@ -42,6 +47,10 @@ class Fetches(Protocol):
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Yield the results of ``work``, in order; some items are worked on at the same time."""
+        ...
+
+    def within(self, seconds: float) -> Fetches:
+        """Return a fetcher for one request, which has this time for all that it fetches."""
         ...
 
     def close(self) -> None: ...
@@ -89,6 +98,10 @@ class MediaReader:
         """Return a reader that reads from these folders, too."""
         return replace(self, roots=[*self.roots, *folders])
 
+    def within(self, seconds: float) -> MediaReader:
+        """Return a reader for one request, which has this time for all that it fetches."""
+        return self if self.fetcher is None else replace(self, fetcher=self.fetcher.within(seconds))
+
     def close(self) -> None:
         if self.fetcher is not None:
             self.fetcher.close()
@@ -133,6 +146,30 @@ class MediaReader:
         with suppress(OSError):  # a name that is too long for the file system
             return any(_file_below(text, root) is not None for root in self.roots)
         return False
+
+
+def media_reader(
+    roots: Sequence[Path], prefixes: Sequence[str], *, seconds: float | None = None
+) -> MediaReader:
+    """Return a reader of files below roots and of URIs below prefixes; the caller closes it.
+
+    ``seconds`` limits the time of each fetch. Raises `MediaError` for a prefix that cannot be used,
+    and if a library is not installed.
+    """
+    if not prefixes:
+        return MediaReader(roots)
+    try:
+        # Imported here: they need an extra.
+        from registry.io.fetch.fetcher import Fetcher  # noqa: PLC0415
+        from registry.io.fetch.limits import FetchLimits  # noqa: PLC0415
+    except ImportError as error:
+        if error.name not in {"fsspec", "httpx"}:
+            raise  # a broken import in our own code is not a missing extra
+        raise MediaError(
+            f"--fetch needs {error.name}; run: pip install 'registry[fetch]'"
+        ) from None
+    limits = FetchLimits() if seconds is None else FetchLimits(seconds=seconds)
+    return MediaReader(roots, Fetcher(prefixes, limits))
 
 
 def read(path: str, roots: Sequence[Path], shown_as: str) -> bytes:
