@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from registry.errors import RegistryError
-from registry.samples.features import Image
+from registry.samples.features import Encoding, Image
+from registry.samples.image_header import encoding_of
+from registry.samples.pillow import opener
 from registry.storage.database.transactions import read
 from registry.storage.log.entries import entries
 from registry.storage.log.page import Page
 from registry.storage.log.reader import Log, pages
 
-Decode = Callable[[str, bytes], None]
-"""Decodes a file of an encoding ("jpeg" or "png"); raises any `Exception` if that fails."""
+Decode = Callable[[bytes], None]
+"""Decodes a file; raises any `Exception` if that fails."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,11 @@ def _failures(
                     yield position, name, reason
 
 
-def _reason(decode: Decode, encoding: str, file: bytes) -> str | None:
+def _reason(decode: Decode, encoding: Encoding | None, file: bytes) -> str | None:
+    if encoding not in (None, encoding_of(file)):
+        return f"it is no {encoding} file"
     try:
-        decode(encoding, file)
+        decode(file)
     except Exception as error:  # noqa: BLE001  # decoders raise what they like
         return str(error) or type(error).__name__
     return None
@@ -82,7 +85,7 @@ def _key(log: Log, position: int) -> str:
 def _decoder() -> Decode:
     try:
         return _pillow()
-    except ModuleNotFoundError:
+    except RegistryError:
         pass
     try:
         return _tensorflow()
@@ -93,24 +96,20 @@ def _decoder() -> Decode:
 
 
 def _pillow() -> Decode:
-    from PIL import JpegImagePlugin, PngImagePlugin  # noqa: PLC0415  # the extra "images"
+    open_file = opener()
 
-    # Not `Image.open`, which tries other encodings, too, and has its own limit to the size.
-    files = {"jpeg": JpegImagePlugin.JpegImageFile, "png": PngImagePlugin.PngImageFile}
-
-    def decode(encoding: str, file: bytes) -> None:
-        with files[encoding](io.BytesIO(file)) as image:
+    def decode(file: bytes) -> None:
+        with open_file(file) as image:
             image.load()
 
     return decode
 
 
 def _tensorflow() -> Decode:
-    import tensorflow as tf  # noqa: PLC0415  # takes seconds to load
+    # TensorFlow takes seconds to load.
+    from registry.tensorflow.image_decoding import decode_image  # noqa: PLC0415
 
-    decoders = {"jpeg": tf.io.decode_jpeg, "png": tf.io.decode_png}
-
-    def decode(encoding: str, file: bytes) -> None:
-        decoders[encoding](file)
+    def decode(file: bytes) -> None:
+        decode_image(file, encoding_of(file), channels=3)
 
     return decode

@@ -19,7 +19,8 @@ def create(
         typer.Option(
             metavar="NAME=KIND",
             help="A feature: image=uint8[8,8], label=class:10, label=class:cat,dog, "
-            "photo=image:png, note=text, blob=bytes, tokens=ragged:int32. Repeat for each.",
+            "photo=image, scan=image:png, note=text, blob=bytes, tokens=ragged:int32, "
+            "boxes=ragged:float32[4]. Repeat for each.",
         ),
     ],
     split: Annotated[

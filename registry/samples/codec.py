@@ -95,7 +95,7 @@ class Codec:
 
         A fixed-width column is a contiguous, aligned array of shape ``(count, *shape)`` and the
         feature's dtype, int32 for a `ClassLabel`. A variable-width column is an object array of
-        shape ``(count,)`` that holds ``str``, ``bytes`` or one-dimensional arrays.
+        shape ``(count,)`` that holds ``str``, ``bytes`` or, for `Ragged`, arrays ``(n, *shape)``.
         """
         if self.fixed_width:
             width = self.header.itemsize
@@ -225,7 +225,7 @@ def _unpack(feature: object, values: list[bytes]) -> Column:
     elif isinstance(feature, Ragged):
         dtype = np.dtype(feature.dtype).newbyteorder("<")
         for row, value in enumerate(values):
-            column[row] = np.frombuffer(value, dtype)
+            column[row] = np.frombuffer(value, dtype).reshape(-1, *feature.shape)
     else:
         column[:] = values
     return column

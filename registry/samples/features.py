@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from registry.errors import FeatureError
 from registry.samples.text import name_problem, text_problem
@@ -22,9 +22,25 @@ LARGEST_RECORD = 256 << 20
 """Maximum size of a record in bytes (PostgreSQL's limit for a value is 1 GiB)."""
 
 
+Encoding: TypeAlias = Literal["jpeg", "png", "gif", "bmp", "webp"]
+ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
+"""The encodings of images that TensorFlow decodes, webp from version 2.20 on."""
+
+
 def _dtype(name: str) -> None:
     if name not in DTYPES:
         raise FeatureError(f"dtype {name!r:.200} is not known; choose one of {', '.join(DTYPES)}")
+
+
+def _shape(shape: Iterable[int]) -> tuple[int, ...]:
+    # A caller may pass a list, which is not hashable.
+    sides = tuple(shape)
+    if any(not isinstance(side, int) or side < 1 for side in sides):
+        raise FeatureError(f"shape {sides} must consist of whole numbers of at least 1")
+    # 8 bytes is the largest item: the limit does not depend on the dtype.
+    if math.prod(sides) * 8 > LARGEST_RECORD:
+        raise FeatureError(f"shape {sides} is too large for one sample; divide it")
+    return sides
 
 
 @dataclass(frozen=True)
@@ -39,13 +55,8 @@ class Tensor:
 
     def __post_init__(self) -> None:
         _dtype(self.dtype)
-        # A caller may pass a list, which is not hashable.
-        object.__setattr__(self, "shape", tuple(self.shape))
-        if any(not isinstance(side, int) or side < 1 for side in self.shape):
-            raise FeatureError(f"shape {self.shape} must consist of whole numbers of at least 1")
-        # 8 bytes is the largest item: the limit does not depend on the dtype.
-        if math.prod(self.shape) * 8 > LARGEST_RECORD:
-            raise FeatureError(f"shape {self.shape} is too large for one sample; divide it")
+        # The dataclass is frozen, so that plain assignment raises.
+        object.__setattr__(self, "shape", _shape(self.shape))
 
 
 @dataclass(frozen=True)
@@ -75,21 +86,28 @@ class ClassLabel:
                     raise FeatureError(f"a class name {problem}")
             if len(set(names)) != len(names):
                 raise FeatureError("class names must differ from one another")
-        # The dataclass is frozen, so that plain assignment raises.
         object.__setattr__(self, "count", count)
         object.__setattr__(self, "names", names)
 
 
 @dataclass(frozen=True)
 class Image:
-    """An encoded image file, stored unchanged and decoded by the training pipeline."""
+    """An encoded image file, stored unchanged and decoded by the training pipeline.
 
-    encoding: Literal["png", "jpeg"] = "png"
+    ``encoding`` is one of `ENCODINGS`; with None, the files of a dataset may have any of them.
+    Values are the bytes of a file, a `pathlib.Path` to one, a `PIL.Image.Image`, or a uint8 array
+    of shape ``(height, width)`` or ``(height, width, channels)`` with 1, 3 or 4 channels. Images
+    of Pillow and arrays are stored as PNG. Raises `FeatureError`.
+    """
+
+    encoding: Encoding | None = None
 
     def __post_init__(self) -> None:
-        if self.encoding not in ("png", "jpeg"):
+        if self.encoding is not None and self.encoding not in ENCODINGS:
+            known = ", ".join(ENCODINGS)
             raise FeatureError(
-                f"image encoding {self.encoding!r:.200} is unknown; use 'png' or 'jpeg'"
+                f"image encoding {self.encoding!r:.200} is unknown; use one of {known}, or none "
+                "for files of any of them"
             )
 
 
@@ -105,12 +123,18 @@ class Bytes:
 
 @dataclass(frozen=True)
 class Ragged:
-    """A one-dimensional array of a fixed dtype, one of `DTYPES`, and any length."""
+    """Any number of items of a fixed dtype and shape, such as the boxes of a picture.
+
+    A value is an array of shape ``(n, *shape)``: one-dimensional with ``shape=()``, and boxes are
+    ``Ragged("float32", (4,))``. ``dtype`` is one of `DTYPES`. Raises `FeatureError`.
+    """
 
     dtype: str
+    shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _dtype(self.dtype)
+        object.__setattr__(self, "shape", _shape(self.shape))
 
 
 Feature: TypeAlias = Tensor | ClassLabel | Image | Text | Bytes | Ragged
@@ -176,7 +200,7 @@ class Features(Mapping[str, Feature]):
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return the JSON form: a list, since JSONB does not keep the order of a mapping."""
-        return [{"name": n, "kind": type(f).__name__, **asdict(f)} for n, f in self.items()]
+        return [{"name": n, "kind": type(f).__name__, **_to_json(f)} for n, f in self.items()]
 
     @classmethod
     def from_json(cls, form: list[dict[str, Any]]) -> Features:
@@ -187,6 +211,14 @@ class Features(Mapping[str, Feature]):
             raise FeatureError(f"{form!r} is not the JSON form of features") from error
 
 
+def _to_json(feature: Feature) -> dict[str, Any]:
+    form = asdict(feature)
+    # Earlier versions of the library read this form, which had no shape.
+    if isinstance(feature, Ragged) and not feature.shape:
+        del form["shape"]
+    return form
+
+
 def _from_json(entry: Mapping[str, Any]) -> Feature:
     facts = {name: value for name, value in entry.items() if name not in ("name", "kind")}
     kind = _KINDS[entry["kind"]]
@@ -195,6 +227,9 @@ def _from_json(entry: Mapping[str, Any]) -> Feature:
         feature = ClassLabel(facts["names"] or facts["count"])
     elif kind is Tensor:
         feature = Tensor(facts["dtype"], tuple(facts["shape"]))
+    elif kind is Ragged:
+        # Forms that earlier versions of the library stored have no shape.
+        feature = Ragged(facts["dtype"], tuple(facts.get("shape", ())))
     else:
         feature = kind(**facts)
     return feature

@@ -1,107 +1,59 @@
-"""Checks that an encoded image is complete and of a sensible size, without decoding it.
+"""The encoding of an image file by its first bytes, and the check that every file gets on insert.
 
-The check follows a file's chunks (PNG) or markers (JPEG) to its end. As in decoders, any bytes may
-follow the end. Damaged pixel data may pass; `registry verify --images` decodes the images.
-
-The library imagesize is not used: it returns only the dimensions, which this reads on its way to
-the end in two lines, and it accepts truncated files.
-
-PNG: https://www.w3.org/TR/png-3/#5DataRep. JPEG: ITU-T T.81, annex B.
+The check reads a file's parts to its end without decoding it. Damaged pixel data may pass;
+`registry verify --images` decodes the images. What TensorFlow does not decode, or decodes to
+something else than other libraries do, is refused.
 """
 
 from __future__ import annotations
 
-import struct
-from typing import Literal, NoReturn
-from zlib import crc32
+import re
 
-MOST_PIXELS = 1 << 28
-"""Maximum number of pixels: a trainer would allocate gigabytes for a tiny file that claims them."""
-_MAGIC = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}
-_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-"""The JPEG markers that begin a frame, whose header has the size."""
-_SCAN, _END = 0xDA, 0xD9
-_BARE = {0x01, *range(0xD0, 0xD8)}
-"""The JPEG markers without a segment: no length follows."""
-_ANCILLARY = 0x20
-"""The bit in a PNG chunk's type that marks it as ancillary: decoders may ignore the chunk."""
+from registry.samples.features import ENCODINGS, Encoding
+from registry.samples.image_checks import CHECKS
 
-
-def check_file(data: bytes, encoding: Literal["png", "jpeg"]) -> None:
-    """Raise `ValueError` unless the data is a complete file of the encoding, of a sensible size."""
-    if not data.startswith(_MAGIC[encoding]):
-        raise ValueError(f"the bytes are not a {encoding} file")
-    if encoding == "png":
-        _check_png(data)
-    else:
-        _check_jpeg(data)
-
-
-def _check_png(data: bytes) -> None:
-    view, start, pixels = memoryview(data), len(_MAGIC["png"]), False
-    # A chunk is its length, its type, its data and a checksum.
-    while len(data) >= start + 12:
-        length, name = int.from_bytes(view[start : start + 4], "big"), data[start + 4 : start + 8]
-        stop = start + 8 + length
-        if len(data) < stop + 4:
-            break
-        # Only critical chunks: decoders ignore a damaged ancillary chunk.
-        if not name[0] & _ANCILLARY and view[stop : stop + 4] != struct.pack(
-            ">I", crc32(view[start + 4 : stop])
-        ):
-            raise ValueError(
-                f"the image is damaged: its {name.decode('latin-1')!r} chunk fails its checksum"
-            )
-        if start == len(_MAGIC["png"]):
-            if name != b"IHDR" or length != 13:
-                raise ValueError("the image is damaged: its first chunk is no header")
-            _check_size(*struct.unpack_from(">II", data, start + 8))
-        pixels = pixels or name == b"IDAT"
-        if name == b"IEND":
-            if not pixels:
-                raise ValueError("the image is damaged: it holds no pixels")
-            return
-        start = stop + 4
-    _refuse_cut(data, "IEND chunk")
+_BEGINNINGS: dict[str, re.Pattern[bytes]] = {
+    name: re.compile(pattern, re.DOTALL)
+    for name, pattern in {
+        "jpeg": rb"\xff\xd8\xff",
+        "png": rb"\x89PNG\r\n\x1a\n",
+        "gif": rb"GIF8[79]a",
+        # With the length of the second header: a text may begin with these letters, too.
+        "bmp": rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",
+        "webp": rb"RIFF.{4}WEBP",
+        # Not accepted, but named in messages.
+        "TIFF": rb"II[*+]\0|MM\0[*+]",
+        "AVIF": rb".{4}ftypavi[fs]",
+        "HEIC": rb".{4}ftyp(?:hei|hev|mif|msf)",
+        "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
+        "JPEG 2000": rb"\0\0\0\x0cjP  ",
+        "PDF": rb"%PDF-",
+        "Photoshop": rb"8BPS",
+        "ICO": rb"\0\0[\1\2]\0",
+        "ZIP": rb"PK[\3\5]",
+        "gzip": rb"\x1f\x8b",
+        "SVG": rb"\s*(?:<\?xml.{,500})?<svg",
+        "HTML or XML": rb"(?:\xef\xbb\xbf)?\s*<[!?a-zA-Z]",
+        "JSON": rb"\s*[{\[]\s*[\"{\[\]}]",
+    }.items()
+}
 
 
-def _check_jpeg(data: bytes) -> None:
-    start, frame, scan = 2, False, False
-    while (marker := data.find(b"\xff", start)) >= 0 and marker + 1 < len(data):
-        code, start = data[marker + 1], marker + 2
-        if code == 0xFF:  # a fill byte
-            start = marker + 1
-        elif code == _END:
-            if not scan:
-                raise ValueError("the image is damaged: it holds no pixels")
-            return
-        # In pixel data, FF is followed by 00, and is no marker.
-        elif code and code not in _BARE:
-            length = int.from_bytes(data[start : start + 2], "big")
-            if code in _FRAMES and len(data) >= start + 7:
-                frame = True
-                height, width = struct.unpack_from(">HH", data, start + 3)
-                _check_size(width, height)
-            start += length
-            if code == _SCAN:
-                if not frame:
-                    raise ValueError("the image is damaged: it holds no frame before its pixels")
-                # Pixel data cannot contain an end marker. If the file ends with one, as almost
-                # always, the scan need not be searched, which would take most of the time.
-                if start < len(data) and data.endswith(b"\xff\xd9"):
-                    return
-                scan = True
-    _refuse_cut(data, "end marker")
+def encoding_of(data: bytes) -> Encoding | None:
+    """Return the encoding that a file's first bytes name; None if it is none of `ENCODINGS`."""
+    return next((name for name in ENCODINGS if _BEGINNINGS[name].match(data)), None)
 
 
-def _check_size(width: int, height: int) -> None:
-    if not 0 < width * height <= MOST_PIXELS:
+def check_file(data: bytes, encoding: Encoding | None) -> None:
+    """Raise `ValueError` unless the data is a complete file of the encoding, of a sensible size.
+
+    With None, it may have any of `ENCODINGS`.
+    """
+    actual = encoding_of(data)
+    if actual is None or encoding not in (None, actual):
+        wanted = encoding or f"{', '.join(ENCODINGS[:-1])} or {ENCODINGS[-1]}"
+        kind = next((name for name, each in _BEGINNINGS.items() if each.match(data)), None)
         raise ValueError(
-            f"the image claims {width} by {height} pixels; from 1 to {MOST_PIXELS:,} are accepted"
+            f"the bytes are not a {wanted} file" + (f"; they are {kind}" if kind else "")
         )
-
-
-def _refuse_cut(data: bytes, end: str) -> NoReturn:
-    raise ValueError(
-        f"the image is cut off: its {len(data):,} bytes hold no {end}; insert the whole file"
-    )
+    CHECKS[actual](data)

@@ -149,14 +149,17 @@ def _from_text(feature: Feature, text: str) -> Any:
     if not isinstance(feature, Tensor | Ragged):
         return text
     dtype = np.dtype(feature.dtype).newbyteorder("<")
-    data = from_base64(text)
-    shape = feature.shape if isinstance(feature, Tensor) else (len(data) // dtype.itemsize,)
-    if len(data) != math.prod(shape) * dtype.itemsize:
-        need = f"{math.prod(shape)} of" if isinstance(feature, Tensor) else "whole"
-        raise ValueError(f"{len(data)} bytes of base64 are not {need} {dtype.name} values")
+    data, size = from_base64(text), math.prod(feature.shape)
+    if isinstance(feature, Tensor):
+        if len(data) != size * dtype.itemsize:
+            raise ValueError(f"{len(data)} bytes of base64 are not {size} of {dtype.name} values")
+    elif len(data) % (size * dtype.itemsize):
+        items = f"items of {size} {dtype.name}" if feature.shape else dtype.name
+        raise ValueError(f"{len(data)} bytes of base64 are not whole {items} values")
     # NumPy would accept any byte as a bool, and write it back unchanged.
     if dtype.kind == "b" and data.strip(b"\0\1"):
         raise ValueError("base64 of bool values may hold the bytes 0 and 1 only")
+    shape = feature.shape if isinstance(feature, Tensor) else (-1, *feature.shape)
     return np.frombuffer(data, dtype).reshape(shape)
 
 

@@ -23,7 +23,7 @@ from registry.samples.features import (
     Text,
     VariableFeature,
 )
-from registry.samples.image_header import check_file
+from registry.samples.image_values import image_file
 from registry.samples.text import encode_text
 
 Array = npt.NDArray[Any]
@@ -114,15 +114,14 @@ def _pack_one(feature: VariableFeature, value: Any) -> bytes:
         return _text(value)
     if isinstance(feature, Ragged):
         return _ragged(feature, value)
-    if not isinstance(value, bytes | bytearray | memoryview):
-        raise UnfitValueError(f"{_name(value)} is not bytes")
-    data = bytes(value)
     if isinstance(feature, Image):
         try:
-            check_file(data, feature.encoding)
+            return image_file(value, feature.encoding)
         except ValueError as error:
             raise UnfitValueError(str(error)) from None
-    return data
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise UnfitValueError(f"{_name(value)} is not bytes")
+    return bytes(value)
 
 
 def _text(value: Any) -> bytes:
@@ -143,9 +142,27 @@ def _ragged(feature: Ragged, value: Any) -> bytes:
         return b""
     if array.dtype == np.float64 and array is not value:
         array = _wide(array, value, feature.dtype)
-    if array.ndim != 1 or array.dtype == object:
-        raise UnfitValueError(f"{_name(value)} is not a one-dimensional array of {feature.dtype}")
+    if array.shape[1:] != feature.shape or array.ndim == 0 or array.dtype == object:
+        raise UnfitValueError(_ragged_problem(feature, value, array))
+    if isinstance(value, list | tuple) and any(
+        isinstance(item, np.ma.MaskedArray) for item in value
+    ):
+        raise UnfitValueError("masked arrays are not accepted; fill the masked values")
     return _cast(array, feature.dtype, value).tobytes()
+
+
+def _ragged_problem(feature: Ragged, value: Any, array: Array) -> str:
+    if not feature.shape:
+        return f"{_name(value)} is not a one-dimensional array of {feature.dtype}"
+    wanted = f"(n, {', '.join(map(str, feature.shape))})"
+    if array.dtype != object:
+        return f"shape {array.shape} is not {wanted}"
+    # The first item that differs: NumPy says only that some do.
+    for number, item in enumerate(value if isinstance(value, Sequence) else ()):
+        with suppress(ValueError, TypeError, OverflowError):
+            if (shape := np.asarray(item).shape) != feature.shape:
+                return f"item {number} has shape {shape}, which is not {feature.shape}"
+    return f"{_name(value)} is not an array of {feature.dtype} and shape {wanted}"
 
 
 def _cast(array: Array, dtype: str, values: Any) -> Array:

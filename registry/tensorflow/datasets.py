@@ -74,10 +74,12 @@ class EpochDataset(_RunDataset):
     a model's output.
 
     A batch has the shape ``(batch_size, *shape)`` and the feature's dtype. Class labels are int32,
-    `Text` and `Bytes` are strings, and `Ragged` is a RaggedTensor. `Image` is decoded to uint8,
-    shape ``(batch_size, height, width, channels)``, and resized to ``image_size``,
-    ``(height, width)``, if that is given. The error of an image that cannot be decoded names its
-    dataset, position, key and feature.
+    `Text` and `Bytes` are strings, and `Ragged` is a RaggedTensor ``(batch_size, None, *shape)``.
+    `Image` is decoded to uint8, shape ``(batch_size, height, width, channels)``, and resized to
+    ``image_size``, ``(height, width)``, if that is given; ``channels`` is 1, 3, 4, or 0 for as many
+    as the file has. Without ``image_size``, the images of a batch must have one size. The error of
+    an image that cannot be decoded names its dataset, position, key and feature. With
+    ``decode_images=False``, images stay files, as strings.
 
     With ``shard``, ``(index, count)`` or a `tf.distribute.InputContext`, the dataset holds only
     that worker's part of every ``batch_size * count`` samples. ``start`` is the offset in the
@@ -106,8 +108,9 @@ class EpochDataset(_RunDataset):
         drop_remainder: bool = False,
         channels: int = 3,
         image_size: tuple[int, int] | None = None,
+        decode_images: bool = True,
     ) -> None:
-        elements = Elements(epoch.features, x, y, weight, channels, image_size)
+        elements = Elements(epoch.features, x, y, weight, channels, image_size, decode_images)
         share = Share.of(batch_size, as_shard(shard))
         if not 0 <= (first := operator.index(start)) <= epoch.size:
             raise EpochError(f"{epoch!r} has no sample {first} to start at")
@@ -170,8 +173,9 @@ class StreamDataset(_RunDataset):
         start: SupportsIndex | None = None,
         channels: int = 3,
         image_size: tuple[int, int] | None = None,
+        decode_images: bool = True,
     ) -> None:
-        elements = Elements(run.features, x, y, weight, channels, image_size)
+        elements = Elements(run.features, x, y, weight, channels, image_size, decode_images)
         share = Share.of(batch_size, as_shard(shard))
 
         def chunks() -> ChunkIterator:

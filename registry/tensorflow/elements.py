@@ -2,8 +2,9 @@
 
 Python yields a chunk of samples in one of two forms:
 
-- By column (`column_arrays`): a `Ragged` feature is a pair of all its values and their int64
-  lengths. `ragged_from_lengths` makes RaggedTensors of the pairs in the graph.
+- By column (`column_arrays`): a `Ragged` feature is a pair of all its items, one after another, and
+  the int64 number of them in each row. `ragged_from_lengths` makes RaggedTensors of the pairs in
+  the graph.
 - By row (`row_arrays`): every feature has one value per row, so that rows can be cut apart. Of a
   `Ragged` feature it is the bytes, as a string. `ragged_from_bytes` makes RaggedTensors of them.
 """
@@ -20,6 +21,7 @@ import tensorflow as tf
 from registry.errors import FeatureError
 from registry.samples.codec import Codec, Column
 from registry.samples.features import ClassLabel, Feature, Features, Image, Ragged, Tensor
+from registry.tensorflow.image_decoding import decode_image
 
 Names = str | Sequence[str] | Mapping[str, str]
 """One feature's name, a sequence of names, or a mapping from a model's names to features' names."""
@@ -29,8 +31,9 @@ Names = str | Sequence[str] | Mapping[str, str]
 class Elements:
     """The features that a user chose as x, y and weight, and how their images are decoded.
 
-    ``image_size`` is ``(height, width)`` in pixels. Raises `FeatureError` for a name that is not a
-    feature's, for y without x and for weight without y.
+    ``image_size`` is ``(height, width)`` in pixels. Unless ``decoded``, images stay files, as
+    strings. Raises `FeatureError` for a name that is not a feature's, for y without x, for weight
+    without y, and for a number of channels that images cannot have.
     """
 
     features: Features
@@ -39,6 +42,7 @@ class Elements:
     weight: Names | None = None
     channels: int = 3
     image_size: tuple[int, int] | None = None
+    decoded: bool = True
 
     def __post_init__(self) -> None:
         for name in self._named:
@@ -49,6 +53,10 @@ class Elements:
             raise FeatureError("y was named without x; name both, or neither for dicts")
         if self.y is None and self.weight is not None:
             raise FeatureError("weight was named without y; name x, y and weight")
+        if self.channels not in (0, 1, 3, 4):
+            raise FeatureError(
+                f"{self.channels} channels: an image has 1, 3 or 4, or 0 for its own"
+            )
 
     @property
     def wanted(self) -> list[str]:
@@ -61,8 +69,10 @@ class Elements:
 
     @property
     def images(self) -> list[str]:
-        """The wanted features that are encoded images."""
-        return [name for name in self.wanted if isinstance(self.features[name], Image)]
+        """The wanted features that are images to decode."""
+        return [
+            name for name in self.wanted if self.decoded and isinstance(self.features[name], Image)
+        ]
 
     def select(self, batch: Mapping[str, Any]) -> Any:
         """Return x, (x, y) or (x, y, weight) of a dict by feature; without x, the dict."""
@@ -81,8 +91,7 @@ class Elements:
         feature = self.features[name]
         if not isinstance(feature, Image):
             return value
-        decode = tf.io.decode_jpeg if feature.encoding == "jpeg" else tf.io.decode_png
-        image = decode(value, self.channels)
+        image = decode_image(value, feature.encoding, self.channels)
         if self.image_size is None:
             return image
         resized = tf.image.resize(image, self.image_size)
@@ -134,15 +143,16 @@ def _from_bytes(rows: Any, feature: Feature, field: np.dtype[Any], offset: int) 
 def column_arrays(
     features: Features, columns: Mapping[str, Column], wanted: Sequence[str]
 ) -> dict[str, Any]:
-    """Return columns by feature; a `Ragged` one is a pair of all values and int64 lengths."""
+    """Return columns by feature; a `Ragged` one is a pair of all items and int64 lengths."""
     return {name: _column_array(features[name], columns[name]) for name in wanted}
 
 
 def _column_array(feature: Feature, column: Column) -> Any:
     if isinstance(feature, Ragged):
         # The empty array is for chunks without rows: `np.concatenate` refuses an empty list.
-        values = np.concatenate([np.empty(0, feature.dtype), *column], dtype=feature.dtype)
-        return values, np.array([len(value) for value in column], np.int64)
+        none = np.empty((0, *feature.shape), feature.dtype)
+        items = np.concatenate([none, *column], dtype=feature.dtype)
+        return items, np.array([len(value) for value in column], np.int64)
     return column
 
 
@@ -157,7 +167,8 @@ def _spec(feature: Feature) -> Any:
     if isinstance(feature, ClassLabel):
         return tf.TensorSpec((None,), tf.int32)
     if isinstance(feature, Ragged):
-        return tf.TensorSpec((None,), feature.dtype), tf.TensorSpec((None,), tf.int64)
+        items = tf.TensorSpec((None, *feature.shape), feature.dtype)
+        return items, tf.TensorSpec((None,), tf.int64)
     return tf.TensorSpec((None,), tf.string)
 
 
@@ -203,10 +214,10 @@ def ragged_from_bytes(features: Features, batch: Mapping[str, Any]) -> dict[str,
 def _ragged_from_bytes(feature: Feature, column: Any) -> Any:
     if not isinstance(feature, Ragged):
         return column
-    dtype = np.dtype(feature.dtype)
+    item = np.dtype((feature.dtype, feature.shape))
     rows = tf.reshape(
-        tf.io.decode_raw(tf.strings.reduce_join(column), tf.uint8), (-1, dtype.itemsize)
+        tf.io.decode_raw(tf.strings.reduce_join(column), tf.uint8), (-1, item.itemsize)
     )
-    lengths = tf.cast(tf.strings.length(column) // dtype.itemsize, tf.int64)
-    values = _from_bytes(rows, feature, dtype, 0)
-    return tf.RaggedTensor.from_row_lengths(values, lengths, validate=False)
+    lengths = tf.cast(tf.strings.length(column) // item.itemsize, tf.int64)
+    items = _from_bytes(rows, feature, item, 0)
+    return tf.RaggedTensor.from_row_lengths(items, lengths, validate=False)

@@ -29,11 +29,12 @@ EVERYTHING: dict[str, Feature] = {
     **{f"scalar {dtype}": Tensor(dtype) for dtype in DTYPES},
     **{f"grid {dtype}": Tensor(dtype, (2, 3)) for dtype in DTYPES},
     **{f"ragged {dtype}": Ragged(dtype) for dtype in DTYPES},
+    **{f"items {dtype}": Ragged(dtype, (2, 3)) for dtype in DTYPES},
     "named": ClassLabel(NAMES),
     "numbered": ClassLabel(7),
     "note.odd": Text(),
     "blob": Bytes(),
-    "photo": Image("jpeg"),
+    "photo": Image(),
 }
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 KEYS = st.lists(TEXT.filter(lambda key: 0 < len(key.encode()) < 500), min_size=1, max_size=4)
@@ -48,7 +49,7 @@ def value(feature: Feature, rng: np.random.Generator, text: st.DataObject) -> An
         return text.draw(TEXT)
     if isinstance(feature, Bytes | Image):
         return (JPEG if isinstance(feature, Image) else b"") + rng.bytes(int(rng.integers(40)))
-    shape = feature.shape if isinstance(feature, Tensor) else (int(rng.integers(4)),)
+    shape = feature.shape if isinstance(feature, Tensor) else (int(rng.integers(4)), *feature.shape)
     dtype = np.dtype(feature.dtype)
     data = rng.bytes(math.prod(shape) * dtype.itemsize)
     if dtype.kind == "b":

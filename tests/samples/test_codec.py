@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from registry.errors import FeatureError, InvalidSampleError
 from registry.samples.codec import Codec
 from registry.samples.feature_text import feature_text, parse_feature
 from registry.samples.features import DTYPES, Feature
+from registry.samples.json_codec import from_fields, to_fields
 from registry.samples.splits import buckets, intervals
 from registry.storage.log.hash_chain import GENESIS, extend
 from tests.support.datasets import VARIABLE, digit
@@ -26,10 +28,10 @@ kinds: st.SearchStrategy[Feature] = st.one_of(
     tensors,
     st.builds(ClassLabel, st.integers(1, 1000)),
     st.builds(ClassLabel, st.lists(st.text("abc", min_size=1), min_size=1, unique=True)),
-    st.just(Image("png")),
+    st.builds(Image, st.sampled_from([None, "png"])),
     st.just(Text()),
     st.just(Bytes()),
-    st.builds(Ragged, st.sampled_from(DTYPES)),
+    st.builds(Ragged, st.sampled_from(DTYPES), shapes),
 )
 printable = st.characters(codec="utf-8", exclude_categories=("Cc", "Cs"))
 names = st.text(printable, min_size=1, max_size=128)
@@ -45,7 +47,7 @@ def values(feature: Feature) -> st.SearchStrategy[Any]:
     if isinstance(feature, Text):
         return st.text(st.characters(codec="utf-8", exclude_characters="\0"))
     if isinstance(feature, Ragged):
-        return hnp.arrays(feature.dtype, st.integers(0, 5))
+        return hnp.arrays(feature.dtype, st.integers(0, 5).map(lambda n: (n, *feature.shape)))
     return st.binary().map(lambda rest: PNG + rest if isinstance(feature, Image) else rest)
 
 
@@ -58,6 +60,9 @@ def test_encoded_values_are_decoded_exactly(data: st.DataObject) -> None:
     codec = Codec(features)
     columns = {name: [row[name] for row in rows] for name in features}
     records = codec.encode(columns) if rows else []
+    as_json = [json.loads(json.dumps(to_fields(features, row))) for row in rows]
+    restored = [from_fields(features, fields) for fields in as_json]
+    assert not rows or codec.encode({n: [row[n] for row in restored] for n in features}) == records
     decoded = codec.decode(b"".join(records), len(records))
     assert list(decoded) == list(features)
     shifted = codec.decode(memoryview(b"?" + b"".join(records))[1:], len(records))
@@ -69,7 +74,7 @@ def test_encoded_values_are_decoded_exactly(data: st.DataObject) -> None:
             if column.dtype != object:
                 assert column.tobytes() == decoded[name].tobytes()
         for back, row in zip(decoded[name], rows, strict=True):
-            np.testing.assert_array_equal(back, row[name])
+            np.testing.assert_array_equal(back, row[name], strict=isinstance(row[name], np.ndarray))
     for record, row in zip(records, rows, strict=True):
         one = codec.decode_one(record)
         assert codec.encode({name: [value] for name, value in one.items()}) == [record]
@@ -81,21 +86,38 @@ def test_features_are_restored_from_their_json_form(features: dict[str, Feature]
     assert Features.from_json(Features(features).to_json()) == Features(features)
 
 
+def test_features_that_earlier_versions_stored_are_read_and_plain_ones_are_stored_as_before() -> (
+    None
+):
+    stored = [
+        {"name": "r", "kind": "Ragged", "dtype": "int64"},
+        {"name": "i", "kind": "Image", "encoding": "png"},
+    ]
+    features = Features({"r": Ragged("int64"), "i": Image("png")})
+    assert Features.from_json(stored) == features
+    assert features.to_json() == stored
+    boxes, photo = Features({"b": Ragged("float32", (4,)), "i": Image()}).to_json()
+    assert boxes == {"name": "b", "kind": "Ragged", "dtype": "float32", "shape": (4,)}
+    assert photo == {"name": "i", "kind": "Image", "encoding": None}
+
+
 def test_a_record_has_the_documented_layout() -> None:
     features: dict[str, Feature] = {
         "t": Text(),
         "x": Tensor("int16", (2,)),
         "b": Bytes(),
         "y": ClassLabel(3),
+        "r": Ragged("uint16", (2,)),
     }
     (record,) = Codec(Features(features)).encode(
-        {"t": ["hé"], "x": [[1, -2]], "b": [b"\x07"], "y": [2]}
+        {"t": ["hé"], "x": [[1, -2]], "b": [b"\x07"], "y": [2], "r": [[[1, 2], [3, 4]]]}
     )
     assert record == (
         b"\x01\x00\xfe\xff"  # x
         b"\x02\x00\x00\x00"  # y
-        b"\x03\x00\x00\x00\x01\x00\x00\x00"  # the lengths of t and b
+        b"\x03\x00\x00\x00\x01\x00\x00\x00\x08\x00\x00\x00"  # the lengths of t, b and r
         b"h\xc3\xa9\x07"
+        b"\x01\x00\x02\x00\x03\x00\x04\x00"
     )
 
 
@@ -141,10 +163,13 @@ def test_the_hashes_never_change() -> None:
         ("float32", Tensor("float32")),
         ("class:10", ClassLabel(10)),
         ("class:cat,dog", ClassLabel(["cat", "dog"])),
+        ("image", Image()),
         ("image:jpeg", Image("jpeg")),
         ("text", Text()),
         ("bytes", Bytes()),
         ("ragged:int64", Ragged("int64")),
+        ("ragged:float32[4]", Ragged("float32", (4,))),
+        ("ragged:uint8[2,3]", Ragged("uint8", (2, 3))),
     ],
 )
 def test_features_have_a_text_form(text: str, feature: Feature) -> None:
@@ -157,7 +182,11 @@ def test_the_brief_text_form_counts_classes() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "uint9", "uint8[0]", "uint8[-1]", "class:", "class:0", "class:a,a", "image:gif"]
+    "text",
+    [
+        *("", "uint9", "uint8[0]", "uint8[-1]", "class:", "class:0", "class:a,a", "image:tiff"),
+        *("ragged", "ragged:", "ragged:int9", "ragged:int8[0]", "ragged:int8[", "ragged:text"),
+    ],
 )
 def test_an_invalid_feature_is_rejected(text: str) -> None:
     with pytest.raises(FeatureError):
@@ -206,6 +235,7 @@ def test_class_indexes_in_arrays_are_below_the_count(index: int, kind: str) -> N
 
 
 ma: Any = np.ma  # untyped in some versions
+BOXES = Ragged("float32", (4,))
 MASKED = ma.array([1, 2], mask=[False, True])
 BAD = [
     (Tensor("uint8", (2,)), [1, 2, 3], r"shape \(3,\) is not \(2,\)"),
@@ -236,14 +266,28 @@ BAD = [
     (Text(), "a\0b", r"text cannot hold \\x00"),
     (Text(), "\ud800", "lone surrogate"),
     (Bytes(), "text", "is not bytes"),
-    (Image("png"), b"GIF89a", "the bytes are not a png file"),
-    (Image("jpeg"), PNG, "the bytes are not a jpeg file"),
+    (Image("png"), b"GIF89a", "the bytes are not a png file; they are gif$"),
+    (Image("jpeg"), PNG, "the bytes are not a jpeg file; they are png$"),
+    (Image(), b"?", "the bytes are not a jpeg, png, gif, bmp or webp file$"),
+    (Image(), b"<!doctype html>", "gif, bmp or webp file; they are HTML or XML$"),
+    (Image(), "a.png", "type str is not bytes, a pathlib.Path, .*; for a file, give its pathlib.P"),
     (Image("png"), PNG[:-1], "the image is cut off: its 66 bytes hold no IEND chunk"),
     (Image("jpeg"), JPEG[:-1], "the image is cut off: its .* bytes hold no end marker"),
     (Ragged("int32"), [[1], [2]], "is not a one-dimensional array of int32"),
     (Ragged("int32"), [1.5], "float64 does not fit int32"),
     (Tensor("uint64"), -1, "-1 does not fit uint64 exactly"),
     (Ragged("int32"), 7, "is not a one-dimensional array of int32"),
+    (BOXES, [0, 0, 1, 1], r"shape \(4,\) is not \(n, 4\)"),
+    (BOXES, [[0, 0, 1]], r"shape \(1, 3\) is not \(n, 4\)"),
+    (BOXES, np.zeros((0, 3)), r"shape \(0, 3\) is not \(n, 4\)"),
+    (BOXES, np.zeros((2, 1, 4)), r"shape \(2, 1, 4\) is not \(n, 4\)"),
+    (BOXES, [[0, 0, 1, 1], [0, 0, 1]], r"item 1 has shape \(3,\), which is not \(4,\)"),
+    (BOXES, [[0, 0, 1, 1], None], r"item 1 has shape \(\), which is not \(4,\)"),
+    (BOXES, [[0, 0, 1, None]], r"type list is not an array of float32 and shape \(n, 4\)"),
+    (BOXES, [[0, 0, 1, 1], [0, 0, 1, 1e300]], r"1e\+300 does not fit float32 exactly"),
+    (BOXES, [["0", "0", "1", "1"]], "does not fit float32 without loss"),
+    (BOXES, None, r"None is not an array of float32|shape \(\) is not \(n, 4\)"),
+    (BOXES, [np.ma.ones(4)], "masked arrays are not accepted"),
 ]
 GOOD: dict[type, Any] = {
     ClassLabel: 0, Text: "", Bytes: b"", Ragged: [], Image: None, Tensor: None
@@ -260,7 +304,7 @@ def test_an_unfit_value_is_rejected_with_its_row_key_and_feature(
         if feature.dtype == "bool":
             good = False
     elif isinstance(feature, Image):
-        good = PNG if feature.encoding == "png" else JPEG
+        good = JPEG if feature.encoding == "jpeg" else PNG
     codec = Codec(Features({"x": feature}))
     with pytest.raises(InvalidSampleError, match=reason) as caught:
         codec.encode({"x": [good, value, good]}, ["a", "b", "c"])

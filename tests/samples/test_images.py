@@ -114,7 +114,7 @@ def _store_unchecked(reg: Registry, monkeypatch: pytest.MonkeyPatch, **files: by
     """Return a dataset that was filled without checks of the files."""
     dataset = reg.create("photos", {"photo": Image("jpeg"), "label": ClassLabel(10)})
     with monkeypatch.context() as patched:
-        patched.setattr("registry.samples.validation.check_file", lambda *_: None)
+        patched.setattr("registry.samples.image_values.check_file", lambda *_: None)
         rows = [{"photo": file, "label": number} for number, file in enumerate(files.values())]
         dataset.insert(rows, keys=list(files))
     return dataset

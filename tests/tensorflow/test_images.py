@@ -20,11 +20,13 @@ from tests.support.image_files import photo
 
 EVERYTHING: dict[str, Feature] = {
     "photo": Image("jpeg"),
-    "scan": Image("png"),
+    "scan": Image(),
     "label": ClassLabel(100),
     "point": Tensor("float32", (2,)),
     "note": Text(),
     "blob": Bytes(),
+    "boxes": Ragged("float32", (4,)),
+    "pairs": Ragged("bool", (2, 3)),
     **{dtype: Ragged(dtype) for dtype in DTYPES},
 }
 COUNT = 23
@@ -41,6 +43,8 @@ def sample(number: int) -> dict[str, Any]:
         "point": [number, -number],
         "note": "ä" * number,
         "blob": bytes(number),
+        "boxes": rng.random((number % 5, 4), np.float32),
+        "pairs": rng.integers(0, 2, (number % 3, 2, 3)).astype(bool),
         **{dtype: row.astype(dtype) for dtype, row in zip(DTYPES, values, strict=True)},
     }
 
@@ -64,10 +68,15 @@ def check(batches: Iterable[dict[str, Any]], expected: list[dict[str, Any]]) -> 
             np.testing.assert_array_equal(batch["point"][row], wanted["point"])
             assert batch["note"][row].numpy().decode() == wanted["note"]
             assert batch["blob"][row].numpy() == wanted["blob"]
-            for dtype in DTYPES:
-                assert isinstance(batch[dtype], tf.RaggedTensor)
-                assert batch[dtype].dtype == dtype
-                np.testing.assert_array_equal(batch[dtype][row], wanted[dtype])
+            for name, feature in EVERYTHING.items():
+                if isinstance(feature, Ragged):
+                    assert batch[name].shape.as_list() == [
+                        len(batch["label"]),
+                        None,
+                        *feature.shape,
+                    ]
+                    items = batch[name][row].numpy()
+                    np.testing.assert_array_equal(items, wanted[name], strict=True)
     assert next(samples, None) is None
 
 

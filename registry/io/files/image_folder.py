@@ -11,7 +11,7 @@ from registry.errors import ImportFileError
 from registry.io.row import FieldMapping, FileRow
 from registry.samples.features import LARGEST_RECORD, ClassLabel, Feature, Features, Image
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp")
 _FIELDS = ("image", "class", "path")
 """The fields of a file: its bytes, the name of its outermost folder, its relative path."""
 

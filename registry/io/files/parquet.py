@@ -103,8 +103,8 @@ def _type(feature: Feature) -> Any:
             return pa.int32()
         case ClassLabel():
             return pa.dictionary(pa.int32(), pa.string())
-        case Ragged(dtype):
-            return pa.list_(_number(dtype))
+        case Ragged(dtype, shape):
+            return pa.list_(_type(Tensor(dtype, shape)))
         case Text():
             return pa.string()
         case Bytes() | Image():
@@ -129,11 +129,11 @@ def _column(feature: Feature, values: Any) -> Any:
         case ClassLabel(names=names):
             indexes = pa.array(np.ascontiguousarray(values, np.int32))
             return pa.DictionaryArray.from_arrays(indexes, pa.array(names, pa.string()))
-        case Ragged(dtype):
+        case Ragged(dtype, shape):
             # 32 bits are enough: a page has few MiB of records, or one record.
             offsets = np.cumsum([0, *map(len, values)], dtype=np.int32)
             # `concatenate` raises for an empty list: the empty array prevents that.
-            numbers = np.concatenate([*values, np.empty(0, dtype)]).astype(dtype, copy=False)
-            return pa.ListArray.from_arrays(pa.array(offsets), pa.array(numbers))
+            items = np.concatenate([*values, np.empty((0, *shape), dtype)])
+            return pa.ListArray.from_arrays(pa.array(offsets), _column(Tensor(dtype, shape), items))
         case _:
             return pa.array(list(values), _type(feature))

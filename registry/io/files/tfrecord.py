@@ -188,9 +188,14 @@ def _array(feature: Tensor | Ragged, values: Any) -> np.ndarray[Any, Any]:
         # Examples have no bools, and the codec does not take integers for them.
         if dtype.kind == "b" and array.dtype.kind == "i" and np.isin(array, (0, 1)).all():
             array = array.astype(bool)
-    shape = feature.shape if isinstance(feature, Tensor) else array.shape
-    if array.size != math.prod(shape):
-        raise ValueError(f"{array.size} values do not fill the shape {shape}")
+    size, shape = math.prod(feature.shape), feature.shape
+    if isinstance(feature, Tensor):
+        if array.size != size:
+            raise ValueError(f"{array.size} values do not fill the shape {shape}")
+    elif array.size % size:
+        raise ValueError(f"{array.size} values do not fill items of the shape {shape}")
+    else:
+        shape = (-1, *shape)
     reshaped: np.ndarray[Any, Any] = array.reshape(shape)
     return reshaped
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -84,17 +85,21 @@ def test_an_exported_file_is_read_by_pyarrow(reg: Registry, tmp_path: Path) -> N
             "big": Tensor("uint64"),
             "animal": ClassLabel(["cat", "dog"]),
             "tokens": Ragged("int16"),
+            "boxes": Ragged("float32", (4,)),
         },
     )
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"x": [[0, 1], [2, math.nan]], "big": 2**64 - 1, "animal": "dog", "tokens": [1, -2]},
         {"x": [[1, 1], [1, 1]], "big": 0, "animal": "cat", "tokens": []},
     ]
+    boxes = [[[0, 0, 0.5, 1], [0.25, 0, 1, 1]], []]
+    rows = [row | {"boxes": row_boxes} for row, row_boxes in zip(rows, boxes, strict=True)]
     things.insert(rows, keys=["a", "b"])
     export_file(reg.engine, things, tmp_path / "t.parquet")
     table = pq.read_table(tmp_path / "t.parquet").to_pydict()
-    assert list(table) == ["key", "x", "big", "animal", "tokens"]
+    assert list(table) == ["key", "x", "big", "animal", "tokens", "boxes"]
     assert table["key"] == ["a", "b"]
     assert table["x"][1] == [[1, 1], [1, 1]]
     assert (table["big"], table["animal"]) == ([2**64 - 1, 0], ["dog", "cat"])
     assert table["tokens"] == [[1, -2], []]
+    assert table["boxes"] == boxes
