@@ -1,4 +1,4 @@
-"""Checking the triggers that keep logs append-only and dense.
+"""Checking the triggers that keep logs append-only and dense, and the inbox's actions known.
 
 Each trigger's definition, with that of its function, is read from the catalog and hashed, and the
 hash is compared to that of the definition in the migrations.
@@ -15,6 +15,7 @@ from registry.catalog.doctor.finding import Finding, ask
 
 _CHANGED = "rows of the log can be changed or removed"
 _HOLES = "whoever may insert can leave a hole in a log, or end it early"
+_ACTIONS = "an unknown action is rejected only when the row is moved to the log"
 
 # By trigger: what may happen without it, and the digest of the definition in the migrations. A
 # migration that changes a trigger must change the digest here, or sound databases are reported.
@@ -25,10 +26,13 @@ _EXPECTED = {
         "samples_continue_log": (_HOLES, "7e305ab5c20a905c"),
         "heads_begin_with_log": (_HOLES, "f5fb797b3ff913c6"),
         "heads_agree_with_log": (_HOLES, "ac051d5e6ad2dcc4"),
+        "inbox_known_action": (_ACTIONS, "44a0ac9a72ec568f"),
     },
     "sqlite": {
         "samples_never_change": (_CHANGED, "834a3dce8d0655e1"),
         "samples_never_leave": (_CHANGED, "8ebb4908d57d9a8c"),
+        "inbox_known_action": (_ACTIONS, "6e75a6c64e36a7ea"),
+        "inbox_known_new_action": (_ACTIONS, "6c0677b61a023e3f"),
     },
 }
 # The schema's name is left out of the definition, since it is the deployer's choice. Only the name
@@ -41,7 +45,9 @@ _QUERIES = {
             || prosecdef AS definition
         FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
         JOIN pg_namespace ON pg_namespace.oid = relnamespace JOIN pg_proc ON pg_proc.oid = tgfoid
-        WHERE tgrelid IN (to_regclass('samples'), to_regclass('heads')) AND NOT tgisinternal
+        WHERE tgrelid = ANY (ARRAY[
+            to_regclass('samples'), to_regclass('heads'), to_regclass('inbox')
+        ]) AND NOT tgisinternal
     """,
     "sqlite": """
         SELECT name, tbl_name AS "table", 1 AS enabled, sql AS definition

@@ -35,7 +35,7 @@ READER: Rights = {
     "runs": ("SELECT", "INSERT (dataset_id, name, seed, split, policy)", "UPDATE (consumed)"),
     "epochs": ("SELECT", "INSERT (run_id, number, since, watermark, chain, size, start)"),
 }
-_INTO_INBOX = "INSERT (dataset_id, key, fields, action, source)"
+_INTO_INBOX = "INSERT (dataset_id, key, fields, action, source, group_key)"
 WRITER: Rights = {
     **dict.fromkeys(LOG, ("SELECT",)),
     "datasets": ("SELECT", "INSERT (uid, name, features, splits, description)"),
@@ -46,7 +46,7 @@ WRITER: Rights = {
     ),
     "samples": (
         "SELECT",
-        "INSERT (dataset_id, position, bucket, record, chain, supersedes, source, key)",
+        "INSERT (dataset_id, position, bucket, record, chain, supersedes, source, key, group_key)",
     ),
     "inbox": ("SELECT", _INTO_INBOX),
 }
@@ -55,14 +55,14 @@ SERVER: Rights = {
     **WRITER,
     "inbox": (
         "SELECT",
-        "INSERT (dataset_id, key, fields, action, source, error)",
+        "INSERT (dataset_id, key, fields, action, source, error, group_key)",
         "UPDATE (error, rejected_at)",
         "DELETE",
     ),
     "tool_annotations": (
         "SELECT",
-        "INSERT (dataset_id, tool, annotation, updated_at, deleted, key)",
-        "UPDATE (updated_at, deleted, key)",
+        "INSERT (dataset_id, tool, annotation, updated_at, deleted, key, task, annotator, fields)",
+        "UPDATE (updated_at, deleted, key, task, annotator, fields)",
     ),
     "webhooks": ("SELECT",),
     "deliveries": ("SELECT", "INSERT (dataset_id, tool, event, digest)"),
@@ -74,7 +74,12 @@ RIGHTS: Mapping[Kind, Rights] = {
     "inbox": INBOX,
     "server": SERVER,
 }
-_FUNCTIONS = ("samples_append_only", "samples_continue_log", "heads_agree_with_log")
+_FUNCTIONS = (
+    "samples_append_only",
+    "samples_continue_log",
+    "heads_agree_with_log",
+    "inbox_known_action",
+)
 """The tables' trigger functions, whose owner is the tables' owner."""
 _SEQUENCES = ("datasets", "inbox", "runs", "deliveries")
 """Tables numbered by a sequence. An INSERT needs USAGE on it, which the table does not imply."""

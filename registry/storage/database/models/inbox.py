@@ -22,11 +22,14 @@ class InboxRow(Base):
     fields: Mapped[dict[str, Any] | None]
     """The sample as JSON (see `samples/json_codec.py`)."""
     action: Mapped[str] = mapped_column(server_default="insert")
+    """A trigger refuses an unknown one when the row is inserted."""
     source: Mapped[str | None]
     created_at: Mapped[Now]
     error: Mapped[str | None]
     """Why the row was rejected; NULL while it waits."""
     rejected_at: Mapped[datetime | None]
+    group_key: Mapped[OptionalKey]
+    """The sample's group; NULL if the row names none."""
 
     __table_args__ = (
         # Every read of a head checks for waiting rows, and usually there are none. The partial

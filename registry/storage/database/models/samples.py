@@ -5,7 +5,14 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Index, PrimaryKeyConstraint, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from registry.storage.database.models.base import Base, DatasetKey, Key, Now, Position
+from registry.storage.database.models.base import (
+    Base,
+    DatasetKey,
+    Key,
+    Now,
+    OptionalKey,
+    Position,
+)
 
 
 class SampleRow(Base):
@@ -29,6 +36,11 @@ class SampleRow(Base):
     source: Mapped[str | None]
     key: Mapped[Key]
     created_at: Mapped[Now]
+    group_key: Mapped[OptionalKey]
+    """What the key belongs to, such as a task or a patient; NULL if nothing.
+
+    It determines the bucket in place of the key, and all revisions of a key have the same one.
+    """
 
     __table_args__ = (
         PrimaryKeyConstraint("dataset_id", "position"),

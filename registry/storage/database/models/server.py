@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import PrimaryKeyConstraint, UniqueConstraint, false
+from sqlalchemy import PrimaryKeyConstraint, UniqueConstraint, false, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from registry.storage.database.models.base import Base, DatasetId, Key, Now, OptionalKey, Serial
@@ -26,6 +26,11 @@ class ToolAnnotationRow(Base):
     updated_at: Mapped[datetime | None]
     deleted: Mapped[bool] = mapped_column(server_default=false())
     key: Mapped[OptionalKey]
+    task: Mapped[OptionalKey]
+    """The group of the annotation's task; NULL if no event has named the task yet."""
+    annotator: Mapped[str | None]
+    fields: Mapped[dict[str, Any] | None]
+    """The annotation's values as JSON (see `samples/json_codec.py`)."""
 
     __table_args__ = (PrimaryKeyConstraint("dataset_id", "tool", "annotation"),)
 
@@ -39,6 +44,7 @@ class WebhookRow(Base):
     tool: Mapped[str]
     mapping: Mapped[dict[str, Any]]
     created_at: Mapped[Now]
+    options: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
 
     __table_args__ = (PrimaryKeyConstraint("dataset_id", "tool"),)
 
