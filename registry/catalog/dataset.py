@@ -10,9 +10,9 @@ from sqlalchemy import Connection, Row
 
 from registry.catalog.verify import Verification, verify
 from registry.catalog.verify_images import BrokenImage, broken_images
-from registry.errors import VersionError
+from registry.errors import InvalidSampleError, VersionError
 from registry.samples.features import Features
-from registry.samples.keys import Keys, check_key, check_source
+from registry.samples.keys import Groups, Keys, check_group, check_key, check_source
 from registry.samples.splits import Interval, buckets, interval
 from registry.storage.database.models import DatasetRow
 from registry.storage.database.transactions import read
@@ -107,6 +107,7 @@ class Dataset:
         *,
         keys: Keys | None = None,
         source: str | None = None,
+        groups: Groups | None = None,
     ) -> Report:
         """Insert samples: a list of them, columns (a value per sample, by feature), or a table.
 
@@ -122,6 +123,10 @@ class Dataset:
         one batch counts as two inserts, one after the other. Without ``keys``, every sample gets a
         unique one.
 
+        ``groups`` has the group of each sample, such as a patient or a video, or None, or is the
+        name of a column. All samples of a group are in one split. A key keeps the group of its first row: a sample without one
+        here keeps it, and another one is an `InvalidSampleError`.
+
         A batch is stored as a whole or not at all. One of over 65,536 rows or 64 MiB is divided
         into chunks, and each chunk is stored as a whole or not at all.
 
@@ -130,7 +135,7 @@ class Dataset:
         is stored, then the next; the error's note then has the number of rows that are stored.
         """
         self._check_writable()
-        batches = insertions(self._log.codec, data, keys, source)
+        batches = insertions(self._log.codec, data, keys, source, groups)
         return append_all(self._log.engine, self._log.dataset_id, batches)
 
     def append(self, batch: Batch) -> Report:
@@ -242,10 +247,22 @@ class Dataset:
         self._check_writable()
         return follow(self._log, self._range(after, None)[0])
 
-    def split_of(self, key: str) -> str | None:
-        """Return the split that a key belongs to, also if the dataset does not have the key."""
-        check_key(key)
-        bucket = int(buckets([key])[0])
+    def split_of(self, key: str | None = None, *, group: str | None = None) -> str | None:
+        """Return the split of a key, or of a group; None if the dataset has no splits.
+
+        Of a key that the dataset does not have, it is the split that the key would have in
+        ``group``, or by itself. Raises `InvalidSampleError` unless one of them is given.
+        """
+        check_group(group)
+        bucket = None
+        if key is not None:
+            check_key(key)
+            bucket = read(self._log.engine, entries.bucket_of, self._log.dataset_id, key)
+        hashed = key if group is None else group
+        if hashed is None:
+            raise InvalidSampleError("a split is that of a key or of a group; give one of them")
+        if bucket is None:
+            bucket = int(buckets([hashed])[0])
         return next((n for n, (start, stop) in self.splits.items() if start <= bucket < stop), None)
 
     def verify(self) -> list[Verification]:

@@ -32,6 +32,8 @@ class _PolarsSeries(Protocol):
 
 Keys = Sequence[str] | Sequence[int] | npt.NDArray[Any] | _ToList | _ToPyList | _PolarsSeries
 """Keys in the order of the samples: text, or whole numbers that become text."""
+Groups = Sequence[str | None] | Sequence[int | None] | Keys
+"""Groups in the order of the samples: as keys, or None for a sample that has no group."""
 
 LONGEST = 512
 """Maximum length of a key in bytes of UTF-8."""
@@ -65,7 +67,7 @@ def check_keys(keys: Keys, count: int) -> list[str]:
     return listed
 
 
-def as_text_list(values: Keys, count: int | None, what: str) -> list[Any]:
+def as_text_list(values: Keys | Groups, count: int | None, what: str) -> list[Any]:
     """Return keys, or another ``what`` of samples, as a list in which whole numbers became text.
 
     Values of other types are kept, for a check of each to refuse. Raises `InvalidSampleError`
@@ -103,10 +105,33 @@ def _is_whole(value: object) -> bool:
     )
 
 
+def check_groups(groups: Groups, count: int, keys: Sequence[str] | None = None) -> list[str | None]:
+    """Return the groups as a list; raises `InvalidSampleError` for the first invalid one.
+
+    A group is text that could be a key, or None.
+    """
+    listed = as_text_list(groups, count, "groups")
+    # Many samples have the same group, so that the distinct ones are few.
+    try:
+        invalid = any(_problem(group, "group") for group in {*listed} - {None})
+    except TypeError:  # one cannot be hashed
+        invalid = True
+    for row, group in enumerate(listed) if invalid else ():
+        if group is not None and (reason := _problem(group, "group")):
+            raise InvalidSampleError(reason, row=row, key=keys[row] if keys else None)
+    return listed
+
+
 def check_key(key: str) -> None:
     """Raise `InvalidSampleError` unless this can be a sample's key."""
     if reason := _problem(key, "key"):
         raise InvalidSampleError(reason, row=0, key=key or None)
+
+
+def check_group(group: str | None) -> None:
+    """Raise `InvalidSampleError` unless the group is None or text that could be a key."""
+    if group is not None and (reason := _problem(group, "group")):
+        raise InvalidSampleError(reason)
 
 
 def check_source(source: str | None) -> None:

@@ -1,7 +1,8 @@
 """Splits: half-open intervals of buckets, the numbers 0 to 65535 that sample keys hash to.
 
 Splits are fixed when a dataset is created, and a key's bucket never changes. So a sample never
-moves from one split to another, however much the dataset grows or is relabeled.
+moves from one split to another, however much the dataset grows or is relabeled. Samples of one
+group share its bucket, and so are all in one split.
 """
 
 from __future__ import annotations
@@ -66,11 +67,16 @@ def interval(splits: Mapping[str, Interval], name: str | None) -> Interval:
     return (start, stop)
 
 
-def buckets(keys: Iterable[str]) -> npt.NDArray[np.uint16]:
-    """Hash keys to buckets, one uint16 per key.
+def buckets(
+    keys: Iterable[str], groups: Iterable[str | None] | None = None
+) -> npt.NDArray[np.uint16]:
+    """Hash keys, or the groups of those that have one, to buckets: one uint16 per key.
 
     The hash must never change: samples of existing datasets would change their split.
     """
+    if groups is not None:
+        pairs = zip(keys, groups, strict=True)
+        keys = [key if group is None else group for key, group in pairs]
     # Joined to one buffer, since an array of two-byte strings would lose trailing zero bytes.
     digests = [blake2b(key.encode(), digest_size=2).digest() for key in keys]
     # "<u2" so that a big-endian machine computes the same buckets.

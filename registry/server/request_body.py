@@ -243,4 +243,10 @@ def _change(row: int, item: Any) -> Change:
             raise InvalidSampleError(
                 f"{name!r} cannot be {type(value).__name__}", row=row, key=text_key, feature=name
             )
-    return Change(key, item.get("fields"), item.get("action") or "insert", item.get("source"))
+    return Change(
+        key,
+        item.get("fields"),
+        item.get("action") or "insert",
+        item.get("source"),
+        item.get("group"),
+    )

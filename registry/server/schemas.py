@@ -52,6 +52,12 @@ class SampleItem(BaseModel):
     )
     action: str | None = Field(None, json_schema_extra={"enum": [*ACTIONS, None]})
     source: str | None = None
+    group: str | None = Field(
+        None,
+        description="What the sample belongs to, such as a patient: all samples of a group are in "
+        "one split. A key keeps the group of its first row; null keeps it, another one is refused.",
+        json_schema_extra={"maxLength": keys.LONGEST},
+    )
 
 
 class Answer(BaseModel):
@@ -101,6 +107,7 @@ class LogRowAnswer(Answer):
     source: str | None
     created_at: Timestamp
     erased: bool
+    group: str | None
     fields: dict[str, Any] | None
 
 

@@ -29,7 +29,7 @@ from registry.storage.log.head import (
     lock_head,
     was_committed,
 )
-from registry.storage.log.lookup import latest
+from registry.storage.log.lookup import Latest, latest
 from registry.storage.log.records import records_at
 
 NASTY = ["", "!", "0", "Z", "a", "aa", "a\x01", "\x7f", "é", "ß", "\u2028", "\uffff", "\U0001f600"]
@@ -163,17 +163,18 @@ def test_the_latest_revision_of_any_key_is_found_among_other_datasets(reg: Regis
     rng = random.Random(2)
     names = [first + last for first in ("k", "é", "\U0001f600") for last in NASTY]
     datasets = [reg.create(name, {"label": ClassLabel(200)}) for name in ("one", "two", "three")]
-    models: list[dict[str, tuple[int, bytes | None]]] = [{}, {}, {}]
+    models: list[dict[str, Latest]] = [{}, {}, {}]
     for dataset, model in zip(datasets, models, strict=True):
         for key in rng.choices(names, k=40):
             number = rng.randrange(200)
             position = dataset.head.position
-            if key in model and model[key][1] is not None and number < 60:
+            group = model[key].group if key in model else rng.choice([None, "g"])
+            if key in model and model[key].record is not None and number < 60:
                 dataset.retract(key)
-                model[key] = (position, None)
-            elif dataset.insert([{"label": number}], keys=[key]).unchanged == 0:
+                model[key] = Latest(position, None, group)
+            elif dataset.insert([{"label": number}], keys=[key], groups=[group]).unchanged == 0:
                 (record,) = dataset._log.codec.encode({"label": [number]})
-                model[key] = (position, record)
+                model[key] = Latest(position, record, group)
     for dataset, model in zip(datasets, models, strict=True):
         neighbours = itertools.pairwise(sorted(names))
         for keys in (*map(list, neighbours), rng.sample(names, 5), names[:1], names):
@@ -236,23 +237,25 @@ def test_times_given_with_rows_are_stored_to_the_microsecond(
     ]
     keys = [f"k{n}" for n in range(len(times))]
     sources = [None if n % 3 == 0 else f"s{n % 3} é" for n in range(len(times))]
+    groups = [None if n % 4 == 0 else f"g{n % 4} é" for n in range(len(times))]
     new = batch(labels, keys, range(len(times)))
-    dataset_id, hashes = labels._log.dataset_id, buckets(keys)
+    dataset_id, hashes = labels._log.dataset_id, buckets(keys, groups)
     with writing(reg.engine) as connection:
         head = lock_head(connection, dataset_id)
         records = [record for record in new.records if isinstance(record, bytes)]
         chains = extend(head.chain, [NONE] * len(keys), hashes, records)
         unlinked = [None] * len(keys)
-        rows = NewRows(0, hashes, chains, records, keys, unlinked, sources, times)
+        rows = NewRows(0, hashes, chains, records, keys, unlinked, sources, times, groups)
         chain = insert(connection, dataset_id, [rows])
         after = replace(head, position=len(keys), live=len(keys), chain=chain)
         advance_head(connection, dataset_id, after)
-    columns = (SampleRow.created_at, SampleRow.source, SampleRow.key)
+    columns = (SampleRow.created_at, SampleRow.source, SampleRow.key, SampleRow.group_key)
     with reg.engine.connect() as connection:
         stored = connection.execute(select(*columns).order_by(SampleRow.position)).all()
     assert [row.created_at for row in stored] == times
     assert [row.source for row in stored] == sources
     assert [row.key for row in stored] == keys
+    assert [row.group_key for row in stored] == groups
     assert labels.verify()[0].differs is None
 
 

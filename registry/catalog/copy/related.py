@@ -19,7 +19,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DataError, IntegrityError
 
 from registry.catalog.copy.rows import ERASED
 from registry.errors import DivergenceError
@@ -40,7 +40,7 @@ from registry.storage.log.raw_text import decode, raw, readable
 
 _PART = 1000
 """Rows that are in memory or in one statement at a time."""
-_TEXTS = ("key", "fields", "action", "source", "error")
+_TEXTS = ("key", "fields", "action", "source", "error", "group_key")
 _TOOL_TABLES = (WebhookRow, ToolAnnotationRow, DeliveryRow)
 
 Scope = tuple[Connection, int]
@@ -203,7 +203,8 @@ def _copy_rejected(source: Scope, target: Scope) -> tuple[int, int]:
     """Copy rejected inbox rows, each once; return how many the copy has and how many it lacks.
 
     Rows that still wait are not copied. Both databases would move them to their logs, and a sample
-    whose key is generated then would exist twice. Nor are rows copied that only SQLite can store.
+    whose key is generated then would exist twice. Nor are rows copied that only SQLite can store,
+    or whose action is unknown.
     """
     connection, dataset_id = source
     waiting = select(func.count()).where(
@@ -234,8 +235,9 @@ def _insert_rejected(row: Mapping[str, Any], target: Scope) -> bool:
         with connection.begin_nested():
             connection.execute(insert(InboxRow).values(**values, created_at=row["created_at"]))
     # ValueError: a text is not UTF-8, or the fields are not JSON. DataError: only SQLite can store
-    # the value, such as U+0000.
-    except (ValueError, DataError):
+    # the value, such as U+0000. IntegrityError: a row with an unknown action, which is older than
+    # the trigger that refuses it.
+    except (ValueError, DataError, IntegrityError):
         return False
     return True
 

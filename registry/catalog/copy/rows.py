@@ -51,6 +51,7 @@ class LogRow(NamedTuple):
     source: str | None
     supersedes: int | None
     key: str
+    group_key: str | None
     created_at: datetime
 
 
@@ -87,7 +88,7 @@ def verify_rows(database: str, chain: bytes, rows: Sequence[LogRow]) -> None:
     ``chain`` is the value before the first row; ``database`` is the URL of the rows' database,
     for the message.
     """
-    hashes = buckets([row.key for row in rows])
+    hashes = buckets([row.key for row in rows], [row.group_key for row in rows])
     links = np.array([NONE if row.supersedes is None else row.supersedes for row in rows], np.int64)
     # The value after an erased row cannot be computed: the stored one is used.
     erased = {n: row.chain for n, row in enumerate(rows) if row.record == ERASED}
@@ -135,6 +136,7 @@ def overtaken(position: int) -> DivergenceError:
 
 
 def _blocks(rows: Sequence[LogRow]) -> Iterator[NewRows]:
+    grouped = any(row.group_key is not None for row in rows)
     for start in range(0, len(rows), BLOCK):
         part = rows[start : start + BLOCK]
         yield NewRows(
@@ -146,6 +148,7 @@ def _blocks(rows: Sequence[LogRow]) -> Iterator[NewRows]:
             [row.supersedes for row in part],
             [row.source for row in part],
             [row.created_at for row in part],
+            [row.group_key for row in part] if grouped else None,
         )
 
 

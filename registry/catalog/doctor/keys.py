@@ -1,8 +1,9 @@
 """Finding keys that are stored as other text than was inserted.
 
-A key's bucket is the hash of the key in Python. If the client's encoding was not UTF-8, the server
-interpreted the key's bytes as other text, so the bucket is not that of the stored text. Only keys
-beyond ASCII are examined, because ASCII is the same in every such encoding.
+A key's bucket is the hash of its group or, without one, of the key, in Python. If the client's
+encoding was not UTF-8, the server interpreted the bytes as other text, so the bucket is not that of
+the stored text. Only texts beyond ASCII are examined, because ASCII is the same in every such
+encoding.
 """
 
 from __future__ import annotations
@@ -49,12 +50,12 @@ def check_keys(engine: Engine) -> Iterator[Finding]:
             )
 
 
-def _damaged(engine: Engine, log: Row[*tuple[Any, ...]]) -> Iterator[Row[int, str, int]]:
+def _damaged(engine: Engine, log: Row[*tuple[Any, ...]]) -> Iterator[Row[int, str, int, str]]:
     # In parts, since neither a transaction nor a result may grow with the log.
     for start in range(0, log.position, _ROWS):
         with reading(engine) as connection:
             rows = connection.execute(_beyond_ascii(log.id, start)).all()
-        hashes = buckets(row.key for row in rows).tolist() if rows else []
+        hashes = buckets(row.hashed for row in rows).tolist() if rows else []
         # Python's hash, as on insert: the server could hash only the text that it has stored.
         yield from (row for row, bucket in zip(rows, hashes, strict=True) if row.bucket != bucket)
 
@@ -68,13 +69,14 @@ def _beyond_ascii(dataset_id: int, start: int) -> Any:
     superseded = select(newer.position).where(
         newer.dataset_id == SampleRow.dataset_id, newer.supersedes == SampleRow.position
     )
+    hashed = func.coalesce(SampleRow.group_key, SampleRow.key)
     return (
-        select(SampleRow.position, SampleRow.key, SampleRow.bucket)
+        select(SampleRow.position, SampleRow.key, SampleRow.bucket, hashed.label("hashed"))
         .where(
             SampleRow.dataset_id == dataset_id,
             SampleRow.position >= start,
             SampleRow.position < start + _ROWS,
-            func.octet_length(SampleRow.key) != func.char_length(SampleRow.key),
+            func.octet_length(hashed) != func.char_length(hashed),
             func.octet_length(SampleRow.record) > 0,
             ~superseded.exists(),
         )
@@ -82,8 +84,10 @@ def _beyond_ascii(dataset_id: int, start: int) -> Any:
     )
 
 
-def _original_key(row: Row[int, str, int]) -> str:
+def _original_key(row: Row[int, str, int, str]) -> str:
     """Return a text with the original key, or nothing if no encoding leads to the bucket."""
+    if row.hashed != row.key:  # the bucket is that of the group
+        return ""
     # The first match is enough: a wrong encoding has the right bucket only once in 65,536 times.
     for codec in _CODECS:
         with suppress(UnicodeError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from registry.errors import RegistryError, SampleNotFoundError
+from registry.errors import InvalidSampleError, RegistryError, SampleNotFoundError
 from registry.storage.log.head import Head
 from registry.storage.log.lookup import Latest, Stored
 
@@ -22,17 +22,36 @@ class Batch:
     """Keys, records (None retracts) and sources to append in order, all of them or none.
 
     ``fresh`` says that the keys were generated for this batch, so that no row can have them yet.
+
+    A row of a key that the dataset has must be in the key's group, if it has an item in ``groups``;
+    None names no group. An item in ``default_groups`` is the group of a new key that has none in
+    ``groups``, and is ignored for a key that the dataset has.
+
+    ``first_row`` is the number of the first row in messages: a large batch is divided.
     """
 
     keys: Sequence[str]
     records: Sequence[bytes | Amend | None]
     sources: Sequence[str | None]
     fresh: bool = False
+    groups: Sequence[str | None] | None = None
+    default_groups: Sequence[str | None] | None = None
+    first_row: int = 0
 
     def compared(self) -> Iterator[tuple[str, bytes | None]]:
         """Yield each key with its new record, or with None where that is not known yet."""
         for key, record in zip(self.keys, self.records, strict=True):
             yield key, record if isinstance(record, bytes) else None
+
+    def groups_of_new_keys(self) -> Sequence[str | None] | None:
+        """Return the group that each row's key has if it is new; None if none of them has one."""
+        groups, defaults = self.groups, self.default_groups
+        if groups is not None and defaults is not None:
+            pairs = zip(groups, defaults, strict=True)
+            groups = [default if group is None else group for group, default in pairs]
+        elif groups is None:
+            groups = defaults
+        return groups if groups is not None and any(groups) else None
 
 
 @dataclass(frozen=True)
@@ -76,6 +95,8 @@ class Plan:
     revised: int = 0
     retracted: int = 0
     unchanged: int = 0
+    groups: Sequence[str | None] | None = None
+    """The group of each row's key; None if no row has one."""
 
     def report(self, head: Head) -> Report:
         return Report(self.inserted, self.revised, self.retracted, self.unchanged, head)
@@ -92,21 +113,34 @@ def resolve(
     ``known`` has the latest revision of each of the batch's keys that the dataset ever had.
     ``position`` is that of the first row to be written. ``read`` returns the record at a position
     and is required where the batch amends. Raises `SampleNotFoundError` for a key to retract or
-    amend that the dataset never had.
+    amend that the dataset never had, and `InvalidSampleError` for a key that is in another group.
     """
     # The fast path for new keys. A repeated key must not take it: its second row supersedes the
     # first, and that link would be missing from the log.
+    new_groups = batch.groups_of_new_keys()
     if batch.fresh or (not known and _all_new(batch)):
         count = len(batch.keys)
-        return Plan(batch.keys, batch.records, [None] * count, batch.sources, inserted=count)  # type: ignore[arg-type]
+        return Plan(
+            batch.keys,
+            batch.records,  # type: ignore[arg-type]
+            [None] * count,
+            batch.sources,
+            inserted=count,
+            groups=new_groups,
+        )
     latest = dict(known)
     keys: list[str] = []
     records: list[bytes | None] = []
     supersedes: list[int | None] = []
     sources: list[str | None] = []
+    groups: list[str | None] = []
     counts = {"inserted": 0, "revised": 0, "retracted": 0, "unchanged": 0}
-    for key, given, source in zip(batch.keys, batch.records, batch.sources, strict=True):
+    rows = zip(batch.keys, batch.records, batch.sources, strict=True)
+    for row, (key, given, source) in enumerate(rows):
         old = latest.get(key)
+        # Before the record is compared: a row that is unchanged must not hide a wrong group.
+        if old is not None and batch.groups is not None:
+            _check_group(batch.first_row + row, key, old.group, batch.groups[row])
         if callable(given):
             old, record = _amended(key, old, given, read)
         elif old is None and given is None:
@@ -121,12 +155,29 @@ def resolve(
         counts["retracted" if record is None else "revised" if alive else "inserted"] += 1
         # Before the key is added to the list, whose length is the offset of this row. Unchanged
         # rows are skipped and take no position.
-        latest[key] = Latest(position + len(keys), record)
+        # All rows of a key have the group of its first one: the group determines the split.
+        group = old.group if old else new_groups[row] if new_groups else None
+        latest[key] = Latest(position + len(keys), record, group)
         keys.append(key)
+        groups.append(group)
         records.append(record)
         supersedes.append(old.position if old else None)
         sources.append(source)
-    return Plan(keys, records, supersedes, sources, **counts)
+    return Plan(
+        keys, records, supersedes, sources, **counts, groups=groups if any(groups) else None
+    )
+
+
+def _check_group(row: int, key: str, old: str | None, new: str | None) -> None:
+    if new is None or new == old:
+        return
+    has = "has no group" if old is None else f"is in group {old!r}"
+    raise InvalidSampleError(
+        f"the key {has} and cannot move to group {new!r}, which could move it to another split; "
+        "leave the group out to keep it, or insert under another key",
+        row=row,
+        key=key,
+    )
 
 
 def _amended(
@@ -139,7 +190,7 @@ def _amended(
     if isinstance(record, Stored):
         assert read is not None
         record = read(old.position)
-    return Latest(old.position, record), change(record)
+    return old._replace(record=record), change(record)
 
 
 def _all_new(batch: Batch) -> bool:

@@ -64,7 +64,7 @@ class NewRows(NamedTuple):
     """Rows to insert at ``position``, ``position + 1``, …: columns with one item per row.
 
     ``chains`` are the 16-byte chain values after each row. Without ``created_at``, the database
-    gives all rows the time of the transaction.
+    gives all rows the time of the transaction; without ``groups``, none has a group.
     """
 
     position: int
@@ -75,17 +75,23 @@ class NewRows(NamedTuple):
     supersedes: Sequence[int | None]
     sources: Sequence[str | None]
     created_at: Sequence[datetime] | None = None
+    groups: Sequence[str | None] | None = None
 
 
 def insert(connection: Connection, dataset_id: int, blocks: Iterable[NewRows]) -> bytes:
     """Insert blocks of at most `BLOCK` rows; return the chain value after the last row.
 
-    There is at least one block, and all of them have times or none. A block is taken when the one
-    before it has been sent, so that it can be computed while PostgreSQL stores that one.
+    There is at least one block, and all of them have times or none, and groups or none. A block is
+    taken when the one before it has been sent, so that it can be computed while PostgreSQL stores
+    that one.
     """
     following = iter(blocks)
     first = next(following)
-    names = COLUMNS if first.created_at is None else f"{COLUMNS}, created_at"
+    names = COLUMNS + "".join(
+        f", {name}"
+        for name, column in (("created_at", first.created_at), ("group_key", first.groups))
+        if column is not None
+    )
     rows = concatenate([first], following)
     if connection.dialect.name == "sqlite":
         return _insert_many(connection, dataset_id, names, rows)
@@ -123,6 +129,8 @@ def _insert_many(
         ]
         if rows.created_at is not None:
             columns.append(map(_sqlite_time, rows.created_at))
+        if rows.groups is not None:
+            columns.append(rows.groups)
         # Straight to the driver, without SQLAlchemy's processing of each parameter.
         connection.exec_driver_sql(
             statement,
@@ -146,7 +154,7 @@ def encode(dataset_id: int, rows: NewRows) -> bytes:
     """Return rows as COPY data, without header and trailer."""
     count = len(rows.records)
     fixed = np.empty(count, _FIXED)
-    fixed["fields"] = 8 if rows.created_at is None else 9
+    fixed["fields"] = 8 + (rows.created_at is not None) + (rows.groups is not None)
     fixed["dataset_id_bytes"] = fixed["bucket_bytes"] = 4
     fixed["position_bytes"] = 8
     fixed["chain_bytes"] = 16
@@ -157,10 +165,7 @@ def encode(dataset_id: int, rows: NewRows) -> bytes:
     fixed["record_bytes"] = [-1 if record is None else len(record) for record in rows.records]
     encoded = [key.encode() for key in rows.keys]
     lengths = np.array([len(key) for key in encoded], ">i4")
-    # Most often all rows have the same source, so each distinct one is encoded once.
-    origins = {
-        source: _NULL if source is None else _field(source.encode()) for source in {*rows.sources}
-    }
+    origins = _fields_of(rows.sources)
     middle = [
         origins[source] + (_NULL if old is None else _field(old.to_bytes(8, "big")))
         for source, old in zip(rows.sources, rows.supersedes, strict=True)
@@ -176,7 +181,14 @@ def encode(dataset_id: int, rows: NewRows) -> bytes:
     if rows.created_at is not None:
         times = {moment: _field(_microseconds(moment)) for moment in {*rows.created_at}}
         columns.append(times[moment] for moment in rows.created_at)
+    if rows.groups is not None:
+        columns.append(map(_fields_of(rows.groups).__getitem__, rows.groups))
     return b"".join(concatenate.from_iterable(zip(*columns, strict=True)))
+
+
+def _fields_of(texts: Sequence[str | None]) -> dict[str | None, bytes]:
+    """Return the field of each distinct text: most often rows have the same source or group."""
+    return {text: _NULL if text is None else _field(text.encode()) for text in {*texts}}
 
 
 def _microseconds(moment: datetime) -> bytes:

@@ -9,7 +9,16 @@ from typing import Any
 from registry.errors import InvalidSampleError, RegistryError, SampleNotFoundError
 from registry.samples.codec import Codec, rows_to_columns
 from registry.samples.json_codec import from_fields
-from registry.samples.keys import Keys, check_key, check_keys, check_source, make_keys
+from registry.samples.keys import (
+    Groups,
+    Keys,
+    check_group,
+    check_groups,
+    check_key,
+    check_keys,
+    check_source,
+    make_keys,
+)
 from registry.samples.tables import is_hugging_face_splits, refusal
 from registry.storage.log.batch import Amend, Batch
 
@@ -23,12 +32,18 @@ class Change:
     ``fields`` maps features to JSON, as described in `registry.samples.json_codec`, or to values.
     An insert takes all features, an update some of them and a retraction none. An insert whose
     ``key`` is None gets a generated key.
+
+    A change of a key that the dataset has must be in the key's ``group``, if it names one.
+    ``default_group`` is the group of a new key for which no group is named, and is ignored for a
+    key that the dataset has.
     """
 
     key: str | None
     fields: Mapping[str, Any] | None = None
     action: str = "insert"
     source: str | None = None
+    group: str | None = None
+    default_group: str | None = None
 
 
 def batches(codec: Codec, requests: Sequence[Sequence[Change]]) -> list[Batch | RegistryError]:
@@ -60,7 +75,15 @@ def batch(codec: Codec, changes: Sequence[Change]) -> Batch:
     for row, change in enumerate(changes):
         if change.action == "update":
             records[row] = merge(codec, keys[row], values[row])
-    return Batch(keys, records, [change.source for change in changes])
+    groups = [change.group for change in changes]
+    defaults = [change.default_group for change in changes]
+    return Batch(
+        keys,
+        records,
+        [change.source for change in changes],
+        groups=groups if any(groups) else None,
+        default_groups=defaults if any(defaults) else None,
+    )
 
 
 def insertion(
@@ -68,29 +91,42 @@ def insertion(
     data: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     keys: Keys | None,
     source: str | None,
+    groups: Groups | None = None,
 ) -> Batch:
     """Return the batch that inserts samples, given as a list of samples or as columns by feature.
 
-    ``keys`` may be the name of a column. Without ``keys``, each sample gets a generated key. Raises
-    `InvalidSampleError` for an empty batch or an invalid sample.
+    ``keys`` and ``groups`` may each be the name of a column. Without ``keys``, each sample gets a
+    generated key. Raises `InvalidSampleError` for an empty batch or an invalid sample, key or
+    group.
     """
     check_source(source)
     if is_hugging_face_splits(data):
         raise InvalidSampleError(refusal(data))
     columns = isinstance(data, Mapping)
-    if isinstance(data, Mapping) and isinstance(keys, str) and keys in data:
-        name, keys = keys, data[keys]
-        if name not in codec.features:
-            data = {other: column for other, column in data.items() if other != name}
+    if isinstance(data, Mapping):
+        named_columns = {each for each in (keys, groups) if isinstance(each, str) and each in data}
+        keys, groups = (
+            data[each] if isinstance(each, str) and each in data else each
+            for each in (keys, groups)
+        )
+        unused = named_columns - {*codec.features}
+        data = {name: column for name, column in data.items() if name not in unused}
     count = _column_length(data) if isinstance(data, Mapping) else _length(data)
     if not count:
         raise InvalidSampleError("the batch is empty; insert at least one sample")
     # Before the samples, so that errors about them can name the key.
     named = check_keys(keys, count) if keys is not None else None
+    grouped = check_groups(groups, count, named) if groups is not None else None
     if not columns:
         data = rows_to_columns(codec.features, data, named)  # type: ignore[arg-type]
     records = codec.encode(data, named)  # type: ignore[arg-type]
-    return Batch(named or make_keys(count), records, [source] * count, fresh=named is None)
+    return Batch(
+        named or make_keys(count),
+        records,
+        [source] * count,
+        fresh=named is None,
+        groups=grouped,
+    )
 
 
 def merge(codec: Codec, key: str, values: Mapping[str, Any]) -> Amend:
@@ -131,6 +167,8 @@ def _values(codec: Codec, change: Change) -> dict[str, Any]:
     elif change.action != "insert":
         raise InvalidSampleError(f"to {change.action} a sample takes its key")
     check_source(change.source)
+    check_group(change.group)
+    check_group(change.default_group)
     if change.action == "retract":
         return {}
     if not isinstance(change.fields, Mapping):

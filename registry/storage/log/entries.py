@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVarTuple
+from typing import Any, NamedTuple, TypeVarTuple
 
 from sqlalchemy import Connection, Row, Select, func, select
 
@@ -21,7 +21,7 @@ class Entry:
     """One row of the log, without its record.
 
     ``action`` is "insert", "revise" or "retract"; ``created_at`` is in UTC. An ``erased`` row has
-    lost its record permanently.
+    lost its record permanently. ``group`` is the key's group, or None if it has none.
     """
 
     position: int
@@ -31,6 +31,7 @@ class Entry:
     source: str | None
     created_at: datetime
     erased: bool = False
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ _COLUMNS = (
     SampleRow.supersedes,
     SampleRow.source,
     SampleRow.created_at,
+    SampleRow.group_key,
 )
 
 
@@ -79,17 +81,26 @@ def history(
     return [(_entry(row), row.record or None) for row in rows]
 
 
-def revision_sizes(
-    connection: Connection, dataset_id: int, key: str
-) -> list[tuple[int, int | None]]:
-    """Return the positions of a key's revisions, oldest first, and their record sizes in bytes.
+class RevisionSize(NamedTuple):
+    """A revision's position, its record's bytes (None for a retraction, 0 if erased), its group."""
 
-    The size is None for a retraction and 0 for an erased row.
-    """
-    rows = connection.execute(
-        _of_key(select(SampleRow.position, func.length(SampleRow.record)), dataset_id, key)
-    )
-    return [(position, size) for position, size in rows]
+    position: int
+    size: int | None
+    group: str | None
+
+
+def revision_sizes(connection: Connection, dataset_id: int, key: str) -> list[RevisionSize]:
+    """Return the sizes of a key's revisions, oldest first."""
+    size = func.length(SampleRow.record)
+    columns = select(SampleRow.position, size, SampleRow.group_key)
+    rows = connection.execute(_of_key(columns, dataset_id, key))
+    return [RevisionSize(*row) for row in rows]
+
+
+def bucket_of(connection: Connection, dataset_id: int, key: str) -> int | None:
+    """Return a key's bucket, or None if the dataset never had the key."""
+    rows = _of_key(select(SampleRow.bucket), dataset_id, key)
+    return connection.execute(rows.limit(1)).scalar_one_or_none()
 
 
 def entries(connection: Connection, dataset_id: int, after: int, until: int) -> list[Entry]:
@@ -143,4 +154,5 @@ def _entry(row: Row[*tuple[Any, ...]]) -> Entry:
         source=row.source,
         created_at=row.created_at,
         erased=bool(row.erased),
+        group=row.group_key,
     )

@@ -86,20 +86,22 @@ def _erase(writer: Writer, keys: Sequence[str], waiting: dict[str, int]) -> int:
         if not revisions[key] and not waiting[key]:
             raise SampleNotFoundError(key)
     # A size of 0 is a row that was erased before, None a retraction: neither has a record to lose.
-    stored = {key: [p for p, size in rows if size] for key, rows in revisions.items()}
+    stored = {key: [row.position for row in rows if row.size] for key, rows in revisions.items()}
     last = {key: revisions[key][-1] for key, positions in stored.items() if positions}
     if not last:
         return 0
     # A key that is already retracted gets another retraction, which does not change the live count.
+    groups = [row.group for row in last.values()]
     writer.write(
         [
             Plan(
                 list(last),
                 [None] * len(last),
-                [position for position, _ in last.values()],
+                [row.position for row in last.values()],
                 [SOURCE] * len(last),
                 inserted=0,
-                retracted=sum(size is not None for _, size in last.values()),
+                retracted=sum(row.size is not None for row in last.values()),
+                groups=groups if any(groups) else None,
             )
         ]
     )

@@ -185,7 +185,8 @@ def _change(row: Texts) -> Change | RegistryError:
         fields = None if row.fields is None else parse_json(decode(row.fields, "fields"))
         source = SOURCE if row.source is None else decode(row.source, "source")
         key = None if row.key is None else decode(row.key, "key")
-        return Change(key, fields, decode(row.action, "action"), source)
+        group = None if row.group_key is None else decode(row.group_key, "group_key")
+        return Change(key, fields, decode(row.action, "action"), source, group)
     except ValueError as error:
         return InvalidSampleError(str(error))
 

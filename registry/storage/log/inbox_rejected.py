@@ -57,6 +57,7 @@ class Refused:
     source: str | None
     created_at: datetime
     error: str
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def _limits(connection: Connection, dataset_id: int) -> Limits:
 def _page(
     connection: Connection, dataset_id: int, after: int, count: int
 ) -> Sequence[Row[*tuple[Any, ...]]]:
-    columns = (InboxRow.key, InboxRow.action, InboxRow.source)
+    columns = (InboxRow.key, InboxRow.action, InboxRow.source, InboxRow.group_key)
     texts = [raw(column, connection.dialect.name).label(column.name) for column in columns]
     return connection.execute(
         select(InboxRow.id, *texts, InboxRow.created_at, InboxRow.error)
@@ -212,8 +213,10 @@ def _page(
     ).all()
 
 
-# Id, key, action, source, creation and error.
-_RejectedRow = Row[int, RawText | None, RawText, RawText | None, datetime, str | None]
+# Id, key, action, source, group, creation and error.
+_RejectedRow = Row[
+    int, RawText | None, RawText, RawText | None, RawText | None, datetime, str | None
+]
 
 
 def _refused(row: _RejectedRow) -> Refused:
@@ -224,4 +227,5 @@ def _refused(row: _RejectedRow) -> Refused:
         readable(row.source),
         row.created_at,
         row.error,
+        readable(row.group_key),
     )

@@ -37,11 +37,11 @@ _STORED = 4 << 20
 """Bytes as stored, perhaps compressed, of the rows that one transaction measures."""
 _TOO_LONG = "54000"
 """PostgreSQL's SQLSTATE (program_limit_exceeded) for a text above its limit of 1 GiB."""
-_TEXTS = (InboxRow.key, InboxRow.fields, InboxRow.action, InboxRow.source)
+_TEXTS = (InboxRow.key, InboxRow.fields, InboxRow.action, InboxRow.source, InboxRow.group_key)
 _WANTED = InboxRow.id.in_(bindparam("ids", expanding=True))
 
 
-Texts = Row[RawText | None, RawText | None, RawText, RawText | None]
+Texts = Row[RawText | None, RawText | None, RawText, RawText | None, RawText | None]
 """The columns of a row that `_TEXTS` names."""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from registry.errors import InvalidSampleError
 from registry.samples.codec import Codec
-from registry.samples.keys import Keys, as_text_list
+from registry.samples.keys import Groups, Keys, as_text_list
 from registry.samples.tables import Table, is_table, length_of, parts_of
 from registry.storage.log.batch import Batch
 from registry.storage.log.changes import insertion
@@ -28,17 +28,23 @@ _FIRST_ROWS = 64
 Data = Mapping[str, Any] | Sequence[Mapping[str, Any]] | Table
 
 
-def insertions(codec: Codec, data: Data, keys: Keys | None, source: str | None) -> Iterator[Batch]:
+def insertions(
+    codec: Codec,
+    data: Data,
+    keys: Keys | None,
+    source: str | None,
+    groups: Groups | None = None,
+) -> Iterator[Batch]:
     """Yield the batches that insert samples, one unless the data are a large table.
 
     Raises `InvalidSampleError`, with the row counted from the first of all.
     """
     if not is_table(data):
-        yield insertion(codec, data, keys, source)  # type: ignore[arg-type]
+        yield insertion(codec, data, keys, source, groups)  # type: ignore[arg-type]
         return
     pieces: list[Batch] = []
     rows = size = 0
-    for piece in _pieces(codec, data, keys, source):
+    for piece in _pieces(codec, data, keys, source, groups):
         pieces.append(piece)
         rows += len(piece.keys)
         size += _bytes_of(piece)
@@ -49,18 +55,24 @@ def insertions(codec: Codec, data: Data, keys: Keys | None, source: str | None) 
         yield _joined(pieces)
 
 
-def _pieces(codec: Codec, table: Any, keys: Keys | None, source: str | None) -> Iterator[Batch]:
+def _pieces(
+    codec: Codec, table: Any, keys: Keys | None, source: str | None, groups: Groups | None
+) -> Iterator[Batch]:
     count = length_of(table)
-    listed = keys
+    listed, listed_groups = keys, groups
     if keys is not None and not isinstance(keys, str):
         listed = as_text_list(keys, count, "keys")
+    if groups is not None and not isinstance(groups, str):
+        listed_groups = as_text_list(groups, count, "groups")
     done, together = 0, _FIRST_ROWS
     for part in parts_of(table, codec.features):
         start = 0
         while start < part.rows:
             stop = min(part.rows, start + together)
-            some = _keys_between(listed, done, done + stop - start)
-            piece = _encode(codec, part.slice(start, stop), some, source, done)
+            until = done + stop - start
+            some = _between(listed, done, until, "keys")
+            some_groups = _between(listed_groups, done, until, "groups")
+            piece = _encode(codec, part.slice(start, stop), some, source, some_groups, done)
             yield piece
             done += stop - start
             start = stop
@@ -68,24 +80,30 @@ def _pieces(codec: Codec, table: Any, keys: Keys | None, source: str | None) -> 
             together = max(1, min(_PIECE_ROWS, _PIECE_BYTES // width))
     if not done:
         raise InvalidSampleError("the table is empty; insert at least one sample")
-    if isinstance(listed, list) and len(listed) != done:
-        raise InvalidSampleError(f"{len(listed)} keys were given for {done} samples")
+    for values, what in ((listed, "keys"), (listed_groups, "groups")):
+        if isinstance(values, list) and len(values) != done:
+            raise InvalidSampleError(f"{len(values)} {what} were given for {done} samples")
 
 
-def _keys_between(keys: Keys | None, start: int, stop: int) -> Keys | None:
-    if not isinstance(keys, list):
-        return keys
-    if len(keys) < stop:
-        raise InvalidSampleError(f"{len(keys)} keys were given for at least {stop} samples")
-    return keys[start:stop]
+def _between(values: Any, start: int, stop: int, what: str) -> Any:
+    if not isinstance(values, list):
+        return values
+    if len(values) < stop:
+        raise InvalidSampleError(f"{len(values)} {what} were given for at least {stop} samples")
+    return values[start:stop]
 
 
 def _encode(
-    codec: Codec, columns: Mapping[str, Any], keys: Keys | None, source: str | None, before: int
+    codec: Codec,
+    columns: Mapping[str, Any],
+    keys: Keys | None,
+    source: str | None,
+    groups: Groups | None,
+    before: int,
 ) -> Batch:
     """Return the batch of columns; an error counts ``before`` rows that precede them."""
     try:
-        return insertion(codec, columns, keys, source)
+        return insertion(codec, columns, keys, source, groups)
     except InvalidSampleError as error:
         row = None if error.row is None else error.row + before
         raise InvalidSampleError(
@@ -99,6 +117,11 @@ def _joined(batches: Sequence[Batch]) -> Batch:
         [record for batch in batches for record in batch.records],
         [source for batch in batches for source in batch.sources],
         fresh=all(batch.fresh for batch in batches),
+        groups=(
+            None
+            if batches[0].groups is None
+            else [group for batch in batches for group in batch.groups or ()]
+        ),
     )
 
 

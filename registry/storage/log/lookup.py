@@ -32,10 +32,11 @@ class Stored(NamedTuple):
 
 
 class Latest(NamedTuple):
-    """The latest revision of a key: its position and its record (None for a retraction)."""
+    """The latest revision of a key: its position, its record (None for a retraction), its group."""
 
     position: int
     record: bytes | Stored | None
+    group: str | None = None
 
 
 NEVER = Latest(-1, None)
@@ -47,10 +48,11 @@ NEVER = Latest(-1, None)
 # row itself, so that no long record is read.
 POSTGRESQL = """
     SELECT wanted.key, revision.position, octet_length(revision.record),
-        CASE WHEN octet_length(revision.record) <= %(short)s THEN revision.record END
+        CASE WHEN octet_length(revision.record) <= %(short)s THEN revision.record END,
+        revision.group_key
     FROM json_array_elements_text(%(keys)s::json) AS wanted (key)
     CROSS JOIN LATERAL (
-        SELECT dataset_id, key, position, record FROM samples
+        SELECT dataset_id, key, position, record, group_key FROM samples
         WHERE (key, dataset_id) >= (wanted.key COLLATE "C", %(dataset_id)s)
         ORDER BY key, dataset_id, position DESC LIMIT 1
     ) AS revision
@@ -60,7 +62,7 @@ POSTGRESQL = """
 # tables, INDEXED BY the index that finds the maximum.
 _SQLITE = """
     SELECT samples.key, samples.position, length(samples.record),
-        CASE WHEN length(samples.record) <= ? THEN samples.record END
+        CASE WHEN length(samples.record) <= ? THEN samples.record END, samples.group_key
     FROM json_each(?) AS wanted
     CROSS JOIN samples ON samples.dataset_id = ? AND samples.position = (
         SELECT max(position) FROM samples INDEXED BY ix_samples_key
@@ -86,12 +88,12 @@ def latest(
         return {}
     revisions: dict[str, Latest] = {}
     unread = False
-    for key, position, size, record in _rows(connection, dataset_id, ordered):
+    for key, position, size, record, group in _rows(connection, dataset_id, ordered):
         if record is None and size is not None:
-            revisions[key] = Latest(position, Stored(size))
+            revisions[key] = Latest(position, Stored(size), group)
             unread = True
         else:
-            revisions[key] = Latest(position, record)
+            revisions[key] = Latest(position, record, group)
     if unread:
         _compare(connection, dataset_id, revisions, compared)
     return revisions
@@ -112,10 +114,10 @@ def _compare(
     for keys in _groups((key, min(len(records[0]), LONG)) for key, records in candidates.items()):
         positions = [revisions[key].position for key in keys]
         stored = fingerprints_at(connection, dataset_id, positions)
-        for key, position, proof in zip(keys, positions, stored, strict=True):
+        for key, proof in zip(keys, stored, strict=True):
             for record in candidates[key]:
                 if fingerprint(record) == proof:
-                    revisions[key] = Latest(position, record)
+                    revisions[key] = revisions[key]._replace(record=record)
 
 
 def record_of(connection: Connection, dataset_id: int, revision: Latest) -> bytes | None:

@@ -185,8 +185,11 @@ class Writer:
             plans.append(plan)
             # The rows of this batch are not in the database yet, but the next ones revise them.
             if len(batches) > 1:
-                rows = zip(plan.keys, plan.records, strict=True)
-                known |= {key: Latest(position + n, record) for n, (key, record) in enumerate(rows)}
+                rows = zip(plan.keys, plan.records, _groups(plan), strict=True)
+                known |= {
+                    key: Latest(position + n, record, group)
+                    for n, (key, record, group) in enumerate(rows)
+                }
             position += len(plan.keys)
         self.write([plan for plan in plans if isinstance(plan, Plan)])
         return [plan.report(self.head) if isinstance(plan, Plan) else plan for plan in plans]
@@ -225,7 +228,16 @@ def _joined(plans: Sequence[Plan]) -> Plan:
         [source for plan in plans for source in plan.sources],
         inserted=sum(plan.inserted for plan in plans),
         retracted=sum(plan.retracted for plan in plans),
+        groups=(
+            [group for plan in plans for group in _groups(plan)]
+            if any(plan.groups is not None for plan in plans)
+            else None
+        ),
     )
+
+
+def _groups(plan: Plan) -> Sequence[str | None]:
+    return [None] * len(plan.keys) if plan.groups is None else plan.groups
 
 
 def _append_one(engine: Engine, dataset_id: int, batch: Batch) -> Report:
@@ -241,13 +253,15 @@ def _blocks(head: Head, plan: Plan) -> Iterator[NewRows]:
     for start in range(0, len(plan.keys), BLOCK):
         part = slice(start, start + BLOCK)
         keys, records, supersedes = plan.keys[part], plan.records[part], plan.supersedes[part]
-        hashes = buckets(keys)
+        groups = None if plan.groups is None else plan.groups[part]
+        hashes = buckets(keys, groups)
         links = [NONE if old is None else old for old in supersedes]
         chains = extend(chain, links, hashes, records)
         # The next block continues from here: its first value depends on this block's last.
         chain = chains[-1]
         position = head.position + start
-        yield NewRows(position, hashes, chains, records, keys, supersedes, plan.sources[part])
+        sources = plan.sources[part]
+        yield NewRows(position, hashes, chains, records, keys, supersedes, sources, groups=groups)
 
 
 def _chunks(batch: Batch) -> Iterator[Batch]:
@@ -270,5 +284,11 @@ def _chunks(batch: Batch) -> Iterator[Batch]:
 def _cut(batch: Batch, start: int, stop: int) -> Batch:
     part = slice(start, stop)
     return replace(
-        batch, keys=batch.keys[part], records=batch.records[part], sources=batch.sources[part]
+        batch,
+        keys=batch.keys[part],
+        records=batch.records[part],
+        sources=batch.sources[part],
+        groups=None if batch.groups is None else batch.groups[part],
+        default_groups=None if batch.default_groups is None else batch.default_groups[part],
+        first_row=start,
     )
