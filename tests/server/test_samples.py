@@ -79,6 +79,17 @@ def test_a_row_has_its_fields_and_source(http: httpx.Client) -> None:
     assert rows[0]["created_at"].endswith("+00:00")
 
 
+def test_a_sample_names_its_group_and_keeps_it(http: httpx.Client) -> None:
+    answer = http.post(POST, json=[item(0, group="p1"), item(1, group=None), item(2, group="p1")])
+    assert answer.json()["inserted"] == 3
+    assert [row["group"] for row in http.get(POST).json()["rows"]] == ["p1", None, "p1"]
+    moved = http.post(POST, json=[item(3, group="p1"), item(1, group="p1")])
+    assert "cannot move to group 'p1'" in problem(moved, 422, row=1, key="k1")
+    problem(http.post(POST, json=item(4, group="a\0")), 422, row=0, key="k4")
+    problem(http.post(POST, json=item(4, group=7)), 422, row=0, field="group")
+    assert http.get(f"{POST}/k2").json()["group"] == "p1"
+
+
 def test_a_live_sample_is_shown_and_a_retracted_one_is_not(
     http: httpx.Client, generated: str
 ) -> None:
