@@ -124,8 +124,8 @@ class Dataset:
         unique one.
 
         ``groups`` has the group of each sample, such as a patient or a video, or None, or is the
-        name of a column. All samples of a group are in one split. A key keeps the group of its first row: a sample without one
-        here keeps it, and another one is an `InvalidSampleError`.
+        name of a column. All samples of a group are in one split. A key keeps the group of its
+        first row: a sample without one here keeps it, and another one is an `InvalidSampleError`.
 
         A batch is stored as a whole or not at all. One of over 65,536 rows or 64 MiB is divided
         into chunks, and each chunk is stored as a whole or not at all.

@@ -105,10 +105,7 @@ def insertion(
     columns = isinstance(data, Mapping)
     if isinstance(data, Mapping):
         named_columns = {each for each in (keys, groups) if isinstance(each, str) and each in data}
-        keys, groups = (
-            data[each] if isinstance(each, str) and each in data else each
-            for each in (keys, groups)
-        )
+        keys, groups = _column(data, keys), _column(data, groups)
         unused = named_columns - {*codec.features}
         data = {name: column for name, column in data.items() if name not in unused}
     count = _column_length(data) if isinstance(data, Mapping) else _length(data)
@@ -127,6 +124,11 @@ def insertion(
         fresh=named is None,
         groups=grouped,
     )
+
+
+def _column(data: Mapping[str, Any], values: Any) -> Any:
+    """Return the column that ``values`` names, or ``values`` if it is no such name."""
+    return data[values] if isinstance(values, str) and values in data else values
 
 
 def merge(codec: Codec, key: str, values: Mapping[str, Any]) -> Amend:
