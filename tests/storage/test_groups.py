@@ -7,6 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from alembic import command
 from alembic.config import Config
@@ -22,7 +23,7 @@ from registry.catalog.copy.dataset import copy_dataset
 from registry.errors import InvalidSampleError, SampleNotFoundError
 from registry.samples.splits import buckets
 from registry.storage.database import schema
-from registry.storage.log import writer
+from registry.storage.log import insertions, writer
 from registry.storage.log.batch import Batch, Report
 from registry.storage.log.changes import Change
 
@@ -135,13 +136,13 @@ def test_an_error_names_the_key_and_both_groups_and_nothing_is_stored(labels: Da
         ("a\0", "a group cannot hold"),
         ("\ud800", "a group cannot hold a lone surrogate"),
         ("é" * 257, "a group of 514 bytes is too long; at most 512"),
-        (7, "a group is text, not int"),
+        (7.5, "a group is text, not float"),
         ([], "a group is text, not list"),
     ],
 )
 def test_a_group_is_checked_as_a_key_is(labels: Dataset, group: object, reason: str) -> None:
     with pytest.raises(InvalidSampleError, match=f"row 1, key 'b': {reason}"):
-        labels.insert({"label": [1, 1]}, keys=["a", "b"], groups=[None, group])  # type: ignore[list-item]
+        labels.insert({"label": [1, 1]}, keys=["a", "b"], groups=[None, group])  # type: ignore[arg-type]
     (error,) = labels.apply([[Change("a", {"label": 1}, group=group)]])  # type: ignore[arg-type]
     assert isinstance(error, InvalidSampleError)
     assert error.reason.startswith(reason[:14])
@@ -281,3 +282,20 @@ def test_a_dataset_of_the_revision_before_continues_and_one_with_groups_cannot_g
     with pytest.raises(CommandError, match="samples with groups"):
         command.downgrade(config, "0007")
     check(labels, {"old": None, "older": None, "new": "p1"})
+
+
+def test_a_column_of_a_table_may_name_the_groups(
+    labels: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(insertions, "_FIRST_ROWS", 2)
+    columns = {"label": [1, 2, 3], "patient": [7, None, 7], "scan": ["a", "b", "c"]}
+    labels.insert(columns, keys="scan", groups="patient")
+    columns["scan"] = ["d", "e", "f"]
+    labels.insert(pa.table(columns), keys="scan", groups="patient")
+    table = pa.table({"label": [1, 2, 3]})
+    labels.insert(table, keys=["g", "h", "i"], groups=pa.array(["7", "8", None]))
+    expected = {"a": "7", "c": "7", "d": "7", "f": "7", "g": "7", "h": "8"}
+    check(labels, {**dict.fromkeys("abcdefghi"), **expected})
+    for groups in (["7"], ["7"] * 4):
+        with pytest.raises(InvalidSampleError, match="groups were given for"):
+            labels.insert(table, groups=groups)
