@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from registry.errors import ExportFileError, ImportFileError
-from registry.io.files import csv, image_folder, jsonl, npz
-from registry.io.labeling import argilla_export, coco, doccano, prodigy
+from registry.io.files import csv, image_folder, jsonl, npz, webdataset
+from registry.io.labeling import argilla_export, coco, conll, doccano, prodigy
 from registry.io.live_samples import Samples
 from registry.io.recognize import LABEL_STUDIO, is_recognized, recognize
 from registry.io.row import FileRow, Reader
@@ -91,6 +91,8 @@ FORMATS = {
         sized=True,
         writable=True,
     ),
+    "webdataset": FileFormat(lambda: _Functions(webdataset.read), (".tar", ".tgz"), unit="sample"),
+    "conll": FileFormat(lambda: _Functions(conll.read), (".conll", ".iob", ".bio")),
     "coco": FileFormat(lambda: _Functions(coco.read), unit="image"),
     "json": FileFormat(lambda: _Functions(jsonl.read_array), unit="element"),
     "prodigy": FileFormat(lambda: _Functions(prodigy.read), root=True),

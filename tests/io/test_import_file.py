@@ -248,8 +248,8 @@ def test_a_gzip_file_is_unpacked_line_by_line(
 
 
 def test_a_suffix_of_no_format_is_refused(digits: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(ImportFileError, match=r"x.tar: suffix '.tar' names no known format; .*csv"):
-        insert_file(digits, tmp_path / "x.tar")
+    with pytest.raises(ImportFileError, match=r"x.rar: suffix '.rar' names no known format; .*csv"):
+        insert_file(digits, tmp_path / "x.rar")
 
 
 def test_a_file_that_is_not_there_is_named(digits: Dataset, tmp_path: Path) -> None:

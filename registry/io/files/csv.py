@@ -42,7 +42,7 @@ def read(
         columns = columns_of(header, features, key, mapping)
     except ValueError as error:
         raise ImportFileError(str(error), file=str(path), line=records.line) from None
-    converters = [(name, columns[name], _converter(features[name])) for name in features]
+    converters = [(name, columns[name], converter(features[name])) for name in features]
     while (cells := records.next()) is not None:
         if len(cells) != len(header):
             records.refuse(f"{len(cells)} cells, where the header has {len(header)}")
@@ -124,7 +124,8 @@ class _Records:
             yield text
 
 
-def _converter(feature: Feature) -> Convert:
+def converter(feature: Feature) -> Convert:
+    """Return a function that converts a cell to a value; it raises `ValueError`."""
     if isinstance(feature, Text | Bytes | Image):
         return str
     if isinstance(feature, ClassLabel):

@@ -23,7 +23,7 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """
     number = 0
     try:
-        with _open(path) as file:
+        with open_file(path) as file:
             # The limit keeps a file without line ends from being read into memory whole.
             while line := file.readline(LONGEST_LINE + 1):
                 number += 1
@@ -43,7 +43,7 @@ def beginning(path: Path, size: int) -> bytes:
 
     Damaged gzip data ends it; raises `OSError`.
     """
-    with _open(path) as file:
+    with open_file(path) as file:
         try:
             return file.read(size).removeprefix(_BOM)
         except (EOFError, gzip.BadGzipFile, zlib.error):
@@ -61,6 +61,8 @@ def decode(raw: bytes) -> str:
         ) from None
 
 
-def _open(path: Path) -> IO[bytes]:
+def open_file(path: Path) -> IO[bytes]:
+    """Open a file to read its bytes, unpacked if it is packed by gzip."""
     # `readline` unpacks no more than it returns, so a gzip bomb takes the memory of one line.
-    return cast("IO[bytes]", gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
+    is_packed = path.suffix.lower() in (".gz", ".tgz")
+    return cast("IO[bytes]", gzip.open(path)) if is_packed else path.open("rb")
