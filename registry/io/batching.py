@@ -6,14 +6,13 @@ joined into batches. A batch is a transaction; a piece bounds the Python objects
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from registry.errors import ImportFileError, InvalidSampleError
-from registry.io.row import FileRow
+from registry.io.row import FileRow, line_key
 from registry.samples.codec import Codec
 from registry.storage.log.batch import Batch
 from registry.storage.log.changes import insertion
@@ -75,9 +74,7 @@ def _pieces(rows: Iterable[FileRow], name: str) -> Iterator[_Piece]:
     count, size = 0, 0
     for line, values, key, raw in rows:
         if key is None:
-            # Without the line, equal rows would share a key. Without the hash, a row that was
-            # edited would overwrite the sample that the earlier import made of it.
-            key = f"{name}:{line}:{hashlib.blake2b(raw, digest_size=4).hexdigest()}"  # noqa: PLW2901  # the missing key
+            key = line_key(name, line, raw)  # noqa: PLW2901  # the missing key
         piece.lines.append(line)
         piece.values.append(values)
         piece.keys.append(key)

@@ -66,6 +66,12 @@ def _load_parquet() -> _Functions:
     return _Functions(parquet.read, parquet.writer)
 
 
+def _load_huggingface() -> _Functions:
+    from registry.io.files import huggingface, parquet  # noqa: PLC0415  # an extra
+
+    return _Functions(parquet.read, huggingface.writer)
+
+
 def _load_tfrecord() -> _Functions:
     from registry.io.files import tfrecord  # noqa: PLC0415  # an extra
 
@@ -81,6 +87,7 @@ FORMATS = {
     ),
     "csv": FileFormat(lambda: _Functions(csv.read), (".csv",), sized=True),
     "parquet": FileFormat(_load_parquet, (".parquet",), unit="row", extra="parquet", writable=True),
+    "huggingface": FileFormat(_load_huggingface, unit="row", extra="parquet", writable=True),
     "images": FileFormat(lambda: _Functions(image_folder.read), unit="file", sized=True),
     "npz": FileFormat(lambda: _Functions(npz.read), (".npz",), unit="row"),
     "tfrecord": FileFormat(

@@ -18,7 +18,7 @@ from registry.io.dry_run import DryRun
 from registry.io.files.image_folder import total_size
 from registry.io.formats import find_reader
 from registry.io.media import MediaReader
-from registry.io.row import FieldMapping, FileRow, Reader
+from registry.io.row import FieldMapping, FileRow, Reader, encodable_name
 from registry.io.row_media import with_media
 from registry.samples.codec import Codec
 from registry.samples.features import Features
@@ -81,7 +81,7 @@ def insert_file(
     if problem := path_problem(path):
         raise ImportFileError(f"the name of a file {problem}", file=repr(str(path)))
     file_format, read = find_reader(path, form, options)
-    origin = Origin(path, _encodable_name(path), file_format.unit)
+    origin = Origin(path, encodable_name(path), file_format.unit)
     total = Report(0, 0, 0, 0, dataset.head)
     row_count, size = 0, 0
     try:
@@ -136,12 +136,3 @@ def _rows(
         yield from read(path, features, key, mapping)
     except OSError as error:
         raise ImportFileError(error.strerror or str(error), file=str(path)) from error
-
-
-def _encodable_name(path: Path) -> str:
-    """Return the file's name as text that can be encoded.
-
-    On POSIX a name may hold bytes that are not UTF-8. Python represents them as surrogates, which
-    no database stores; they are replaced here.
-    """
-    return (path.name or path.resolve().name).encode(errors="replace").decode()

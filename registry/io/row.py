@@ -6,6 +6,7 @@ A helper that cannot find a field raises `ValueError` with the reason. The reade
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,13 @@ class FileRow(NamedTuple):
     values: dict[str, Any]
     key: str | None
     raw: bytes
+
+
+def line_key(name: str, line: int, raw: bytes) -> str:
+    """Return the key of a sample that has none, in a file of this name."""
+    # Without the line, equal rows would share a key. Without the hash, a row that was edited would
+    # overwrite the sample that the earlier import made of it.
+    return f"{name}:{line}:{hashlib.blake2b(raw, digest_size=4).hexdigest()}"
 
 
 FieldMapping = Mapping[str, str]
@@ -91,6 +99,15 @@ def columns_of(
         known = ", ".join(map(repr, features))
         raise ValueError(f"header: {', '.join(problems)}; the features are {known}")
     return columns
+
+
+def encodable_name(path: Path) -> str:
+    """Return the file's name as text that can be encoded.
+
+    On POSIX a name may hold bytes that are not UTF-8. Python represents them as surrogates, which
+    no database stores; they are replaced here.
+    """
+    return (path.name or path.resolve().name).encode(errors="replace").decode()
 
 
 def fingerprint(values: Iterable[Any]) -> bytes:

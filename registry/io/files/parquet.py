@@ -5,7 +5,7 @@ The columns are written with types that every reader of Parquet supports.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,16 @@ import pyarrow.parquet as pq
 
 from registry.errors import ImportFileError
 from registry.io.live_samples import Samples
-from registry.io.row import FieldMapping, FileRow, as_key, columns_of, fingerprint
-from registry.samples.arrow import values_of
+from registry.io.row import (
+    FieldMapping,
+    FileRow,
+    as_key,
+    columns_of,
+    encodable_name,
+    fingerprint,
+    line_key,
+)
+from registry.samples.arrow import class_names, values_of
 from registry.samples.features import (
     Bytes,
     ClassLabel,
@@ -32,28 +40,58 @@ from registry.samples.features import (
 BATCH_BYTES = 8 << 20
 """Bytes of rows that are decoded together, estimated from the sizes in the file's footer."""
 _MOST_ROWS = 4096
+_FILE = {"bytes", "path"}
+"""The fields of the struct in which Hugging Face datasets keep an image or another file."""
 
 
 def read(
     path: Path, features: Features, key: str | None, mapping: FieldMapping
 ) -> Iterator[FileRow]:
-    """Yield the file's samples; ``key`` names the column of their keys.
+    """Yield the samples of a file or, in the order of their names, of a folder's files.
 
-    Arrays are lists, or lists of lists; classes are names or indexes; bytes and images are binary,
-    or texts that `with_media` loads. Raises `ImportFileError`.
+    ``key`` names the column of their keys. Arrays are lists, or lists of lists; classes are names
+    or indexes; bytes and images are binary, texts that `with_media` loads, or the structs of
+    Hugging Face. A sample of a folder has the key that it has if its file is imported alone. Raises
+    `ImportFileError` with the file and the row.
     """
+    if not path.is_dir():
+        yield from _rows(path, features, key, mapping)
+        return
+    for file in shards(path):
+        name = encodable_name(file)
+        for row in _rows(file, features, key, mapping):
+            row_key = line_key(name, row.line, row.raw) if row.key is None else row.key
+            yield row._replace(key=row_key)
+
+
+def shards(folder: Path) -> list[Path]:
+    """Return the Parquet files below a folder, sorted by their paths."""
+    files = sorted(each for each in folder.rglob("*.parquet") if each.is_file())
+    if not files:
+        raise ImportFileError("it holds no .parquet files", file=str(folder))
+    return files
+
+
+def _rows(
+    path: Path, features: Features, key: str | None, mapping: FieldMapping
+) -> Iterator[FileRow]:
     number = 0
     try:
         # Without a buffer size, whole column chunks are read into memory.
         with pq.ParquetFile(path, buffer_size=1 << 20) as file:
             columns = columns_of(file.schema_arrow.names, features, key, mapping)
             needed = [*columns.values(), *([key] if key is not None else [])]
+            names = {name: (*each,) for name, each in class_names(file.schema_arrow).items()}
             for batch in file.iter_batches(_batch_rows(file.metadata), columns=needed):
                 # A set: several features may have the same column, which is converted once.
-                by_column = {name: values_of(batch.column(name)) for name in {*needed}}
+                by_column = {name: _values(batch.column(name)) for name in {*needed}}
+                by_feature = {
+                    name: _named(features[name], by_column[column], names.get(column))
+                    for name, column in columns.items()
+                }
                 for row in range(batch.num_rows):
                     number += 1
-                    values = {name: by_column[column][row] for name, column in columns.items()}
+                    values = {name: each[row] for name, each in by_feature.items()}
                     row_key = as_key(by_column[key][row], key) if key is not None else None
                     yield FileRow(number, values, row_key, fingerprint(values.values()))
     except FileNotFoundError:
@@ -62,6 +100,32 @@ def read(
         reason, *_ = str(error).splitlines() or ["it cannot be read"]
         line = number + 1 if number else None
         raise ImportFileError(reason, file=str(path), line=line, unit="row") from None
+
+
+def _values(column: Any) -> Sequence[Any]:
+    """Return the values of an Arrow array; a file without bytes is the text of its path."""
+    if not pa.types.is_struct(column.type) or {each.name for each in column.type} != _FILE:
+        return values_of(column)
+    return [None if file is None else _content(file) for file in column.to_pylist()]
+
+
+def _content(file: Mapping[str, Any]) -> bytes | str | None:
+    content: bytes | str | None = file["path"] if file["bytes"] is None else file["bytes"]
+    return content
+
+
+def _named(feature: Feature, values: Sequence[Any], names: Sequence[str] | None) -> Sequence[Any]:
+    """Return the names of classes in place of indexes, which count in the file's names."""
+    takes_names = isinstance(feature, Text) or (
+        isinstance(feature, ClassLabel) and feature.names not in (None, names)
+    )
+    if names is None or not takes_names:
+        return values
+    # -1 stands for no class: it is left to the codec, which refuses it.
+    return [
+        names[int(each)] if isinstance(each, int | np.integer) and 0 <= each < len(names) else each
+        for each in values
+    ]
 
 
 def _batch_rows(metadata: Any) -> int:
@@ -79,32 +143,42 @@ def writer(path: Path, features: Features, key: str) -> Iterator[Callable[[Sampl
     Arrays are nested lists of fixed size. Classes are dictionary-encoded names or, without names,
     int32 indexes.
     """
-    types = {key: pa.string(), **{name: _type(feature) for name, feature in features.items()}}
+    types = {key: pa.string(), **{name: arrow_type(feature) for name, feature in features.items()}}
     schema = pa.schema([pa.field(name, each, nullable=False) for name, each in types.items()])
+    with open_writer(path, schema, features, arrow_column) as write:
+        yield write
+
+
+@contextmanager
+def open_writer(
+    path: Path, schema: Any, features: Features, column_of: Callable[[Feature, Any], Any]
+) -> Iterator[Callable[[Samples], None]]:
+    """Write batches with a schema; ``column_of`` returns the Arrow array of a feature's values."""
     with path.open("xb") as file, pq.ParquetWriter(file, schema) as parquet:
 
         def write(samples: Samples) -> None:
-            columns = [_column(features[name], column) for name, column in samples.columns.items()]
+            columns = [column_of(features[name], each) for name, each in samples.columns.items()]
             keys = pa.array(samples.keys, pa.string())
             parquet.write_batch(pa.record_batch([keys, *columns], schema=schema))
 
         yield write
 
 
-def _type(feature: Feature) -> Any:
+def arrow_type(feature: Feature) -> Any:
+    """Return the Arrow type of a feature's values."""
     match feature:
         case Tensor(dtype, shape):
-            arrow_type = _number(dtype)
+            array_type = _number(dtype)
             # From the innermost axis outwards.
             for side in reversed(shape):
-                arrow_type = pa.list_(arrow_type, side)
-            return arrow_type
+                array_type = pa.list_(array_type, side)
+            return array_type
         case ClassLabel(names=None):
             return pa.int32()
         case ClassLabel():
             return pa.dictionary(pa.int32(), pa.string())
         case Ragged(dtype, shape):
-            return pa.list_(_type(Tensor(dtype, shape)))
+            return pa.list_(arrow_type(Tensor(dtype, shape)))
         case Text():
             return pa.string()
         case Bytes() | Image():
@@ -115,7 +189,8 @@ def _number(dtype: str) -> Any:
     return pa.from_numpy_dtype(np.dtype(dtype))
 
 
-def _column(feature: Feature, values: Any) -> Any:
+def arrow_column(feature: Feature, values: Any) -> Any:
+    """Return the Arrow array of a feature's values."""
     match feature:
         case Tensor(dtype, shape):
             # Arrow accepts only arrays in the byte order of this machine.
@@ -134,6 +209,8 @@ def _column(feature: Feature, values: Any) -> Any:
             offsets = np.cumsum([0, *map(len, values)], dtype=np.int32)
             # `concatenate` raises for an empty list: the empty array prevents that.
             items = np.concatenate([*values, np.empty((0, *shape), dtype)])
-            return pa.ListArray.from_arrays(pa.array(offsets), _column(Tensor(dtype, shape), items))
+            return pa.ListArray.from_arrays(
+                pa.array(offsets), arrow_column(Tensor(dtype, shape), items)
+            )
         case _:
-            return pa.array(list(values), _type(feature))
+            return pa.array(list(values), arrow_type(feature))
