@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from registry.errors import ExportFileError, ImportFileError
+from registry.io.detection import coco, voc, yolo
 from registry.io.files import csv, image_folder, jsonl, npz, webdataset
-from registry.io.labeling import argilla_export, coco, conll, doccano, prodigy
+from registry.io.labeling import argilla_export, conll, doccano, prodigy
 from registry.io.live_samples import Samples
 from registry.io.recognize import LABEL_STUDIO, is_recognized, recognize
 from registry.io.row import FileRow, Reader
@@ -78,6 +79,18 @@ def _load_tfrecord() -> _Functions:
     return _Functions(tfrecord.read, tfrecord.writer)
 
 
+def _load_yolo() -> _Functions:
+    import yaml  # noqa: F401, PLC0415  # an extra
+
+    return _Functions(yolo.read)
+
+
+def _load_voc() -> _Functions:
+    import defusedxml  # noqa: F401, PLC0415  # an extra
+
+    return _Functions(voc.read)
+
+
 FORMATS = {
     "jsonl": FileFormat(
         lambda: _Functions(jsonl.read, jsonl.writer),
@@ -100,7 +113,24 @@ FORMATS = {
     ),
     "webdataset": FileFormat(lambda: _Functions(webdataset.read), (".tar", ".tgz"), unit="sample"),
     "conll": FileFormat(lambda: _Functions(conll.read), (".conll", ".iob", ".bio")),
-    "coco": FileFormat(lambda: _Functions(coco.read), unit="image"),
+    "coco": FileFormat(
+        lambda: _Functions(coco.read),
+        unit="image",
+        options=("boxes", "crowd", "rotated", "roots"),
+    ),
+    "yolo": FileFormat(
+        _load_yolo,
+        (".yaml", ".yml"),
+        unit="image",
+        extra="yaml",
+        options=("boxes", "rotated", "parts"),
+    ),
+    "voc": FileFormat(
+        _load_voc,
+        unit="image",
+        extra="xml",
+        options=("boxes", "difficult", "parts", "roots"),
+    ),
     "json": FileFormat(lambda: _Functions(jsonl.read_array), unit="element"),
     "prodigy": FileFormat(lambda: _Functions(prodigy.read), root=True),
     "doccano": FileFormat(lambda: _Functions(doccano.read), options=("unlabelled",), root=True),
@@ -127,9 +157,9 @@ def find_reader(
 ) -> ReadableFormat:
     """Return the format called ``name`` or, without a name, that of `format_of`.
 
-    The reader uses the ``options``; those that are None do
-    not count. Raises `ImportFileError` if there is no such format, if it lacks one of the options,
-    or if an extra that it needs is not installed.
+    The reader uses the ``options``; those that are None do not count. Raises `ImportFileError` if
+    there is no such format, if it lacks one of the options, or if an extra that it needs is not
+    installed.
     """
     chosen = name or format_of(path)
     if chosen == LABEL_STUDIO:

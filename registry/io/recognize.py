@@ -13,6 +13,8 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 from registry.errors import ImportFileError
+from registry.io.detection.voc import is_voc
+from registry.io.detection.yolo_folder import is_yolo
 from registry.io.files.json_array import elements
 from registry.io.files.lines import beginning
 
@@ -141,12 +143,14 @@ def _zip_format(path: Path) -> str:
 
 def _folder_format(path: Path) -> str:
     """Return the format of a folder; one without the files of another format is one of images."""
+    if is_yolo(path):
+        return "yolo"
+    if is_voc(path):
+        return "voc"
     files = [*islice((each for each in path.rglob("*") if each.name[:1] != "."), _LISTED)]
     by_suffix: dict[str, Path] = {}
     for each in files:
         by_suffix.setdefault(_suffix(each), each)
-    if any((path / name).is_file() for name in ("data.yaml", "data.yml", "dataset.yaml")):
-        return "yolo"
     if ".parquet" in by_suffix:
         return "parquet"
     for suffix, formats in ((".json", ("labelme", "coco")), (".xml", ("cvat", "voc"))):

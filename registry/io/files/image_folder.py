@@ -35,7 +35,7 @@ def read(
     for number, file in enumerate(walk(path), start=1):
         # Relative: the key must be the same wherever the folder is.
         relative = file.relative_to(path)
-        content = _content(file)
+        content = read_file(file)
         parts: dict[str, Any] = {"image": content, "path": relative.as_posix()}
         if len(relative.parts) > 1:
             parts["class"] = relative.parts[0]
@@ -109,7 +109,8 @@ def _fields(path: Path, features: Features, mapping: FieldMapping) -> dict[str, 
     return fields
 
 
-def _content(file: Path) -> bytes:
+def read_file(file: Path) -> bytes:
+    """Return a file's content; raises `ImportFileError` if it is larger than a record."""
     # Checked before the file is read, which would take as much memory as the file is long.
     if (size := file.stat().st_size) > LARGEST_RECORD:
         reason = f"it has {size:,} bytes; at most {LARGEST_RECORD:,} fit in a record"

@@ -167,10 +167,9 @@ def _hull(
         raise ValueError(f"a rotated rectangle {_UNSIZED} has no hull")
     pixels = [side * whole / 100 for side, whole in zip(sides, size * 2, strict=True)]
     # Label Studio rotates around the corner that x and y are.
-    points = boxes.rotated(pixels, degrees, (pixels[0], pixels[1]))
+    points = boxes.rotate(pixels, degrees, (pixels[0], pixels[1]))
     left, top, right, bottom = (
-        min(max(100 * side / whole, 0), 100)
-        for side, whole in zip(boxes.hull(points), size * 2, strict=True)
+        100 * side / whole for side, whole in zip(boxes.hull(points, size), size * 2, strict=True)
     )
     return [left, top, right - left, bottom - top]
 

@@ -84,15 +84,18 @@ def boxes_of(corners: Array, form: BoxFormat, size: Size | None) -> Array:
     return np.concatenate([first, sides], axis=1)
 
 
-def hull(points: Sequence[Sequence[float]]) -> list[float]:
-    """Return left, top, right and bottom of the smallest upright box around points (x, y)."""
+def hull(points: npt.ArrayLike, within: Size | None = None) -> list[float]:
+    """Return left, top, right and bottom of the smallest upright box around points (x, y).
+
+    It is clipped to the image if its size is given: the corner of a rotated box may be outside.
+    """
     columns = np.asarray(points, np.float64)
+    if within is not None:
+        columns = columns.clip(0, within)
     return [*columns.min(0).tolist(), *columns.max(0).tolist()]
 
 
-def rotated(
-    sides: Sequence[float], degrees: float, pivot: tuple[float, float]
-) -> list[list[float]]:
+def rotate(sides: Sequence[float], degrees: float, pivot: tuple[float, float]) -> list[list[float]]:
     """Return the corners of a box, x, y, width and height in pixels, rotated clockwise."""
     x, y, width, height = sides
     angle = np.deg2rad(degrees)

@@ -18,7 +18,7 @@ from registry.io.labeling.boxes import (
     boxes_of,
     corners_of,
     hull,
-    rotated,
+    rotate,
 )
 
 SIZE = Size(200, 100)
@@ -108,4 +108,4 @@ def test_a_hull_encloses_the_rotated_box(degrees: int, pivot: tuple[float, float
     center = complex(*pivot)
     outline = (np.concatenate(edges) - center) * np.exp(1j * np.deg2rad(degrees)) + center
     expected = [outline.real.min(), outline.imag.min(), outline.real.max(), outline.imag.max()]
-    assert hull(rotated([x, y, width, height], degrees, pivot)) == pytest.approx(expected)
+    assert hull(rotate([x, y, width, height], degrees, pivot)) == pytest.approx(expected)

@@ -1,0 +1,148 @@
+"""The form to which the images of COCO, YOLO and Pascal VOC are brought, and their samples.
+
+The reader of a format parses an image's annotations into `AnnotatedImage`. `Sampler` makes the
+sample of it, with the fields ``image`` (the bytes of the file), ``boxes`` (in the format that was
+asked for) and ``boxes.FORMAT``. All others are the format's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from registry.errors import ImportFileError, InvalidSampleError
+from registry.io.detection.image_size import image_size
+from registry.io.labeling.boxes import (
+    BOX_FORMATS,
+    Array,
+    BoxError,
+    BoxFormat,
+    Size,
+    SourceFormat,
+    box_format,
+    boxes_of,
+    corners_of,
+)
+from registry.io.labeling.tool_lines import select_values
+from registry.io.row import FieldMapping, FileRow, as_key, value_at
+from registry.samples.features import Features, Ragged
+
+_BOX_PATHS: dict[str, BoxFormat | None] = {
+    "boxes": None,
+    **{f"boxes.{form}": form for form in BOX_FORMATS},
+}
+"""The paths of boxes, each with its format; None is the one that was asked for."""
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """An image and its annotations.
+
+    ``number`` counts the images of the set from 1. ``name`` is the image's in messages, and
+    ``box_names`` are those of the boxes. ``boxes`` are in the format ``form``, and ``size`` is the
+    image's if the annotations state it. ``load`` returns the bytes of the image's file, or a URI
+    that is fetched later. ``fields`` has the other fields.
+    """
+
+    number: int
+    key: str
+    name: str
+    boxes: Sequence[Sequence[float]]
+    form: SourceFormat
+    box_names: Sequence[str]
+    size: Size | None
+    load: Callable[[], bytes | str]
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Sampler:
+    """Makes samples of images, for the features and the mapping of a dataset."""
+
+    def __init__(
+        self, path: Path, features: Features, key: str | None, mapping: FieldMapping, boxes: str
+    ) -> None:
+        self._path = path
+        self._features = features
+        self._key = key
+        self._mapping = mapping
+        with import_errors(path):
+            self._form = box_format(boxes)
+        self.paths = {mapping.get(name, name) for name in features}
+        """The paths that the features take their values from."""
+
+    def row(self, image: AnnotatedImage) -> FileRow:
+        """Return the sample of an image; raises `ImportFileError` with the image and the box."""
+        with import_errors(self._path, line=image.number, unit="image", name=image.name):
+            fields = dict(image.fields)
+            # A file that no feature needs is not read, and may be missing.
+            content = image.load() if self._needs_file(image) else b""
+            fields["image"] = content
+            fields |= self._boxes(image, content)
+            values = select_values(
+                self._features, self._mapping, self._shaped(fields), self._path.parent
+            )
+            key = image.key if self._key is None else as_key(value_at(fields, self._key), self._key)
+        return FileRow(image.number, values, key, content if isinstance(content, bytes) else b"")
+
+    def _needs_file(self, image: AnnotatedImage) -> bool:
+        forms = [_BOX_PATHS[path] or self._form for path in self.paths & _BOX_PATHS.keys()]
+        relative = all(form.startswith("rel_") for form in [*forms, image.form] if forms)
+        return "image" in self.paths or not (relative or image.size)
+
+    def _boxes(self, image: AnnotatedImage, content: bytes | str) -> dict[str, Array]:
+        """Return the boxes by the paths that ask for them."""
+        paths = self.paths & _BOX_PATHS.keys()
+        if not paths:
+            return {}
+        size = image.size
+        if size is None and isinstance(content, bytes) and content:
+            size = image_size(content)
+        try:
+            corners = corners_of(image.boxes, image.form, size)
+        except BoxError as error:
+            raise ValueError(f"{image.box_names[error.index]}: {error}") from None
+        return {path: boxes_of(corners, _BOX_PATHS[path] or self._form, size) for path in paths}
+
+    def _shaped(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Return fields in which each list has the shape of the `Ragged` feature that takes it."""
+        shaped = dict(fields)
+        for name, feature in self._features.items():
+            path = self._mapping.get(name, name)
+            value = fields.get(path)
+            if isinstance(feature, Ragged) and isinstance(value, list | np.ndarray):
+                shaped[path] = _items(value, feature)
+        return shaped
+
+
+def _items(value: Any, feature: Ragged) -> Any:
+    """Return an item for each object, or all numbers one after the other without inner shape."""
+    if not feature.shape:
+        return value.reshape(-1) if isinstance(value, np.ndarray) else value
+    count = math.prod(feature.shape)
+    for number, item in enumerate(value, 1):
+        if np.ndim(item) == 1 and len(item) != count:
+            raise ValueError(f"object {number} has {len(item)} values, and the feature {count}")
+    return np.asarray(value, np.float64).reshape(-1, *feature.shape) if len(value) else []
+
+
+@contextmanager
+def import_errors(
+    path: Path, *, line: int | None = None, unit: str = "line", name: str = ""
+) -> Iterator[None]:
+    """Turn `ValueError` and `InvalidSampleError` into `ImportFileError`."""
+    prefix = f"{name}: " if name else ""
+    try:
+        yield
+    except InvalidSampleError as error:
+        reason, feature = f"{prefix}{error.reason}", error.feature
+    except ValueError as error:
+        reason, feature = f"{prefix}{error}", None
+    else:
+        return
+    raise ImportFileError(reason, file=str(path), line=line, feature=feature, unit=unit) from None
