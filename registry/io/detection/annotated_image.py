@@ -40,6 +40,10 @@ _BOX_PATHS: dict[str, BoxFormat | None] = {
 """The paths of boxes, each with its format; None is the one that was asked for."""
 
 
+# A power of two, by which numbers of pixels are divided without rounding.
+_UNKNOWN_SIZE = Size(1 << 24, 1 << 24)
+
+
 @dataclass(frozen=True)
 class AnnotatedImage:
     """An image and its annotations.
@@ -72,9 +76,10 @@ class Sampler:
         self._key = key
         self._mapping = mapping
         with import_errors(path):
-            self._form = box_format(boxes)
+            form = box_format(boxes)
         self.paths = {mapping.get(name, name) for name in features}
         """The paths that the features take their values from."""
+        self._forms = {each: _BOX_PATHS[each] or form for each in self.paths & _BOX_PATHS.keys()}
 
     def row(self, image: AnnotatedImage) -> FileRow:
         """Return the sample of an image; raises `ImportFileError` with the image and the box."""
@@ -83,31 +88,31 @@ class Sampler:
             # A file that no feature needs is not read, and may be missing.
             content = image.load() if self._needs_file(image) else b""
             fields["image"] = content
-            fields |= self._boxes(image, content)
-            values = select_values(
-                self._features, self._mapping, self._shaped(fields), self._path.parent
-            )
+            if self._forms:
+                fields |= self._boxes(image, content)
+            values = select_values(self._features, self._mapping, self._shaped(fields))
             key = image.key if self._key is None else as_key(value_at(fields, self._key), self._key)
         return FileRow(image.number, values, key, content if isinstance(content, bytes) else b"")
 
     def _needs_file(self, image: AnnotatedImage) -> bool:
-        forms = [_BOX_PATHS[path] or self._form for path in self.paths & _BOX_PATHS.keys()]
-        relative = all(form.startswith("rel_") for form in [*forms, image.form] if forms)
-        return "image" in self.paths or not (relative or image.size)
+        return "image" in self.paths or (image.size is None and self._is_scaled(image))
+
+    def _is_scaled(self, image: AnnotatedImage) -> bool:
+        """Return whether boxes have to be converted from pixels to shares, or back."""
+        return any(_is_relative(each) != _is_relative(image.form) for each in self._forms.values())
 
     def _boxes(self, image: AnnotatedImage, content: bytes | str) -> dict[str, Array]:
         """Return the boxes by the paths that ask for them."""
-        paths = self.paths & _BOX_PATHS.keys()
-        if not paths:
-            return {}
         size = image.size
-        if size is None and isinstance(content, bytes) and content:
+        if size is None and not self._is_scaled(image):
+            size = _UNKNOWN_SIZE
+        elif size is None and isinstance(content, bytes):
             size = image_size(content)
         try:
             corners = corners_of(image.boxes, image.form, size)
         except BoxError as error:
             raise ValueError(f"{image.box_names[error.index]}: {error}") from None
-        return {path: boxes_of(corners, _BOX_PATHS[path] or self._form, size) for path in paths}
+        return {path: boxes_of(corners, form, size) for path, form in self._forms.items()}
 
     def _shaped(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Return fields in which each list has the shape of the `Ragged` feature that takes it."""
@@ -120,15 +125,20 @@ class Sampler:
         return shaped
 
 
+def _is_relative(form: SourceFormat) -> bool:
+    return form.startswith("rel_")
+
+
 def _items(value: Any, feature: Ragged) -> Any:
     """Return an item for each object, or all numbers one after the other without inner shape."""
-    if not feature.shape:
+    shape = getattr(feature, "shape", ())
+    if not shape:
         return value.reshape(-1) if isinstance(value, np.ndarray) else value
-    count = math.prod(feature.shape)
+    count = math.prod(shape)
     for number, item in enumerate(value, 1):
         if np.ndim(item) == 1 and len(item) != count:
             raise ValueError(f"object {number} has {len(item)} values, and the feature {count}")
-    return np.asarray(value, np.float64).reshape(-1, *feature.shape) if len(value) else []
+    return np.asarray(value, np.float64).reshape(-1, *shape) if len(value) else []
 
 
 @contextmanager

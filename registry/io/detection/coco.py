@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from registry.errors import ImportFileError
+from registry.io import media
 from registry.io.detection.annotated_image import AnnotatedImage, Sampler, import_errors
 from registry.io.detection.coco_file import CocoFile, CocoImage, whole
 from registry.io.detection.image_files import folders_near, is_uri, read_image
-from registry.io.labeling import media
 from registry.io.labeling.boxes import Size, hull, rotate
 from registry.io.row import FieldMapping, FileRow
 from registry.samples.features import Features

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from registry.io.labeling import media
+from registry.io import media
 from registry.samples.json_codec import excerpt
 
 
@@ -40,11 +40,8 @@ def read_image(name: str, folders: Sequence[Path], is_unique: Callable[[str], bo
     not searched alone. Raises `ValueError`.
     """
     for path in _paths(name, is_unique):
-        for folder in folders:
-            try:
-                return media.read(path, [folder], name)
-            except ValueError:
-                continue
+        if (content := media.read_below(path, folders, name)) is not None:
+            return content
     shown, allowed = excerpt(media.safe(name)), ", ".join(map(str, folders))
     raise ValueError(f"{shown} is no file below {allowed}; name the images' folder with --root")
 

@@ -46,7 +46,8 @@ def read(
     ``boxes``; ``names``, the classes' names, as JSON text, of which ``names.classes[cat,dog]``
     makes indexes; ``difficult`` and ``truncated``, 0 or 1 for each box; ``filename``, ``width``
     and ``height``. ``difficult`` is "keep" or "drop" for boxes that are marked so. ``parts`` are
-    names of lists in ``ImageSets/Main``. ``path`` is a folder, or one annotation file. Raises `ImportFileError` with the file and the object.
+    names of lists in ``ImageSets/Main``. ``path`` is a folder, or one annotation file. Raises
+    `ImportFileError` with the file and the object.
     """
     sampler = Sampler(path, features, key, mapping, boxes)
     if "classes" in sampler.paths:

@@ -1,10 +1,10 @@
-"""COCO, Prodigy and doccano: what their files make, a second time too, and what they may not."""
+"""Prodigy and doccano: what their files make, a second time too, and what they may not."""
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,123 +20,10 @@ from registry.samples.features import Feature, Features
 from tests.support.image_files import PNG
 from tests.support.label_studio_project import samples
 
-SHAPES: dict[str, Feature] = {
-    "image": Image(),
-    "boxes": Ragged("float32"),
-    "classes": Ragged("int8"),
-}
-Coco = dict[str, list[dict[str, Any]]]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    root = tmp_path / "set"
-    (root / "images").mkdir(parents=True)
-    for name in ("cat.png", "dog.png", "none.png"):
-        (root / "images" / name).write_bytes(PNG + name.encode())
-    (tmp_path / "secret.png").write_bytes(PNG)
-    (root / "link.png").symlink_to(tmp_path / "secret.png")
-    return root
-
-
-def animals() -> Coco:
-    def box(number: int, image: int, category: int, *sides: float) -> dict[str, Any]:
-        return {"id": number, "image_id": image, "category_id": category, "bbox": list(sides)}
-
-    names = {1: "images/cat.png", 2: "images/dog.png", 3: "images/none.png"}
-    return {
-        "images": [{"id": n, "file_name": name, "width": 9} for n, name in names.items()],
-        "categories": [{"id": 18, "name": "dog"}, {"id": 17, "name": "cat"}],
-        "annotations": [
-            box(1, 2, 18, 1, 2, 3.5, 4),
-            box(2, 1, 17, 0, 0, 5, 5),
-            box(3, 2, 17, 9, 9, 0, 0),
-        ],
-    }
-
-
-def write(path: Path, content: Any) -> Path:
-    path.write_text(json.dumps(content), encoding="utf-8")
-    return path
-
 
 def lines(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return path
-
-
-def test_coco_makes_a_sample_of_every_picture(reg: Registry, folder: Path) -> None:
-    dataset = reg.create("animals", SHAPES)
-    path = write(folder / "boxes.json", animals())
-    assert insert_file(dataset, path, form="coco").inserted == 3
-    cat, dog, none = (PNG + name.encode() for name in ("cat.png", "dog.png", "none.png"))
-    boxes = [1, 2, 3.5, 4, 9, 9, 0, 0]
-    assert samples(dataset) == {
-        f"coco:{folder.name}/boxes:1": {"image": cat, "boxes": [0, 0, 5, 5], "classes": [0]},
-        f"coco:{folder.name}/boxes:2": {"image": dog, "boxes": boxes, "classes": [1, 0]},
-        f"coco:{folder.name}/boxes:3": {"image": none, "boxes": [], "classes": []},
-    }
-    assert insert_file(dataset, path, form="coco").unchanged == 3
-
-
-def test_a_mapping_renames_the_fields_of_coco(folder: Path) -> None:
-    features = Features({"n": Tensor("int64"), "names": Text(), "ids": Ragged("int32")})
-    path = write(folder / "boxes.json", animals())
-    mapped = {"n": "width", "ids": "category_ids"}
-    rows = list(FORMATS["coco"].load().read(path, features, "file_name", mapped))
-    assert [row.key for row in rows] == ["images/cat.png", "images/dog.png", "images/none.png"]
-    assert rows[1].values == {"n": 9, "names": '["dog", "cat"]', "ids": [18, 17]}
-    features = Features({"dogs": Ragged("int8")})
-    rows = list(
-        FORMATS["coco"].load().read(path, features, None, {"dogs": "names.classes[dog,cat]"})
-    )
-    assert rows[1].values == {"dogs": [0, 1]}
-
-
-def _image(name: Any) -> Callable[[Coco], Any]:
-    return lambda coco: coco["images"][1].update(file_name=name)
-
-
-def _box(**facts: Any) -> Callable[[Coco], Any]:
-    return lambda coco: coco["annotations"][0].update(facts)
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (_box(image_id=7), "annotations of images that are not there: 7 (the first is annotation"),
-        (_box(image_id="2"), "'annotations': 'image_id' is a whole number, not '2'"),
-        (_box(category_id=5), "image 2: annotation 1 has category 5, which is not there"),
-        (_box(bbox=[1, 2, 3]), "image 2: the 'bbox' of annotation 1 is not x, y, width and height"),
-        (_box(bbox=[1, 2, -3, 4]), "the 'bbox' of annotation 1 is not"),
-        (_box(bbox=[1, 2, "3", 4]), "the 'bbox' of annotation 1 is not"),
-        (_box(id=2), "'annotations' has id 2 twice"),
-        (_image("images/gone.png"), "image 2: 'images/gone.png' is no file below"),
-        (_image("../secret.png"), "image 2: '../secret.png' is no file below"),
-        (_image("images/../../secret.png"), "is no file below"),
-        (_image("link.png"), "image 2: 'link.png' is no file below"),
-        (_image("images"), "'images' is no file below"),
-        (_image("/etc/passwd"), "'/etc/passwd' is not read; 'file_name' counts from the folder"),
-        (_image("file:///etc/passwd"), "'file:///etc/passwd' is not read"),
-        (_image("http://user:s3cret@h/a.png?s3cret"), "'http://h/a.png?…' is not read"),
-        (_image("a\0b"), "image 2: "),
-        (_image(None), "image 2: 'file_name' is not text"),
-        (lambda coco: coco.pop("images"), "not COCO: an object with 'images' and 'annotations'"),
-        (lambda coco: coco.update(annotations={}), "'annotations' is not a list of objects"),
-        (lambda coco: coco["images"].append({}), "'images': 'id' is a whole number, not NoneType"),
-    ],
-)
-def test_coco_that_contradicts_itself_is_refused(
-    folder: Path, change: Callable[[Coco], Any], reason: str
-) -> None:
-    content = animals()
-    change(content)
-    path = write(folder / "boxes.json", content)
-    with pytest.raises(ImportFileError) as caught:
-        list(FORMATS["coco"].load().read(path, Features(SHAPES), None, {}))
-    assert str(caught.value).startswith(str(path))
-    assert reason in str(caught.value)
-    assert "s3cret" not in str(caught.value)
 
 
 def task(number: int, answer: str = "accept", **facts: Any) -> dict[str, Any]:
@@ -277,13 +164,11 @@ JSON = st.recursive(
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(content=st.lists(st.dictionaries(NAMES, JSON), max_size=3), whole=JSON)
-def test_no_file_causes_a_crash(tmp_path: Path, content: list[dict[str, Any]], whole: Any) -> None:
+@given(content=st.lists(st.dictionaries(NAMES, JSON), max_size=3))
+def test_no_file_causes_a_crash(tmp_path: Path, content: list[dict[str, Any]]) -> None:
     features = Features({"text": Text(), "label": Ragged("int8"), "spans": Ragged("int8")})
     hashed = [{"_input_hash": 1, "_task_hash": n, **row} for n, row in enumerate(content)]
     for form, path in (
-        ("coco", write(tmp_path / "c.json", whole)),
-        ("coco", write(tmp_path / "d.json", {"images": content, "annotations": whole})),
         ("prodigy", lines(tmp_path / "p.jsonl", hashed)),
         ("doccano", lines(tmp_path / "d.jsonl", content)),
     ):
