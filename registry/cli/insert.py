@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -20,6 +20,7 @@ from registry.cli.tables import printable
 from registry.io.dry_run import DryRun
 from registry.io.formats import FORMATS, format_of
 from registry.io.import_file import ImportProgress, import_size, insert_file
+from registry.io.labeling.boxes import BOX_FORMATS, BoxFormat
 from registry.io.labeling.label_studio.export import insert_export
 from registry.io.labeling.mapping_store import mapping_of
 from registry.io.media import MediaReader
@@ -34,7 +35,9 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="The dataset's name.")],
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH", exists=True, help="Files, or folders of images by class."),
+        typer.Argument(
+            metavar="PATH", exists=True, help="Files, folders of images by class, YOLO or VOC."
+        ),
     ],
     format_name: Annotated[
         str | None,
@@ -51,9 +54,9 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
             "--map",
             metavar="FIELD=PATH",
             help="Where a feature's values are: a column, or a path like meta.items.0.text; "
-            "image, class or path in a folder; image, boxes, classes, category_ids or names in "
-            "COCO; data.NAME or result.NAME in Label Studio. What is not mapped is found under "
-            "its own name.",
+            "image, class or path in a folder; image, boxes, classes, names or boxes.FORMAT in "
+            "COCO, YOLO and VOC; data.NAME or result.NAME in Label Studio. What is not mapped is "
+            "found under its own name.",
         ),
     ] = None,
     key: Annotated[
@@ -81,6 +84,38 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
             "or are samples without labels.",
         ),
     ] = None,
+    boxes: Annotated[
+        BoxFormat | None,
+        typer.Option(
+            metavar="FORMAT",
+            help=f"The format of the boxes of COCO, YOLO and VOC: {', '.join(BOX_FORMATS)}. "
+            "rel_xyxy, from 0 to 1, by default.",
+        ),
+    ] = None,
+    crowd: Annotated[
+        Literal["drop", "keep"] | None,
+        typer.Option(
+            metavar="drop|keep", help="Boxes around a crowd in COCO; left out by default."
+        ),
+    ] = None,
+    difficult: Annotated[
+        Literal["drop", "keep"] | None,
+        typer.Option(metavar="drop|keep", help="Difficult boxes in VOC; kept by default."),
+    ] = None,
+    rotated: Annotated[
+        Literal["refuse", "hull"] | None,
+        typer.Option(
+            metavar="refuse|hull",
+            help="A rotated box is an error, as by default, or is taken as its hull.",
+        ),
+    ] = None,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Read this part of a YOLO or VOC dataset, such as train, and no other.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")
     ] = False,
@@ -92,10 +127,18 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
     A Label Studio export is taken for the whole project: samples that it lacks are retracted.
     """
     mapping = parse_pairs("--map", mapping_options or [])
-    options = {"unlabelled": unlabelled}
+    options = {
+        "unlabelled": unlabelled,
+        "boxes": boxes,
+        "crowd": crowd,
+        "difficult": difficult,
+        "rotated": rotated,
+        "part": part or None,
+    }
     is_export = LABEL_STUDIO in {format_name or format_of(path) for path in paths}
     if is_export:
         _check_export_options(paths, key)
+        _check_no_options({**options, "rotated": None})
     elif project is not None or root:
         raise typer.BadParameter(
             f"goes with --format {LABEL_STUDIO}", param_hint="--project, --root"
@@ -111,7 +154,9 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
             insert_file, form=format_name, key=key, mapping=mapping, options=options
         )
         if is_export:
-            insert_one = _export_inserter(registry, opened, mapping, project, root)
+            insert_one = _export_inserter(
+                registry, opened, mapping, project=project, roots=root, hull=rotated == "hull"
+            )
         with closing(DryRun(registry.engine, opened)) as dry:
             # One for all files: a dry run compares a file with the dataset and the files before it.
             for path, size in zip(paths, sizes, strict=True):
@@ -131,17 +176,23 @@ def _check_export_options(paths: list[Path], key: str | None) -> None:
         raise typer.BadParameter(reason, param_hint="PATH")
 
 
+def _check_no_options(options: Mapping[str, Any]) -> None:
+    """Reject options of other formats, as `insert_file` does for its formats."""
+    for name, value in options.items():
+        if value is not None:
+            raise typer.BadParameter("not for a Label Studio export", param_hint=f"--{name}")
+
+
 def _export_inserter(
     registry: Registry,
     dataset: Dataset,
     mapping: dict[str, str],
-    project: int | None,
-    roots: list[Path] | None,
+    **options: Any,
 ) -> _Insert:
     # The stored mapping is that of the webhook's events: an export must use the same one, or the
     # two would revise each other's samples.
     mapping = mapping or mapping_of(registry.engine, dataset.id, LABEL_STUDIO) or {}
-    return partial(_insert_label_studio, mapping=mapping, project=project, roots=roots)
+    return partial(_insert_label_studio, mapping=mapping, **options)
 
 
 def _insert_label_studio(  # a parameter for each option
@@ -151,6 +202,7 @@ def _insert_label_studio(  # a parameter for each option
     mapping: dict[str, str],
     project: int | None,
     roots: list[Path] | None,
+    hull: bool,
     progress: ImportProgress | None,
 ) -> Report:
     return insert_export(
@@ -159,6 +211,7 @@ def _insert_label_studio(  # a parameter for each option
         mapping or None,
         project=project,
         media=MediaReader(roots or ()),
+        hull=hull,
         progress=progress,
         dry=isinstance(target, DryRun),
     )

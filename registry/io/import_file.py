@@ -85,8 +85,11 @@ def insert_file(
     total = Report(0, 0, 0, 0, dataset.head)
     row_count, size = 0, 0
     try:
-        rows = _rows(read, path, dataset.features, key, mapping or {})
         reader = media or MediaReader()
+        # Formats that search the files of their images themselves.
+        if reader.roots and "roots" in file_format.options:
+            read = find_reader(path, form, {**(options or {}), "roots": reader.roots}).read
+        rows = _rows(read, path, dataset.features, key, mapping or {})
         if file_format.root:
             reader = reader.with_roots(path.parent)
         rows = with_media(rows, dataset.features, reader, path, file_format.unit)

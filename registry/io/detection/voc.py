@@ -37,7 +37,7 @@ def read(
     *,
     boxes: str = "rel_xyxy",
     difficult: str = "keep",
-    parts: Sequence[str] = (),
+    part: Sequence[str] = (),
     roots: Sequence[Path] = (),
 ) -> Iterator[FileRow]:
     """Yield a sample per annotation file, with the key ``voc:FOLDER/NAME``, in their names' order.
@@ -45,7 +45,7 @@ def read(
     A sample has: ``image``, the bytes of the file; ``boxes``, of shape (n, 4), in the format
     ``boxes``; ``names``, the classes' names, as JSON text, of which ``names.classes[cat,dog]``
     makes indexes; ``difficult`` and ``truncated``, 0 or 1 for each box; ``filename``, ``width``
-    and ``height``. ``difficult`` is "keep" or "drop" for boxes that are marked so. ``parts`` are
+    and ``height``. ``difficult`` is "keep" or "drop" for boxes that are marked so. ``part`` has
     names of lists in ``ImageSets/Main``. ``path`` is a folder, or one annotation file. Raises
     `ImportFileError` with the file and the object.
     """
@@ -60,7 +60,7 @@ def read(
         each for each in (base / "JPEGImages", base / "images", annotations) if each.is_dir()
     ]
     folder = base.resolve().name
-    names = _names(base, annotations, parts) if path.is_dir() else [path.stem]
+    names = _names(base, annotations, part) if path.is_dir() else [path.stem]
     for number, name in enumerate(names, 1):
         file = annotations / f"{name}.xml"
         image = _annotated(file, folders, number, f"voc:{folder}/{name}", difficult == "keep")

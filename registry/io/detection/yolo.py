@@ -41,14 +41,15 @@ def read(
     *,
     boxes: str = "rel_xyxy",
     rotated: str = "refuse",
-    parts: Sequence[str] = (),
+    part: Sequence[str] = (),
 ) -> Iterator[FileRow]:
     """Yield a sample per image, with the key ``yolo:FOLDER/images/train/1.jpg``.
 
     ``path`` is the dataset's folder or its ``data.yaml``. A sample has: ``image``, the bytes of
     the file; ``boxes``, of shape (n, 4), in the format ``boxes``; ``classes``, the indexes of the
     classes; ``names``, their names, as JSON text; ``keypoints``; ``path``, that of the image; and
-    ``part``, the part of the dataset (``train``, ``val``, ``test``). ``parts`` selects some.
+    ``part``, the part of the dataset (``train``, ``val``, ``test``). The argument ``part``
+    selects some.
 
     An image without labels, or with an empty file of them, has no boxes. ``rotated`` is "refuse",
     or "hull" for the upright box around a label of four corners. Raises `ImportFileError` with the
@@ -58,7 +59,7 @@ def read(
     sampler = Sampler(path, features, key, mapping, boxes)
     # The name of the path ``.`` is empty; that of the folder it stands for is not.
     folder = dataset.root.resolve().name
-    for number, (part, file) in enumerate(dataset.images(parts), 1):
+    for number, (own_part, file) in enumerate(dataset.images(part), 1):
         name = file.relative_to(dataset.root).as_posix()
         labels = [*_labels(dataset, dataset.labels_of(file), hulls=rotated == "hull")]
         yield sampler.row(
@@ -73,7 +74,7 @@ def read(
                 partial(read_file, file),
                 {
                     "path": name,
-                    "part": part,
+                    "part": own_part,
                     "classes": [label.class_index for label in labels],
                     "names": [dataset.names[label.class_index] for label in labels],
                     "keypoints": [label.keypoints for label in labels],
