@@ -131,7 +131,7 @@ def _is_relative(form: SourceFormat) -> bool:
 
 def _items(value: Any, feature: Ragged) -> Any:
     """Return an item for each object, or all numbers one after the other without inner shape."""
-    shape = getattr(feature, "shape", ())
+    shape = feature.shape
     if not shape:
         return value.reshape(-1) if isinstance(value, np.ndarray) else value
     count = math.prod(shape)

@@ -23,7 +23,7 @@ from tests.support.image_files import PNG, photo
 
 SHAPES: dict[str, Feature] = {
     "image": Image(),
-    "boxes": Ragged("float32"),
+    "boxes": Ragged("float32", (4,)),
     "classes": Ragged("int8"),
 }
 Coco = dict[str, list[dict[str, Any]]]
@@ -324,7 +324,7 @@ def test_the_order_in_the_file_does_not_matter(
     }
     names = random.sample(list(arrays), len(arrays))
     path = write(tmp_path / "c.json", {name: arrays[name] for name in names})
-    rows = read(path, {"boxes": Ragged("float32"), "classes": Ragged("int8")}, boxes="xywh")
+    rows = read(path, {"boxes": Ragged("float32", (4,)), "classes": Ragged("int8")}, boxes="xywh")
     # The model: the annotations of each image, in the order of the file.
     assert [row.key for row in rows] == [
         f"coco:{tmp_path.name}/c:{i['id']}" for i in arrays["images"]

@@ -149,7 +149,7 @@ def test_rectangles_are_boxes_of_a_named_format(
     reg: Registry, part: str, expected: list[list[float]]
 ) -> None:
     dataset = reg.create(
-        "d", {"boxes": Ragged("float32"), "flat": Ragged("float32"), "n": Ragged("int32")}
+        "d", {"boxes": Ragged("float32", (4,)), "flat": Ragged("float32"), "n": Ragged("int32")}
     )
     path = f"result.box.{part}"
     mapping = {"boxes": path, "flat": path, "n": "result.box.classes[Car]"}
@@ -158,6 +158,7 @@ def test_rectangles_are_boxes_of_a_named_format(
     assert apply_event(dataset, mapping, event(2)) == Outcome(revised=1)
     apply_event(dataset, mapping, event(3, *drawn))
     sample = dataset.get(KEY)
+    assert sample["boxes"] == pytest.approx(np.array(expected))
     assert sample["flat"] == pytest.approx(np.array(expected).reshape(-1))
     assert sample["n"].tolist() == [0, 0]
     flat = rectangle(10, 20, 30, 0)
