@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from typing import Annotated
 
@@ -12,7 +13,10 @@ import typer
 from registry.catalog.registry import connect
 from registry.cli.base import AsJson, Name, Url, app, parse_duration
 from registry.cli.drain import drained_line
+from registry.cli.media import Prefixes, Roots
 from registry.cli.tables import Column, Listing, print_properties
+from registry.io.media import media_reader
+from registry.io.retry_media import RetriedRows, retry_with_media
 from registry.storage.log.inbox_rejected import Refused
 
 Ids = Annotated[
@@ -77,13 +81,25 @@ def _print(rows: Sequence[Refused]) -> None:
 
 
 @inbox.command()
-def retry(dataset: Name, ids: Ids = None, url: Url = None) -> None:
-    """Try rejected rows again."""
-    with connect(url) as registry:
+def retry(
+    dataset: Name,
+    ids: Ids = None,
+    root: Roots = None,
+    fetch: Prefixes = None,
+    url: Url = None,
+) -> None:
+    """Try rejected rows again, with the files and URIs that they name if these are allowed."""
+    with connect(url) as registry, closing(media_reader(root or (), fetch or ())) as media:
         opened = registry.open(dataset)
         # It only puts the rows back; drain() tries them, so that the result can be printed.
-        count = opened.inbox.retry(ids or None)
-        typer.echo(f"{count:,} tried again: {drained_line(opened, opened.inbox.drain())}")
+        if root or fetch:
+            retried = retry_with_media(opened, ids or None, media)
+        else:
+            retried = RetriedRows(opened.inbox.retry(ids or None), 0)
+        tried = f"{retried.waiting:,} tried again"
+        if retried.failed:
+            tried += f", {retried.failed:,} not read"
+        typer.echo(f"{tried}: {drained_line(opened, opened.inbox.drain())}")
 
 
 @inbox.command()

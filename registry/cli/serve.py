@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,9 @@ import typer
 
 from registry.catalog.registry import connect
 from registry.cli.base import Url, app
+from registry.cli.media import Prefixes, Roots
 from registry.cli.output import print_error
+from registry.io.media import media_reader
 
 SECRETS_VARIABLE = "REGISTRY_WEBHOOK_SECRETS"
 _EXTRA = ("fastapi", "prometheus_client", "pydantic", "standardwebhooks", "starlette", "uvicorn")
@@ -53,6 +56,8 @@ def serve(  # noqa: PLR0913, PLR0917  # all of them are options
             help="Proxies whose X-Forwarded-For is believed: 10.0.0.7, or networks as 10.0.0.0/24.",
         ),
     ] = "",
+    root: Roots = None,
+    fetch: Prefixes = None,
     url: Url = None,
 ) -> None:
     """Serve labeling tools over HTTP: samples, webhooks, health and metrics."""
@@ -77,8 +82,9 @@ def serve(  # noqa: PLR0913, PLR0917  # all of them are options
         forwarded_allow_ips=settings.parse_proxies(forwarded_allow_ips),
         rate=rate,
         secrets=settings.parse_secrets(_read_secrets(secrets)),
+        media=media_reader(root or (), fetch or ()),
     )
-    with connect(url) as registry:
+    with closing(server_settings.media), connect(url) as registry:
         server.check_access(registry, host, server_settings)
         # Opened here rather than by uvicorn: with port 0 the URL is known only after that.
         with server.listen(host, port) as listener:

@@ -9,9 +9,11 @@ from typing import TypeVar
 from registry.catalog.dataset import Dataset
 from registry.catalog.registry import Registry
 from registry.errors import DatasetDroppedError, DatasetNotFoundError, RegistryError
+from registry.io.row_media import is_named
 from registry.server.auth import Authenticator
 from registry.server.connections import OpenConnections
 from registry.server.group_commit import GroupCommitter
+from registry.server.media_events import MediaEvents
 from registry.server.metrics import Metrics
 from registry.server.request_body import BodyReader
 from registry.server.settings import ServerSettings
@@ -35,6 +37,11 @@ class OpenDataset:
         self._registry = registry
         self._dataset = registry.open(name)
         self.name = name
+
+    @property
+    def names_media(self) -> bool:
+        """Whether a text may name the content of one of its features."""
+        return any(map(is_named, self._dataset.features.values()))
 
     def use(self, work: Callable[[Dataset], Result]) -> Result:
         """Return the result of ``work`` on the dataset. Blocks: call it in a thread.
@@ -60,6 +67,7 @@ class Service:
         self.metrics = Metrics()
         self.connections = OpenConnections(settings, self.metrics)
         self.pools = ThreadPools(settings.database_timeout)
+        self.media_events = MediaEvents(settings, self.pools)
         self.auth = Authenticator(registry, settings, self.pools)
         self.bodies = BodyReader(settings, self.metrics)
         self._datasets: dict[str, OpenDataset] = {}
@@ -94,4 +102,5 @@ class Service:
 
     def close(self) -> None:
         """Shut the thread pools down. All requests must have been answered."""
+        self.media_events.close()
         self.pools.close()

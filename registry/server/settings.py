@@ -11,6 +11,7 @@ from standardwebhooks import Webhook
 from standardwebhooks.webhooks import EmptyWebhookSecretError
 
 from registry.errors import RegistryError
+from registry.io.media import MediaReader
 
 SIGNING = ("cvat", "argilla")
 """Tools whose webhooks are signed with a secret; Label Studio sends a token instead."""
@@ -56,6 +57,10 @@ class ServerSettings:
     """How long a client may pause while it sends a body or reads an answer."""
     database_timeout: float = 10.0
     """How long a request waits for the database before it is answered with 503."""
+    media: MediaReader = field(default_factory=MediaReader)
+    """What reads the files and URIs that annotations name. The server does not close it."""
+    fetch_timeout: float = 10.0
+    """How long one event may fetch; an annotation of which something is missing is rejected."""
     rate: float = 1000.0
     """Requests per second for each token, and a burst of twice as many."""
     # repr=False: otherwise a traceback or log that shows the settings would contain them.

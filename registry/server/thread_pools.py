@@ -59,10 +59,10 @@ class ThreadPools:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._parsers, work)
 
-    async def in_time(self, work: Awaitable[Result]) -> Result:
-        """Return the result of ``work``; raises `Problem` after the timeout."""
+    async def in_time(self, work: Awaitable[Result], *, more: float = 0) -> Result:
+        """Return the result of ``work``; raises `Problem` ``more`` seconds after the timeout."""
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout + more):
                 return await work
         except TimeoutError:
             raise timed_out() from None

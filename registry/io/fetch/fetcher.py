@@ -163,7 +163,9 @@ class RequestFetcher:
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Yield the results of ``work``, in order, as the fetcher does."""
-        return self._fetcher.map(work, items)
+        known = [*items]
+        # Most requests have one item. Its work must not wait for the workers of others.
+        return map(work, known) if len(known) == 1 else self._fetcher.map(work, known)
 
     def within(self, seconds: float) -> Fetches:
         """Return a fetcher for another request."""

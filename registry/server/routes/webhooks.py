@@ -22,6 +22,7 @@ from registry.io.labeling import argilla as argilla_tool
 from registry.io.labeling import mapping_store
 from registry.io.labeling.apply import Outcome
 from registry.io.labeling.label_studio.webhook import apply_event
+from registry.io.media import MediaReader
 from registry.server import deliveries
 from registry.server.deliveries import DeliveryStatus
 from registry.server.problems import Problem
@@ -59,8 +60,9 @@ async def label_studio(name: str, request: Request) -> Response:
         raise Problem(415, f"send {JSON}")
     async with service.bodies.read(request) as body:
         event = await service.pools.parse(body, lambda: parse_document(body))
-        result = await service.pools.write(
-            dataset.use, lambda opened: _apply(service, opened, event)
+        result = await service.media_events.write(
+            lambda media: dataset.use(lambda opened: _apply(service, opened, event, media)),
+            fetches=dataset.names_media,
         )
     service.metrics.events.labels(dataset.name, "label-studio", result.status).inc()
     return answer(result)
@@ -106,8 +108,11 @@ async def argilla(name: str, request: Request) -> Response:
     async with service.bodies.read(request) as body:
         event, sent = await service.pools.parse(body, lambda: _argilla(secrets, request, body))
         dataset = await service.open(name)
-        result = await service.pools.write(
-            dataset.use, lambda opened: _apply_once(service, opened, event, sent)
+        result = await service.media_events.write(
+            lambda media: dataset.use(
+                lambda opened: _apply_once(service, opened, event, sent, media)
+            ),
+            fetches=dataset.names_media,
         )
     service.metrics.events.labels(dataset.name, "argilla", result.status).inc()
     if result.status == "replayed":
@@ -126,16 +131,18 @@ def _argilla(secrets: Sequence[str], request: Request, body: bytes) -> tuple[Any
     return parse_document(body), sent
 
 
-def _apply(service: Service, dataset: Dataset, event: Any) -> EventAnswer:
+def _apply(service: Service, dataset: Dataset, event: Any, media: MediaReader) -> EventAnswer:
     mapping = mapping_store.mapping_of(service.registry.engine, dataset.id, "label-studio")
     try:
-        outcome = apply_event(dataset, mapping, event)
+        outcome = apply_event(dataset, mapping, event, media=media)
     except InvalidSampleError as error:
         return EventAnswer(status="refused", detail=str(error))
     return _event_answer(outcome)
 
 
-def _apply_once(service: Service, dataset: Dataset, event: Any, sent: Delivery) -> EventAnswer:
+def _apply_once(
+    service: Service, dataset: Dataset, event: Any, sent: Delivery, media: MediaReader
+) -> EventAnswer:
     """Apply an event and record its delivery in one transaction, so that both or neither is stored.
 
     The delivery of a rejected event is not recorded.
@@ -153,7 +160,9 @@ def _apply_once(service: Service, dataset: Dataset, event: Any, sent: Delivery) 
 
     mapping = mapping_store.mapping_of(engine, dataset.id, "argilla")
     try:
-        outcome = argilla_tool.apply_event(dataset, mapping, event, note=record_delivery)
+        outcome = argilla_tool.apply_event(
+            dataset, mapping, event, note=record_delivery, media=media
+        )
     except InvalidSampleError as error:
         return EventAnswer(status="refused", detail=str(error))
     if outcome.ignored is not None:  # there was no transaction, so record_delivery() did not run
