@@ -242,7 +242,7 @@ def test_an_argilla_event_that_fails_midway_can_be_sent_again(
         url = f"{HOOKS}/argilla"
         mappings.set_mapping(reg.engine, moods.id, "argilla", {"text": "fields.body"})
         for broken in (
-            "registry.io.labeling.annotation_state.latest",
+            "registry.io.labeling.state_table.latest",
             "registry.storage.log.writer.advance_head",
         ):
             with monkeypatch.context() as patch:
