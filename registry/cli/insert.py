@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
@@ -16,15 +17,18 @@ from registry.catalog.registry import Registry, connect
 from registry.catalog.summary import version_at
 from registry.cli.base import AsJsonLines, Url, app, parse_pairs
 from registry.cli.media import Prefixes, Roots
+from registry.cli.output import print_faults
 from registry.cli.progress import progress
 from registry.cli.tables import printable
 from registry.io.dry_run import DryRun
+from registry.io.faults import Faults
 from registry.io.formats import FORMATS, format_of
-from registry.io.import_file import ImportProgress, import_size, insert_file
+from registry.io.import_file import import_size, insert_file
 from registry.io.labeling.boxes import BOX_FORMATS, BoxFormat
 from registry.io.labeling.label_studio.export import insert_export
 from registry.io.labeling.mapping_store import mapping_of
-from registry.io.media import MediaReader, media_reader
+from registry.io.labeling.retraction import Confirm
+from registry.io.media import media_reader
 from registry.io.recognize import LABEL_STUDIO
 from registry.storage.log.batch import Report
 
@@ -110,15 +114,39 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
             help="Read this part of a YOLO or VOC dataset, such as train, and no other.",
         ),
     ] = None,
+    no_retract: Annotated[
+        bool,
+        typer.Option(
+            "--no-retract",
+            help="Retract nothing that a Label Studio export lacks, as it is filtered.",
+        ),
+    ] = False,
+    yes: Annotated[
+        bool,
+        typer.Option(
+            "--yes", help="Confirm what is asked, as before over 20 % of a project is retracted."
+        ),
+    ] = False,
+    quarantine: Annotated[
+        bool,
+        typer.Option(
+            "--quarantine",
+            help="Store what fits, and put the rest among the rejected rows of the inbox.",
+        ),
+    ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Say what would change and all that does not fit; change nothing."
+        ),
     ] = False,
     as_json: AsJsonLines = False,
     url: Url = None,
 ) -> None:
     """Insert the samples of files. Running it again adds nothing.
 
-    A Label Studio export is taken for the whole project: samples that it lacks are retracted.
+    A Label Studio export is taken for the whole project: samples that it lacks are retracted,
+    unless they changed after its newest update.
     """
     mapping = parse_pairs("--map", mapping_options or [])
     options = {
@@ -133,8 +161,11 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
     if is_export:
         _check_export_options(paths, key)
         _check_no_options({**options, "rotated": None})
-    elif project is not None:
-        raise typer.BadParameter(f"goes with --format {LABEL_STUDIO}", param_hint="--project")
+    elif project is not None or no_retract or yes:
+        raise typer.BadParameter(
+            f"goes with --format {LABEL_STUDIO}",
+            param_hint="--project, --no-retract, --yes",
+        )
     # Before the first insert: an unknown format of the last file must not leave the others stored.
     sizes = [
         path.stat().st_size if is_export else import_size(path, format_name, options)
@@ -147,14 +178,35 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
         )
         if is_export:
             insert_one = _export_inserter(
-                registry, opened, mapping, project=project, media=media, hull=rotated == "hull"
+                registry,
+                opened,
+                mapping,
+                project=project,
+                media=media,
+                hull=rotated == "hull",
+                retract=not no_retract,
+                confirm=_asker(yes=yes, dry_run=dry_run),
             )
+        faulty = False
         with closing(DryRun(registry.engine, opened)) as dry:
             # One for all files: a dry run compares a file with the dataset and the files before it.
             for path, size in zip(paths, sizes, strict=True):
-                with progress(path.name, size) as show:
-                    report = insert_one(dry if dry_run else opened, path, progress=show)
-                typer.echo(_line(opened, path, report, dry_run=dry_run, as_json=as_json))
+                faults = Faults(keep_going=quarantine or dry_run)
+                target = dry if dry_run else opened
+                try:
+                    with progress(path.name, size) as show:
+                        report = insert_one(
+                            target, path, progress=show, quarantine=quarantine, faults=faults
+                        )
+                finally:
+                    # Also before an error at which reading ends.
+                    print_faults(faults)
+                faulty |= faults.count > 0
+                rejected = faults.count if faults.keep_going else None
+                line = _line(opened, path, report, rejected, dry_run=dry_run, as_json=as_json)
+                typer.echo(line)
+        if faulty and not quarantine:
+            raise typer.Exit(1)
 
 
 def _check_export_options(paths: list[Path], key: str | None) -> None:
@@ -176,53 +228,66 @@ def _check_no_options(options: Mapping[str, Any]) -> None:
 
 
 def _export_inserter(
-    registry: Registry,
-    dataset: Dataset,
-    mapping: dict[str, str],
-    **options: Any,
+    registry: Registry, dataset: Dataset, mapping: dict[str, str], **options: Any
 ) -> _Insert:
     # The stored mapping is that of the webhook's events: an export must use the same one, or the
     # two would revise each other's samples.
     mapping = mapping or mapping_of(registry.engine, dataset.id, LABEL_STUDIO) or {}
-    return partial(_insert_label_studio, mapping=mapping, **options)
+    return partial(_insert_label_studio, mapping=mapping or None, **options)
 
 
-def _insert_label_studio(  # a parameter for each option
-    target: Dataset | DryRun,
+def _insert_label_studio(target: Dataset | DryRun, path: Path, **options: Any) -> Report:
+    is_dry = isinstance(target, DryRun)
+    dataset = target.dataset if isinstance(target, DryRun) else target
+    return insert_export(dataset, path, dry=is_dry, note=_note, **options)
+
+
+def _asker(*, yes: bool, dry_run: bool) -> Confirm:
+    """Return what answers the questions of an import: the options, or the terminal's user."""
+
+    def confirm(question: str) -> bool:
+        if dry_run and not yes:
+            _note(f"without --dry-run, this is asked: {question}")
+        if yes or dry_run:
+            return True
+        # Without a terminal nobody would answer: a nightly job must fail with the reason.
+        return sys.stdin.isatty() and typer.confirm(printable(question), err=True)
+
+    return confirm
+
+
+def _note(text: str) -> None:
+    # To stderr: stdout may be JSON.
+    typer.echo(f"note: {printable(text)}", err=True)
+
+
+def _line(
+    dataset: Dataset,
     path: Path,
+    report: Report,
+    rejected: int | None,
     *,
-    mapping: dict[str, str],
-    project: int | None,
-    media: MediaReader,
-    hull: bool,
-    progress: ImportProgress | None,
-) -> Report:
-    return insert_export(
-        target.dataset if isinstance(target, DryRun) else target,
-        path,
-        mapping or None,
-        project=project,
-        media=media,
-        hull=hull,
-        progress=progress,
-        dry=isinstance(target, DryRun),
-    )
+    dry_run: bool,
+    as_json: bool,
+) -> str:
+    """Return a line on the result of inserting a file, or of its dry run.
 
-
-def _line(dataset: Dataset, path: Path, report: Report, *, dry_run: bool, as_json: bool) -> str:
-    """Return a line on the result of inserting a file, or of its dry run."""
+    ``rejected`` is None where the first row that does not fit is an error.
+    """
     counts = {
         "inserted": report.inserted,
         "revised": report.revised,
         "unchanged": report.unchanged,
         "retracted": report.retracted,
+        **({} if rejected is None else {"rejected": rejected}),
     }
     version = str(version_at(dataset.name, report.head))
     if as_json:
         properties = {"file": str(path), **counts, "version": version}
         return json.dumps({**properties, "dry_run": True} if dry_run else properties)
     would = "would be " if dry_run else ""
+    rare = ("retracted", "rejected")
     counted = ", ".join(
-        f"{count:,} {name}" for name, count in counts.items() if count or name != "retracted"
+        f"{count:,} {name}" for name, count in counts.items() if count or name not in rare
     )
     return f"{printable(str(path))}: {would}{counted}; {version}"

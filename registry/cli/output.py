@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from registry.catalog.summary import DatasetSummary
 from registry.cli.tables import printable
 from registry.errors import RegistryError
+from registry.io.faults import Faults
 from registry.storage.database import retry
 
 INTERRUPTED = 130
@@ -41,6 +42,14 @@ def print_error(message: str, error: BaseException | None = None) -> None:
     typer.echo(f"{typer.style('error:', fg='red', bold=True)} {printable(message)}", err=True)
     for note in getattr(error, "__notes__", ()):
         typer.echo(f"  {printable(note)}", err=True)
+
+
+def print_faults(faults: Faults) -> None:
+    """Print the first faults of a file to stderr, and how many others it has."""
+    for fault in faults.first:
+        print_error(str(fault), fault)
+    if others := faults.count - len(faults.first):
+        print_error(f"and {others:,} more that do not fit")
 
 
 class _RetryPrinter(logging.Handler):

@@ -6,7 +6,7 @@ joined into batches. A batch is a transaction; a piece bounds the Python objects
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from registry.errors import ImportFileError, InvalidSampleError
 from registry.io.row import FileRow, line_key
 from registry.samples.codec import Codec
-from registry.storage.log.batch import Batch
+from registry.storage.log.batch import Amend, Batch
 from registry.storage.log.changes import insertion
 
 BATCH_ROWS = 4096
@@ -28,6 +28,9 @@ containers that are alive. With the lists and dicts of a whole batch alive, it t
 the packing.
 """
 PIECE_BYTES = 1 << 20
+
+Refuse = Callable[[ImportFileError, Mapping[str, Any] | None], None]
+"""Called with the error of a row that does not fit, and what could be read of it."""
 
 
 @dataclass(frozen=True)
@@ -46,33 +49,49 @@ class _Piece:
     keys: list[str] = field(default_factory=list)
     size: int = 0
 
+    def remove(self, row: int) -> None:
+        for column in (self.lines, self.values, self.keys):
+            del column[row]
 
-def batches(codec: Codec, rows: Iterable[FileRow], origin: Origin) -> Iterator[tuple[Batch, int]]:
+
+def batches(
+    codec: Codec, rows: Iterable[FileRow], origin: Origin, refuse: Refuse | None = None
+) -> Iterator[tuple[Batch, int]]:
     """Yield batches to append, in the order of the rows, each with its size in the file in bytes.
 
-    Raises `ImportFileError` for a row that does not fit, and for a key that is in a batch twice.
+    Calls ``refuse`` for each row that does not fit, and for a key that is in a batch again; without
+    it, raises `ImportFileError` for the first.
     """
     lines: list[int] = []
     keys: list[str] = []
     records: list[Any] = []
     size = 0
     # Of a piece that is packed, only the records are kept: plain bytes, no Python objects.
-    for piece in _pieces(rows, origin.name):
+    for piece in _pieces(rows, origin.name, refuse or _raise):
+        # Before the keys: rows that do not fit are removed from the piece.
+        records += _pack(codec, piece, origin, refuse)
         lines += piece.lines
         keys += piece.keys
-        records += _pack(codec, piece, origin)
         size += piece.size
         if len(keys) >= BATCH_ROWS or size >= BATCH_BYTES:
-            yield _batch(lines, keys, records, origin), size
+            yield _batch(lines, keys, records, origin, refuse or _raise), size
             lines, keys, records, size = [], [], [], 0
     if keys:
-        yield _batch(lines, keys, records, origin), size
+        yield _batch(lines, keys, records, origin, refuse or _raise), size
 
 
-def _pieces(rows: Iterable[FileRow], name: str) -> Iterator[_Piece]:
+def _raise(error: ImportFileError, _: Mapping[str, Any] | None) -> NoReturn:
+    raise error
+
+
+def _pieces(rows: Iterable[FileRow], name: str, refuse: Refuse) -> Iterator[_Piece]:
     piece = _Piece()
     count, size = 0, 0
-    for line, values, key, raw in rows:
+    for line, values, key, raw, error in rows:
+        if error is not None:
+            refuse(error, values)
+            size += len(raw) + 1
+            continue
         if key is None:
             key = line_key(name, line, raw)  # noqa: PLW2901  # the missing key
         piece.lines.append(line)
@@ -90,36 +109,65 @@ def _pieces(rows: Iterable[FileRow], name: str) -> Iterator[_Piece]:
         yield piece
 
 
-def _pack(codec: Codec, piece: _Piece, origin: Origin) -> Iterable[Any]:
-    try:
-        return insertion(codec, piece.values, piece.keys, f"file:{origin.name}").records
-    except InvalidSampleError as error:
-        reason, line, key, unit = error.reason, piece.lines[0], error.key, origin.unit
-        # The codec checks whole columns, and cannot always say which row is wrong.
-        if error.row is None:
-            reason = f"{reason} (in this {unit} or one after it, up to {unit} {piece.lines[-1]})"
-        else:
-            line, key = piece.lines[error.row], piece.keys[error.row]
-        raise ImportFileError(
-            reason, file=str(origin.path), line=line, key=key, feature=error.feature, unit=unit
-        ) from error
+def _pack(
+    codec: Codec, piece: _Piece, origin: Origin, refuse: Refuse | None
+) -> Iterable[bytes | Amend | None]:
+    """Return the records of a piece, from which the rows that do not fit are removed."""
+    while piece.keys:
+        try:
+            return insertion(codec, piece.values, piece.keys, f"file:{origin.name}").records
+        except InvalidSampleError as error:
+            row, reason = error.row, error.reason
+            # The codec checks whole columns, and cannot always say which row is wrong.
+            if row is None and refuse is not None:
+                row, reason = _first_unfit(codec, piece)
+            key = error.key
+            if row is None:
+                unit, last = origin.unit, piece.lines[-1]
+                reason = f"{reason} (in this {unit} or one after it, up to {unit} {last})"
+            else:
+                key = piece.keys[row]
+            problem = ImportFileError(
+                reason,
+                file=str(origin.path),
+                line=piece.lines[row or 0],
+                key=key,
+                feature=error.feature,
+                unit=origin.unit,
+            )
+            if row is None or refuse is None:
+                raise problem from error
+            refuse(problem, piece.values[row])
+            piece.remove(row)
+    return []
 
 
-def _batch(lines: list[int], keys: list[str], records: list[Any], origin: Origin) -> Batch:
+def _first_unfit(codec: Codec, piece: _Piece) -> tuple[int | None, str]:
+    """Return the first row of a piece that does not fit, alone, and the reason."""
+    for row, (values, key) in enumerate(zip(piece.values, piece.keys, strict=True)):
+        try:
+            insertion(codec, [values], [key], None)
+        except InvalidSampleError as error:
+            return row, error.reason
+    return None, "rows that fit alone do not fit together"
+
+
+def _batch(
+    lines: list[int], keys: list[str], records: list[Any], origin: Origin, refuse: Refuse
+) -> Batch:
     # Within the batch only: the keys of a whole file may not fit into memory.
     if len({*keys}) < len(keys):
-        _refuse_repeated_key(lines, keys, origin)
+        first_rows: dict[str, int] = {}
+        # Rows and not lines are compared: the elements of a JSON array may be on one line.
+        for row, (line, key) in enumerate(zip(lines, keys, strict=True)):
+            # Each import would revise it once and back again.
+            if (first := first_rows.setdefault(key, row)) != row:
+                unit = origin.unit
+                reason = f"the key is that of {unit} {lines[first]}, too; give each sample its own"
+                refuse(
+                    ImportFileError(reason, file=str(origin.path), line=line, key=key, unit=unit),
+                    None,
+                )
+        records = [records[row] for row in first_rows.values()]
+        keys = [*first_rows]
     return Batch(keys, records, [f"file:{origin.name}"] * len(keys))
-
-
-def _refuse_repeated_key(lines: list[int], keys: list[str], origin: Origin) -> NoReturn:
-    """Raise for a key that is there twice: each import would revise it once and back again."""
-    first_rows: dict[str, int] = {}
-    # Rows and not lines are compared: the elements of a JSON array may be on one line.
-    for row, (line, key) in enumerate(zip(lines, keys, strict=True)):
-        if (first := first_rows.setdefault(key, row)) != row:
-            unit = origin.unit
-            reason = f"the key is that of {unit} {lines[first]}, too; give each sample its own"
-            raise ImportFileError(reason, file=str(origin.path), line=line, key=key, unit=unit)
-    # Not reached: the caller has compared the numbers of keys and rows.
-    raise AssertionError

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from registry.catalog.dataset import Dataset
 from registry.errors import ImportFileError, RegistryError
 from registry.io.batching import Origin, batches
 from registry.io.dry_run import DryRun
+from registry.io.faults import Faults, RejectedRow, keep_rejected
 from registry.io.files.image_folder import total_size
 from registry.io.formats import find_reader
 from registry.io.media import MediaReader
@@ -52,7 +54,7 @@ def import_size(
     return total_size(path) if path.is_dir() else path.stat().st_size
 
 
-def insert_file(
+def insert_file(  # noqa: PLR0913  # the options of an import
     dataset: Target,
     path: Path,
     *,
@@ -62,6 +64,8 @@ def insert_file(
     options: Mapping[str, Any] | None = None,
     media: MediaReader | None = None,
     progress: ImportProgress | None = None,
+    quarantine: bool = False,
+    faults: Faults | None = None,
 ) -> Report:
     """Insert a file's samples, batch by batch, in the order of the file.
 
@@ -75,9 +79,18 @@ def insert_file(
     A text in place of an image or bytes is base64 or a ``data:`` URI, or names a file or a URI that
     ``media`` may read.
 
-    Raises `ImportFileError` for the first line that does not fit. Nothing of its batch is stored
-    then; the batches before it are.
+    Lines that do not fit are added to ``faults``, by default to raise the first of them as
+    `ImportFileError`. Nothing of its batch is stored then; the batches before it are. With
+    ``quarantine``, they are stored as rejected rows of the inbox.
     """
+    faults = faults or Faults(keep_going=quarantine)
+    rejected: list[RejectedRow] = []
+
+    def refuse(error: ImportFileError, fields: Mapping[str, Any] | None) -> None:
+        faults.add(error)
+        if quarantine:
+            rejected.append((error, fields))
+
     if problem := path_problem(path):
         raise ImportFileError(f"the name of a file {problem}", file=repr(str(path)))
     file_format, read = find_reader(path, form, options)
@@ -93,13 +106,16 @@ def insert_file(
         if file_format.root:
             reader = reader.with_roots(path.parent)
         rows = with_media(rows, dataset.features, reader, path, file_format.unit)
-        for batch, batch_size in batches(Codec(dataset.features), rows, origin):
+        codec, on_fault = Codec(dataset.features), refuse if faults.keep_going else None
+        for batch, batch_size in batches(codec, rows, origin, on_fault):
             total += dataset.append(batch)
+            _keep_rejected(dataset, origin, rejected)
             # After the append, so that only committed rows are counted.
             row_count += len(batch.keys)
             size += batch_size
             if progress is not None:
                 progress(row_count, size)
+        _keep_rejected(dataset, origin, rejected)
     # An interrupted import has stored batches, too: the user has to know how many.
     except (RegistryError, KeyboardInterrupt) as error:
         # A dry run stores nothing, whatever it has counted.
@@ -107,6 +123,12 @@ def insert_file(
             _add_stored_rows(error, path, row_count)
         raise
     return total
+
+
+def _keep_rejected(target: Target, origin: Origin, rejected: list[RejectedRow]) -> None:
+    if isinstance(target, Dataset):
+        keep_rejected(target, f"file:{origin.name}", rejected)
+    rejected.clear()
 
 
 def _add_stored_rows(error: RegistryError | KeyboardInterrupt, path: Path, row_count: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from registry.errors import ImportFileError
 from registry.samples.features import Features
 from registry.samples.json_codec import excerpt
 
@@ -23,12 +24,16 @@ class FileRow(NamedTuple):
     ``line`` is the line where it begins, from 1, or the number of the row or record in a file
     without lines. ``raw`` holds the sample's bytes in the file, without the line end: systems
     differ in line ends. A sample without a ``key`` gets one that is made from ``raw``.
+
+    ``error`` says why it cannot be read; ``values`` then has what can be read of it. A reader
+    yields such a row, instead of raising the error, where it can read the rows after it.
     """
 
     line: int
     values: dict[str, Any]
     key: str | None
     raw: bytes
+    error: ImportFileError | None = None
 
 
 def line_key(name: str, line: int, raw: bytes) -> str:

@@ -17,7 +17,7 @@ def with_media(
 ) -> Iterator[FileRow]:
     """Yield the rows with the content of every image and bytes feature whose value is a text.
 
-    Raises `ImportFileError` with the line, the key and the feature for a text that cannot be read.
+    A row with a text that cannot be read gets an error with the line, the key and the feature.
     """
     names = [name for name, feature in features.items() if is_named(feature)]
     if not names:
@@ -25,16 +25,17 @@ def with_media(
 
     def load(row: FileRow) -> FileRow:
         texts = {name: row.values[name] for name in names if type(row.values.get(name)) is str}
-        if not texts:
+        if not texts or row.error is not None:
             return row
         loaded: dict[str, Any] = {}
         for name, text in texts.items():
             try:
                 loaded[name] = media.load(text)
             except ValueError as error:
-                raise ImportFileError(
+                problem = ImportFileError(
                     str(error), file=str(path), line=row.line, key=row.key, feature=name, unit=unit
-                ) from None
+                )
+                return row._replace(error=problem)
         return row._replace(values=row.values | loaded)
 
     return media.map(load, rows)

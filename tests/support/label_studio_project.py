@@ -48,6 +48,11 @@ def rectangle(*sides: float, label: str = "Car", name: str = "box") -> dict[str,
     }
 
 
+def yes(_: str) -> bool:
+    """Confirm every retraction."""
+    return True
+
+
 class Project:
     """A project of two to four tasks, and all the events that it has ever sent."""
 

@@ -6,7 +6,7 @@ import csv
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -45,16 +45,20 @@ def read(
     converters = [(name, columns[name], converter(features[name])) for name in features]
     while (cells := records.next()) is not None:
         if len(cells) != len(header):
-            records.refuse(f"{len(cells)} cells, where the header has {len(header)}")
+            problem = records.error(f"{len(cells)} cells, where the header has {len(header)}")
+            yield FileRow(records.line, {}, None, records.raw, problem)
+            continue
         texts = dict(zip(header, cells, strict=True))
         row_key = texts[key] if key is not None else None
-        values = {}
+        values: dict[str, Any] = {}
+        row_error = None
         for name, column, convert in converters:
             try:
                 values[name] = convert(texts[column])
             except ValueError as error:
-                records.refuse(str(error), key=row_key, feature=name)
-        yield FileRow(records.line, values, row_key, records.raw)
+                values[name] = texts[column]
+                row_error = row_error or records.error(str(error), key=row_key, feature=name)
+        yield FileRow(records.line, values, row_key, records.raw, row_error)
 
 
 def _refuse_missing_header(
@@ -100,15 +104,15 @@ class _Records:
             try:
                 cells = next(self._reader, None)
             except csv.Error as error:
-                self.refuse(f"not CSV: {error}")
+                raise self.error(f"not CSV: {error}") from None
         return cells
 
-    def refuse(
+    def error(
         self, reason: str, *, key: str | None = None, feature: str | None = None
-    ) -> NoReturn:
-        raise ImportFileError(
+    ) -> ImportFileError:
+        return ImportFileError(
             reason, file=str(self._path), line=self.line, key=key, feature=feature
-        ) from None
+        )
 
     def _decoded(self) -> Iterator[str]:
         for number, line in self._lines:

@@ -46,7 +46,8 @@ def read(
     """Yield the file's samples; ``key`` is the path of the property that holds their keys.
 
     Arrays are nested lists or base64, classes are names or indexes, bytes and images are texts
-    that `with_media` loads. Raises `ImportFileError` with the line.
+    that `with_media` loads. Rows that cannot be read have their
+    error, with the line.
     """
     selector = _Selector(path, features, key, mapping)
     for numbers, raws in _blocks(path):
@@ -68,9 +69,10 @@ def read_array(
     for number, element in enumerate(elements(path), start=1):
         if not isinstance(element.value, dict):
             kind = type(element.value).__name__
-            raise ImportFileError(
-                f"not a JSON object but a {kind}", file=str(path), line=number, unit="element"
-            )
+            reason = f"not a JSON object but a {kind}"
+            error = ImportFileError(reason, file=str(path), line=number, unit="element")
+            yield FileRow(number, {}, None, b"", error)
+            continue
         # Not the bytes of the file, which differ if the same array is formatted in another way.
         raw = json.dumps(element.value, sort_keys=True).encode()
         yield selector.row(number, raw, element.value)
@@ -138,7 +140,7 @@ class _Selector:
 
     def row(self, number: int, raw: bytes, parsed: dict[str, Any] | None) -> FileRow:
         """Return a line's sample; ``parsed`` is its object, or None if it is not parsed yet."""
-        key = None
+        key, fields = None, parsed or {}
         try:
             fields = parse_object(raw) if parsed is None else parsed
             if self._key is not None:
@@ -149,9 +151,10 @@ class _Selector:
             chosen = fields if self._choose is None else self._choose(fields)
             return FileRow(number, from_fields(self._features, chosen), key, raw)
         except ValueError as error:
-            raise self._error(str(error), number, key, None) from None
+            return FileRow(number, fields, key, raw, self._error(str(error), number, key, None))
         except InvalidSampleError as error:
-            raise self._error(error.reason, number, key, error.feature) from None
+            problem = self._error(error.reason, number, key, error.feature)
+            return FileRow(number, fields, key, raw, problem)
 
     def _error(
         self, reason: str, number: int, key: str | None, feature: str | None

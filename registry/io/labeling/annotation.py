@@ -21,22 +21,43 @@ class IgnoredEventError(Exception):
 class AnnotationId:
     """The identity of an annotation.
 
-    ``group`` is what the annotation belongs to: a project in Label Studio, a record in Argilla.
+    ``parent`` is the id of what the annotation belongs to: a project in Label Studio, a record in
+    Argilla.
     """
 
     tool: str
-    group: str
+    parent: str
     annotation: str
 
     @property
     def row_name(self) -> str:
         """The name of the annotation's row in the table `tool_annotations`."""
-        return f"{self.group}/{self.annotation}"
+        return f"{self.parent}/{self.annotation}"
 
     @property
     def key(self) -> str:
         """The key of the sample: ``label-studio:2:17`` is annotation 17 of project 2."""
-        return f"{self.tool}:{self.group}:{self.annotation}"
+        return f"{self.tool}:{self.parent}:{self.annotation}"
+
+    @classmethod
+    def of_row(cls, tool: str, row_name: str) -> AnnotationId | None:
+        """Return the annotation whose row has this name, None if it is a row of something else."""
+        parent, slash, annotation = row_name.partition("/")
+        return cls(tool, parent, annotation) if slash else None
+
+
+def task_key(tool: str, parent: str, task: int) -> str:
+    """Return the key of a task: ``label-studio:2:task:9`` is task 9 of project 2."""
+    return f"{tool}:{parent}:task:{task}"
+
+
+def deleted_task_name(task: str | int) -> str:
+    """Return the name of the row of a deleted task, given by its key or id.
+
+    The event of a deletion may lack the project, so the name has none. Ids of tasks are unique
+    within a server.
+    """
+    return f"task:{str(task).rpartition(':')[2]}"
 
 
 @dataclass(frozen=True)
@@ -49,6 +70,8 @@ class Annotation:
     ``objects`` has the other objects to which paths lead, by the first step of the path; one that
     the event does not contain is None. ``mixed`` is true for an export that does not distinguish
     the task's data from answers: ``answers`` and the task's data both hold all of it.
+    ``task`` names the annotation's task, as `task_key` does, and ``annotator`` the person, as the
+    tool numbers them; each is None if the event does not contain it.
     """
 
     id: AnnotationId
@@ -58,6 +81,8 @@ class Annotation:
     answers: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     objects: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
     mixed: bool = False
+    task: str | None = None
+    annotator: str | None = None
 
 
 @dataclass(frozen=True)

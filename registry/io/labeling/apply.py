@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from sqlalchemy import Connection
 
 from registry.catalog.dataset import Dataset
 from registry.errors import RegistryError
 from registry.io.labeling import quarantine
-from registry.io.labeling.annotation_state import AnnotationState, StateTable
+from registry.io.labeling.annotation_state import AnnotationState, Removal, States
+from registry.io.labeling.state_table import StateTable
 from registry.storage.log.changes import Change
 
 
@@ -48,22 +50,22 @@ class Applied:
 def apply_states(
     dataset: Dataset,
     tool: str,
-    groups: Sequence[Sequence[AnnotationState]],
+    groups: Sequence[States],
     *,
-    final: bool = False,
+    exported: Mapping[str, datetime] | None = None,
     dry: bool = False,
 ) -> list[Outcome]:
     """Apply groups of a tool's states in one transaction, and return the outcome of each group.
 
-    A group is applied as a whole. ``final`` says that the states are from an export. ``dry`` rolls
-    the transaction back.
+    A group is applied as a whole. States of an export come with its age for each project, in
+    ``exported``. ``dry`` rolls the transaction back.
     """
     outcomes: list[Outcome] = []
 
     def prepare(connection: Connection) -> list[list[Change]]:
-        records = [(state.id, state.record) for group in groups for state in group]
-        table = StateTable.read(connection, dataset.id, tool, records)
-        applied = apply_to_table(table, groups, final=final)
+        states = [state for group in groups for state in group]
+        table = StateTable.read(connection, dataset.id, tool, states)
+        applied = apply_to_table(table, groups, exported)
         # Replaced, not extended: `prepare` is called again if the connection was lost.
         outcomes[:] = [each.outcome for each in applied]
         return changed_groups((each.changes for each in applied), dry=dry)
@@ -78,13 +80,13 @@ def apply_states(
 
 
 def apply_to_table(
-    table: StateTable, groups: Iterable[Sequence[AnnotationState]], *, final: bool = False
+    table: StateTable, groups: Iterable[States], exported: Mapping[str, datetime] | None = None
 ) -> list[Applied]:
     """Apply groups of states to a table, and write it with the rejected states."""
-    applied = [_apply_group(table, group, final=final) for group in groups]
+    applied = [_apply_group(table, group, exported or {}) for group in groups]
     # Before `keep`: it deletes the older rejected rows of the same keys.
     table.write()
-    quarantine.keep(table.connection, table.dataset_id, table.tool, table.rejected)
+    quarantine.keep(table.connection, table.dataset_id, table.rejected)
     return applied
 
 
@@ -114,13 +116,19 @@ def commit(dataset: Dataset, prepare: Callable[[Connection], Sequence[Sequence[C
         pass
 
 
-def _apply_group(table: StateTable, group: Sequence[AnnotationState], *, final: bool) -> Applied:
+def _apply_group(table: StateTable, group: States, exported: Mapping[str, datetime]) -> Applied:
     applied = Applied()
     # One after the other: a group may have several states of one annotation.
     for state in group:
+        if isinstance(state, Removal):
+            changes = table.apply_removal(state)
+            applied.changes += [change for change in changes if change is not None]
+            applied.counts["retracted"] += sum(change is not None for change in changes)
+            applied.counts["unchanged"] += sum(change is None for change in changes)
+            continue
         # Before `apply`, which changes the answer.
         was_live = table.is_live(state.id.key)
-        replaced, change = table.apply(state, final=final)
+        replaced, change = table.apply(state, exported.get(state.id.parent))
         name = _count_name(state, change, was_live=was_live) if replaced else "unchanged"
         applied.counts[name] += 1
         if change is not None:

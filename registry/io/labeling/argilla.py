@@ -39,10 +39,11 @@ from registry.io.labeling.annotation import (
     IgnoredEventError,
     PathSyntax,
 )
-from registry.io.labeling.annotation_state import AnnotationState, StateTable, states_of_group
+from registry.io.labeling.annotation_state import Removal, States
 from registry.io.labeling.apply import Outcome, apply_to_table, changed_groups, commit
 from registry.io.labeling.convert import AnnotationConverter
 from registry.io.labeling.mapping import Rules, parse_mapping
+from registry.io.labeling.state_table import StateTable
 from registry.io.media import MediaReader
 from registry.samples.features import Features
 from registry.samples.json_codec import describe, excerpt
@@ -92,7 +93,7 @@ def apply_event(
         record, response = _parse(event)
     except IgnoredEventError as error:
         return Outcome(ignored=str(error))
-    states = None if response is None else converter.states([response])
+    states: States = [Removal(record)] if response is None else converter.states([response])
     outcome = Outcome()
 
     def prepare(connection: Connection) -> list[list[Change]]:
@@ -103,40 +104,15 @@ def apply_event(
         # that fails must not count as received.
         if not note(connection):
             return []
-        outcome, changes = _apply(connection, dataset.id, record, states)
-        return changed_groups([changes], dry=False)
+        table = StateTable.read(connection, dataset.id, TOOL, states, parents=[record])
+        (applied,) = apply_to_table(table, [states])
+        outcome = applied.outcome
+        return changed_groups([applied.changes], dry=False)
 
     commit(dataset, prepare)
     if outcome.quarantined:
         dataset.inbox.prune()
     return outcome
-
-
-def _apply(
-    connection: Connection,
-    dataset_id: int,
-    record: str,
-    states: list[AnnotationState] | None,
-) -> tuple[Outcome, list[Change]]:
-    """Apply the state of a response, or delete the whole record if ``states`` is None."""
-    new_states = (
-        [
-            AnnotationState(identity, None)
-            for identity in states_of_group(connection, dataset_id, TOOL, record)
-        ]
-        if states is None
-        else states
-    )
-    records = [(state.id, state.record) for state in new_states]
-    table = StateTable.read(connection, dataset_id, TOOL, records, [record])
-    # Late events about the responses of a deleted record must not bring samples back.
-    if table.is_deleted(record):
-        return Outcome(unchanged=1), []
-    # The row is needed even if no response is known: events may arrive after the deletion.
-    if states is None:
-        table.delete_group(record)
-    (applied,) = apply_to_table(table, [new_states])
-    return applied.outcome, applied.changes
 
 
 def _parse(event: Any) -> tuple[str, Annotation | None]:
@@ -185,11 +161,13 @@ def _response(
         _time(data.get("updated_at"), label),
         # A response that is a draft again, or discarded, loses its sample.
         cancelled=status != "submitted",
+        task=f"{TOOL}:{identity.parent}",
+        annotator=_annotator(user.get("id")),
         answers={name: answers_of(value) for name, value in answers.items() if value is not None},
         objects={
             "fields": fields,
             "metadata": metadata,
-            "record": {"id": identity.group, "external_id": record.get("external_id")},
+            "record": {"id": identity.parent, "external_id": record.get("external_id")},
             "response": {
                 "id": identity.annotation,
                 "user": user.get("id"),
@@ -197,6 +175,14 @@ def _response(
             },
         },
     )
+
+
+def _annotator(user: Any) -> str | None:
+    """Return a user's id; what is no id is ignored, as it only names the source."""
+    try:
+        return _uuid(user, "the user's id")
+    except InvalidSampleError:
+        return None
 
 
 def answers_of(value: Any) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 from registry.catalog.dataset import Dataset
 from registry.errors import InvalidSampleError
@@ -34,23 +35,28 @@ class AnnotationConverter:
         identity, updated_at = annotation.id, annotation.updated_at
         if updated_at is None:
             # A deletion.
-            return AnnotationState(identity, None)
+            return AnnotationState(identity, None, annotator=annotation.annotator)
         features = self.dataset.features
+        state = partial(
+            AnnotationState,
+            identity,
+            updated_at,
+            task=annotation.task,
+            annotator=annotation.annotator,
+        )
         try:
             values = values_of(features, self.rules, annotation, self.media)
             # Skipped or unanswered: a state without a sample, which retracts an earlier one.
             if values is None:
-                return AnnotationState(identity, updated_at)
+                return state()
             (record,) = self.codec.encode(rows_to_columns(features, [values]))
         except InvalidSampleError as error:
             reason = error.reason
             # The codec does not know the annotation, and `values_of` has already named it.
             if not reason.startswith(annotation.label):
                 reason = f"{annotation.label}: {reason}"
-            return AnnotationState(
-                identity,
-                updated_at,
+            return state(
                 readable_values(features, self.rules, annotation),
                 error=InvalidSampleError(reason, feature=error.feature),
             )
-        return AnnotationState(identity, updated_at, values, record)
+        return state(values, record)

@@ -10,7 +10,7 @@ an answer. One without regions makes a sample with empty lists if the mapping as
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ from registry.io.labeling.answers import Conversion
 from registry.io.labeling.boxes import BOX_FORMATS
 from registry.io.labeling.paths import split_path
 from registry.io.media import MediaReader, safe
+from registry.io.row import value_at
 from registry.io.row_media import is_named
 from registry.samples.features import ClassLabel, Feature, Features, Ragged, Text
 from registry.samples.json_codec import excerpt, from_fields
@@ -36,10 +37,10 @@ class _UnansweredError(Exception):
 
 @dataclass(frozen=True)
 class _ObjectRule:
-    """The value at ``steps`` in the object ``root``, which messages call ``object_name``."""
+    """The value at ``path`` in the object ``root``, which messages call ``object_name``."""
 
     root: str
-    steps: Sequence[str]
+    path: str
     object_name: str
 
 
@@ -134,6 +135,26 @@ def readable_values(features: Features, rules: Rules, annotation: Annotation) ->
     return values
 
 
+def unanswered(rules: Rules, answered: Collection[str], *, mixed: bool) -> str | None:
+    """Return what is wrong where no annotation of a whole export answers a mapped question.
+
+    ``answered`` has the questions that any annotation answers and, if ``mixed``, the task's data.
+    """
+    asked = {name: rule for name, rule in rules.items() if isinstance(rule, _AnswerRule)}
+    mapped = {rule.question for rule in asked.values()}
+    others = {*answered} - mapped - {r.name for r in rules.values() if isinstance(r, _DefaultRule)}
+    for name, rule in asked.items():
+        # A list may be empty in every annotation: it is suspect only if something else is answered.
+        is_optional = rule.part is not None and (mixed or not others)
+        if answered and rule.question not in answered and not is_optional:
+            listed = ", ".join(map(excerpt, sorted(answered)))
+            return (
+                f"no annotation answers {excerpt(rule.question)}, to which feature {name!r} is "
+                f"mapped; {'there are' if mixed else 'the controls answered are'} {listed}"
+            )
+    return None
+
+
 def _converted(
     features: Features, name: str, value: Any, media: MediaReader | None
 ) -> dict[str, Any]:
@@ -165,7 +186,9 @@ def _value(rule: _Rule, annotation: Annotation) -> Any:
             if part is not None:
                 return answers.CONVERSIONS[part](given, conversion)
             if not given:
-                raise _UnansweredError(f"nothing answers {excerpt(question)}")
+                others = ", ".join(map(excerpt, sorted(annotation.answers)))
+                answered = f"; it answers {others}" if others and not annotation.mixed else ""
+                raise _UnansweredError(f"nothing answers {excerpt(question)}{answered}")
             return answers.one(given)
 
 
@@ -173,11 +196,10 @@ def _object_value(rule: _ObjectRule, annotation: Annotation) -> Any:
     value: Any = annotation.objects[rule.root]
     if value is None:
         raise ValueError(f"{rule.object_name} {_NOT_THERE}")
-    for step in rule.steps:
-        if not isinstance(value, Mapping) or step not in value:
-            raise ValueError(f"{rule.object_name} has no {excerpt('.'.join(rule.steps))}")
-        value = value[step]
-    return value
+    try:
+        return value_at(value, rule.path)
+    except ValueError:
+        raise ValueError(f"{rule.object_name} has no {excerpt(rule.path)}") from None
 
 
 def _default_value(rule: _DefaultRule, annotation: Annotation) -> Any:
@@ -210,7 +232,7 @@ def _parse_path(name: str, feature: Feature, path: Any, syntax: PathSyntax, *, h
     # The whole path is compared: ``task.id`` is allowed, and ``task.id.x`` is not.
     root, _, rest = path.partition(".")
     if path in syntax.values or (root in syntax.objects and rest):
-        return _ObjectRule(root, rest.split("."), syntax.objects.get(root, f"the {root}"))
+        return _ObjectRule(root, rest, syntax.objects.get(root, f"the {root}"))
     if root != syntax.answers or not rest:
         raise FeatureError(f"feature {name!r}: {path!r:.200} is no path; write {syntax.forms}")
     try:

@@ -30,11 +30,15 @@ FieldsOf = Callable[[dict[str, Any]], Mapping[str, Any] | None]
 
 
 class ToolObject(NamedTuple):
-    """An object of a tool: the line where it begins, and its bytes, empty in an array."""
+    """An object of a tool: the line where it begins, and its bytes, empty in an array.
+
+    ``error`` is that of what is no object; ``parsed`` is empty then.
+    """
 
     line: int
     parsed: dict[str, Any]
     raw: bytes
+    error: ImportFileError | None = None
 
 
 @dataclass(frozen=True)
@@ -56,32 +60,33 @@ class ToolFile:
     ) -> Iterator[FileRow]:
         """Yield the samples but those of ``skipped`` objects, which are counted from 0.
 
-        Raises `ImportFileError`.
+        Those that do not fit have their error.
         """
-        for number, (line, parsed, raw) in enumerate(objects(self.path)):
-            if number in skipped:
-                continue
-            row_key = None
+        for number, each in enumerate(objects(self.path)):
+            row = None if number in skipped else self._row(each, fields_of)
+            if row is not None:
+                yield row
+
+    def _row(self, each: ToolObject, fields_of: FieldsOf) -> FileRow | None:
+        line, parsed, raw, problem = each
+        row_key, feature = None, None
+        if problem is None:
             try:
                 fields = fields_of(parsed)
                 # Before the key is made: a task that is no sample needs none.
                 if fields is None:
-                    continue
+                    return None
                 row_key = self.key_of(parsed)
                 values = select_values(self.features, self.mapping, fields)
+                return FileRow(line, values, row_key, raw or fingerprint(values.values()))
             except InvalidSampleError as error:
-                raise ImportFileError(
-                    error.reason,
-                    file=str(self.path),
-                    line=line,
-                    key=row_key,
-                    feature=error.feature,
-                ) from None
+                reason, feature = error.reason, error.feature
             except ValueError as error:
-                raise ImportFileError(
-                    str(error), file=str(self.path), line=line, key=row_key
-                ) from None
-            yield FileRow(line, values, row_key, raw or fingerprint(values.values()))
+                reason = str(error)
+            problem = ImportFileError(
+                reason, file=str(self.path), line=line, key=row_key, feature=feature
+            )
+        return FileRow(line, parsed, row_key, raw, problem)
 
     def superseded(self) -> frozenset[int]:
         """Return the numbers of objects that a later one with the same key replaces.
@@ -115,7 +120,7 @@ class ToolFile:
         return ":".join([tool, *parts])
 
     def _keys(self) -> Iterator[tuple[int, str]]:
-        for number, (_, parsed, _) in enumerate(objects(self.path)):
+        for number, (_, parsed, _, _) in enumerate(objects(self.path)):
             try:
                 key = self.key_of(parsed)
             except ValueError:
@@ -124,16 +129,15 @@ class ToolFile:
 
 
 def objects(path: Path) -> Iterator[ToolObject]:
-    """Yield the objects of a file, of one on each line or of a JSON array.
-
-    Raises `ImportFileError` with the line.
-    """
+    """Yield the objects of a file, of one on each line or of a JSON array."""
     if beginning(path, 1 << 10).lstrip()[:1] == b"[":
         for element in elements(path):
             if not isinstance(element.value, dict):
                 kind = type(element.value).__name__
                 reason = f"an element of the array is an object, not a {kind}"
-                raise ImportFileError(reason, file=str(path), line=element.line)
+                error = ImportFileError(reason, file=str(path), line=element.line)
+                yield ToolObject(element.line, {}, b"", error)
+                continue
             yield ToolObject(element.line, element.value, b"")
         return
     for number, line in lines(path):
@@ -141,9 +145,12 @@ def objects(path: Path) -> Iterator[ToolObject]:
         if not raw or raw.isspace():
             continue
         try:
-            yield ToolObject(number, parse_object(raw), raw)
-        except ValueError as error:
-            raise ImportFileError(str(error), file=str(path), line=number) from None
+            parsed = parse_object(raw)
+        except ValueError as problem:
+            error = ImportFileError(str(problem), file=str(path), line=number)
+            yield ToolObject(number, {}, raw, error)
+            continue
+        yield ToolObject(number, parsed, raw)
 
 
 def select_values(

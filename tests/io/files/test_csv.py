@@ -13,6 +13,7 @@ from registry import ClassLabel, Features, Ragged, Tensor, Text
 from registry.errors import ImportFileError
 from registry.io.files.csv import read
 from registry.samples.features import Feature
+from tests.support.file_rows import fitting
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def test_a_bad_line_is_named(tmp_path: Path, content: str | bytes, reason: str) 
         "l": Ragged("int8"),
     }
     with pytest.raises(ImportFileError) as caught:
-        list(read(path, Features(features), None, {}))
+        fitting(read(path, Features(features), None, {}))
     assert str(caught.value).startswith(f"{path}{reason}")
 
 
@@ -64,7 +65,7 @@ def test_a_file_without_a_header_is_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "d.csv"
     path.write_text("0.5,cat\n0.7,dog\n")
     with pytest.raises(ImportFileError) as caught:
-        list(read(path, Features({"x": Tensor("float32"), "label": Text()}), "id", {}))
+        fitting(read(path, Features({"x": Tensor("float32"), "label": Text()}), "id", {}))
     assert str(caught.value) == (
         f"{path}, line 1: the first line must name the columns 'x', 'label', 'id'; it has '0.5', "
         "'cat'"

@@ -13,6 +13,7 @@ from registry import Bytes, Features, Image, Ragged, Registry, Tensor, Text
 from registry.errors import ImportFileError
 from registry.io.files.jsonl import parse_block, parse_object, read
 from registry.io.import_file import insert_file
+from tests.support.file_rows import fitting
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_a_bad_line_is_named(tmp_path: Path, content: str | bytes, reason: str) 
     path = tmp_path / "bad.jsonl"
     path.write_bytes(b'{"id": 0}\n' + raw)
     with pytest.raises(ImportFileError) as caught:
-        list(read(path, Features({"x": Tensor("float32"), "b": Ragged("uint8")}), "id", {}))
+        fitting(read(path, Features({"x": Tensor("float32"), "b": Ragged("uint8")}), "id", {}))
     assert str(caught.value).startswith(f"{path}, {reason}")
 
 

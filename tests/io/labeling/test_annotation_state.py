@@ -9,17 +9,16 @@ import pytest
 
 from registry import Dataset, Registry, Tensor
 from registry.errors import InvalidSampleError
-from registry.io.labeling import annotation_state
+from registry.io.labeling import state_table
 from registry.io.labeling.annotation import AnnotationId
 from registry.io.labeling.annotation_state import (
     AnnotationState,
-    StateTable,
+    Removal,
     StoredState,
-    has_greater_record,
-    states_of_group,
     supersedes,
 )
 from registry.io.labeling.apply import Outcome, apply_states
+from registry.io.labeling.state_table import StateTable, has_greater_record, states_of_parent
 from registry.storage.log.lookup import Latest
 
 TOOL = "label-studio"
@@ -94,10 +93,13 @@ def test_a_state_of_an_event_wins_if_it_is_newer_or_of_one_time_and_greater(grea
             assert not won, "the export had it without a sample"
         elif old is None or new != old:
             assert won == (old is None or new > old)
+        elif exported is not None and new <= exported:
+            assert not won, "the export had it, with the task's data of then"
         else:
             assert won == (key is not None and greater)
         # It may read a record, so it is called only where the times decide nothing.
-        assert bool(calls) == (key is not None and new == old)
+        late = exported is not None and new <= exported
+        assert bool(calls) == (key is not None and new == old and not late)
 
 
 def test_of_two_records_of_one_time_the_greater_bytes_win(reg: Registry, dataset: Dataset) -> None:
@@ -148,7 +150,7 @@ def test_the_states_of_one_transaction_are_counted_in_turn(dataset: Dataset) -> 
 def test_each_tool_group_and_dataset_has_its_own_states(
     reg: Registry, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(annotation_state, "_TOGETHER", 2)
+    monkeypatch.setattr(state_table, "_TOGETHER", 2)
     other = reg.create("other", {"x": Tensor("uint8")})
     stored: dict[tuple[int, str, str], dict[AnnotationId, StoredState]] = {}
     seconds = itertools.count(1)
@@ -169,19 +171,19 @@ def test_each_tool_group_and_dataset_has_its_own_states(
         }
     with reg.engine.begin() as connection:
         for (dataset_id, tool, group), states in stored.items():
-            assert states_of_group(connection, dataset_id, tool, group) == states
-            table = StateTable.read(connection, dataset_id, tool, [], [group])
+            assert states_of_parent(connection, dataset_id, tool, group) == states
+            table = StateTable.read(connection, dataset_id, tool, [], parents=[group])
             for second, expected in ((5, 5), (9, 9), (9, 9), (3, 9)):
                 table.set_exported_at(group, at(second))
                 table.write()
-                table = StateTable.read(connection, dataset_id, tool, [], [group])
+                table = StateTable.read(connection, dataset_id, tool, [], parents=[group])
                 assert table._stored == {group: StoredState(at(expected))}
             assert not table.is_deleted(group)
-            table.delete_group(group)
+            assert table.apply_removal(Removal(group)) == []
             table.write()
-            table = StateTable.read(connection, dataset_id, tool, [], [group, "3"])
+            table = StateTable.read(connection, dataset_id, tool, [], parents=[group, "3"])
             assert (table.is_deleted(group), table.is_deleted("3")) == (True, False)
-            assert states_of_group(connection, dataset_id, tool, group) == states
+            assert states_of_parent(connection, dataset_id, tool, group) == states
         # Again, with the groups' own rows: that of group 10 is next to the annotations of group 1.
         for (dataset_id, tool, group), states in stored.items():
-            assert states_of_group(connection, dataset_id, tool, group) == states
+            assert states_of_parent(connection, dataset_id, tool, group) == states

@@ -27,6 +27,7 @@ FEATURES: dict[str, Feature] = {
     "who": Text(),
 }
 MAPPING = {"page": "metadata.page", "who": "response.username"}
+USER = "5eed0000-0000-4000-8000-000000000001"
 RECORD = "7d0a4ce9-62a5-4f0c-8d8e-0b1f4f1f6d10"
 RESPONSE = "0d5be0de-4f3b-4d55-9c0a-6c1f9a2b7e01"
 KEY = f"argilla:{RECORD}:{RESPONSE}"
@@ -63,7 +64,7 @@ def event(
                 "external_id": "x-1",
                 "dataset": {"id": "c0ffee00-0000-4000-8000-000000000000", "name": "letters"},
             },
-            "user": {"id": "5eed0000-0000-4000-8000-000000000001", "username": "ada"},
+            "user": {"id": USER, "username": "ada"},
             "inserted_at": "2026-01-02T03:04:05",
             "updated_at": f"2026-01-02T03:04:{second:02}.5",
         },
@@ -95,7 +96,7 @@ def test_a_response_is_a_sample_while_it_is_submitted(
         if number == 4:
             sample = {"text": "a\nletter", "mood": 1, "page": 7, "who": "ada"}
             assert samples(moods) == {KEY: sample}
-    assert moods.entries()[0].source == "argilla"
+    assert moods.entries()[0].source == f"argilla/{USER}"
     assert len(moods) == 0
 
 
@@ -109,8 +110,9 @@ def test_the_responses_of_a_deleted_record_never_return(moods: Dataset) -> None:
     gone = Outcome(retracted=2, unchanged=2)
     assert apply_event(moods, MAPPING, record_deleted()) == gone
     assert moods.inbox.refused() == []
-    for late in (event(9), event(9, own=others[1]), event(9, own=others[2]), record_deleted()):
+    for late in (event(9), event(9, own=others[1]), event(9, own=others[2])):
         assert apply_event(moods, MAPPING, late) == Outcome(unchanged=1)
+    assert apply_event(moods, MAPPING, record_deleted()) == Outcome(unchanged=4)
     assert [*samples(moods)] == [f"argilla:{others[0]}:{RESPONSE}"]
 
 
@@ -154,7 +156,7 @@ def test_every_kind_of_question_has_a_path(reg: Registry) -> None:
         "spans": [2, 4],
         "kinds": [1],
         "record": "x-1",
-        "user": "5eed0000-0000-4000-8000-000000000001",
+        "user": USER,
     }
 
 
@@ -166,7 +168,11 @@ def test_a_response_that_does_not_fit_is_quarantined_with_the_reason(
     assert apply_event(moods, MAPPING, event(2, "awful")) == Outcome(unchanged=1)
     assert len(moods) == 0
     (row,) = rejected_rows(moods, reg)
-    assert (row.key, row.action, row.source) == (KEY, "insert", "argilla")
+    assert (row.key, row.action, row.source) == (
+        KEY,
+        "insert",
+        f"argilla/{USER}",
+    )
     assert row.error == (
         f"feature 'mood': record {RECORD}, response {RESPONSE}: unknown class 'awful'; "
         "the classes are 'good', 'bad'"
@@ -187,7 +193,7 @@ def test_a_newer_state_replaces_a_rejected_row(reg: Registry, moods: Dataset) ->
     [
         ("fields.title", "the record's 'fields' object has no 'title'"),
         ("metadata.page.x", "the record's 'metadata' object has no 'page.x'"),
-        ("values.title", "nothing answers 'title'"),
+        ("values.title", "nothing answers 'title'; it answers 'mood'"),
     ],
 )
 def test_a_path_that_leads_nowhere_is_quarantined_with_the_reason(

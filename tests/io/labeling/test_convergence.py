@@ -18,7 +18,14 @@ from registry import Dataset, Registry
 from registry.io.labeling.apply import Outcome
 from registry.io.labeling.label_studio.export import insert_export
 from registry.io.labeling.label_studio.webhook import apply_event, apply_events
-from tests.support.label_studio_project import FEATURES, MAPPING, Project, samples, write_export
+from tests.support.label_studio_project import (
+    FEATURES,
+    MAPPING,
+    Project,
+    samples,
+    write_export,
+    yes,
+)
 
 PERMUTATIONS = 1000
 Events = list[dict[str, Any]]
@@ -78,7 +85,7 @@ def test_events_in_any_order_and_the_final_export_make_the_same_dataset(
         after.append(then)
         imported += project.export() if needed else []
     deliver(dataset, before, random)
-    insert_export(dataset, write_export(tmp_path / "some.json", imported), MAPPING)
+    insert_export(dataset, write_export(tmp_path / "some.json", imported), MAPPING, confirm=yes)
     deliver(dataset, after, random)
     assert samples(dataset) == samples(expected)
     assert len(dataset) == len(expected) > PERMUTATIONS

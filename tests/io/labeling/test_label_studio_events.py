@@ -58,7 +58,7 @@ def test_an_event_makes_the_same_sample_in_every_shape(
         assert apply_event(cars, MAPPING, sent) == Outcome(inserted=1)
         sample = {"id": 17, "text": "a car", "mood": 1, "boxes": [20.0, 20.0, 60.0, 40.0]}
         assert samples(cars) == {KEY: sample}
-        assert cars.entries()[0].source == "label-studio"
+        assert cars.entries()[0].source == "label-studio/1"
 
 
 def test_a_sample_follows_the_states_of_its_annotation(
@@ -108,7 +108,7 @@ def test_an_annotation_that_does_not_fit_is_quarantined_with_the_reason(
     unknown = event(2, choice("awful"), rectangle(1, 2, 3, 4))
     assert apply_event(cars, MAPPING, unknown) == Outcome(quarantined=1)
     (row,) = rejected_rows(cars, reg)
-    assert (row.key, row.action, row.source) == (KEY, "insert", "label-studio")
+    assert (row.key, row.action, row.source) == (KEY, "insert", "label-studio/1")
     assert row.error == (
         "feature 'mood': task 19, annotation 17: unknown class 'awful'; "
         "the classes are 'good', 'bad'"

@@ -25,7 +25,7 @@ from registry.io.labeling.label_studio.annotations import parse_full
 from registry.io.labeling.label_studio.export import insert_export
 from registry.io.labeling.label_studio.webhook import apply_events
 from registry.samples.features import Feature, Features
-from tests.support.label_studio_project import FEATURES, MAPPING, MOODS, choice, samples
+from tests.support.label_studio_project import FEATURES, MAPPING, MOODS, choice, samples, yes
 from tests.support.label_studio_project import write_export as write
 
 EVERYTHING: dict[str, Feature] = {
@@ -188,7 +188,7 @@ def test_an_export_is_stored_in_batches_with_progress(
     exported: list[dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("registry.io.labeling.label_studio.export.BATCH_ROWS", 3)
+    monkeypatch.setattr("registry.io.labeling.label_studio.export_file.BATCH_ROWS", 3)
     dataset = reg.create("d", EVERYTHING)
     calls: list[tuple[int, int]] = []
     report = insert_export(dataset, full_export, PATHS, progress=lambda *done: calls.append(done))
@@ -225,7 +225,7 @@ def test_an_export_reverts_changes_by_hand(imported: Dataset, full_export: Path)
 def test_the_export_is_refused_at_a_bad_annotation_and_completed_when_corrected(
     reg: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("registry.io.labeling.label_studio.export.BATCH_ROWS", 1)
+    monkeypatch.setattr("registry.io.labeling.label_studio.export_file.BATCH_ROWS", 1)
     dataset = reg.create("cars", FEATURES)
     facts = {"project": 2, "updated_at": "2021-01-31T12:00:00Z"}
     tasks: list[dict[str, Any]] = [
@@ -236,7 +236,7 @@ def test_the_export_is_refused_at_a_bad_annotation_and_completed_when_corrected(
     apply_events(dataset, MAPPING, [old | {"annotation": {**tasks[0]["annotations"][0], "id": 9}}])
     path = write(tmp_path / "e.json", tasks, indent=2)
     with pytest.raises(ImportFileError) as caught:
-        insert_export(dataset, path, MAPPING)
+        insert_export(dataset, path, MAPPING, confirm=yes)
     error = caught.value
     assert str(error) == (
         f"{path}, line {error.line}, key 'label-studio:2:11', feature 'mood': "
@@ -246,7 +246,7 @@ def test_the_export_is_refused_at_a_bad_annotation_and_completed_when_corrected(
     assert error.stored == 1
     assert sorted(samples(dataset)) == ["label-studio:2:10", "label-studio:2:9"]
     tasks[1]["annotations"][0]["result"] = [choice("bad")]
-    report = insert_export(dataset, write(path, tasks), MAPPING)
+    report = insert_export(dataset, write(path, tasks), MAPPING, confirm=yes)
     assert (report.inserted, report.unchanged, report.retracted) == (2, 1, 1)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from tests.support.label_studio_project import (
     choice,
     samples,
     write_export,
+    yes,
 )
 from tests.support.labeling_events import KEY, TASK, annotation, event, rejected_rows
 
@@ -38,10 +37,12 @@ def test_a_late_event_does_not_restore_what_an_export_lacks(cars: Dataset, tmp_p
     insert_export(cars, path, MAPPING)
     assert apply_event(cars, MAPPING, event(5)) == Outcome(unchanged=1)
     assert apply_event(cars, MAPPING, event(10)) == Outcome(inserted=1)
-    # An old export that is imported by mistake retracts it; the next export restores it.
-    assert insert_export(cars, path, MAPPING).retracted == 1
+    # An old export that is imported by mistake leaves it, as does a copy of its file.
+    notes: list[str] = []
+    assert insert_export(cars, path, MAPPING, note=notes.append).retracted == 0
+    assert "1 samples that the export lacks changed after its newest update" in notes[0]
     both = [{**TASK, "annotations": [annotation(10), annotation(9, id=18)]}]
-    assert insert_export(cars, write_export(tmp_path / "f.json", both), MAPPING).inserted == 1
+    assert insert_export(cars, write_export(tmp_path / "f.json", both), MAPPING).unchanged == 2
     assert sorted(samples(cars)) == [KEY, "label-studio:2:18"]
 
 
@@ -54,14 +55,13 @@ def test_an_export_leaves_other_projects_and_later_changes_unchanged(
         MAPPING,
         [event(1), event(1, id=18, project=3), event(1, id=19, updated_at=later.isoformat())],
     )
-    path = write_export(tmp_path / "e.json", [{**TASK, "annotations": []}])
-    written = datetime(2021, 2, 1, tzinfo=UTC).timestamp()
-    os.utime(path, (written, written))
-    dry = insert_export(cars, path, MAPPING, dry=True)
+    # The newest update is that of a task, of which the annotation was deleted.
+    task = {**TASK, "updated_at": "2021-02-01T00:00:00Z", "annotations": []}
+    path = write_export(tmp_path / "e.json", [task])
+    dry = insert_export(cars, path, MAPPING, dry=True, confirm=yes)
     assert (dry.retracted, len(cars)) == (1, 3)
-    assert insert_export(cars, path, MAPPING).retracted == 1
+    assert insert_export(cars, path, MAPPING, confirm=yes).retracted == 1
     assert sorted(samples(cars)) == ["label-studio:2:19", "label-studio:3:18"]
-    assert json.loads(path.read_text()) == [{**TASK, "annotations": []}]
 
 
 def test_an_older_export_does_not_restore_what_a_newer_one_lacks(
@@ -121,5 +121,5 @@ def test_a_newer_state_removes_only_its_own_rejected_rows(reg: Registry, cars: D
     assert apply_event(cars, MAPPING, event(2)) == Outcome(inserted=1)
     kept = [(row.key, row.source) for row in rejected_rows(cars, reg)]
     of_other_sources = [(KEY, source) for source in ("argilla", "my-tool", None)]
-    assert kept == [("label-studio:2:18", "label-studio"), *of_other_sources]
+    assert kept == [("label-studio:2:18", "label-studio/1"), *of_other_sources]
     assert [row.key for row in rejected_rows(other, reg)] == [KEY]

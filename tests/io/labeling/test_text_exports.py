@@ -17,6 +17,7 @@ from registry.io.formats import FORMATS, find_reader
 from registry.io.import_file import insert_file
 from registry.io.row import FileRow
 from registry.samples.features import Feature
+from tests.support.file_rows import fitting
 from tests.support.label_studio_project import samples
 
 ENTITIES: dict[str, Feature] = {"text": Text(), "label": Ragged("int32"), "kinds": Text()}
@@ -39,7 +40,7 @@ def task(number: int, text: str = "a car", **facts: Any) -> dict[str, Any]:
 def read(
     form: str, path: Path, features: dict[str, Feature], mapping: dict[str, str] | None = None
 ) -> list[FileRow]:
-    return [*FORMATS[form].load().read(path, Features(features), None, mapping or {})]
+    return fitting(FORMATS[form].load().read(path, Features(features), None, mapping or {}))
 
 
 def test_a_prodigy_task_in_which_nothing_was_marked_has_no_spans(tmp_path: Path) -> None:

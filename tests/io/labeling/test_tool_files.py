@@ -17,6 +17,7 @@ from registry.errors import ImportFileError
 from registry.io.formats import FORMATS
 from registry.io.import_file import insert_file
 from registry.samples.features import Feature, Features
+from tests.support.file_rows import fitting
 from tests.support.image_files import PNG
 from tests.support.label_studio_project import samples
 
@@ -150,7 +151,7 @@ def test_a_bad_line_is_named(tmp_path: Path, form: str, line: str, reason: str) 
     path.write_text(f"{json.dumps(sound)}\n{line}", encoding="utf-8")
     features = {"text": Text()} | ({"label": Ragged("int8")} if "label" in line else {})
     with pytest.raises(ImportFileError) as caught:
-        list(FORMATS[form].load().read(path, Features(features), None, {}))
+        fitting(FORMATS[form].load().read(path, Features(features), None, {}))
     assert reason in str(caught.value)
     assert caught.value.line == 2
 
@@ -173,7 +174,7 @@ def test_no_file_causes_a_crash(tmp_path: Path, content: list[dict[str, Any]]) -
         ("doccano", lines(tmp_path / "d.jsonl", content)),
     ):
         try:
-            for row in FORMATS[form].load().read(path, features, None, {}):
+            for row in fitting(FORMATS[form].load().read(path, features, None, {})):
                 assert row.values.keys() == features.keys()
         except ImportFileError as error:
             assert error.file == str(path)  # noqa: PT017  # either way of ending is right

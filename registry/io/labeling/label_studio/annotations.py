@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from registry.errors import InvalidSampleError
-from registry.io.labeling.annotation import Annotation, AnnotationId
-from registry.samples.json_codec import excerpt
+from registry.io.labeling.annotation import Annotation, AnnotationId, task_key
+from registry.samples.json_codec import describe, excerpt
 
 TOOL = "label-studio"
 # By the type of a result: the property whose list of one element is a plain answer.
@@ -49,8 +49,11 @@ def parse_full(parsed: Any, task: Any, project: Any) -> Annotation:
     if data is not None and not isinstance(data, Mapping):
         raise InvalidSampleError(f"{label}: the task's data is an object, not {_type_name(data)}")
     completed_by = parsed.get("completed_by")
+    if isinstance(completed_by, Mapping):
+        completed_by = completed_by.get("id")
+    identity = _id(_project(label, parsed.get("project"), task.get("project"), project), number)
     return Annotation(
-        _id(_project(label, parsed.get("project"), task.get("project"), project), number),
+        identity,
         label,
         _time(parsed.get("updated_at"), label),
         cancelled=_flag(parsed.get("was_cancelled"), label),
@@ -60,12 +63,12 @@ def parse_full(parsed: Any, task: Any, project: Any) -> Annotation:
             "task": {"id": task_id},
             "annotation": {
                 "id": number,
-                "completed_by": (
-                    completed_by.get("id") if isinstance(completed_by, Mapping) else completed_by
-                ),
+                "completed_by": completed_by,
                 "lead_time": parsed.get("lead_time"),
             },
         },
+        task=None if task_id is None else task_key(TOOL, identity.parent, task_id),
+        annotator=_annotator(completed_by),
     )
 
 
@@ -74,9 +77,10 @@ def parse_minimal(record: Mapping[str, Any], project: Any) -> Annotation:
     number = _whole(record.get("annotation_id"), "annotation_id", "")
     task_id = _whole(record.get("id"), "the task's id", _label(None, number))
     label = _label(task_id, number)
+    identity = _id(_project(label, project), number)
     data = {name: value for name, value in record.items() if name not in _MINIMAL_FIELDS}
     return Annotation(
-        _id(_project(label, project), number),
+        identity,
         label,
         _time(record.get("updated_at"), label),
         answers={
@@ -92,7 +96,25 @@ def parse_minimal(record: Mapping[str, Any], project: Any) -> Annotation:
             },
         },
         mixed=True,
+        task=task_key(TOOL, identity.parent, task_id),
+        annotator=_annotator(record.get("annotator")),
     )
+
+
+def _annotator(number: Any) -> str | None:
+    """Return the annotator's id as text; what is no id is ignored, as it only names the source."""
+    # In Python, bool is a subclass of int.
+    is_id = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 1 << 63
+    return str(number) if is_id else None
+
+
+def time_of_task(task: Mapping[str, Any]) -> datetime | None:
+    """Return when a task was last updated, None if the export does not say it.
+
+    Edits of its data, and annotations made and deleted, update it.
+    """
+    text = task.get("updated_at")
+    return None if text is None else _time(text, f"task {describe(task.get('id'))}")
 
 
 def _task_id(parsed: Mapping[str, Any], task: Mapping[str, Any], annotation: int) -> int | None:

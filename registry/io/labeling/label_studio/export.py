@@ -1,48 +1,49 @@
-"""Import of Label Studio's exports, JSON and JSON_MIN.
+"""Import of Label Studio's exports, which makes a dataset match them.
 
-An export is authoritative for its projects. Its annotations are applied in batches, each in its
-own transaction. Then one transaction retracts the samples of annotations that the file lacks.
+An export is read twice. First it is read as a whole: its projects, their annotations and their age
+decide which samples it lacks. Then its annotations are converted and applied in batches, each in
+its own transaction, and one more transaction retracts the samples of annotations that it lacks.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import Connection
 
 from registry.catalog.dataset import Dataset
 from registry.errors import ImportFileError, InvalidSampleError, RegistryError
-from registry.io.files.json_array import Element, elements
-from registry.io.labeling.annotation import Annotation
-from registry.io.labeling.annotation_state import (
-    AnnotationState,
-    StateTable,
-    states_of_group,
-)
+from registry.io.faults import Faults, keep_rejected
+from registry.io.labeling.annotation_state import AnnotationState
 from registry.io.labeling.apply import Outcome, apply_states, changed_groups, commit
 from registry.io.labeling.convert import AnnotationConverter
-from registry.io.labeling.label_studio.annotations import TOOL, parse_full, parse_minimal
+from registry.io.labeling.label_studio.annotations import TOOL
+from registry.io.labeling.label_studio.export_file import (
+    Contents,
+    ExportedAnnotation,
+    batches,
+    survey,
+)
 from registry.io.labeling.label_studio.mapping import check_mapping
+from registry.io.labeling.mapping import unanswered
+from registry.io.labeling.retraction import Confirm, plan_retraction
+from registry.io.labeling.state_table import StateTable
 from registry.io.media import MediaReader
+from registry.storage.database.transactions import read
 from registry.storage.log.batch import Report
 from registry.storage.log.changes import Change
 from registry.storage.log.head import Head
 
-BATCH_ROWS = 2048
-BATCH_SIZE = 16 << 20
-"""Characters of the file in a batch, at which it is applied; the last task may exceed them."""
-_NAME = re.compile(r"project-(\d{1,18})-at-")
-
 AnnotationProgress = Callable[[int, int], None]
 """Called after every batch with the annotations, and about the bytes of the file, stored so far."""
+Note = Callable[[str], None]
+"""Called with what a person should know, and which is no error."""
 
 
-def insert_export(
+def insert_export(  # noqa: PLR0913  # the options of an import
     dataset: Dataset,
     path: Path,
     mapping: Mapping[str, str] | None = None,
@@ -52,201 +53,170 @@ def insert_export(
     hull: bool = False,
     progress: AnnotationProgress | None = None,
     dry: bool = False,
+    retract: bool = True,
+    quarantine: bool = False,
+    faults: Faults | None = None,
+    confirm: Confirm = lambda _: False,
+    note: Note = lambda _: None,
 ) -> Report:
     """Make a dataset match an export, whatever events it has received before.
 
     Samples of the exported projects that the file lacks are retracted, unless they changed after
-    the file was written. The file must therefore be an export of a whole project. ``project`` is
-    the project's id, needed if neither the tasks nor the file name that Label Studio gave
-    (``project-2-at-…``) contain it; tasks of JSON_MIN never do. ``mapping``, ``media`` and
-    ``hull`` are as for events. With ``dry``, nothing is changed, and the report says what would be.
+    the newest `updated_at` in the file. Without ``retract``, none is: a filtered export lacks
+    most. ``project`` is the project's id, needed if neither the tasks nor the file name that Label
+    Studio gave (``project-2-at-…``) contain it; tasks of JSON_MIN never do. ``mapping``, ``media``
+    and ``hull`` are as for events. With ``dry``, nothing is changed, and the report says what would
+    be.
 
-    Raises `ImportFileError` for the first annotation that does not fit. Those before it may be
-    stored already; no sample is retracted because the file lacks it.
+    ``confirm`` is asked before anything is stored whether over a fifth of a project's samples, or
+    all of them where the export has no time at all, are to be retracted; and whether a mapping
+    is right that nothing in the file answers. ``note`` gets what a person should know.
+
+    Annotations that do not fit are added to ``faults``, by default to raise the first of them as
+    `ImportFileError`. Those before it may be stored already; no sample is retracted because the
+    file lacks it. With ``quarantine``, they are stored as rejected rows of the inbox, and their
+    samples are retracted, as with events.
     """
-    contents = _Contents(_project_in_name(path) if project is None else project)
-    written = _time_written(path)
+    faults = faults or Faults(keep_going=quarantine)
     rules = check_mapping(dataset.features, mapping, hull=hull)
+    contents = survey(path, project, keep_going=faults.keep_going)
+    _check_answers(path, unanswered(rules, contents.questions, mixed=contents.mixed), confirm)
+    if contents.unreadable and retract:
+        note(
+            f"{contents.unreadable:,} tasks cannot be read; nothing is retracted because the "
+            "export lacks it"
+        )
+        retract = False
+    run = _Import(dataset, path, contents, faults, dry, quarantine)
+    if retract:
+        run.check_retractions(confirm, note)
     converter = AnnotationConverter(dataset, rules, media or MediaReader())
-    total = Report(0, 0, 0, 0, dataset.head)
-    row_count, size = 0, 0
+    size = 0
     try:
-        for batch in _batches(path, contents):
-            states = _fitting_states(path, converter, batch)
-            (outcome,) = apply_states(dataset, TOOL, [states], final=True, dry=dry)
-            total += _report(outcome, total.head)
-            row_count += len(states)
+        for batch in batches(path, contents.given, run.refuse):
+            run.apply(batch, converter.states(each.annotation for each in batch))
             size += sum(each.size for each in batch)
             if progress is not None:
-                progress(row_count, size)
-        # Only after the whole file was read: annotations that were not read yet would be retracted.
-        retracted = _retract_missing(dataset, contents.projects, written, dry=dry)
+                progress(run.rows, size)
+        # Only after the whole file was applied: an error must not leave only retractions.
+        retracted = run.retract() if retract else 0
     except RegistryError as error:
-        if isinstance(error, ImportFileError):
-            error.stored = 0 if dry else row_count
-        if row_count and not dry:
-            error.add_note(
-                f"the first {row_count:,} annotations are stored; importing again is safe"
-            )
+        run.add_stored_rows(error)
         raise
-    return total + Report(0, 0, retracted, 0, dataset.head)
-
-
-def _report(outcome: Outcome, head: Head) -> Report:
-    return Report(outcome.inserted, outcome.revised, outcome.retracted, outcome.unchanged, head)
+    return run.total + Report(0, 0, retracted, 0, dataset.head)
 
 
 @dataclass
-class _ProjectContent:
-    """The annotations of one project in a file: their ids, and the newest `updated_at`."""
+class _Import:
+    """An import of an export that was surveyed."""
 
-    annotations: set[str] = field(default_factory=set)
-    newest: datetime | None = None
+    dataset: Dataset
+    path: Path
+    contents: Contents
+    faults: Faults
+    dry: bool
+    quarantine: bool
+    rows: int = 0
+    total: Report = field(init=False)
 
+    def __post_init__(self) -> None:
+        self.total = Report(0, 0, 0, 0, self.dataset.head)
 
-@dataclass
-class _Contents:
-    """The projects in a file, by id.
+    def check_retractions(self, confirm: Confirm, note: Note) -> None:
+        """Ask about large retractions; raises `ImportFileError` if one is not confirmed."""
+        engine = self.dataset.inbox.engine
+        for project, content in self.contents.projects.items():
+            plan = read(engine, plan_retraction, self.dataset.id, TOOL, project, content)
+            if plan.note is not None:
+                note(plan.note)
+            if plan.question is not None and not confirm(plan.question):
+                raise ImportFileError(
+                    f"{plan.question} Nothing was stored; confirm it with --yes, or import a "
+                    "filtered export with --no-retract",
+                    file=str(self.path),
+                )
 
-    ``given`` is the project that the caller or the file's name gives.
-    """
+    def refuse(self, error: ImportFileError) -> None:
+        """Add a task that cannot be read to the faults, and to the rejected rows."""
+        self.faults.add(error)
+        if self.quarantine and not self.dry:
+            keep_rejected(self.dataset, TOOL, [(error, None)])
 
-    given: int | None
-    projects: dict[str, _ProjectContent] = field(default_factory=dict)
+    def apply(self, batch: Sequence[ExportedAnnotation], states: list[AnnotationState]) -> None:
+        applied = [
+            state
+            for each, state in zip(batch, map(self._checked, batch, states), strict=True)
+            if state is not None
+        ]
+        (outcome,) = apply_states(self.dataset, TOOL, [applied], exported=self._ages, dry=self.dry)
+        self.total += _report(outcome, self.total.head)
+        self.rows += len(applied)
 
-    def add(self, annotation: Annotation) -> None:
-        project = self.projects.setdefault(annotation.id.group, _ProjectContent())
-        project.annotations.add(annotation.id.annotation)
-        moment = annotation.updated_at
-        if moment is not None and (project.newest is None or moment > project.newest):
-            project.newest = moment
+    def retract(self) -> int:
+        """Retract the known annotations that the export lacks; return the number of samples."""
+        retracted: list[Change] = []
+        dataset_id, projects = self.dataset.id, self.contents.projects
 
+        def prepare(connection: Connection) -> list[list[Change]]:
+            # Again, under the lock on the head: events may have come since.
+            plans = [
+                plan_retraction(connection, dataset_id, TOOL, project, content)
+                for project, content in projects.items()
+            ]
+            missing = [identity for plan in plans for identity in plan.missing]
+            table = StateTable.read(connection, dataset_id, TOOL, [], missing, projects)
+            changes = [table.remove(identity) for identity in missing]
+            for project, age in self._ages.items():
+                table.set_exported_at(project, age)
+            table.write()
+            # Replaced, not extended: `prepare` is called again if the connection was lost.
+            retracted[:] = [change for change in changes if change is not None]
+            return changed_groups([retracted], dry=self.dry)
 
-@dataclass(frozen=True)
-class _ExportedAnnotation:
-    """An annotation, the line where its task begins, and its share of the file in characters."""
+        commit(self.dataset, prepare)
+        return len(retracted)
 
-    line: int
-    annotation: Annotation
-    size: int
+    def add_stored_rows(self, error: RegistryError) -> None:
+        """Add to an error how many annotations are already stored."""
+        if isinstance(error, ImportFileError):
+            error.stored = 0 if self.dry else self.rows
+        if self.rows and not self.dry:
+            error.add_note(
+                f"the first {self.rows:,} annotations are stored; importing again is safe"
+            )
 
+    @property
+    def _ages(self) -> dict[str, datetime]:
+        projects = self.contents.projects.items()
+        return {project: content.age for project, content in projects if content.age is not None}
 
-def _batches(path: Path, contents: _Contents) -> Iterator[list[_ExportedAnnotation]]:
-    batch: list[_ExportedAnnotation] = []
-    size = 0
-    for element in _elements(path):
-        try:
-            annotations = _annotations(element.value, contents)
-        except InvalidSampleError as error:
-            raise ImportFileError(error.reason, file=str(path), line=element.line) from None
-        for annotation in annotations:
-            contents.add(annotation)
-            share = element.size // len(annotations)
-            batch.append(_ExportedAnnotation(element.line, annotation, share))
-        size += element.size
-        if len(batch) >= BATCH_ROWS or size >= BATCH_SIZE:
-            # Tasks without annotations have a size, but there is nothing to apply.
-            if batch:
-                yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _elements(path: Path) -> Iterator[Element]:
-    try:
-        yield from elements(path)
-    except OSError as error:
-        raise ImportFileError(error.strerror or str(error), file=str(path)) from error
-
-
-def _annotations(element: Any, contents: _Contents) -> list[Annotation]:
-    """Return the annotations of a task, or the only one of a JSON_MIN record."""
-    if not isinstance(element, Mapping):
-        raise InvalidSampleError(f"a task is an object, not a {type(element).__name__}")
-    if "annotation_id" in element:
-        is_empty = element["annotation_id"] is None  # a task that nobody has annotated
-        return [] if is_empty else [parse_minimal(element, _given_project(contents))]
-    if not isinstance(element.get("data"), Mapping):
-        raise InvalidSampleError(
-            "neither a task with 'data' and 'annotations' nor a record with an 'annotation_id': "
-            "this is no JSON or JSON_MIN export of Label Studio"
-        )
-    given = element.get("annotations")
-    if not isinstance(given, list | None):
-        raise InvalidSampleError(f"'annotations' is a list, not a {type(given).__name__}")
-    annotations = [parse_full(each, element, contents.given) for each in given or ()]
-    if not annotations and isinstance(number := element.get("project", contents.given), int):
-        # A project of which no annotation is left: all its samples have to be retracted.
-        contents.projects.setdefault(str(number), _ProjectContent())
-    return annotations
-
-
-def _given_project(contents: _Contents) -> int:
-    if contents.given is None:
-        raise InvalidSampleError(
-            "JSON_MIN does not say which project this is; name it, or keep the file's name "
-            "as Label Studio gave it (project-2-at-…)"
-        )
-    return contents.given
-
-
-def _fitting_states(
-    path: Path, converter: AnnotationConverter, batch: Sequence[_ExportedAnnotation]
-) -> list[AnnotationState]:
-    states = converter.states(each.annotation for each in batch)
-    for each, state in zip(batch, states, strict=True):
-        if (error := state.error) is not None:
-            raise ImportFileError(
+    def _checked(self, each: ExportedAnnotation, state: AnnotationState) -> AnnotationState | None:
+        """Return the state to apply, None for one that does not fit and is not quarantined."""
+        if (error := state.error) is None:
+            return state
+        self.faults.add(
+            ImportFileError(
                 error.reason,
-                file=str(path),
+                file=str(self.path),
                 line=each.line,
                 key=state.id.key,
                 feature=error.feature,
             )
-    return states
+        )
+        if not self.quarantine:
+            return None
+        reason = f"{self.path.name}, line {each.line}: {error.reason}"
+        return replace(state, error=InvalidSampleError(reason, feature=error.feature))
 
 
-def _retract_missing(
-    dataset: Dataset, projects: Mapping[str, _ProjectContent], written: datetime, *, dry: bool
-) -> int:
-    """Retract the known annotations of projects that their export lacks; return their number."""
-    retracted: list[Change] = []
-
-    def prepare(connection: Connection) -> list[list[Change]]:
-        # An annotation that changed after the file was written may be newer than the export.
-        missing = [
-            identity
-            for project, content in projects.items()
-            for identity, stored in states_of_group(connection, dataset.id, TOOL, project).items()
-            if identity.annotation not in content.annotations
-            and not stored.deleted
-            and (stored.updated_at is None or stored.updated_at <= written)
-        ]
-        records = [(identity, None) for identity in missing]
-        table = StateTable.read(connection, dataset.id, TOOL, records, projects)
-        changes = [table.remove(identity) for identity in missing]
-        for project, content in projects.items():
-            if content.newest is not None:
-                table.set_exported_at(project, content.newest)
-        table.write()
-        # Replaced, not extended: `prepare` is called again if the connection was lost.
-        retracted[:] = [change for change in changes if change is not None]
-        return changed_groups([retracted], dry=dry)
-
-    commit(dataset, prepare)
-    return len(retracted)
+def _check_answers(path: Path, problem: str | None, confirm: Confirm) -> None:
+    """Raise `ImportFileError` if the mapping has a control that nothing answers."""
+    if problem is not None and not confirm(f"{problem}: import it all the same?"):
+        raise ImportFileError(
+            f"{problem}. Nothing was stored; correct the mapping, or confirm it with --yes",
+            file=str(path),
+        )
 
 
-def _time_written(path: Path) -> datetime:
-    # The file has no time of export. A copy that does not keep the modification time looks newer:
-    # annotations made between the export and the copy are retracted then.
-    try:
-        return datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    except OSError as error:
-        raise ImportFileError(error.strerror or str(error), file=str(path)) from error
-
-
-def _project_in_name(path: Path) -> int | None:
-    match = _NAME.search(path.name)
-    return int(match[1]) if match else None
+def _report(outcome: Outcome, head: Head) -> Report:
+    return Report(outcome.inserted, outcome.revised, outcome.retracted, outcome.unchanged, head)
