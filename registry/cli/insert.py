@@ -162,9 +162,9 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
         _check_export_options(paths, key)
         _check_no_options({**options, "rotated": None})
     elif project is not None or no_retract or yes:
-        options_of_exports = "--project, --no-retract, --yes"
         raise typer.BadParameter(
-            f"goes with --format {LABEL_STUDIO}", param_hint=options_of_exports
+            f"goes with --format {LABEL_STUDIO}",
+            param_hint="--project, --no-retract, --yes",
         )
     # Before the first insert: an unknown format of the last file must not leave the others stored.
     sizes = [

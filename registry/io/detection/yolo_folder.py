@@ -21,7 +21,8 @@ from registry.samples.json_codec import describe, excerpt
 CONFIGS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 CLASSES = "classes.txt"
 PARTS = ("train", "val", "test")
-_LONGEST = 1 << 20
+_DEEPEST = 16
+_LONGEST = 1 << 18
 """Maximum number of bytes of a ``data.yaml`` or ``classes.txt``."""
 _MOST_CLASSES = 1 << 16
 
@@ -127,9 +128,15 @@ def _parse(file: Path) -> Mapping[str, Any]:
 
     text = _text(file)
     try:
-        # An alias may stand for a value of any size: a few lines for billions of items.
-        if any(isinstance(each, yaml.AliasEvent) for each in yaml.parse(text, yaml.SafeLoader)):
-            raise ImportFileError("aliases (*name) are not accepted", file=str(file))
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            # An alias may stand for a value of any size: a few lines for billions of items. And
+            # the time that the parser takes grows with the square of the depth.
+            if isinstance(event, yaml.AliasEvent) or depth > _DEEPEST:
+                what = "aliases (*name) are" if depth <= _DEEPEST else "such deep nesting is"
+                raise ImportFileError(f"{what} not accepted", file=str(file))
         config = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -252,7 +259,7 @@ def _listed(name: str, path: Path, root: Path) -> Path:
     """Return the image that a line of a list names, relative to the list or to the dataset."""
     resolved = root.resolve()
     for folder in (path.parent, root):
-        with suppress(OSError, RuntimeError):
+        with suppress(ValueError, OSError, RuntimeError):
             file = (folder / name).resolve()
             if file.is_relative_to(resolved) and file.is_file():
                 return root / file.relative_to(resolved)
