@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from registry.errors import ExportFileError, ImportFileError
-from registry.io.detection import coco, voc, yolo
+from registry.io.detection import coco, cvat, labelme, voc, yolo
 from registry.io.files import csv, image_folder, jsonl, npz, webdataset
 from registry.io.labeling import argilla_export, conll, doccano, prodigy
 from registry.io.live_samples import Samples
@@ -91,6 +91,12 @@ def _load_voc() -> _Functions:
     return _Functions(voc.read)
 
 
+def _load_cvat() -> _Functions:
+    import defusedxml  # noqa: F401, PLC0415  # an extra
+
+    return _Functions(cvat.read)
+
+
 FORMATS = {
     "jsonl": FileFormat(
         lambda: _Functions(jsonl.read, jsonl.writer),
@@ -130,6 +136,12 @@ FORMATS = {
         unit="image",
         extra="xml",
         options=("boxes", "difficult", "part", "roots"),
+    ),
+    "cvat": FileFormat(
+        _load_cvat, unit="image", extra="xml", options=("boxes", "rotated", "unlabelled", "roots")
+    ),
+    "labelme": FileFormat(
+        lambda: _Functions(labelme.read), unit="image", options=("boxes", "rotated", "roots")
     ),
     "json": FileFormat(lambda: _Functions(jsonl.read_array), unit="element"),
     "prodigy": FileFormat(lambda: _Functions(prodigy.read), root=True),

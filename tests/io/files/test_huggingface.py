@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image as Pillow
 
+import registry
 from registry import Bytes, ClassLabel, Dataset, Image, Ragged, Registry, Tensor, Text
 from registry.errors import ImportFileError
 from registry.io.export_file import export_file
@@ -33,6 +34,11 @@ EVERYTHING: dict[str, Feature] = {
     "count": Tensor("int64"),
     "tokens": Ragged("int16"),
     "boxes": Ragged("float32", (4,)),
+}
+PETS: dict[str, Feature] = {
+    "image": Image(),
+    "kind": ClassLabel(["cat", "dog"]),
+    "text": Text(),
 }
 ROWS: list[dict[str, Any]] = [
     {
@@ -118,8 +124,7 @@ def written(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pets(reg: Registry) -> Dataset:
-    kind = ClassLabel(["cat", "dog"])
-    return reg.create("pets", {"image": Image(), "kind": kind, "text": Text()})
+    return reg.create("pets", PETS)
 
 
 def test_a_folder_of_shards_makes_the_samples_of_its_files(pets: Dataset, written: Path) -> None:
@@ -167,17 +172,19 @@ def test_a_file_that_is_named_by_its_path_is_read_from_a_root(
     ],
 )
 def test_a_bad_row_is_named_and_nothing_is_stored(
-    pets: Dataset, written: Path, column: str, value: Any, reason: str
+    sqlite_url: str, written: Path, column: str, value: Any, reason: str
 ) -> None:
     path = sorted(written.rglob("*.parquet"))[1]
     table = pq.read_table(path)
     values = [*table[column].to_pylist()[:1], value]
     index = table.column_names.index(column)
     pq.write_table(table.set_column(index, column, pa.array(values, table[column].type)), path)
-    with pytest.raises(ImportFileError, match=reason) as caught:
-        insert_file(pets, written)
-    assert str(caught.value.key).startswith(f"{path.name}:2:")
-    assert len(pets) == 0
+    with registry.connect(sqlite_url) as reg:
+        pets = reg.create("pets", PETS)
+        with pytest.raises(ImportFileError, match=reason) as caught:
+            insert_file(pets, written)
+        assert str(caught.value.key).startswith(f"{path.name}:2:")
+        assert len(pets) == 0
 
 
 def test_a_damaged_shard_is_named(pets: Dataset, written: Path) -> None:

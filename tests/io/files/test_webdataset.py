@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import registry
 from registry import Bytes, ClassLabel, Dataset, Features, Image, Registry, Tensor, Text
 from registry.errors import ImportFileError
 from registry.io.files.webdataset import read
@@ -109,32 +110,34 @@ def test_a_mapping_names_extensions_and_the_properties_of_json(tmp_path: Path) -
     ],
 )
 def test_a_hostile_or_incomplete_archive_is_refused(
-    reg: Registry, tmp_path: Path, files: Files, change: dict[str, Any] | None, reason: str
+    sqlite_url: str, tmp_path: Path, files: Files, change: dict[str, Any] | None, reason: str
 ) -> None:
-    dataset = reg.create("d", {"image": Image("png"), "kind": ClassLabel(["cat", "dog"])})
 
     def alter(info: tarfile.TarInfo) -> None:
         for name, value in (change or {}).items():
             setattr(info, name, value)
 
     path = archive(tmp_path / "bad.tar", files, alter)
-    with pytest.raises(ImportFileError, match=reason) as caught:
-        insert_file(dataset, path)
-    assert caught.value.file == str(path)
-    assert len(dataset) == 0
+    with registry.connect(sqlite_url) as reg:
+        dataset = reg.create("d", {"image": Image("png"), "kind": ClassLabel(["cat", "dog"])})
+        with pytest.raises(ImportFileError, match=reason) as caught:
+            insert_file(dataset, path)
+        assert caught.value.file == str(path)
+        assert len(dataset) == 0
 
 
 @pytest.mark.parametrize("size", [0, 100, 512, 700, 1500])
-def test_a_damaged_archive_is_refused(pets: Dataset, tmp_path: Path, size: int) -> None:
+def test_a_damaged_archive_is_refused(tmp_path: Path, size: int) -> None:
+    features = Features({"image": Image(), "kind": ClassLabel(["cat", "dog"])})
     whole = archive(tmp_path / "whole.tar", TWO).read_bytes()
     cut = tmp_path / "cut.tar"
     cut.write_bytes(whole[:size])
     with pytest.raises(ImportFileError, match=r"cut.tar: .*(damaged|no file|ends)"):
-        list(read(cut, pets.features, None, {}))
+        list(read(cut, features, None, {}))
     packed = tmp_path / "cut.tar.gz"
     packed.write_bytes(gzip.compress(whole)[: size // 8])
     with pytest.raises(ImportFileError, match=r"cut.tar.gz: the archive is damaged"):
-        list(read(packed, pets.features, None, {}))
+        list(read(packed, features, None, {}))
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.REGTYPE])
