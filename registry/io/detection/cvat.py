@@ -65,9 +65,13 @@ def read(
                 skip = unlabelled == "skip" or (unlabelled is None and "label" in fields.used)
             if skip and len(element) == 0:
                 continue
-            with import_errors(path, line=number, unit="image", name=label):
-                image = _image(element, number, label, file, fields)
-            yield sampler.row(image)
+            try:
+                with import_errors(path, line=number, unit="image", name=label):
+                    image = _image(element, number, label, file, fields)
+                row = sampler.row(image)
+            except ImportFileError as error:
+                row = FileRow(number, {}, None, b"", error)
+            yield row
 
 
 def _image(

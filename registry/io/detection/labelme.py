@@ -58,25 +58,37 @@ def read(
     sampler = Sampler(path, features, key, mapping, boxes)
     fields = ShapeFields(sampler.paths, hulls=rotated == "hull")
     base = path if path.is_dir() else path.parent
+    folder = base.resolve().name
     for number, file in enumerate(_files(path), 1):
         name = file.relative_to(base).with_suffix("").as_posix()
-        with import_errors(path, line=number, unit="image", name=f"{name}.json"):
-            parsed = _parse(file)
-            shapes = _shapes(parsed)
-            boxed = fields.boxed(shapes)
-            size = _size(parsed)
-            image = AnnotatedImage(
-                number,
-                f"labelme:{base.resolve().name}/{name}",
-                f"{name}.json",
-                [box_of(shape, size) for shape in boxed],
-                "xyxy",
-                [shape.name for shape in boxed],
-                size,
-                partial(_load, parsed, file, roots),
-                {**_facts(parsed, size), **fields.fields(shapes, boxed)},
-            )
-        yield sampler.row(image)
+        try:
+            with import_errors(path, line=number, unit="image", name=f"{name}.json"):
+                image = _image(file, number, (folder, name), roots, fields)
+            row = sampler.row(image)
+        except ImportFileError as error:
+            row = FileRow(number, {}, None, b"", error)
+        yield row
+
+
+def _image(
+    file: Path, number: int, names: tuple[str, str], roots: Sequence[Path], fields: ShapeFields
+) -> AnnotatedImage:
+    folder, name = names
+    parsed = _parse(file)
+    shapes = _shapes(parsed)
+    boxed = fields.boxed(shapes)
+    size = _size(parsed)
+    return AnnotatedImage(
+        number,
+        f"labelme:{folder}/{name}",
+        f"{name}.json",
+        [box_of(shape, size) for shape in boxed],
+        "xyxy",
+        [shape.name for shape in boxed],
+        size,
+        partial(_load, parsed, file, roots),
+        {**_facts(parsed, size), **fields.fields(shapes, boxed)},
+    )
 
 
 def _files(path: Path) -> list[Path]:

@@ -71,16 +71,19 @@ def read(
                     for name, feature in features.items()
                 }
                 values = from_fields(unnamed(features), values)
+                problem = None
             except InvalidSampleError as error:
-                raise ImportFileError(
+                values = {}
+                problem = ImportFileError(
                     error.reason,
                     file=str(path),
                     line=number,
                     key=row_key,
                     feature=error.feature,
                     unit="sample",
-                ) from None
-            yield FileRow(number, values, row_key, fingerprint(sample.files.values()))
+                )
+            raw = fingerprint(sample.files.values())
+            yield FileRow(number, values, row_key, raw, problem)
     except ImportFileError:
         raise
     except (ValueError, *_DAMAGE) as error:

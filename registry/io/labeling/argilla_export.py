@@ -39,9 +39,10 @@ def read(
                     raw = fingerprint(values.values())
                     yield FileRow(element.line, values, annotation.id.key, raw)
         except InvalidSampleError as error:
-            raise ImportFileError(
+            problem = ImportFileError(
                 error.reason, file=str(path), line=element.line, feature=error.feature
-            ) from None
+            )
+            yield FileRow(element.line, {}, None, b"", problem)
 
 
 def _annotations(element: Any) -> Iterator[Annotation]:

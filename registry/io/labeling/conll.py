@@ -20,6 +20,7 @@ from registry.io.row import FieldMapping, FileRow, as_key, value_at
 from registry.samples.features import LARGEST_RECORD, Features
 from registry.samples.json_codec import excerpt
 
+_START = "-DOCSTART-"
 _TAG = re.compile(r"([BIELSU])-(.+)")
 _COMMENT = re.compile(r"#\s*(id|sent_id|newdoc id)\b\s*=?\s*(\S+)|#[^\t]* = ")
 
@@ -48,31 +49,50 @@ def read(
     ``tags``; ``document``, the number of its document from 0; and ``id``, where a comment has one.
     Raises `ImportFileError` with the line.
     """
-    roots = {mapping.get(name, name).partition(".")[0]: name for name in reversed([*features])}
-    document = -1
-    columns = 0
+    reader = _Reader(path, features, key, mapping)
+    document, columns = -1, 0
     for sentence in _sentences(path):
-        first = sentence.tokens[0]
-        if first.columns[0] == "-DOCSTART-":
+        first = sentence.tokens[0].columns
+        if first[0] == _START:
             document += 1
             continue
-        columns = columns or len(first.columns)
+        columns = columns or len(first)
+        yield reader.row(sentence, max(document, 0), columns)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    path: Path
+    features: Features
+    key: str | None
+    mapping: FieldMapping
+
+    def row(self, sentence: _Sentence, document: int, columns: int) -> FileRow:
+        """Return a sentence's sample, or a row with its error."""
+        row_key, raw, line, feature = None, b"\n".join(sentence.raw), sentence.line, None
+        fields: dict[str, Any] = {}
         try:
             _check(sentence, columns)
-            fields = _fields(sentence, max(document, 0), roots.get("spans"))
-            row_key = None if key is None else as_key(value_at(fields, key), key)
-            values = select_values(features, mapping, fields)
+            fields = _fields(sentence, document, self._spans_feature)
+            row_key = None if self.key is None else as_key(value_at(fields, self.key), self.key)
+            values = select_values(self.features, self.mapping, fields)
+            return FileRow(line, values, row_key, raw)
         except _TokenError as error:
-            raise ImportFileError(
-                str(error), file=str(path), line=error.line, feature=error.feature
-            ) from None
+            reason, line, feature = str(error), error.line, error.feature
         except InvalidSampleError as error:
-            raise ImportFileError(
-                error.reason, file=str(path), line=sentence.line, feature=error.feature
-            ) from None
+            reason, feature = error.reason, error.feature
         except ValueError as error:
-            raise ImportFileError(str(error), file=str(path), line=sentence.line) from None
-        yield FileRow(sentence.line, values, row_key, b"\n".join(sentence.raw))
+            reason = str(error)
+        problem = ImportFileError(
+            reason, file=str(self.path), line=line, key=row_key, feature=feature
+        )
+        return FileRow(sentence.line, fields, row_key, raw, problem)
+
+    @property
+    def _spans_feature(self) -> str | None:
+        """The first feature that takes the spans."""
+        paths = {name: self.mapping.get(name, name) for name in self.features}
+        return next((name for name in paths if paths[name].partition(".")[0] == "spans"), None)
 
 
 class _TokenError(Exception):
@@ -91,12 +111,12 @@ def _sentences(path: Path) -> Iterator[_Sentence]:
             text = decode(raw)
         except ValueError as error:
             raise ImportFileError(str(error), file=str(path), line=number) from None
-        is_start = text.startswith("-DOCSTART-")
+        is_start = text.startswith(_START)
         if (not text.strip() or is_start) and sentence.tokens:
             yield sentence
             sentence = _Sentence()
         if is_start:
-            yield _Sentence(number, tokens=[_Token(number, ["-DOCSTART-"])])
+            yield _Sentence(number, tokens=[_Token(number, [_START])])
         elif not sentence.tokens and (comment := _COMMENT.match(text)):
             sentence.id = comment[2] if comment[1] in ("id", "sent_id") else sentence.id
         elif text.strip():

@@ -18,6 +18,7 @@ from registry.io.detection import cvat, labelme
 from registry.io.formats import FORMATS, find_reader
 from registry.io.import_file import insert_file
 from registry.samples.features import Feature
+from tests.support.file_rows import fitting
 from tests.support.image_files import PNG, png
 from tests.support.label_studio_project import samples
 
@@ -131,7 +132,7 @@ def test_what_is_no_box_is_refused_or_its_hull(
     features = Features({"boxes": Ragged("float32", (4,))})
     path = xml(tmp_path / "a.xml", image("a.png", shape))
     with pytest.raises(ImportFileError, match=r"image 1: image 'a.png': shape 1 .* with --rotated"):
-        list(cvat.read(path, features, None, {}))
+        fitting(cvat.read(path, features, None, {}))
     (row,) = cvat.read(path, features, None, {}, boxes="xyxy", rotated="hull")
     clipped = np.clip(hull, 0, [100, 50, 100, 50])
     assert np.asarray(row.values["boxes"]) == pytest.approx(clipped[None])
@@ -178,7 +179,7 @@ def test_a_file_of_cvat_that_is_wrong_is_refused(tmp_path: Path, content: str, r
     path = folder / "annotations.xml"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(ImportFileError, match=reason) as caught:
-        list(cvat.read(path, Features(BOXES), None, {}))
+        fitting(cvat.read(path, Features(BOXES), None, {}))
     assert caught.value.file == str(path)
 
 
@@ -188,6 +189,9 @@ def test_nothing_of_a_file_with_a_fault_is_stored(cars: Dataset, street: Path) -
     with pytest.raises(ImportFileError, match=r"image 3: image 'c.png': 'c.png' is no file below"):
         insert_file(cars, street)
     assert len(cars) == 0
+    assert insert_file(cars, street, quarantine=True).inserted == 2
+    (rejected,) = cars.inbox.refused()
+    assert "image 3: image 'c.png': 'c.png' is no file below" in str(rejected.error)
 
 
 def test_a_long_file_is_read_as_a_stream(tmp_path: Path) -> None:
@@ -271,7 +275,7 @@ def test_the_hull_of_a_circle_is_its_square(tmp_path: Path) -> None:
     path = save(tmp_path / "a.json", labeled(shapes=[shape]))
     features = Features({"boxes": Ragged("float32", (4,))})
     with pytest.raises(ImportFileError, match=r"a.json: shape 1 \(circle\) is a circle, which"):
-        list(labelme.read(path, features, None, {}))
+        fitting(labelme.read(path, features, None, {}))
     (row,) = labelme.read(path, features, None, {}, boxes="xywh", rotated="hull")
     assert np.asarray(row.values["boxes"]).tolist() == [pytest.approx([45, 20, 10, 10])]
 
@@ -305,5 +309,5 @@ def test_a_file_of_labelme_that_is_wrong_is_named(
     (tmp_path / "secret.png").write_bytes(png())
     path = save(tmp_path / "street" / "a.json", content)
     with pytest.raises(ImportFileError, match=reason) as caught:
-        list(labelme.read(path, Features(BOXES), None, NAMED))
+        fitting(labelme.read(path, Features(BOXES), None, NAMED))
     assert caught.value.file == str(path)

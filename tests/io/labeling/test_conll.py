@@ -14,6 +14,7 @@ from registry.errors import ImportFileError
 from registry.io.import_file import insert_file
 from registry.io.labeling.conll import read
 from registry.samples.features import Feature
+from tests.support.file_rows import fitting
 from tests.support.label_studio_project import samples
 
 ENTITIES: dict[str, Feature] = {
@@ -56,6 +57,9 @@ def test_sentences_are_samples(reg: Registry, tmp_path: Path) -> None:
     with pytest.raises(ImportFileError, match="line 9, feature 'spans': tag 'PER' is none of BIO"):
         insert_file(dataset, path, mapping=KINDS)
     assert len(dataset) == 3
+    assert insert_file(dataset, path, mapping=KINDS, quarantine=True).unchanged == 2
+    (rejected,) = dataset.inbox.refused()
+    assert "line 9, feature 'spans': tag 'PER'" in str(rejected.error)
 
 
 def test_tokens_tags_and_documents_are_fields(tmp_path: Path) -> None:
@@ -71,7 +75,7 @@ def test_tokens_tags_and_documents_are_fields(tmp_path: Path) -> None:
     }
     assert [row.line for row in rows] == [3, 8, 14]
     with pytest.raises(ImportFileError, match="line 3: there is no 'id'"):
-        list(read(path, features, "id", mapping))
+        fitting(read(path, features, "id", mapping))
 
 
 WORDS = st.text(st.characters(exclude_categories=("Z", "C")), min_size=1).filter(
@@ -128,7 +132,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, reason: str) -> None:
     path = tmp_path / "bad.conll"
     path.write_bytes(f"in O\nthe O\n{line}\n\nEnd O\n".encode("latin-1"))
     with pytest.raises(ImportFileError, match=reason):
-        list(read(path, Features(ENTITIES), None, KINDS))
+        fitting(read(path, Features(ENTITIES), None, KINDS))
 
 
 def test_tags_that_no_feature_needs_may_be_anything(tmp_path: Path) -> None:
