@@ -6,13 +6,14 @@ joined into batches. A batch is a transaction; a piece bounds the Python objects
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from registry.errors import ImportFileError, InvalidSampleError
 from registry.io.row import FileRow, line_key
+from registry.io.row_media import is_named
 from registry.samples.codec import Codec
 from registry.storage.log.batch import Amend, Batch
 from registry.storage.log.changes import insertion
@@ -48,6 +49,9 @@ class _Piece:
     values: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     size: int = 0
+    """Bytes in the file."""
+    weight: int = 0
+    """Bytes in memory, about: more than in the file if rows name images by paths or URIs."""
 
     def remove(self, row: int) -> None:
         for column in (self.lines, self.values, self.keys):
@@ -65,17 +69,19 @@ def batches(
     lines: list[int] = []
     keys: list[str] = []
     records: list[Any] = []
-    size = 0
+    size = weight = 0
+    named = [name for name, feature in codec.features.items() if is_named(feature)]
     # Of a piece that is packed, only the records are kept: plain bytes, no Python objects.
-    for piece in _pieces(rows, origin.name, refuse or _raise):
+    for piece in _pieces(rows, named, origin.name, refuse or _raise):
         # Before the keys: rows that do not fit are removed from the piece.
         records += _pack(codec, piece, origin, refuse)
         lines += piece.lines
         keys += piece.keys
         size += piece.size
-        if len(keys) >= BATCH_ROWS or size >= BATCH_BYTES:
+        weight += piece.weight
+        if len(keys) >= BATCH_ROWS or weight >= BATCH_BYTES:
             yield _batch(lines, keys, records, origin, refuse or _raise), size
-            lines, keys, records, size = [], [], [], 0
+            lines, keys, records, size, weight = [], [], [], 0, 0
     if keys:
         yield _batch(lines, keys, records, origin, refuse or _raise), size
 
@@ -84,9 +90,11 @@ def _raise(error: ImportFileError, _: Mapping[str, Any] | None) -> NoReturn:
     raise error
 
 
-def _pieces(rows: Iterable[FileRow], name: str, refuse: Refuse) -> Iterator[_Piece]:
+def _pieces(
+    rows: Iterable[FileRow], named: Sequence[str], name: str, refuse: Refuse
+) -> Iterator[_Piece]:
     piece = _Piece()
-    count, size = 0, 0
+    count, size, weight = 0, 0, 0
     for line, values, key, raw, error in rows:
         if error is not None:
             refuse(error, values)
@@ -98,15 +106,23 @@ def _pieces(rows: Iterable[FileRow], name: str, refuse: Refuse) -> Iterator[_Pie
         piece.values.append(values)
         piece.keys.append(key)
         count += 1
-        size += len(raw) + 1  # the line end, which ``raw`` lacks
-        if count == PIECE_ROWS or size >= PIECE_BYTES:
-            piece.size = size
+        row_size = len(raw) + 1  # the line end, which ``raw`` lacks
+        size += row_size
+        weight += max(row_size, _named_bytes(values, named)) if named else row_size
+        if count == PIECE_ROWS or weight >= PIECE_BYTES:
+            piece.size, piece.weight = size, weight
             yield piece
             piece = _Piece()
-            count, size = 0, 0
+            count, size, weight = 0, 0, 0
     if count:
-        piece.size = size
+        piece.size, piece.weight = size, weight
         yield piece
+
+
+def _named_bytes(values: Mapping[str, Any], named: Sequence[str]) -> int:
+    """Return the bytes of a row that may have been read from elsewhere than the file."""
+    contents = (values.get(name) for name in named)
+    return sum(len(content) for content in contents if isinstance(content, bytes))
 
 
 def _pack(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Protocol, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -22,6 +23,8 @@ from registry.samples.json_codec import excerpt, from_base64
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+REQUEST_BYTES = 64 << 20
+"""Bytes of all files and URIs that one request, such as an event, may name."""
 HIDDEN = "?…"
 """The end of a URI of which `safe` has removed the query."""
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}\Z")
@@ -56,6 +59,22 @@ class Fetches(Protocol):
     def close(self) -> None: ...
 
 
+class Budget:
+    """Bytes that one request may still keep in memory. Thread-safe."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._lock = Lock()
+
+    def take(self, size: int) -> bool:
+        """Return whether this many bytes were left, and take them."""
+        with self._lock:
+            if size > self._left:
+                return False
+            self._left -= size
+            return True
+
+
 @dataclass(frozen=True)
 class MediaReader:
     """Reads what texts name: files below ``roots``, and URIs that ``fetcher`` may fetch.
@@ -66,6 +85,7 @@ class MediaReader:
 
     roots: Sequence[Path] = ()
     fetcher: Fetches | None = None
+    budget: Budget | None = None
 
     def load(self, text: str) -> bytes:
         """Return the content of base64 text, a ``data:`` URI, a path, or another URI.
@@ -79,7 +99,7 @@ class MediaReader:
         # Not `urlsplit`, which takes any text before a colon as a scheme.
         scheme = text.partition("://")[0].lower() if "://" in text else ""
         if scheme not in ("", "file"):
-            return self._fetch(text)
+            return self._within_budget(self._fetch(text), text)
         if not scheme and _may_be_base64(text):
             # A name such as `cats/a1b2cd` would otherwise be decoded, and its bytes stored.
             if self._is_file(text):
@@ -88,7 +108,7 @@ class MediaReader:
                     "./NAME for the file, or data:;base64,… for the bytes"
                 )
             return from_base64(text)
-        return self._read_path(text, scheme)
+        return self._within_budget(self._read_path(text, scheme), text)
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Yield the results of ``work``, in order; with a fetcher, several at the same time."""
@@ -99,12 +119,24 @@ class MediaReader:
         return replace(self, roots=[*self.roots, *folders])
 
     def within(self, seconds: float) -> MediaReader:
-        """Return a reader for one request, which has this time for all that it fetches."""
-        return self if self.fetcher is None else replace(self, fetcher=self.fetcher.within(seconds))
+        """Return a reader for one request: for all that it fetches, and for all that it reads.
+
+        It has this time to fetch, and may read `REQUEST_BYTES`.
+        """
+        fetcher = None if self.fetcher is None else self.fetcher.within(seconds)
+        return replace(self, fetcher=fetcher, budget=Budget(REQUEST_BYTES))
 
     def close(self) -> None:
         if self.fetcher is not None:
             self.fetcher.close()
+
+    def _within_budget(self, content: bytes, text: str) -> bytes:
+        if self.budget is not None and not self.budget.take(len(content)):
+            raise ValueError(
+                f"{excerpt(safe(text))} was not kept: what the request names has over "
+                f"{REQUEST_BYTES:,} bytes; registry inbox retry reads it"
+            )
+        return content
 
     def _fetch(self, uri: str) -> bytes:
         if self.fetcher is None:

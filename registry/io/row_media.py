@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.errors import ImportFileError
-from registry.io.media import MediaReader
+from registry.io.media import MediaReader, safe
 from registry.io.row import FileRow
 from registry.samples.features import Bytes, Feature, Features, Image
 
@@ -35,7 +35,9 @@ def with_media(
                 problem = ImportFileError(
                     str(error), file=str(path), line=row.line, key=row.key, feature=name, unit=unit
                 )
-                return row._replace(error=problem)
+                # The values are kept with the error, where no password belongs.
+                hidden = {each: safe(named) for each, named in texts.items()}
+                return row._replace(values=row.values | hidden, error=problem)
         return row._replace(values=row.values | loaded)
 
     return media.map(load, rows)

@@ -39,7 +39,7 @@ class MediaEvents:
         Raises `Problem` if the database takes too long.
         """
         if self._media.fetcher is None:
-            return await self._pools.write(work, self._media)
+            return await self._pools.write(work, self._media.within(self._seconds))
         if not fetches:
             return await self._pools.write(work, MediaReader())
         reader = self._media.within(self._seconds)

@@ -348,7 +348,10 @@ def test_fetches_at_a_time_are_bounded_and_their_results_in_order(server: MediaS
     assert most == [LIMITS.at_a_time]
 
 
-def test_a_request_fetches_a_uri_once_within_its_time_and_size(server: MediaServer) -> None:
+def test_a_request_fetches_a_uri_once_within_its_time_and_size(
+    server: MediaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registry.io.media.REQUEST_BYTES", 1_000_000)
     server.answers |= {
         "/a/slow": servers.silent,
         "/a/large": bytes(900_000),

@@ -131,7 +131,7 @@ class Fetcher:
 class RequestFetcher:
     """Fetches for one request, such as a webhook: each URI once, within one time for all of them.
 
-    The contents are kept until the request ends; together they may be as large as one may be.
+    The contents are kept until the request ends.
     """
 
     def __init__(self, fetcher: Fetcher, seconds: float) -> None:
@@ -139,23 +139,13 @@ class RequestFetcher:
         self._deadline = time.monotonic() + seconds
         self._lock = threading.Lock()
         self._started: dict[str, Future[bytes]] = {}
-        self._sizes: dict[str, int] = {}
 
     def fetch(self, uri: str) -> bytes:
         """Return the content of a URI; raises `ValueError` with the reason."""
         with self._lock:
             if uri not in self._started:
                 self._started[uri] = self._start(uri)
-        content = self._started[uri].result()
-        with self._lock:
-            self._sizes[uri] = len(content)
-            if sum(self._sizes.values()) > self._fetcher.limits.size:
-                del self._sizes[uri], self._started[uri]
-                raise ValueError(
-                    f"{excerpt(safe(uri))} was not kept: what the request names has over "
-                    f"{self._fetcher.limits.size:,} bytes; registry inbox retry fetches it"
-                )
-        return content
+        return self._started[uri].result()
 
     def upload(self, path: str) -> str | None:
         """Return what the fetcher returns."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -13,6 +13,9 @@ from registry.io.labeling.annotation_state import AnnotationState
 from registry.io.labeling.mapping import Rules, readable_values, values_of
 from registry.io.media import MediaReader
 from registry.samples.codec import Codec, rows_to_columns
+
+PART_BYTES = 16 << 20
+"""Bytes of records that are applied together: images that tasks name are not in the file's size."""
 
 
 @dataclass
@@ -30,6 +33,19 @@ class AnnotationConverter:
     def states(self, annotations: Iterable[Annotation]) -> list[AnnotationState]:
         """Return the states of annotations, in order; one that does not fit has an ``error``."""
         return [*self.media.map(self._state, annotations)]
+
+    def parts(self, annotations: Iterable[Annotation]) -> Iterator[list[AnnotationState]]:
+        """Yield the states of annotations, in order, in lists of records of some MiB."""
+        states: list[AnnotationState] = []
+        size = 0
+        for state in self.media.map(self._state, annotations):
+            states.append(state)
+            size += len(state.record or b"")
+            if size >= PART_BYTES:
+                yield states
+                states, size = [], 0
+        if states:
+            yield states
 
     def _state(self, annotation: Annotation) -> AnnotationState:
         identity, updated_at = annotation.id, annotation.updated_at

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -94,7 +95,9 @@ def insert_export(  # noqa: PLR0913  # the options of an import
     size = 0
     try:
         for batch in batches(path, contents.given, run.refuse):
-            run.apply(batch, converter.states(each.annotation for each in batch))
+            remaining = iter(batch)
+            for states in converter.parts(each.annotation for each in batch):
+                run.apply([*islice(remaining, len(states))], states)
             size += sum(each.size for each in batch)
             if progress is not None:
                 progress(run.rows, size)
