@@ -1,13 +1,14 @@
 """Decoding images sample by sample, and naming one that cannot be decoded.
 
-1. Each chunk of samples becomes a dataset of pairs: the position that is expected next, and the
-   next sample that was decoded, with its position. `ignore_errors` drops samples that fail.
-2. The pairs are cut into batches, and the two positions of each pair are compared.
-3. If they differ, or a chunk runs out of pairs, a sample was dropped. Then Python reads the samples
-   at the expected positions from the database, decodes them one by one, and raises `ImageError`
-   for the first that fails.
+1. Each chunk of samples becomes a dataset of pairs of batches: the positions that are expected,
+   and the next samples that were decoded, with their positions. `ignore_errors` drops samples that
+   cannot be decoded, and batches of images that differ in size.
+2. The positions of a pair are compared.
+3. If they differ, or a chunk runs out of pairs, something was dropped. Then Python reads the
+   samples at the expected positions from the database, decodes them one by one, and raises an error
+   that names the first that fails, or the first two in a batch that differ in size.
 
-Why: TensorFlow's decoders fail the whole step and do not report which sample it was. No operation
+Why: TensorFlow's operations fail the whole step and do not report which sample it was. No operation
 catches that but `ignore_errors`. No Python runs in this module while all images can be decoded.
 
 The rows of a chunk are cut apart by `from_tensor_slices` within the graph: its slices share the
@@ -18,13 +19,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from registry.errors import ImageError
+from registry.errors import ImageError, TrainingError
 from registry.samples.arrays import Positions
 from registry.samples.features import Ragged
 from registry.storage.database.transactions import read
@@ -59,20 +61,13 @@ def batches(
     TensorFlow's error with the text of an `ImageError`.
     """
     ragged = any(isinstance(elements.features[name], Ragged) for name in elements.wanted)
-    decoder = _Decoder(elements, log, batch_size)
-
-    def check(batch: Any) -> Any:
-        columns = decoder.check(batch)
-        return columns if ragged else elements.select(columns)
-
-    parts = InterleaveDataset(chunks, decoder.decode_chunk)
+    select = dict if ragged else elements.select
+    parts = InterleaveDataset(chunks, _Decoder(elements, log, batch_size, select).decode_chunk)
     rebatched = RebatchDataset(parts, batch_size, drop_remainder=drop_remainder)
-    # One call: batches need no more work, and parallel ones would hold more images in memory.
-    intact = MapDataset(rebatched, check, 1)
     if not ragged:
-        return intact
+        return rebatched
     return map_plainly(
-        intact, lambda batch: elements.select(ragged_from_bytes(elements.features, batch))
+        rebatched, lambda batch: elements.select(ragged_from_bytes(elements.features, batch))
     )
 
 
@@ -83,15 +78,19 @@ class _Decoder:
     elements: Elements
     log: Log
     batch_size: int
+    select: Callable[[dict[str, Any]], Any]
+    """Makes an element of the columns of a batch."""
 
     def decode_chunk(self, chunk: Any) -> tf.data.Dataset:
-        """Return batches of pairs: the expected position, and the next sample that was decoded."""
+        """Return batches of the samples in a chunk."""
         positions, _ = chunk
         samples = tf.data.Dataset.from_tensor_slices(chunk)
-        expected = tf.data.Dataset.from_tensor_slices(positions)
-        # Ends before the chunk does if samples were dropped. `failure` then takes the next place.
         decoded = MapDataset(samples, self._decode, DECODERS).ignore_errors()
-        pairs = tf.data.Dataset.zip(expected, decoded)
+        # Ends before the chunk does if any were dropped. `failure` then takes the next place.
+        batches = decoded.batch(self.batch_size).ignore_errors()
+        # From the positions alone: `samples` would be sliced twice.
+        expected = tf.data.Dataset.from_tensor_slices(positions).batch(self.batch_size)
+        pairs = tf.data.Dataset.zip(expected, batches)
 
         def fail(all_positions: Any) -> Any:
             number = tf.numpy_function(self._raise_error, [all_positions], tf.int64)
@@ -102,40 +101,49 @@ class _Decoder:
 
         failure = MapDataset(tf.data.Dataset.from_tensors(positions), fail, 1)
         # Without the `take`, `fail` would run after every intact chunk.
-        complete = pairs.concatenate(failure).take(tf.size(positions, tf.int64))
-        # Batched here already: passing samples on one by one takes as long as decoding small ones.
-        return complete.batch(self.batch_size)
+        count = -(-tf.size(positions, tf.int64) // self.batch_size)
+        complete = pairs.concatenate(failure).take(count)
+        # One call: batches need no more work, and parallel ones would hold more images in memory.
+        return MapDataset(complete, self._check, 1)
 
-    def check(self, batch: Any) -> Any:
-        """Return the columns of a batch of pairs whose positions are equal; else raise an error."""
-        expected, (decoded, columns) = batch
-        skipped = expected[tf.not_equal(expected, decoded)]
+    def _check(self, pair: Any) -> Any:
+        """Return the columns of a batch if it has the expected positions; else raise an error."""
+        expected, (decoded, columns) = pair
+        # The last batch of a chunk is shorter than that which takes its place, or longer.
+        count = tf.minimum(tf.size(expected), tf.size(decoded))
+        same = tf.equal(tf.size(expected), tf.size(decoded))
+        same &= tf.reduce_all(tf.equal(expected[:count], decoded[:count]))
         checked = tf.cond(
-            tf.equal(tf.size(skipped), 0),
+            same,
             lambda: tf.constant(0, tf.int64),
-            lambda: tf.numpy_function(self._raise_error, [skipped[:1]], tf.int64),
+            lambda: tf.numpy_function(self._raise_error, [expected], tf.int64),
         )
         # Operations outside of this block would not wait for the check.
         with tf.control_dependencies([checked]):
-            return tf.nest.map_structure(tf.identity, columns)
+            return self.select(tf.nest.map_structure(tf.identity, columns))
 
     def _decode(self, sample: Any) -> Any:
         position, columns = sample
         return position, self.elements.decode_images(columns)
 
     def _raise_error(self, positions: Positions) -> np.int64:
-        raise _image_error(self.log, self.elements, positions)
+        for after in range(0, len(positions), self.batch_size):
+            _refuse_broken(self.log, self.elements, positions[after : after + self.batch_size])
+        raise TrainingError(
+            "a batch of images could not be made, but then it could: the memory may have run out"
+        )
 
 
 def _blank(spec: tf.TensorSpec) -> Any:
     return tf.zeros([side or 0 for side in spec.shape], spec.dtype)
 
 
-def _image_error(log: Log, elements: Elements, positions: Positions) -> ImageError:
-    """Return the error of the first of these samples that cannot be decoded.
+def _refuse_broken(log: Log, elements: Elements, positions: Positions) -> None:
+    """Raise an error if a sample cannot be decoded, or if the images differ in size.
 
     Reads the database, in one of TensorFlow's threads.
     """
+    firsts: dict[str, tuple[tuple[int, ...], str]] = {}
     for position in positions.tolist():
         dataset, key, record = read(log.engine, sample_at, log.dataset_id, position)
         if not record:  # erased meanwhile
@@ -143,13 +151,17 @@ def _image_error(log: Log, elements: Elements, positions: Positions) -> ImageErr
         values = log.codec.decode_one(record)
         for name in elements.images:
             try:
-                elements.decode_images({name: values[name]})
+                image = elements.decode_images({name: values[name]})[name]
             except tf.errors.OpError as error:
                 reason = _DECORATION.sub("", error.message)
-                return ImageError(reason, dataset, position=position, key=key, feature=name)
-    return ImageError(
-        "an image could not be decoded, but then it could: the memory may have run out",
-        dataset,
-        position=position,
-        key=key,
-    )
+                raise ImageError(
+                    reason, dataset, position=position, key=key, feature=name
+                ) from None
+            shape = tuple(image.shape)
+            first, first_key = firsts.setdefault(name, (shape, key))
+            if shape != first:
+                raise TrainingError(
+                    f"dataset {dataset!r}, feature {name!r}: the images of a batch have different "
+                    f"shapes, {first} of key {first_key!r} and {shape} of key {key!r}; pass "
+                    "image_size=(height, width), and channels=3"
+                )
