@@ -18,6 +18,7 @@ from registry.samples.features import Features
 from registry.storage.mirror.index import Index
 from registry.storage.mirror.local_files import LocalFiles
 from registry.training import batching
+from registry.training.image_batches import image_batches
 from registry.training.mirror_source import Sources
 from registry.training.permutation import Permutation
 from registry.training.pin_store import Pin
@@ -199,15 +200,25 @@ class Epoch:
         shard: Shard = ALONE,
         start: SupportsIndex = 0,
         drop_remainder: bool = False,
+        decode_images: bool = False,
+        channels: int = 3,
     ) -> Iterator[dict[str, Column]]:
         """Yield the epoch's samples as dicts of arrays with ``batch_size`` rows.
 
         With ``shard=(index, count)``, yields only that worker's part of every
         ``batch_size * count`` samples. ``start`` is the offset of the first sample, counted over
         all shards. The last batch may be shorter; with ``drop_remainder`` it is left out.
+
+        With ``decode_images``, the column of an `Image` is an object array of uint8 arrays
+        ``(height, width, channels)``, the first frame of an animation; ``channels`` is 1, 3 or 4.
+        Needs Pillow, the extra ``images``, and raises `ImageError` for an image that cannot be
+        decoded. Otherwise images are files, as bytes.
         """
         share = Share.of(batch_size, shard)
         chunks = self.chunks(share, operator.index(start), drop_remainder=drop_remainder)
+        if decode_images:
+            parts = chain.from_iterable(self.samples(chunk, share.batch_size) for chunk in chunks)
+            return image_batches(self.source.log, parts, share.batch_size, channels)
         return batching.batches(chain.from_iterable(map(self.columns, chunks)), share.batch_size)
 
     @contextmanager

@@ -29,6 +29,7 @@ from registry.samples.splits import Interval
 from registry.storage.log.reader import Log
 from registry.training import batching, pin_store, run_store
 from registry.training.epoch import ALONE, Epoch
+from registry.training.image_batches import image_batches
 from registry.training.mirror_source import Sources
 from registry.training.pin_store import Pin
 from registry.training.pinning import Epochs
@@ -231,16 +232,25 @@ class Run:
         *,
         shard: Shard = ALONE,
         start: SupportsIndex | None = None,
+        decode_images: bool = False,
+        channels: int = 3,
     ) -> Iterator[dict[str, Column]]:
         """Yield batches of ``batch_size`` samples endlessly; a batch may span two epochs.
 
         ``start`` is the number of the run's samples to skip, counted over all shards; None
-        continues after those recorded as consumed. ``shard`` is as in `Epoch.batches`.
+        continues after those recorded as consumed. Other arguments are as in `Epoch.batches`.
         """
         share = Share.of(batch_size, shard)
         first = self.consumed if start is None else operator.index(start)
         # Generators all the way: an epoch must be pinned only when its first batch is asked for.
         chunks = filter(None, self.chunks(share, first))
+        if decode_images:
+            samples = (
+                part
+                for epoch, offsets in chunks
+                for part in epoch.samples(offsets, share.batch_size)
+            )
+            return image_batches(self.log, samples, share.batch_size, channels)
         parts = (part for epoch, offsets in chunks for part in epoch.columns(offsets))
         return batching.batches(parts, share.batch_size)
 
