@@ -145,16 +145,16 @@ def _check_bmp(data: bytes) -> None:
     check_size(width, abs(height))
     if compression not in (0, 3) or bits not in (8, 24, 32):
         _refuse_bmp(f"{bits} bits for each pixel and compression {compression}")
-    if compression == 3 and data[54:66] != _MASKS:
-        _refuse_bmp("channels in an order of its own")
-    # TensorFlow ignores the palette, and takes the indexes for shades of gray.
-    if bits == 8 and not _is_gray(data, 14 + header):
-        _refuse_bmp("a palette of colors")
     need = start + -(-width * bits // 32) * 4 * abs(height)
     if len(data) < need:
         raise ValueError(
             f"the image is cut off: it has {len(data):,} of {need:,} bytes; insert the whole file"
         )
+    if compression == 3 and data[54:66] != _MASKS:
+        _refuse_bmp("channels in another order")
+    # TensorFlow ignores the palette, and takes the indexes for shades of gray.
+    if bits == 8 and not _is_gray(data, 14 + header):
+        _refuse_bmp("a palette of colors")
 
 
 def _is_gray(data: bytes, start: int) -> bool:

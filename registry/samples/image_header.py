@@ -52,7 +52,8 @@ def check_file(data: bytes, encoding: Encoding | None) -> None:
     actual = encoding_of(data)
     if actual is None or encoding not in (None, actual):
         wanted = encoding or f"{', '.join(ENCODINGS[:-1])} or {ENCODINGS[-1]}"
-        kind = next((name for name, each in _BEGINNINGS.items() if each.match(data)), None)
+        names = (name for name, each in _BEGINNINGS.items() if each.match(data))
+        kind = next(names, None) if data else "empty"
         raise ValueError(
             f"the bytes are not a {wanted} file" + (f"; they are {kind}" if kind else "")
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import struct
 import sys
 
@@ -17,6 +18,7 @@ from registry.errors import InvalidSampleError
 from registry.samples.image_header import check_file
 from tests.support.image_files import JPEG, PNG, chunk, photo, png
 
+GRAY = Pillow.new("RGB", (9, 9), "gray")
 WITH_THUMBNAIL = JPEG[:2] + b"\xff\xe1" + struct.pack(">H", len(JPEG) + 2) + JPEG + JPEG[2:]
 FILES = {
     "baseline": photo(),
@@ -26,17 +28,21 @@ FILES = {
     "thumbnail": WITH_THUMBNAIL,
     "png": photo(format="PNG"),
     "one pixel": png(),
+    "gif": photo(format="GIF"),
+    "gif, animated": photo(9, 9, format="GIF", save_all=True, append_images=[GRAY]),
+    "webp": photo(format="WEBP"),
+    "webp, lossless": photo(9, 9, format="WEBP", lossless=True),
+    "webp, extended": photo(9, 9, format="WEBP", exif=b"Exif\0\0"),
+    "bmp": photo(5, 7, format="BMP"),
+    "bmp, gray": photo(5, 7, mode="L", format="BMP"),
+    "bmp, masks": photo(5, 7, mode="RGBA", format="BMP"),
 }
-
-
-def encoding(file: bytes) -> str:
-    return "png" if file.startswith(b"\x89PNG") else "jpeg"
 
 
 def problem(file: bytes) -> str | None:
     """Return the reason for which `check_file` rejects a file, or None."""
     try:
-        check_file(file, encoding(file))  # type: ignore[arg-type]
+        check_file(file, None)
     except ValueError as error:
         return str(error)
     return None
@@ -48,15 +54,37 @@ def test_a_complete_file_is_accepted_and_one_cut_anywhere_is_rejected(kind: str)
     Pillow.open(io.BytesIO(file)).load()
     for rest in (b"", b"\0" * 7, JPEG, PNG, b"\xff\xd9", b"\xff"):
         assert problem(file + rest) is None, "decoders do not read past the end"
-    for length in range(8, len(file)):
+    for length in range(18, len(file)):
         assert (problem(file[:length]) or "").startswith("the image is cut off"), length
-        assert problem(file[:length] + b"\0" * 50) is not None, length
+        # These two say only how long they are.
+        if not kind.startswith(("bmp", "webp")):
+            assert problem(file[:length] + b"\0" * 50) is not None, length
 
 
 def _chunks(*parts: tuple[bytes, bytes]) -> bytes:
     return PNG[:8] + b"".join(chunk(*part) for part in parts)
 
 
+def _gif(width: int, height: int, frames: int) -> bytes:
+    size = struct.pack("<HH", width, height)
+    frame = b",\0\0\0\0" + size + b"\0\2\2\x44\1\0"
+    return b"GIF89a" + size + bytes(3) + frames * frame + b";"
+
+
+def _bmp(width: int, height: int, bits: int = 24, compression: int = 0, header: int = 40) -> bytes:
+    sizes = struct.pack("<IIiiHHII", 54, header, width, height, 1, bits, compression, 0)
+    return b"BM" + bytes(8) + sizes + bytes(16) + bytes(1024)
+
+
+def _webp(*chunks: tuple[bytes, bytes]) -> bytes:
+    parts = b"".join(
+        name + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
+        for name, data in chunks
+    )
+    return b"RIFF" + struct.pack("<I", 4 + len(parts)) + b"WEBP" + parts
+
+
+ANIMATED = photo(9, 9, format="WEBP", save_all=True, append_images=[GRAY])
 HEAD, PIXELS, END = (b"IHDR", PNG[16:29]), (b"IDAT", b"x"), (b"IEND", b"")
 DAMAGED = [
     (PNG[:45] + b"?" + PNG[46:], "its 'IDAT' chunk fails its checksum"),
@@ -67,7 +95,46 @@ DAMAGED = [
     (b"\xff\xd8\xff\xd9", "it holds no pixels"),
     (b"\xff\xd8\xff\xda\x00\x02..\xff\xd9", "it holds no frame before its pixels"),
     (JPEG[: JPEG.index(b"\xff\xda")] + b"\xff\xd9", "it holds no pixels"),
+    (png(50_000, 50_000), "claims 50000 by 50000 pixels"),
+    (_gif(3, 0, 1), "claims 3 by 0 pixels"),
+    (_gif(3, 2, 0), "it holds no pixels"),
+    (_gif(50_000, 50_000, 1), "claims 50000 by 50000 pixels"),
+    (_gif(10_000, 10_000, 3), "claims 300,000,000 pixels in its frames"),
+    (_gif(3, 2, 1)[:-1] + b"?;", "it holds a block of kind 0x3f"),
+    (_bmp(0, 2), "claims 0 by 2 pixels"),
+    (_bmp(3, -2_000_000_000), "claims 3 by 2000000000 pixels"),
+    (_bmp(300, -200), "it has 1,078 of 180,054 bytes"),
+    (_bmp(3, 2, bits=8), "bmp file with a palette of colors, which TensorFlow cannot decode"),
+    (_bmp(3, 2, bits=4), "bmp file with 4 bits for each pixel and compression 0"),
+    (_bmp(3, 2, bits=8, compression=1), "bmp file with 8 bits for each pixel and compression 1"),
+    (_bmp(3, 2, bits=32, compression=3), "bmp file with channels in another order"),
+    (_bmp(3, 2, header=12), "bmp file with a header of 12 bytes"),
+    (ANIMATED, "an animated webp file, which TensorFlow cannot decode"),
+    (_webp((b"VP8X", bytes(4) + b"\xff" * 6)), "claims 16777216 by 16777216 pixels"),
+    (_webp((b"VP8X", bytes(10)), (b"EXIF", b"")), "it holds no pixels"),
+    (_webp((b"VP8L", b"\x30" + bytes(9))), "it holds no pixels"),
+    (_webp((b"VP8 ", b"...\x9d\x01\x2a" + bytes(4))), "claims 0 by 0 pixels"),
+    (_webp((b"VP8L", bytes(9)))[:16] + b"\xff" * 14, "a chunk is longer than the file"),
 ]
+OTHERS = [
+    (b"", "they are empty"),
+    (b"II*\0....", "they are TIFF"),
+    (b"\0\0\0\x20ftypavif", "they are AVIF"),
+    (b"\0\0\0\x18ftypheic", "they are HEIC"),
+    (b"%PDF-1.7", "they are PDF"),
+    (b'<?xml version="1.0"?><svg>', "they are SVG"),
+    (b"\n<html>", "they are HTML or XML"),
+    (b'{"error": 404}', "they are JSON"),
+    (b"BMW is a car maker", "webp file$"),
+    (b"?", "webp file$"),
+]
+
+
+@pytest.mark.parametrize(("file", "kind"), OTHERS)
+def test_bytes_of_another_format_are_named(file: bytes, kind: str) -> None:
+    reason = problem(file) or ""
+    assert reason.startswith("the bytes are not a jpeg, png, gif, bmp or webp file")
+    assert re.search(kind, reason)
 
 
 @pytest.mark.parametrize(("file", "reason"), DAMAGED)

@@ -23,9 +23,12 @@ def png(width: int = 1, height: int = 1) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
-def photo(height: int = 24, width: int = 40, seed: int = 0, **options: Any) -> bytes:
+def photo(
+    height: int = 24, width: int = 40, seed: int = 0, mode: str = "RGB", **options: Any
+) -> bytes:
     """A JPEG file of noise, or another that Pillow writes with these options."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    shape = (height, width, len(mode)) if len(mode) > 1 else (height, width)
+    pixels = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, **{"format": "JPEG", **options})
     return file.getvalue()

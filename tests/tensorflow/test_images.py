@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Iterable
 from typing import Any
@@ -10,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image as Pillow
 
 from registry import Bytes, ClassLabel, Dataset, Image, Ragged, Registry, Tensor, Text
 from registry.keras import fit
@@ -104,13 +106,13 @@ def test_images_are_batched_with_values_of_any_length(everything: Dataset, size:
 
 def test_fit_trains_on_images_with_boxes_of_any_number(reg: Registry) -> None:
     features: dict[str, Feature] = {
-        "photo": Image("jpeg"),
-        "boxes": Ragged("float32"),
+        "photo": Image(),
+        "boxes": Ragged("float32", (4,)),
         "y": Tensor("float32"),
     }
     dataset = reg.create("boxes", features)
-    boxes = [np.arange(n % 4, dtype="float32") for n in range(10)]
-    photos = [photo(9, 13 + n % 2, seed=n) for n in range(10)]
+    boxes = [np.ones((n % 4, 4), np.float32) for n in range(10)]
+    photos = [photo(9, 13 + n % 2, seed=n, format=["PNG", "JPEG"][n % 2]) for n in range(10)]
     dataset.insert({"photo": photos, "boxes": boxes, "y": np.zeros(10)})
     trained: list[int] = []
 
@@ -119,6 +121,7 @@ def test_fit_trains_on_images_with_boxes_of_any_number(reg: Registry) -> None:
             self.factor = self.add_weight()
 
         def call(self, inputs: Any) -> Any:
+            assert inputs["boxes"].shape[1:] == (None, 4)
             lengths = inputs["boxes"].row_lengths()
             tf.py_function(lambda lengths: trained.extend(lengths.numpy()), [lengths], [])
             pixels = tf.cast(inputs["photo"], tf.float32)
@@ -143,6 +146,87 @@ def test_a_stream_yields_full_batches_while_it_waits_for_more_samples(everything
     everything.insert([sample(number) for number in range(COUNT, COUNT + 2)])
     assert len(next(stream)["label"]) == 4
     del stream
+
+
+FILES = [
+    photo(8, 6, mode=mode, format=form, **options)
+    for form, modes, options in (
+        ("JPEG", ["L", "RGB"], {"quality": 95}),
+        ("PNG", ["L", "LA", "RGB", "RGBA"], {}),
+        ("GIF", ["L", "RGB"], {}),
+        ("GIF", ["RGB"], {"save_all": True, "append_images": [Pillow.new("RGB", (6, 8))]}),
+        ("BMP", ["L", "RGB"], {}),
+        ("WEBP", ["RGB", "RGBA"], {"lossless": True, "exact": True}),
+    )
+    for mode in modes
+]
+
+
+@pytest.fixture
+def mixed(reg: Registry) -> Dataset:
+    """Files of all encodings and as many channels as they can have, with boxes."""
+    features: dict[str, Feature] = {
+        "photo": Image(),
+        "boxes": Ragged("float32", (4,)),
+        "label": ClassLabel(100),
+    }
+    dataset = reg.create("mixed", features)
+    wide = io.BytesIO()
+    gray = np.random.default_rng(0).integers(0, 2**16, (8, 6), np.uint16)
+    Pillow.fromarray(gray).save(wide, "PNG")
+    files = [*FILES, wide.getvalue()]
+    boxes = [np.full((number % 4, 4), number, np.float32) for number in range(len(files))]
+    dataset.insert({"photo": files, "boxes": boxes, "label": range(len(files))})
+    return dataset
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_images_of_all_encodings_are_decoded_to_what_pillow_makes_of_them(
+    mixed: Dataset, channels: int
+) -> None:
+    epoch = mixed.run("r").epoch(0)
+    (expected,) = epoch.batches(50, decode_images=True, channels=channels)
+    (batch,) = EpochDataset(epoch, batch_size=50, channels=channels)
+    assert batch["photo"].shape == (len(FILES) + 1, 8, 6, channels)
+    for number, pixels, image in zip(
+        expected["label"], expected["photo"], batch["photo"].numpy(), strict=True
+    ):
+        # Decoders of JPEG may round differently, and so may formulas of gray.
+        slack = 10 if number < 2 else 1 if channels == 1 else 0
+        difference = np.abs(pixels.astype(int) - image)
+        assert difference.max() <= slack, (number, FILES[number][:12])
+
+
+@pytest.mark.parametrize(("size", "drop"), [(1, False), (2, True), (5, False), (50, False)])
+def test_batches_of_images_with_boxes_equal_those_of_numpy_at_any_size(
+    mixed: Dataset, size: int, drop: bool
+) -> None:
+    run = mixed.run("r")
+    epoch = run.epoch(0)
+    for shard in ((0, 1), (1, 3)):
+        options: dict[str, Any] = {"shard": shard, "start": 2}
+        expected = epoch.batches(size, drop_remainder=drop, decode_images=True, **options)
+        dataset = EpochDataset(epoch, batch_size=size, drop_remainder=drop, **options)
+        assert _compare(dataset, expected) == dataset.cardinality()
+        stream = itertools.islice(run.stream(size, decode_images=True, **options), 3)
+        assert _compare(StreamDataset(run, batch_size=size, **options).take(3), stream) == 3
+        files = EpochDataset(epoch, batch_size=size, decode_images=False, **options)
+        for batch, expect in zip(files, epoch.batches(size, **options), strict=True):
+            assert batch["photo"].numpy().tolist() == expect["photo"].tolist()
+            assert batch["boxes"].shape[1:] == (None, 4)
+
+
+def _compare(dataset: Any, expected: Iterable[dict[str, Any]]) -> int:
+    """Assert that the batches are equal; return their number."""
+    count = 0
+    for batch, expect in zip(dataset, expected, strict=True):
+        count += 1
+        np.testing.assert_array_equal(batch["label"], expect["label"])
+        np.testing.assert_allclose(batch["photo"], np.stack(expect["photo"]), atol=10)
+        assert batch["boxes"].shape == (len(expect["label"]), None, 4)
+        for boxes, wanted in zip(batch["boxes"], expect["boxes"], strict=True):
+            np.testing.assert_array_equal(boxes.numpy(), wanted, strict=True)
+    return count
 
 
 @pytest.mark.parametrize("size", [2, 5])
