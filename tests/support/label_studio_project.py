@@ -67,6 +67,8 @@ class Project:
             for n in range(random.randint(2, 4))
         }
         self.annotations: dict[int, dict[str, Any]] = {}
+        self.tasks_of: dict[int, int] = {}
+        """The task of each annotation, also of deleted ones."""
 
     def live(self, actions: int) -> Project:
         """Make random changes, as people would."""
@@ -98,6 +100,7 @@ class Project:
             "was_cancelled": self.random.random() < 0.2,
             "result": self._result(),
         }
+        self.tasks_of[number] = self.annotations[number]["task"]
         self._send("CREATED", number)
 
     def _update(self) -> None:

@@ -86,7 +86,7 @@ def apply_to_table(
     applied = [_apply_group(table, group, exported or {}) for group in groups]
     # Before `keep`: it deletes the older rejected rows of the same keys.
     table.write()
-    quarantine.keep(table.connection, table.dataset_id, table.rejected)
+    quarantine.keep(table)
     return applied
 
 

@@ -174,6 +174,7 @@ def _response(
                 "username": user.get("username"),
             },
         },
+        task=f"{TOOL}:{identity.parent}",
     )
 
 

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from sqlalchemy import insert
 
-from sqlalchemy import Connection, insert
-
-from registry.io.labeling.annotation_state import AnnotationState
+from registry.io.labeling.state_table import StateTable
 from registry.io.storable import storable
 from registry.storage.database.models import InboxRow
 
 
-def keep(connection: Connection, dataset_id: int, rejected: Mapping[str, AnnotationState]) -> None:
-    """Insert rejected samples, given by their keys, into the inbox with the reason."""
+def keep(table: StateTable) -> None:
+    """Insert the rejected samples of a table into the inbox with the reason."""
     # In the transaction that retracts the old samples: a rejected one must not be lost.
-    if rejected:
-        connection.execute(
+    if table.rejected:
+        table.connection.execute(
             insert(InboxRow),
             [
                 {
-                    "dataset_id": dataset_id,
+                    "dataset_id": table.dataset_id,
                     "key": key,
                     "fields": storable(state.values or {}),
                     "action": "insert",
                     "source": state.source,
                     "error": storable(str(state.error)),
+                    "group_key": table.group_of(key, state.task),
                 }
-                for key, state in rejected.items()
+                for key, state in table.rejected.items()
             ],
         )

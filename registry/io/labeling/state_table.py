@@ -24,7 +24,7 @@ from registry.storage.log.lookup import NEVER, Latest, latest, record_of
 
 _TOGETHER = 1000
 """The most names or keys in one statement; SQLite allows 32,766 parameters."""
-_COLUMNS = ("updated_at", "deleted", "key")
+_COLUMNS = ("updated_at", "deleted", "key", "task", "annotator")
 
 
 def has_greater_record(
@@ -118,15 +118,18 @@ class StateTable:
         self.rejected.pop(key, None)
         if state.error is not None:
             self.rejected[key] = state
-        self._set(identity.row_name, _merged(state, stored))
+        merged = _merged(state, stored)
+        self._set(identity.row_name, merged)
         if live.record == state.record:
             return True, None
         # A later state of the same transaction is compared with this one. The row has no position
         # yet, and none is needed, because the record is here.
-        self.live[key] = Latest(NEVER.position, state.record)
+        self.live[key] = Latest(NEVER.position, state.record, self.group_of(key, merged.task))
         if state.record is None:
             return True, Change(key, None, "retract", state.source)
-        return True, Change(key, state.values, "insert", state.source)
+        # By default: a dataset that was filled before there were groups is updated, too.
+        values, source = state.values, state.source
+        return True, Change(key, values, "insert", source, default_group=merged.task)
 
     def apply_removal(self, removal: Removal) -> list[Change | None]:
         """Remove tasks, or a project or record, and return a change for each known annotation."""
@@ -158,8 +161,12 @@ class StateTable:
         self._set(identity.row_name, replace(stored, key=None))
         if not self.is_live(identity.key):
             return None
-        self.live[identity.key] = Latest(NEVER.position, None)
+        self.live[identity.key] = self.live[identity.key]._replace(record=None)
         return Change(identity.key, None, "retract", self.tool)
+
+    def group_of(self, key: str, task: str | None) -> str | None:
+        """Return the group of a key: that of its sample or, if it is new, the task."""
+        return self.live[key].group if key in self.live else task
 
     def is_live(self, key: str) -> bool:
         """Return whether the sample with this key is alive, with the changes so far."""

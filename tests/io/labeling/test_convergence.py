@@ -75,7 +75,8 @@ def test_events_in_any_order_and_the_final_export_make_the_same_dataset(
     reg: Registry, projects: list[Project], tmp_path: Path
 ) -> None:
     random = Random(5)
-    dataset, expected = (reg.create(name, FEATURES) for name in ("live", "expected"))
+    splits = {"train": 0.5, "test": 0.5}
+    dataset, expected = (reg.create(name, FEATURES, splits=splits) for name in ("live", "expected"))
     tasks = [task for project in projects for task in project.export()]
     insert_export(expected, write_export(tmp_path / "all.json", tasks), MAPPING)
     before, after, imported = [], [], []
@@ -91,6 +92,16 @@ def test_events_in_any_order_and_the_final_export_make_the_same_dataset(
     assert len(dataset) == len(expected) > PERMUTATIONS
     report = insert_export(dataset, tmp_path / "all.json", MAPPING)
     assert (report.inserted, report.revised, report.retracted) == (0, 0, 0)
+    # However they came, all annotations of a task are in one split.
+    tasks_of = {
+        f"label-studio:{project.number}:{number}": f"label-studio:{project.number}:task:{task}"
+        for project in projects
+        for number, task in project.tasks_of.items()
+    }
+    entries = dataset.entries()
+    assert [entry.group for entry in entries] == [tasks_of[entry.key] for entry in entries]
+    homes = {(entry.group, dataset.split_of(entry.key)) for entry in entries[::10]}
+    assert len(homes) == len({group for group, _ in homes})
 
 
 def test_events_one_by_one_make_the_same_dataset_as_many_together(
