@@ -34,6 +34,12 @@ def export(
     key: Annotated[
         str, typer.Option(metavar="NAME", help="The column or property that takes the keys.")
     ] = "key",
+    group: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="The column or property that takes the groups, if there are any."
+        ),
+    ] = "group",
     as_json: AsJsonLines = False,
     url: Url = None,
 ) -> None:
@@ -45,7 +51,13 @@ def export(
         opened = registry.open(version)
         with progress(path.name, None) as show:
             count = export_file(
-                registry.engine, opened, path, form=format_name, key=key, progress=show
+                registry.engine,
+                opened,
+                path,
+                form=format_name,
+                key=key,
+                group=group,
+                progress=show,
             )
         typer.echo(_line(opened, path, count, as_json=as_json))
 

@@ -68,6 +68,14 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
         str | None,
         typer.Option(metavar="PATH", help="The column or property that holds the samples' keys."),
     ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="The column or property that holds the samples' groups, such as patients: all "
+            "samples of a group are in one split.",
+        ),
+    ] = None,
     project: Annotated[
         int | None,
         typer.Option(min=1, help="The Label Studio project, where its export does not say it."),
@@ -151,6 +159,7 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
     mapping = parse_pairs("--map", mapping_options or [])
     options = {
         "unlabelled": unlabelled,
+        "group": group,
         "boxes": boxes,
         "crowd": crowd,
         "difficult": difficult,
@@ -159,8 +168,8 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
     }
     is_export = LABEL_STUDIO in {format_name or format_of(path) for path in paths}
     if is_export:
-        _check_export_options(paths, key)
-        _check_no_options({**options, "rotated": None})
+        _check_export_options(paths, key, group)
+        _check_no_options({**options, "rotated": None, "group": None})
     elif project is not None or no_retract or yes:
         raise typer.BadParameter(
             f"goes with --format {LABEL_STUDIO}",
@@ -209,11 +218,13 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
             raise typer.Exit(1)
 
 
-def _check_export_options(paths: list[Path], key: str | None) -> None:
+def _check_export_options(paths: list[Path], key: str | None, group: str | None) -> None:
     """Reject options that an export of Label Studio cannot have."""
     if key is not None:
         reason = "an annotation's own number is its key"
         raise typer.BadParameter(reason, param_hint="--key")
+    if group is not None:
+        raise typer.BadParameter("a task is the group of its annotations", param_hint="--group")
     if len(paths) > 1:
         # The second export would retract what the first one inserted.
         reason = "one export at a time: what a project's export lacks is retracted"

@@ -7,14 +7,15 @@ joined into batches. A batch is a transaction; a piece bounds the Python objects
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from registry.errors import ImportFileError, InvalidSampleError
 from registry.io.row import FileRow, line_key
 from registry.io.row_media import is_named
 from registry.samples.codec import Codec
+from registry.samples.keys import check_groups
 from registry.storage.log.batch import Amend, Batch
 from registry.storage.log.changes import insertion
 
@@ -48,42 +49,57 @@ class _Piece:
     lines: list[int] = field(default_factory=list)
     values: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
+    groups: list[str | None] = field(default_factory=list)
+    default_groups: list[str | None] = field(default_factory=list)
     size: int = 0
     """Bytes in the file."""
     weight: int = 0
     """Bytes in memory, about: more than in the file if rows name images by paths or URIs."""
 
     def remove(self, row: int) -> None:
-        for column in (self.lines, self.values, self.keys):
+        for column in (self.lines, self.values, self.keys, self.groups, self.default_groups):
             del column[row]
+
+
+class PackedRows(NamedTuple):
+    """A batch to append, the line of each of its rows, and their size in the file in bytes."""
+
+    batch: Batch
+    lines: Sequence[int]
+    size: int
+
+    def without(self, row: int) -> PackedRows:
+        """Return the rows but one."""
+        rows = [other for other in range(len(self.lines)) if other != row]
+        return self._replace(batch=_of_rows(self.batch, rows), lines=[self.lines[n] for n in rows])
 
 
 def batches(
     codec: Codec, rows: Iterable[FileRow], origin: Origin, refuse: Refuse | None = None
-) -> Iterator[tuple[Batch, int]]:
-    """Yield batches to append, in the order of the rows, each with its size in the file in bytes.
+) -> Iterator[PackedRows]:
+    """Yield batches to append, in the order of the rows.
 
     Calls ``refuse`` for each row that does not fit, and for a key that is in a batch again; without
     it, raises `ImportFileError` for the first.
     """
-    lines: list[int] = []
-    keys: list[str] = []
+    packed = _Piece()
     records: list[Any] = []
-    size = weight = 0
     named = [name for name, feature in codec.features.items() if is_named(feature)]
     # Of a piece that is packed, only the records are kept: plain bytes, no Python objects.
     for piece in _pieces(rows, named, origin.name, refuse or _raise):
         # Before the keys: rows that do not fit are removed from the piece.
         records += _pack(codec, piece, origin, refuse)
-        lines += piece.lines
-        keys += piece.keys
-        size += piece.size
-        weight += piece.weight
-        if len(keys) >= BATCH_ROWS or weight >= BATCH_BYTES:
-            yield _batch(lines, keys, records, origin, refuse or _raise), size
-            lines, keys, records, size, weight = [], [], [], 0, 0
-    if keys:
-        yield _batch(lines, keys, records, origin, refuse or _raise), size
+        packed.lines += piece.lines
+        packed.keys += piece.keys
+        packed.groups += piece.groups
+        packed.default_groups += piece.default_groups
+        packed.size += piece.size
+        packed.weight += piece.weight
+        if len(packed.keys) >= BATCH_ROWS or packed.weight >= BATCH_BYTES:
+            yield _packed_rows(packed, records, origin, refuse or _raise)
+            packed, records = _Piece(), []
+    if packed.keys:
+        yield _packed_rows(packed, records, origin, refuse or _raise)
 
 
 def _raise(error: ImportFileError, _: Mapping[str, Any] | None) -> NoReturn:
@@ -95,7 +111,7 @@ def _pieces(
 ) -> Iterator[_Piece]:
     piece = _Piece()
     count, size, weight = 0, 0, 0
-    for line, values, key, raw, error in rows:
+    for line, values, key, raw, error, group, default_group in rows:
         if error is not None:
             refuse(error, values)
             size += len(raw) + 1
@@ -105,6 +121,8 @@ def _pieces(
         piece.lines.append(line)
         piece.values.append(values)
         piece.keys.append(key)
+        piece.groups.append(group)
+        piece.default_groups.append(default_group)
         count += 1
         row_size = len(raw) + 1  # the line end, which ``raw`` lacks
         size += row_size
@@ -131,7 +149,7 @@ def _pack(
     """Return the records of a piece, from which the rows that do not fit are removed."""
     while piece.keys:
         try:
-            return insertion(codec, piece.values, piece.keys, f"file:{origin.name}").records
+            return _records(codec, piece)
         except InvalidSampleError as error:
             row, reason = error.row, error.reason
             # The codec checks whole columns, and cannot always say which row is wrong.
@@ -158,19 +176,40 @@ def _pack(
     return []
 
 
+def _records(codec: Codec, piece: _Piece) -> Sequence[bytes | Amend | None]:
+    """Return the records of a piece; raises `InvalidSampleError`."""
+    if (defaults := _named(piece.default_groups)) is not None:
+        check_groups(defaults, len(defaults), piece.keys)
+    return insertion(codec, piece.values, piece.keys, None, _named(piece.groups)).records
+
+
+def _named(groups: list[str | None]) -> list[str | None] | None:
+    """Return groups, or None if none is named."""
+    return groups if any(groups) else None
+
+
 def _first_unfit(codec: Codec, piece: _Piece) -> tuple[int | None, str]:
     """Return the first row of a piece that does not fit, alone, and the reason."""
-    for row, (values, key) in enumerate(zip(piece.values, piece.keys, strict=True)):
+    groups_of_rows = zip(piece.groups, piece.default_groups, strict=True)
+    columns = zip(piece.values, piece.keys, groups_of_rows, strict=True)
+    for row, (values, key, groups) in enumerate(columns):
         try:
-            insertion(codec, [values], [key], None)
+            alone = _Piece([0], [values], [key], [groups[0]], [groups[1]])
+            _records(codec, alone)
         except InvalidSampleError as error:
             return row, error.reason
     return None, "rows that fit alone do not fit together"
 
 
-def _batch(
-    lines: list[int], keys: list[str], records: list[Any], origin: Origin, refuse: Refuse
-) -> Batch:
+def _packed_rows(packed: _Piece, records: list[Any], origin: Origin, refuse: Refuse) -> PackedRows:
+    lines, keys = packed.lines, packed.keys
+    batch = Batch(
+        keys,
+        records,
+        [f"file:{origin.name}"] * len(keys),
+        groups=_named(packed.groups),
+        default_groups=_named(packed.default_groups),
+    )
     # Within the batch only: the keys of a whole file may not fit into memory.
     if len({*keys}) < len(keys):
         first_rows: dict[str, int] = {}
@@ -184,6 +223,22 @@ def _batch(
                     ImportFileError(reason, file=str(origin.path), line=line, key=key, unit=unit),
                     None,
                 )
-        records = [records[row] for row in first_rows.values()]
-        keys = [*first_rows]
-    return Batch(keys, records, [f"file:{origin.name}"] * len(keys))
+        rows = [*first_rows.values()]
+        batch, lines = _of_rows(batch, rows), [lines[row] for row in rows]
+    return PackedRows(batch, lines, packed.size)
+
+
+def _of_rows(batch: Batch, rows: Sequence[int]) -> Batch:
+    """Return some rows of a batch."""
+
+    def some(groups: Sequence[str | None] | None) -> Sequence[str | None] | None:
+        return None if groups is None else [groups[row] for row in rows]
+
+    return replace(
+        batch,
+        keys=[batch.keys[row] for row in rows],
+        records=[batch.records[row] for row in rows],
+        sources=[batch.sources[row] for row in rows],
+        groups=some(batch.groups),
+        default_groups=some(batch.default_groups),
+    )

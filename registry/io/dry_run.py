@@ -29,7 +29,8 @@ class DryRun:
         self.dataset = dataset
         self._accepted = sqlite3.connect("")  # a temporary file, deleted when it is closed
         self._accepted.execute(
-            "CREATE TABLE accepted (key TEXT PRIMARY KEY, size INTEGER, digest BLOB) WITHOUT ROWID"
+            "CREATE TABLE accepted (key TEXT PRIMARY KEY, size INTEGER, digest BLOB,"
+            " group_key TEXT) WITHOUT ROWID"
         )
 
     @property
@@ -41,11 +42,12 @@ class DryRun:
         # The position is arbitrary: nothing is written, and the report has counts only. Without
         # `read`, an amendment could not be resolved; files only insert.
         plan = resolve(batch, self._latest(batch), 0)
+        groups = plan.groups or [None] * len(plan.keys)
         self._accepted.executemany(
-            "INSERT OR REPLACE INTO accepted VALUES (?, ?, ?)",
+            "INSERT OR REPLACE INTO accepted VALUES (?, ?, ?, ?)",
             [
-                (key, len(record), _digest(record))
-                for key, record in zip(plan.keys, plan.records, strict=True)
+                (key, len(record), _digest(record), group)
+                for key, record, group in zip(plan.keys, plan.records, groups, strict=True)
                 if record is not None
             ],
         )
@@ -61,18 +63,18 @@ class DryRun:
         replaced: set[str] = set()
         for key, record in batch.compared():
             row = self._accepted.execute(
-                "SELECT size, digest FROM accepted WHERE key = ?", (key,)
+                "SELECT size, digest, group_key FROM accepted WHERE key = ?", (key,)
             ).fetchone()
             if row is None:
                 continue
-            size, digest = row
+            size, digest, group = row
             # `resolve` compares records by value, and only hashes are kept here. A record with the
             # same hash stands for the stored one, and `Stored` for one that differs.
             if record is not None and _digest(record) == digest:
-                revisions[key] = Latest(0, record)
+                revisions[key] = Latest(0, record, group)
             # A batch may have a key twice: a match with its first row must not be replaced.
             elif key not in replaced:
-                revisions[key] = Latest(0, Stored(size))
+                revisions[key] = Latest(0, Stored(size), group)
             replaced.add(key)
         return revisions
 

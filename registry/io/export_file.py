@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from registry.catalog.dataset import Dataset
 from registry.errors import ExportFileError
 from registry.io.formats import Write, find_writer
-from registry.io.live_samples import Samples, live_samples
+from registry.io.live_samples import Samples, has_groups, live_samples
 from registry.samples.text import path_problem, text_problem
 
 ExportProgress = Callable[[int, int], None]
@@ -29,23 +29,32 @@ def export_file(
     *,
     form: str | None = None,
     key: str = "key",
+    group: str = "group",
     progress: ExportProgress | None = None,
 ) -> int:
     """Write a dataset's live samples, in the order of the log, and return their number.
 
     They are those of the dataset's head or, if it was opened at a version, of that version. The
-    keys are written under the name ``key``. An existing file is replaced when the new one is
+    keys are written under the name ``key``. If any sample has a group, groups are written under the
+    name ``group``, in formats that can have them. An existing file is replaced when the new one is
     complete. Raises `ExportFileError` for a name that cannot be used and for errors of the file
     system, and the errors of `live_samples`.
     """
-    writer = find_writer(path, form)
-    if problem := text_problem(key):
-        raise ExportFileError(f"the name of the keys {problem}", file=str(path))
+    find_writer(path, form)
+    for name, what in ((key, "keys"), (group, "groups")):
+        if problem := text_problem(name):
+            raise ExportFileError(f"the name of the {what} {problem}", file=str(path))
     if problem := path_problem(path):
         raise ExportFileError(f"the name of a file {problem}", file=repr(str(path)))
     if key in dataset.features:
         reason = f"{key!r} is a feature; choose another name for the keys with --key"
         raise ExportFileError(reason, file=str(path))
+    grouped = has_groups(engine, dataset)
+    if grouped and (group == key or group in dataset.features):
+        taken = "the name of the keys" if group == key else "a feature"
+        reason = f"{group!r} is {taken}; choose another name for the groups with --group"
+        raise ExportFileError(reason, file=str(path))
+    writer = find_writer(path, form, group if grouped else None)
     try:
         # Renaming over a device or a pipe would replace it by a regular file.
         if path.name == "-" or (path.exists() and not path.is_file()):

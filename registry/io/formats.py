@@ -21,12 +21,14 @@ from registry.io.labeling import argilla_export, conll, doccano, prodigy
 from registry.io.live_samples import Samples
 from registry.io.recognize import LABEL_STUDIO, is_recognized, recognize
 from registry.io.row import FileRow, Reader
-from registry.samples.features import Features
 
 Write = Callable[[Samples], None]
 """Appends samples to a file."""
-Writer = Callable[[Path, Features, str], AbstractContextManager[Write]]
-"""Opens a new file, given its path, the features and the name under which keys are written."""
+Writer = Callable[..., AbstractContextManager[Write]]
+"""Opens a new file, given its path, the features and the name under which keys are written.
+
+A format with the option ``group`` is also given the name under which groups are written.
+"""
 
 
 class _Functions(NamedTuple):
@@ -46,7 +48,8 @@ class FileFormat:
     ``suffixes`` are those of its files, in lower case. ``unit`` is the word for one row in
     messages. ``extra`` is the extra of this package that installs the libraries of the format.
     ``sized`` says whether the sizes of the rows add up to the size of the file, so that progress
-    can be shown as a share of it. ``options`` has the names of the options that its reader accepts.
+    can be shown as a share of it. ``options`` has the names of the options that its reader accepts;
+    one of them is ``group``, the path of the samples' groups.
     ``root`` says whether files that the rows name are read from the folder of the file, even if the
     caller allows no folder.
     """
@@ -97,18 +100,29 @@ def _load_cvat() -> _Functions:
     return _Functions(cvat.read)
 
 
+_GROUP = ("group",)
 FORMATS = {
     "jsonl": FileFormat(
         lambda: _Functions(jsonl.read, jsonl.writer),
         (".jsonl", ".ndjson"),
         sized=True,
         writable=True,
+        options=_GROUP,
     ),
-    "csv": FileFormat(lambda: _Functions(csv.read), (".csv",), sized=True),
-    "parquet": FileFormat(_load_parquet, (".parquet",), unit="row", extra="parquet", writable=True),
-    "huggingface": FileFormat(_load_huggingface, unit="row", extra="parquet", writable=True),
+    "csv": FileFormat(lambda: _Functions(csv.read), (".csv",), sized=True, options=_GROUP),
+    "parquet": FileFormat(
+        _load_parquet,
+        (".parquet",),
+        unit="row",
+        extra="parquet",
+        writable=True,
+        options=_GROUP,
+    ),
+    "huggingface": FileFormat(
+        _load_huggingface, unit="row", extra="parquet", writable=True, options=_GROUP
+    ),
     "images": FileFormat(lambda: _Functions(image_folder.read), unit="file", sized=True),
-    "npz": FileFormat(lambda: _Functions(npz.read), (".npz",), unit="row"),
+    "npz": FileFormat(lambda: _Functions(npz.read), (".npz",), unit="row", options=_GROUP),
     "tfrecord": FileFormat(
         _load_tfrecord,
         (".tfrecord", ".tfrecords"),
@@ -116,6 +130,7 @@ FORMATS = {
         extra="tfrecord",
         sized=True,
         writable=True,
+        options=_GROUP,
     ),
     "webdataset": FileFormat(lambda: _Functions(webdataset.read), (".tar", ".tgz"), unit="sample"),
     "conll": FileFormat(lambda: _Functions(conll.read), (".conll", ".iob", ".bio")),
@@ -143,9 +158,11 @@ FORMATS = {
     "labelme": FileFormat(
         lambda: _Functions(labelme.read), unit="image", options=("boxes", "rotated", "roots")
     ),
-    "json": FileFormat(lambda: _Functions(jsonl.read_array), unit="element"),
-    "prodigy": FileFormat(lambda: _Functions(prodigy.read), root=True),
-    "doccano": FileFormat(lambda: _Functions(doccano.read), options=("unlabelled",), root=True),
+    "json": FileFormat(lambda: _Functions(jsonl.read_array), unit="element", options=_GROUP),
+    "prodigy": FileFormat(lambda: _Functions(prodigy.read), root=True, options=_GROUP),
+    "doccano": FileFormat(
+        lambda: _Functions(doccano.read), options=("group", "unlabelled"), root=True
+    ),
     "argilla": FileFormat(lambda: _Functions(argilla_export.read), root=True),
 }
 """The formats by name.
@@ -196,11 +213,11 @@ def find_reader(
         raise ImportFileError(_missing_extra(chosen, error), file=str(path)) from None
 
 
-def find_writer(path: Path, name: str | None = None) -> Writer:
+def find_writer(path: Path, name: str | None = None, group: str | None = None) -> Writer:
     """Return the writer of the format called ``name`` or, without a name, of the file's suffix.
 
-    Raises `ExportFileError` as `find_reader` raises its error, and for a format that can only be
-    read.
+    It writes groups under the name ``group``, if there is one and the format can have them. Raises
+    `ExportFileError` as `find_reader` raises its error, and for a format that can only be read.
     """
     # Unlike a reader, no writer compresses: the suffix of ``digits.jsonl.gz`` is refused here.
     suffix = path.suffix.lower()
@@ -215,7 +232,8 @@ def find_writer(path: Path, name: str | None = None) -> Writer:
         raise ExportFileError(_missing_extra(chosen, error), file=str(path)) from None
     # `WRITABLE` promises it. A test exports to each of its formats.
     assert writer is not None
-    return writer
+    has_groups = group is not None and "group" in FORMATS[chosen].options
+    return partial(writer, group=group) if has_groups else writer
 
 
 def _missing_extra(name: str, error: ImportError) -> str:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from registry.catalog.dataset import Dataset
-from registry.errors import ImportFileError, RegistryError
-from registry.io.batching import Origin, batches
+from registry.errors import ImportFileError, InvalidSampleError, RegistryError
+from registry.io.batching import Origin, PackedRows, Refuse, batches
 from registry.io.dry_run import DryRun
 from registry.io.faults import Faults, RejectedRow, keep_rejected
 from registry.io.files.image_folder import total_size
@@ -74,7 +74,7 @@ def insert_file(  # noqa: PLR0913  # the options of an import
     has options of the format, by the names in `FileFormat.options`. Keys are read from the field
     that ``key`` names, or are made from the file's name, the line's number and its bytes. Importing
     a file again therefore changes nothing, and a line that was edited makes a new sample instead of
-    overwriting one.
+    overwriting one. The option ``group`` is the path of the samples' groups.
 
     A text in place of an image or bytes is base64 or a ``data:`` URI, or names a file or a URI that
     ``media`` may read.
@@ -107,12 +107,12 @@ def insert_file(  # noqa: PLR0913  # the options of an import
             reader = reader.with_roots(path.parent)
         rows = with_media(rows, dataset.features, reader, path, file_format.unit)
         codec, on_fault = Codec(dataset.features), refuse if faults.keep_going else None
-        for batch, batch_size in batches(codec, rows, origin, on_fault):
-            total += dataset.append(batch)
+        for packed in batches(codec, rows, origin, on_fault):
+            total += _append(dataset, packed, origin, on_fault)
             _keep_rejected(dataset, origin, rejected)
             # After the append, so that only committed rows are counted.
-            row_count += len(batch.keys)
-            size += batch_size
+            row_count += len(packed.lines)
+            size += packed.size
             if progress is not None:
                 progress(row_count, size)
         _keep_rejected(dataset, origin, rejected)
@@ -123,6 +123,31 @@ def insert_file(  # noqa: PLR0913  # the options of an import
             _add_stored_rows(error, path, row_count)
         raise
     return total
+
+
+def _append(dataset: Target, packed: PackedRows, origin: Origin, refuse: Refuse | None) -> Report:
+    """Append a batch; a row that the dataset does not take, such as one of another group, is named.
+
+    Calls ``refuse`` for each such row, and appends the others; without it, raises
+    `ImportFileError` for the first.
+    """
+    while True:
+        try:
+            return dataset.append(packed.batch)
+        except InvalidSampleError as error:
+            if error.row is None:
+                raise
+            problem = ImportFileError(
+                error.reason,
+                file=str(origin.path),
+                line=packed.lines[error.row],
+                key=error.key,
+                unit=origin.unit,
+            )
+            if refuse is None:
+                raise problem from error
+            refuse(problem, None)
+            packed = packed.without(error.row)
 
 
 def _keep_rejected(target: Target, origin: Origin, rejected: list[RejectedRow]) -> None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import starmap
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, Select, func, select
 
 from registry.catalog.dataset import Dataset
 from registry.errors import ErasedError
@@ -26,6 +26,8 @@ from registry.training.population import Population, live_in_database
 
 RANGE_ROWS = 1 << 14
 """Positions in one query for live rows."""
+_SEARCHED_ROWS = 1 << 18
+"""Positions that one statement searches for a group."""
 PAGE_BYTES = 8 << 20
 """Bytes of records in a page; a larger record is a page alone."""
 
@@ -33,15 +35,20 @@ PAGE_BYTES = 8 << 20
 class _LiveRow(NamedTuple):
     position: int
     key: str
+    group: str | None
     size: int
 
 
 class Samples(NamedTuple):
-    """Keys, a column per feature with a value for each key, and the total bytes of the records."""
+    """Keys, a column per feature with a value for each key, and the total bytes of the records.
+
+    ``groups`` has the group of each key, or None.
+    """
 
     keys: Sequence[str]
     columns: dict[str, Column]
     size: int
+    groups: Sequence[str | None] = ()
 
 
 def live_samples(engine: Engine, dataset: Dataset) -> Iterator[Samples]:
@@ -63,6 +70,30 @@ def live_samples(engine: Engine, dataset: Dataset) -> Iterator[Samples]:
             yield _samples(engine, dataset, codec, page)
 
 
+def has_groups(engine: Engine, dataset: Dataset) -> bool:
+    """Return whether any row of the dataset, as it is opened, has a group."""
+    head = dataset.head.position
+    # In parts: a statement that searches the whole log could exceed the statement timeout.
+    for after in range(0, head, _SEARCHED_ROWS):
+        query = (
+            select(SampleRow.position)
+            .where(
+                SampleRow.dataset_id == dataset.id,
+                SampleRow.position >= after,
+                SampleRow.position < min(head, after + _SEARCHED_ROWS),
+                SampleRow.group_key.is_not(None),
+            )
+            .limit(1)
+        )
+        if read(engine, partial(_any, query=query)):
+            return True
+    return False
+
+
+def _any(connection: Connection, query: Select[Any]) -> bool:
+    return connection.execute(query).first() is not None
+
+
 def _samples(engine: Engine, dataset: Dataset, codec: Codec, page: Sequence[_LiveRow]) -> Samples:
     positions = [row.position for row in page]
     # A transaction for each page, so that none stays open while the caller writes the page. Rows
@@ -79,7 +110,12 @@ def _samples(engine: Engine, dataset: Dataset, codec: Codec, page: Sequence[_Liv
             "export a later version",
         )
     data = b"".join(records)
-    return Samples([row.key for row in page], codec.decode(data, len(records)), len(data))
+    return Samples(
+        [row.key for row in page],
+        codec.decode(data, len(records)),
+        len(data),
+        [row.group for row in page],
+    )
 
 
 def _live_rows(
@@ -88,7 +124,7 @@ def _live_rows(
     """Return the live rows at positions ``[after, until)``, without reading their records."""
     # The record of a retraction is NULL.
     size = func.coalesce(func.length(SampleRow.record), 0)
-    wanted = select(SampleRow.position, SampleRow.key, size)
+    wanted = select(SampleRow.position, SampleRow.key, SampleRow.group_key, size)
     rows = rows_at(connection, wanted, dataset_id, after, until)
     live = {*live_in_database(connection, dataset_id, population, after, until).tolist()}
     return [row for row in starmap(_LiveRow, rows) if row.position in live]

@@ -27,6 +27,9 @@ class FileRow(NamedTuple):
 
     ``error`` says why it cannot be read; ``values`` then has what can be read of it. A reader
     yields such a row, instead of raising the error, where it can read the rows after it.
+
+    ``group`` is the sample's group if the file names one, and ``default_group`` that of a new key
+    for which the file names none, such as the task of a labeling tool.
     """
 
     line: int
@@ -34,6 +37,8 @@ class FileRow(NamedTuple):
     key: str | None
     raw: bytes
     error: ImportFileError | None = None
+    group: str | None = None
+    default_group: str | None = None
 
 
 def line_key(name: str, line: int, raw: bytes) -> str:
@@ -74,18 +79,27 @@ def value_at(parsed: Any, path: str) -> Any:
     return value
 
 
-def as_key(value: Any, path: str) -> str:
+def as_key(value: Any, path: str, what: str = "key") -> str:
     """Return a value, text or a whole number, as a key; raises `ValueError` for another."""
     if isinstance(value, np.generic):
         value = value.item()
     # In Python, bool is a subclass of int: True would become the key 'True'.
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(f"the key in {path!r} is neither text nor a whole number")  # noqa: TRY004
+        raise ValueError(f"the {what} in {path!r} is neither text nor a whole number")  # noqa: TRY004
     return str(value)
 
 
+def as_group(value: Any, path: str) -> str | None:
+    """Return a value as a group, None for none; raises `ValueError` as `as_key` does."""
+    return None if value is None else as_key(value, path, "group")
+
+
 def columns_of(
-    header: Iterable[str], features: Features, key: str | None, mapping: FieldMapping
+    header: Iterable[str],
+    features: Features,
+    key: str | None,
+    mapping: FieldMapping,
+    group: str | None = None,
 ) -> dict[str, str]:
     """Return the column of each feature, by the feature's name.
 
@@ -95,7 +109,8 @@ def columns_of(
     # Of two columns with one name, most libraries return one silently: both are refused.
     names = list(header)
     columns = {name: mapping.get(name, name) for name in features}
-    needed = list(dict.fromkeys([*columns.values(), *([key] if key is not None else [])]))
+    others = [name for name in (key, group) if name is not None]
+    needed = list(dict.fromkeys([*columns.values(), *others]))
     problems = [f"missing {name!r}" for name in needed if name not in names]
     if not mapping:
         problems += [f"unknown {name!r}" for name in names if name not in needed]

@@ -23,9 +23,15 @@ _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def read(
-    path: Path, features: Features, key: str | None, mapping: FieldMapping
+    path: Path,
+    features: Features,
+    key: str | None,
+    mapping: FieldMapping,
+    group: str | None = None,
 ) -> Iterator[FileRow]:
-    """Yield the file's samples; ``key`` names the column of their keys.
+    """Yield the file's samples; ``key`` and ``group`` name the columns of their keys and groups.
+
+    An empty cell is no group.
 
     A cell holds a number, ``true`` or ``false``, the name or index of a class, text, a text that
     `with_media` loads for bytes and images, or a JSON list for arrays. Raises `ImportFileError`
@@ -36,10 +42,10 @@ def read(
     if header is None:
         raise ImportFileError("the file has no header row", file=str(path))
     _refuse_missing_header(
-        path, records.line, header, [*(mapping.get(n, n) for n in features), key]
+        path, records.line, header, [*(mapping.get(n, n) for n in features), key, group]
     )
     try:
-        columns = columns_of(header, features, key, mapping)
+        columns = columns_of(header, features, key, mapping, group)
     except ValueError as error:
         raise ImportFileError(str(error), file=str(path), line=records.line) from None
     converters = [(name, columns[name], converter(features[name])) for name in features]
@@ -58,7 +64,8 @@ def read(
             except ValueError as error:
                 values[name] = texts[column]
                 row_error = row_error or records.error(str(error), key=row_key, feature=name)
-        yield FileRow(records.line, values, row_key, records.raw, row_error)
+        row_group = (texts[group] or None) if group is not None else None
+        yield FileRow(records.line, values, row_key, records.raw, row_error, row_group)
 
 
 def _refuse_missing_header(

@@ -32,14 +32,22 @@ _FILE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 
 @contextmanager
-def writer(path: Path, features: Features, key: str) -> Iterator[Callable[[Samples], None]]:
-    """Write a column of keys, then one per feature, with the metadata of ``datasets``."""
-    types = {key: pa.string(), **{name: _type(feature) for name, feature in features.items()}}
-    kinds = {key: _value("string"), **{name: _kind(feature) for name, feature in features.items()}}
+def writer(
+    path: Path, features: Features, key: str, group: str | None = None
+) -> Iterator[Callable[[Samples], None]]:
+    """Write columns of keys, of groups if they have a name, and of features.
+
+    They have the metadata of ``datasets``.
+    """
+    names = [key, *([] if group is None else [group])]
+    types = dict.fromkeys(names, pa.string())
+    types |= {name: _type(feature) for name, feature in features.items()}
+    kinds = dict.fromkeys(names, _value("string"))
+    kinds |= {name: _kind(feature) for name, feature in features.items()}
     metadata = {"huggingface": json.dumps({"info": {"features": kinds}})}
     # Nullable: ``datasets`` ignores its metadata for a column that is not.
     schema = pa.schema(types.items(), metadata=metadata)
-    with open_writer(path, schema, features, _column) as write:
+    with open_writer(path, schema, features, _column, group) as write:
         yield write
 
 

@@ -11,7 +11,7 @@ by line, by the strict parser, which reports the error with its line.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import repeat
 from operator import methodcaller
@@ -24,7 +24,7 @@ from registry.errors import ImportFileError, InvalidSampleError
 from registry.io.files.json_array import elements
 from registry.io.files.lines import decode, lines
 from registry.io.live_samples import Samples
-from registry.io.row import FieldMapping, FileRow, as_key, value_at
+from registry.io.row import FieldMapping, FileRow, as_group, as_key, value_at
 from registry.io.row_media import unnamed
 from registry.samples.features import ClassLabel, Features, Text
 from registry.samples.json_codec import from_fields, parse_json, to_fields
@@ -41,31 +41,38 @@ _BLOCK_BYTES = 1 << 12
 
 
 def read(
-    path: Path, features: Features, key: str | None, mapping: FieldMapping
+    path: Path,
+    features: Features,
+    key: str | None,
+    mapping: FieldMapping,
+    group: str | None = None,
 ) -> Iterator[FileRow]:
-    """Yield the file's samples; ``key`` is the path of the property that holds their keys.
+    """Yield the file's samples.
 
-    Arrays are nested lists or base64, classes are names or indexes, bytes and images are texts
-    that `with_media` loads. Rows that cannot be read have their
-    error, with the line.
+    ``key`` and ``group`` are the paths of the properties that hold their keys and groups; a null is
+    no group. Arrays are nested lists or base64, classes are names or indexes, bytes and images are
+    texts that `with_media` loads. Rows that cannot be read have their error, with the
+    line.
     """
-    selector = _Selector(path, features, key, mapping)
+    selector = _Selector(path, features, key, mapping, group)
     for numbers, raws in _blocks(path):
         objects = parse_block(raws)
-        if objects and (keys := selector.keys(objects)):
-            yield from map(FileRow, numbers, objects, keys, raws)
-        else:
-            yield from map(selector.row, numbers, raws, objects or repeat(None))
+        rows = selector.rows(numbers, objects, raws) if objects else None
+        yield from rows or map(selector.row, numbers, raws, objects or repeat(None))
 
 
 def read_array(
-    path: Path, features: Features, key: str | None, mapping: FieldMapping
+    path: Path,
+    features: Features,
+    key: str | None,
+    mapping: FieldMapping,
+    group: str | None = None,
 ) -> Iterator[FileRow]:
     """Yield the samples of a file that is one JSON array, with the number of each from 1.
 
     Raises `ImportFileError` with the number or, for text that is not JSON, the line.
     """
-    selector = _Selector(path, features, key, mapping, unit="element")
+    selector = _Selector(path, features, key, mapping, group, unit="element")
     for number, element in enumerate(elements(path), start=1):
         if not isinstance(element.value, dict):
             kind = type(element.value).__name__
@@ -79,15 +86,18 @@ def read_array(
 
 
 @contextmanager
-def writer(path: Path, features: Features, key: str) -> Iterator[Callable[[Samples], None]]:
-    """Write an object a line, in UTF-8: the key, then a property per feature."""
+def writer(
+    path: Path, features: Features, key: str, group: str | None = None
+) -> Iterator[Callable[[Samples], None]]:
+    """Write an object a line, in UTF-8: the key, the group if it has a name, then the features."""
     # Without ``newline``, Windows would write "\r\n".
     with path.open("x", encoding="utf-8", newline="\n") as file:
 
         def write(samples: Samples) -> None:
             for row, row_key in enumerate(samples.keys):
                 sample = {name: column[row] for name, column in samples.columns.items()}
-                fields = {key: row_key, **to_fields(features, sample)}
+                named = {} if group is None else {group: samples.groups[row]}
+                fields = {key: row_key, **named, **to_fields(features, sample)}
                 file.write(json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n")
 
         yield write
@@ -102,14 +112,21 @@ class _Selector:
         features: Features,
         key: str | None,
         mapping: FieldMapping,
+        group: str | None,
         unit: str = "line",
     ) -> None:
         self._path = str(path)
         self._unit = unit
         self._key = key
+        self._group = group
         self._choose = _chooser(features, mapping) if mapping else None
-        # Without a mapping, properties that are no features are refused: the key is taken out.
-        self._remove_key = key is not None and key not in features and not mapping
+        # Without a mapping, properties that are no features are refused: the key and the group are
+        # taken out.
+        self._removed = [
+            name
+            for name in dict.fromkeys((key, group))
+            if name is not None and name not in features and not mapping
+        ]
         # The texts of images and bytes are left as they are: `with_media` loads them.
         self._features = unnamed(features)
         # Features of which a text is base64, and has to be decoded.
@@ -117,8 +134,10 @@ class _Selector:
             n for n, f in self._features.items() if not isinstance(f, ClassLabel | Text)
         ]
 
-    def keys(self, objects: Sequence[dict[str, Any]]) -> Sequence[str | None] | None:
-        """Return the keys of objects whose values need no conversion, taken out of the objects.
+    def rows(
+        self, numbers: Sequence[int], objects: Sequence[dict[str, Any]], raws: Sequence[bytes]
+    ) -> Iterable[FileRow] | None:
+        """Return the samples of objects whose values need no conversion.
 
         Returns None, with the objects unchanged, if each has to be read by `row`. A check of many
         objects at once costs a fraction of one check for each.
@@ -127,29 +146,35 @@ class _Selector:
             str in {*map(type, [each.get(name) for each in objects])} for name in self._encoded
         ):
             return None
-        key = self._key
-        if key is None:
-            return [None] * len(objects)
-        keys: list[str | None] = [each.get(key) for each in objects]
-        if {*map(type, keys)} != {str}:
-            return None
-        if self._remove_key:
+        keys = groups = [None] * len(objects)
+        if self._key is not None:
+            keys = [each.get(self._key) for each in objects]
+            if {*map(type, keys)} != {str}:
+                return None
+        if self._group is not None:
+            # An object without the property has to be refused: it is not one without a group.
+            groups = [each.get(self._group, ...) for each in objects]
+            if not {*map(type, groups)} <= {str, type(None)}:
+                return None
+        for name in self._removed:
             for each in objects:
-                del each[key]
-        return keys
+                del each[name]
+        return map(FileRow, numbers, objects, keys, raws, repeat(None), groups)
 
     def row(self, number: int, raw: bytes, parsed: dict[str, Any] | None) -> FileRow:
         """Return a line's sample; ``parsed`` is its object, or None if it is not parsed yet."""
-        key, fields = None, parsed or {}
+        key, group, fields = None, None, parsed or {}
         try:
             fields = parse_object(raw) if parsed is None else parsed
             if self._key is not None:
                 key = as_key(value_at(fields, self._key), self._key)
-                if self._remove_key:
-                    # A path into an inner object leaves nothing to remove.
-                    fields.pop(self._key, None)
+            if self._group is not None:
+                group = as_group(value_at(fields, self._group), self._group)
+            for name in self._removed:
+                # A path into an inner object leaves nothing to remove.
+                fields.pop(name, None)
             chosen = fields if self._choose is None else self._choose(fields)
-            return FileRow(number, from_fields(self._features, chosen), key, raw)
+            return FileRow(number, from_fields(self._features, chosen), key, raw, group=group)
         except ValueError as error:
             return FileRow(number, fields, key, raw, self._error(str(error), number, key, None))
         except InvalidSampleError as error:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from registry.errors import ImportFileError
-from registry.io.row import FieldMapping, FileRow, as_key, columns_of, fingerprint
+from registry.io.row import FieldMapping, FileRow, as_group, as_key, columns_of, fingerprint
 from registry.samples.features import LARGEST_RECORD, Features
 
 BLOCK_BYTES = 4 << 20
@@ -66,21 +66,26 @@ class _Array(NamedTuple):
 
 
 def read(
-    path: Path, features: Features, key: str | None, mapping: FieldMapping
+    path: Path,
+    features: Features,
+    key: str | None,
+    mapping: FieldMapping,
+    group: str | None = None,
 ) -> Iterator[FileRow]:
-    """Yield the file's samples; ``key`` names the array of their keys.
+    """Yield the file's samples; ``key`` and ``group`` name the arrays of their keys and groups.
 
-    Raises `ImportFileError` for an array that would need unpickling, and with the row for damage.
+    An empty text is no group. Raises `ImportFileError` for an array that would need unpickling, and
+    with the row for damage.
     """
     number = 0
     try:
         with ZipFile(path) as archive, ExitStack() as stack:
             names = [name.removesuffix(_SUFFIX) for name in archive.namelist()]
-            columns = columns_of(names, features, key, mapping)
+            columns = columns_of(names, features, key, mapping, group)
             arrays = {}
             # All are open at once, as a row has a value of each. The set has each array once: two
             # features may share it, and a stream has one position.
-            for name in {*columns.values(), *([key] if key is not None else [])}:
+            for name in {*columns.values(), *(n for n in (key, group) if n is not None)}:
                 file = stack.enter_context(archive.open(name + _SUFFIX))
                 arrays[name] = _array(name, file)
             for block, count in _blocks(arrays):
@@ -88,7 +93,11 @@ def read(
                     number += 1
                     values = {name: block[column][row] for name, column in columns.items()}
                     row_key = as_key(block[key][row], key) if key is not None else None
-                    yield FileRow(number, values, row_key, fingerprint(values.values()))
+                    row_group = None
+                    if group is not None and (value := block[group][row].item()) != "":
+                        row_group = as_group(value, group)
+                    raw = fingerprint(values.values())
+                    yield FileRow(number, values, row_key, raw, group=row_group)
     except _DAMAGE as error:
         _refuse(path, number, f"the file is damaged or no archive of NumPy's ({error})")
     except (ValueError, KeyError) as error:

@@ -19,6 +19,7 @@ from registry.io.live_samples import Samples
 from registry.io.row import (
     FieldMapping,
     FileRow,
+    as_group,
     as_key,
     columns_of,
     encodable_name,
@@ -45,21 +46,25 @@ _FILE = {"bytes", "path"}
 
 
 def read(
-    path: Path, features: Features, key: str | None, mapping: FieldMapping
+    path: Path,
+    features: Features,
+    key: str | None,
+    mapping: FieldMapping,
+    group: str | None = None,
 ) -> Iterator[FileRow]:
     """Yield the samples of a file or, in the order of their names, of a folder's files.
 
-    ``key`` names the column of their keys. Arrays are lists, or lists of lists; classes are names
-    or indexes; bytes and images are binary, texts that `with_media` loads, or the structs of
-    Hugging Face. A sample of a folder has the key that it has if its file is imported alone. Raises
-    `ImportFileError` with the file and the row.
+    ``key`` and ``group`` name the columns of their keys and groups; a null is no group. Arrays are
+    lists, or lists of lists; classes are names or indexes; bytes and images are binary, texts that
+    `with_media` loads, or the structs of Hugging Face. A sample of a folder has the key that it has
+    if its file is imported alone. Raises `ImportFileError` with the file and the row.
     """
     if not path.is_dir():
-        yield from _rows(path, features, key, mapping)
+        yield from _rows(path, features, key, mapping, group)
         return
     for file in shards(path):
         name = encodable_name(file)
-        for row in _rows(file, features, key, mapping):
+        for row in _rows(file, features, key, mapping, group):
             row_key = line_key(name, row.line, row.raw) if row.key is None else row.key
             yield row._replace(key=row_key)
 
@@ -73,14 +78,19 @@ def shards(folder: Path) -> list[Path]:
 
 
 def _rows(
-    path: Path, features: Features, key: str | None, mapping: FieldMapping
+    path: Path,
+    features: Features,
+    key: str | None,
+    mapping: FieldMapping,
+    group: str | None,
 ) -> Iterator[FileRow]:
     number = 0
     try:
         # Without a buffer size, whole column chunks are read into memory.
         with pq.ParquetFile(path, buffer_size=1 << 20) as file:
-            columns = columns_of(file.schema_arrow.names, features, key, mapping)
-            needed = [*columns.values(), *([key] if key is not None else [])]
+            columns = columns_of(file.schema_arrow.names, features, key, mapping, group)
+            others = [name for name in (key, group) if name is not None]
+            needed = [*columns.values(), *others]
             names = {name: (*each,) for name, each in class_names(file.schema_arrow).items()}
             for batch in file.iter_batches(_batch_rows(file.metadata), columns=needed):
                 # A set: several features may have the same column, which is converted once.
@@ -93,7 +103,11 @@ def _rows(
                     number += 1
                     values = {name: each[row] for name, each in by_feature.items()}
                     row_key = as_key(by_column[key][row], key) if key is not None else None
-                    yield FileRow(number, values, row_key, fingerprint(values.values()))
+                    row_group = (
+                        as_group(by_column[group][row], group) if group is not None else None
+                    )
+                    raw = fingerprint(values.values())
+                    yield FileRow(number, values, row_key, raw, group=row_group)
     except FileNotFoundError:
         raise  # `insert_file` reports it better than Arrow's message, which is an OSError, too
     except (pa.ArrowException, ValueError, OSError) as error:
@@ -137,27 +151,41 @@ def _batch_rows(metadata: Any) -> int:
 
 
 @contextmanager
-def writer(path: Path, features: Features, key: str) -> Iterator[Callable[[Samples], None]]:
-    """Write a column of keys, then one per feature.
+def writer(
+    path: Path, features: Features, key: str, group: str | None = None
+) -> Iterator[Callable[[Samples], None]]:
+    """Write a column of keys, one of groups if it has a name, then one per feature.
 
     Arrays are nested lists of fixed size. Classes are dictionary-encoded names or, without names,
     int32 indexes.
     """
-    types = {key: pa.string(), **{name: arrow_type(feature) for name, feature in features.items()}}
-    schema = pa.schema([pa.field(name, each, nullable=False) for name, each in types.items()])
-    with open_writer(path, schema, features, arrow_column) as write:
+    types = {key: pa.string(), **({} if group is None else {group: pa.string()})}
+    types |= {name: arrow_type(feature) for name, feature in features.items()}
+    schema = pa.schema(
+        [pa.field(name, each, nullable=name == group) for name, each in types.items()]
+    )
+    with open_writer(path, schema, features, arrow_column, group) as write:
         yield write
 
 
 @contextmanager
 def open_writer(
-    path: Path, schema: Any, features: Features, column_of: Callable[[Feature, Any], Any]
+    path: Path,
+    schema: Any,
+    features: Features,
+    column_of: Callable[[Feature, Any], Any],
+    group: str | None,
 ) -> Iterator[Callable[[Samples], None]]:
-    """Write batches with a schema; ``column_of`` returns the Arrow array of a feature's values."""
+    """Write batches with a schema: keys, groups if they have a name, and features.
+
+    ``column_of`` returns the Arrow array of a feature's values.
+    """
     with path.open("xb") as file, pq.ParquetWriter(file, schema) as parquet:
 
         def write(samples: Samples) -> None:
             columns = [column_of(features[name], each) for name, each in samples.columns.items()]
+            if group is not None:
+                columns.insert(0, pa.array(samples.groups, pa.string()))
             keys = pa.array(samples.keys, pa.string())
             parquet.write_batch(pa.record_batch([keys, *columns], schema=schema))
 

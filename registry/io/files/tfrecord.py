@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError
 from registry.errors import ImportFileError
 from registry.io.files.tf_example_pb2 import Example
 from registry.io.live_samples import Samples
-from registry.io.row import FieldMapping, FileRow, as_key, columns_of
+from registry.io.row import FieldMapping, FileRow, as_group, as_key, columns_of
 from registry.samples.features import (
     LARGEST_RECORD,
     Bytes,
@@ -40,23 +40,30 @@ _HEAD_BYTES = _LENGTH.size + _CRC.size
 
 
 def read(
-    path: Path, features: Features, key: str | None, mapping: FieldMapping
+    path: Path,
+    features: Features,
+    key: str | None,
+    mapping: FieldMapping,
+    group: str | None = None,
 ) -> Iterator[FileRow]:
-    """Yield the file's samples; ``key`` names the examples' feature that holds their keys.
+    """Yield the file's samples.
 
-    A list of numbers fills an array in C order. A list of bytes holds the little-endian values of
-    an array, or text, the name of a class, bytes or an image. Raises `ImportFileError` with the
-    number of the record.
+    ``key`` and ``group`` name the examples' features that hold their keys and groups. An empty list
+    is no group. A list of numbers fills an array in C order. A list of bytes holds the
+    little-endian values of an array, or text, the name of a class, bytes or an image. Raises
+    `ImportFileError` with the number of the record.
     """
     for number, raw in enumerate(records(path), start=1):
-        row_key = name = None
+        row_key = row_group = name = None
         try:
             example = Example.FromString(raw).features.feature
             # Before any lookup: a protobuf map inserts an empty value for a missing name instead of
             # raising.
-            columns = columns_of(example, features, key, mapping)
+            columns = columns_of(example, features, key, mapping, group)
             if key is not None:
                 row_key = as_key(_text(_values(example[key])), key)
+            if group is not None and len(listed := _values(example[group])):
+                row_group = as_group(_text(listed), group)
             values = {}
             for name, column in columns.items():
                 values[name] = _value(features[name], _values(example[column]))
@@ -68,12 +75,14 @@ def read(
             ) from None
         # Without a key, one is made of these bytes: an example that is serialized again with its
         # features in another order is another sample.
-        yield FileRow(number, values, row_key, raw)
+        yield FileRow(number, values, row_key, raw, group=row_group)
 
 
 @contextmanager
-def writer(path: Path, features: Features, key: str) -> Iterator[Callable[[Samples], None]]:
-    """Write a record per sample: the key, then a list per feature.
+def writer(
+    path: Path, features: Features, key: str, group: str | None = None
+) -> Iterator[Callable[[Samples], None]]:
+    """Write a record per sample: the key, the group if it has a name, then a list per feature.
 
     Whole numbers and bools are int64 lists, and floats of up to 32 bits are float lists, in C
     order. Arrays that neither represents exactly (uint64, float64, some NaNs) are one string of
@@ -86,6 +95,12 @@ def writer(path: Path, features: Features, key: str) -> Iterator[Callable[[Sampl
             for row, row_key in enumerate(samples.keys):
                 example = Example()
                 example.features.feature[key].bytes_list.value.append(row_key.encode())
+                if group is not None:
+                    row_group = samples.groups[row]
+                    # An empty list: a feature without one could not be read.
+                    example.features.feature[group].bytes_list.SetInParent()
+                    named = [] if row_group is None else [row_group.encode()]
+                    example.features.feature[group].bytes_list.value.extend(named)
                 for name, column in samples.columns.items():
                     _put(example.features.feature[name], features[name], column[row])
                 # Otherwise the order of the features may differ from record to record.

@@ -174,7 +174,6 @@ def _response(
                 "username": user.get("username"),
             },
         },
-        task=f"{TOOL}:{identity.parent}",
     )
 
 

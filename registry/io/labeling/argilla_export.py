@@ -37,7 +37,8 @@ def read(
                 values = values_of(features, rules, annotation, None)
                 if values is not None:
                     raw = fingerprint(values.values())
-                    yield FileRow(element.line, values, annotation.id.key, raw)
+                    task = annotation.task
+                    yield FileRow(element.line, values, annotation.id.key, raw, default_group=task)
         except InvalidSampleError as error:
             problem = ImportFileError(
                 error.reason, file=str(path), line=element.line, feature=error.feature
@@ -86,6 +87,7 @@ def _annotation(
             "record": {"id": number, "external_id": record.get("id")},
             "response": {"user": user},
         },
+        task=f"{TOOL}:{number}",
     )
 
 

@@ -21,6 +21,7 @@ def read(
     features: Features,
     key: str | None,
     mapping: FieldMapping,
+    group: str | None = None,
     unlabelled: str = "skip",
 ) -> Iterator[FileRow]:
     """Yield the documents, with the keys ``doccano:ID``.
@@ -31,7 +32,8 @@ def read(
     unless ``unlabelled`` is "empty".
 
     If annotators label the same documents, each annotator has a file, with the same ids: import
-    one of the files, or give each document its own key.
+    one of the files, or give each document its own key. All samples of a document are in the group
+    ``doccano:ID``, unless ``group`` is the path of another.
     """
     if unlabelled not in ("skip", "empty"):
         raise ImportFileError(f"unlabelled is skip or empty, not {unlabelled!r}", file=str(path))
@@ -45,7 +47,7 @@ def read(
         is_unlabelled = bool(labels) and not any(labels)
         return None if needs_label and is_unlabelled else _fields(document)
 
-    return ToolFile(path, features, key, mapping, _KEY_PARTS).rows(fields_of)
+    return ToolFile(path, features, key, mapping, _KEY_PARTS, group).rows(fields_of)
 
 
 def _fields(document: dict[str, Any]) -> dict[str, Any]:

@@ -15,14 +15,19 @@ _KEY_PARTS = ("prodigy", "_input_hash", "_task_hash", "_annotator_id")
 
 
 def read(
-    path: Path, features: Features, key: str | None, mapping: FieldMapping
+    path: Path,
+    features: Features,
+    key: str | None,
+    mapping: FieldMapping,
+    group: str | None = None,
 ) -> Iterator[FileRow]:
     """Yield the accepted tasks, with the keys ``prodigy:INPUT:TASK`` and, if given, the annotator.
 
     A task that is in the file several times was answered again: its last line counts. A rejected
     task is also a sample if a feature takes ``answer``; an ignored one never is. ``label`` is the
     label or the only option that was chosen, ``spans`` makes a `Ragged` feature of starts and ends,
-    and ``spans.classes[a,b]`` one of their labels. A task without ``spans`` has none.
+    and ``spans.classes[a,b]`` one of their labels. A task without ``spans`` has none. All tasks of
+    an input are in the group ``prodigy:INPUT``, unless ``group`` is the path of another.
     """
     paths = {mapping.get(name, name) for name in features}
     # Without ``answer``, nothing would distinguish a rejected task from an accepted one.
@@ -35,7 +40,7 @@ def read(
             raise ValueError(f"'answer' is accept, reject or ignore, not {value}")
         return _fields(task) if answer in accepted else None
 
-    file = ToolFile(path, features, key, mapping, _KEY_PARTS)
+    file = ToolFile(path, features, key, mapping, _KEY_PARTS, group)
     return file.rows(fields_of, skipped=file.superseded())
 
 

@@ -20,7 +20,7 @@ from registry.io.files.lines import beginning, lines
 from registry.io.labeling import answers
 from registry.io.labeling.answers import Conversion
 from registry.io.labeling.paths import split_path
-from registry.io.row import FieldMapping, FileRow, as_key, fingerprint, value_at
+from registry.io.row import FieldMapping, FileRow, as_group, as_key, fingerprint, value_at
 from registry.io.row_media import unnamed
 from registry.samples.features import ClassLabel, Feature, Features, Ragged, Text
 from registry.samples.json_codec import excerpt, from_fields
@@ -46,7 +46,8 @@ class ToolFile:
     """A file of a tool's objects.
 
     Without ``key``, a key is made of ``key_parts``: the tool's name, then the names of properties,
-    the last of which may be missing.
+    the last of which may be missing. Without ``group``, the default group of a sample is made of
+    the first two parts: it is what was labeled, whoever labeled it.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class ToolFile:
     key: str | None
     mapping: FieldMapping
     key_parts: Sequence[str]
+    group: str | None = None
 
     def rows(
         self, fields_of: FieldsOf, *, skipped: frozenset[int] = frozenset()
@@ -69,7 +71,7 @@ class ToolFile:
 
     def _row(self, each: ToolObject, fields_of: FieldsOf) -> FileRow | None:
         line, parsed, raw, problem = each
-        row_key, feature = None, None
+        row_key = group = default_group = feature = None
         if problem is None:
             try:
                 fields = fields_of(parsed)
@@ -77,8 +79,13 @@ class ToolFile:
                 if fields is None:
                     return None
                 row_key = self.key_of(parsed)
+                if self.group is not None:
+                    group = as_group(value_at(parsed, self.group), self.group)
+                elif self.key_parts[1] in parsed:
+                    default_group = self._of_parts(parsed, self.key_parts[:2])
                 values = select_values(self.features, self.mapping, fields)
-                return FileRow(line, values, row_key, raw or fingerprint(values.values()))
+                raw = raw or fingerprint(values.values())
+                return FileRow(line, values, row_key, raw, group=group, default_group=default_group)
             except InvalidSampleError as error:
                 reason, feature = error.reason, error.feature
             except ValueError as error:
@@ -112,12 +119,14 @@ class ToolFile:
         """Return an object's key; raises `ValueError`."""
         if self.key is not None:
             return as_key(value_at(parsed, self.key), self.key)
-        tool, *required, optional = self.key_parts
-        parts = [as_key(value_at(parsed, name), name) for name in required]
+        *required, optional = self.key_parts
         # Left out rather than empty, so that keys of files without the property stay the same.
-        if parsed.get(optional) is not None:
-            parts.append(as_key(parsed[optional], optional))
-        return ":".join([tool, *parts])
+        has_optional = parsed.get(optional) is not None
+        return self._of_parts(parsed, self.key_parts if has_optional else required)
+
+    def _of_parts(self, parsed: Mapping[str, Any], parts: Sequence[str]) -> str:
+        tool, *names = parts
+        return ":".join([tool, *(as_key(value_at(parsed, name), name) for name in names)])
 
     def _keys(self) -> Iterator[tuple[int, str]]:
         for number, (_, parsed, _, _) in enumerate(objects(self.path)):
