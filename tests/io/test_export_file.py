@@ -37,7 +37,9 @@ EVERYTHING: dict[str, Feature] = {
     "photo": Image(),
 }
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
-KEYS = st.lists(TEXT.filter(lambda key: 0 < len(key.encode()) < 500), min_size=1, max_size=4)
+KEY = TEXT.filter(lambda key: 0 < len(key.encode()) < 500)
+KEYS = st.lists(KEY, min_size=1, max_size=4)
+GROUP = st.none() | KEY
 _numbers = itertools.count()
 
 
@@ -75,14 +77,18 @@ def test_an_exported_file_is_imported_bit_for_bit(
     dataset = reg.create(f"given-{number}", EVERYTHING)
     unique = list(dict.fromkeys(keys))
     rows = [{n: value(f, rng, data) for n, f in EVERYTHING.items()} for _ in unique]
-    dataset.insert(rows, keys=unique)
+    groups = [data.draw(GROUP) for _ in unique]
+    dataset.insert(rows, keys=unique, groups=groups)
     path = tmp_path / f"{number}.{form}"
-    assert export_file(reg.engine, dataset, path) == len(unique)
+    assert export_file(reg.engine, dataset, path, form=form) == len(unique)
     copy = reg.create(f"copy-{number}", EVERYTHING)
-    insert_file(copy, path, key="key")
+    options = {"group": "group" if any(groups) else None}
+    insert_file(copy, path, form=form, key="key", options=options)
     # The chain stands for all records and the buckets of their keys.
     assert copy.head == dataset.head
-    assert [entry.key for entry in copy.entries()] == unique
+    assert [(entry.key, entry.group) for entry in copy.entries()] == [
+        *zip(unique, groups, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("form", WRITABLE)
@@ -98,9 +104,9 @@ def test_the_live_samples_of_the_version_are_exported(
     digits.update("k5", label=0)
     digits.insert([digit(10)], keys=["k10"])
     path = tmp_path / f"d.{form}"
-    assert export_file(reg.engine, reg.open(version), path, key="name") == 9
+    assert export_file(reg.engine, reg.open(version), path, form=form, key="name") == 9
     copy = reg.create("copy", digits.features)
-    insert_file(copy, path, key="name")
+    insert_file(copy, path, form=form, key="name")
     assert [e.key for e in copy.entries()] == [
         "k0",
         "k1",
