@@ -1,5 +1,7 @@
 """Groups: samples that stay in one split, annotations by task, and a check of the inbox's actions.
 
+An index finds the rejected rows of a key, which a change of that key corrects.
+
 The check is a trigger. A CHECK constraint, also one that is NOT VALID, is checked whenever a row is
 updated: an older row with an unknown action could then be neither rejected nor tried again.
 """
@@ -24,6 +26,9 @@ json = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 # Collation C, as for keys: groups compare by their bytes in any locale of the cluster.
 group = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 
+INDEX = "ix_inbox_rejected_key"
+# PostgreSQL refuses to index texts of over some 2,700 bytes. No key of a sample has more than 512.
+REJECTED = sa.text("error IS NOT NULL AND length(key) <= 512")
 FUNCTION = """
     CREATE OR REPLACE FUNCTION inbox_known_action() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -68,6 +73,17 @@ def upgrade() -> None:
         else:
             for name, event in SQLITE_EVENTS.items():
                 op.execute(SQLITE_TRIGGER.format(name=name, event=event))
+        # Concurrently, so that tools can insert during the build. An interrupted build leaves an
+        # invalid index, which no query uses: the next attempt drops it first.
+        op.drop_index(INDEX, "inbox", if_exists=True, postgresql_concurrently=True)
+        op.create_index(
+            INDEX,
+            "inbox",
+            ["dataset_id", "key"],
+            postgresql_where=REJECTED,
+            sqlite_where=REJECTED,
+            postgresql_concurrently=True,
+        )
 
 
 def columns() -> Iterator[tuple[str, sa.Column[Any]]]:
@@ -81,6 +97,7 @@ def columns() -> Iterator[tuple[str, sa.Column[Any]]]:
 
 def downgrade() -> None:
     refuse_to_forget()
+    op.drop_index(INDEX, "inbox")
     if op.get_context().dialect.name == "postgresql":
         op.execute("DROP TRIGGER inbox_known_action ON inbox")
         op.execute("DROP FUNCTION inbox_known_action()")

@@ -26,8 +26,9 @@ from registry.storage.log.inbox import Inbox
 from registry.storage.log.insertions import Data, insertions
 from registry.storage.log.page import Page
 from registry.storage.log.reader import Log, follow, pages
+from registry.storage.log.requests import append_requests
 from registry.storage.log.version import Version, complete
-from registry.storage.log.writer import Writer, amend, append, append_all, append_each, transact
+from registry.storage.log.writer import Writer, amend, append, append_all, transact
 from registry.training import run_store
 from registry.training.mirror_source import Sources
 from registry.training.policy import Policy
@@ -170,13 +171,12 @@ class Dataset:
         """Commit requests together in one transaction; return the outcome of each, in order.
 
         A request is stored as a whole or not at all. If it is not stored, its outcome is its error.
-        The heads in all reports are the head after the last request. Raises
+        The heads in all reports are the head after the last request. Rejected rows of the inbox
+        that the requests correct are removed, which takes the privileges of a server. Raises
         `DatabaseUnavailableError` if the database cannot be reached.
         """
         self._check_writable()
-        # Encoded before the transaction, during which other writers of the dataset wait.
-        encoded = batches(self._log.codec, requests)
-        return append_each(self._log.engine, self._log.dataset_id, encoded)
+        return append_requests(self._log.engine, self._log.dataset_id, self._log.codec, requests)
 
     def amend_together(
         self, prepare: Callable[[Connection], Sequence[Sequence[Change]]]

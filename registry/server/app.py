@@ -14,7 +14,7 @@ from registry.catalog.registry import Registry
 from registry.errors import RegistryError
 from registry.server.middleware import RequestMiddleware
 from registry.server.problems import Problem, problem_of
-from registry.server.routes import datasets, health, webhooks
+from registry.server.routes import datasets, health, inbox, webhooks
 from registry.server.service import Service
 from registry.server.settings import ServerSettings
 
@@ -49,7 +49,7 @@ def application(registry: Registry, settings: ServerSettings | None = None) -> F
     app.state.service = service
     # Outermost of the application's own middleware, so that it measures every answer.
     app.add_middleware(RequestMiddleware, service=service)
-    for routes in (datasets, webhooks, health):
+    for routes in (datasets, inbox, webhooks, health):
         app.include_router(routes.router)
     return app
 

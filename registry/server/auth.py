@@ -43,12 +43,18 @@ class Authenticator:
         self._requests = RateLimit(settings.rate)
         self._failures = RateLimit(FAILURE_RATE)
 
-    async def require(self, request: HTTPConnection, right: Right, dataset: str | None) -> None:
-        """Raise `Problem` unless the request has this right; ``dataset`` None means all."""
+    async def require(
+        self, request: HTTPConnection, right: Right, dataset: str | None
+    ) -> Token | None:
+        """Return the request's token, or None on a server without tokens.
+
+        Raises `Problem` unless the request has this right; ``dataset`` None means all.
+        """
         token = await self.token(request)
         if token is not None and not token.opens(dataset, right):
             target = "every dataset" if dataset is None else f"the dataset {dataset!r:.140}"
             raise Problem(403, f"the token {token.name!r} may not {right} {target}")
+        return token
 
     async def token(self, request: HTTPConnection) -> Token | None:
         """Return the request's token, or None on a server without tokens.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from starlette.responses import Response
@@ -83,7 +83,12 @@ def log_page(dataset: Dataset, after: int, limit: int) -> bytes:
             break
     following = after + len(rows)  # a log has no gaps: each position has one row
     # The rows are JSON already, as their size had to be known: only the rest is written here.
-    rest = LogPageAnswer(rows=[], next=following, head=head).model_dump_json(exclude={"rows"})
+    return spliced(LogPageAnswer(rows=[], next=following, head=head), rows)
+
+
+def spliced(body: Answer, rows: Iterable[bytes]) -> bytes:
+    """Return an answer as JSON with these rows, which are JSON already."""
+    rest = body.model_dump_json(exclude={"rows"})
     return b'{"rows":[%b],%b' % (b",".join(rows), rest[1:].encode())
 
 

@@ -119,6 +119,38 @@ class LogPageAnswer(Answer):
     head: int
 
 
+class InboxRowAnswer(Answer):
+    """A row of the inbox, which waits or was rejected; ``fields`` is JSON of any kind."""
+
+    id: int
+    status: Literal["waiting", "rejected"]
+    key: str | None
+    action: str
+    source: str | None
+    group: str | None
+    created_at: Timestamp
+    error: str | None = Field(description="Why the row was rejected; null while it waits.")
+    size: int | None = Field(description="Bytes of the fields; null if they are not measured.")
+    fields: Any = Field(description="Null if there are none, over 1 MiB, or if they are not JSON.")
+
+
+class InboxPageAnswer(Answer):
+    """Rows of the inbox in the order of their ids; request the following with ``after=next``."""
+
+    rows: list[InboxRowAnswer]
+    next: int | None = Field(description="Null after the last row.")
+
+
+class InboxCorrection(BaseModel):
+    """What to replace in a rejected row before it is tried again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    fields: dict[str, Any] | None = Field(
+        None, description="All fields of the row, as in a request to insert. Null keeps them."
+    )
+
+
 class EventAnswer(Answer):
     """The result of a webhook event; the counts are of annotations, for one that was applied."""
 
@@ -163,6 +195,12 @@ def samples_body() -> dict[str, Any]:
     items = {"anyOf": [item, {"type": "array", "items": item, "minItems": 1}]}
     content = {JSON: {"schema": items}, NDJSON: {"schema": {"type": "string"}}}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def correction_body() -> dict[str, Any]:
+    """Document the optional body of a request to retry a rejected row."""
+    content = {JSON: {"schema": InboxCorrection.model_json_schema()}}
+    return {"requestBody": {"required": False, "content": content}}
 
 
 def event_body() -> dict[str, Any]:

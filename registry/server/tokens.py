@@ -53,6 +53,15 @@ class Token:
     expires_at: datetime | None
     revoked_at: datetime | None
 
+    @property
+    def source(self) -> str | None:
+        """The source of the inbox rows that belong to the token; None if all rows do.
+
+        It is the token's name, also of a token that was rotated. To a token for every dataset, all
+        rows belong.
+        """
+        return None if self.dataset is None else self.name.partition(_ROTATED)[0]
+
     def usable(self, now: datetime) -> bool:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 

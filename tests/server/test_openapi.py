@@ -34,7 +34,7 @@ def test_no_request_fails_the_server(sqlite_url: str, caplog: pytest.LogCaptureF
             schema = schemathesis.openapi.from_url(f"{at}/openapi.json")
             results: list[Any] = list(schema.get_all_operations())
             operations = [result.ok() for result in results]
-            assert len(operations) == 12
+            assert len(operations) == 15
             for operation in operations:
                 for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
                     _try(operation.as_strategy(mode), at, answers)
@@ -56,7 +56,7 @@ def test_routes_with_tokens_document_how_they_are_refused(sqlite_url: str) -> No
     assert {each: codes for each, codes in refused.items() if codes} == {
         ("/v1/datasets", "get"): {"403"}
     }
-    assert len(refused) == 8
+    assert len(refused) == 11
 
 
 def _try(cases: Any, at: str, answers: Counter[int]) -> None:

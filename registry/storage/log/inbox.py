@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import (
     Connection,
@@ -22,23 +23,24 @@ from sqlalchemy import (
     update,
 )
 
-from registry.errors import InvalidSampleError, RegistryError
+from registry.errors import RegistryError
 from registry.samples.codec import Codec
 from registry.samples.features import LARGEST_RECORD
-from registry.samples.json_codec import parse_json
 from registry.storage.database.models import InboxRow
+from registry.storage.database.transactions import read
 from registry.storage.log import inbox_rejected
 from registry.storage.log.batch import Batch, Report
-from registry.storage.log.changes import Change, batches
+from registry.storage.log.changes import batches
 from registry.storage.log.head import Head
+from registry.storage.log.inbox_changes import change_of, reason_of, too_large
+from registry.storage.log.inbox_corrections import Correction, discard_corrected
 from registry.storage.log.inbox_rejected import Limits, Refused
-from registry.storage.log.inbox_waiting import RowSize, Texts, lock_waiting, measure, read_texts
+from registry.storage.log.inbox_retry import retry_now
+from registry.storage.log.inbox_rows import InboxEntry, listed
+from registry.storage.log.inbox_waiting import RowSize, lock_waiting, measure, read_texts
 from registry.storage.log.lookup import latest, size_of
-from registry.storage.log.raw_text import decode
 from registry.storage.log.writer import Writer, transact
 
-SOURCE = "inbox"
-"""The source of rows whose ``source`` is NULL."""
 _BYTES = 16 << 20
 """Bytes of rows that are moved in one transaction; a single row may be larger."""
 
@@ -100,9 +102,31 @@ class Inbox:
         """Let rejected rows wait again, all or those with the given ids; return their number."""
         return inbox_rejected.retry(self.engine, self.dataset_id, ids)
 
-    def discard(self, ids: Sequence[int] | None = None) -> int:
-        """Remove rejected rows, all or those with the given ids; return their number."""
-        return inbox_rejected.discard(self.engine, self.dataset_id, ids)
+    def discard(self, ids: Sequence[int] | None = None, source: str | None = None) -> int:
+        """Remove rejected rows, all or those with the given ids; return their number.
+
+        With ``source``, only rows of that source are removed.
+        """
+        return inbox_rejected.discard(self.engine, self.dataset_id, ids, source)
+
+    def rows(self, after: int = 0, limit: int = 100, source: str | None = None) -> list[InboxEntry]:
+        """Return waiting and rejected rows past id ``after``, in the order of their ids.
+
+        At most ``limit`` rows are returned, and fewer if they are large; only an empty list is the
+        end. With ``source``, the rows are those of that source, and of its parts (``SOURCE/…``).
+        """
+        return read(self.engine, listed, self.dataset_id, after, limit, source)
+
+    def retry_now(
+        self, number: int, fields: Mapping[str, Any] | None = None, source: str | None = None
+    ) -> Report:
+        """Apply a rejected row, with other ``fields`` if they are given, and return what it did.
+
+        Raises `InvalidSampleError` or `SampleNotFoundError` if it does not fit: it then stays
+        rejected, as it was inserted, and has the reason unless ``fields`` were given. Raises
+        `RejectedRowNotFoundError` if there is no such row, or not of that source.
+        """
+        return retry_now(self.engine, self.dataset_id, self.codec, number, fields, source)
 
     @property
     def limits(self) -> Limits:
@@ -131,17 +155,23 @@ class Inbox:
         rows = measure(connection, ids)
         # What does not fit is rejected by its size alone, and never read into memory.
         fitting = {number: row for number, row in rows.items() if row.size <= LARGEST_RECORD}
-        errors = {number: _too_large(rows[number].size) for number in rows.keys() - fitting.keys()}
+        errors = {number: too_large(rows[number].size) for number in rows.keys() - fitting.keys()}
         taken = _first_within_limit(connection, self.dataset_id, fitting)
-        outcomes = writer.append(_read(connection, self.codec, taken) if taken else [])
+        read_rows = _read(connection, self.codec, taken) if taken else []
+        outcomes = writer.append([row.batch for row in read_rows])
         moved = Report(0, 0, 0, 0, writer.head)
-        for number, outcome in zip(taken, outcomes, strict=True):
+        corrections = []
+        for number, row, outcome in zip(taken, read_rows, outcomes, strict=True):
             if isinstance(outcome, RegistryError):
-                errors[number] = _reason(outcome)
-            else:
-                moved += outcome
+                errors[number] = reason_of(outcome)
+                continue
+            moved += outcome
+            if row.correction is not None:
+                corrections.append(row.correction)
         # In the transaction of the append: a row is in the inbox or in the log, never in both.
         _clear(connection, [number for number in taken if number not in errors], errors)
+        # After the rejections: a row of this very transaction may be one that another corrects.
+        discard_corrected(connection, self.dataset_id, corrections)
         return more or len(taken) < len(fitting), Drained(moved, len(errors))
 
 
@@ -168,40 +198,28 @@ def _first_within_limit(
     return taken
 
 
-def _read(connection: Connection, codec: Codec, ids: Sequence[int]) -> list[Batch | RegistryError]:
-    """Return each row's batch, or the error that rejects it, in the order of the ids."""
-    rows = read_texts(connection, ids)
-    results: list[Batch | RegistryError] = []
-    while rows:
-        # The last row is the first by id. ``pop`` frees its text before its values are encoded:
+@dataclass(frozen=True)
+class _Row:
+    """A row that was read: its batch or the error that rejects it, and what it corrects."""
+
+    batch: Batch | RegistryError
+    correction: Correction | None
+
+
+def _read(connection: Connection, codec: Codec, ids: Sequence[int]) -> list[_Row]:
+    """Return the rows with these ids, in the order of the ids."""
+    texts = read_texts(connection, ids)
+    rows: list[_Row] = []
+    for number in ids:
+        # The last text is the first by id. ``pop`` frees it before its values are encoded:
         # otherwise both forms of all rows would be in memory at once.
-        change = _change(rows.pop())
-        results += [change] if isinstance(change, RegistryError) else batches(codec, [[change]])
-    return results
-
-
-def _change(row: Texts) -> Change | RegistryError:
-    try:
-        fields = None if row.fields is None else parse_json(decode(row.fields, "fields"))
-        source = SOURCE if row.source is None else decode(row.source, "source")
-        key = None if row.key is None else decode(row.key, "key")
-        group = None if row.group_key is None else decode(row.group_key, "group_key")
-        return Change(key, fields, decode(row.action, "action"), source, group)
-    except ValueError as error:
-        return InvalidSampleError(str(error))
-
-
-def _too_large(size: int) -> str:
-    # `measure` gives 1 GiB to rows that PostgreSQL refuses to measure.
-    over = "over " if size >= 1 << 30 else ""
-    return f"the row has {over}{size:,} bytes; at most {LARGEST_RECORD:,} are read"
-
-
-def _reason(error: RegistryError) -> str:
-    """Return the reason without the row and the key, which the rejected row shows itself."""
-    if isinstance(error, InvalidSampleError):
-        return str(InvalidSampleError(error.reason, feature=error.feature))
-    return str(error)
+        change = change_of(texts.pop())
+        if isinstance(change, RegistryError):
+            rows.append(_Row(change, None))
+        else:
+            (batch,) = batches(codec, [[change]])
+            rows.append(_Row(batch, Correction.of(change, number)))
+    return rows
 
 
 def _clear(connection: Connection, moved: Sequence[int], errors: Mapping[int, str]) -> None:

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Select,
     delete,
     func,
+    or_,
     select,
     type_coerce,
     update,
@@ -35,6 +36,8 @@ from registry.storage.log.raw_text import RawText, raw, readable
 
 logger = logging.getLogger("registry.storage.log.inbox")
 
+SOURCE = "inbox"
+"""The source of rows whose ``source`` is NULL."""
 _PAGE = 1000
 """Rows that one statement lists, at most."""
 _BATCH = 1000
@@ -90,9 +93,11 @@ def retry(engine: Engine, dataset_id: int, ids: Sequence[int] | None) -> int:
     return write(engine, lambda connection: connection.execute(change).rowcount)
 
 
-def discard(engine: Engine, dataset_id: int, ids: Sequence[int] | None) -> int:
-    """Remove rejected rows, all or those with the given ids; return their number."""
-    removal = delete(InboxRow).where(*rejected(dataset_id, ids))
+def discard(
+    engine: Engine, dataset_id: int, ids: Sequence[int] | None, source: str | None = None
+) -> int:
+    """Remove rejected rows, all or those with the given ids and source; return their number."""
+    removal = delete(InboxRow).where(*rejected(dataset_id, ids), *of_source(source))
     return write(engine, lambda connection: connection.execute(removal).rowcount)
 
 
@@ -103,6 +108,18 @@ def rejected(dataset_id: int, ids: Sequence[int] | None = None) -> list[ColumnEl
         return conditions
     # A number that does not fit a bigint is no row's id, and as a parameter would raise an error.
     return [*conditions, InboxRow.id.in_([number for number in ids if abs(number) < 1 << 63])]
+
+
+def of_source(source: str | None) -> list[ColumnElement[bool]]:
+    """Return the WHERE conditions for rows of a source or of a part of it; None takes all rows.
+
+    Annotators are parts of their tool: ``label-studio/7`` is one of ``label-studio``.
+    """
+    if source is None:
+        return []
+    # Not LIKE, which on SQLite takes "A" and "a" for the same.
+    part = func.substr(InboxRow.source, 1, len(source) + 1) == f"{source}/"
+    return [or_(InboxRow.source == source, part)]
 
 
 def limits(engine: Engine, dataset_id: int) -> Limits:

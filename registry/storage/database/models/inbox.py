@@ -56,4 +56,13 @@ class InboxRow(Base):
             postgresql_where=text("error IS NOT NULL"),
             sqlite_where=text("error IS NOT NULL"),
         ),
+        # A change searches for the rejected rows of its key. Keys may be longer than an index of
+        # PostgreSQL can hold, but these are the keys of no change.
+        Index(
+            "ix_inbox_rejected_key",
+            "dataset_id",
+            "key",
+            postgresql_where=text("error IS NOT NULL AND length(key) <= 512"),
+            sqlite_where=text("error IS NOT NULL AND length(key) <= 512"),
+        ),
     )
