@@ -31,7 +31,9 @@ def address(reg: Registry, digits: Dataset) -> Iterator[str]:
         yield at
 
 
-def _client(stack: ExitStack, reg: Registry, at: str, name: str, dataset: str | None) -> httpx.Client:
+def _client(
+    stack: ExitStack, reg: Registry, at: str, name: str, dataset: str | None
+) -> httpx.Client:
     secret = tokens.create(reg.engine, name, dataset=dataset)
     headers = {"authorization": f"Bearer {secret}"}
     return stack.enter_context(httpx.Client(base_url=at, headers=headers))
@@ -110,9 +112,7 @@ def test_a_corrected_row_is_stored_and_leaves_the_inbox(
 
 def test_a_row_fits_when_what_it_lacked_is_there(team_a: httpx.Client, digits: Dataset) -> None:
     number = team_a.get(INBOX).json()["rows"][1]["id"]
-    assert "no sample has this key" in problem(
-        team_a.post(f"{INBOX}/{number}/retry"), 422, key="c"
-    )
+    assert "no sample has this key" in problem(team_a.post(f"{INBOX}/{number}/retry"), 422, key="c")
     digits.insert([digit(5)], keys=["c"])
     assert team_a.post(f"{INBOX}/{number}/retry").json()["revised"] == 1
     assert digits.get("c")["label"] == 1

@@ -23,12 +23,9 @@ NUL = '{"text": "' + r"\u0000" + '"}'
 SURROGATE = '{"text": "' + r"\ud800" + '"}'
 
 
-def documented() -> dict[str, str]:
-    """Return the SQLSTATEs of the page's table, by the text of their line."""
-    return {
-        what: state
-        for state, what in re.findall(r"^\|`([0-9A-Z]{5})`\|([^|]+)\|", PAGE.read_text(), re.M)
-    }
+def documented() -> set[str]:
+    """Return the SQLSTATEs of the page's table."""
+    return {*re.findall(r"^\|`([0-9A-Z]{5})`\|", PAGE.read_text(), re.MULTILINE)}
 
 
 @pytest.fixture
@@ -48,7 +45,7 @@ def test_each_documented_state_is_that_of_its_mistake(
     reg, digits, tool = postgresql
     other = reg.create("other", FIXED)
     reg.drop("other")
-    mistakes = {
+    mistakes: dict[str, tuple[str, list[object]]] = {
         "23502": (BY_NAME, ["digit"]),
         "23503": (f"{INTO}(%s, 'k', '{{}}', 'insert')", [other.id]),
         "23514": (f"{INTO}(%s, 'k', '{{}}', 'delete')", [digits.id]),
@@ -67,7 +64,7 @@ def test_each_documented_state_is_that_of_its_mistake(
     tool.execute("RESET ROLE")
     tool.execute(f"DROP ROLE stranger_{digits.id}_{tool.info.backend_pid}")
     assert answers == {state: state for state in mistakes}
-    assert {*documented().values()} == {*mistakes}
+    assert documented() == {*mistakes}
     assert tool.execute("SELECT count(*) FROM inbox").fetchone() == (0,)
     with pytest.raises(psycopg.Error) as surrogate:
         tool.execute(f"{INTO}(%s, 'k', %s, 'insert')", [digits.id, SURROGATE])
