@@ -44,6 +44,8 @@ def drained_line(dataset: Dataset, drained: Drained) -> str:
     line = f"{dataset.name}: {drained.moved:,} moved"
     if drained.refused:
         line += f"; {drained.refused:,} did not fit: registry inbox ls {dataset.name}"
+    if drained.corrected:
+        line += f"; {drained.corrected:,} rejected rows corrected"
     if drained.removed:
         line += f"; {drained.removed:,} rejected rows past the limits removed"
     return line

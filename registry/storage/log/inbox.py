@@ -49,12 +49,14 @@ _BYTES = 16 << 20
 class Drained:
     """What a drain did: ``refused`` rows were rejected and stay in the inbox, with the reason.
 
-    ``removed`` counts rows that had been rejected before and were past the dataset's limits.
+    ``removed`` counts rows that had been rejected before and were past the dataset's limits, and
+    ``corrected`` rejected rows that left the inbox since a later row corrects them.
     """
 
     report: Report
     refused: int
     removed: int = 0
+    corrected: int = 0
 
     @property
     def moved(self) -> int:
@@ -89,7 +91,11 @@ class Inbox:
         while more:
             more, drained = transact(self.engine, self.dataset_id, self._move, wait)
             if total is not None:
-                drained = Drained(total.report + drained.report, total.refused + drained.refused)
+                drained = Drained(
+                    total.report + drained.report,
+                    total.refused + drained.refused,
+                    corrected=total.corrected + drained.corrected,
+                )
             total = drained
         assert total is not None
         return replace(total, removed=self.prune())
@@ -171,8 +177,9 @@ class Inbox:
         # In the transaction of the append: a row is in the inbox or in the log, never in both.
         _clear(connection, [number for number in taken if number not in errors], errors)
         # After the rejections: a row of this very transaction may be one that another corrects.
-        discard_corrected(connection, self.dataset_id, corrections)
-        return more or len(taken) < len(fitting), Drained(moved, len(errors))
+        corrected = discard_corrected(connection, self.dataset_id, corrections)
+        drained = Drained(moved, len(errors), corrected=corrected)
+        return more or len(taken) < len(fitting), drained
 
 
 def _first_within_limit(
