@@ -1,8 +1,9 @@
 """Authentication and authorization of requests.
 
-A request carries a bearer token. `Authenticator` looks its digest up in the database and caches the
-result for `CACHE_SECONDS`. Requests are limited per token, failed attempts per address. All of it
-runs on the event loop, in one thread, so nothing here takes a lock.
+A request carries a token, as ``Authorization: Bearer …`` or ``Token …``. `Authenticator` looks its
+digest up in the database and caches the result for `CACHE_SECONDS`. Requests are limited per token,
+failed attempts per address. All of it runs on the event loop, in one thread, so nothing here takes
+a lock.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class Authenticator:
         address = request.client.host if request.client else None
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
         token = None
-        if scheme.lower() == "bearer" and secret.strip():
+        # "Token" is what Label Studio's own API takes, and its users write.
+        if scheme.lower() in ("bearer", "token") and secret.strip():
             token = await self._look_up(tokens.digest(secret.strip()), address)
         if token is None:
             # Charged before the answer: take() raises 429 in place of 401 for an address that

@@ -38,7 +38,7 @@ def test_a_token_for_a_dataset_opens_no_other(reader: httpx.Client) -> None:
 
 
 def test_a_request_without_a_valid_token_is_rejected(reader: httpx.Client) -> None:
-    for wrong in ("", "Bearer", "Bearer x", "Basic dTpw", "Bearer \x80\xff"):
+    for wrong in ("", "Bearer", "Bearer x", "Token x", "Basic dTpw", "Bearer \x80\xff"):
         for path in ("/v1/datasets", "/v1/datasets/digits", "/metrics", POST):
             answer = reader.get(path, headers=[(b"authorization", wrong.encode("latin-1"))])
             assert answer.status_code in (401, 429)

@@ -121,8 +121,15 @@ def test_events_are_counted_by_their_outcome(reg: Registry) -> None:
 
 def test_a_mapping_is_set_checked_and_shown(url: str, moods: Dataset) -> None:
     assert json.loads(run("webhook", "digits", "label-studio", "--json", url=url).stdout) == MAPPING
-    shown = run("webhook", "digits", "label-studio", "--map", "text=data.title", url=url).stdout
-    assert shown.split() == ["text", "data.title"]
+    arguments = ("--map", "text=data.title", "--server", "https://registry.example/")
+    shown = run("webhook", "digits", "label-studio", *arguments, url=url)
+    assert shown.stdout.split()[:2] == ["text", "data.title"]
+    assert f"https://registry.example{STUDIO}" in shown.stdout
+    assert "Authorization: Token SECRET" in shown.stdout
+    assert "SSRF_PROTECTION_ENABLED=false" in shown.stdout
+    assert shown.stderr == ""
+    typo = run("webhook", "digits", "label-studio", "--map", "label=result.typo", url=url)
+    assert "check that the project has controls named 'typo'" in typo.stderr
     for wrong in ("title=data.title", "text=somewhere"):
         errors = run("webhook", "digits", "label-studio", "--map", wrong, url=url, code=1).stderr
         assert errors.startswith("error: ")
@@ -376,7 +383,7 @@ def test_no_secret_of_a_body_is_stored_or_logged(url: str, moods: Dataset, tmp_p
         server = Served(url, log, ("--secrets", str(secrets), "--body", "1"))
         server.start()
         try:
-            headers = {"authorization": f"Bearer {token}"}
+            headers = {"authorization": f"Token {token}"}
             with httpx.Client(base_url=server.at, headers=headers) as http:
                 answers = "".join(answer.text for answer in _seeded(http, SEEDED[6]))
         finally:

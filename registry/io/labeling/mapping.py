@@ -135,6 +135,11 @@ def readable_values(features: Features, rules: Rules, annotation: Annotation) ->
     return values
 
 
+def questions_of(rules: Rules) -> dict[str, str]:
+    """Return the question whose answers a feature takes, for each feature that is mapped to one."""
+    return {name: rule.question for name, rule in rules.items() if isinstance(rule, _AnswerRule)}
+
+
 def unanswered(rules: Rules, answered: Collection[str], *, mixed: bool) -> str | None:
     """Return what is wrong where no annotation of a whole export answers a mapped question.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 
-from sqlalchemy import ColumnElement, Connection, delete, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Engine, delete, func, or_, select
 
 from registry.io.labeling.annotation import AnnotationId, deleted_task_name, task_key
 from registry.io.labeling.annotation_state import (
@@ -19,6 +19,7 @@ from registry.io.labeling.annotation_state import (
 )
 from registry.storage.database.models import InboxRow, ToolAnnotationRow
 from registry.storage.database.sql import insert_into
+from registry.storage.database.transactions import read
 from registry.storage.log.changes import Change
 from registry.storage.log.lookup import NEVER, Latest, latest, record_of
 
@@ -251,9 +252,7 @@ class StateTable:
         for parent in [removal.parent] if removal.parent is not None else self._parents():
             keys = [task_key(self.tool, parent, task) for task in removal.tasks]
             for some in _parts(keys):
-                rows |= self._select(
-                    _in_parent(parent) & ToolAnnotationRow.__table__.c.task.in_(some)
-                )
+                rows |= self._select(_in_parent(parent) & ToolAnnotationRow.task.in_(some))
         return rows
 
     def _parents(self) -> Iterator[str]:
@@ -284,6 +283,14 @@ def states_of_parent(
             connection, dataset_id, tool, _in_parent(parent)
         ).items()
     }
+
+
+def has_annotations(engine: Engine, dataset_id: int, tool: str) -> bool:
+    """Return whether any annotation of a tool has arrived in a dataset."""
+    query = select(ToolAnnotationRow.annotation).where(
+        ToolAnnotationRow.dataset_id == dataset_id, ToolAnnotationRow.tool == tool
+    )
+    return read(engine, lambda c: c.execute(query.limit(1)).first()) is not None
 
 
 def exported_at(connection: Connection, dataset_id: int, tool: str, parent: str) -> datetime | None:

@@ -27,12 +27,12 @@ _MINIMAL_FIELDS = frozenset(
 
 def parse_deleted(parsed: Any, project: Any) -> Annotation:
     """Parse a deleted annotation: an object with its id, or the id alone."""
-    number = _whole(
+    number = whole_id(
         parsed.get("id") if isinstance(parsed, Mapping) else parsed, "the annotation's id", ""
     )
     own_project = parsed.get("project") if isinstance(parsed, Mapping) else None
     label = _label(None, number)
-    return Annotation(_id(_project(label, own_project, project), number), label, None)
+    return Annotation(_id(project_id(label, own_project, project), number), label, None)
 
 
 def parse_full(parsed: Any, task: Any, project: Any) -> Annotation:
@@ -42,7 +42,7 @@ def parse_full(parsed: Any, task: Any, project: Any) -> Annotation:
     task = {} if task is None else task
     if not isinstance(task, Mapping):
         raise InvalidSampleError(f"a task is an object, not {_type_name(task)}")
-    number = _whole(parsed.get("id"), "the annotation's id", "")
+    number = whole_id(parsed.get("id"), "the annotation's id", "")
     task_id = _task_id(parsed, task, number)
     label = _label(task_id, number)
     data = task.get("data")
@@ -51,7 +51,7 @@ def parse_full(parsed: Any, task: Any, project: Any) -> Annotation:
     completed_by = parsed.get("completed_by")
     if isinstance(completed_by, Mapping):
         completed_by = completed_by.get("id")
-    identity = _id(_project(label, parsed.get("project"), task.get("project"), project), number)
+    identity = _id(project_id(label, parsed.get("project"), task.get("project"), project), number)
     return Annotation(
         identity,
         label,
@@ -74,10 +74,10 @@ def parse_full(parsed: Any, task: Any, project: Any) -> Annotation:
 
 def parse_minimal(record: Mapping[str, Any], project: Any) -> Annotation:
     """Parse a record of a JSON_MIN export."""
-    number = _whole(record.get("annotation_id"), "annotation_id", "")
-    task_id = _whole(record.get("id"), "the task's id", _label(None, number))
+    number = whole_id(record.get("annotation_id"), "annotation_id", "")
+    task_id = whole_id(record.get("id"), "the task's id", _label(None, number))
     label = _label(task_id, number)
-    identity = _id(_project(label, project), number)
+    identity = _id(project_id(label, project), number)
     data = {name: value for name, value in record.items() if name not in _MINIMAL_FIELDS}
     return Annotation(
         identity,
@@ -120,7 +120,7 @@ def time_of_task(task: Mapping[str, Any]) -> datetime | None:
 def _task_id(parsed: Mapping[str, Any], task: Mapping[str, Any], annotation: int) -> int | None:
     # In some events, the annotation's own `task` is not an id but the task's object.
     number = parsed.get("task") if task.get("id") is None else task.get("id")
-    return None if number is None else _whole(number, "the task's id", _label(None, annotation))
+    return None if number is None else whole_id(number, "the task's id", _label(None, annotation))
 
 
 def _answers(results: Any, label: str) -> dict[str, list[Any]]:
@@ -156,13 +156,14 @@ def _id(project: int, annotation: int) -> AnnotationId:
     return AnnotationId(TOOL, str(project), str(annotation))
 
 
-def _project(label: str, *given: Any) -> int:
+def project_id(label: str, *given: Any) -> int:
     """Return the id of the first project that is given, as an id or as an object with one."""
     for project in given:
         number = project.get("id") if isinstance(project, Mapping) else project
         if number is not None:
-            return _whole(number, "the project's id", label)
-    raise InvalidSampleError(f"{label}: nothing says which project it belongs to")
+            return whole_id(number, "the project's id", label)
+    reason = "nothing says which project it belongs to" if label else "the project has no id"
+    raise InvalidSampleError(f"{label}{': ' if label else ''}{reason}")
 
 
 def _time(text: Any, label: str) -> datetime:
@@ -183,7 +184,7 @@ def _time(text: Any, label: str) -> datetime:
         ) from None
 
 
-def _whole(value: Any, what: str, label: str) -> int:
+def whole_id(value: Any, what: str, label: str) -> int:
     # In Python, bool is a subclass of int: True would be the id 1.
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
         given = excerpt(value) if isinstance(value, str) else _type_name(value)

@@ -15,11 +15,11 @@ from typing import Any
 from registry.catalog.dataset import Dataset
 from registry.errors import InvalidSampleError, RegistryError
 from registry.io.labeling.annotation import IgnoredEventError
-from registry.io.labeling.annotation_state import AnnotationState
+from registry.io.labeling.annotation_state import AnnotationState, Removal
 from registry.io.labeling.apply import Outcome, apply_states
 from registry.io.labeling.convert import AnnotationConverter
 from registry.io.labeling.label_studio.annotations import TOOL
-from registry.io.labeling.label_studio.events import annotations_of
+from registry.io.labeling.label_studio.events import parse_event
 from registry.io.labeling.label_studio.mapping import check_mapping
 from registry.io.media import MediaReader
 
@@ -70,9 +70,10 @@ def apply_events(
 
 def _parse(
     converter: AnnotationConverter, event: Any
-) -> list[AnnotationState] | Outcome | RegistryError:
+) -> list[AnnotationState | Removal] | Outcome | RegistryError:
     try:
-        return converter.states(annotations_of(event))
+        parsed = parse_event(event)
+        return [parsed] if isinstance(parsed, Removal) else [*converter.states(parsed)]
     except IgnoredEventError as error:
         return Outcome(ignored=str(error))
     except InvalidSampleError as error:
