@@ -164,7 +164,7 @@ def test_one_bad_event_among_others_harms_none_of_them(cars: Dataset) -> None:
     naive = event(1, id=19, updated_at="2021-01-31T12:00:00")
     unfit = event(1, choice("x"), id=20)
     outcomes = apply_events(
-        cars, MAPPING, [event(1), naive, other, {"action": "TASKS_CREATED"}, unfit]
+        cars, MAPPING, [event(1), naive, other, {"action": "PROJECT_CREATED"}, unfit]
     )
     assert outcomes[0] == outcomes[2] == Outcome(inserted=1)
     assert isinstance(outcomes[1], InvalidSampleError)
@@ -172,7 +172,7 @@ def test_one_bad_event_among_others_harms_none_of_them(cars: Dataset) -> None:
         "task 19, annotation 19: updated_at '2021-01-31T12:00:00' has no time zone; "
         "write it with Z or an offset"
     )
-    assert outcomes[3] == Outcome(ignored="'TASKS_CREATED' is not about an annotation")
+    assert outcomes[3] == Outcome(ignored="'PROJECT_CREATED' is not about an annotation")
     assert outcomes[4] == Outcome(quarantined=1)
     assert sorted(samples(cars)) == [KEY, "label-studio:2:18"]
 
