@@ -10,25 +10,31 @@ import typer
 
 from registry.catalog.dataset import Dataset
 from registry.catalog.registry import connect
-from registry.cli.base import AsJsonLines, Name, Url, app
+from registry.cli.base import AsJsonLines, Name, Url, app, parse_pairs
 from registry.cli.progress import progress
 from registry.cli.tables import printable
+from registry.io.detection.export_folder import FOLDER_FORMATS, export_folder
 from registry.io.export_file import export_file
 from registry.io.formats import WRITABLE
+from registry.io.labeling.boxes import BOX_FORMATS, BoxFormat
 
 
 @app.command()
-def export(
+def export(  # noqa: PLR0913, PLR0917  # arguments and options of the command
     dataset: Name,
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", dir_okay=False, help="The file to write, or replace.")
+        Path,
+        typer.Argument(
+            metavar="PATH", help="The file to write, or replace; a new folder for coco and yolo."
+        ),
     ],
     format_name: Annotated[
         str | None,
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help=f"What to write, if not what the suffix says: {', '.join(WRITABLE)}.",
+            help="What to write, if not what the suffix says: "
+            f"{', '.join([*WRITABLE, *FOLDER_FORMATS])}.",
         ),
     ] = None,
     key: Annotated[
@@ -40,6 +46,27 @@ def export(
             metavar="NAME", help="The column or property that takes the groups, if there are any."
         ),
     ] = "group",
+    boxes: Annotated[
+        BoxFormat | None,
+        typer.Option(
+            metavar="FORMAT",
+            help=f"The format in which the dataset has its boxes, for coco and yolo: "
+            f"{', '.join(BOX_FORMATS)}; rel_xyxy by default.",
+        ),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="The names of the classes for coco and yolo: cat,dog."),
+    ] = None,
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="NAME=FEATURE",
+            help="The feature that is the image, boxes or classes of coco and yolo, where several "
+            "could be.",
+        ),
+    ] = None,
     as_json: AsJsonLines = False,
     url: Url = None,
 ) -> None:
@@ -50,16 +77,35 @@ def export(
         version = str(registry.open(dataset).version)
         opened = registry.open(version)
         with progress(path.name, None) as show:
-            count = export_file(
-                registry.engine,
-                opened,
-                path,
-                form=format_name,
-                key=key,
-                group=group,
-                progress=show,
-            )
+            if format_name in FOLDER_FORMATS:
+                count = export_folder(
+                    registry.engine,
+                    opened,
+                    path,
+                    form=format_name,
+                    boxes=boxes or "rel_xyxy",
+                    classes=classes.split(",") if classes else (),
+                    mapping=parse_pairs("--map", mapping or []),
+                    progress=show,
+                )
+            else:
+                _check_no_options(boxes, classes, mapping)
+                count = export_file(
+                    registry.engine,
+                    opened,
+                    path,
+                    form=format_name,
+                    key=key,
+                    group=group,
+                    progress=show,
+                )
         typer.echo(_line(opened, path, count, as_json=as_json))
+
+
+def _check_no_options(*options: object) -> None:
+    if any(options):
+        reason = f"goes with --format {' and '.join(FOLDER_FORMATS)}"
+        raise typer.BadParameter(reason, param_hint="--boxes, --classes, --map")
 
 
 def _line(dataset: Dataset, path: Path, count: int, *, as_json: bool) -> str:

@@ -62,21 +62,29 @@ class _Part:
     def write(self, image: ExportedImage) -> None:
         assert image.size is not None  # the selector is asked for sizes
         (self._images / image.name).write_bytes(image.content)
-        number = self._write(0, self._file, {
-            "file_name": image.name,
-            "width": image.size.width,
-            "height": image.size.height,
-            "key": image.key,
-        })
+        number = self._write(
+            0,
+            self._file,
+            {
+                "file_name": image.name,
+                "width": image.size.width,
+                "height": image.size.height,
+                "key": image.key,
+            },
+        )
         boxes = boxes_of(image.corners, "xywh", image.size)
         for box, index in zip(boxes.round(_DIGITS).tolist(), image.classes, strict=True):
-            self._write(1, self._annotations, {
-                "image_id": number,
-                "category_id": index + 1,
-                "bbox": box,
-                "area": round(box[2] * box[3], _DIGITS),
-                "iscrowd": 0,
-            })
+            self._write(
+                1,
+                self._annotations,
+                {
+                    "image_id": number,
+                    "category_id": index + 1,
+                    "bbox": box,
+                    "area": round(box[2] * box[3], _DIGITS),
+                    "iscrowd": 0,
+                },
+            )
 
     def finish(self, names: list[str]) -> None:
         self._file.write('\n], "annotations": [')

@@ -5,6 +5,7 @@ It is written next to the destination and then renamed: a failed export leaves n
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from registry.io.detection.exported_image import ImageSelector
 from registry.io.detection.yolo_writer import YoloWriter
 from registry.io.labeling.boxes import BoxFormat
 from registry.io.live_samples import Samples, live_samples
-from registry.samples.splits import Interval
+from registry.samples.splits import Interval, buckets
 from registry.samples.text import path_problem
 
 FOLDER_FORMATS = ("coco", "yolo")
@@ -55,6 +56,7 @@ def export_folder(  # options that are all given by name
     if problem := path_problem(path):
         raise ExportFileError(f"the name of a folder {problem}", file=repr(str(path)))
     try:
+        _check_splits(dataset.splits)
         selector = ImageSelector(
             dataset.features, boxes, [*classes], mapping or {}, sized=form == "coco"
         )
@@ -101,9 +103,16 @@ def _write(
     return count
 
 
+def _check_splits(splits: Mapping[str, Interval]) -> None:
+    """Raise `ValueError` for a split whose name cannot be that of a folder."""
+    for name in splits:
+        if re.fullmatch(r"[\w-][\w .-]*", name) is None:
+            raise ValueError(f"the split {name!r} cannot be the name of a folder")
+
+
 def _splits(samples: Samples, splits: Mapping[str, Interval]) -> list[str]:
     """Return the name of each sample's split, which is "" if there is none."""
     return [
         next((name for name, (start, stop) in splits.items() if start <= bucket < stop), "")
-        for bucket in samples.buckets
+        for bucket in buckets(samples.keys, samples.groups)
     ]
