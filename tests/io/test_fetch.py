@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -161,7 +163,10 @@ def test_every_url_that_is_accepted_leads_below_its_prefix(text: str, beginning:
         ("s3://bucket/", "needs s3fs; run: pip install s3fs"),
     ],
 )
-def test_a_prefix_that_cannot_be_used_is_refused(prefix: str, reason: str) -> None:
+def test_a_prefix_that_cannot_be_used_is_refused(
+    monkeypatch: pytest.MonkeyPatch, prefix: str, reason: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(MediaError, match=reason) as caught:
         media_reader([], [prefix])
     assert "s3cret" not in str(caught.value)
@@ -389,3 +394,26 @@ def test_objects_of_a_store_are_read_below_their_prefix() -> None:
             assert "is no object" in refusal(reader, "memory://media/a/")
     finally:
         store.rm("/media", recursive=True)
+
+
+def test_a_store_that_never_answers_keeps_no_process_from_ending() -> None:
+    code = """
+import threading
+from fsspec.implementations.memory import MemoryFileSystem
+from registry.io.media import media_reader
+
+MemoryFileSystem.info = lambda *_, **__: threading.Event().wait()
+reader = media_reader([], ["memory://media/"], seconds=0.2)
+for number in range(20):
+    try:
+        reader.load(f"memory://media/{number}")
+    except ValueError as error:
+        assert "could not be fetched within 0.2 seconds" in str(error)
+print(threading.active_count())
+reader.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    # The main thread, the loop's, and no more than are fetched at a time.
+    assert int(done.stdout) == 10

@@ -12,8 +12,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import suppress
+from functools import cached_property, partial
 
 from registry.io.fetch.http import HttpFetcher
 from registry.io.fetch.label_studio import label_studio
@@ -85,8 +86,6 @@ class Fetcher:
             self._thread.join()
             self._loop.close()
             self._loop = None
-            # Not waited for: a library may not answer.
-            self._readers.shutdown(wait=False, cancel_futures=True)
         if "_workers" in vars(self):
             self._workers.shutdown(cancel_futures=True)
 
@@ -100,7 +99,7 @@ class Fetcher:
                 self._loop = asyncio.new_event_loop()
                 self._slots = asyncio.Semaphore(self.limits.at_a_time)
                 self._http = HttpFetcher(self._web, self.limits, self._studio)
-                self._readers = ThreadPoolExecutor(self.limits.at_a_time, "registry-objects")
+                self._readers = asyncio.Semaphore(self.limits.at_a_time)
                 # A daemon: a process that is interrupted must not wait for a fetch.
                 self._thread = threading.Thread(
                     target=self._loop.run_forever, name="registry-fetch", daemon=True
@@ -120,12 +119,33 @@ class Fetcher:
             async with asyncio.timeout(seconds), self._slots:
                 if scheme_of(uri) in HTTP:
                     return await self._http.fetch(uri)
-                # The thread continues after the time is over; the library has its own limits.
-                loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._readers, self._objects.read, uri)
+                return await self._read_object(uri)
         except TimeoutError:
             shown = excerpt(safe(uri))
             raise ValueError(f"{shown} could not be fetched within {seconds:.3g} seconds") from None
+
+    async def _read_object(self, uri: str) -> bytes:
+        """Read an object in a thread, which may continue after the time for it is over."""
+        loop, result = asyncio.get_running_loop(), Future[bytes]()
+        # Held to the end of the thread: a store that does not answer holds a bounded number.
+        await self._readers.acquire()
+
+        def read() -> None:
+            try:
+                content = self._objects.read(uri)
+            except BaseException as error:  # noqa: BLE001  # it is raised where the result is
+                outcome = partial(result.set_exception, error)
+            else:
+                outcome = partial(result.set_result, content)
+            with suppress(InvalidStateError):  # nobody waits any more
+                outcome()
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._readers.release)
+
+        # Not of a pool: the interpreter would wait for its threads at the end, for minutes if a
+        # store does not answer.
+        threading.Thread(target=read, name="registry-object", daemon=True).start()
+        return await asyncio.wrap_future(result)
 
 
 class RequestFetcher:
