@@ -1,16 +1,23 @@
-"""The pages are true: their Python examples run, and the files that they name exist."""
+"""The pages are true: their examples run, and the files that they name exist."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.commands import run
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(
+    r"^```(?:(python|sh)|\{code-block\} \w+\n:caption: (\S+)\n)\n(.*?)^```",
+    re.DOTALL | re.MULTILINE,
+)
+"""Python, commands, or the content of the file that the caption names."""
 WITH_EXAMPLES = [page for page in PAGES if BLOCK.search(page.read_text())]
 
 
@@ -25,9 +32,19 @@ def test_the_examples_of_a_page_run_in_order(
     text = page.read_text()
     namespace: dict[str, Any] = {}
     for block in BLOCK.finditer(text):
-        # Line numbers in a traceback are the page's.
-        lines = "\n" * text.count("\n", 0, block.start(1))
-        exec(compile(lines + block[1], str(page), "exec"), namespace)
+        language, name, content = block.groups()
+        if name is not None:
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            Path(name).write_text(content)
+        elif language == "python":
+            # Line numbers in a traceback are the page's.
+            lines = "\n" * text.count("\n", 0, block.start(3))
+            exec(compile(lines + content, str(page), "exec"), namespace)
+        else:
+            for command in content.replace("\\\n", " ").splitlines():
+                program, *arguments = shlex.split(command)
+                assert program == "registry"
+                run(*arguments, url=sqlite_url)
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
