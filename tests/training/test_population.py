@@ -89,6 +89,21 @@ def test_mirror_and_database_find_the_live_samples_at_every_watermark(
             assert rows.tolist() == inside
 
 
+def test_a_split_has_the_first_of_its_buckets_and_not_the_one_after_its_last(
+    dataset: Dataset,
+) -> None:
+    dataset.insert([{"n": n} for n in range(20)], keys=[f"k{n}" for n in range(20)])
+    log, source = dataset.run("r").log, dataset.run("r").epoch(0).source
+    assert isinstance(source, MirrorSource)
+    for position, bucket in enumerate(map(int, source.view.buckets)):
+        for start, stop in ((bucket, bucket + 1), (bucket + 1, BUCKETS), (0, bucket)):
+            population = Population(20, (start, stop))
+            rows = read(log.engine, live_in_database, log.dataset_id, population, 0, 20)
+            parts = live_in_view(source.view, population, 0, 20)
+            assert (position in rows) == (start <= bucket < stop)
+            assert rows.tolist() == [int(n) for part in parts for n in part]
+
+
 def test_every_population_has_its_own_name() -> None:
     """Two with one name would share the file of an index, and one would read the other's rows."""
     draws = [None] + [
