@@ -17,7 +17,7 @@ from registry.errors import InvalidSampleError, RegistryError, SampleNotFoundErr
 from registry.samples.splits import buckets
 from registry.storage.database.models import SampleRow
 from registry.storage.database.transactions import read, writing
-from registry.storage.log import writer
+from registry.storage.log import bulk_insert, writer
 from registry.storage.log.batch import Batch, Report
 from registry.storage.log.bulk_insert import NewRows, insert
 from registry.storage.log.changes import Change
@@ -121,6 +121,24 @@ def test_the_reports_of_chunks_add_up(labels: Dataset, monkeypatch: pytest.Monke
     assert (report.head.position, report.head.live) == (16, 7)
     assert report.head == labels.head
     assert len(labels) == 7
+
+
+@pytest.mark.parametrize("count", [3, 6, 8])
+def test_an_insert_in_several_blocks_makes_the_log_of_its_rows_one_by_one(
+    reg: Registry, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    for module in (writer, bulk_insert):
+        monkeypatch.setattr(module, "BLOCK", 3)
+    rows = [{"label": n} for n in range(count)]
+    keys = [f"k{n % 5}" for n in range(count)]
+    whole, single = (reg.create(name, {"label": ClassLabel(200)}) for name in ("whole", "single"))
+    whole.insert(rows, keys=keys, source="tool")
+    for row, key in zip(rows, keys, strict=True):
+        single.insert([row], keys=[key], source="tool")
+    assert whole.head == single.head
+    for log in (whole, single):
+        assert [(entry.key, entry.source) for entry in log.entries()] == [(k, "tool") for k in keys]
+        assert log.verify()[0].differs is None
 
 
 def test_batches_of_one_transaction_follow_one_another(labels: Dataset) -> None:
