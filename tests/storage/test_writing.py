@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from hashlib import blake2b
 
 import pytest
 from sqlalchemy import event, func, select
@@ -242,6 +243,28 @@ def test_a_lost_commit_is_recognized_by_all_of_its_head(reg: Registry, labels: D
         ]
 
 
+def test_the_chain_is_the_documented_hash_of_every_row(reg: Registry, labels: Dataset) -> None:
+    labels.insert([{"label": 1}, {"label": 2}], keys=["a", "é"])
+    labels.retract("a")
+    labels.update("é", label=3)
+    labels.insert([{"label": 4}], keys=["a"])
+    first, second, third, fourth = labels._log.codec.encode({"label": [1, 2, 3, 4]})
+    expected = [bytes(16)]
+    for key, supersedes, record in (
+        ("a", -1, first),
+        ("é", -1, second),
+        ("a", 0, b""),
+        ("é", 1, third),
+        ("a", 2, fourth),
+    ):
+        link = supersedes.to_bytes(8, "little", signed=True)
+        bucket = blake2b(key.encode(), digest_size=2).digest()
+        row = expected[-1] + link + bucket + record
+        expected.append(blake2b(row, digest_size=16).digest())
+    dataset_id = labels._log.dataset_id
+    assert [read(reg.engine, chain_at, dataset_id, n) for n in range(6)] == expected
+
+
 def test_times_given_with_rows_are_stored_to_the_microsecond(
     reg: Registry, labels: Dataset
 ) -> None:
@@ -279,29 +302,33 @@ def test_times_given_with_rows_are_stored_to_the_microsecond(
 
 @pytest.mark.parametrize("failing", [0, 1, 4])
 def test_an_invalid_change_is_named_by_its_row_among_all(labels: Dataset, failing: int) -> None:
-    labels.insert([{"label": 1}], keys=["a"])
+    labels.insert([{"label": 1}] * 2, keys=["a", "b"])
     changes = [Change(f"k{n}", {"label": n}) for n in range(5)]
     changes[2] = Change("a", None, "retract")
-    changes[3] = Change("a", {"label": 3}, "update")
+    changes[3] = Change("b", {"label": 3}, "update")
     for change, feature in (
         (Change("bad", {"label": 200}), "label"),
         (Change("bad", {"label": 1, "other": 2}), None),
         (Change("bad", None), None),
         (Change("bad", {}, "remove"), None),
+        (Change("b", {"label": 200}, "update"), "label"),
+        (Change("b", {"other": 1}, "update"), None),
+        (Change("b", None, "retract", ""), None),
+        (Change(None, None, "retract"), None),
     ):
         changes[failing] = change
         (error,) = labels.apply([changes])
         assert isinstance(error, InvalidSampleError)
-        assert (error.row, error.key, error.feature) == (failing, "bad", feature)
-    assert len(labels.entries()) == 1
+        assert (error.row, error.key, error.feature) == (failing, change.key, feature)
+    assert len(labels.entries()) == 2
 
 
 def test_a_request_without_changes_is_refused_alone(labels: Dataset) -> None:
-    outcomes = labels.apply([[], [Change("a", {"label": 1})], []])
+    outcomes = labels.apply([[], [Change("a", {"label": 1}), Change(None, {"label": 2})], []])
     assert [isinstance(each, InvalidSampleError) for each in outcomes] == [True, False, True]
     assert str(outcomes[0]).startswith("there is no change in it")
     assert labels.apply([]) == []
     assert labels.apply([[]]) != []
-    assert labels.head.position == 1
+    assert labels.head.position == 2
     empty = labels.append(Batch([], [], []))
     assert (counts(empty), empty.head) == ((0, 0, 0, 0), labels.head)

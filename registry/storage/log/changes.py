@@ -74,7 +74,7 @@ def batch(codec: Codec, changes: Sequence[Change]) -> Batch:
     # record read now could be replaced before the append, and that revision would be lost.
     for row, change in enumerate(changes):
         if change.action == "update":
-            records[row] = merge(codec, keys[row], values[row])
+            records[row] = merge(codec, keys[row], values[row], row)
     groups = [change.group for change in changes]
     defaults = [change.default_group for change in changes]
     return Batch(
@@ -131,19 +131,23 @@ def _column(data: Mapping[str, Any], values: Any) -> Any:
     return data[values] if isinstance(values, str) and values in data else values
 
 
-def merge(codec: Codec, key: str, values: Mapping[str, Any]) -> Amend:
+def merge(codec: Codec, key: str, values: Mapping[str, Any], row: int | None = None) -> Amend:
     """Return a function that replaces some of a sample's values in its record.
 
-    It raises `SampleNotFoundError` where the sample was retracted.
+    It raises `SampleNotFoundError` where the sample was retracted, and `InvalidSampleError` with
+    ``row`` for a value that does not fit.
     """
 
     def amend(record: bytes | None) -> bytes:
         if record is None:
             raise SampleNotFoundError(key, "it was retracted; insert it again")
         stored = codec.decode_one(record)
-        columns = rows_to_columns(codec.features, [{**stored, **values}], [key])
-        # The last argument names the features that come from the stored record.
-        return codec.encode(columns, [key], stored.keys() - values.keys())[0]
+        try:
+            columns = rows_to_columns(codec.features, [{**stored, **values}], [key])
+            # The last argument names the features that come from the stored record.
+            return codec.encode(columns, [key], stored.keys() - values.keys())[0]
+        except InvalidSampleError as error:
+            raise _in_row(error, row) from None
 
     return amend
 
@@ -192,10 +196,12 @@ def _encode(
             rows_to_columns(codec.features, [values[row] for row in rows], named), named
         )
     except InvalidSampleError as error:
-        row = None if error.row is None else rows[error.row]
-        raise InvalidSampleError(
-            error.reason, row=row, key=error.key, feature=error.feature
-        ) from None
+        raise _in_row(error, None if error.row is None else rows[error.row]) from None
+
+
+def _in_row(error: InvalidSampleError, row: int | None) -> InvalidSampleError:
+    """Return the error with another row; a new one, since its message is composed once."""
+    return InvalidSampleError(error.reason, row=row, key=error.key, feature=error.feature)
 
 
 def _length(rows: object) -> int:
@@ -210,8 +216,7 @@ def _column_length(columns: Mapping[str, Any]) -> int:
     The codec reports columns of different lengths. Here the longest counts, and columns without
     any length count as one sample.
     """
-    shapes = (getattr(c, "shape", None) or (len(c),) for c in columns.values() if _sized(c))
-    return max((shape[0] for shape in shapes), default=1)
+    return max((len(column) for column in columns.values() if _sized(column)), default=1)
 
 
 def _sized(column: object) -> bool:
