@@ -29,7 +29,17 @@ def test_connecting_loads_nothing_that_only_trainers_and_servers_need(tmp_path: 
         "print(json.dumps(sorted(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    heavy = {"tensorflow", "keras", "fastapi", "pyarrow", "psycopg", "typer", "rich", "sklearn"}
+    heavy = {
+        "tensorflow",
+        "keras",
+        "fastapi",
+        "pyarrow",
+        "PIL",
+        "psycopg",
+        "typer",
+        "rich",
+        "sklearn",
+    }
     assert not heavy & set(json.loads(done.stdout))
 
 

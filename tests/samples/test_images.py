@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import struct
 import sys
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image as Pillow
 from typer.testing import CliRunner
 
-from registry import ClassLabel, Dataset, Image, Registry
+from registry import ClassLabel, Dataset, Features, Image, Registry
 from registry.cli.base import app
-from registry.errors import InvalidSampleError
+from registry.errors import FeatureError, ImageError, InvalidSampleError, RegistryError
+from registry.samples.codec import Codec
 from registry.samples.image_header import check_file
 from tests.support.image_files import JPEG, PNG, chunk, photo, png
 
@@ -148,6 +153,133 @@ def test_a_bad_checksum_matters_only_where_decoders_need_the_chunk() -> None:
     with_text = _chunks(HEAD, (b"tEXt", b"a\0b"), (b"IDAT", PNG[41:-16]), END)
     assert problem(with_text) is None
     assert problem(with_text.replace(b"a\0b", b"a\0c")) is None
+
+
+@pytest.fixture
+def photos(reg: Registry) -> Dataset:
+    return reg.create("photos", {"photo": Image()})
+
+
+def test_images_of_pillow_arrays_and_paths_are_stored_as_files_without_loss(
+    photos: Dataset, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    colors = Pillow.fromarray(rng.integers(0, 256, (5, 7, 4), np.uint8))
+    wide = Pillow.fromarray(rng.integers(0, 2**16, (5, 7), np.uint16))
+    images = [wide, *(colors.convert(mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA"))]
+    shapes = [(5, 7), (5, 7, 1), (5, 7, 3), (5, 7, 4)]
+    arrays = [rng.integers(0, 256, shape, np.uint8) for shape in shapes]
+    (tmp_path / "photo").write_bytes(JPEG + b"rest")
+    photos.insert(
+        {"photo": [*images, *arrays, tmp_path / "photo", memoryview(JPEG)]},
+        keys=[str(number) for number in range(13)],
+    )
+    stored = [photos.get(str(number))["photo"] for number in range(13)]
+    for file, image in zip(stored, images, strict=False):
+        with Pillow.open(io.BytesIO(file)) as opened:
+            assert (opened.format, opened.mode) == ("PNG", image.mode)
+            assert opened.tobytes() == image.tobytes()
+    for file, array in zip(stored[7:11], arrays, strict=True):
+        with Pillow.open(io.BytesIO(file)) as opened:
+            np.testing.assert_array_equal(
+                np.asarray(opened), array.squeeze(-1) if array.shape[2:] == (1,) else array
+            )
+    assert stored[11:] == [JPEG + b"rest", JPEG]
+    report = photos.insert({"photo": np.stack(arrays[2:3] * 2)}, keys=["9", "again"])
+    assert (report.unchanged, report.inserted) == (1, 1), "a stack of images is a column of them"
+
+
+UNFIT = [
+    (Pillow.new("CMYK", (2, 2)), "PNG cannot hold an image of mode 'CMYK' without loss"),
+    (Pillow.new("F", (2, 2)), "PNG cannot hold an image of mode 'F' without loss"),
+    (Pillow.new("I", (2, 2)), "PNG cannot hold an image of mode 'I' without loss"),
+    (Pillow.new("YCbCr", (2, 2)), "PNG cannot hold an image of mode 'YCbCr' without loss"),
+    (Pillow.new("L", (0, 2)), "the image claims 0 by 2 pixels"),
+    (Pillow.open(io.BytesIO(photo()[:-99])), "the image cannot be read (image file is truncated"),
+    (np.zeros((2, 2)), "an image is an array of uint8, not of float64"),
+    (np.zeros(4, np.uint8), "shape (4,) is not (height, width) or (height, width, 1, 3 or 4)"),
+    (np.zeros((2, 2, 2), np.uint8), "shape (2, 2, 2) is not (height, width) or (height, width, 1"),
+    (np.zeros((0, 2), np.uint8), "the image claims 2 by 0 pixels"),
+    (Path("text"), "text: the bytes are not a jpeg, png, gif, bmp or webp file; they are JSON"),
+    (Path("cut.jpg"), "cut.jpg: the image is cut off"),
+    (Path("gone.jpg"), "gone.jpg cannot be read (No such file or directory)"),
+    (Path("folder"), "folder is no file that can be read to its end"),
+    (Path("pipe"), "pipe is no file that can be read to its end"),
+    (Path("a\0b"), r"the path 'a\x00b' cannot hold \x00"),
+    ("cut.jpg", "a value of type str is not bytes, a pathlib.Path, a PIL image or a uint8 array"),
+    (None, "None is not bytes"),
+]
+
+
+@pytest.mark.parametrize(("value", "reason"), UNFIT)
+def test_a_value_that_is_no_image_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: object, reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text").write_text('{"a": 1}')
+    Path("cut.jpg").write_bytes(JPEG[:-1])
+    Path("folder").mkdir()
+    os.mkfifo("pipe")
+    with pytest.raises(InvalidSampleError) as caught:
+        Codec(Features({"photo": Image()})).encode({"photo": [PNG, value]}, ["a", "b"])
+    assert str(caught.value).startswith(f"row 1, key 'b', feature 'photo': {reason}")
+
+
+@pytest.mark.parametrize("value", [np.zeros((2, 2), np.uint8), Pillow.new("L", (2, 2))])
+def test_an_array_does_not_fit_a_feature_of_jpeg_files(value: Any) -> None:
+    with pytest.raises(InvalidSampleError, match="is stored as png, and the feature takes jpeg"):
+        Codec(Features({"photo": Image("jpeg")})).encode({"photo": [value]})
+
+
+def test_batches_of_decoded_images_name_the_one_that_is_broken(
+    reg: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = _store_unchecked(reg, monkeypatch, whole=JPEG, cut=JPEG[:-99])
+    epoch = dataset.run("r").epoch(0)
+    for batches in (
+        epoch.batches(1, decode_images=True),
+        dataset.run("r").stream(2, start=0, decode_images=True),
+    ):
+        with pytest.raises(ImageError, match="position 1, key 'cut', feature 'photo'"):
+            list(batches)
+    with pytest.raises(FeatureError, match="2 channels"):
+        epoch.batches(1, decode_images=True, channels=2)
+
+
+def test_without_pillow_what_needs_it_names_the_extra(
+    reg: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = reg.create("photos", {"photo": Image()})
+    photos.insert({"photo": [PNG]})
+    epoch = photos.run("r").epoch(0)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    (batch,) = epoch.batches(1)
+    assert batch["photo"].tolist() == [PNG]
+    for call in (
+        lambda: photos.insert({"photo": [np.zeros((2, 2), np.uint8)]}),
+        lambda: epoch.batches(1, decode_images=True),
+    ):
+        with pytest.raises(RegistryError, match=r"need Pillow; run: pip install 'registry\[images"):
+            call()
+
+
+def test_verify_decodes_files_of_all_encodings(
+    reg: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = reg.create("photos", {"photo": Image(), "label": ClassLabel(100)})
+    # A GIF whose pixels do not end, a PNG without them, a WebP whose pixels are none.
+    broken = [
+        _gif(3, 2, 1),
+        _chunks(HEAD, (b"IDAT", b"x"), END),
+        _webp((b"VP8L", b"\x2f" + bytes(60))),
+    ]
+    files = [*FILES.values(), *broken]
+    photos.insert({"photo": files, "label": range(len(files))})
+    wanted = [*range(len(FILES), len(files))]
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "PIL", None)
+        assert [each.position for each in photos.broken_images()] == wanted
+    assert [each.position for each in photos.broken_images()] == wanted
 
 
 def test_verify_decodes_all_images_and_reports_broken_ones(

@@ -10,7 +10,7 @@ from registry import ClassLabel, Dataset, Image, Registry, Text
 from registry.errors import ImportFileError
 from registry.io.import_file import import_size, insert_file
 from registry.samples.features import Feature
-from tests.support.image_files import PNG, png
+from tests.support.image_files import PNG, photo, png
 
 PHOTOS: dict[str, Feature] = {"photo": Image("png"), "kind": ClassLabel(["cat", "dog"])}
 
@@ -40,6 +40,16 @@ def test_keys_are_paths_and_classes_are_folders(photos: Dataset, folder: Path) -
     ]
     assert photos.get("photos/dog/old/1.PNG") == {"photo": png(len("dog/old/1.PNG")), "kind": 1}
     assert insert_file(photos, folder).unchanged == 3
+
+
+def test_a_folder_may_hold_images_of_all_encodings(reg: Registry, folder: Path) -> None:
+    forms = {"a.jpg": "JPEG", "b.jpeg": "JPEG", "c.gif": "GIF", "d.BMP": "BMP", "e.webp": "WEBP"}
+    for name, form in forms.items():
+        (folder / "dog" / name).write_bytes(photo(format=form))
+    photos = reg.create("photos", {"photo": Image(), "kind": ClassLabel(["cat", "dog"])})
+    assert insert_file(photos, folder).inserted == 8
+    for name, form in forms.items():
+        assert photos.get(f"photos/dog/{name}") == {"photo": photo(format=form), "kind": 1}
 
 
 def test_progress_ends_at_the_size_of_the_folder(photos: Dataset, folder: Path) -> None:
@@ -84,7 +94,7 @@ def test_a_link_out_of_the_folder_is_refused(
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("cat/x.png", b"GIF89a", "the bytes are not a png file"),
+        ("cat/x.png", b"GIF89a", "the bytes are not a png file; they are gif"),
         ("cat/x.png", PNG[:-1], "the image is cut off: its 66 bytes hold no IEND chunk"),
         ("cat/x.png", png(100_000, 100_000), "the image claims 100000 by 100000 pixels"),
         ("cow/x.png", png(), "unknown class 'cow'; the classes are 'cat', 'dog'"),
