@@ -137,20 +137,20 @@ FORMATS = {
     "coco": FileFormat(
         lambda: _Functions(coco.read),
         unit="image",
-        options=("boxes", "crowd", "rotated", "roots"),
+        options=("boxes", "crowd", "rotated", "roots", "group"),
     ),
     "yolo": FileFormat(
         _load_yolo,
         (".yaml", ".yml"),
         unit="image",
         extra="yaml",
-        options=("boxes", "rotated", "part"),
+        options=("boxes", "rotated", "part", "group"),
     ),
     "voc": FileFormat(
         _load_voc,
         unit="image",
         extra="xml",
-        options=("boxes", "difficult", "part", "roots"),
+        options=("boxes", "difficult", "part", "roots", "group"),
     ),
     "cvat": FileFormat(
         _load_cvat, unit="image", extra="xml", options=("boxes", "rotated", "unlabelled", "roots")

@@ -30,7 +30,7 @@ from registry.io.labeling.boxes import (
     corners_of,
 )
 from registry.io.labeling.tool_lines import select_values
-from registry.io.row import FieldMapping, FileRow, as_key, value_at
+from registry.io.row import FieldMapping, FileRow, as_group, as_key, value_at
 from registry.samples.features import Features, Ragged
 
 _BOX_PATHS: dict[str, BoxFormat | None] = {
@@ -69,12 +69,19 @@ class Sampler:
     """Makes samples of images, for the features and the mapping of a dataset."""
 
     def __init__(
-        self, path: Path, features: Features, key: str | None, mapping: FieldMapping, boxes: str
+        self,
+        path: Path,
+        features: Features,
+        key: str | None,
+        mapping: FieldMapping,
+        boxes: str,
+        group: str | None = None,
     ) -> None:
         self._path = path
         self._features = features
         self._key = key
         self._mapping = mapping
+        self._group = group
         with import_errors(path):
             form = box_format(boxes)
         self.paths = {mapping.get(name, name) for name in features}
@@ -92,7 +99,18 @@ class Sampler:
                 fields |= self._boxes(image, content)
             values = select_values(self._features, self._mapping, self._shaped(fields))
             key = image.key if self._key is None else as_key(value_at(fields, self._key), self._key)
-        return FileRow(image.number, values, key, content if isinstance(content, bytes) else b"")
+            path = self._group
+            group = None if path is None else as_group(value_at(fields, path), path)
+        raw = content if isinstance(content, bytes) else b""
+        return FileRow(image.number, values, key, raw, group=group)
+
+    def read(self, number: int, key: str, parse: Callable[[], AnnotatedImage]) -> FileRow:
+        """Return the sample of the image that ``parse`` returns, or a row with the error."""
+        try:
+            return self.row(parse())
+        except ImportFileError as error:
+            error.key = error.key or key
+            return FileRow(number, {}, error.key, b"", error)
 
     def _needs_file(self, image: AnnotatedImage) -> bool:
         return "image" in self.paths or (image.size is None and self._is_scaled(image))

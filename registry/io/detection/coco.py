@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ _BY_OBJECT = ("segmentation", "keypoints", "area", "iscrowd", "attributes", "sco
 """Properties of annotations that are fields of the image, as a list with a value per object."""
 
 
-def read(
+def read(  # noqa: PLR0913  # options that are all given by name
     path: Path,
     features: Features,
     key: str | None,
@@ -32,6 +33,7 @@ def read(
     crowd: str = "drop",
     rotated: str = "refuse",
     roots: Sequence[Path] = (),
+    group: str | None = None,
 ) -> Iterator[FileRow]:
     """Yield a sample per image, with the key ``coco:FOLDER/FILE:FILE_NAME``, in the file's order.
 
@@ -46,7 +48,7 @@ def read(
     is "refuse", or "hull" for the upright box around a rotated one. Raises `ImportFileError`.
     """
     path = _file(path)
-    sampler = Sampler(path, features, key, mapping, boxes)
+    sampler = Sampler(path, features, key, mapping, boxes, group)
     # A mapping may also name the JSON form of a property, or one item of it.
     used = {each.partition(".")[0] for each in sampler.paths}
     dropped = {name for name in ("segmentation", "keypoints") if name not in used}
@@ -55,10 +57,8 @@ def read(
     with closing(CocoFile(path, dropped)) as file:
         reader = _Reader(file, folders, prefix, used, crowd == "keep", rotated == "hull")
         for image in file.images():
-            label = f"image {image.content['id']}"
-            with import_errors(path, line=image.number, unit="image", name=label):
-                annotated = reader.annotated(image, label)
-            yield sampler.row(annotated)
+            key = reader.key_of(image)
+            yield sampler.read(image.number, key, partial(reader.annotated, image, key, path))
 
 
 def _file(path: Path) -> Path:
@@ -93,7 +93,18 @@ class _Reader:
         self._hulls = hulls
         self._indexes = {number: index for index, number in enumerate(file.categories)}
 
-    def annotated(self, image: CocoImage, label: str) -> AnnotatedImage:
+    def key_of(self, image: CocoImage) -> str:
+        name = image.content.get("file_name")
+        known = media.safe(name) if isinstance(name, str) else image.content["id"]
+        return f"{self._prefix}:{known}"
+
+    def annotated(self, image: CocoImage, key: str, path: Path) -> AnnotatedImage:
+        """Return the image of this key; raises `ImportFileError`."""
+        label = f"image {image.content['id']}"
+        with import_errors(path, line=image.number, unit="image", name=label):
+            return self._annotated(image, key, label)
+
+    def _annotated(self, image: CocoImage, key: str, label: str) -> AnnotatedImage:
         content, kept = image.content, image.annotations
         if not self._crowd:
             kept = [each for each in kept if not each.get("iscrowd")]
@@ -103,7 +114,7 @@ class _Reader:
         size = _size(content)
         return AnnotatedImage(
             image.number,
-            f"{self._prefix}:{media.safe(name)}",
+            key,
             label,
             [_box(each, size, hulls=self._hulls) for each in kept] if self._boxed else [],
             "xywh",

@@ -70,6 +70,7 @@ class _Part:
                 "width": image.size.width,
                 "height": image.size.height,
                 "key": image.key,
+                "group": image.group,
             },
         )
         boxes = boxes_of(image.corners, "xywh", image.size)

@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from registry.errors import FeatureError
 from registry.io.detection.image_size import image_size
-from registry.io.labeling.boxes import Array, BoxError, BoxFormat, Size, corners_of
+from registry.io.labeling.boxes import Array, BoxFormat, Size, corners_of
 from registry.io.live_samples import Samples
 from registry.samples.features import Feature, Features, Image, Ragged
 from registry.samples.image_header import encoding_of
@@ -22,13 +22,14 @@ _ROLES = ("image", "boxes", "classes")
 
 
 class ExportedImage(NamedTuple):
-    """An image: its sample's key and split, its file, and its boxes as corners.
+    """An image: its sample's key, group and split, its file, and its boxes as corners.
 
     ``classes`` has the index of the class of each box, ``size`` is None unless it was asked for,
     and ``split`` is "" in a dataset without splits.
     """
 
     key: str
+    group: str | None
     split: str
     name: str
     content: bytes
@@ -58,17 +59,17 @@ class ImageSelector:
 
     def images(self, samples: Samples, splits: Sequence[str]) -> Iterator[ExportedImage]:
         """Yield the images of samples, whose splits are given; raises `ValueError` with the key."""
-        for row, (key, split) in enumerate(zip(samples.keys, splits, strict=True)):
+        for row, names in enumerate(zip(samples.keys, samples.groups, splits, strict=True)):
+            values = {role: samples.columns[n][row] for role, n in self._roles.items()}
             try:
-                values = {role: samples.columns[n][row] for role, n in self._roles.items()}
-                boxes = np.asarray(values["boxes"])
-                yield self._image(key, split, bytes(values["image"]), boxes, values.get("classes"))
-            except (BoxError, ValueError) as error:
-                raise ValueError(f"key {key!r}: {error}") from None
+                yield self._image(*names, values)
+            except ValueError as error:
+                raise ValueError(f"key {names[0]!r}: {error}") from None
 
     def _image(
-        self, key: str, split: str, content: bytes, boxes: Array, classes: Array | None
+        self, key: str, group: str | None, split: str, values: Mapping[str, Any]
     ) -> ExportedImage:
+        content, boxes, classes = bytes(values["image"]), values["boxes"], values.get("classes")
         is_relative = self.form.startswith("rel_")
         size = image_size(content) if self.sized or (len(boxes) and not is_relative) else None
         corners = corners_of(boxes, self.form, size or Size(1, 1))
@@ -77,7 +78,8 @@ class ImageSelector:
             raise ValueError(f"{len(corners)} boxes have {len(indexes)} classes")
         for index in indexes:
             self._check_class(index, is_counted=classes is not None)
-        return ExportedImage(key, split, _file_name(key, content), content, size, corners, indexes)
+        name = _file_name(key, content)
+        return ExportedImage(key, group, split, name, content, size, corners, indexes)
 
     def _check_class(self, index: int, *, is_counted: bool) -> None:
         if index < 0 or (self._is_named and index >= len(self.names)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".gif", ".bmp", ".webp")
 
 
-def read(
+def read(  # noqa: PLR0913  # options that are all given by name
     path: Path,
     features: Features,
     key: str | None,
@@ -39,17 +40,20 @@ def read(
     difficult: str = "keep",
     part: Sequence[str] = (),
     roots: Sequence[Path] = (),
+    group: str | None = None,
 ) -> Iterator[FileRow]:
     """Yield a sample per annotation file, with the key ``voc:FOLDER/NAME``, in their names' order.
 
     A sample has: ``image``, the bytes of the file; ``boxes``, of shape (n, 4), in the format
     ``boxes``; ``names``, the classes' names, as JSON text, of which ``names.classes[cat,dog]``
-    makes indexes; ``difficult`` and ``truncated``, 0 or 1 for each box; ``filename``, ``width``
-    and ``height``. ``difficult`` is "keep" or "drop" for boxes that are marked so. ``part`` has
-    names of lists in ``ImageSets/Main``. ``path`` is a folder, or one annotation file. Raises
-    `ImportFileError` with the file and the object.
+    makes indexes; ``difficult`` and ``truncated``, 0 or 1 for each box; ``filename``, ``folder``,
+    ``width`` and ``height``.
+
+    ``difficult`` is "keep" or "drop" for boxes that are marked so. ``part`` has names of lists in
+    ``ImageSets/Main``. ``path`` is a folder, or one annotation file. Raises `ImportFileError` with
+    the file and the object.
     """
-    sampler = Sampler(path, features, key, mapping, boxes)
+    sampler = Sampler(path, features, key, mapping, boxes, group)
     if "classes" in sampler.paths:
         reason = "Pascal VOC numbers no classes; map them by name, as in names.classes[cat,dog]"
         raise ImportFileError(reason, file=str(path), feature="classes")
@@ -63,8 +67,9 @@ def read(
     names = _names(base, annotations, part) if path.is_dir() else [path.stem]
     for number, name in enumerate(names, 1):
         file = annotations / f"{name}.xml"
-        image = _annotated(file, folders, number, f"voc:{folder}/{name}", difficult == "keep")
-        yield sampler.row(image)
+        key = f"voc:{folder}/{name}"
+        parse = partial(_annotated, file, folders, number, key, keep_difficult=difficult == "keep")
+        yield sampler.read(number, key, parse)
 
 
 def is_voc(folder: Path) -> bool:
@@ -97,7 +102,7 @@ def _names(path: Path, annotations: Path, parts: Sequence[str]) -> Iterator[str]
 
 
 def _annotated(
-    file: Path, folders: Sequence[Path], number: int, key: str, keep_difficult: bool
+    file: Path, folders: Sequence[Path], number: int, key: str, *, keep_difficult: bool
 ) -> AnnotatedImage:
     root = _parse(file)
     objects = list(root.iter("object"))
@@ -111,7 +116,8 @@ def _annotated(
         names = [_text(objects[n], "name", f"object {n + 1}") for n in kept]
         filename = root.findtext("filename") or f"{file.stem}.jpg"
         size = _size(root)
-    fields: dict[str, Any] = {"names": names, "filename": filename}
+    folder = root.findtext("folder") or ""
+    fields: dict[str, Any] = {"names": names, "filename": filename, "folder": folder}
     fields |= {mark: [values[n] for n in kept] for mark, values in marks.items()}
     if size is not None:
         fields |= size._asdict()

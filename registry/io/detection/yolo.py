@@ -12,7 +12,7 @@ import numpy as np
 
 from registry.errors import ImportFileError
 from registry.io.detection.annotated_image import AnnotatedImage, Sampler
-from registry.io.detection.yolo_folder import YoloFolder, open_folder
+from registry.io.detection.yolo_folder import PartImage, YoloFolder, open_folder
 from registry.io.files.image_folder import read_file
 from registry.io.files.lines import decode, lines
 from registry.io.labeling.boxes import SLACK, BoxError, Size, corners_of, hull
@@ -42,45 +42,53 @@ def read(
     boxes: str = "rel_xyxy",
     rotated: str = "refuse",
     part: Sequence[str] = (),
+    group: str | None = None,
 ) -> Iterator[FileRow]:
     """Yield a sample per image, with the key ``yolo:FOLDER/images/train/1.jpg``.
 
     ``path`` is the dataset's folder or its ``data.yaml``. A sample has: ``image``, the bytes of
     the file; ``boxes``, of shape (n, 4), in the format ``boxes``; ``classes``, the indexes of the
-    classes; ``names``, their names, as JSON text; ``keypoints``; ``path``, that of the image; and
-    ``part``, the part of the dataset (``train``, ``val``, ``test``). The argument ``part``
-    selects some.
+    classes; ``names``, their names, as JSON text; ``keypoints``; ``path``, that of the image, and
+    ``folder``, its folder's; and ``part``, the part of the dataset (``train``, ``val``, ``test``).
+    The argument ``part`` selects some parts.
 
     An image without labels, or with an empty file of them, has no boxes. ``rotated`` is "refuse",
     or "hull" for the upright box around a label of four corners. Raises `ImportFileError` with the
     file and the line.
     """
     dataset = open_folder(path)
-    sampler = Sampler(path, features, key, mapping, boxes)
+    sampler = Sampler(path, features, key, mapping, boxes, group)
     # The name of the path ``.`` is empty; that of the folder it stands for is not.
     folder = dataset.root.resolve().name
-    for number, (own_part, file) in enumerate(dataset.images(part), 1):
-        name = file.relative_to(dataset.root).as_posix()
-        labels = [*_labels(dataset, dataset.labels_of(file), hulls=rotated == "hull")]
-        yield sampler.row(
-            AnnotatedImage(
-                number,
-                f"yolo:{folder}/{name}",
-                name,
-                [label.box for label in labels],
-                "rel_xyxy",
-                [f"line {label.line}" for label in labels],
-                None,
-                partial(read_file, file),
-                {
-                    "path": name,
-                    "part": own_part,
-                    "classes": [label.class_index for label in labels],
-                    "names": [dataset.names[label.class_index] for label in labels],
-                    "keypoints": [label.keypoints for label in labels],
-                },
-            )
-        )
+    for number, image in enumerate(dataset.images(part), 1):
+        key = f"yolo:{folder}/{image.file.relative_to(dataset.root).as_posix()}"
+        parse = partial(_annotated, dataset, image, number, key, hulls=rotated == "hull")
+        yield sampler.read(number, key, parse)
+
+
+def _annotated(
+    dataset: YoloFolder, image: PartImage, number: int, key: str, *, hulls: bool
+) -> AnnotatedImage:
+    path = image.file.relative_to(dataset.root)
+    labels = [*_labels(dataset, dataset.labels_of(image.file), hulls=hulls)]
+    return AnnotatedImage(
+        number,
+        key,
+        path.as_posix(),
+        [label.box for label in labels],
+        "rel_xyxy",
+        [f"line {label.line}" for label in labels],
+        None,
+        partial(read_file, image.file),
+        {
+            "path": path.as_posix(),
+            "folder": path.parent.as_posix(),
+            "part": image.part,
+            "classes": [label.class_index for label in labels],
+            "names": [dataset.names[label.class_index] for label in labels],
+            "keypoints": [label.keypoints for label in labels],
+        },
+    )
 
 
 def _labels(dataset: YoloFolder, file: Path, *, hulls: bool) -> Iterator[_Label]:

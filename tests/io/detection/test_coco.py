@@ -37,7 +37,11 @@ def read(
     **options: Any,
 ) -> list[FileRow]:
     reader = find_reader(path, "coco", options)
-    return list(reader.read(path, Features(features), key, mapping or {}))
+    rows = list(reader.read(path, Features(features), key, mapping or {}))
+    for row in rows:
+        if row.error is not None:
+            raise row.error
+    return rows
 
 
 def boxes(value: Any) -> list[list[float]]:

@@ -31,6 +31,7 @@ CORNERS: list[Any] = [
     np.array([[0.5, 0.25, 0.75, 1]]),
 ]
 CLASSES = [[1, 0], [], [2]]
+GROUPS = ["video", "video", None]
 KEYS = ["a/1.jpg", "a/2.png", "b/1.jpg"]
 
 
@@ -44,7 +45,7 @@ def fill(dataset: Dataset, form: BoxFormat = "rel_xyxy") -> Dataset:
         }
         for image, size, corners, classes in zip(images, sizes, CORNERS, CLASSES, strict=True)
     ]
-    dataset.insert(samples, keys=KEYS)
+    dataset.insert(samples, keys=KEYS, groups=GROUPS)
     return dataset
 
 
@@ -72,7 +73,9 @@ def test_coco_goes_out_and_comes_back(
     names = {str(dataset.split_of(key)) for key in KEYS} if splits else {"all"}
     assert [file.name for file in files] == sorted(f"instances_{name}.json" for name in names)
     for file in files:
-        insert_file(copy, file, key="key")
+        insert_file(copy, file, key="key", options={"group": "group"})
+    groups = {entry.key: entry.group for entry in copy.entries()}
+    assert groups == dict(zip(KEYS, GROUPS, strict=True))
     # COCO's boxes are in pixels, with four digits after the point.
     check(copy, KEYS, atol=1e-5)
     for key in KEYS:

@@ -61,7 +61,11 @@ def read(
     **options: Any,
 ) -> list[FileRow]:
     reader = find_reader(path, "voc", options)
-    return list(reader.read(path, Features(features), None, mapping or {}))
+    rows = list(reader.read(path, Features(features), None, mapping or {}))
+    for row in rows:
+        if row.error is not None:
+            raise row.error
+    return rows
 
 
 def boxes(row: FileRow) -> list[list[float]]:

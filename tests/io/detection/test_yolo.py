@@ -15,6 +15,7 @@ from registry.io.import_file import insert_file
 from registry.io.row import FileRow
 from registry.samples.features import Feature, Features
 from tests.support.image_files import photo, png
+from tests.support.labeling_events import rejected_rows
 
 SHAPES: dict[str, Feature] = {
     "image": Image(),
@@ -52,9 +53,12 @@ def read(
     mapping: dict[str, str] | None = None,
     **options: Any,
 ) -> list[FileRow]:
-    return list(
-        find_reader(path, "yolo", options).read(path, Features(features), None, mapping or {})
-    )
+    reader = find_reader(path, "yolo", options)
+    rows = list(reader.read(path, Features(features), None, mapping or {}))
+    for row in rows:
+        if row.error is not None:
+            raise row.error
+    return rows
 
 
 def boxes(row: FileRow) -> list[list[float]]:
@@ -293,3 +297,23 @@ def test_a_folder_without_a_config_is_no_yolo_dataset(tmp_path: Path) -> None:
     write(tmp_path, {"classes.txt": "cat\n\ndog"})
     with pytest.raises(ImportFileError, match="it lists the name of a class on each line"):
         read(tmp_path)
+
+
+def test_a_fault_is_quarantined_and_the_other_images_are_stored(
+    reg: Registry, folder: Path
+) -> None:
+    pets = reg.create("pets", SHAPES)
+    write(folder, {"labels/train/a.txt": "0 0.5 0.5 1 1\n7 0.5 0.5 1 1"})
+    assert insert_file(pets, folder, quarantine=True).inserted == 2
+    (row,) = rejected_rows(pets, reg)
+    assert row.key == "yolo:pets/images/train/a.jpg"
+    assert "labels/train/a.txt, line 2: class '7' is none of the 2 classes" in row.error
+
+
+def test_images_of_a_folder_can_be_a_group(reg: Registry, folder: Path) -> None:
+    pets = reg.create("pets", SHAPES, splits={"train": 0.5, "test": 0.5})
+    insert_file(pets, folder, options={"group": "folder"})
+    groups = {entry.key: entry.group for entry in pets.entries()}
+    assert groups["yolo:pets/images/val/c.jpg"] == "images/val"
+    for key, group in groups.items():
+        assert pets.split_of(key) == pets.split_of(group=group)
