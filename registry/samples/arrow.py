@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from registry.samples.columns import FILE_MEMBERS, content_of_file
 from registry.samples.validation import NULL, UnfitValueError, unlike_column
-
-_FILE = {"bytes", "path"}
-"""The fields of the struct in which Hugging Face datasets keep an image or another file."""
 
 
 def values_of(column: Any) -> Sequence[Any]:
@@ -54,9 +51,12 @@ def checked_values(column: Any) -> Sequence[Any]:
         raise UnfitValueError(unlike_column(column.type))
     if (row := _null_row(column)) is not None:
         raise UnfitValueError(NULL, row)
-    if pa.types.is_struct(column.type) and {field.name for field in column.type} == _FILE:
-        return _files(column)
-    return values_of(column)
+    return _files(column) if is_file(column.type) else values_of(column)
+
+
+def is_file(arrow_type: Any) -> bool:
+    """Return whether a type is the struct in which Hugging Face datasets keep images and files."""
+    return pa.types.is_struct(arrow_type) and {field.name for field in arrow_type} == FILE_MEMBERS
 
 
 def class_names(schema: Any) -> dict[str, list[str]]:
@@ -100,14 +100,8 @@ def _files(column: Any) -> list[Any]:
     names = [field.name for field in column.type]
     # Not `field`, which ignores where the struct itself is null.
     fields = dict(zip(names, column.flatten(), strict=True))
-    values = []
-    for row, (data, path) in enumerate(
-        zip(fields["bytes"].to_pylist(), fields["path"].to_pylist(), strict=True)
-    ):
-        if data is None and path is None:
-            raise UnfitValueError("the file has neither bytes nor a path", row)
-        values.append(Path(path) if data is None else data)
-    return values
+    pairs = zip(fields["bytes"].to_pylist(), fields["path"].to_pylist(), strict=True)
+    return [content_of_file(row, data, path) for row, (data, path) in enumerate(pairs)]
 
 
 def _null_row(column: Any) -> int | None:

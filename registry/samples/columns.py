@@ -9,12 +9,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from registry.samples.features import ClassLabel, Feature, Tensor
 from registry.samples.validation import NULL, UnfitValueError, unlike_column
+
+FILE_MEMBERS = {"bytes", "path"}
+"""The members of the struct in which Hugging Face datasets keep an image or another file."""
 
 
 def is_from(value: object, library: str, *names: str) -> bool:
@@ -99,7 +103,25 @@ def _of_pandas(feature: Feature, column: Any) -> Any:
     # Nullable integers, floats and bools, of which no value is null.
     if isinstance(numbers := getattr(dtype, "numpy_dtype", None), np.dtype) and numbers.kind != "O":
         return column.to_numpy(dtype=numbers)
-    return column.tolist()
+    return _contents(column.tolist())
+
+
+def _contents(values: list[Any]) -> list[Any]:
+    """Return a column of Python objects with the contents of the files of Hugging Face."""
+    # pandas reads their struct as a dictionary.
+    if not all(isinstance(value, dict) and value.keys() == FILE_MEMBERS for value in values):
+        return values
+    return [content_of_file(row, value["bytes"], value["path"]) for row, value in enumerate(values)]
+
+
+def content_of_file(row: int, data: bytes | None, path: str | None) -> bytes | Path:
+    """Return what Hugging Face datasets keep of a file: its bytes, or the path where it is.
+
+    Raises `UnfitValueError` if they keep neither.
+    """
+    if data is None and path is None:
+        raise UnfitValueError("the file has neither bytes nor a path", row)
+    return Path(path) if data is None and path is not None else data or b""
 
 
 def takes_whole(feature: Feature) -> bool:

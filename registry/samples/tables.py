@@ -11,7 +11,7 @@ import numpy as np
 
 from registry.errors import InvalidSampleError
 from registry.samples.columns import NamedClasses, is_from, takes_whole
-from registry.samples.features import ClassLabel, Features
+from registry.samples.features import ClassLabel, Features, Text
 
 _HF_ROWS = 256
 """Rows that are read together from a Hugging Face dataset, of images for example."""
@@ -58,8 +58,8 @@ def length_of(table: Any) -> int | None:
 def parts_of(table: Any, features: Features) -> Iterator[TablePart]:
     """Yield a table's rows in parts, in order.
 
-    A column of class indexes to which Hugging Face's metadata gives names becomes one of names if
-    the feature has names, too: its classes may have another order. Raises `InvalidSampleError`.
+    A column of class indexes to which Hugging Face's metadata gives names becomes one of names, for
+    text and for classes with names, whose order may be another. Raises `InvalidSampleError`.
     """
     if is_from(table, "pandas", "DataFrame"):
         yield _pandas_part(table, features)
@@ -129,9 +129,10 @@ def _named_classes(batch: Any, features: Features) -> dict[str, Any]:
     columns = dict(zip(_checked_names(batch.schema.names), batch.columns, strict=True))
     for name, classes in class_names(batch.schema).items():
         feature = features.get(name)
-        if name not in columns or not isinstance(feature, ClassLabel) or feature.names is None:
-            continue
-        if feature.names[: len(classes)] != tuple(classes):
+        takes_names = isinstance(feature, Text) or (
+            isinstance(feature, ClassLabel) and feature.names not in (None, tuple(classes))
+        )
+        if name in columns and takes_names:
             columns[name] = NamedClasses(columns[name], classes)
     return columns
 

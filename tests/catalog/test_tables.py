@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image as PillowImage
 
 from registry import Bytes, ClassLabel, Dataset, Features, Image, Ragged, Registry, Tensor, Text
 from registry.errors import InvalidSampleError
@@ -35,6 +37,7 @@ FEATURES: dict[str, Feature] = {
     "text": Text(),
     "blob": Bytes(),
     "tokens": Ragged("int32"),
+    "boxes": Ragged("float32", (2,)),
 }
 COUNT = 70
 """More rows than the first piece of a table has."""
@@ -46,6 +49,7 @@ ROWS: list[dict[str, Any]] = [
         "text": "é" * (n % 5),
         "blob": bytes([n, 0]),
         "tokens": [*range(n % 4)],
+        "boxes": [[n / 4, box / 8] for box in range(n % 3)],
     }
     for n in range(COUNT)
 ]
@@ -58,6 +62,7 @@ ARROW = pa.schema(
         "text": pa.string_view(),
         "blob": pa.large_binary(),
         "tokens": pa.list_(pa.int64()),
+        "boxes": pa.list_(pa.list_(pa.float64(), 2)),
     }
 )
 
@@ -236,16 +241,35 @@ def test_times_and_decimals_are_refused(feature: Feature, value: object) -> None
             list(insertions(codec, table, None, None))
 
 
-def test_images_of_hugging_face_are_their_bytes() -> None:
+def test_images_of_hugging_face_are_their_bytes_or_their_files(tmp_path: Path) -> None:
     codec = Codec(Features({"image": Image()}))
+    (tmp_path / "a.png").write_bytes(png(2))
     kinds = datasets.Features({"image": datasets.Image()})
-    files = [{"bytes": png(width), "path": "gone.png"} for width in (1, 2)]
+    files = [
+        {"bytes": png(1), "path": "gone.png"},
+        {"bytes": None, "path": str(tmp_path / "a.png")},
+    ]
     images = datasets.Dataset.from_dict({"image": files}, features=kinds)
-    (batch,) = insertions(codec, images, None, None)
-    assert list(batch.records) == codec.encode({"image": [png(1), png(2)]})
-    nothing = pa.table({"image": [{"bytes": b"", "path": ""}, {"bytes": None, "path": None}]})
-    with pytest.raises(InvalidSampleError, match=r"row 0, .*feature 'image': .*neither bytes nor"):
-        list(insertions(codec, nothing[1:], ["a"], None))
+    # As pandas reads its Parquet file, and as Pillow has them.
+    frame = pd.DataFrame({"image": files})
+    opened = pd.DataFrame({"image": [PillowImage.open(tmp_path / "a.png")] * 2})
+    for table in (images, frame):
+        (batch,) = insertions(codec, table, None, None)
+        assert list(batch.records) == codec.encode({"image": [png(1), png(2)]})
+    (batch,) = insertions(codec, opened, None, None)
+    assert len(batch.records) == 2
+    nothing = [{"bytes": b"", "path": ""}, {"bytes": None, "path": None}]
+    for table in (pa.table({"image": nothing})[1:], pd.DataFrame({"image": nothing})[1:]):
+        with pytest.raises(InvalidSampleError, match=r"row 0, key 'a', feature 'image': .*neither"):
+            list(insertions(codec, table, ["a"], None))
+
+
+def test_the_classes_of_hugging_face_are_their_names_in_text() -> None:
+    codec = Codec(Features({"label": Text()}))
+    kinds = datasets.Features({"label": datasets.ClassLabel(names=["cat", "dog"])})
+    labeled = datasets.Dataset.from_dict({"label": [1, 0]}, features=kinds)
+    (batch,) = insertions(codec, labeled, None, None)
+    assert list(batch.records) == codec.encode({"label": ["dog", "cat"]})
 
 
 def test_a_class_that_hugging_face_has_no_name_for_is_refused() -> None:

@@ -34,7 +34,15 @@ class Group:
 
 
 GROUPS = {
-    "inbox": Group([f"{LOG}/inbox*.py"], ["tests/storage/test_inbox.py"]),
+    "inbox": Group(
+        [f"{LOG}/inbox*.py"],
+        ["tests/storage/test_inbox.py", "tests/storage/test_inbox_corrections.py"],
+    ),
+    "tables": Group(
+        [f"registry/samples/{name}.py" for name in ("arrow", "columns", "tables")]
+        + [f"{LOG}/insertions.py"],
+        ["tests/catalog/test_tables.py"],
+    ),
     "writer": Group(
         [f"{LOG}/{name}.py" for name in ("writer", "batch", "head", "hash_chain", "bulk_insert")],
         [

@@ -26,7 +26,7 @@ from registry.io.row import (
     fingerprint,
     line_key,
 )
-from registry.samples.arrow import class_names, values_of
+from registry.samples.arrow import class_names, is_file, values_of
 from registry.samples.features import (
     Bytes,
     ClassLabel,
@@ -41,8 +41,6 @@ from registry.samples.features import (
 BATCH_BYTES = 8 << 20
 """Bytes of rows that are decoded together, estimated from the sizes in the file's footer."""
 _MOST_ROWS = 4096
-_FILE = {"bytes", "path"}
-"""The fields of the struct in which Hugging Face datasets keep an image or another file."""
 
 
 def read(
@@ -118,7 +116,7 @@ def _rows(
 
 def _values(column: Any) -> Sequence[Any]:
     """Return the values of an Arrow array; a file without bytes is the text of its path."""
-    if not pa.types.is_struct(column.type) or {each.name for each in column.type} != _FILE:
+    if not is_file(column.type):
         return values_of(column)
     return [None if file is None else _content(file) for file in column.to_pylist()]
 

@@ -43,16 +43,16 @@ def insertions(
         yield insertion(codec, data, keys, source, groups)  # type: ignore[arg-type]
         return
     pieces: list[Batch] = []
-    rows = size = 0
+    first = rows = size = 0
     for piece in _pieces(codec, data, keys, source, groups):
         pieces.append(piece)
         rows += len(piece.keys)
         size += _bytes_of(piece)
         if rows >= AHEAD_ROWS or size >= AHEAD_BYTES:
-            yield _joined(pieces)
-            pieces, rows, size = [], 0, 0
+            yield _joined(pieces, first)
+            pieces, first, rows, size = [], first + rows, 0, 0
     if pieces:
-        yield _joined(pieces)
+        yield _joined(pieces, first)
 
 
 def _pieces(
@@ -111,7 +111,7 @@ def _encode(
         ) from None
 
 
-def _joined(batches: Sequence[Batch]) -> Batch:
+def _joined(batches: Sequence[Batch], first_row: int) -> Batch:
     return Batch(
         [key for batch in batches for key in batch.keys],
         [record for batch in batches for record in batch.records],
@@ -122,6 +122,7 @@ def _joined(batches: Sequence[Batch]) -> Batch:
             if batches[0].groups is None
             else [group for batch in batches for group in batch.groups or ()]
         ),
+        first_row=first_row,
     )
 
 

@@ -290,5 +290,5 @@ def _cut(batch: Batch, start: int, stop: int) -> Batch:
         sources=batch.sources[part],
         groups=None if batch.groups is None else batch.groups[part],
         default_groups=None if batch.default_groups is None else batch.default_groups[part],
-        first_row=start,
+        first_row=batch.first_row + start,
     )
