@@ -1,7 +1,8 @@
 """Examining a registry: whether its database is safe to store data in, and its parts agree.
 
 `examine` runs one check after another; each yields findings. Nothing is changed and no lock is
-taken, unless it is called with ``fix``. Counting a log takes about as long as reading its index.
+taken, unless it is called with ``fix``. Counting a log takes about as long as reading its index;
+records are read only to compare the newest of a dataset with splits.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from registry.catalog.doctor.keys import check_keys
 from registry.catalog.doctor.logs import check_drops, check_epochs, check_inbox, check_logs
 from registry.catalog.doctor.mirrors import check_mirrors
 from registry.catalog.doctor.settings import check_postgresql, check_sessions, check_sqlite
+from registry.catalog.doctor.splits import check_tasks, check_twins
 from registry.catalog.doctor.tables import check_indexes, check_tables
 from registry.catalog.doctor.triggers import check_triggers
 from registry.errors import DatabaseError, EncodingError, PermissionDeniedError
@@ -38,6 +40,8 @@ _COMMON_CHECKS: dict[str, Check] = {
     "indexes": check_indexes,
     "logs": check_logs,
     "epochs": check_epochs,
+    "tasks": check_tasks,
+    "twins": check_twins,
     "inbox": check_inbox,
     "drops": check_drops,
     "mirrors": check_mirrors,

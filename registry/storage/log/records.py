@@ -48,6 +48,11 @@ def fingerprints_at(
     return _values_at(connection, dataset_id, positions, hashed)
 
 
+def digests_at(connection: Connection, dataset_id: int, positions: Sequence[int]) -> list[bytes]:
+    """Return the SHA-256 of each record, in the order that `records_at` has."""
+    return _values_at(connection, dataset_id, positions, "sha256(record)")
+
+
 def fingerprint(record: bytes) -> bytes:
     """Return bytes that, for two records of one length, are equal only where the records are.
 
