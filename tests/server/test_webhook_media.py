@@ -94,6 +94,31 @@ def test_what_an_event_names_is_stored_or_the_annotation_rejected(
         assert "s3cret" not in said
 
 
+def test_a_retry_over_http_reads_what_the_row_names(
+    reg: Registry, photos: Dataset, images: MediaServer
+) -> None:
+    with (
+        closing(media_reader([], [f"{images.at}/a/"])) as media,
+        client(reg, ServerSettings(media=media, secrets=SECRETS)) as http,
+    ):
+        for number in (1, 2, 3):
+            assert send(http, event(number, f"{images.at}/a/later/{number}")) == "quarantined"
+        images.answers["/a/later/1"] = PNG
+        ids = {row.key: row.id for row in photos.inbox.refused()}
+        retries = [
+            f"/v1/datasets/photos/inbox/{ids[f'label-studio:3:{n}']}/retry" for n in (1, 2, 3)
+        ]
+        assert http.post(retries[0]).json()["inserted"] == 1
+        answer = http.post(retries[1])
+        assert (answer.status_code, answer.json()["field"]) == (422, "photo")
+        assert "answers 404 Not Found" in answer.json()["detail"]
+        named = {"photo": f"{images.at}/a/cat.png", "uri": "x", "kind": "dog"}
+        assert http.post(retries[2], json={"fields": named}).json()["inserted"] == 1
+    assert photos.get("label-studio:3:1")["photo"] == PNG
+    assert photos.get("label-studio:3:3") == {"photo": PNG, "uri": "x", "kind": 1}
+    assert [row.key for row in photos.inbox.refused()] == ["label-studio:3:2"]
+
+
 def test_slow_images_delay_no_other_request(
     reg: Registry, photos: Dataset, images: MediaServer
 ) -> None:

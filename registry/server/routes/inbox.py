@@ -12,6 +12,8 @@ from pydantic import ValidationError
 
 from registry.catalog.dataset import Dataset
 from registry.errors import SampleNotFoundError
+from registry.io.media import MediaReader
+from registry.io.retry_media import retry_row
 from registry.samples.json_codec import parse_json
 from registry.server.problems import Problem
 from registry.server.request_body import media_type, parse_document
@@ -73,8 +75,9 @@ async def retry(name: str, request: Request, id: _Id) -> Response:  # noqa: A002
     service, dataset, source = await _open(request, name)
     async with service.bodies.read(request) as body:
         fields = await service.pools.parse(body, lambda: _fields(request, body))
-        report = await service.pools.write(
-            dataset.use, lambda opened: _retry(opened, id, fields, source)
+        report = await service.media_events.write(
+            lambda media: dataset.use(lambda opened: _retry(opened, id, fields, source, media)),
+            fetches=dataset.names_media,
         )
     return answer(commit_answer(name, report, None))
 
@@ -138,10 +141,14 @@ def _fields(request: Request, body: bytes) -> dict[str, Any] | None:
 
 
 def _retry(
-    dataset: Dataset, number: int, fields: dict[str, Any] | None, source: str | None
+    dataset: Dataset,
+    number: int,
+    fields: dict[str, Any] | None,
+    source: str | None,
+    media: MediaReader,
 ) -> Report:
     try:
-        return dataset.inbox.retry_now(number, fields, source)
+        return retry_row(dataset, number, fields, source, media)
     except RejectedRowNotFoundError as error:
         raise Problem(404, str(error)) from None
     except SampleNotFoundError as error:
