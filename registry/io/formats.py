@@ -132,8 +132,10 @@ FORMATS = {
         writable=True,
         options=_GROUP,
     ),
-    "webdataset": FileFormat(lambda: _Functions(webdataset.read), (".tar", ".tgz"), unit="sample"),
-    "conll": FileFormat(lambda: _Functions(conll.read), (".conll", ".iob", ".bio")),
+    "webdataset": FileFormat(
+        lambda: _Functions(webdataset.read), (".tar", ".tgz"), unit="sample", options=_GROUP
+    ),
+    "conll": FileFormat(lambda: _Functions(conll.read), (".conll", ".iob", ".bio"), options=_GROUP),
     "coco": FileFormat(
         lambda: _Functions(coco.read),
         unit="image",
@@ -153,15 +155,22 @@ FORMATS = {
         options=("boxes", "difficult", "part", "roots", "group"),
     ),
     "cvat": FileFormat(
-        _load_cvat, unit="image", extra="xml", options=("boxes", "rotated", "unlabelled", "roots")
+        _load_cvat,
+        unit="image",
+        extra="xml",
+        options=("boxes", "rotated", "unlabelled", "roots", "group"),
     ),
     "labelme": FileFormat(
-        lambda: _Functions(labelme.read), unit="image", options=("boxes", "rotated", "roots")
+        lambda: _Functions(labelme.read),
+        unit="image",
+        options=("boxes", "rotated", "roots", "group"),
     ),
     "json": FileFormat(lambda: _Functions(jsonl.read_array), unit="element", options=_GROUP),
     "prodigy": FileFormat(lambda: _Functions(prodigy.read), root=True, options=_GROUP),
     "doccano": FileFormat(
-        lambda: _Functions(doccano.read), options=("group", "unlabelled"), root=True
+        lambda: _Functions(doccano.read),
+        options=("group", "unlabelled", "boxes", "rotated", "roots"),
+        root=True,
     ),
     "argilla": FileFormat(lambda: _Functions(argilla_export.read), root=True),
 }

@@ -26,7 +26,7 @@ _ELLIPSE = ("cx", "cy", "rx", "ry")
 _MASK = ("left", "top", "width", "height")
 
 
-def read(
+def read(  # noqa: PLR0913  # options that are all given by name
     path: Path,
     features: Features,
     key: str | None,
@@ -36,6 +36,7 @@ def read(
     rotated: str = "refuse",
     unlabelled: str | None = None,
     roots: Sequence[Path] = (),
+    group: str | None = None,
 ) -> Iterator[FileRow]:
     """Yield a sample per image, with the key ``cvat:TASK:NAME``, in the order of the file.
 
@@ -48,11 +49,12 @@ def read(
     Images are in the archive, or below ``roots`` or the folders of `folders_near`. ``rotated`` is
     "refuse", or "hull" for the upright box around a rotated one or another shape. An image without
     annotations is a sample if ``unlabelled`` is "empty", and none if it is "skip"; by default it is
-    one unless a feature takes ``label``. Raises `ImportFileError` with the image and the shape.
+    one unless a feature takes ``label``. ``group`` is the path of the samples' groups. Raises
+    `ImportFileError` with the image and the shape.
     """
     if unlabelled not in (None, "skip", "empty"):
         raise ImportFileError(f"unlabelled is skip or empty, not {unlabelled!r}", file=str(path))
-    sampler = Sampler(path, features, key, mapping, boxes)
+    sampler = Sampler(path, features, key, mapping, boxes, group)
     with closing(CvatFile(path, roots)) as file:
         fields: ShapeFields | None = None
         for number, element in enumerate(file.images(), 1):

@@ -42,6 +42,7 @@ def read(
     boxes: str = "rel_xyxy",
     rotated: str = "refuse",
     roots: Sequence[Path] = (),
+    group: str | None = None,
 ) -> Iterator[FileRow]:
     """Yield a sample per JSON file, with the key ``labelme:FOLDER/NAME``, in the names' order.
 
@@ -55,7 +56,7 @@ def read(
     "refuse", or "hull" for the upright box around a polygon, a circle, a mask or a rotated box.
     Raises `ImportFileError` with the file and the shape.
     """
-    sampler = Sampler(path, features, key, mapping, boxes)
+    sampler = Sampler(path, features, key, mapping, boxes, group)
     fields = ShapeFields(sampler.paths, hulls=rotated == "hull")
     base = path if path.is_dir() else path.parent
     folder = base.resolve().name

@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple, cast
 from registry.errors import ImportFileError, InvalidSampleError
 from registry.io.files.csv import converter
 from registry.io.files.lines import decode, open_file
-from registry.io.row import FieldMapping, FileRow, as_key, fingerprint, value_at
+from registry.io.row import FieldMapping, FileRow, as_group, as_key, fingerprint, value_at
 from registry.io.row_media import unnamed
 from registry.samples.features import (
     LARGEST_RECORD,
@@ -49,23 +49,29 @@ class TarSample(NamedTuple):
 
 
 def read(
-    path: Path, features: Features, key: str | None, mapping: FieldMapping
+    path: Path,
+    features: Features,
+    key: str | None,
+    mapping: FieldMapping,
+    group: str | None = None,
 ) -> Iterator[FileRow]:
     """Yield the archive's samples, with the keys ``ARCHIVE/BASENAME``.
 
     A path is an extension, such as ``jpg`` or ``seg.png``, or leads into a JSON file, such as
-    ``json.caption``; ``key`` is one, too. A feature that is not mapped is read from the extension
-    or the JSON property of its name or, last, from an extension of its type: an image's,
-    ``cls`` or ``txt``. Raises `ImportFileError` with the number of the sample.
+    ``json.caption``; ``key`` and ``group`` are paths, too. A feature that is not mapped is read
+    from the extension or the JSON property of its name or, last, from an extension of its type: an
+    image's, ``cls`` or ``txt``. Raises `ImportFileError` with the number of the sample.
     """
     archive = path.name.removesuffix(".gz").removesuffix(".tar")
     try:
         for number, sample in enumerate(samples(path), start=1):
-            row_key = f"{archive}/{sample.name}"
+            row_key, row_group = f"{archive}/{sample.name}", None
             fields = _Fields(sample.files)
             try:
                 if key is not None:
                     row_key = as_key(fields.value(key), key)
+                if group is not None:
+                    row_group = as_group(fields.value(group), group)
                 values = {
                     name: fields.feature(name, feature, mapping.get(name))
                     for name, feature in features.items()
@@ -83,7 +89,7 @@ def read(
                     unit="sample",
                 )
             raw = fingerprint(sample.files.values())
-            yield FileRow(number, values, row_key, raw, problem)
+            yield FileRow(number, values, row_key, raw, problem, row_group)
     except ImportFileError:
         raise
     except (ValueError, *_DAMAGE) as error:

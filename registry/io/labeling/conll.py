@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from registry.errors import ImportFileError, InvalidSampleError
 from registry.io.files.lines import decode, lines
 from registry.io.labeling.tool_lines import select_values
-from registry.io.row import FieldMapping, FileRow, as_key, value_at
+from registry.io.row import FieldMapping, FileRow, as_group, as_key, encodable_name, value_at
 from registry.samples.features import LARGEST_RECORD, Features
 from registry.samples.json_codec import excerpt
 
@@ -40,16 +40,20 @@ class _Sentence:
 
 
 def read(
-    path: Path, features: Features, key: str | None, mapping: FieldMapping
+    path: Path,
+    features: Features,
+    key: str | None,
+    mapping: FieldMapping,
+    group: str | None = None,
 ) -> Iterator[FileRow]:
-    """Yield the sentences.
+    """Yield the sentences, by default in the group ``conll:FILE:DOCUMENT`` of their document.
 
     A sentence has ``text``, its tokens joined by spaces; ``spans``, the start and end of each
     entity in it in characters, and ``spans.classes[PER,ORG]``, their classes; ``tokens`` and
     ``tags``; ``document``, the number of its document from 0; and ``id``, where a comment has one.
-    Raises `ImportFileError` with the line.
+    ``group`` is the path of another group. Raises `ImportFileError` with the line.
     """
-    reader = _Reader(path, features, key, mapping)
+    reader = _Reader(path, features, key, mapping, group)
     document, columns = -1, 0
     for sentence in _sentences(path):
         first = sentence.tokens[0].columns
@@ -57,7 +61,7 @@ def read(
             document += 1
             continue
         columns = columns or len(first)
-        yield reader.row(sentence, max(document, 0), columns)
+        yield reader.row(sentence, document, columns)
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class _Reader:
     features: Features
     key: str | None
     mapping: FieldMapping
+    group: str | None
 
     def row(self, sentence: _Sentence, document: int, columns: int) -> FileRow:
         """Return a sentence's sample, or a row with its error."""
@@ -73,10 +78,15 @@ class _Reader:
         fields: dict[str, Any] = {}
         try:
             _check(sentence, columns)
-            fields = _fields(sentence, document, self._spans_feature)
+            fields = _fields(sentence, max(document, 0), self._spans_feature)
             row_key = None if self.key is None else as_key(value_at(fields, self.key), self.key)
+            group = None
+            if self.group is not None:
+                group = as_group(value_at(fields, self.group), self.group)
+            # Without marks of documents, a sentence is a group of its own.
+            default = f"conll:{encodable_name(self.path)}:{document}" if document >= 0 else None
             values = select_values(self.features, self.mapping, fields)
-            return FileRow(line, values, row_key, raw)
+            return FileRow(line, values, row_key, raw, group=group, default_group=default)
         except _TokenError as error:
             reason, line, feature = str(error), error.line, error.feature
         except InvalidSampleError as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from registry.errors import ImportFileError
-from registry.io.labeling.tool_lines import ToolFile
+from registry.io.detection.annotated_image import Sampler
+from registry.io.detection.doccano_images import SHAPES, image_rows
+from registry.io.labeling.tool_lines import ToolFile, objects
 from registry.io.row import FieldMapping, FileRow
 from registry.samples.features import Features
 
@@ -16,20 +18,26 @@ _LABELS = ("label", "labels", "entities", "cats")
 """The properties of the kinds of projects that hold labels or spans."""
 
 
-def read(
+def read(  # noqa: PLR0913  # options that are all given by name
     path: Path,
     features: Features,
     key: str | None,
     mapping: FieldMapping,
+    *,
     group: str | None = None,
     unlabelled: str = "skip",
+    boxes: str = "rel_xyxy",
+    rotated: str = "refuse",
+    roots: Sequence[Path] = (),
 ) -> Iterator[FileRow]:
     """Yield the documents, with the keys ``doccano:ID``.
 
     ``label`` is a document's only label, and ``label.json`` all its labels. For spans, including
     those under ``labels`` and ``entities``, ``label`` makes a `Ragged` feature of starts and ends,
-    and ``label.classes[a,b]`` one of their labels. Documents that have no label are no samples
-    unless ``unlabelled`` is "empty".
+    and ``label.classes[a,b]`` one of their labels. Documents with ``bbox`` or ``segmentation`` have
+    ``image``, ``boxes`` in the format ``boxes``, ``names`` and ``polygons``; if ``rotated`` is
+    "hull", the boxes around polygons, too. Documents that have no label are no samples unless
+    ``unlabelled`` is "empty".
 
     If annotators label the same documents, each annotator has a file, with the same ids: import
     one of the files, or give each document its own key. All samples of a document are in the group
@@ -37,6 +45,11 @@ def read(
     """
     if unlabelled not in ("skip", "empty"):
         raise ImportFileError(f"unlabelled is skip or empty, not {unlabelled!r}", file=str(path))
+    first = next(objects(path), None)
+    if first is not None and not first.parsed.keys().isdisjoint(SHAPES):
+        sampler = Sampler(path, features, key, mapping, boxes, group)
+        hulls, skip = rotated == "hull", unlabelled == "skip"
+        return image_rows(path, sampler, roots, hulls=hulls, skip=skip)
     paths = {mapping.get(name, name).partition(".")[0] for name in features}
     # A dataset of the documents alone takes them with labels or without.
     needs_label = unlabelled == "skip" and not paths.isdisjoint(_LABELS)

@@ -51,6 +51,8 @@ def test_sentences_are_samples(reg: Registry, tmp_path: Path) -> None:
         {"text": "Peter Blackburn", "spans": [0, 15], "kinds": [0]},
         {"text": "Rome Paris", "spans": [0, 4, 5, 10], "kinds": [2, 2]},
     ]
+    groups = [entry.group for entry in dataset.entries()]
+    assert groups == ["conll:eng.conll:0", "conll:eng.conll:0", "conll:eng.conll:1"]
     path.write_text(NEWS.replace("\n", "\r\n") + "\r\n")
     assert insert_file(dataset, path, mapping=KINDS).unchanged == 3
     path.write_text(NEWS.replace("Blackburn NNP I-NP I-PER", "Blackburn NNP I-NP PER"))

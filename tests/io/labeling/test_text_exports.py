@@ -11,13 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from registry import ClassLabel, Dataset, Features, Ragged, Registry, Text
+from registry import ClassLabel, Dataset, Features, Image, Ragged, Registry, Text
 from registry.errors import ImportFileError
 from registry.io.formats import FORMATS, find_reader
 from registry.io.import_file import insert_file
 from registry.io.row import FileRow
 from registry.samples.features import Feature
 from tests.support.file_rows import fitting
+from tests.support.image_files import png
 from tests.support.label_studio_project import samples
 
 ENTITIES: dict[str, Feature] = {"text": Text(), "label": Ragged("int32"), "kinds": Text()}
@@ -155,6 +156,38 @@ def test_a_span_behind_the_text_is_refused(tmp_path: Path) -> None:
     path = lines(tmp_path / "a.jsonl", [{"id": 1, "text": "Ann", "label": [[0, 4, "PER"]]}])
     with pytest.raises(ImportFileError, match=r"line 1, .*'label': a span ends at 4, and .* 3 c"):
         read("doccano", path, spans)
+
+
+def test_boxes_and_polygons_of_doccano_are_those_of_the_image(
+    reg: Registry, tmp_path: Path
+) -> None:
+    (tmp_path / "cat.png").write_bytes(png(100, 50))
+    box = {"uuid": "u", "x": 10, "y": 5, "width": 40, "height": 20, "label": "cat"}
+    polygon = {"uuid": "u", "points": [0, 0, 9, 0, 9.5, 9], "label": "dog"}
+    rows: list[dict[str, Any]] = [
+        {"id": 5, "filename": "cat.png", "bbox": [box], "Comments": []},
+        {"id": 6, "filename": "gone.png", "bbox": [], "Comments": []},
+    ]
+    path = lines(tmp_path / "all.jsonl", rows)
+    features: dict[str, Feature] = {"image": Image(), "boxes": Ragged("float64", (4,))}
+    dataset = reg.create("cats", {**features, "kinds": Ragged("int8")})
+    mapping = {"kinds": "names.classes[dog,cat]"}
+    for unchanged in (0, 1):
+        report = insert_file(dataset, path, form="doccano", mapping=mapping)
+        assert (report.inserted, report.unchanged) == (1 - unchanged, unchanged)
+    assert samples(dataset) == {
+        "doccano:5": {"image": png(100, 50), "boxes": [[0.1, 0.1, 0.5, 0.5]], "kinds": [1]}
+    }
+    options = {"unlabelled": "empty"}
+    with pytest.raises(ImportFileError, match=r"image 2: document 6: 'gone.png' is no file below"):
+        insert_file(dataset, path, form="doccano", mapping=mapping, options=options)
+    lines(path, [{"id": 7, "filename": "cat.png", "segmentation": [polygon]}])
+    (row,) = read("doccano", path, {"polygons": Text()})
+    assert json.loads(row.values["polygons"]) == [
+        {"labels": ["dog"], "points": [[0, 0], [9, 0], [9.5, 9]]}
+    ]
+    with pytest.raises(ImportFileError, match=r"image 1: shape 1 .segmentation. is a polygon, wh"):
+        read("doccano", path, features)
 
 
 RECORD = "3f6c1d2e-0000-4000-8000-000000000001"
