@@ -96,7 +96,8 @@ def attack_changes(reg: Registry, case: Case) -> None:
     dataset = reg.open("digits")
     fields = {"text": case.thing("x"), "label": case.thing(0), case.thing("text"): "x"}
     action = case.thing("insert", "update", "retract")
-    change = Change(case.thing(), case.thing(fields, fields), action, case.thing(None))
+    groups = {"group": case.thing(None, None, "g"), "default_group": case.thing(None, None, "g")}
+    change = Change(case.thing(), case.thing(fields, fields), action, case.thing(None), **groups)
     with refused_or_done():
         (outcome,) = dataset.apply([[change]])
         if isinstance(outcome, RegistryError):
