@@ -60,8 +60,8 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
             metavar="FIELD=PATH",
             help="Where a feature's values are: a column, or a path like meta.items.0.text; "
             "image, class or path in a folder; image, boxes, classes, names or boxes.FORMAT in "
-            "COCO, YOLO and VOC; data.NAME or result.NAME in Label Studio. What is not mapped is "
-            "found under its own name.",
+            "COCO, YOLO, VOC, CVAT and LabelMe; data.NAME or result.NAME in Label Studio. What is "
+            "not mapped is found under its own name.",
         ),
     ] = None,
     key: Annotated[
@@ -86,15 +86,15 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
         str | None,
         typer.Option(
             metavar="skip|empty",
-            help="Whether doccano's documents without labels are left out, which is the default, "
-            "or are samples without labels.",
+            help="Whether documents of doccano, and images of CVAT, without labels are left out or "
+            "are samples without labels; doccano's are left out by default.",
         ),
     ] = None,
     boxes: Annotated[
         BoxFormat | None,
         typer.Option(
             metavar="FORMAT",
-            help=f"The format of the boxes of COCO, YOLO and VOC: {', '.join(BOX_FORMATS)}. "
+            help=f"The format of the boxes of images: {', '.join(BOX_FORMATS)}. "
             "rel_xyxy, from 0 to 1, by default.",
         ),
     ] = None,
@@ -112,7 +112,8 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
         Literal["refuse", "hull"] | None,
         typer.Option(
             metavar="refuse|hull",
-            help="A rotated box is an error, as by default, or is taken as its hull.",
+            help="A rotated box, or a polygon that no feature takes, is an error, as by default, "
+            "or is taken as its hull.",
         ),
     ] = None,
     part: Annotated[

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
 _XML = "annotations.xml"
+_LARGEST = 64 << 20
+"""Maximum number of bytes of the annotations of one image."""
+_MOST_ELEMENTS, _DEEPEST = 200_000, 32
+"""Limits on the elements of one image, of which each takes some hundred bytes of memory."""
 _NO_MEMBER = "no image of the archive is named"
 
 
@@ -98,12 +102,17 @@ class CvatFile:
         return _Limited(self._archive.open(_XML))
 
     def _parse(self, events: Iterator[tuple[str, Element]], file: _Limited) -> Iterator[Element]:
-        depth = 0
+        depth = count = 0
         root: Element | None = None
         for event, element in events:
             if event == "start":
-                depth += 1
+                depth, count = depth + 1, count + 1
                 root = element if root is None else root
+                if depth > _DEEPEST or count > _MOST_ELEMENTS:
+                    raise ValueError(
+                        f"one image has over {_MOST_ELEMENTS:,} elements, or over "
+                        f"{_DEEPEST} levels of them"
+                    )
                 if depth == 1 and element.tag != "annotations":
                     raise ValueError(f"no XML of CVAT: its element is {excerpt(element.tag)}")
                 continue
@@ -117,7 +126,7 @@ class CvatFile:
             # Otherwise the tree of the whole file would be kept in memory.
             assert root is not None
             root.clear()
-            file.left = LARGEST_RECORD
+            file.left, count = _LARGEST, 0
 
 
 class _Limited:
@@ -125,13 +134,13 @@ class _Limited:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self.left = LARGEST_RECORD
+        self.left = _LARGEST
 
     def read(self, size: int) -> bytes:
         data = self._file.read(size)
         self.left -= len(data)
         if self.left < 0:
-            raise ValueError(f"one image has over {LARGEST_RECORD:,} bytes of annotations")
+            raise ValueError(f"one image has over {_LARGEST:,} bytes of annotations")
         return data
 
     def __enter__(self) -> Self:

@@ -46,7 +46,7 @@ def writer(
     kinds |= {name: _kind(feature) for name, feature in features.items()}
     metadata = {"huggingface": json.dumps({"info": {"features": kinds}})}
     # Nullable: ``datasets`` ignores its metadata for a column that is not.
-    schema = pa.schema(types.items(), metadata=metadata)
+    schema = pa.schema([*types.items()], metadata=metadata)
     with open_writer(path, schema, features, _column, group) as write:
         yield write
 

@@ -148,6 +148,8 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;&a;">]><annotations>
         ('<!DOCTYPE x SYSTEM "file:///etc/passwd"><annotations/>', "a document type or an ent"),
         ("<annotations><image", "line 1: not XML: "),
         ("<annotations>\n<image></annotations>", "line 2: not XML: mismatched tag"),
+        ("<annotations>" + "<image>" * 40, "one image has over 200,000 elements, or over 32 lev"),
+        ("<annotations><image>" + "<tag/>" * 200_001, "one image has over 200,000 elements"),
         ("<html/>", "no XML of CVAT: its element is 'html'"),
         ('<?xml version="1.0" encoding="nonsense"?><annotations/>', "nonsense|unknown encoding"),
         (META + image("") + "</annotations>", "image 1: image '': it has no name"),
