@@ -54,30 +54,47 @@ def yes(_: str) -> bool:
 
 
 class Project:
-    """A project of two to four tasks, and all the events that it has ever sent."""
+    """A project of two to four tasks, and all the events that it has ever sent.
 
-    def __init__(self, number: int, random: Random, ids: Iterator[int]) -> None:
+    With ``silent``, people also do what Label Studio sends no event of: they edit tasks, and remove
+    duplicates, which moves annotations to another task.
+    """
+
+    def __init__(
+        self, number: int, random: Random, ids: Iterator[int], *, silent: bool = False
+    ) -> None:
         self.number = number
+        self.silent = silent
         self.random = random
         self.ids = ids
         self.time = BEGAN
         self.events: list[dict[str, Any]] = []
         self.tasks: dict[int, dict[str, Any]] = {
-            number * 10 + n: {"id": number * 10 + n, "data": {"text": f"text {n}"}}
+            number * 10 + n: {
+                "id": number * 10 + n,
+                "data": {"text": f"text {n}"},
+                "updated_at": _text(BEGAN),
+            }
             for n in range(random.randint(2, 4))
         }
         self.annotations: dict[int, dict[str, Any]] = {}
-        self.tasks_of: dict[int, int] = {}
-        """The task of each annotation, also of deleted ones."""
+        self.tasks_of: dict[int, set[int]] = {}
+        """The tasks that each annotation was of, also of deleted ones."""
 
     def live(self, actions: int) -> Project:
         """Make random changes, as people would."""
         for _ in range(actions):
             self.time += timedelta(microseconds=self.random.choice([1, 1500, 86_400_000_000]))
-            doing = [self._create]
+            doing = [self._create, self._create, self._predict, self._delete_task]
             if self.annotations:
                 doing += [self._update, self._update, self._skip, self._clear, self._delete]
+            if self.silent:
+                doing += [self._edit, self._edit, self._remove_duplicate]
             self.random.choice(doing)()
+        if self.silent:
+            # Otherwise the deletion of a task might be the last change: no export would say it.
+            self.time += timedelta(microseconds=1)
+            self._edit()
         return self
 
     def export(self) -> list[dict[str, Any]]:
@@ -92,16 +109,34 @@ class Project:
         ]
 
     def _create(self) -> None:
+        self._send("CREATED", self._add(self.random.choice(list(self.tasks))))
+
+    def _predict(self) -> None:
+        """Make annotations of predictions, which one event has together."""
+        numbers = [self._add(task) for task in self.tasks]
+        for number in numbers:
+            self._touch(number)
+        annotations = [self.annotations[number] for number in numbers]
+        event = {
+            "action": "ANNOTATIONS_CREATED",
+            "annotation": annotations,
+            "task": [self.tasks[each["task"]] for each in annotations],
+            "project": {"id": self.number},
+        }
+        self.events.append(deepcopy(event))
+
+    def _add(self, task: int) -> int:
         number = next(self.ids)
         self.annotations[number] = {
             "id": number,
-            "task": self.random.choice(list(self.tasks)),
+            "task": task,
             "project": self.number,
             "was_cancelled": self.random.random() < 0.2,
+            "completed_by": self.random.randint(1, 3),
             "result": self._result(),
         }
-        self.tasks_of[number] = self.annotations[number]["task"]
-        self._send("CREATED", number)
+        self.tasks_of[number] = {task}
+        return number
 
     def _update(self) -> None:
         number = self._any()
@@ -120,8 +155,37 @@ class Project:
 
     def _delete(self) -> None:
         number = self._any()
-        del self.annotations[number]
+        self.tasks[self.annotations.pop(number)["task"]]["updated_at"] = _text(self.time)
         self.events.append(self._event("DELETED", [{"id": number}]))
+
+    def _delete_task(self) -> None:
+        if len(self.tasks) > 1:
+            task = self.random.choice(list(self.tasks))
+            self.annotations = {
+                n: each for n, each in self.annotations.items() if each["task"] != task
+            }
+            self._send_deleted(task)
+
+    def _send_deleted(self, task: int) -> None:
+        del self.tasks[task]
+        event: dict[str, Any] = {"action": "TASKS_DELETED", "tasks": [{"id": task}]}
+        # Without the project where all of its tasks are deleted.
+        if self.random.random() < 0.5:
+            event["project"] = {"id": self.number}
+        self.events.append(event)
+
+    def _edit(self) -> None:
+        task = self.random.choice(list(self.tasks.values()))
+        task |= {"data": {"text": f"edited at {self.time}"}, "updated_at": _text(self.time)}
+
+    def _remove_duplicate(self) -> None:
+        if len(self.tasks) > 1:
+            kept, removed = self.random.sample(list(self.tasks), 2)
+            for number, each in self.annotations.items():
+                if each["task"] == removed:
+                    each["task"] = kept
+                    self.tasks_of[number].add(kept)
+            self._send_deleted(removed)
 
     def _any(self) -> int:
         return self.random.choice(list(self.annotations))
@@ -132,9 +196,13 @@ class Project:
         return [choice(self.random.choice(MOODS)), *drawn]
 
     def _send(self, change: str, number: int) -> None:
+        self._touch(number)
+        self.events.append(self._event(change, [self.annotations[number]]))
+
+    def _touch(self, number: int) -> None:
         annotation = self.annotations[number]
-        annotation["updated_at"] = self.time.isoformat().replace("+00:00", "Z")
-        self.events.append(self._event(change, [annotation]))
+        annotation["updated_at"] = _text(self.time)
+        self.tasks[annotation["task"]]["updated_at"] = _text(self.time)
 
     def _event(self, change: str, annotations: list[dict[str, Any]]) -> dict[str, Any]:
         """Return an event in one of the shapes that Label Studio has had."""
@@ -152,6 +220,10 @@ class Project:
             del event["task"]
             event[key] = {**annotations[0], "task": tasks[0]}
         return deepcopy(event)
+
+
+def _text(time: datetime) -> str:
+    return time.isoformat().replace("+00:00", "Z")
 
 
 def write_export(path: Path, tasks: Iterable[dict[str, Any]], indent: int | None = None) -> Path:

@@ -78,9 +78,7 @@ class StateTable:
         names |= {deleted_task_name(state.task) for state in new if state.task is not None}
         for some in _parts(names | {*parents}):
             table._stored |= table._select(ToolAnnotationRow.annotation.in_(some))
-        for removal in states:
-            if isinstance(removal, Removal):
-                table._stored |= table._removed(removal)
+        table._read_removed([each for each in states if isinstance(each, Removal)])
         # With the new records, `latest` returns an equal old one; others it need not send.
         compared = [(state.id.key, state.record) for state in new]
         keys = {identity.key for identity in ids} | {identity.key for identity in table._ids()}
@@ -240,34 +238,40 @@ class StateTable:
             self._stored[name] = stored
             self._changed.add(name)
 
-    def _removed(self, removal: Removal) -> dict[str, StoredState]:
-        """Return the rows of the annotations of deleted tasks, or of a deleted project or record.
+    def _read_removed(self, removals: Iterable[Removal]) -> None:
+        """Read the rows of the annotations that are deleted with their tasks, project or record.
 
-        There is no index by task: the rows of the project are searched.
+        There is no index by task: the rows of the project are searched, or all of the tool's.
         """
-        if removal.tasks is None:
-            assert removal.parent is not None
-            return self._select(_in_parent(removal.parent))
-        rows: dict[str, StoredState] = {}
-        for parent in [removal.parent] if removal.parent is not None else self._parents():
-            keys = [task_key(self.tool, parent, task) for task in removal.tasks]
+        tasks: dict[str | None, set[int]] = {}
+        for removal in removals:
+            if removal.tasks is not None:
+                tasks.setdefault(removal.parent, set()).update(removal.tasks)
+            elif removal.parent is not None:
+                self._stored |= self._select(_in_parent(removal.parent))
+        for parent, numbers in tasks.items():
+            if parent is None:
+                self._read_tasks_of_any_parent(numbers)
+                continue
+            keys = [task_key(self.tool, parent, number) for number in numbers]
             for some in _parts(keys):
-                rows |= self._select(_in_parent(parent) & ToolAnnotationRow.task.in_(some))
-        return rows
+                of_tasks = _in_parent(parent) & ToolAnnotationRow.task.in_(some)
+                self._stored |= self._select(of_tasks)
 
-    def _parents(self) -> Iterator[str]:
-        """Yield the projects that have annotations, by one search of the index for each."""
-        after, name = "", ToolAnnotationRow.annotation
-        query = select(func.min(name)).where(
+    def _read_tasks_of_any_parent(self, tasks: Iterable[int]) -> None:
+        names = {deleted_task_name(task) for task in tasks}
+        query = select(ToolAnnotationRow.annotation, ToolAnnotationRow.task).where(
             ToolAnnotationRow.dataset_id == self.dataset_id,
             ToolAnnotationRow.tool == self.tool,
-            name < deleted_task_name(""),
+            ToolAnnotationRow.task.is_not(None),
         )
-        while (first := self.connection.execute(query.where(name > after)).scalar()) is not None:
-            identity = AnnotationId.of_row(self.tool, first)
-            if identity is not None:
-                yield identity.parent
-            after = first if identity is None else f"{identity.parent}0"
+        of_tasks = [
+            name
+            for name, task in self.connection.execute(query)
+            if task is not None and deleted_task_name(task) in names
+        ]
+        for some in _parts(of_tasks):
+            self._stored |= self._select(ToolAnnotationRow.annotation.in_(some))
 
     def _select(self, selected: ColumnElement[bool]) -> dict[str, StoredState]:
         return _stored_states(self.connection, self.dataset_id, self.tool, selected)

@@ -27,7 +27,7 @@ from tests.support.label_studio_project import (
     yes,
 )
 
-PERMUTATIONS = 1000
+PERMUTATIONS = 500
 Events = list[dict[str, Any]]
 Delivery = Callable[[Events, Random], tuple[Events, Events, bool]]
 """Which events come before the export, which after it, and whether it is needed."""
@@ -62,12 +62,17 @@ def some_lost(events: Events, random: Random) -> tuple[Events, Events, bool]:
 DELIVERIES: list[Delivery] = [in_order, shuffled, doubled, days_late, some_lost]
 
 
+def _needs_export(number: int) -> bool:
+    """Return whether a project's events alone do not say how it ended."""
+    return DELIVERIES[number % len(DELIVERIES)]([], Random())[2]
+
+
 @pytest.fixture(scope="module")
 def projects() -> list[Project]:
     random, ids = Random(4), itertools.count(1)
     return [
-        Project(number, random, ids).live(random.randint(1, 24))
-        for number in range(1, PERMUTATIONS + 1)
+        Project(number + 1, random, ids, silent=_needs_export(number)).live(random.randint(1, 24))
+        for number in range(PERMUTATIONS)
     ]
 
 
@@ -94,12 +99,14 @@ def test_events_in_any_order_and_the_final_export_make_the_same_dataset(
     assert (report.inserted, report.revised, report.retracted) == (0, 0, 0)
     # However they came, all annotations of a task are in one split.
     tasks_of = {
-        f"label-studio:{project.number}:{number}": f"label-studio:{project.number}:task:{task}"
+        f"label-studio:{project.number}:{number}": {
+            f"label-studio:{project.number}:task:{task}" for task in tasks
+        }
         for project in projects
-        for number, task in project.tasks_of.items()
+        for number, tasks in project.tasks_of.items()
     }
     entries = dataset.entries()
-    assert [entry.group for entry in entries] == [tasks_of[entry.key] for entry in entries]
+    assert all(entry.group in tasks_of[entry.key] for entry in entries)
     homes = {(entry.group, dataset.split_of(entry.key)) for entry in entries[::10]}
     assert len(homes) == len({group for group, _ in homes})
 
