@@ -22,10 +22,15 @@ import registry
 from registry import Image, Ragged
 from registry.io.import_file import insert_file
 from registry.keras import fit
+from registry.samples.features import Feature
 from registry.tensorflow import EpochDataset
 
 SIDE, CELLS, COUNT = 32, 4, 1000
-FEATURES = {"image": Image(), "boxes": Ragged("float32", (4,)), "classes": Ragged("int32")}
+FEATURES: dict[str, Feature] = {
+    "image": Image(),
+    "boxes": Ragged("float32", (4,)),
+    "classes": Ragged("int32"),
+}
 Boxes = list[list[int]]
 
 
@@ -141,7 +146,7 @@ def test_a_detector_finds_the_shapes_of_the_test_split(
             keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(6e-3, 400)), loss
         )
         run = shapes.run("detector", seed=7, split="train")
-        parts = {"x": "image", "y": "boxes"}
+        parts: dict[str, Any] = {"x": "image", "y": "boxes"}
         fit(model, run, epochs=8, batch_size=16, map=prepared, verbose=0, **parts)
         overlaps = []
         test = shapes.run("test", split="test").epoch(0)
