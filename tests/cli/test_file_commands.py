@@ -119,3 +119,64 @@ def test_a_failed_export_leaves_what_was_there(url: str, digits: Dataset, tmp_pa
     result = run("export", "digits", tmp_path / "d.jsonl", "--key=label", url=url, code=1)
     assert "'label' is a feature; choose another name" in result.stderr
     assert not [*tmp_path.glob("d.*")]
+
+
+def studio_tasks(*numbers: int, mood: str = "glad") -> str:
+    answer = {"from_name": "mood", "type": "choices", "value": {"choices": [mood]}}
+    time = {"updated_at": "2024-05-01T10:00:00Z"}
+    return json.dumps(
+        [
+            {
+                "id": number,
+                "project": 2,
+                "data": {"text": f"t{number}"},
+                **time,
+                "annotations": [{"id": number, "result": [answer], **time}],
+            }
+            for number in numbers
+        ],
+        indent=1,
+    )
+
+
+def test_an_export_that_retracts_much_needs_a_yes(url: str, tmp_path: Path) -> None:
+    path = tmp_path / "project.json"
+    arguments = ("insert", "notes", path, "--format=label-studio")
+    with registry.connect(url) as reg:
+        dataset = reg.create("notes", {"text": Text(), "mood": ClassLabel(["sad", "glad"])})
+        path.write_text(studio_tasks(*range(10)))
+        run(*arguments, url=url)
+        path.write_text(studio_tasks(1, 2, 77))
+        for _ in range(2):
+            refused = run(*arguments, url=url, code=1).stderr
+            assert "lacks 8 of the 10 live samples of project 2: retract them?" in refused
+            assert "Nothing was stored; confirm it with --yes" in refused
+            assert len(dataset) == 10
+        dry = run(*arguments, "--dry-run", "--json", url=url)
+        assert json.loads(dry.stdout)["retracted"] == 8
+        assert "without --dry-run, this is asked: the export lacks 8 of" in dry.stderr
+        assert ", 0 revised, 2 unchanged;" in run(*arguments, "--no-retract", url=url).stdout
+        assert len(dataset) == 11
+        assert "8 retracted" in run(*arguments, "--yes", url=url).stdout
+        assert len(dataset) == 3
+
+
+def test_faults_are_listed_or_quarantined(url: str, tmp_path: Path) -> None:
+    lines = [json.dumps({"id": n, "text": f"t{n}", "mood": "sad"}) for n in range(2)]
+    lines += [json.dumps({"id": n, "text": f"t{n}", "mood": "odd"}) for n in range(2, 25)]
+    rows, project = tmp_path / "rows.jsonl", tmp_path / "project.json"
+    rows.write_text("\n".join(lines))
+    project.write_text(studio_tasks(*range(23), mood="odd"))
+    for path, option, extra in [(rows, "--key=id", 2), (project, "--format=label-studio", 0)]:
+        with registry.connect(url) as reg:
+            dataset = reg.create(path.stem, {"text": Text(), "mood": ClassLabel(["sad", "glad"])})
+            arguments = ("insert", path.stem, path, option)
+            dry = run(*arguments, "--dry-run", url=url, code=1)
+            assert f"would be {extra} inserted, 0 revised, 0 unchanged, 23 rejected" in dry.stdout
+            assert dry.stderr.count("unknown class 'odd'") == 20
+            assert "and 3 more that do not fit" in dry.stderr
+            assert (len(dataset), dataset.inbox.refused()) == (0, [])
+            stored = json.loads(run(*arguments, "--quarantine", "--json", url=url).stdout)
+            assert (stored["inserted"], stored["rejected"]) == (extra, 23)
+            assert (len(dataset), len(dataset.inbox.refused())) == (extra, 23)
+            assert f"{path.name}, line " in dataset.inbox.refused()[0].error

@@ -14,7 +14,11 @@ from registry.storage.database.models import InboxRow
 from tests.support.label_studio_project import choice
 
 KEY = "label-studio:2:17"
-TASK = {"id": 19, "data": {"text": "a car", "meta": {"page": 4}}, "project": 2}
+TASK = {
+    "id": 19,
+    "data": {"text": "a car", "meta": {"page": 4}, "images": [{"url": "a.png"}]},
+    "project": 2,
+}
 JsonPath = tuple[Any, ...]
 
 

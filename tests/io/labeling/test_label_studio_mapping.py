@@ -55,6 +55,7 @@ RESULTS = [
     [
         (Text(), "data.text", "a car"),
         (Tensor("int8"), "data.meta.page", 4),
+        (Text(), "data.images.0.url", "a.png"),
         (Tensor("int64"), "task.id", 19),
         (Tensor("int64"), "annotation.id", 17),
         (Tensor("int64"), "annotation.completed_by", 1),
@@ -86,9 +87,10 @@ def test_a_path_selects_a_value(sqlite_url: str, feature: Any, path: str, value:
     ("feature", "path", "results", "reason"),
     [
         (Text(), "data.title", [], "the task's data has no 'title'"),
+        (Text(), "data.images.1.url", [], "the task's data has no 'images.1.url'"),
         (Text(), "result.topics", [], "2 values, where one is needed; take all with .json"),
         (Text(), "result.who", [], "2 answers, where one is needed; take all with .json"),
-        (Text(), "result.nobody", [], "nothing answers 'nobody'"),
+        (Text(), "result.nobody", [], "nothing answers 'nobody'; it answers 'box', 'digit', "),
         (Tensor("int8"), "result.size", [], "float64 does not fit int8"),
         (Ragged("int8"), "result.topics.classes[art]", [], "unknown class 'sport'; the mapping"),
         (Ragged("int8"), "result.topics.spans", [], "no span with a start and an end"),
