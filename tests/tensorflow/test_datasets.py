@@ -6,15 +6,20 @@ import itertools
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import tensorflow as tf
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import registry
-from registry import ClassLabel, Dataset, Image, Registry, Tensor
+from registry import ClassLabel, Dataset, Image, Ragged, Registry, Tensor
 from registry.errors import FeatureError
 from registry.samples.features import DTYPES
 from registry.tensorflow import EpochDataset, StreamDataset
 from tests.support.datasets import digit
+
+_numbers = itertools.count()
 
 
 def test_a_stream_yields_full_batches_that_span_epochs(digits: Dataset) -> None:
@@ -83,6 +88,62 @@ def test_every_kind_of_feature_arrives_as_its_tensor(notes: Dataset) -> None:
     assert isinstance(batch["tokens"], tf.RaggedTensor)
     assert batch["tokens"].to_list() == [tokens[n] for n in order]
     assert batch["tokens"].dtype == tf.int32
+
+
+@given(seed=st.integers(0, 2**32), count=st.integers(1, 9), size=st.sampled_from([1, 2, 5, 20]))
+@settings(
+    max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_ragged_items_of_any_shape_arrive_in_pages_batches_and_tensors(
+    reg: Registry, seed: int, count: int, size: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    shapes = [tuple(rng.integers(1, 4, rng.integers(3)).tolist()) for _ in DTYPES]
+    ragged = {
+        dtype: Ragged(dtype, (4,) if dtype == "float32" else shape)
+        for dtype, shape in zip(DTYPES, shapes, strict=True)
+    }
+    dataset = reg.create(f"ragged-{next(_numbers)}", {"n": Tensor("int64"), **ragged})
+    rows = [
+        {"n": n, **{d: _items(rng, d, int(rng.integers(3)), f.shape) for d, f in ragged.items()}}
+        for n in range(count)
+    ]
+    dataset.insert(rows)
+    for page in dataset.pages(0):
+        assert _values({name: page[name] for name in dataset.features}) == _values(rows)
+    run = dataset.run("r")
+    epoch = run.epoch(0)
+    (mirrored,) = epoch.batches(20)
+    assert _values(mirrored) == _values([rows[n] for n in mirrored["n"]])
+    for batches, expected in (
+        (EpochDataset(epoch, batch_size=size), epoch.batches(size)),
+        (
+            StreamDataset(run, batch_size=size, start=0).take(3),
+            itertools.islice(run.stream(size, start=0), 3),
+        ),
+    ):
+        for batch, wanted in zip(batches, expected, strict=True):
+            for dtype, feature in ragged.items():
+                assert batch[dtype].shape == (len(wanted["n"]), None, *feature.shape)
+                assert batch[dtype].ragged_rank == 1
+                cuts = batch[dtype].row_splits.numpy()[1:-1]
+                batch[dtype] = np.split(batch[dtype].values.numpy(), cuts)
+            assert _values(batch) == _values(wanted)
+
+
+def _items(
+    rng: np.random.Generator, dtype: str, count: int, shape: tuple[int, ...]
+) -> npt.NDArray[Any]:
+    items = rng.integers(0, 2 if dtype == "bool" else 100, (count, *shape))
+    return items.astype(dtype)
+
+
+def _values(columns: Any) -> list[list[tuple[Any, ...]]]:
+    """The values of columns, or of samples, as the bytes, shape and dtype of each."""
+    if isinstance(columns, list):
+        columns = {name: [row[name] for row in columns] for name in columns[0]}
+    arrays = [[np.asarray(value) for value in column] for column in columns.values()]
+    return [[(each.tobytes(), each.shape, each.dtype) for each in column] for column in arrays]
 
 
 def test_values_of_every_dtype_arrive_to_the_bit(sqlite_url: str) -> None:
