@@ -98,9 +98,11 @@ def _check_jpeg(data: bytes) -> None:
 
 def _check_gif(data: bytes) -> None:
     start, pixels = 13, 0
-    if len(data) >= start:
-        check_size(*struct.unpack_from("<HH", data, 6))
-        start += _color_table(data[10])
+    if len(data) < start:
+        _refuse_cut(data, "header")
+    width, height = canvas = struct.unpack_from("<HH", data, 6)
+    check_size(width, height)
+    start += _color_table(data[10])
     while start < len(data):
         kind = data[start]
         if kind == _GIF_END:
@@ -108,18 +110,12 @@ def _check_gif(data: bytes) -> None:
                 raise ValueError(_NO_PIXELS)
             return
         if kind == _GIF_IMAGE and len(data) >= start + 10:
-            width, height = struct.unpack_from("<HH", data, start + 5)
-            pixels += width * height
+            pixels += _check_frame(canvas, struct.unpack_from("<4H", data, start + 1), pixels)
             start += 11 + _color_table(data[start + 9])
         elif kind == _GIF_EXTENSION:
             start += 2
         else:
             break
-        # Together, as TensorFlow unpacks all frames before it returns the first.
-        if pixels > MOST_PIXELS:
-            raise ValueError(
-                f"the image claims {pixels:,} pixels in its frames; {MOST_PIXELS:,} are accepted"
-            )
         # Pieces of up to 255 bytes, each after its length; one without bytes ends the block.
         while start < len(data) and (length := data[start]):
             start += 1 + length
@@ -127,6 +123,25 @@ def _check_gif(data: bytes) -> None:
     if start < len(data) and data[start] not in (_GIF_IMAGE, _GIF_EXTENSION):
         raise ValueError(f"the image is damaged: it holds a block of kind {data[start]:#04x}")
     _refuse_cut(data, "end block")
+
+
+def _check_frame(canvas: tuple[int, int], frame: tuple[int, int, int, int], earlier: int) -> int:
+    """Return a frame's pixels, where ``earlier`` are those of the frames before it."""
+    left, top, width, height = frame
+    # TensorFlow makes the picture as large as its largest frame, whatever the header says.
+    if not earlier and frame != (0, 0, *canvas):
+        raise ValueError(
+            "the image is a gif file whose first frame does not fill the picture, which TensorFlow "
+            "cannot decode; save it as png"
+        )
+    if left + width > canvas[0] or top + height > canvas[1]:
+        raise ValueError("the image is damaged: a frame reaches out of the picture")
+    # Together, as TensorFlow unpacks all frames before it returns the first.
+    if (pixels := earlier + width * height) > MOST_PIXELS:
+        raise ValueError(
+            f"the image claims {pixels:,} pixels in its frames; {MOST_PIXELS:,} are accepted"
+        )
+    return width * height
 
 
 def _color_table(flags: int) -> int:

@@ -54,7 +54,13 @@ def _gif(file: Any, channels: int) -> Any:
 
 
 def _bmp(file: Any, channels: int) -> Any:
-    return _converted(tf.io.decode_bmp(file), channels)
+    header = tf.io.decode_raw(tf.strings.substr(file, 10, 20), tf.int32)
+    start, _, width, height, bits = tf.unstack(tf.cast(header[:5], tf.int64), 5)
+    row = (width * (bits // 65536) + 31) // 32 * 4
+    # What follows the pixels, often two bytes, would be an error.
+    return _converted(
+        tf.io.decode_bmp(tf.strings.substr(file, 0, start + row * abs(height))), channels
+    )
 
 
 def _webp(file: Any, channels: int) -> Any:

@@ -70,10 +70,11 @@ def _chunks(*parts: tuple[bytes, bytes]) -> bytes:
     return PNG[:8] + b"".join(chunk(*part) for part in parts)
 
 
-def _gif(width: int, height: int, frames: int) -> bytes:
+def _gif(width: int, height: int, frames: int, canvas: tuple[int, int] | None = None) -> bytes:
     size = struct.pack("<HH", width, height)
     frame = b",\0\0\0\0" + size + b"\0\2\2\x44\1\0"
-    return b"GIF89a" + size + bytes(3) + frames * frame + b";"
+    picture = struct.pack("<HH", *(canvas or (width, height)))
+    return b"GIF89a" + picture + bytes(3) + frames * frame + b";"
 
 
 def _bmp(width: int, height: int, bits: int = 24, compression: int = 0, header: int = 40) -> bytes:
@@ -105,6 +106,8 @@ DAMAGED = [
     (_gif(3, 2, 0), "it holds no pixels"),
     (_gif(50_000, 50_000, 1), "claims 50000 by 50000 pixels"),
     (_gif(10_000, 10_000, 3), "claims 300,000,000 pixels in its frames"),
+    (_gif(3, 2, 1, (4, 2)), "gif file whose first frame does not fill the picture"),
+    (_gif(3, 2, 1)[:-1] + _gif(4, 2, 1)[13:], "a frame reaches out of the picture"),
     (_gif(3, 2, 1)[:-1] + b"?;", "it holds a block of kind 0x3f"),
     (_bmp(0, 2), "claims 0 by 2 pixels"),
     (_bmp(3, -2_000_000_000), "claims 3 by 2000000000 pixels"),

@@ -160,6 +160,7 @@ FILES = [
     )
     for mode in modes
 ]
+FILES[-3] += b"\0\0"  # a BMP file, as some programs write it
 
 
 @pytest.fixture
