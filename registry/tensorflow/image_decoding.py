@@ -58,9 +58,8 @@ def _bmp(file: Any, channels: int) -> Any:
     start, _, width, height, bits = tf.unstack(tf.cast(header[:5], tf.int64), 5)
     row = (width * (bits // 65536) + 31) // 32 * 4
     # What follows the pixels, often two bytes, would be an error.
-    return _converted(
-        tf.io.decode_bmp(tf.strings.substr(file, 0, start + row * abs(height))), channels
-    )
+    pixels = tf.strings.substr(file, tf.constant(0, tf.int64), start + row * abs(height))
+    return _converted(tf.io.decode_bmp(pixels), channels)
 
 
 def _webp(file: Any, channels: int) -> Any:
