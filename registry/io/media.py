@@ -204,17 +204,11 @@ def media_reader(
     return MediaReader(roots, Fetcher(prefixes, limits))
 
 
-def read(path: str, roots: Sequence[Path], shown_as: str) -> bytes:
-    """Read the file at a path below one of the roots; raises `ValueError`, with ``shown_as``."""
-    content = read_below(path, roots, shown_as)
-    if content is None:
-        allowed = ", ".join(str(root) for root in roots)
-        raise ValueError(f"{excerpt(shown_as)} is no file below {allowed}")
-    return content
-
-
 def read_below(path: str, roots: Sequence[Path], shown_as: str) -> bytes | None:
-    """Read the file at a path below one of the roots; return None if there is none."""
+    """Read the file at a path below one of the roots; return None if there is none.
+
+    Raises `ValueError`, with ``shown_as``, for one that cannot be read.
+    """
     for root in roots:
         try:
             if (file := _file_below(path, root)) is not None:

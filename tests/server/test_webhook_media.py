@@ -24,7 +24,7 @@ from tests.support import media_servers as servers
 from tests.support.commands import run
 from tests.support.image_files import JPEG, PNG
 from tests.support.media_servers import MediaServer, media_server
-from tests.support.servers import SECRETS, Served, client
+from tests.support.servers import SECRETS, Served, client, eventually
 from tests.support.webhooks import signed_argilla
 
 HOOKS = "/v1/datasets/photos/webhooks"
@@ -92,6 +92,27 @@ def test_what_an_event_names_is_stored_or_the_annotation_rejected(
         assert "feature 'photo': task 9" in said
         assert reason in said
         assert "s3cret" not in said
+
+
+def test_an_event_is_applied_though_its_sender_has_left(
+    reg: Registry, photos: Dataset, images: MediaServer
+) -> None:
+    slow = threading.Event()
+
+    def answer(server: MediaServer, handler: Any) -> None:
+        slow.wait()
+        servers.content(PNG)(server, handler)
+
+    images.answers["/a/slow"] = answer
+    with (
+        closing(media_reader([], [f"{images.at}/a/"])) as media,
+        client(reg, ServerSettings(media=media, fetch_timeout=60, secrets=SECRETS)) as http,
+    ):
+        # Label Studio waits a second for the answer to a webhook.
+        with pytest.raises(httpx.ReadTimeout):
+            http.post(f"{HOOKS}/label-studio", json=event(1, f"{images.at}/a/slow"), timeout=0.2)
+        slow.set()
+        eventually(lambda: len(photos) == 1)
 
 
 def test_a_retry_over_http_reads_what_the_row_names(
