@@ -402,7 +402,7 @@ def test_an_unexpected_error_is_logged_without_its_message(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError(SEEDED[0]) from KeyError(SEEDED[1])
 
     monkeypatch.setattr("registry.server.routes.webhooks.apply_event", fail)

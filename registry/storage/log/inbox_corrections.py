@@ -51,7 +51,9 @@ class Correction:
         """Return the correction that a change makes; None for a change without a key."""
         if change.key is None:
             return None
-        names = frozenset(change.fields or ()) if change.action == "update" else None
+        # The fields of a row that will be rejected may be any JSON.
+        fields = change.fields if isinstance(change.fields, Mapping) else {}
+        names = frozenset(fields) if change.action == "update" else None
         return cls(change.key, change.source or SOURCE, names, before)
 
 
