@@ -282,7 +282,15 @@ def test_the_token_of_label_studio_is_sent_to_its_prefix_only(server: MediaServe
             assert "check the token in $REGISTRY_LABEL_STUDIO_TOKEN" not in refusal(
                 reader, f"{other.at}/a/gone.png"
             )
-        assert {token for _, token in server.requests} == {"Token s3cret-token"}
+            assert "answers 404" in refusal(reader, f"{server.at}/api/projects/")
+            assert "answers 404" in refusal(reader, "/data/../api/projects/")
+        assert {path.split("/")[1] for path, token in server.requests if token is None} == {
+            "a",
+            "api",
+        }
+        assert {token for path, token in server.requests if path.startswith("/data/")} == {
+            "Token s3cret-token"
+        }
         assert [*map(tuple, other.requests)] == [
             ("/a/cat.png", None),
             ("/a/cat.png", None),

@@ -92,7 +92,7 @@ class HttpFetcher:
         headers: Mapping[str, str] = {}
         try:
             # For each request: a redirect to elsewhere must not carry the token.
-            if self._studio is not None and self._studio.prefix.covers(url):
+            if self._studio is not None and self._studio.holds(url):
                 headers = await self._studio.headers(self._client)
             async with self._client.stream("GET", url, headers=headers) as answer:
                 status = answer.status_code
@@ -134,7 +134,7 @@ class HttpFetcher:
         reason = f"the server answers {_status(answer)}"
         if answer.status_code not in {401, 403}:
             return reason
-        if self._studio is not None and self._studio.prefix.covers(url):
+        if self._studio is not None and self._studio.holds(url):
             return f"{reason}; {self._studio.advice}"
         return f"{reason}; it needs credentials, and none are sent to it"
 

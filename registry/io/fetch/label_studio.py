@@ -27,9 +27,15 @@ class LabelStudio:
 
     def __init__(self, prefix: HttpPrefix, token: str | None) -> None:
         self.prefix = prefix
+        # Whoever writes tasks chooses the paths: with the token, they could read the server's API.
+        self._files = HttpPrefix(prefix.url.copy_with(raw_path=prefix.url.raw_path + b"data/"))
         self._token = token
         self._access: str | None = None
         self._access_time = 0.0
+
+    def holds(self, url: httpx.URL) -> bool:
+        """Return whether a URL is one of the server's files, which the token is sent to."""
+        return self._files.covers(url)
 
     @property
     def advice(self) -> str:
