@@ -17,7 +17,7 @@ def setup_lines(dataset: Dataset, tool: str, server: str) -> list[tuple[str, str
         ("URL", address),
         ("header", "Authorization: Token SECRET"),
         ("SECRET", f"registry token create {tool} --dataset {dataset.name}"),
-        ("events", "annotations created, updated and deleted; tasks created and deleted"),
+        ("events", "annotations created, updated and deleted; tasks deleted"),
         ("address", "a loopback or private one needs SSRF_PROTECTION_ENABLED=false in the tool"),
         ("lost events", "are never sent again: import an export of the project every night"),
     ]

@@ -49,8 +49,8 @@ _CVAT_DETAIL = "CVAT's events carry no annotations: export them as COCO and `reg
 async def label_studio(name: str, request: Request) -> Response:
     """Apply an event of Label Studio, which sends a token as a custom header.
 
-    Label Studio disables a webhook after some answers other than 2xx, and never sends an event
-    again. So an event that is ignored or rejected is answered with 200 and the reason.
+    Label Studio never sends an event again, whatever the answer. So an event that is ignored or
+    rejected is answered with 200 and the reason.
     """
     service = service_of(request)
     await service.auth.require(request, "write", name)
