@@ -90,9 +90,9 @@ def prepared(images: tf.Tensor, boxes: tf.RaggedTensor) -> tuple[tf.Tensor, tf.T
     values, rows = boxes.values, boxes.value_rowids()
     centers = tf.cast((values[:, :2] + values[:, 2:]) / 2 * CELLS, tf.int64)
     cells = tf.concat([tf.cast(rows, tf.int64)[:, None], centers], 1)
-    found = tf.concat([tf.ones_like(values[:, :1]), values], 1)
+    present = tf.concat([tf.ones_like(values[:, :1]), values], 1)
     size = tf.shape(images, tf.int64)[0]
-    target = tf.tensor_scatter_nd_update(tf.zeros([size, CELLS, CELLS, 5]), cells, found)
+    target = tf.tensor_scatter_nd_update(tf.zeros([size, CELLS, CELLS, 5]), cells, present)
     return tf.cast(images, tf.float32) / 255, target
 
 

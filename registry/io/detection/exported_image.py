@@ -106,9 +106,9 @@ def _roles(features: Features, mapping: Mapping[str, str]) -> dict[str, str]:
         elif len(fitting) == 1:
             (roles[role],) = fitting
         elif fitting or role != "classes":
-            found = ", ".join(map(repr, fitting)) or "no feature"
+            named = ", ".join(map(repr, fitting)) or "no feature"
             raise FeatureError(
-                f"the {role} could be {found}; say which by --map {role}=FEATURE. An image is an "
+                f"the {role} could be {named}; say which by --map {role}=FEATURE. An image is an "
                 "Image, boxes are a Ragged of floats and shape (4,), and classes a Ragged of "
                 "whole numbers"
             )

@@ -59,11 +59,15 @@ def read(
     dataset = open_folder(path)
     sampler = Sampler(path, features, key, mapping, boxes, group)
     # The name of the path ``.`` is empty; that of the folder it stands for is not.
-    folder = dataset.root.resolve().name
+    folder, number = dataset.root.resolve().name, 0
     for number, image in enumerate(dataset.images(part), 1):
         key = f"yolo:{folder}/{image.file.relative_to(dataset.root).as_posix()}"
         parse = partial(_annotated, dataset, image, number, key, hulls=rotated == "hull")
         yield sampler.read(number, key, parse)
+    # Label Studio's plain YOLO export has labels alone: nothing would be imported, silently.
+    if not number:
+        reason = "it has no images; export YOLO with images, or copy them into images/"
+        raise ImportFileError(reason, file=str(path))
 
 
 def _annotated(

@@ -150,6 +150,7 @@ EXTERNAL = (
     [
         (BOMB, "a document type or an entity is not accepted; remove the <!DOCTYPE"),
         (EXTERNAL, "a document type or an entity is not accepted"),
+        ("<!DOCTYPE annotation><annotation/>", "a document type or an entity is not accepted"),
         ("<annotation><object></annotation>", "line 1: not XML: mismatched tag at column 23"),
         ("", "line 1: not XML: no element found at column 1"),
         ("<annotations/>", "no annotation of Pascal VOC: its element is 'annotations'"),

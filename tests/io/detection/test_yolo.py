@@ -144,6 +144,12 @@ def test_label_studios_export_is_read(tmp_path: Path) -> None:
     assert (boxes(row), row.values["classes"]) == ([[0, 0, 1, 1]], [1])
 
 
+def test_labels_without_images_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, {"classes.txt": "cat", "labels/1.txt": "0 0.5 0.5 1 1", "images/notes": ""})
+    with pytest.raises(ImportFileError, match="it has no images; export YOLO with images"):
+        read(tmp_path)
+
+
 def test_images_and_labels_may_be_in_one_folder(tmp_path: Path) -> None:
     write(tmp_path, {"classes.txt": "cat", "1.jpg": photo(), "1.txt": "0 0.5 0.5 1 1"})
     assert boxes(read(tmp_path)[0]) == [[0, 0, 1, 1]]
