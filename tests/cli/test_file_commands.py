@@ -108,7 +108,8 @@ def test_a_label_studio_export_is_inserted_once(url: str, tmp_path: Path) -> Non
         assert len(dataset) == 0
         assert json.loads(run(*arguments, url=url).stdout)["inserted"] == 2
         assert dataset.get("label-studio:2:2") == {"text": "t2", "mood": 1}
-        again = json.loads(run(*arguments, url=url).stdout)
+        # Without the format, the file is recognized by its content.
+        again = json.loads(run("insert", "notes", path, "--json", url=url).stdout)
         assert (again["inserted"], again["unchanged"]) == (0, 2)
 
 

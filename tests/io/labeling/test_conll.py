@@ -137,6 +137,24 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, reason: str) -> None:
         fitting(read(path, Features(ENTITIES), None, KINDS))
 
 
+@pytest.mark.parametrize(
+    ("tags", "spans"),
+    [
+        ("I-PER I-PER B-PER", [0, 3, 4, 5]),
+        ("O I-PER I-ORG", [2, 3, 4, 5]),
+        ("B-PER E-PER I-PER", [0, 3, 4, 5]),
+        ("B-PER L-PER U-PER", [0, 3, 4, 5]),
+    ],
+)
+def test_entities_of_other_schemes_begin_where_their_tags_say(
+    tmp_path: Path, tags: str, spans: list[int]
+) -> None:
+    path = tmp_path / "odd.conll"
+    path.write_text("".join(f"x {tag}\n" for tag in tags.split()))
+    (row,) = read(path, Features({"spans": Ragged("int64")}), None, {})
+    assert row.values == {"spans": spans}
+
+
 def test_tags_that_no_feature_needs_may_be_anything(tmp_path: Path) -> None:
     path = tmp_path / "pos.conll"
     path.write_text("in ADP\nRome PROPN\n")
