@@ -33,11 +33,16 @@ def progress(name: str, total: int | None) -> Iterator[Callable[[int, int], None
         TextColumn("{task.fields[rate]:,.0f} rows/s"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(printable(name), total=total, rows=0, rate=0.0)
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task(printable(name), total=total, rows=0, rate=0.0)
 
-        def show(rows: int, size: int) -> None:
-            rate = rows / (time.monotonic() - started)
-            bar.update(task, completed=size, rows=rows, rate=rate)
+    def show(rows: int, size: int) -> None:
+        # Not before: the bar would overwrite a question that is asked before the first rows.
+        bar.start()
+        rate = rows / (time.monotonic() - started)
+        bar.update(task, completed=size, rows=rows, rate=rate)
 
+    try:
         yield show
+    finally:
+        bar.stop()

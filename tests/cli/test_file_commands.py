@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -181,3 +184,25 @@ def test_faults_are_listed_or_quarantined(url: str, tmp_path: Path) -> None:
             assert (stored["inserted"], stored["rejected"]) == (extra, 23)
             assert (len(dataset), len(dataset.inbox.refused())) == (extra, 23)
             assert f"{path.name}, line " in dataset.inbox.refused()[0].error
+
+
+def test_a_large_retraction_is_asked_about_on_a_terminal(sqlite_url: str, tmp_path: Path) -> None:
+    path = tmp_path / "project.json"
+    arguments = ["insert", "notes", str(path), "--format=label-studio", f"--url={sqlite_url}"]
+    with registry.connect(sqlite_url) as reg:
+        dataset = reg.create("notes", {"text": Text(), "mood": ClassLabel(["sad", "glad"])})
+        path.write_text(studio_tasks(*range(10)))
+        run(*arguments)
+        path.write_text(studio_tasks(1))
+        for answer, left in [("n", 10), ("y", 1)]:
+            terminal, end = os.openpty()
+            os.write(terminal, f"{answer}\n".encode())
+            command = [sys.executable, "-m", "registry", *arguments]
+            asked = subprocess.run(command, stdin=end, stdout=end, stderr=end, check=False)
+            shown = os.read(terminal, 1 << 16).decode()
+            os.close(terminal)
+            os.close(end)
+            # A bar that is already shown would be drawn over the question.
+            assert "rows/s" not in shown.partition("retract them? [y/N]:")[0]
+            assert "retract them? [y/N]:" in shown
+            assert (asked.returncode == 0, len(dataset)) == (answer == "y", left)
