@@ -47,6 +47,11 @@ from registry.storage.log import lookup
 from tests.support.databases import psql
 
 ROOT = Path(__file__).parents[2]
+# Of this database: tests of other databases on the server wait for locks at the same time.
+WAITING = text(
+    "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)"
+    " WHERE NOT granted AND datname = current_database()"
+)
 
 
 def _alembic(url: str, *arguments: str) -> str:
@@ -220,8 +225,10 @@ def test_an_upgrade_waits_for_another_without_blocking_others(
     """It tries for the lock repeatedly: waiting in one would block index builds."""
     lock = {"lock": int.from_bytes(b"registry") >> 1}
     engine = create_engine(empty_postgresql_url, isolation_level="AUTOCOMMIT")
-    asking = text("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_try_advisory_lock%'")
-    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    asking = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_try_advisory_lock%'"
+        " AND datname = current_database()"
+    )
     with engine.connect() as other:
         other.execute(text("SELECT pg_advisory_lock(:lock)"), lock)
         upgrading = subprocess.Popen(
@@ -231,7 +238,7 @@ def test_an_upgrade_waits_for_another_without_blocking_others(
         )
         while other.scalar(asking) < 2:  # this query is the other one
             assert upgrading.poll() is None
-        assert other.scalar(waiting) == 0
+        assert other.scalar(WAITING) == 0
         assert inspect(other).get_table_names() == []
         other.execute(text("SELECT pg_advisory_unlock(:lock)"), lock)
     assert upgrading.wait(timeout=60) == 0
@@ -249,9 +256,8 @@ def test_an_upgrade_yields_to_others_that_use_its_table(postgresql_url: str) -> 
             cwd=ROOT,
             env={**os.environ, "REGISTRY_URL": postgresql_url},
         )
-        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
         with engine.connect() as other:
-            while not other.scalar(waiting):
+            while not other.scalar(WAITING):
                 other.rollback()
                 assert upgrading.poll() is None
             other.execute(text("SELECT count(*) FROM inbox"))
