@@ -81,9 +81,10 @@ def test_a_drop_removes_all_rows_of_its_dataset_and_no_others(
 ) -> None:
     monkeypatch.setattr(drop, "_FIRST_ROWS", rows_at_first)
     monkeypatch.setattr(drop, "_PAUSE", 0)
-    for name in ("kept", "digits", "later"):
+    for name, rows in (("kept", 30), ("digits", 20), ("later", 20)):
         before = counts(reg)
-        fill(reg, name, 20)
+        fill(reg, name, rows)
+    drop.drop(reg.engine, reg.create("empty", FIXED).id)
     tokens.create(reg.engine, "tool", dataset="digits")
     assert {*before} == {table.name for table in metadata.sorted_tables} - {"tokens"}
     shown: list[tuple[int, int]] = []
@@ -127,7 +128,9 @@ def test_readers_and_writers_notice_a_drop_at_once(reg: Registry, url: str) -> N
 
         with pytest.raises(KeyboardInterrupt):
             reg.drop("digits", progress=check_meanwhile)
-        drop.remove(other.engine)
+        left, shown = counts(reg)["samples"], list[tuple[int, int]]()
+        drop.remove(other.engine, lambda *done: shown.append(done))
+        assert shown[-1] == (left, left)
         for use_of_rows in (lambda: list(pages), lambda: run.consumed, lambda: run.record(1)):
             with pytest.raises(DatasetDroppedError):
                 use_of_rows()
@@ -230,3 +233,39 @@ def test_a_role_with_a_statement_timeout_can_drop(postgresql_url: str) -> None:
             c.execute(text("SELECT pg_sleep(2)"))
         reg.drop("digits")
         assert counts(reg) == {}
+
+
+def test_a_row_that_takes_longer_than_the_timeout_ends_a_drop(postgresql_url: str) -> None:
+    never = """
+        CREATE FUNCTION never() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM pg_sleep(1000); RETURN OLD; END $$;
+        CREATE TRIGGER never BEFORE DELETE ON samples FOR EACH ROW EXECUTE FUNCTION never()
+    """
+    with registry.connect(postgresql_url) as reg:
+        reg.create("digits", FIXED).insert([digit(n) for n in range(10)])
+        with reg.engine.begin() as connection:
+            connection.execute(text(never))
+            database = connection.execute(text("SELECT current_database()")).scalar_one()
+            connection.execute(text(f"ALTER DATABASE {database} SET statement_timeout = '100ms'"))
+    with registry.connect(postgresql_url) as reg:
+        with pytest.raises(StatementTimeoutError):
+            reg.drop("digits")
+        assert reg.names() == []
+
+
+def test_a_drop_waits_for_writers_of_the_same_file(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unlike a row of PostgreSQL, nothing in a file can be left for the next drop."""
+    monkeypatch.setattr(drop, "_LOCK_WAIT", 0)
+    with registry.connect(sqlite_url) as reg:
+        digits = fill(reg, "digits", 3)
+        drop.drop(reg.engine, digits.id)
+        writer = make_engine(sqlite_url)
+        with writing(writer):
+            removal = threading.Thread(target=drop.remove, args=(reg.engine,), daemon=True)
+            removal.start()
+            removal.join(0.3)
+        removal.join(60)
+        assert counts(reg) == {}
+        writer.dispose()
