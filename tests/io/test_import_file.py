@@ -30,21 +30,22 @@ EVERYTHING: dict[str, Feature] = {
     "blob": Bytes(),
     "photo": Image(),
     "tokens": Ragged("int32"),
+    "boxes": Ragged("float32", (4,)),
 }
 PHOTO = base64.b64encode(PNG).decode()
 JSONL = f"""\
 \ufeff{{"count": 9007199254740993, "score": 0.5, "good": true, "grid": [[0, 1], [2, 255]],\
  "animal": "dog", "note": "one\\ntwo, \\"three\\" \u00e9", "blob": "AAE=",\
- "photo": "{PHOTO}", "tokens": [1, -2, 3], "id": "a"}}\r
+ "photo": "{PHOTO}", "tokens": [1, -2, 3], "boxes": [[0, 0, 0.5, 1]], "id": "a"}}\r
 \r
-{{"id": 7, "tokens": [], "photo": "{PHOTO}", "blob": "", "note": "", "animal": 0,\
+{{"id": 7, "boxes": [], "tokens": [], "photo": "{PHOTO}", "blob": "", "note": "", "animal": 0,\
  "grid": [[0, 0], [0, 0]], "good": false, "score": -1, "count": -1}}"""
 CSV = f"""\
-\ufeffid,count,score,good,grid,animal,note,blob,photo,tokens\r
+\ufeffid,count,score,good,grid,animal,note,blob,photo,tokens,boxes\r
 a,9007199254740993,0.5,true,"[[0, 1], [2, 255]]",dog,"one
-two, ""three"" \u00e9",AAE=,{PHOTO},"[1, -2, 3]"\r
+two, ""three"" \u00e9",AAE=,{PHOTO},"[1, -2, 3]","[[0, 0, 0.5, 1]]"\r
 \r
-7,-1,-1,0,"[[0,0],[0,0]]",0,,,{PHOTO},[]"""
+7,-1,-1,0,"[[0,0],[0,0]]",0,,,{PHOTO},[],[]"""
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -70,6 +71,8 @@ def test_a_file_holds_every_kind_of_feature(
     assert (first["animal"], first["note"]) == (1, 'one\ntwo, "three" é')
     assert (first["blob"], first["photo"]) == (b"\x00\x01", PNG)
     assert first["tokens"].tolist() == [1, -2, 3]
+    assert first["boxes"].tolist() == [[0, 0, 0.5, 1]]
+    assert second["boxes"].shape == (0, 4)
     assert (second["count"], second["animal"], second["good"]) == (-1, 0, False)
     assert (second["note"], second["blob"], second["tokens"].tolist()) == ("", b"", [])
     assert {entry.source for entry in dataset.entries()} == {f"file:{name}"}
