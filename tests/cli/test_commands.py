@@ -110,6 +110,7 @@ def test_a_row_of_the_log_as_json(logged: str) -> None:
     assert last == {
         "position": 31,
         "key": "k4",
+        "group": None,
         "action": "retract",
         "supersedes": 4,
         "source": None,
@@ -174,10 +175,10 @@ def test_an_error_in_a_file_names_its_line(url: str, digits: Dataset, tmp_path: 
 def test_a_file_of_unknown_format_stops_the_command_before_the_first_insert(
     url: str, digits: Dataset, tmp_path: Path
 ) -> None:
-    known, unknown = tmp_path / "known.csv", tmp_path / "unknown.zip"
+    known, unknown = tmp_path / "known.csv", tmp_path / "unknown.rar"
     known.write_text('image,label\n"[[1,2],[3,4]]",1\n')
     unknown.touch()
-    assert "'.zip' names no" in run("insert", "digits", known, unknown, url=url, code=1).stderr
+    assert "'.rar' names no" in run("insert", "digits", known, unknown, url=url, code=1).stderr
     assert len(digits) == 0
 
 
