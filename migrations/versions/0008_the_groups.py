@@ -67,6 +67,14 @@ def upgrade() -> None:
         for table, column in columns():
             # An earlier attempt may have committed some columns and failed afterwards.
             op.add_column(table, column, if_not_exists=on_server or None)
+        op.create_index(
+            "ix_tool_annotations_task",
+            "tool_annotations",
+            ["task", "dataset_id"],
+            postgresql_where=sa.text("task IS NOT NULL"),
+            sqlite_where=sa.text("task IS NOT NULL"),
+            if_not_exists=on_server or None,
+        )
         if on_server:
             op.execute(FUNCTION)
             op.execute(TRIGGER)
@@ -104,6 +112,7 @@ def downgrade() -> None:
     else:
         for name in SQLITE_EVENTS:
             op.execute(f"DROP TRIGGER {name}")
+    op.drop_index("ix_tool_annotations_task", "tool_annotations")
     for table, column in columns():
         op.drop_column(table, column.name)
 

@@ -26,7 +26,7 @@ from registry.io.formats import FORMATS, format_of
 from registry.io.import_file import import_size, insert_file
 from registry.io.labeling.boxes import BOX_FORMATS, BoxFormat
 from registry.io.labeling.label_studio.export import insert_export
-from registry.io.labeling.mapping_store import mapping_of
+from registry.io.labeling.mapping_store import settings_of
 from registry.io.labeling.retraction import Confirm
 from registry.io.media import media_reader
 from registry.io.recognize import LABEL_STUDIO
@@ -191,9 +191,9 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
                 registry,
                 opened,
                 mapping,
+                rotated,
                 project=project,
                 media=media,
-                hull=rotated == "hull",
                 retract=not no_retract,
                 confirm=_asker(yes=yes, dry_run=dry_run),
             )
@@ -240,12 +240,18 @@ def _check_no_options(options: Mapping[str, Any]) -> None:
 
 
 def _export_inserter(
-    registry: Registry, dataset: Dataset, mapping: dict[str, str], **options: Any
+    registry: Registry,
+    dataset: Dataset,
+    mapping: dict[str, str],
+    rotated: str | None,
+    **options: Any,
 ) -> _Insert:
-    # The stored mapping is that of the webhook's events: an export must use the same one, or the
-    # two would revise each other's samples.
-    mapping = mapping or mapping_of(registry.engine, dataset.id, LABEL_STUDIO) or {}
-    return partial(_insert_label_studio, mapping=mapping or None, **options)
+    # The stored settings are those of the webhook's events: an export must use the same ones, or
+    # the two would revise each other's samples.
+    stored = settings_of(registry.engine, dataset.id, LABEL_STUDIO)
+    hull = stored.hull if rotated is None else rotated == "hull"
+    options |= {"mapping": mapping or stored.mapping, "consensus": stored.consensus, "hull": hull}
+    return partial(_insert_label_studio, **options)
 
 
 def _insert_label_studio(target: Dataset | DryRun, path: Path, **options: Any) -> Report:

@@ -195,7 +195,7 @@ def attack_mappings(reg: Registry, case: Case) -> None:
     with refused_or_done():
         label_studio.check_mapping(dataset.features, mapping)
         mappings.set_mapping(reg.engine, dataset.id, "label-studio", mapping)
-        assert mappings.mapping_of(reg.engine, dataset.id, "label-studio") == mapping
+        assert mappings.settings_of(reg.engine, dataset.id, "label-studio").mapping == mapping
     with refused_or_done():
         argilla.check_mapping(dataset.features, mapping)
     value = {"choices": [case.thing("cat")], "text": case.thing()}

@@ -27,7 +27,7 @@ No clock is read: all times are the tool's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -43,6 +43,9 @@ class AnnotationState:
     Without ``updated_at``, the annotation was deleted. Otherwise it has a sample, with ``values``
     by feature and the packed ``record``, or none, or it is rejected: ``error`` is the reason, and
     ``values`` has what could be read of it. ``task`` and ``annotator`` are as in `Annotation`.
+
+    Where a task has one sample, ``answers`` has the values that the annotator gave and ``data``
+    those that came with the task, both in the JSON form of samples.
     """
 
     id: AnnotationId
@@ -52,6 +55,8 @@ class AnnotationState:
     error: InvalidSampleError | None = None
     task: str | None = None
     annotator: str | None = None
+    answers: dict[str, Any] | None = None
+    data: dict[str, Any] | None = None
 
     @property
     def source(self) -> str:
@@ -71,6 +76,19 @@ class Removal:
     tasks: frozenset[int] | None = None
 
 
+@dataclass(frozen=True)
+class Rejection:
+    """A sample that is rejected: what is known of it, and the reason.
+
+    ``group`` is the group that the sample would have.
+    """
+
+    fields: Mapping[str, Any]
+    reason: str
+    source: str
+    group: str | None
+
+
 States = Sequence[AnnotationState | Removal]
 """What an event or a batch of an export says, in its order."""
 
@@ -79,7 +97,8 @@ States = Sequence[AnnotationState | Removal]
 class StoredState:
     """A row of `tool_annotations`: of an annotation, or of a project, task or record.
 
-    ``key`` is the key of the annotation's sample, or None if it has no sample.
+    ``key`` is the key of the annotation's sample, or None if it has no sample. ``fields`` has the
+    values of an annotation, or of a task, where a task has one sample.
     """
 
     updated_at: datetime | None
@@ -87,6 +106,7 @@ class StoredState:
     key: str | None = None
     task: str | None = None
     annotator: str | None = None
+    fields: dict[str, Any] | None = None
 
 
 def supersedes(

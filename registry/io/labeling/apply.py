@@ -13,7 +13,10 @@ from registry.catalog.dataset import Dataset
 from registry.errors import RegistryError
 from registry.io.labeling import quarantine
 from registry.io.labeling.annotation_state import AnnotationState, Removal, States
+from registry.io.labeling.consensus import ConsensusRule
 from registry.io.labeling.state_table import StateTable
+from registry.io.labeling.task_table import TaskTable
+from registry.samples.codec import Codec
 from registry.storage.log.changes import Change
 
 
@@ -25,6 +28,9 @@ class Outcome:
     not fit the features: they are rejected rows in the inbox, with the reason, and the samples
     that the dataset had of them are retracted. ``ignored`` is the reason if the event does not
     concern annotations.
+
+    Where a task has one sample, these are numbers of tasks. Those whose annotators do not agree
+    are quarantined, too, as are annotations that do not fit.
     """
 
     inserted: int = 0
@@ -52,6 +58,7 @@ def apply_states(
     tool: str,
     groups: Sequence[States],
     *,
+    consensus: ConsensusRule | None = None,
     exported: Mapping[str, datetime] | None = None,
     dry: bool = False,
 ) -> list[Outcome]:
@@ -64,7 +71,7 @@ def apply_states(
 
     def prepare(connection: Connection) -> list[list[Change]]:
         states = [state for group in groups for state in group]
-        table = StateTable.read(connection, dataset.id, tool, states)
+        table = state_table(connection, dataset, tool, consensus).load(states)
         applied = apply_to_table(table, groups, exported)
         # Replaced, not extended: `prepare` is called again if the connection was lost.
         outcomes[:] = [each.outcome for each in applied]
@@ -77,6 +84,16 @@ def apply_states(
         # After the commit: the rejected rows of this transaction count, too.
         dataset.inbox.prune()
     return outcomes
+
+
+def state_table(
+    connection: Connection, dataset: Dataset, tool: str, consensus: ConsensusRule | None
+) -> StateTable:
+    """Return the table of a tool's states; with a consensus, each task has one sample."""
+    if consensus is None:
+        return StateTable(connection, dataset.id, tool)
+    codec = Codec(dataset.features)
+    return TaskTable(connection, dataset.id, tool, codec=codec, rule=consensus)
 
 
 def apply_to_table(
@@ -126,13 +143,19 @@ def _apply_group(table: StateTable, group: States, exported: Mapping[str, dateti
             applied.counts["retracted"] += sum(change is not None for change in changes)
             applied.counts["unchanged"] += sum(change is None for change in changes)
             continue
-        # Before `apply`, which changes the answer.
+        # Before `apply`, which changes the result.
         was_live = table.is_live(state.id.key)
         replaced, change = table.apply(state, exported.get(state.id.parent))
         name = _count_name(state, change, was_live=was_live) if replaced else "unchanged"
         applied.counts[name] += 1
         if change is not None:
             applied.changes.append(change)
+    tasks = table.task_changes()
+    if tasks:
+        # Tasks are counted, and annotations only if they do not fit.
+        del applied.counts["unchanged"]
+        applied.counts += Counter(task.count for task in tasks)
+        applied.changes += [task.change for task in tasks if task.change is not None]
     return applied
 
 

@@ -40,10 +40,16 @@ from registry.io.labeling.annotation import (
     PathSyntax,
 )
 from registry.io.labeling.annotation_state import Removal, States
-from registry.io.labeling.apply import Outcome, apply_to_table, changed_groups, commit
+from registry.io.labeling.apply import (
+    Outcome,
+    apply_to_table,
+    changed_groups,
+    commit,
+    state_table,
+)
+from registry.io.labeling.consensus import ConsensusRule
 from registry.io.labeling.convert import AnnotationConverter
 from registry.io.labeling.mapping import Rules, parse_mapping
-from registry.io.labeling.state_table import StateTable
 from registry.io.media import MediaReader
 from registry.samples.features import Features
 from registry.samples.json_codec import describe, excerpt
@@ -79,16 +85,18 @@ def apply_event(
     *,
     note: Callable[[Connection], bool] = lambda _: True,
     media: MediaReader | None = None,
+    consensus: ConsensusRule | None = None,
 ) -> Outcome:
     """Apply one event, as parsed JSON, in a transaction.
 
     ``note`` is called first in that transaction, and again if the transaction is retried. If it
-    returns False, nothing is applied. ``media`` reads files and URIs, before the transaction. An
+    returns False, nothing is applied. ``media`` reads files and URIs, before the transaction.
+    With a ``consensus``, each record has one sample. An
     event of another kind is ignored, without a transaction. Raises `InvalidSampleError` for an
     event that cannot be read, and `FeatureError` for a mapping that does not fit the features.
     """
     rules = check_mapping(dataset.features, mapping)
-    converter = AnnotationConverter(dataset, rules, media or MediaReader())
+    converter = AnnotationConverter(dataset, rules, media or MediaReader(), consensus)
     try:
         record, response = _parse(event)
     except IgnoredEventError as error:
@@ -104,7 +112,7 @@ def apply_event(
         # that fails must not count as received.
         if not note(connection):
             return []
-        table = StateTable.read(connection, dataset.id, TOOL, states, parents=[record])
+        table = state_table(connection, dataset, TOOL, consensus).load(states, others=[record])
         (applied,) = apply_to_table(table, [states])
         outcome = applied.outcome
         return changed_groups([applied.changes], dry=False)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, get_args
 
-from registry.samples.features import ClassLabel, Features, Text
+from registry.samples.features import ClassLabel, Feature, Features, Text
 
 Method = Literal["majority", "latest", "unanimous"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -40,17 +40,16 @@ class ConsensusRule:
 
 @dataclass(frozen=True)
 class Vote:
-    """The newest state of one annotation, with its values in the JSON form of samples.
+    """The newest state of one annotation, with the values that the annotator gave.
 
-    ``answers`` are the values that the annotator gave, ``data`` the values that came with the task.
-    An ``annotator`` of None is unknown, and counts as different from every other.
+    The values are in the JSON form of samples. An ``annotator`` of None is unknown, and counts as
+    different from every other.
     """
 
     annotation: str
     annotator: str | None
     updated_at: datetime
     answers: Mapping[str, Any]
-    data: Mapping[str, Any]
 
     @property
     def age(self) -> tuple[datetime, str]:
@@ -60,14 +59,14 @@ class Vote:
 
 @dataclass(frozen=True)
 class Decision:
-    """The result of a vote: ``fields`` are the task's sample, or None if there is none.
+    """The result of a vote: the answers that are taken, or None if the task has no sample.
 
     ``disagreement`` says why the annotators' answers make no sample; it is None if there are not
     enough annotators yet. ``annotator`` is the one whose annotation was taken, or None if several
     were counted.
     """
 
-    fields: Mapping[str, Any] | None = None
+    answers: Mapping[str, Any] | None = None
     annotator: str | None = None
     disagreement: str | None = None
 
@@ -79,7 +78,7 @@ def decide(features: Features, rule: ConsensusRule, votes: Iterable[Vote]) -> De
         return Decision()
     newest = counted[-1]
     if rule.method == "latest":
-        return Decision({**newest.data, **newest.answers}, newest.annotator)
+        return Decision(newest.answers, newest.annotator)
     agreed: dict[str, str] = {}
     disagreements = []
     for name in voted_features(features, counted):
@@ -101,13 +100,18 @@ def decide(features: Features, rule: ConsensusRule, votes: Iterable[Vote]) -> De
     # An agreed null is a feature that most of them left to the task's data.
     given = {name: value for name, value in values.items() if value is not None}
     annotator = newest.annotator if len(counted) == 1 else None
-    return Decision({**newest.data, **answers, **given}, annotator)
+    return Decision({**answers, **given}, annotator)
 
 
 def voted_features(features: Features, votes: Collection[Vote]) -> Sequence[str]:
     """Return the features whose answers are compared: class labels and texts that were answered."""
     answered = {name for vote in votes for name in vote.answers}
-    return [n for n, f in features.items() if n in answered and isinstance(f, ClassLabel | Text)]
+    return [name for name, f in features.items() if name in answered and can_vote(f)]
+
+
+def can_vote(feature: Feature) -> bool:
+    """Return whether answers to a feature can be compared with one another."""
+    return isinstance(feature, ClassLabel | Text)
 
 
 def _newest_of_each_annotator(votes: Iterable[Vote]) -> list[Vote]:

@@ -10,9 +10,11 @@ from registry.catalog.dataset import Dataset
 from registry.errors import InvalidSampleError
 from registry.io.labeling.annotation import Annotation
 from registry.io.labeling.annotation_state import AnnotationState
-from registry.io.labeling.mapping import Rules, readable_values, values_of
+from registry.io.labeling.consensus import ConsensusRule
+from registry.io.labeling.mapping import Rules, answered_features, readable_values, values_of
 from registry.io.media import MediaReader
 from registry.samples.codec import Codec, rows_to_columns
+from registry.samples.json_codec import to_fields
 
 PART_BYTES = 16 << 20
 """Bytes of records that are applied together: images that tasks name are not in the file's size."""
@@ -20,11 +22,15 @@ PART_BYTES = 16 << 20
 
 @dataclass
 class AnnotationConverter:
-    """Converts annotations by a parsed mapping; ``media`` reads what they name."""
+    """Converts annotations by a parsed mapping; ``media`` reads what they name.
+
+    With a ``consensus``, each task has one sample.
+    """
 
     dataset: Dataset
     rules: Rules
     media: MediaReader = field(default_factory=MediaReader)
+    consensus: ConsensusRule | None = None
     codec: Codec = field(init=False)
 
     def __post_init__(self) -> None:
@@ -65,6 +71,7 @@ class AnnotationConverter:
             # Skipped or unanswered: a state without a sample, which retracts an earlier one.
             if values is None:
                 return state()
+            self._check_task(annotation)
             (record,) = self.codec.encode(rows_to_columns(features, [values]))
         except InvalidSampleError as error:
             reason = error.reason
@@ -75,4 +82,18 @@ class AnnotationConverter:
                 readable_values(features, self.rules, annotation),
                 error=InvalidSampleError(reason, feature=error.feature),
             )
-        return state(values, record)
+        if self.consensus is None:
+            return state(values, record)
+        # The values as they are stored: equal ones must be equal however they were written.
+        fields = to_fields(features, self.codec.decode_one(record))
+        answered = answered_features(self.rules, annotation)
+        return state(
+            values,
+            record,
+            answers={name: value for name, value in fields.items() if name in answered},
+            data={name: value for name, value in fields.items() if name not in answered},
+        )
+
+    def _check_task(self, annotation: Annotation) -> None:
+        if self.consensus is not None and annotation.task is None:
+            raise InvalidSampleError("nothing says which task it is of; import an export")

@@ -20,6 +20,7 @@ from registry.io.labeling import answers
 from registry.io.labeling.annotation import Annotation, PathSyntax
 from registry.io.labeling.answers import Conversion
 from registry.io.labeling.boxes import BOX_FORMATS
+from registry.io.labeling.consensus import ConsensusRule, can_vote
 from registry.io.labeling.paths import split_path
 from registry.io.media import MediaReader, safe
 from registry.io.row import value_at
@@ -122,6 +123,26 @@ def values_of(
     return values
 
 
+def answered_features(rules: Rules, annotation: Annotation) -> set[str]:
+    """Return the features whose values the annotator gave; the others come from the task."""
+    return {
+        name
+        for name, rule in rules.items()
+        if isinstance(rule, _AnswerRule)
+        or (isinstance(rule, _DefaultRule) and _own_answers(rule, annotation))
+    }
+
+
+def check_votes(features: Features, rules: Rules, consensus: ConsensusRule) -> None:
+    """Raise `FeatureError` if annotators cannot be compared: no feature of theirs is comparable."""
+    named = [n for n, rule in rules.items() if not isinstance(rule, _ObjectRule)]
+    if consensus.method != "latest" and not any(can_vote(features[name]) for name in named):
+        raise FeatureError(
+            f"a {consensus.method} is of equal values of a ClassLabel or Text feature, and no such "
+            "feature has the annotators' answers; take --consensus latest"
+        )
+
+
 def readable_values(features: Features, rules: Rules, annotation: Annotation) -> dict[str, Any]:
     """Return the values that can be read from an annotation that does not fit, unconverted."""
     values: dict[str, Any] = {}
@@ -208,8 +229,7 @@ def _object_value(rule: _ObjectRule, annotation: Annotation) -> Any:
 
 
 def _default_value(rule: _DefaultRule, annotation: Annotation) -> Any:
-    given = annotation.answers.get(rule.name, ())
-    if given and (not annotation.mixed or _is_answer(given)):
+    if given := _own_answers(rule, annotation):
         return answers.one(given)
     missing = ""
     for root, object_name in rule.objects.items():
@@ -219,6 +239,12 @@ def _default_value(rule: _DefaultRule, annotation: Annotation) -> Any:
         elif rule.name in fields:
             return fields[rule.name]
     raise _UnansweredError(f"nothing answers {excerpt(rule.name)}{missing}")
+
+
+def _own_answers(rule: _DefaultRule, annotation: Annotation) -> Sequence[Any]:
+    """Return the answers to the question of the rule's name, without data of the task."""
+    given = annotation.answers.get(rule.name, ())
+    return given if not annotation.mixed or _is_answer(given) else ()
 
 
 def _is_answer(given: Sequence[Any]) -> bool:

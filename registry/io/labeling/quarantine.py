@@ -19,12 +19,12 @@ def keep(table: StateTable) -> None:
                 {
                     "dataset_id": table.dataset_id,
                     "key": key,
-                    "fields": storable(state.values or {}),
+                    "fields": storable(rejection.fields),
                     "action": "insert",
-                    "source": state.source,
-                    "error": storable(str(state.error)),
-                    "group_key": table.group_of(key, state.task),
+                    "source": rejection.source,
+                    "error": storable(rejection.reason),
+                    "group_key": rejection.group,
                 }
-                for key, state in table.rejected.items()
+                for key, rejection in table.rejected.items()
             ],
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from registry.io.labeling.annotation import AnnotationId
 from registry.io.labeling.annotation_state import StoredState
-from registry.io.labeling.state_table import exported_at, states_of_parent
+from registry.io.labeling.stored_states import exported_at, states_of_parent
 
 Confirm = Callable[[str], bool]
 """Asks a question, and returns whether the answer is yes."""
@@ -93,13 +93,16 @@ def plan_retraction(
         if identity.annotation not in content.annotations and not stored.deleted
     }
     missing = {name: stored for name, stored in absent.items() if not _is_newer(stored, age)}
+    present = _keys(stored for identity, stored in states.items() if identity not in missing)
+    newer = _keys(stored for identity, stored in absent.items() if identity not in missing)
     return Retraction(
         project,
         age,
         [*missing],
-        _live(missing.values()),
-        _live(states.values()),
-        _live(absent.values()) - _live(missing.values()),
+        # A task may have one sample, which it keeps while it has an annotation.
+        len(_keys(missing.values()) - present),
+        len(_keys(states.values())),
+        len(newer),
     )
 
 
@@ -108,5 +111,6 @@ def _is_newer(stored: StoredState, age: datetime | None) -> bool:
     return age is not None and stored.updated_at is not None and stored.updated_at > age
 
 
-def _live(states: Collection[StoredState]) -> int:
-    return sum(stored.key is not None for stored in states)
+def _keys(states: Iterable[StoredState]) -> set[str]:
+    """Return the keys of the samples of annotations."""
+    return {stored.key for stored in states if stored.key is not None}

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
+from typing import Self
 
-from sqlalchemy import ColumnElement, Connection, Engine, delete, func, or_, select
+from sqlalchemy import ColumnElement, Connection, delete, func, or_
 
 from registry.io.labeling.annotation import AnnotationId, deleted_task_name, task_key
 from registry.io.labeling.annotation_state import (
     AnnotationState,
+    Rejection,
     Removal,
     States,
     StoredState,
     supersedes,
 )
+from registry.io.labeling.stored_states import (
+    in_parent,
+    parts,
+    stored_states,
+    tasks_of_any_parent,
+    write_states,
+)
 from registry.storage.database.models import InboxRow, ToolAnnotationRow
-from registry.storage.database.sql import insert_into
-from registry.storage.database.transactions import read
 from registry.storage.log.changes import Change
 from registry.storage.log.lookup import NEVER, Latest, latest, record_of
 
-_TOGETHER = 1000
-"""The most names or keys in one statement; SQLite allows 32,766 parameters."""
-_COLUMNS = ("updated_at", "deleted", "key", "task", "annotator")
+
+@dataclass(frozen=True)
+class TaskChange:
+    """What becomes of the sample of a task: one of the counts of `Outcome`, and the change."""
+
+    count: str
+    change: Change | None
 
 
 def has_greater_record(
@@ -47,43 +58,43 @@ class StateTable:
     transaction may change the rows between the reading and the writing.
 
     ``live`` has the latest revisions of samples, by their keys, with the changes of this
-    transaction. ``rejected`` has the rejected states that are the newest of their annotations, by
-    the samples' keys.
+    transaction. ``rejected`` has the samples that are rejected by the newest states of their
+    annotations, by their keys.
     """
 
     connection: Connection
     dataset_id: int
     tool: str
     live: dict[str, Latest] = field(default_factory=dict)
-    rejected: dict[str, AnnotationState] = field(default_factory=dict)
+    rejected: dict[str, Rejection] = field(default_factory=dict)
     _stored: dict[str, StoredState] = field(default_factory=dict)
     _changed: set[str] = field(default_factory=set)
     _accepted_keys: set[str] = field(default_factory=set)
 
-    @classmethod
-    def read(
-        cls,
-        connection: Connection,
-        dataset_id: int,
-        tool: str,
+    def load(
+        self,
         states: States,
         known: Collection[AnnotationId] = (),
-        parents: Iterable[str] = (),
-    ) -> StateTable:
-        """Read the rows that states, known annotations and projects or records need."""
-        table = cls(connection, dataset_id, tool)
+        others: Iterable[str] = (),
+    ) -> Self:
+        """Read the rows that states, known annotations and other projects or records need."""
         new = [state for state in states if isinstance(state, AnnotationState)]
         ids = {*known, *(state.id for state in new)}
         names = {identity.row_name for identity in ids} | {identity.parent for identity in ids}
         names |= {deleted_task_name(state.task) for state in new if state.task is not None}
-        for some in _parts(names | {*parents}):
-            table._stored |= table._select(ToolAnnotationRow.annotation.in_(some))
-        table._read_removed([each for each in states if isinstance(each, Removal)])
+        for some in parts(names | {*others}):
+            self._stored |= self._select(ToolAnnotationRow.annotation.in_(some))
+        self._read_removed([each for each in states if isinstance(each, Removal)])
+        self._read_samples(new, ids)
+        return self
+
+    def _read_samples(
+        self, states: Sequence[AnnotationState], ids: Collection[AnnotationId]
+    ) -> None:
         # With the new records, `latest` returns an equal old one; others it need not send.
-        compared = [(state.id.key, state.record) for state in new]
-        keys = {identity.key for identity in ids} | {identity.key for identity in table._ids()}
-        table.live = latest(connection, dataset_id, keys, compared)
-        return table
+        compared = [(state.id.key, state.record) for state in states]
+        keys = {identity.key for identity in ids} | {identity.key for identity in self._ids()}
+        self.live = latest(self.connection, self.dataset_id, keys, compared)
 
     def apply(
         self, state: AnnotationState, exported: datetime | None = None
@@ -94,15 +105,13 @@ class StateTable:
         whether the state replaces the stored one, and the resulting change to the sample, if
         there is one.
         """
-        identity, key = state.id, state.id.key
-        stored, live = self._stored.get(identity.row_name), self.live.get(key, NEVER)
+        identity = state.id
+        stored = self._stored.get(identity.row_name)
         if state.updated_at is not None and self._is_removed(state):
             return False, None
-        is_greater = partial(
-            has_greater_record, self.connection, self.dataset_id, state.record, live
-        )
+        is_greater = partial(self._is_greater, state, stored)
+        final = self._is_newest(identity.parent, exported)
         exported_at = self.exported_at(identity.parent)
-        final = exported is not None and (exported_at is None or exported >= exported_at)
         if not supersedes(state, stored, exported_at, is_greater, final=final):
             # Rows of before the column have no task, and their states may never change again.
             if stored is not None and stored.task is None and state.task is not None:
@@ -112,23 +121,56 @@ class StateTable:
         # Only an annotation without a sample can have a rejected row in the inbox, which the new
         # state replaces.
         if stored is not None and stored.key is None:
-            self._accepted_keys.add(key)
+            self._accepted_keys.add(identity.key)
         # An earlier state of this transaction may have been rejected; only the newest state counts.
-        self.rejected.pop(key, None)
+        self.rejected.pop(identity.key, None)
+        new = self._new_row(state, stored)
         if state.error is not None:
-            self.rejected[key] = state
-        merged = _merged(state, stored)
-        self._set(identity.row_name, merged)
-        if live.record == state.record:
-            return True, None
+            self.rejected[identity.key] = Rejection(
+                state.values or {},
+                str(state.error),
+                state.source,
+                self.group_of(identity.key, state.task),
+            )
+        self._set(identity.row_name, new)
+        return True, self._sample_change(state, new)
+
+    def _is_greater(self, state: AnnotationState, stored: StoredState | None) -> bool:  # noqa: ARG002
+        live = self.live.get(state.id.key, NEVER)
+        return has_greater_record(self.connection, self.dataset_id, state.record, live)
+
+    def _new_row(self, state: AnnotationState, stored: StoredState | None) -> StoredState:
+        """Return the row of a state that replaces the stored one."""
+        # A deletion has neither a time nor a task: the row keeps what the state lacks.
+        return StoredState(
+            state.updated_at or (stored.updated_at if stored else None),
+            deleted=state.updated_at is None,
+            key=state.id.key if state.record is not None else None,
+            task=state.task or (stored.task if stored else None),
+            annotator=state.annotator or (stored.annotator if stored else None),
+        )
+
+    def _sample_change(self, state: AnnotationState, new: StoredState) -> Change | None:
+        """Return the change to the sample that results from a state that was accepted."""
+        key = state.id.key
+        if self.live.get(key, NEVER).record == state.record:
+            return None
         # A later state of the same transaction is compared with this one. The row has no position
         # yet, and none is needed, because the record is here.
-        self.live[key] = Latest(NEVER.position, state.record, self.group_of(key, merged.task))
+        self.live[key] = Latest(NEVER.position, state.record, self.group_of(key, new.task))
         if state.record is None:
-            return True, Change(key, None, "retract", state.source)
+            return Change(key, None, "retract", state.source)
         # By default: a dataset that was filled before there were groups is updated, too.
-        values, source = state.values, state.source
-        return True, Change(key, values, "insert", source, default_group=merged.task)
+        return Change(key, state.values, "insert", state.source, default_group=new.task)
+
+    def _is_newest(self, parent: str, exported: datetime | None) -> bool:
+        """Return whether an export of this age is at least as new as all that were imported."""
+        exported_at = self.exported_at(parent)
+        return exported is not None and (exported_at is None or exported >= exported_at)
+
+    def task_changes(self) -> list[TaskChange]:
+        """Return the changes to the samples of tasks, where a task has one sample."""
+        return []
 
     def apply_removal(self, removal: Removal) -> list[Change | None]:
         """Remove tasks, or a project or record, and return a change for each known annotation."""
@@ -157,7 +199,7 @@ class StateTable:
             self._accepted_keys.add(identity.key)
         # A state of this transaction may have been rejected.
         self.rejected.pop(identity.key, None)
-        self._set(identity.row_name, replace(stored, key=None))
+        self._set(identity.row_name, replace(stored, key=None, fields=None))
         if not self.is_live(identity.key):
             return None
         self.live[identity.key] = self.live[identity.key]._replace(record=None)
@@ -194,31 +236,14 @@ class StateTable:
             InboxRow.source == self.tool,
             func.substr(InboxRow.source, 1, len(prefix)) == prefix,
         )
-        for some in _parts(self._accepted_keys):
+        for some in parts(self._accepted_keys):
             self.connection.execute(
                 delete(InboxRow).where(
                     InboxRow.dataset_id == self.dataset_id, InboxRow.key.in_(some), is_own
                 )
             )
-        rows = [
-            {
-                "dataset_id": self.dataset_id,
-                "tool": self.tool,
-                "annotation": name,
-                **{column: getattr(self._stored[name], column) for column in _COLUMNS},
-            }
-            # Sorted: transactions that lock rows in different orders could deadlock.
-            for name in sorted(self._changed)
-        ]
-        if rows:
-            statement = insert_into(self.connection, ToolAnnotationRow)
-            self.connection.execute(
-                statement.on_conflict_do_update(
-                    index_elements=list(ToolAnnotationRow.__table__.primary_key),
-                    set_={name: statement.excluded[name] for name in _COLUMNS},
-                ),
-                rows,
-            )
+        changed = {name: self._stored[name] for name in self._changed}
+        write_states(self.connection, self.dataset_id, self.tool, changed)
 
     def _is_removed(self, state: AnnotationState) -> bool:
         """Return whether the project, record or task of an annotation was deleted."""
@@ -239,104 +264,24 @@ class StateTable:
             self._changed.add(name)
 
     def _read_removed(self, removals: Iterable[Removal]) -> None:
-        """Read the rows of the annotations that are deleted with their tasks, project or record.
-
-        There is no index by task: the rows of the project are searched, or all of the tool's.
-        """
+        """Read the rows of the annotations that are deleted with their tasks, project or record."""
         tasks: dict[str | None, set[int]] = {}
         for removal in removals:
             if removal.tasks is not None:
                 tasks.setdefault(removal.parent, set()).update(removal.tasks)
             elif removal.parent is not None:
-                self._stored |= self._select(_in_parent(removal.parent))
+                self._stored |= self._select(in_parent(removal.parent))
         for parent, numbers in tasks.items():
             if parent is None:
-                self._read_tasks_of_any_parent(numbers)
-                continue
-            keys = [task_key(self.tool, parent, number) for number in numbers]
-            for some in _parts(keys):
-                of_tasks = _in_parent(parent) & ToolAnnotationRow.task.in_(some)
-                self._stored |= self._select(of_tasks)
+                self._stored |= tasks_of_any_parent(
+                    self.connection, self.dataset_id, self.tool, numbers
+                )
+            else:
+                self._read_tasks({task_key(self.tool, parent, number) for number in numbers})
 
-    def _read_tasks_of_any_parent(self, tasks: Iterable[int]) -> None:
-        names = {deleted_task_name(task) for task in tasks}
-        query = select(ToolAnnotationRow.annotation, ToolAnnotationRow.task).where(
-            ToolAnnotationRow.dataset_id == self.dataset_id,
-            ToolAnnotationRow.tool == self.tool,
-            ToolAnnotationRow.task.is_not(None),
-        )
-        of_tasks = [
-            name
-            for name, task in self.connection.execute(query)
-            if task is not None and deleted_task_name(task) in names
-        ]
-        for some in _parts(of_tasks):
-            self._stored |= self._select(ToolAnnotationRow.annotation.in_(some))
+    def _read_tasks(self, tasks: Collection[str]) -> None:
+        for some in parts(tasks):
+            self._stored |= self._select(ToolAnnotationRow.task.in_(some))
 
     def _select(self, selected: ColumnElement[bool]) -> dict[str, StoredState]:
-        return _stored_states(self.connection, self.dataset_id, self.tool, selected)
-
-
-def states_of_parent(
-    connection: Connection, dataset_id: int, tool: str, parent: str
-) -> dict[AnnotationId, StoredState]:
-    """Return the rows of the annotations of a project or record, without its own row."""
-    return {
-        AnnotationId(tool, parent, row_name.removeprefix(f"{parent}/")): stored
-        for row_name, stored in _stored_states(
-            connection, dataset_id, tool, _in_parent(parent)
-        ).items()
-    }
-
-
-def has_annotations(engine: Engine, dataset_id: int, tool: str) -> bool:
-    """Return whether any annotation of a tool has arrived in a dataset."""
-    query = select(ToolAnnotationRow.annotation).where(
-        ToolAnnotationRow.dataset_id == dataset_id, ToolAnnotationRow.tool == tool
-    )
-    return read(engine, lambda c: c.execute(query.limit(1)).first()) is not None
-
-
-def exported_at(connection: Connection, dataset_id: int, tool: str, parent: str) -> datetime | None:
-    """Return the age of the newest export of a project that was imported."""
-    selected = ToolAnnotationRow.annotation == parent
-    stored = _stored_states(connection, dataset_id, tool, selected).get(parent)
-    return None if stored is None else stored.updated_at
-
-
-def _in_parent(parent: str) -> ColumnElement[bool]:
-    # All names that begin with ``PARENT/``, as "0" follows "/" in ASCII. Unlike LIKE, a range can
-    # use the index of the primary key.
-    name = ToolAnnotationRow.annotation
-    return (name >= f"{parent}/") & (name < f"{parent}0")
-
-
-def _merged(state: AnnotationState, stored: StoredState | None) -> StoredState:
-    """Return the row of a state that replaces the stored one, which has what the state lacks."""
-    # A deletion has neither a time nor a task: the row keeps those of the last state.
-    return StoredState(
-        state.updated_at or (stored.updated_at if stored else None),
-        deleted=state.updated_at is None,
-        key=state.id.key if state.record is not None else None,
-        task=state.task or (stored.task if stored else None),
-        annotator=state.annotator or (stored.annotator if stored else None),
-    )
-
-
-def _stored_states(
-    connection: Connection, dataset_id: int, tool: str, selected: ColumnElement[bool]
-) -> dict[str, StoredState]:
-    """Return the selected rows of a tool, by their names."""
-    columns = ToolAnnotationRow.__table__.c
-    rows = connection.execute(
-        select(columns.annotation, *(columns[name] for name in _COLUMNS)).where(
-            columns.dataset_id == dataset_id, columns.tool == tool, selected
-        )
-    )
-    return {name: StoredState(*values) for name, *values in rows}
-
-
-def _parts(names: Collection[str]) -> Iterator[list[str]]:
-    ordered = sorted(names)
-    for start in range(0, len(ordered), _TOGETHER):
-        yield ordered[start : start + _TOGETHER]
+        return stored_states(self.connection, self.dataset_id, self.tool, selected)

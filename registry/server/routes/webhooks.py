@@ -132,9 +132,16 @@ def _argilla(secrets: Sequence[str], request: Request, body: bytes) -> tuple[Any
 
 
 def _apply(service: Service, dataset: Dataset, event: Any, media: MediaReader) -> EventAnswer:
-    mapping = mapping_store.mapping_of(service.registry.engine, dataset.id, "label-studio")
+    settings = mapping_store.settings_of(service.registry.engine, dataset.id, "label-studio")
     try:
-        outcome = apply_event(dataset, mapping, event, media=media)
+        outcome = apply_event(
+            dataset,
+            settings.mapping,
+            event,
+            media=media,
+            hull=settings.hull,
+            consensus=settings.consensus,
+        )
     except InvalidSampleError as error:
         return EventAnswer(status="refused", detail=str(error))
     return _event_answer(outcome)
@@ -158,10 +165,15 @@ def _apply_once(
         status = deliveries.record_in(connection, dataset.id, *delivery)
         return status == "recorded"
 
-    mapping = mapping_store.mapping_of(engine, dataset.id, "argilla")
+    settings = mapping_store.settings_of(engine, dataset.id, "argilla")
     try:
         outcome = argilla_tool.apply_event(
-            dataset, mapping, event, note=record_delivery, media=media
+            dataset,
+            settings.mapping,
+            event,
+            note=record_delivery,
+            media=media,
+            consensus=settings.consensus,
         )
     except InvalidSampleError as error:
         return EventAnswer(status="refused", detail=str(error))

@@ -20,7 +20,12 @@ from sqlalchemy import Connection, Engine, delete, insert, update
 
 from registry.errors import RegistryError, SampleNotFoundError
 from registry.samples.keys import check_key
-from registry.storage.database.models import ErasureRow, InboxRow, SampleRow
+from registry.storage.database.models import (
+    ErasureRow,
+    InboxRow,
+    SampleRow,
+    ToolAnnotationRow,
+)
 from registry.storage.database.transactions import driver, open_connection, write
 from registry.storage.log.batch import Plan
 from registry.storage.log.entries import revision_sizes
@@ -107,7 +112,19 @@ def _erase(writer: Writer, keys: Sequence[str], waiting: dict[str, int]) -> int:
     )
     positions = list(chain.from_iterable(stored.values()))
     _blank(writer, positions)
+    forget_answers(writer.connection, writer.dataset_id, keys)
     return len(positions)
+
+
+def forget_answers(connection: Connection, dataset_id: int, tasks: Sequence[str]) -> None:
+    """Remove the annotators' answers of tasks that have one sample each, and the tasks' data."""
+    for start in range(0, len(tasks), _PARAMETERS):
+        some = tasks[start : start + _PARAMETERS]
+        connection.execute(
+            update(ToolAnnotationRow)
+            .where(ToolAnnotationRow.dataset_id == dataset_id, ToolAnnotationRow.task.in_(some))
+            .values(fields=None)
+        )
 
 
 def _blank(writer: Writer, positions: Sequence[int]) -> None:

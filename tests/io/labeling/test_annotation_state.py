@@ -9,7 +9,7 @@ import pytest
 
 from registry import Dataset, Registry, Tensor
 from registry.errors import InvalidSampleError
-from registry.io.labeling import state_table
+from registry.io.labeling import stored_states
 from registry.io.labeling.annotation import AnnotationId
 from registry.io.labeling.annotation_state import (
     AnnotationState,
@@ -18,7 +18,8 @@ from registry.io.labeling.annotation_state import (
     supersedes,
 )
 from registry.io.labeling.apply import Outcome, apply_states
-from registry.io.labeling.state_table import StateTable, has_greater_record, states_of_parent
+from registry.io.labeling.state_table import StateTable, has_greater_record
+from registry.io.labeling.stored_states import states_of_parent
 from registry.storage.log.lookup import Latest
 
 TOOL = "label-studio"
@@ -150,7 +151,7 @@ def test_the_states_of_one_transaction_are_counted_in_turn(dataset: Dataset) -> 
 def test_each_tool_group_and_dataset_has_its_own_states(
     reg: Registry, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(state_table, "_TOGETHER", 2)
+    monkeypatch.setattr(stored_states, "_TOGETHER", 2)
     other = reg.create("other", {"x": Tensor("uint8")})
     stored: dict[tuple[int, str, str], dict[AnnotationId, StoredState]] = {}
     seconds = itertools.count(1)
@@ -172,16 +173,16 @@ def test_each_tool_group_and_dataset_has_its_own_states(
     with reg.engine.begin() as connection:
         for (dataset_id, tool, group), states in stored.items():
             assert states_of_parent(connection, dataset_id, tool, group) == states
-            table = StateTable.read(connection, dataset_id, tool, [], parents=[group])
+            table = StateTable(connection, dataset_id, tool).load([], others=[group])
             for second, expected in ((5, 5), (9, 9), (9, 9), (3, 9)):
                 table.set_exported_at(group, at(second))
                 table.write()
-                table = StateTable.read(connection, dataset_id, tool, [], parents=[group])
+                table = StateTable(connection, dataset_id, tool).load([], others=[group])
                 assert table._stored == {group: StoredState(at(expected))}
             assert not table.is_deleted(group)
             assert table.apply_removal(Removal(group)) == []
             table.write()
-            table = StateTable.read(connection, dataset_id, tool, [], parents=[group, "3"])
+            table = StateTable(connection, dataset_id, tool).load([], others=[group, "3"])
             assert (table.is_deleted(group), table.is_deleted("3")) == (True, False)
             assert states_of_parent(connection, dataset_id, tool, group) == states
         # Again, with the groups' own rows: that of group 10 is next to the annotations of group 1.

@@ -39,7 +39,6 @@ def vote_lists(draw: st.DrawFn) -> list[Vote]:
                 "note": draw(st.sampled_from(["", "x"])),
                 "spans": [number],
             },
-            data={"text": f"text {number}"},
         )
         for number in range(count)
     ]
@@ -48,12 +47,12 @@ def vote_lists(draw: st.DrawFn) -> list[Vote]:
 def vote(number: int, mood: str, *, annotator: str | None = None, minute: int = 0) -> Vote:
     answers = {"mood": mood, "note": "", "spans": [number]}
     moment = START + timedelta(minutes=minute)
-    return Vote(str(number), annotator or str(number), moment, answers, {"text": "a"})
+    return Vote(str(number), annotator or str(number), moment, answers)
 
 
 def mood(method: Method, votes: Sequence[Vote], **options: int) -> object:
     decision = decide(FEATURES, ConsensusRule(method, **options), votes)
-    return decision.fields["mood"] if decision.fields is not None else decision.disagreement
+    return decision.answers["mood"] if decision.answers is not None else decision.disagreement
 
 
 @given(vote_lists(), st.sampled_from(get_args(Method)), st.integers(1, 4), st.randoms())
@@ -72,23 +71,22 @@ def test_a_decision_agrees_with_a_simple_model_in_any_order(
         assert decision == Decision()
         return
     if method == "latest":
-        assert decision.fields == {**counted[-1].data, **counted[-1].answers}
+        assert decision.answers == counted[-1].answers
         return
     for name in ("mood", "note"):
         given = [vote.answers[name] for vote in counted]
         share = max(given.count(value) / len(given) for value in given)
         if not (share == 1 if method == "unanimous" else share > 0.5):
-            assert decision.fields is None
+            assert decision.answers is None
             assert name in str(decision.disagreement)
             return
-    assert decision.fields is not None
-    assert decision.fields["text"] == counted[-1].data["text"]
+    assert decision.answers is not None
     for name in ("mood", "note"):
-        assert [vote.answers[name] for vote in counted].count(decision.fields[name]) > (
+        assert [vote.answers[name] for vote in counted].count(decision.answers[name]) > (
             len(counted) / 2
         )
     # A value that is not voted on comes from one of the annotations that were counted.
-    assert decision.fields["spans"] in [vote.answers["spans"] for vote in counted]
+    assert decision.answers["spans"] in [vote.answers["spans"] for vote in counted]
 
 
 def test_a_majority_is_of_more_than_half_of_the_annotators() -> None:
@@ -111,8 +109,8 @@ def test_an_annotator_has_one_vote_which_is_the_newest() -> None:
 def test_values_that_are_not_voted_on_come_from_an_annotation_of_the_majority() -> None:
     votes = [vote(1, "good"), vote(2, "good", minute=1), vote(3, "bad", minute=2)]
     decision = decide(FEATURES, ConsensusRule(), votes)
-    assert decision.fields is not None
-    assert decision.fields["spans"] == [2]
+    assert decision.answers is not None
+    assert decision.answers["spans"] == [2]
     assert decision.annotator is None
     assert decide(FEATURES, ConsensusRule(), votes[:1]).annotator == "1"
 

@@ -7,6 +7,7 @@ its own transaction, and one more transaction retracts the samples of annotation
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -18,8 +19,16 @@ from sqlalchemy import Connection
 from registry.catalog.dataset import Dataset
 from registry.errors import ImportFileError, InvalidSampleError, RegistryError
 from registry.io.faults import Faults, keep_rejected
+from registry.io.labeling import quarantine as rejected_rows
 from registry.io.labeling.annotation_state import AnnotationState
-from registry.io.labeling.apply import Outcome, apply_states, changed_groups, commit
+from registry.io.labeling.apply import (
+    Outcome,
+    apply_states,
+    changed_groups,
+    commit,
+    state_table,
+)
+from registry.io.labeling.consensus import ConsensusRule
 from registry.io.labeling.convert import AnnotationConverter
 from registry.io.labeling.label_studio.annotations import TOOL
 from registry.io.labeling.label_studio.export_file import (
@@ -31,7 +40,6 @@ from registry.io.labeling.label_studio.export_file import (
 from registry.io.labeling.label_studio.mapping import check_mapping
 from registry.io.labeling.mapping import unanswered
 from registry.io.labeling.retraction import Confirm, plan_retraction
-from registry.io.labeling.state_table import StateTable
 from registry.io.media import MediaReader
 from registry.storage.database.transactions import read
 from registry.storage.log.batch import Report
@@ -52,6 +60,7 @@ def insert_export(  # noqa: PLR0913  # the options of an import
     project: int | None = None,
     media: MediaReader | None = None,
     hull: bool = False,
+    consensus: ConsensusRule | None = None,
     progress: AnnotationProgress | None = None,
     dry: bool = False,
     retract: bool = True,
@@ -65,9 +74,9 @@ def insert_export(  # noqa: PLR0913  # the options of an import
     Samples of the exported projects that the file lacks are retracted, unless they changed after
     the newest `updated_at` in the file. Without ``retract``, none is: a filtered export lacks
     most. ``project`` is the project's id, needed if neither the tasks nor the file name that Label
-    Studio gave (``project-2-at-…``) contain it; tasks of JSON_MIN never do. ``mapping``, ``media``
-    and ``hull`` are as for events. With ``dry``, nothing is changed, and the report says what would
-    be.
+    Studio gave (``project-2-at-…``) contain it; tasks of JSON_MIN never do. ``mapping``, ``media``,
+    ``hull`` and ``consensus`` are as for events. With ``dry``, nothing is changed, and the report
+    says what would be.
 
     ``confirm`` is asked before anything is stored whether over a fifth of a project's samples, or
     all of them where the export has no time at all, are to be retracted; and whether a mapping
@@ -88,10 +97,10 @@ def insert_export(  # noqa: PLR0913  # the options of an import
             "export lacks it"
         )
         retract = False
-    run = _Import(dataset, path, contents, faults, dry, quarantine)
+    run = _Import(dataset, path, contents, faults, consensus, dry, quarantine)
     if retract:
         run.check_retractions(confirm, note)
-    converter = AnnotationConverter(dataset, rules, media or MediaReader())
+    converter = AnnotationConverter(dataset, rules, media or MediaReader(), consensus)
     size = 0
     try:
         for batch in batches(path, contents.given, run.refuse):
@@ -102,11 +111,11 @@ def insert_export(  # noqa: PLR0913  # the options of an import
             if progress is not None:
                 progress(run.rows, size)
         # Only after the whole file was applied: an error must not leave only retractions.
-        retracted = run.retract() if retract else 0
+        retracted = run.retract() if retract else Outcome()
     except RegistryError as error:
         run.add_stored_rows(error)
         raise
-    return run.total + Report(0, 0, retracted, 0, dataset.head)
+    return run.total + _report(retracted, dataset.head)
 
 
 @dataclass
@@ -117,6 +126,7 @@ class _Import:
     path: Path
     contents: Contents
     faults: Faults
+    consensus: ConsensusRule | None
     dry: bool
     quarantine: bool
     rows: int = 0
@@ -151,33 +161,48 @@ class _Import:
             for each, state in zip(batch, map(self._checked, batch, states), strict=True)
             if state is not None
         ]
-        (outcome,) = apply_states(self.dataset, TOOL, [applied], exported=self._ages, dry=self.dry)
+        (outcome,) = apply_states(
+            self.dataset,
+            TOOL,
+            [applied],
+            consensus=self.consensus,
+            exported=self._ages,
+            dry=self.dry,
+        )
         self.total += _report(outcome, self.total.head)
         self.rows += len(applied)
 
-    def retract(self) -> int:
-        """Retract the known annotations that the export lacks; return the number of samples."""
-        retracted: list[Change] = []
+    def retract(self) -> Outcome:
+        """Retract the known annotations that the export lacks."""
+        outcome = Outcome()
         dataset_id, projects = self.dataset.id, self.contents.projects
 
         def prepare(connection: Connection) -> list[list[Change]]:
+            nonlocal outcome
             # Again, under the lock on the head: events may have come since.
             plans = [
                 plan_retraction(connection, dataset_id, TOOL, project, content)
                 for project, content in projects.items()
             ]
             missing = [identity for plan in plans for identity in plan.missing]
-            table = StateTable.read(connection, dataset_id, TOOL, [], missing, projects)
-            changes = [table.remove(identity) for identity in missing]
+            table = state_table(connection, self.dataset, TOOL, self.consensus)
+            table.load([], missing, projects)
+            retracted = [table.remove(identity) for identity in missing]
+            tasks = table.task_changes()
+            changes = [*retracted, *(task.change for task in tasks)]
             for project, age in self._ages.items():
                 table.set_exported_at(project, age)
             table.write()
-            # Replaced, not extended: `prepare` is called again if the connection was lost.
-            retracted[:] = [change for change in changes if change is not None]
-            return changed_groups([retracted], dry=self.dry)
+            rejected_rows.keep(table)
+            counts = Counter(task.count for task in tasks if task.change is not None)
+            counts["retracted"] += sum(change is not None for change in retracted)
+            # Set each time: `prepare` is called again if the connection was lost.
+            outcome = Outcome(ignored=None, **counts)
+            made = [change for change in changes if change is not None]
+            return changed_groups([made], dry=self.dry)
 
         commit(self.dataset, prepare)
-        return len(retracted)
+        return outcome
 
     def add_stored_rows(self, error: RegistryError) -> None:
         """Add to an error how many annotations are already stored."""

@@ -17,6 +17,7 @@ from registry.errors import InvalidSampleError, RegistryError
 from registry.io.labeling.annotation import IgnoredEventError
 from registry.io.labeling.annotation_state import AnnotationState, Removal
 from registry.io.labeling.apply import Outcome, apply_states
+from registry.io.labeling.consensus import ConsensusRule
 from registry.io.labeling.convert import AnnotationConverter
 from registry.io.labeling.label_studio.annotations import TOOL
 from registry.io.labeling.label_studio.events import parse_event
@@ -33,9 +34,12 @@ def apply_event(
     *,
     media: MediaReader | None = None,
     hull: bool = False,
+    consensus: ConsensusRule | None = None,
 ) -> Outcome:
     """Apply one event as `apply_events` does, but raise its error."""
-    (outcome,) = apply_events(dataset, mapping, [event], media=media, hull=hull)
+    (outcome,) = apply_events(
+        dataset, mapping, [event], media=media, hull=hull, consensus=consensus
+    )
     if isinstance(outcome, RegistryError):
         raise outcome
     return outcome
@@ -48,23 +52,25 @@ def apply_events(
     *,
     media: MediaReader | None = None,
     hull: bool = False,
+    consensus: ConsensusRule | None = None,
 ) -> list[Outcome | RegistryError]:
     """Apply events in one transaction, and return the outcome of each, in order.
 
     An event is parsed JSON; `registry.io.labeling.label_studio.mapping` describes the mapping.
     ``media`` reads the files and URIs that tasks name, before the transaction; without it, none is
     read. An annotation of which one cannot be read is rejected. ``hull`` replaces rotated
-    rectangles by their hulls; they are refused otherwise. An event that cannot be read changes
+    rectangles by their hulls; they are refused otherwise. With a ``consensus``, each task has one
+    sample, whose key is the task's. An event that cannot be read changes
     nothing, and its `InvalidSampleError` is returned as its outcome. Raises `FeatureError` for a
     mapping that does not fit the features, and the errors of the database.
     """
     rules = check_mapping(dataset.features, mapping, hull=hull)
-    converter = AnnotationConverter(dataset, rules, media or MediaReader())
+    converter = AnnotationConverter(dataset, rules, media or MediaReader(), consensus)
     # Parsed and packed before the transaction, which holds the head's lock.
     parsed = [_parse(converter, event) for event in events]
     groups = [each for each in parsed if isinstance(each, list)]
     # Only events with states are applied; their outcomes are put back between the others, in order.
-    outcomes = iter(apply_states(dataset, TOOL, groups))
+    outcomes = iter(apply_states(dataset, TOOL, groups, consensus=consensus))
     return [next(outcomes) if isinstance(each, list) else each for each in parsed]
 
 

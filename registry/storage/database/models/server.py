@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import PrimaryKeyConstraint, UniqueConstraint, false, text
+from sqlalchemy import JSON, Index, PrimaryKeyConstraint, UniqueConstraint, false, text
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Mapped, mapped_column
 
 from registry.storage.database.models.base import Base, DatasetId, Key, Now, OptionalKey, Serial
@@ -29,10 +30,23 @@ class ToolAnnotationRow(Base):
     task: Mapped[OptionalKey]
     """The group of the annotation's task; NULL if no event has named the task yet."""
     annotator: Mapped[str | None]
-    fields: Mapped[dict[str, Any] | None]
-    """The annotation's values as JSON (see `samples/json_codec.py`)."""
+    fields: Mapped[dict[str, Any] | None] = mapped_column(
+        JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+    )
+    """Values that one sample per task is decided from, as JSON (see `samples/json_codec.py`)."""
 
-    __table_args__ = (PrimaryKeyConstraint("dataset_id", "tool", "annotation"),)
+    __table_args__ = (
+        PrimaryKeyConstraint("dataset_id", "tool", "annotation"),
+        # Not beginning with dataset_id, as the primary key does, for the reason given at the
+        # indexes of `samples`.
+        Index(
+            "ix_tool_annotations_task",
+            "task",
+            "dataset_id",
+            postgresql_where=text("task IS NOT NULL"),
+            sqlite_where=text("task IS NOT NULL"),
+        ),
+    )
 
 
 class WebhookRow(Base):
