@@ -15,7 +15,7 @@ from registry.cli.webhook_setup import ANY_SERVER, setup_lines, unseen_controls
 from registry.io.labeling import argilla, mapping_store
 from registry.io.labeling.consensus import METHODS, ConsensusRule, Method
 from registry.io.labeling.label_studio import webhook as label_studio
-from registry.io.labeling.mapping import check_votes, questions_of
+from registry.io.labeling.mapping import consensus_of, questions_of
 from registry.io.labeling.stored_states import has_annotations
 
 
@@ -88,8 +88,7 @@ def webhook(  # noqa: PLR0913, PLR0917  # arguments and options of the command
             )
         # Before it is stored: a wrong path would reject each event that arrives later.
         rules = check_mapping(opened.features, settings.mapping)
-        if settings.consensus is not None:
-            check_votes(opened.features, rules, settings.consensus)
+        consensus_of(opened.features, rules, settings.consensus)
         if settings != before:
             mapping_store.set_settings(registry.engine, opened.id, tool, settings)
         if (questions := questions_of(rules)) and not known:

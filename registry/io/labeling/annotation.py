@@ -92,10 +92,12 @@ class PathSyntax:
     ``answers`` is the first step of the paths of answers, as in ``result.mood.json``. ``objects``
     has the first steps of paths to any value in an object, with the name of the object in messages;
     a feature that a mapping leaves out is searched in these objects, in this order. ``values`` are
-    the only other paths. ``forms`` lists all of them in messages.
+    the only other paths. ``own`` has the first steps of the paths to values of the annotation
+    itself: these differ among the annotations of a task. ``forms`` lists all paths in messages.
     """
 
     answers: str
     objects: Mapping[str, str]
     values: Collection[str]
+    own: Collection[str]
     forms: str

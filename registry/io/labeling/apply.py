@@ -13,7 +13,7 @@ from registry.catalog.dataset import Dataset
 from registry.errors import RegistryError
 from registry.io.labeling import quarantine
 from registry.io.labeling.annotation_state import AnnotationState, Removal, States
-from registry.io.labeling.consensus import ConsensusRule
+from registry.io.labeling.consensus import Consensus
 from registry.io.labeling.state_table import StateTable
 from registry.io.labeling.task_table import TaskTable
 from registry.samples.codec import Codec
@@ -58,7 +58,7 @@ def apply_states(
     tool: str,
     groups: Sequence[States],
     *,
-    consensus: ConsensusRule | None = None,
+    consensus: Consensus | None = None,
     exported: Mapping[str, datetime] | None = None,
     dry: bool = False,
 ) -> list[Outcome]:
@@ -87,13 +87,13 @@ def apply_states(
 
 
 def state_table(
-    connection: Connection, dataset: Dataset, tool: str, consensus: ConsensusRule | None
+    connection: Connection, dataset: Dataset, tool: str, consensus: Consensus | None
 ) -> StateTable:
     """Return the table of a tool's states; with a consensus, each task has one sample."""
     if consensus is None:
         return StateTable(connection, dataset.id, tool)
     codec = Codec(dataset.features)
-    return TaskTable(connection, dataset.id, tool, codec=codec, rule=consensus)
+    return TaskTable(connection, dataset.id, tool, codec=codec, consensus=consensus)
 
 
 def apply_to_table(

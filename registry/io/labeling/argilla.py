@@ -49,7 +49,7 @@ from registry.io.labeling.apply import (
 )
 from registry.io.labeling.consensus import ConsensusRule
 from registry.io.labeling.convert import AnnotationConverter
-from registry.io.labeling.mapping import Rules, parse_mapping
+from registry.io.labeling.mapping import Rules, consensus_of, parse_mapping
 from registry.io.media import MediaReader
 from registry.samples.features import Features
 from registry.samples.json_codec import describe, excerpt
@@ -66,6 +66,7 @@ PATHS = PathSyntax(
         "metadata": "the record's 'metadata' object",
     },
     values=_VALUES,
+    own=("response",),
     forms=(
         "fields.NAME, metadata.NAME, values.NAME (.json, .spans, .classes[a,b]), "
         f"{', '.join(_VALUES)}"
@@ -96,7 +97,8 @@ def apply_event(
     event that cannot be read, and `FeatureError` for a mapping that does not fit the features.
     """
     rules = check_mapping(dataset.features, mapping)
-    converter = AnnotationConverter(dataset, rules, media or MediaReader(), consensus)
+    voted = consensus_of(dataset.features, rules, consensus)
+    converter = AnnotationConverter(dataset, rules, media or MediaReader(), voted)
     try:
         record, response = _parse(event)
     except IgnoredEventError as error:
@@ -112,7 +114,7 @@ def apply_event(
         # that fails must not count as received.
         if not note(connection):
             return []
-        table = state_table(connection, dataset, TOOL, consensus).load(states, others=[record])
+        table = state_table(connection, dataset, TOOL, voted).load(states, others=[record])
         (applied,) = apply_to_table(table, [states])
         outcome = applied.outcome
         return changed_groups([applied.changes], dry=False)

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, get_args
-
-from registry.samples.features import ClassLabel, Feature, Features, Text
 
 Method = Literal["majority", "latest", "unanimous"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -36,6 +34,14 @@ class ConsensusRule:
             raise ValueError(f"consensus {self.method!r:.200} is none of {', '.join(METHODS)}")
         if self.min_annotators < 1:
             raise ValueError(f"min_annotators is at least 1, not {self.min_annotators}")
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """A rule, and the names of the features that are voted on: class labels and texts."""
+
+    rule: ConsensusRule
+    voted: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -71,8 +77,9 @@ class Decision:
     disagreement: str | None = None
 
 
-def decide(features: Features, rule: ConsensusRule, votes: Iterable[Vote]) -> Decision:
+def decide(consensus: Consensus, votes: Iterable[Vote]) -> Decision:
     """Decide what the sample of a task is, from the votes of all its annotations."""
+    rule = consensus.rule
     counted = _newest_of_each_annotator(votes)
     if len(counted) < rule.min_annotators or not counted:
         return Decision()
@@ -81,7 +88,11 @@ def decide(features: Features, rule: ConsensusRule, votes: Iterable[Vote]) -> De
         return Decision(newest.answers, newest.annotator)
     agreed: dict[str, str] = {}
     disagreements = []
-    for name in voted_features(features, counted):
+    # A feature that nobody answered takes its value from the task.
+    answered = {name for vote in counted for name in vote.answers}
+    for name in consensus.voted:
+        if name not in answered:
+            continue
         tally = Counter(_comparable(vote.answers.get(name)) for vote in counted)
         # Sorted: of equally frequent values, `most_common` returns the one counted first.
         value, count = Counter(dict(sorted(tally.items()))).most_common(1)[0]
@@ -101,17 +112,6 @@ def decide(features: Features, rule: ConsensusRule, votes: Iterable[Vote]) -> De
     given = {name: value for name, value in values.items() if value is not None}
     annotator = newest.annotator if len(counted) == 1 else None
     return Decision({**answers, **given}, annotator)
-
-
-def voted_features(features: Features, votes: Collection[Vote]) -> Sequence[str]:
-    """Return the features whose answers are compared: class labels and texts that were answered."""
-    answered = {name for vote in votes for name in vote.answers}
-    return [name for name, f in features.items() if name in answered and can_vote(f)]
-
-
-def can_vote(feature: Feature) -> bool:
-    """Return whether answers to a feature can be compared with one another."""
-    return isinstance(feature, ClassLabel | Text)
 
 
 def _newest_of_each_annotator(votes: Iterable[Vote]) -> list[Vote]:

@@ -10,7 +10,7 @@ from registry.catalog.dataset import Dataset
 from registry.errors import InvalidSampleError
 from registry.io.labeling.annotation import Annotation
 from registry.io.labeling.annotation_state import AnnotationState
-from registry.io.labeling.consensus import ConsensusRule
+from registry.io.labeling.consensus import Consensus
 from registry.io.labeling.mapping import Rules, answered_features, readable_values, values_of
 from registry.io.media import MediaReader
 from registry.samples.codec import Codec, rows_to_columns
@@ -30,7 +30,7 @@ class AnnotationConverter:
     dataset: Dataset
     rules: Rules
     media: MediaReader = field(default_factory=MediaReader)
-    consensus: ConsensusRule | None = None
+    consensus: Consensus | None = None
     codec: Codec = field(init=False)
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from registry.io.labeling import answers
 from registry.io.labeling.annotation import Annotation, PathSyntax
 from registry.io.labeling.answers import Conversion
 from registry.io.labeling.boxes import BOX_FORMATS
-from registry.io.labeling.consensus import ConsensusRule, can_vote
+from registry.io.labeling.consensus import Consensus, ConsensusRule
 from registry.io.labeling.paths import split_path
 from registry.io.media import MediaReader, safe
 from registry.io.row import value_at
@@ -38,11 +38,15 @@ class _UnansweredError(Exception):
 
 @dataclass(frozen=True)
 class _ObjectRule:
-    """The value at ``path`` in the object ``root``, which messages call ``object_name``."""
+    """The value at ``path`` in the object ``root``, which messages call ``object_name``.
+
+    ``is_own`` says that the object is the annotation itself.
+    """
 
     root: str
     path: str
     object_name: str
+    is_own: bool
 
 
 @dataclass(frozen=True)
@@ -129,18 +133,26 @@ def answered_features(rules: Rules, annotation: Annotation) -> set[str]:
         name
         for name, rule in rules.items()
         if isinstance(rule, _AnswerRule)
+        or (isinstance(rule, _ObjectRule) and rule.is_own)
         or (isinstance(rule, _DefaultRule) and _own_answers(rule, annotation))
     }
 
 
-def check_votes(features: Features, rules: Rules, consensus: ConsensusRule) -> None:
-    """Raise `FeatureError` if annotators cannot be compared: no feature of theirs is comparable."""
-    named = [n for n, rule in rules.items() if not isinstance(rule, _ObjectRule)]
-    if consensus.method != "latest" and not any(can_vote(features[name]) for name in named):
+def consensus_of(features: Features, rules: Rules, rule: ConsensusRule | None) -> Consensus | None:
+    """Return what is voted on by a rule, None without one.
+
+    Raises `FeatureError` if the answers cannot be compared.
+    """
+    if rule is None:
+        return None
+    asked = [name for name, each in rules.items() if not isinstance(each, _ObjectRule)]
+    voted = tuple(name for name in asked if isinstance(features[name], ClassLabel | Text))
+    if rule.method != "latest" and not voted:
         raise FeatureError(
-            f"a {consensus.method} is of equal values of a ClassLabel or Text feature, and no such "
-            "feature has the annotators' answers; take --consensus latest"
+            f"{rule.method} compares the values of ClassLabel and Text features, and no such "
+            "feature has the annotators' answers; take the consensus latest"
         )
+    return Consensus(rule, voted)
 
 
 def readable_values(features: Features, rules: Rules, annotation: Annotation) -> dict[str, Any]:
@@ -263,7 +275,8 @@ def _parse_path(name: str, feature: Feature, path: Any, syntax: PathSyntax, *, h
     # The whole path is compared: ``task.id`` is allowed, and ``task.id.x`` is not.
     root, _, rest = path.partition(".")
     if path in syntax.values or (root in syntax.objects and rest):
-        return _ObjectRule(root, rest, syntax.objects.get(root, f"the {root}"))
+        object_name = syntax.objects.get(root, f"the {root}")
+        return _ObjectRule(root, rest, object_name, is_own=root in syntax.own)
     if root != syntax.answers or not rest:
         raise FeatureError(f"feature {name!r}: {path!r:.200} is no path; write {syntax.forms}")
     try:

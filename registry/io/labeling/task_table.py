@@ -21,7 +21,7 @@ from registry.io.labeling.annotation_state import (
     States,
     StoredState,
 )
-from registry.io.labeling.consensus import ConsensusRule, Decision, Vote, decide
+from registry.io.labeling.consensus import Consensus, Decision, Vote, decide
 from registry.io.labeling.state_table import StateTable, TaskChange
 from registry.samples.codec import Codec, rows_to_columns
 from registry.samples.json_codec import from_fields
@@ -53,7 +53,7 @@ class TaskTable(StateTable):
     """
 
     codec: Codec = field(kw_only=True)
-    rule: ConsensusRule = field(kw_only=True)
+    consensus: Consensus = field(kw_only=True)
     _undecided: set[str] = field(default_factory=set)
 
     def load(
@@ -132,7 +132,7 @@ class TaskTable(StateTable):
         if not votes and data is not None and self.is_deleted(deleted_task_name(task)):
             # Nothing of a deleted task is kept.
             self._set(task_data_name(task), StoredState(None, task=task))
-        decision = decide(self.codec.features, self.rule, votes)
+        decision = decide(self.consensus, votes)
         source = self.tool if decision.annotator is None else f"{self.tool}/{decision.annotator}"
         if decision.answers is None:
             return _Result(rejection=self._rejection(task, decision, votes))

@@ -11,18 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry import ClassLabel, Text
-from registry.io.labeling.consensus import ConsensusRule, Decision, Method, Vote, decide
-from registry.samples.features import Features, Ragged
+from registry.io.labeling.consensus import Consensus, ConsensusRule, Decision, Method, Vote, decide
 
-FEATURES = Features(
-    {
-        "text": Text(),
-        "mood": ClassLabel(["bad", "good", "odd"]),
-        "note": Text(),
-        "spans": Ragged("int64"),
-    }
-)
+VOTED = ("mood", "note", "text")
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -51,7 +42,7 @@ def vote(number: int, mood: str, *, annotator: str | None = None, minute: int = 
 
 
 def mood(method: Method, votes: Sequence[Vote], **options: int) -> object:
-    decision = decide(FEATURES, ConsensusRule(method, **options), votes)
+    decision = decide(Consensus(ConsensusRule(method, **options), VOTED), votes)
     return decision.answers["mood"] if decision.answers is not None else decision.disagreement
 
 
@@ -60,9 +51,9 @@ def test_a_decision_agrees_with_a_simple_model_in_any_order(
     votes: list[Vote], method: Method, least: int, shuffler: random.Random
 ) -> None:
     rule = ConsensusRule(method, least)
-    decision = decide(FEATURES, rule, votes)
+    decision = decide(Consensus(rule, VOTED), votes)
     shuffler.shuffle(votes)
-    assert decide(FEATURES, rule, votes) == decision
+    assert decide(Consensus(rule, VOTED), votes) == decision
     newest: dict[object, Vote] = {}
     for each in sorted(votes, key=lambda vote: (vote.updated_at, vote.annotation)):
         newest[each.annotator or id(each)] = each
@@ -108,11 +99,11 @@ def test_an_annotator_has_one_vote_which_is_the_newest() -> None:
 
 def test_values_that_are_not_voted_on_come_from_an_annotation_of_the_majority() -> None:
     votes = [vote(1, "good"), vote(2, "good", minute=1), vote(3, "bad", minute=2)]
-    decision = decide(FEATURES, ConsensusRule(), votes)
+    decision = decide(Consensus(ConsensusRule(), VOTED), votes)
     assert decision.answers is not None
     assert decision.answers["spans"] == [2]
     assert decision.annotator is None
-    assert decide(FEATURES, ConsensusRule(), votes[:1]).annotator == "1"
+    assert decide(Consensus(ConsensusRule(), VOTED), votes[:1]).annotator == "1"
 
 
 @pytest.mark.parametrize(("method", "least"), [("most", 1), ("majority", 0)])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from registry import Dataset, Registry
 from registry.io.labeling.apply import Outcome
+from registry.io.labeling.consensus import ConsensusRule
 from registry.io.labeling.label_studio.export import insert_export
 from registry.io.labeling.label_studio.webhook import apply_event, apply_events
 from tests.support.label_studio_project import (
@@ -76,28 +78,44 @@ def projects() -> list[Project]:
     ]
 
 
+CONSENSUS = [
+    None,
+    ConsensusRule("majority"),
+    ConsensusRule("unanimous", 2),
+    ConsensusRule("latest", 2),
+]
+
+
+@pytest.mark.parametrize("rule", CONSENSUS, ids=lambda rule: rule.method if rule else "none")
 def test_events_in_any_order_and_the_final_export_make_the_same_dataset(
-    reg: Registry, projects: list[Project], tmp_path: Path
+    reg: Registry, projects: list[Project], tmp_path: Path, rule: ConsensusRule | None
 ) -> None:
     random = Random(5)
+    projects = projects[: None if rule is None else PERMUTATIONS // 5]
     splits = {"train": 0.5, "test": 0.5}
     dataset, expected = (reg.create(name, FEATURES, splits=splits) for name in ("live", "expected"))
     tasks = [task for project in projects for task in project.export()]
-    insert_export(expected, write_export(tmp_path / "all.json", tasks), MAPPING)
+    import_into = partial(insert_export, mapping=MAPPING, consensus=rule, confirm=yes)
+    import_into(expected, write_export(tmp_path / "all.json", tasks))
     before, after, imported = [], [], []
     for number, project in enumerate(projects):
         first, then, needed = DELIVERIES[number % len(DELIVERIES)](project.events, random)
         before.append(first)
         after.append(then)
         imported += project.export() if needed else []
-    deliver(dataset, before, random)
-    insert_export(dataset, write_export(tmp_path / "some.json", imported), MAPPING, confirm=yes)
-    deliver(dataset, after, random)
+    deliver(dataset, before, random, rule)
+    import_into(dataset, write_export(tmp_path / "some.json", imported))
+    deliver(dataset, after, random, rule)
     assert samples(dataset) == samples(expected)
-    assert len(dataset) == len(expected) > PERMUTATIONS
-    report = insert_export(dataset, tmp_path / "all.json", MAPPING)
+    assert len(dataset) == len(expected) > len(projects) / 5
+    assert rejected(dataset) == rejected(expected)
+    assert (rejected(dataset) == {}) == (rule is None or rule.method == "latest")
+    report = import_into(dataset, tmp_path / "all.json")
     assert (report.inserted, report.revised, report.retracted) == (0, 0, 0)
     # However they came, all annotations of a task are in one split.
+    if rule is not None:
+        assert all(entry.group == entry.key for entry in dataset.entries())
+        return
     tasks_of = {
         f"label-studio:{project.number}:{number}": {
             f"label-studio:{project.number}:task:{task}" for task in tasks
@@ -122,12 +140,18 @@ def test_events_one_by_one_make_the_same_dataset_as_many_together(
     assert samples(singly) == samples(together) != {}
 
 
-def deliver(dataset: Dataset, streams: list[Events], random: Random) -> None:
+def rejected(dataset: Dataset) -> dict[str | None, str]:
+    return {row.key: row.error for row in dataset.inbox.refused(limit=10_000)}
+
+
+def deliver(
+    dataset: Dataset, streams: list[Events], random: Random, rule: ConsensusRule | None = None
+) -> None:
     """Deliver each project's events in their order, mixed with those of the others."""
     order = [number for number, events in enumerate(streams) for _ in events]
     random.shuffle(order)
     left = [iter(events) for events in streams]
     events = [next(left[number]) for number in order]
     for start in range(0, len(events), 1000):
-        outcomes = apply_events(dataset, MAPPING, events[start : start + 1000])
-        assert all(isinstance(each, Outcome) and not each.quarantined for each in outcomes)
+        outcomes = apply_events(dataset, MAPPING, events[start : start + 1000], consensus=rule)
+        assert all(isinstance(each, Outcome) for each in outcomes)

@@ -28,7 +28,7 @@ from registry.io.labeling.apply import (
     commit,
     state_table,
 )
-from registry.io.labeling.consensus import ConsensusRule
+from registry.io.labeling.consensus import Consensus, ConsensusRule
 from registry.io.labeling.convert import AnnotationConverter
 from registry.io.labeling.label_studio.annotations import TOOL
 from registry.io.labeling.label_studio.export_file import (
@@ -38,7 +38,7 @@ from registry.io.labeling.label_studio.export_file import (
     survey,
 )
 from registry.io.labeling.label_studio.mapping import check_mapping
-from registry.io.labeling.mapping import unanswered
+from registry.io.labeling.mapping import consensus_of, unanswered
 from registry.io.labeling.retraction import Confirm, plan_retraction
 from registry.io.media import MediaReader
 from registry.storage.database.transactions import read
@@ -97,10 +97,11 @@ def insert_export(  # noqa: PLR0913  # the options of an import
             "export lacks it"
         )
         retract = False
-    run = _Import(dataset, path, contents, faults, consensus, dry, quarantine)
+    voted = consensus_of(dataset.features, rules, consensus)
+    run = _Import(dataset, path, contents, faults, voted, dry, quarantine)
     if retract:
         run.check_retractions(confirm, note)
-    converter = AnnotationConverter(dataset, rules, media or MediaReader(), consensus)
+    converter = AnnotationConverter(dataset, rules, media or MediaReader(), voted)
     size = 0
     try:
         for batch in batches(path, contents.given, run.refuse):
@@ -126,7 +127,7 @@ class _Import:
     path: Path
     contents: Contents
     faults: Faults
-    consensus: ConsensusRule | None
+    consensus: Consensus | None
     dry: bool
     quarantine: bool
     rows: int = 0

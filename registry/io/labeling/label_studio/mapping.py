@@ -36,6 +36,7 @@ PATHS = PathSyntax(
     answers="result",
     objects={"data": "the task's data"},
     values=("task.id", "annotation.id", "annotation.completed_by", "annotation.lead_time"),
+    own=("annotation",),
     forms="data.NAME, result.NAME, result.NAME.json (.rel_xyxy, .xyxy, .xywh, .center_xywh, "
     ".rel_yxyx, .percent, .pixels, .spans, .classes[a,b])",
 )

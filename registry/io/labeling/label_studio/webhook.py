@@ -22,6 +22,7 @@ from registry.io.labeling.convert import AnnotationConverter
 from registry.io.labeling.label_studio.annotations import TOOL
 from registry.io.labeling.label_studio.events import parse_event
 from registry.io.labeling.label_studio.mapping import check_mapping
+from registry.io.labeling.mapping import consensus_of
 from registry.io.media import MediaReader
 
 __all__ = ["Outcome", "apply_event", "apply_events", "check_mapping"]
@@ -65,12 +66,13 @@ def apply_events(
     mapping that does not fit the features, and the errors of the database.
     """
     rules = check_mapping(dataset.features, mapping, hull=hull)
-    converter = AnnotationConverter(dataset, rules, media or MediaReader(), consensus)
+    voted = consensus_of(dataset.features, rules, consensus)
+    converter = AnnotationConverter(dataset, rules, media or MediaReader(), voted)
     # Parsed and packed before the transaction, which holds the head's lock.
     parsed = [_parse(converter, event) for event in events]
     groups = [each for each in parsed if isinstance(each, list)]
     # Only events with states are applied; their outcomes are put back between the others, in order.
-    outcomes = iter(apply_states(dataset, TOOL, groups, consensus=consensus))
+    outcomes = iter(apply_states(dataset, TOOL, groups, consensus=voted))
     return [next(outcomes) if isinstance(each, list) else each for each in parsed]
 
 
