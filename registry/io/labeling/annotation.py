@@ -71,7 +71,7 @@ class Annotation:
     the event does not contain is None. ``mixed`` is true for an export that does not distinguish
     the task's data from answers: ``answers`` and the task's data both hold all of it.
     ``task`` names the annotation's task, as `task_key` does, and ``annotator`` the person, as the
-    tool numbers them; each is None if the event does not contain it.
+    tool numbers them; each is None if the event does not contain it. So is ``created_at``, in UTC.
     """
 
     id: AnnotationId
@@ -83,6 +83,7 @@ class Annotation:
     mixed: bool = False
     task: str | None = None
     annotator: str | None = None
+    created_at: datetime | None = None
 
 
 @dataclass(frozen=True)

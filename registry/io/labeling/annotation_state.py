@@ -17,12 +17,15 @@ therefore arrive any number of times, in any order, from events and exports:
 * An annotation that is missing in an export of its project is gone if the export is at least as
   new as its last state. An annotation without a sample needs a newer `updated_at` than the export
   to get a sample from an event.
-* A deleted annotation never returns: the tools do not reuse ids. What has annotations and was
-  deleted (a project or task of Label Studio, a record of Argilla) has its own row; late states of
-  its annotations change nothing. An annotation of a deleted task may have been moved to another
-  task before, and returns with the next state that names the other task.
+* A deleted annotation does not return. What has annotations and was deleted (a project or task of
+  Label Studio, a record of Argilla) has its own row; late states of its annotations change nothing.
+  An annotation of a deleted task may have been moved to another task before, and returns with the
+  next state that names the other task.
+* Label Studio on SQLite gives the ids of deleted tasks and annotations again, to those that are
+  imported next. So an annotation that was created after the deletion is another one.
 
-No clock is read: all times are the tool's.
+All times are the tool's, with one exception: that of a deletion, which no event has, is the time at
+which the event arrived.
 """
 
 from __future__ import annotations
@@ -42,7 +45,8 @@ class AnnotationState:
 
     Without ``updated_at``, the annotation was deleted. Otherwise it has a sample, with ``values``
     by feature and the packed ``record``, or none, or it is rejected: ``error`` is the reason, and
-    ``values`` has what could be read of it. ``task`` and ``annotator`` are as in `Annotation`.
+    ``values`` has what could be read of it. ``task``, ``annotator`` and
+    ``created_at`` are as in `Annotation`.
 
     Where a task has one sample, ``answers`` has the values that the annotator gave and ``data``
     those that came with the task, both in the JSON form of samples.
@@ -55,8 +59,14 @@ class AnnotationState:
     error: InvalidSampleError | None = None
     task: str | None = None
     annotator: str | None = None
+    created_at: datetime | None = None
     answers: dict[str, Any] | None = None
     data: dict[str, Any] | None = None
+
+    def is_after(self, deletion: StoredState) -> bool:
+        """Return whether the annotation was created after a deletion, and has its id by reuse."""
+        created, deleted = self.created_at, deletion.updated_at
+        return created is not None and deleted is not None and created > deleted
 
     @property
     def source(self) -> str:
@@ -97,8 +107,9 @@ States = Sequence[AnnotationState | Removal]
 class StoredState:
     """A row of `tool_annotations`: of an annotation, or of a project, task or record.
 
-    ``key`` is the key of the annotation's sample, or None if it has no sample. ``fields`` has the
-    values of an annotation, or of a task, where a task has one sample.
+    ``updated_at`` of a deleted one is the time of the deletion. ``key`` is the key of the
+    annotation's sample, or None if it has no sample. ``fields`` has the values of an annotation, or
+    of a task, where a task has one sample.
     """
 
     updated_at: datetime | None
@@ -124,7 +135,7 @@ def supersedes(
     record from the database, so it is called only in that case. ``final`` is true for a state of
     an export that is not older than ``exported_at``.
     """
-    if stored is not None and stored.deleted:
+    if stored is not None and stored.deleted and not state.is_after(stored):
         return False
     new, old = state.updated_at, stored.updated_at if stored is not None else None
     # A deletion has no time, and applies to every state.

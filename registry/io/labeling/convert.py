@@ -65,6 +65,7 @@ class AnnotationConverter:
             updated_at,
             task=annotation.task,
             annotator=annotation.annotator,
+            created_at=annotation.created_at,
         )
         try:
             values = values_of(features, self.rules, annotation, self.media)

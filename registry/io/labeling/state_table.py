@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Self
 
@@ -65,6 +65,7 @@ class StateTable:
     connection: Connection
     dataset_id: int
     tool: str
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
     live: dict[str, Latest] = field(default_factory=dict)
     rejected: dict[str, Rejection] = field(default_factory=dict)
     _stored: dict[str, StoredState] = field(default_factory=dict)
@@ -141,9 +142,9 @@ class StateTable:
 
     def _new_row(self, state: AnnotationState, stored: StoredState | None) -> StoredState:
         """Return the row of a state that replaces the stored one."""
-        # A deletion has neither a time nor a task: the row keeps what the state lacks.
+        # A deletion has neither a time nor a task: the row keeps the task.
         return StoredState(
-            state.updated_at or (stored.updated_at if stored else None),
+            state.updated_at or self.now,
             deleted=state.updated_at is None,
             key=state.id.key if state.record is not None else None,
             task=state.task or (stored.task if stored else None),
@@ -189,7 +190,7 @@ class StateTable:
             removed = [each for each in self._ids() if each.parent == removal.parent]
         # The rows are needed even if no annotation is known: events may arrive after the deletion.
         for name in names:
-            self._set(name, StoredState(None, deleted=True))
+            self._set(name, StoredState(self.now, deleted=True))
         return [self.remove(identity) for identity in removed]
 
     def remove(self, identity: AnnotationId) -> Change | None:
@@ -247,10 +248,9 @@ class StateTable:
 
     def _is_removed(self, state: AnnotationState) -> bool:
         """Return whether the project, record or task of an annotation was deleted."""
-        task = state.task
-        return self.is_deleted(state.id.parent) or (
-            task is not None and self.is_deleted(deleted_task_name(task))
-        )
+        names = [state.id.parent]
+        names += [deleted_task_name(state.task)] if state.task is not None else []
+        return any(self.is_deleted(n) and not state.is_after(self._stored[n]) for n in names)
 
     def _ids(self) -> list[AnnotationId]:
         """Return the annotations whose rows were read or written."""

@@ -22,6 +22,7 @@ from tests.support.labeling_events import (
     TASK,
     JsonPath,
     annotation,
+    at,
     deletion,
     event,
     nonsense,
@@ -264,3 +265,19 @@ def test_an_event_of_great_depth_is_quarantined(reg: Registry) -> None:
     assert apply_event(notes, mapping, sent) == Outcome(quarantined=1)
     (row,) = rejected_rows(notes, reg)
     assert row.error.startswith("feature 'all': task 19, annotation 17: the answers cannot be")
+
+
+@pytest.mark.parametrize("sent", [deletion(), {"action": "TASKS_DELETED", "tasks": [{"id": 19}]}])
+def test_what_gets_the_id_of_something_deleted_is_something_else(
+    cars: Dataset, sent: dict[str, Any]
+) -> None:
+    old = {"created_at": at(0)}
+    apply_event(cars, MAPPING, event(1, **old))
+    apply_event(cars, MAPPING, sent)
+    # A late event of the deleted annotation, whatever the time of its last change.
+    late = event(2, **old, updated_at="2100-01-01T00:00:00Z")
+    assert apply_event(cars, MAPPING, late) == Outcome(unchanged=1)
+    new = {"created_at": "2099-01-01T00:00:00Z", "updated_at": "2099-01-01T00:00:01Z"}
+    assert apply_event(cars, MAPPING, event(0, choice("good"), **new)) == Outcome(inserted=1)
+    assert apply_event(cars, MAPPING, event(2, **old)) == Outcome(unchanged=1)
+    assert samples(cars)[KEY]["mood"] == 0

@@ -69,6 +69,7 @@ def parse_full(parsed: Any, task: Any, project: Any) -> Annotation:
         },
         task=None if task_id is None else task_key(TOOL, identity.parent, task_id),
         annotator=_annotator(completed_by),
+        created_at=_created_at(parsed.get("created_at"), label),
     )
 
 
@@ -98,6 +99,7 @@ def parse_minimal(record: Mapping[str, Any], project: Any) -> Annotation:
         mixed=True,
         task=task_key(TOOL, identity.parent, task_id),
         annotator=_annotator(record.get("annotator")),
+        created_at=_created_at(record.get("created_at"), label),
     )
 
 
@@ -106,6 +108,10 @@ def _annotator(number: Any) -> str | None:
     # In Python, bool is a subclass of int.
     is_id = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 1 << 63
     return str(number) if is_id else None
+
+
+def _created_at(text: Any, label: str) -> datetime | None:
+    return None if text is None else _time(text, label, "created_at")
 
 
 def time_of_task(task: Mapping[str, Any]) -> datetime | None:
@@ -166,21 +172,20 @@ def project_id(label: str, *given: Any) -> int:
     raise InvalidSampleError(f"{label}{': ' if label else ''}{reason}")
 
 
-def _time(text: Any, label: str) -> datetime:
+def _time(text: Any, label: str, name: str = "updated_at") -> datetime:
     """Parse a time. One without a time zone is refused, as it cannot be compared with others."""
     try:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
             raise InvalidSampleError(
-                f"{label}: updated_at {excerpt(text)} has no time zone; write it with Z or an "
-                "offset"
+                f"{label}: {name} {excerpt(text)} has no time zone; write it with Z or an offset"
             )
         # Near the years 1 and 9999, the conversion to UTC overflows.
         return moment.astimezone(UTC)
     except (TypeError, ValueError, OverflowError):
         value = excerpt(text) if isinstance(text, str) else _type_name(text)
         raise InvalidSampleError(
-            f"{label}: updated_at is a time such as '2026-01-31T12:00:00.5Z', not {value}"
+            f"{label}: {name} is a time such as '2026-01-31T12:00:00.5Z', not {value}"
         ) from None
 
 
