@@ -129,7 +129,9 @@ class TaskTable(StateTable):
 
     def _result(self, task: str, votes: Sequence[Vote]) -> _Result:
         data = self._task_data(task)
-        if not votes and data is not None and self.is_deleted(deleted_task_name(task)):
+        parent = task.removeprefix(f"{self.tool}:").partition(":")[0]
+        is_deleted = self.is_deleted(deleted_task_name(task)) or self.is_deleted(parent)
+        if not votes and data is not None and is_deleted:
             # Nothing of a deleted task is kept.
             self._set(task_data_name(task), StoredState(None, task=task))
         decision = decide(self.consensus, votes)

@@ -94,8 +94,16 @@ def test_a_task_has_a_sample_while_its_annotators_agree(
     assert apply(reg, moods, deletion()) == Outcome(unchanged=1)
 
 
+@pytest.mark.parametrize(
+    "deleted",
+    [
+        {"action": "TASKS_DELETED", "tasks": [{"id": 19}], "project": {"id": 2}},
+        {"action": "PROJECT_DELETED", "project": {"id": 2}},
+    ],
+    ids=lambda event: event["action"],
+)
 def test_nothing_of_a_deleted_task_or_an_erased_sample_is_kept(
-    reg: Registry, moods: Dataset, send: Send
+    reg: Registry, moods: Dataset, send: Send, deleted: dict[str, Any]
 ) -> None:
     send(1, "good")
     send(2, "good")
@@ -106,7 +114,6 @@ def test_nothing_of_a_deleted_task_or_an_erased_sample_is_kept(
     send(1, "good", 1)
     send(2, "good", 1)
     assert moods.get(TASK)["mood"] == 1
-    deleted = {"action": "TASKS_DELETED", "tasks": [{"id": 19}], "project": {"id": 2}}
     assert apply(reg, moods, deleted) == Outcome(retracted=1)
     assert answers(reg) == []
     with pytest.raises(SampleNotFoundError):
