@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import insert
 
 from registry import Dataset, Registry, Tensor
 from registry.errors import InvalidSampleError
@@ -21,6 +22,7 @@ from registry.io.labeling.annotation_state import (
 from registry.io.labeling.apply import Outcome, apply_states
 from registry.io.labeling.state_table import StateTable, has_greater_record
 from registry.io.labeling.stored_states import states_of_parent
+from registry.storage.database.models import InboxRow
 from registry.storage.log.lookup import Latest
 
 TOOL = "label-studio"
@@ -173,6 +175,7 @@ def test_each_tool_group_and_dataset_has_its_own_states(
         outcomes = apply_states(each, tool, [with_samples])
         assert outcomes == [Outcome(inserted=4)]
         assert apply_states(each, tool, [[state(each, None, None, ids[1])]])[0].retracted == 1
+        assert apply_states(each, tool, [with_samples]) == [Outcome(unchanged=4)]
         stored[each.id, tool, group] = {
             name: StoredState(None, deleted=True)
             if name == ids[1]
@@ -197,3 +200,32 @@ def test_each_tool_group_and_dataset_has_its_own_states(
         # Again, with the groups' own rows: that of group 10 is next to the annotations of group 1.
         for (dataset_id, tool, group), states in stored.items():
             assert untimed(states_of_parent(connection, dataset_id, tool, group)) == states
+
+
+def test_rejected_states_are_removed_with_their_annotations_in_one_dataset_alone(
+    reg: Registry, dataset: Dataset
+) -> None:
+    other = reg.create("other", {"x": Tensor("uint8")})
+    unfit = [
+        AnnotationState(
+            AnnotationId(TOOL, "1", name), at(1), error=InvalidSampleError("unfit"), annotator=name
+        )
+        for name in ("7", "8")
+    ]
+    for each in (dataset, other):
+        assert apply_states(each, TOOL, [unfit]) == [Outcome(quarantined=2)]
+    assert apply_states(dataset, TOOL, [[Removal("1")]]) == [Outcome(unchanged=2)]
+    assert (len(dataset.inbox.refused()), len(other.inbox.refused())) == (0, 2)
+    # A person's row of the same key is not the tool's.
+    with reg.engine.begin() as connection:
+        row = {"dataset_id": other.id, "key": ID.key, "source": f"{TOOL}7", "error": "by hand"}
+        connection.execute(insert(InboxRow).values(row))
+    assert apply(other, state(other, 2, 5)) == [Outcome(inserted=1)]
+    left = {(row.key, row.source) for row in other.inbox.refused()}
+    assert left == {(unfit[1].id.key, f"{TOOL}/8"), (ID.key, f"{TOOL}7")}
+
+
+def test_a_sample_and_its_retraction_name_the_annotator(dataset: Dataset) -> None:
+    for annotator, value in (("3", 5), ("4", None)):
+        apply(dataset, replace(state(dataset, int(annotator), value), annotator=annotator))
+    assert [entry.source for entry in dataset.entries()] == [f"{TOOL}/3", f"{TOOL}/4"]
