@@ -471,8 +471,9 @@ def test_rows_are_locked_up_to_the_limit_of_stored_bytes(
             assert locked == (list(ids[:count]), count < len(ids))
 
 
-STORED = 7
-"""Bytes of the record that the next test updates: 4 for the length of its value, and the value."""
+STORED, LONG = 7, 100_000
+"""Bytes of the records that the next test updates: 4 for the length of its value, and the value.
+A long one is not read to be measured."""
 
 
 @pytest.mark.parametrize(
@@ -481,6 +482,7 @@ STORED = 7
         pytest.param([("a", 4, False), ("b", 6, False)], 10, id="inserts"),
         pytest.param([("a", 4, False), ("stored", 1, False)], 5, id="inserted again"),
         pytest.param([("a", 4, False), ("stored", 1, True)], 5 + STORED, id="updated"),
+        pytest.param([("a", 4, False), ("long", 1, True)], 5 + LONG, id="updated, not read"),
         pytest.param([("a", 4, False), ("unknown", 1, True)], 5, id="an update without a record"),
         pytest.param([("a", 4, False), (None, 1, True)], 5, id="an update without a key"),
         pytest.param([("a", 4, False), ("a", 1, True)], 9, id="updated after its insert"),
@@ -496,7 +498,8 @@ def test_rows_are_read_up_to_the_limit_of_bytes(
     limit: int,
 ) -> None:
     blobs = reg.create("blobs", {"blob": registry.Bytes()})
-    blobs.insert([{"blob": bytes(STORED - 4)}], keys=["stored"])
+    for key, size in (("stored", STORED), ("long", LONG)):
+        blobs.insert([{"blob": bytes(size - 4)}], keys=[key])
     sizes = {number: RowSize(size, key, amends) for number, (key, size, amends) in enumerate(rows)}
     with reg.engine.connect() as connection:
         for limited, taken in ((limit, len(rows)), (limit - 1, len(rows) - 1), (0, 1)):
