@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,14 @@ from registry.storage.mirror.checksums import POSITION_BITS, SealedRows, open_en
 
 WIDTHS = st.sampled_from([1, 3, 4, 5, 7, 8, 12, 13, 44, 100, 785, 3073])
 POSITIONS = st.integers(0, (1 << POSITION_BITS) - 10)
+
+
+FROZEN = {
+    3: ["0102030051352f7e", "0405060004646641"],
+    8: ["0102030405060708000000003665c998", "090a0b0c0d0e0f100000000023f19566"],
+    12: ["0102030405060708090a0b0caab6795c", "0d0e0f101112131415161718483d4b17"],
+}
+"""The rows, by their width, of records of the bytes 1, 2, 3, … at the positions 0 and 10^9."""
 
 
 def sealed(width: int, first: int, count: int, seed: int) -> tuple[SealedRows, Rows]:
@@ -71,3 +80,17 @@ def test_every_bit_of_an_entry_and_its_rank_count() -> None:
         assert open_entries(flipped, ranks)[1].all()
     assert open_entries(np.roll(entries, 1), ranks)[1].all()
     assert open_entries(np.zeros_like(entries), ranks)[1].all()
+
+
+@pytest.mark.parametrize("width", FROZEN)
+def test_the_seals_of_rows_never_change(width: int) -> None:
+    """Otherwise every mirror that exists would count as damaged."""
+    records = np.frombuffer(bytes(range(1, 2 * width + 1)), f"V{width}")
+    rows = SealedRows(width).seal(records, np.array([0, 10**9]))
+    assert [row.tobytes().hex() for row in rows] == FROZEN[width]
+
+
+def test_the_entries_of_an_index_never_change() -> None:
+    first = seal_entries(np.array([0, 7, (1 << POSITION_BITS) - 1]), 0)
+    assert first.tolist() == [6925402630407585792, 6954070197078589447, 5079018042650787839]
+    assert seal_entries(np.array([5]), 10**9).tolist() == [7581403153375952901]
