@@ -19,9 +19,13 @@ import registry
 from registry import Dataset, Registry, Replay
 from registry.errors import CacheWarning
 from registry.samples.splits import BUCKETS, buckets
+from registry.storage.database.transactions import read
+from registry.storage.log.head import chain_at
 from registry.storage.log.page import Page
 from registry.storage.log.reader import Log
+from registry.storage.log.watermark import Watermark
 from registry.storage.mirror import index
+from registry.storage.mirror.mirror import Mirror
 from registry.storage.mirror.state_file import SLOT, read_fields, write_fields
 from registry.tensorflow import EpochDataset
 from registry.training.epoch import Epoch
@@ -245,6 +249,22 @@ def test_a_state_is_read_only_if_its_checksum_matches(tmp_path: Path) -> None:
             damaged[offset] ^= 1 << bit
             path.write_bytes(damaged)
             assert read_fields(path) == {"position": 1111 if offset in newer else 2222}
+
+
+def test_a_mirror_agrees_with_a_database_that_has_only_the_first_of_its_rows(
+    growing: Dataset, tmp_path: Path
+) -> None:
+    """Such as a replica that lags. A database with another history has other chain values."""
+    log = growing._log
+    mirror = Mirror(log, tmp_path / "mirror")
+    mirror.sync(Watermark.of(growing.head))
+    state, updater = mirror._states.load(), mirror._updater
+    assert state is not None
+    for position in (1, growing.head.position // 2, growing.head.position - 1):
+        chain = read(log.engine, chain_at, log.dataset_id, position)
+        assert chain is not None
+        assert updater.agrees(state, Watermark(position, chain), None)
+        assert not updater.agrees(state, Watermark(position, bytes(16)), None)
 
 
 def test_a_damaged_bucket_moves_no_sample_to_another_split(sqlite_url: str, cache: Path) -> None:

@@ -48,6 +48,7 @@ GROUPS = {
         [
             "tests/catalog/test_dataset.py",
             "tests/storage/test_concurrency.py",
+            "tests/storage/test_lookup.py",
             "tests/storage/test_writing.py",
         ],
     ),
@@ -57,7 +58,14 @@ GROUPS = {
     ),
     "lookup": Group(
         [f"{LOG}/lookup.py", f"{LOG}/changes.py"],
-        ["tests/catalog/test_dataset.py", "tests/storage/test_lookup.py"],
+        [
+            "tests/catalog/test_dataset.py",
+            "tests/samples/test_codec.py",
+            "tests/samples/test_images.py",
+            "tests/storage/test_inbox.py",
+            "tests/storage/test_lookup.py",
+            "tests/storage/test_writing.py",
+        ],
     ),
     "erase": Group([f"{LOG}/eras*.py", f"{MIRROR}/erase.py"], ["tests/storage/test_erase.py"]),
     "drop": Group([f"{LOG}/drop.py"], ["tests/storage/test_drop.py"]),
@@ -77,7 +85,10 @@ GROUPS = {
         ["tests/training"],
     ),
     "labeling": Group(
-        [f"registry/io/labeling/{name}.py" for name in ("annotation_state", "apply")],
+        [
+            f"registry/io/labeling/{name}.py"
+            for name in ("annotation_state", "apply", "state_table", "stored_states")
+        ],
         ["tests/io/labeling", "tests/server/test_webhooks.py"],
     ),
     "tokens": Group(["registry/server/tokens.py"], ["tests/server/test_tokens.py"]),
