@@ -274,6 +274,23 @@ def test_upgrading_twice_is_harmless(reg: Registry) -> None:
     assert len(reg.open("d")) == 1
 
 
+def test_an_upgrade_leaves_no_timeout_in_the_connections(postgresql_url: str) -> None:
+    settings = text("SELECT current_setting('lock_timeout'), current_setting('statement_timeout')")
+    with registry.connect(postgresql_url) as opened:
+        with reading(opened.engine) as connection:
+            before = connection.execute(settings).one()
+        upgrade(opened.engine)
+        with reading(opened.engine) as connection:
+            assert connection.execute(settings).one() == before
+
+
+def test_a_url_given_to_alembic_comes_before_the_environments() -> None:
+    arguments = ("-x", "url=sqlite:///new.db", "upgrade", "head", "--sql")
+    script = _alembic("postgresql://localhost/other", *arguments)
+    assert "CREATE TRIGGER" in script
+    assert "plpgsql" not in script
+
+
 def test_the_error_of_a_missing_schema_names_the_command(
     empty_postgresql_url: str,
 ) -> None:
