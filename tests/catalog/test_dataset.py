@@ -92,6 +92,10 @@ def test_a_retracted_sample_is_absent(digits: Dataset) -> None:
         digits.get("a")
     with pytest.raises(SampleNotFoundError, match="it was retracted; insert it again"):
         digits.update("a", label=1)
+    digits.update("b", label=3)
+    digits.retract("b")
+    with pytest.raises(SampleNotFoundError, match="'b': it was retracted at position 4"):
+        digits.get("b")
 
 
 def test_retracting_a_sample_again_changes_nothing(digits: Dataset) -> None:

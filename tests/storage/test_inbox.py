@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, case, func, text, update
+from sqlalchemy import Connection, case, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 from typer.testing import CliRunner, Result
 
@@ -564,6 +564,9 @@ def test_rejected_rows_are_kept_for_a_time(
     reg: Registry, rejecting: Inbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert rejecting.limits == inbox_rejected.Limits(timedelta(days=30), 100_000)
+    untimed = select(func.count()).where(models.InboxRow.rejected_at.is_(None))
+    with reg.engine.connect() as connection:
+        assert connection.execute(untimed).scalar_one() == 0
     reject_a_month_ago(reg, [row.id for row in rejecting.refused()[:2]])
     assert rejecting.drain().removed == 2
     assert "removed 2 rejected rows" in caplog.text
