@@ -132,7 +132,7 @@ class Project:
             "task": task,
             "project": self.number,
             "was_cancelled": self.random.random() < 0.2,
-            "completed_by": self.random.randint(1, 3),
+            "completed_by": self.random.randint(1, 5),
             "result": self._result(),
         }
         self.tasks_of[number] = {task}
