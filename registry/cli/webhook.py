@@ -15,7 +15,7 @@ from registry.cli.webhook_setup import ANY_SERVER, setup_lines, unseen_controls
 from registry.io.labeling import argilla, mapping_store
 from registry.io.labeling.consensus import METHODS, ConsensusRule, Method
 from registry.io.labeling.label_studio import webhook as label_studio
-from registry.io.labeling.mapping import consensus_of, questions_of
+from registry.io.labeling.rules import consensus_of, questions_of
 from registry.io.labeling.stored_states import has_annotations
 
 

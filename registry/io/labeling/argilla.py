@@ -49,7 +49,7 @@ from registry.io.labeling.apply import (
 )
 from registry.io.labeling.consensus import ConsensusRule
 from registry.io.labeling.convert import AnnotationConverter
-from registry.io.labeling.mapping import Rules, consensus_of, parse_mapping
+from registry.io.labeling.rules import Rules, consensus_of, parse_mapping
 from registry.io.media import MediaReader
 from registry.samples.features import Features
 from registry.samples.json_codec import describe, excerpt

@@ -11,7 +11,8 @@ from registry.errors import InvalidSampleError
 from registry.io.labeling.annotation import Annotation
 from registry.io.labeling.annotation_state import AnnotationState
 from registry.io.labeling.consensus import Consensus
-from registry.io.labeling.mapping import Rules, answered_features, readable_values, values_of
+from registry.io.labeling.mapping import answered_features, readable_values, values_of
+from registry.io.labeling.rules import Rules
 from registry.io.media import MediaReader
 from registry.samples.codec import Codec, rows_to_columns
 from registry.samples.json_codec import to_fields

@@ -38,8 +38,9 @@ from registry.io.labeling.label_studio.export_file import (
     survey,
 )
 from registry.io.labeling.label_studio.mapping import check_mapping
-from registry.io.labeling.mapping import consensus_of, unanswered
+from registry.io.labeling.mapping import unanswered
 from registry.io.labeling.retraction import Confirm, plan_retraction
+from registry.io.labeling.rules import consensus_of
 from registry.io.media import MediaReader
 from registry.storage.database.transactions import read
 from registry.storage.log.batch import Report

@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from registry.io.labeling.annotation import PathSyntax
-from registry.io.labeling.mapping import Rules, parse_mapping
+from registry.io.labeling.rules import Rules, parse_mapping
 from registry.samples.features import Features
 
 PATHS = PathSyntax(

@@ -22,7 +22,7 @@ from registry.io.labeling.convert import AnnotationConverter
 from registry.io.labeling.label_studio.annotations import TOOL
 from registry.io.labeling.label_studio.events import parse_event
 from registry.io.labeling.label_studio.mapping import check_mapping
-from registry.io.labeling.mapping import consensus_of
+from registry.io.labeling.rules import consensus_of
 from registry.io.media import MediaReader
 
 __all__ = ["Outcome", "apply_event", "apply_events", "check_mapping"]
