@@ -193,7 +193,6 @@ def _any_between(connection: Connection, dataset_id: int, low: str, high: str) -
     """
     first = connection.execute(
         select(SampleRow.key)
-        .with_hint(SampleRow, "INDEXED BY ix_samples_key", "sqlite")
         .where(tuple_(SampleRow.key, SampleRow.dataset_id) >= (low, dataset_id))
         .order_by(SampleRow.key, SampleRow.dataset_id, SampleRow.position.desc())
         .limit(1)
