@@ -122,9 +122,8 @@ def _annotations(dataset: _Dataset) -> Select[Any]:
     )
     return (
         select(ToolAnnotationRow.task, SampleRow.key, _split_number(dataset.splits).label("split"))
-        # As for other lookups by key: SQLite would otherwise scan the whole log for each.
-        .with_hint(SampleRow, "INDEXED BY ix_samples_key", "sqlite")
         .select_from(ToolAnnotationRow)
+        # ``+ 0``, as for other lookups by key: SQLite would otherwise scan the whole log for each.
         .join(
             SampleRow,
             (SampleRow.key == ToolAnnotationRow.key) & (SampleRow.dataset_id + 0 == dataset.id),

@@ -132,16 +132,10 @@ def rows_at(
 
 
 def _of_key(query: Select[*Columns], dataset_id: int, key: str) -> Select[*Columns]:
-    return (
-        # Without the hint, SQLite scans the whole log to avoid a sort: the primary key has the
-        # order that is asked for.
-        query.with_hint(SampleRow, "INDEXED BY ix_samples_key", "sqlite")
-        .where(
-            SampleRow.key == key,
-            SampleRow.dataset_id + 0 == dataset_id,  # ``+ 0`` rules out the primary key
-        )
-        .order_by(SampleRow.position)
-    )
+    # ``+ 0`` rules out the primary key, which has the order that is asked for: SQLite would scan
+    # the whole log in it to avoid a sort.
+    of_key = query.where(SampleRow.key == key, SampleRow.dataset_id + 0 == dataset_id)
+    return of_key.order_by(SampleRow.position)
 
 
 def _entry(row: Row[*tuple[Any, ...]]) -> Entry:
