@@ -67,7 +67,8 @@ def webhook(  # noqa: PLR0913, PLR0917  # arguments and options of the command
 ) -> None:
     """Set, or show, how a tool's annotations become samples; exports follow it, too.
 
-    It prints what to enter in the tool. What is not given stays as it is.
+    It prints what to enter in the tool. `--map` replaces the whole mapping; other options that
+    are not given stay as they are.
     """
     check_mapping = (argilla if tool == "argilla" else label_studio).check_mapping
     with connect(url) as registry:
@@ -91,7 +92,7 @@ def webhook(  # noqa: PLR0913, PLR0917  # arguments and options of the command
         consensus_of(opened.features, rules, settings.consensus)
         if settings != before:
             mapping_store.set_settings(registry.engine, opened.id, tool, settings)
-        if (questions := questions_of(rules)) and not known:
+        if (questions := questions_of(rules)) and (mapping or not known):
             # A typo would otherwise be noticed when every annotation is rejected.
             typer.echo(f"warning: {unseen_controls(questions)}", err=True)
     if as_json:

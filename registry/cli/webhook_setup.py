@@ -16,7 +16,7 @@ def setup_lines(dataset: Dataset, tool: str, server: str) -> list[tuple[str, str
     return [
         ("URL", address),
         ("header", "Authorization: Token SECRET"),
-        ("SECRET", f"registry token create {tool} --dataset {dataset.name}"),
+        ("SECRET", f"registry token create {tool}.{dataset.name} --dataset {dataset.name}"),
         ("events", "annotations created, updated and deleted; tasks deleted"),
         ("address", "a loopback or private one needs SSRF_PROTECTION_ENABLED=false in the tool"),
         ("lost events", "are never sent again: import an export of the project every night"),
@@ -26,4 +26,7 @@ def setup_lines(dataset: Dataset, tool: str, server: str) -> list[tuple[str, str
 def unseen_controls(questions: dict[str, str]) -> str:
     """Return a warning about controls that no annotation has confirmed yet."""
     controls = ", ".join(dict.fromkeys(map(repr, questions.values())))
-    return f"no annotation has arrived yet: check that the project has controls named {controls}"
+    return (
+        f"check that the project has controls named {controls}: only an import compares the "
+        "mapping with the answers, and events that lack one are rejected"
+    )

@@ -57,10 +57,13 @@ class Token:
     def source(self) -> str | None:
         """The source of the inbox rows that belong to the token; None if all rows do.
 
-        It is the token's name, also of a token that was rotated. To a token for every dataset, all
-        rows belong.
+        It is the token's name, without the name of its dataset at the end, as each dataset needs
+        its own token of a tool: ``label-studio`` of ``label-studio.moods``. A token that was
+        rotated keeps it. To a token for every dataset, all rows belong.
         """
-        return None if self.dataset is None else self.name.partition(_ROTATED)[0]
+        if self.dataset is None:
+            return None
+        return self.name.partition(_ROTATED)[0].removesuffix(f".{self.dataset}")
 
     def usable(self, now: datetime) -> bool:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)

@@ -92,6 +92,8 @@ def test_a_token_that_was_rotated_keeps_its_rows(reg: Registry, team_a: httpx.Cl
         token = tokens.check(reg.engine, tokens.digest(secret))
         assert token is not None
         assert token.source == "team-a"
+    tokens.create(reg.engine, "team-a.digits", dataset="digits")
+    assert tokens.tokens_of(reg.engine)[-1].source == "team-a"
 
 
 def test_a_corrected_row_is_stored_and_leaves_the_inbox(

@@ -129,6 +129,7 @@ def test_a_mapping_is_set_checked_and_shown(url: str, moods: Dataset) -> None:
     assert "Authorization: Token SECRET" in shown.stdout
     assert "SSRF_PROTECTION_ENABLED=false" in shown.stdout
     assert shown.stderr == ""
+    assert "registry token create label-studio.digits --dataset digits" in shown.stdout
     typo = run("webhook", "digits", "label-studio", "--map", "mood=result.typo", url=url)
     assert "check that the project has controls named 'typo'" in typo.stderr
     for wrong in ("title=data.title", "text=somewhere"):

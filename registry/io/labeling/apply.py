@@ -31,6 +31,9 @@ class Outcome:
 
     Where a task has one sample, these are numbers of tasks. Those whose annotators do not agree
     are quarantined, too, as are annotations that do not fit.
+
+    ``withdrawn`` is the number of samples that are retracted because of a quarantine, and
+    ``disagreed`` that of the tasks whose annotators do not agree.
     """
 
     inserted: int = 0
@@ -39,6 +42,8 @@ class Outcome:
     unchanged: int = 0
     quarantined: int = 0
     ignored: str | None = None
+    withdrawn: int = field(default=0, compare=False)
+    disagreed: int = field(default=0, compare=False)
 
 
 @dataclass
@@ -148,6 +153,7 @@ def _apply_group(table: StateTable, group: States, exported: Mapping[str, dateti
         replaced, change = table.apply(state, exported.get(state.id.parent))
         name = _count_name(state, change, was_live=was_live) if replaced else "unchanged"
         applied.counts[name] += 1
+        applied.counts["withdrawn"] += name == "quarantined" and change is not None
         if change is not None:
             applied.changes.append(change)
     tasks = table.task_changes()
@@ -156,6 +162,9 @@ def _apply_group(table: StateTable, group: States, exported: Mapping[str, dateti
         del applied.counts["unchanged"]
         applied.counts += Counter(task.count for task in tasks)
         applied.changes += [task.change for task in tasks if task.change is not None]
+        disagreed = [task for task in tasks if task.count == "quarantined"]
+        applied.counts["disagreed"] += len(disagreed)
+        applied.counts["withdrawn"] += sum(task.change is not None for task in disagreed)
     return applied
 
 

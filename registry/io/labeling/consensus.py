@@ -98,7 +98,7 @@ def decide(consensus: Consensus, votes: Iterable[Vote]) -> Decision:
         value, count = Counter(dict(sorted(tally.items()))).most_common(1)[0]
         needed = len(counted) if rule.method == "unanimous" else len(counted) // 2 + 1
         if count < needed:
-            disagreements.append(f"{name}: {_described(tally)}")
+            disagreements.append(f"{name}: {_described(name, counted)}")
         else:
             agreed[name] = value
     if disagreements:
@@ -136,9 +136,14 @@ def _nearest(counted: Sequence[Vote], agreed: Mapping[str, str]) -> Vote:
     return max(counted, key=agreement)
 
 
-def _described(tally: Mapping[str, int]) -> str:
-    ordered = sorted(tally.items(), key=lambda each: (-each[1], each[0]))
-    return ", ".join(f"{count} of {value:.60}" for value, count in ordered)
+def _described(name: str, counted: Sequence[Vote]) -> str:
+    """Return who gave which value, the most frequent values first."""
+    voters: dict[str, list[str]] = {}
+    for vote in counted:
+        voter = f"annotation {vote.annotation}" if vote.annotator is None else vote.annotator
+        voters.setdefault(_comparable(vote.answers.get(name)), []).append(voter)
+    ordered = sorted(voters.items(), key=lambda each: (-len(each[1]), each[0]))
+    return ", ".join(f"{value:.60} by {' and '.join(sorted(who))}" for value, who in ordered)
 
 
 def _comparable(value: Any) -> str:

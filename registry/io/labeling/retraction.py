@@ -14,7 +14,7 @@ from registry.io.labeling.stored_states import exported_at, states_of_parent
 
 Confirm = Callable[[str], bool]
 """Asks a question, and returns whether the answer is yes."""
-_LARGE = 0.2
+LARGE = 0.2
 """Share of a project's live samples above which a retraction has to be confirmed."""
 
 
@@ -54,7 +54,7 @@ class Retraction:
     @property
     def question(self) -> str | None:
         """The question whether so many samples are to be retracted, None for few."""
-        if not self.retracted or (self.age and self.retracted <= _LARGE * self.live):
+        if not self.retracted or (self.age and self.retracted <= LARGE * self.live):
             return None
         undated = "" if self.age else " has no annotation and no task, and"
         return (

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 from sqlalchemy import ColumnElement, Connection, delete, func, or_
 
@@ -128,13 +128,17 @@ class StateTable:
         new = self._new_row(state, stored)
         if state.error is not None:
             self.rejected[identity.key] = Rejection(
-                state.values or {},
+                self._rejected_fields(state),
                 str(state.error),
                 state.source,
                 self.group_of(identity.key, state.task),
             )
         self._set(identity.row_name, new)
         return True, self._sample_change(state, new)
+
+    def _rejected_fields(self, state: AnnotationState) -> Mapping[str, Any]:
+        """Return what is kept of a rejected annotation, for another attempt."""
+        return state.values or {}
 
     def _is_greater(self, state: AnnotationState, stored: StoredState | None) -> bool:  # noqa: ARG002
         live = self.live.get(state.id.key, NEVER)

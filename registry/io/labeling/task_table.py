@@ -21,7 +21,7 @@ from registry.io.labeling.annotation_state import (
     States,
     StoredState,
 )
-from registry.io.labeling.consensus import Consensus, Decision, Vote, decide
+from registry.io.labeling.consensus import Consensus, Vote, decide
 from registry.io.labeling.state_table import StateTable, TaskChange
 from registry.samples.codec import Codec, rows_to_columns
 from registry.samples.json_codec import from_fields
@@ -137,7 +137,10 @@ class TaskTable(StateTable):
         decision = decide(self.consensus, votes)
         source = self.tool if decision.annotator is None else f"{self.tool}/{decision.annotator}"
         if decision.answers is None:
-            return _Result(rejection=self._rejection(task, decision, votes))
+            # Without fields, so that no attempt is made to store it: only annotators can agree.
+            if decision.disagreement is None:
+                return _Result()
+            return _Result(rejection=Rejection({}, decision.disagreement, self.tool, task))
         fields = {**(data or {}), **decision.answers}
         values = from_fields(self.codec.features, fields)
         try:
@@ -145,18 +148,6 @@ class TaskTable(StateTable):
         except InvalidSampleError as error:
             return _Result(rejection=Rejection(fields, str(error), source, task))
         return _Result(values, record, source)
-
-    def _rejection(self, task: str, decision: Decision, votes: Sequence[Vote]) -> Rejection | None:
-        """Return the rejection of a task whose annotators do not agree, with their answers."""
-        if decision.disagreement is None:
-            return None
-        answers = {
-            vote.annotation if vote.annotator is None else f"annotator {vote.annotator}": dict(
-                vote.answers
-            )
-            for vote in sorted(votes, key=lambda vote: vote.age)
-        }
-        return Rejection({"votes": answers}, decision.disagreement, self.tool, task)
 
     def _keep_data(self, task: str, state: AnnotationState, exported: datetime | None) -> None:
         """Store the data of a task that comes with a state, if it is the newest."""
@@ -183,6 +174,10 @@ class TaskTable(StateTable):
         self, states: Sequence[AnnotationState], ids: Collection[AnnotationId]
     ) -> None:
         """Read nothing: which tasks are decided on is not known yet."""
+
+    def _rejected_fields(self, state: AnnotationState) -> Mapping[str, Any]:  # noqa: ARG002
+        # Nothing: another attempt would make a sample of one annotation, and no vote.
+        return {}
 
     def _is_greater(self, state: AnnotationState, stored: StoredState | None) -> bool:
         if stored is None or stored.fields is None or stored.fields == state.answers:

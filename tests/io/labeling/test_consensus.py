@@ -85,7 +85,8 @@ def test_a_majority_is_of_more_than_half_of_the_annotators() -> None:
     assert mood("majority", two_of_three) == "good"
     tie = mood("majority", [*two_of_three, vote(4, "bad")])
     assert tie == (
-        '4 annotators do not agree, and the consensus is majority; mood: 2 of "bad", 2 of "good"'
+        '4 annotators do not agree, and the consensus is majority; mood: "bad" by 2 and 4, '
+        '"good" by 1 and 3'
     )
     assert "do not agree" in str(mood("unanimous", two_of_three))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,24 @@ def test_an_export_without_any_time_retracts_only_what_is_confirmed(
     assert apply_event(cars, MAPPING, event(10, id=18)) == Outcome(inserted=1)
 
 
+def test_a_quarantine_that_retracts_many_samples_is_asked_about(
+    cars: Dataset, tmp_path: Path
+) -> None:
+    apply_events(cars, MAPPING, [event(1, id=number) for number in range(10)])
+    moods = ["awful"] * 3 + ["good"] * 7
+    changed = [annotation(2, choice(mood), id=n) for n, mood in enumerate(moods)]
+    import_into = partial(insert_export, cars, mapping=MAPPING, quarantine=True)
+    path = write_export(tmp_path / "three.json", exported(*changed, at=at(3)))
+    with pytest.raises(ImportFileError) as caught:
+        import_into(path)
+    assert "3 of the 10 live samples do not fit any more" in str(caught.value)
+    assert (len(cars), len(cars.inbox.refused())) == (10, 0)
+    few = write_export(tmp_path / "two.json", exported(*changed[1:], annotation(1, id=0), at=at(3)))
+    report = import_into(few)
+    assert (report.revised, report.retracted) == (7, 2)
+    assert import_into(path, confirm=yes).retracted == 1
+
+
 def test_what_does_not_fit_of_an_export_is_quarantined_and_the_rest_is_stored(
     reg: Registry, cars: Dataset, tmp_path: Path
 ) -> None:
@@ -244,7 +263,7 @@ def test_what_does_not_fit_of_an_export_is_quarantined_and_the_rest_is_stored(
     insert_export(cars, path, MAPPING, dry=True, faults=faults, note=notes.append)
     assert (faults.count, len(cars), rejected_rows(cars, reg)) == (2, 2, [])
     for _ in range(2):
-        insert_export(cars, path, MAPPING, quarantine=True)
+        insert_export(cars, path, MAPPING, quarantine=True, confirm=yes)
         # 18 is in a task that cannot be read: it is not missing.
         assert sorted(samples(cars)) == ["label-studio:2:18", "label-studio:2:20"]
         rows = sorted(rejected_rows(cars, reg), key=lambda row: row.key or "")

@@ -82,10 +82,9 @@ def test_a_task_has_a_sample_while_its_annotators_agree(
     assert len(moods) == 0
     (row,) = rejected_rows(moods, reg)
     assert (row.key, row.source, row.group_key) == (TASK, "label-studio", TASK)
-    assert row.error.endswith('the consensus is majority; mood: 1 of "bad", 1 of "good"')
-    assert row.fields == {
-        "votes": {"annotator 1": {"mood": "bad"}, "annotator 2": {"mood": "good"}}
-    }
+    assert row.error.endswith('the consensus is majority; mood: "bad" by 1, "good" by 2')
+    # It has no fields, so that another attempt cannot make a sample of it.
+    assert row.fields == {}
     # Of two texts of the task, the newer counts.
     assert send(3, "bad", 3, text="b") == Outcome(inserted=1)
     assert moods.get(TASK) == {"text": "b", "scan": b"scan", "mood": 0}
@@ -118,6 +117,18 @@ def test_nothing_of_a_deleted_task_or_an_erased_sample_is_kept(
     assert answers(reg) == []
     with pytest.raises(SampleNotFoundError):
         moods.get(TASK)
+
+
+def test_a_rejected_annotation_never_becomes_a_sample_by_a_retry(
+    reg: Registry, url: str, moods: Dataset, send: Send
+) -> None:
+    assert send(1, "awful").quarantined == 1
+    (row,) = rejected_rows(moods, reg)
+    assert (row.key, row.fields) == ("label-studio:2:17", {})
+    run("inbox", "retry", "moods", url=url)
+    assert (len(moods), len(rejected_rows(moods, reg))) == (0, 1)
+    assert send(1, "good", 1) == Outcome(unchanged=1)
+    assert rejected_rows(moods, reg) == []
 
 
 def test_settings_of_consensus_are_checked_and_kept(

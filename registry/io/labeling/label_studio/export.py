@@ -39,7 +39,7 @@ from registry.io.labeling.label_studio.export_file import (
 )
 from registry.io.labeling.label_studio.mapping import check_mapping
 from registry.io.labeling.mapping import unanswered
-from registry.io.labeling.retraction import Confirm, plan_retraction
+from registry.io.labeling.retraction import LARGE, Confirm, plan_retraction
 from registry.io.labeling.rules import consensus_of
 from registry.io.media import MediaReader
 from registry.storage.database.transactions import read
@@ -99,9 +99,9 @@ def insert_export(  # noqa: PLR0913  # the options of an import
         )
         retract = False
     voted = consensus_of(dataset.features, rules, consensus)
-    run = _Import(dataset, path, contents, faults, voted, dry, quarantine)
+    run = _Import(dataset, path, contents, faults, voted, confirm, dry, quarantine)
     if retract:
-        run.check_retractions(confirm, note)
+        run.check_retractions(note)
     converter = AnnotationConverter(dataset, rules, media or MediaReader(), voted)
     size = 0
     try:
@@ -117,6 +117,11 @@ def insert_export(  # noqa: PLR0913  # the options of an import
     except RegistryError as error:
         run.add_stored_rows(error)
         raise
+    if run.disagreed:
+        note(
+            f"{run.disagreed:,} tasks have no sample, as their annotators do not agree; "
+            "`registry inbox ls` lists them"
+        )
     return run.total + _report(retracted, dataset.head)
 
 
@@ -129,22 +134,27 @@ class _Import:
     contents: Contents
     faults: Faults
     consensus: Consensus | None
+    confirm: Confirm
     dry: bool
     quarantine: bool
     rows: int = 0
+    withdrawn: int = 0
+    disagreed: int = 0
     total: Report = field(init=False)
+    live: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.total = Report(0, 0, 0, 0, self.dataset.head)
+        self.live = self.total.head.live
 
-    def check_retractions(self, confirm: Confirm, note: Note) -> None:
+    def check_retractions(self, note: Note) -> None:
         """Ask about large retractions; raises `ImportFileError` if one is not confirmed."""
         engine = self.dataset.inbox.engine
         for project, content in self.contents.projects.items():
             plan = read(engine, plan_retraction, self.dataset.id, TOOL, project, content)
             if plan.note is not None:
                 note(plan.note)
-            if plan.question is not None and not confirm(plan.question):
+            if plan.question is not None and not self.confirm(plan.question):
                 raise ImportFileError(
                     f"{plan.question} Nothing was stored; confirm it with --yes, or import a "
                     "filtered export with --no-retract",
@@ -163,16 +173,34 @@ class _Import:
             for each, state in zip(batch, map(self._checked, batch, states), strict=True)
             if state is not None
         ]
-        (outcome,) = apply_states(
-            self.dataset,
-            TOOL,
-            [applied],
-            consensus=self.consensus,
-            exported=self._ages,
-            dry=self.dry,
-        )
+        if any(state.error is not None for state in applied):
+            self._check_withdrawals(self._applied(applied, dry=True))
+        outcome = self._applied(applied, dry=self.dry)
         self.total += _report(outcome, self.total.head)
         self.rows += len(applied)
+        self.withdrawn += outcome.withdrawn
+        self.disagreed += outcome.disagreed
+
+    def _applied(self, states: Sequence[AnnotationState], *, dry: bool) -> Outcome:
+        (outcome,) = apply_states(
+            self.dataset, TOOL, [states], consensus=self.consensus, exported=self._ages, dry=dry
+        )
+        return outcome
+
+    def _check_withdrawals(self, outcome: Outcome) -> None:
+        """Ask, before it is stored, whether the quarantine may retract so many samples."""
+        withdrawn, live = self.withdrawn + outcome.withdrawn, self.live
+        if withdrawn <= LARGE * live or self.withdrawn > LARGE * live:  # or was asked before
+            return
+        question = (
+            f"{withdrawn:,} of the {live:,} live samples do not fit any more and would be "
+            "retracted so far: continue?"
+        )
+        if not self.confirm(question):
+            raise ImportFileError(
+                f"{question} Correct the mapping or the features, or confirm it with --yes",
+                file=str(self.path),
+            )
 
     def retract(self) -> Outcome:
         """Retract the known annotations that the export lacks."""
@@ -249,4 +277,5 @@ def _check_answers(path: Path, problem: str | None, confirm: Confirm) -> None:
 
 
 def _report(outcome: Outcome, head: Head) -> Report:
-    return Report(outcome.inserted, outcome.revised, outcome.retracted, outcome.unchanged, head)
+    retracted = outcome.retracted + outcome.withdrawn
+    return Report(outcome.inserted, outcome.revised, retracted, outcome.unchanged, head)
