@@ -91,6 +91,7 @@ def retry(
     """Try rejected rows again, with the files and URIs that they name if these are allowed."""
     with connect(url) as registry, closing(media_reader(root or (), fetch or ())) as media:
         opened = registry.open(dataset)
+        left_out = opened.inbox.left_out(ids or None)
         # It only puts the rows back; drain() tries them, so that the result can be printed.
         if root or fetch:
             retried = retry_with_media(opened, ids or None, media)
@@ -100,6 +101,20 @@ def retry(
         if retried.failed:
             tried += f", {retried.failed:,} not read"
         typer.echo(f"{tried}: {drained_line(opened, opened.inbox.drain())}")
+    if left_out.empty:
+        _note(
+            f"{left_out.empty:,} without fields not tried: correct the file and import it again, "
+            "or discard the row"
+        )
+    if left_out.outdated:
+        _note(
+            f"{left_out.outdated:,} not tried, as the sample was changed after the row was "
+            "rejected: name the row's ID to overwrite the sample, or discard the row"
+        )
+
+
+def _note(text: str) -> None:
+    typer.echo(f"note: {text}", err=True)
 
 
 @inbox.command()

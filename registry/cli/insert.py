@@ -211,6 +211,14 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
                 finally:
                     # Also before an error at which reading ends.
                     print_faults(faults)
+                if faults.outdated:
+                    rows = "row of an earlier import is"
+                    if faults.outdated > 1:
+                        rows = "rows of an earlier import are"
+                    _note(
+                        f"{path}: {faults.outdated:,} rejected {rows} corrected by it, and this "
+                        "role may not remove what is; `registry inbox discard` by the owner does"
+                    )
                 faulty |= faults.count > 0
                 rejected = faults.count if faults.keep_going else None
                 line = _line(opened, path, report, rejected, dry_run=dry_run, as_json=as_json)

@@ -11,10 +11,15 @@ import numpy as np
 from sqlalchemy import Connection, and_, delete, insert, or_
 
 from registry.catalog.dataset import Dataset
-from registry.errors import ImportFileError
+from registry.errors import ImportFileError, PermissionDeniedError
 from registry.io.storable import storable
 from registry.storage.database.models import InboxRow
-from registry.storage.database.transactions import write
+from registry.storage.database.transactions import read, write
+from registry.storage.log.inbox_corrections import (
+    Correction,
+    discard_corrected,
+    rejected_keys,
+)
 
 RejectedRow = tuple[ImportFileError, Mapping[str, Any] | None]
 """A row of a file that does not fit: why, and what could be read of it, by feature."""
@@ -28,12 +33,14 @@ _LONGEST = 1 << 16
 class Faults:
     """The faults of a file: the first one is raised or, with ``keep_going``, all are counted.
 
-    ``first`` has the first `SHOWN` of them, in the order of the file.
+    ``first`` has the first `SHOWN` of them, in the order of the file. ``outdated`` counts the
+    rejected rows of an earlier import that this one corrects, and that the role may not remove.
     """
 
     keep_going: bool = False
     first: list[ImportFileError] = field(default_factory=list)
     count: int = 0
+    outdated: int = 0
 
     def add(self, error: ImportFileError) -> None:
         """Count a fault, or raise it."""
@@ -77,6 +84,24 @@ def keep_rejected(dataset: Dataset, source: str, rows: Sequence[RejectedRow]) ->
 
     write(dataset.inbox.engine, replace)
     dataset.inbox.prune()
+
+
+def discard_outdated(dataset: Dataset, source: str, keys: Sequence[str]) -> int:
+    """Remove the rejected rows of a file whose keys now have accepted rows of it.
+
+    Returns the number of those that the role may not remove.
+    """
+    engine = dataset.inbox.engine
+    outdated = read(engine, rejected_keys, dataset.id, source, keys)
+    if not outdated:
+        return 0
+    corrections = [Correction(key, source, None) for key in outdated]
+    try:
+        write(engine, discard_corrected, dataset.id, corrections)
+    # A role that only writes samples may not change the inbox, and its rows are stored already.
+    except PermissionDeniedError:
+        return len(outdated)
+    return 0
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ import that fails has stored the batches before the failure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from registry.catalog.dataset import Dataset
 from registry.errors import ImportFileError, InvalidSampleError, RegistryError
 from registry.io.batching import Origin, PackedRows, Refuse, batches
 from registry.io.dry_run import DryRun
-from registry.io.faults import Faults, RejectedRow, keep_rejected
+from registry.io.faults import Faults, RejectedRow, discard_outdated, keep_rejected
 from registry.io.files.image_folder import total_size
 from registry.io.formats import find_reader
 from registry.io.media import MediaReader
@@ -81,7 +81,8 @@ def insert_file(  # noqa: PLR0913  # the options of an import
 
     Lines that do not fit are added to ``faults``, by default to raise the first of them as
     `ImportFileError`. Nothing of its batch is stored then; the batches before it are. With
-    ``quarantine``, they are stored as rejected rows of the inbox.
+    ``quarantine``, they are stored as rejected rows of the inbox. Rejected rows of an earlier
+    import of the file are removed where the file now has a row of their key that fits.
     """
     faults = faults or Faults(keep_going=quarantine)
     rejected: list[RejectedRow] = []
@@ -108,7 +109,10 @@ def insert_file(  # noqa: PLR0913  # the options of an import
         rows = with_media(rows, dataset.features, reader, path, file_format.unit)
         codec, on_fault = Codec(dataset.features), refuse if faults.keep_going else None
         for packed in batches(codec, rows, origin, on_fault):
-            total += _append(dataset, packed, origin, on_fault)
+            report, keys = _append(dataset, packed, origin, on_fault)
+            total += report
+            # Before new rejections are stored: of a key that is in the file twice, one is.
+            faults.outdated += _discard_outdated(dataset, origin, keys)
             _keep_rejected(dataset, origin, rejected)
             # After the append, so that only committed rows are counted.
             row_count += len(packed.lines)
@@ -125,15 +129,17 @@ def insert_file(  # noqa: PLR0913  # the options of an import
     return total
 
 
-def _append(dataset: Target, packed: PackedRows, origin: Origin, refuse: Refuse | None) -> Report:
+def _append(
+    dataset: Target, packed: PackedRows, origin: Origin, refuse: Refuse | None
+) -> tuple[Report, Sequence[str]]:
     """Append a batch; a row that the dataset does not take, such as one of another group, is named.
 
-    Calls ``refuse`` for each such row, and appends the others; without it, raises
-    `ImportFileError` for the first.
+    Returns the report, and the keys that the dataset took. Calls ``refuse`` for each such row, and
+    appends the others; without it, raises `ImportFileError` for the first.
     """
     while True:
         try:
-            return dataset.append(packed.batch)
+            return dataset.append(packed.batch), packed.batch.keys
         except InvalidSampleError as error:
             if error.row is None:
                 raise
@@ -148,6 +154,13 @@ def _append(dataset: Target, packed: PackedRows, origin: Origin, refuse: Refuse 
                 raise problem from error
             refuse(problem, None)
             packed = packed.without(error.row)
+
+
+def _discard_outdated(target: Target, origin: Origin, keys: Sequence[str]) -> int:
+    # A dry run removes nothing.
+    if not isinstance(target, Dataset):
+        return 0
+    return discard_outdated(target, f"file:{origin.name}", keys)
 
 
 def _keep_rejected(target: Target, origin: Origin, rejected: list[RejectedRow]) -> None:

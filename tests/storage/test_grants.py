@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import json
 import os
 import re
 from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from types import ModuleType
 from typing import get_args
 
@@ -22,6 +24,7 @@ import registry
 from registry import Registry
 from registry.cli.base import app
 from registry.errors import PermissionDeniedError, SchemaMissingError
+from registry.io.import_file import insert_file
 from registry.io.labeling.annotation import AnnotationId
 from registry.io.labeling.annotation_state import AnnotationState
 from registry.io.labeling.apply import apply_states
@@ -226,6 +229,20 @@ def test_a_labeling_tool_cannot_damage_a_log_by_sql(owned: Registry, as_role: As
         assert reg.open("digits").head == before
         reg.open("digits").insert([digit(2)], keys=["b"])
     assert all(each.differs is None for each in owned.open("digits").verify())
+
+
+def test_a_writer_that_corrects_a_file_stores_it_and_learns_which_rows_stay_rejected(
+    owned: Registry, as_role: As, tmp_path: Path
+) -> None:
+    path = tmp_path / "d.jsonl"
+    path.write_text(json.dumps({"id": "b", **digit(2), "label": 30}))
+    insert_file(owned.open("digits"), path, key="id", quarantine=True)
+    path.write_text(json.dumps({"id": "b", **digit(2)}))
+    url = as_role("writer")
+    result = CliRunner().invoke(app, ["insert", "digits", str(path), "--key", "id", "--url", url])
+    assert (result.exit_code, result.stdout.split(":")[1][:11]) == (0, " 1 inserted")
+    assert "1 rejected row of an earlier import is corrected by it" in result.stderr
+    assert len(owned.open("digits").inbox.refused()) == 1
 
 
 def test_rows_inserted_by_sql_move_the_head(owned: Registry, as_role: As) -> None:

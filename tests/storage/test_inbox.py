@@ -547,7 +547,7 @@ def rejecting(reg: Registry, digits: Dataset, monkeypatch: pytest.MonkeyPatch) -
     with reg.engine.begin() as connection:
         for number in range(6):
             for dataset in (digits, other):
-                put(connection, dataset, f"k{number}", {})
+                put(connection, dataset, f"k{number}", {"label": number})
         connection.execute(update(models.InboxRow).values(created_at=datetime.now(UTC) - MONTH))
     assert (digits.inbox.drain().removed, other.inbox.drain().removed) == (0, 0)
     return digits.inbox

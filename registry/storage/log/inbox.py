@@ -34,7 +34,7 @@ from registry.storage.log.changes import batches
 from registry.storage.log.head import Head
 from registry.storage.log.inbox_changes import change_of, reason_of, too_large
 from registry.storage.log.inbox_corrections import Correction, discard_corrected
-from registry.storage.log.inbox_rejected import Limits, Refused
+from registry.storage.log.inbox_rejected import LeftOut, Limits, Refused
 from registry.storage.log.inbox_retry import retry_now
 from registry.storage.log.inbox_rows import InboxEntry, listed
 from registry.storage.log.inbox_waiting import RowSize, lock_waiting, measure, read_texts
@@ -105,8 +105,16 @@ class Inbox:
         return list(inbox_rejected.listed(self.engine, self.dataset_id, after, limit))
 
     def retry(self, ids: Sequence[int] | None = None) -> int:
-        """Let rejected rows wait again, all or those with the given ids; return their number."""
+        """Let rejected rows wait again, all or those with the given ids; return their number.
+
+        Rows to insert that have no fields stay rejected, as nothing of a file's row could be read.
+        Without ``ids``, so do rows to insert whose key has a newer revision in the log.
+        """
         return inbox_rejected.retry(self.engine, self.dataset_id, ids)
+
+    def left_out(self, ids: Sequence[int] | None = None) -> LeftOut:
+        """Return how many rejected rows `retry` with the same ids leaves out."""
+        return inbox_rejected.left_out(self.engine, self.dataset_id, ids)
 
     def discard(self, ids: Sequence[int] | None = None, source: str | None = None) -> int:
         """Remove rejected rows, all or those with the given ids; return their number.
@@ -129,8 +137,9 @@ class Inbox:
         """Apply a rejected row, with other ``fields`` if they are given, and return what it did.
 
         Raises `InvalidSampleError` or `SampleNotFoundError` if it does not fit: it then stays
-        rejected, as it was inserted, and has the reason unless ``fields`` were given. Raises
-        `RejectedRowNotFoundError` if there is no such row, or not of that source.
+        rejected, as it was inserted, and has the reason unless ``fields`` were given. So does a row
+        to insert that has no fields, with its own reason. Raises `RejectedRowNotFoundError` if
+        there is no such row, or not of that source.
         """
         return retry_now(self.engine, self.dataset_id, self.codec, number, fields, source)
 

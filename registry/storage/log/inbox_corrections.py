@@ -64,9 +64,7 @@ def discard_corrected(
 
     Rows that another transaction has locked are kept.
     """
-    # Usually there are no rejected rows, which one search of a small index shows.
-    anything = select(InboxRow.id).where(*rejected(dataset_id)).limit(1)
-    if not corrections or connection.execute(anything).first() is None:
+    if not corrections or not _any_rejected(connection, dataset_id):
         return 0
     by_key: defaultdict[str, list[Correction]] = defaultdict(list)
     for each in corrections:
@@ -75,6 +73,27 @@ def discard_corrected(
     for some in _parts(numbers):
         connection.execute(delete(InboxRow).where(InboxRow.id.in_(some)))
     return len(numbers)
+
+
+def rejected_keys(
+    connection: Connection, dataset_id: int, source: str, keys: Sequence[str]
+) -> list[str]:
+    """Return those of the keys that a source has rejected rows of, once for each row."""
+    if not keys or not _any_rejected(connection, dataset_id):
+        return []
+    rows = select(InboxRow.key).where(*rejected(dataset_id), _INDEXED, InboxRow.source == source)
+    return [
+        key
+        for some in _parts(keys)
+        for key in connection.scalars(rows.where(InboxRow.key.in_(some)))
+        if key is not None
+    ]
+
+
+def _any_rejected(connection: Connection, dataset_id: int) -> bool:
+    # Usually there are no rejected rows, which one search of a small index shows.
+    anything = select(InboxRow.id).where(*rejected(dataset_id)).limit(1)
+    return connection.execute(anything).first() is not None
 
 
 def _corrected(

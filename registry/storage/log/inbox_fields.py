@@ -12,7 +12,7 @@ from registry.samples.features import LARGEST_RECORD
 from registry.samples.json_codec import parse_json
 from registry.storage.database.models import InboxRow
 from registry.storage.database.transactions import read, write
-from registry.storage.log.inbox_rejected import of_source, rejected
+from registry.storage.log.inbox_rejected import of_source, rejected, retriable
 from registry.storage.log.inbox_waiting import measure, read_texts
 from registry.storage.log.raw_text import decode
 
@@ -28,8 +28,11 @@ class RejectedFields:
 def rejected_fields(
     engine: Engine, dataset_id: int, ids: Sequence[int] | None, source: str | None = None
 ) -> Iterator[RejectedFields]:
-    """Yield the fields of rejected rows one at a time, all or those with the ids or the source."""
-    wanted = (*rejected(dataset_id, ids), *of_source(source))
+    """Yield the fields of rejected rows one at a time, all or those with the ids or the source.
+
+    Rows of which `Inbox.retry` makes no attempt are left out.
+    """
+    wanted = (*rejected(dataset_id, ids), *retriable(ids), *of_source(source))
     numbers = select(InboxRow.id).where(*wanted).order_by(InboxRow.id)
     for number in read(engine, lambda connection: connection.scalars(numbers).all()):
         # In a transaction: `measure` needs one, for its savepoint.

@@ -16,13 +16,17 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import (
+    JSON,
     ColumnElement,
     Connection,
     Engine,
     Row,
     Select,
+    and_,
     delete,
+    exists,
     func,
+    null,
     or_,
     select,
     type_coerce,
@@ -30,7 +34,7 @@ from sqlalchemy import (
 )
 
 from registry.errors import DatasetDroppedError, RegistryError
-from registry.storage.database.models import DatasetRow, InboxRow, UtcDateTime
+from registry.storage.database.models import DatasetRow, InboxRow, SampleRow, UtcDateTime
 from registry.storage.database.transactions import read, write
 from registry.storage.log.raw_text import RawText, raw, readable
 
@@ -71,6 +75,14 @@ class Limits:
     quota: int
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """How many rows to insert a retry leaves out: those without fields, and outdated ones."""
+
+    empty: int
+    outdated: int
+
+
 class LimitsError(RegistryError):
     """The limits are out of range."""
 
@@ -88,9 +100,48 @@ def listed(engine: Engine, dataset_id: int, after: int, limit: int | None) -> It
 
 
 def retry(engine: Engine, dataset_id: int, ids: Sequence[int] | None) -> int:
-    """Let rejected rows wait again, all or those with the given ids; return their number."""
-    change = update(InboxRow).where(*rejected(dataset_id, ids)).values(error=None, rejected_at=None)
+    """Let rejected rows wait again, all or those with the given ids; return their number.
+
+    See `Inbox.retry` for the rows that stay rejected.
+    """
+    wanted = (*rejected(dataset_id, ids), *retriable(ids))
+    change = update(InboxRow).where(*wanted).values(error=None, rejected_at=None)
     return write(engine, lambda connection: connection.execute(change).rowcount)
+
+
+def retriable(ids: Sequence[int] | None) -> list[ColumnElement[bool]]:
+    """Return the WHERE conditions for the rejected rows that another attempt is made of."""
+    # Rows that are named by their ids were looked at.
+    return [~without_fields()] if ids is not None else [~without_fields(), ~_outdated()]
+
+
+def left_out(engine: Engine, dataset_id: int, ids: Sequence[int] | None) -> LeftOut:
+    """Return how many rejected rows `retry` leaves out, all or of those with the given ids."""
+    count = select(func.count()).select_from(InboxRow)
+    conditions = (without_fields(), ~without_fields() & _outdated())
+    empty, outdated = (
+        read(engine, lambda connection, one: connection.scalar(one), count.where(*where)) or 0
+        for where in ((*rejected(dataset_id, ids), each) for each in conditions)
+    )
+    return LeftOut(empty, 0 if ids is not None else outdated)
+
+
+def without_fields() -> ColumnElement[bool]:
+    """Return the condition for rows to insert without any field, of which no attempt is made."""
+    # A file's row of which nothing could be read: its reason would become "missing …".
+    nothing = or_(InboxRow.fields.is_(null()), InboxRow.fields == JSON.NULL, InboxRow.fields == {})
+    return and_(InboxRow.action == "insert", nothing)
+
+
+def _outdated() -> ColumnElement[bool]:
+    """Return the condition for rows to insert whose key has a newer revision in the log."""
+    # An update keeps what others changed, and often waits for its sample.
+    newer = exists().where(
+        SampleRow.dataset_id == InboxRow.dataset_id,
+        SampleRow.key == InboxRow.key,
+        SampleRow.created_at > InboxRow.created_at,
+    )
+    return and_(InboxRow.action == "insert", InboxRow.key.is_not(None), newer)
 
 
 def discard(

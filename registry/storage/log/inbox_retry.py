@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Engine, delete, select, update
+from sqlalchemy import Engine, Select, delete, select, update
 
 from registry.errors import InvalidSampleError, RegistryError
 from registry.samples.codec import Codec
@@ -15,7 +15,7 @@ from registry.storage.log.batch import Batch, Outcome, Report
 from registry.storage.log.changes import batches
 from registry.storage.log.inbox_changes import change_of, reason_of, too_large
 from registry.storage.log.inbox_corrections import Correction, discard_corrected
-from registry.storage.log.inbox_rejected import of_source, rejected
+from registry.storage.log.inbox_rejected import of_source, rejected, without_fields
 from registry.storage.log.inbox_waiting import measure, read_texts
 from registry.storage.log.writer import Writer, transact
 
@@ -58,6 +58,8 @@ def retry_now(
 
 def _apply(writer: Writer, codec: Codec, number: int, fields: Mapping[str, Any] | None) -> Outcome:
     connection, this_row = writer.connection, InboxRow.id == number
+    if fields is None and (error := connection.scalar(_reason_of_empty(number))) is not None:
+        return InvalidSampleError(f"the rejected row has no fields to try again: {error}")
     batch, correction = _read(writer, codec, number, fields)
     (outcome,) = writer.append([batch])
     if isinstance(outcome, Report):
@@ -68,6 +70,10 @@ def _apply(writer: Writer, codec: Codec, number: int, fields: Mapping[str, Any] 
         # Not the reason against other fields: those are not the row's.
         connection.execute(update(InboxRow).where(this_row).values(error=reason_of(outcome)))
     return outcome
+
+
+def _reason_of_empty(number: int) -> Select[str | None]:
+    return select(InboxRow.error).where(InboxRow.id == number, without_fields())
 
 
 def _read(
