@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from registry.errors import InvalidSampleError
+from registry.samples.columns import is_from
 from registry.samples.text import encode_text
 
 
@@ -79,8 +81,11 @@ def as_text_list(values: Keys | Groups, count: int | None, what: str) -> list[An
         raise InvalidSampleError(f"{what} is one {kind}; give a list of {number}{what}")
     if count is not None and len(listed) != count:
         raise InvalidSampleError(f"{len(listed)} {what} were given for {count} samples")
-    if {*map(type, listed)} <= {str}:
+    kinds = {*map(type, listed)}
+    if kinds <= {str}:
         return listed
+    if what == "groups" and not kinds <= {str, int, type(None)}:
+        listed = _without_missing(values, listed)
     return [str(int(value)) if _is_whole(value) else value for value in listed]
 
 
@@ -93,6 +98,22 @@ def _listed(values: Any) -> list[Any] | None:
             # An array without dimensions is converted to one value.
             return converted if isinstance(converted := convert(), list) else None
     return [*values] if isinstance(values, Sequence) else None
+
+
+def _without_missing(groups: Groups, listed: Sequence[Any]) -> list[Any]:
+    """Return groups with None where pandas has a missing value."""
+    pandas = sys.modules.get("pandas")
+    missing = {id(getattr(pandas, name, None)) for name in ("NA", "NaT")}
+    # pandas keeps whole numbers with missing ones among them as floats.
+    from_whole = is_from(groups, "pandas", "Series", "Index")
+    return [
+        None
+        if id(group) in missing or (isinstance(group, float | np.floating) and np.isnan(group))
+        else int(group)
+        if from_whole and isinstance(group, float) and group.is_integer()
+        else group
+        for group in listed
+    ]
 
 
 def _is_whole(value: object) -> bool:

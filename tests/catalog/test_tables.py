@@ -180,6 +180,40 @@ def test_other_keys_are_refused(keys: Any, reason: str) -> None:
             list(insertions(codec, data, keys, None))
 
 
+@pytest.mark.parametrize(
+    "groups",
+    [
+        pd.Series(["7", None]),
+        pd.Series(["7", None], dtype="string"),
+        pd.Series(["7", None], dtype="category"),
+        pd.Series([7, None]),
+        pd.Series([7, None], dtype="Int64"),
+        pd.Series([7, None], dtype="int64[pyarrow]"),
+        pl.Series(["7", None]),
+        pa.array([7, None]),
+        [7, float("nan")],
+    ],
+    ids=lambda groups: f"{type(groups).__name__} {getattr(groups, 'dtype', '')}",
+)
+def test_a_missing_value_of_any_library_is_no_group(groups: Any) -> None:
+    codec = Codec(Features({"x": Tensor("int8")}))
+    tables: list[tuple[Any, Any]] = [({"x": [1, 2]}, groups), (pd.DataFrame({"x": [1, 2]}), groups)]
+    if isinstance(groups, pd.Series):
+        # In the parts in which a large table is read, some have no missing value.
+        parts = pd.concat([groups[:1]] * 100 + [groups[1:]], ignore_index=True)
+        tables.append((pd.DataFrame({"x": [1] * 101, "patient": parts}), "patient"))
+    for data, given_groups in tables:
+        (batch,) = insertions(codec, data, None, None, given_groups)
+        assert batch.groups == ["7"] * (len(batch.keys) - 1) + [None]
+
+
+@pytest.mark.parametrize("groups", [pd.Series([1.5, None]), [1.0, None], pd.Series([True, None])])
+def test_other_groups_are_refused(groups: Any) -> None:
+    codec = Codec(Features({"x": Tensor("int8")}))
+    with pytest.raises(InvalidSampleError, match="a group"):
+        list(insertions(codec, {"x": [1, 2]}, None, None, groups))
+
+
 NULL = "the value is null"
 
 
