@@ -112,6 +112,8 @@ def test_rejected_rows_can_be_retried_or_discarded(reg: Registry, digits: Datase
     assert digits.inbox.retry([first]) == 1
     assert digits.inbox.drain().moved == 1
     assert digits.get("early")["label"] == 5
+    for number in (-1 << 63, 1 << 63, 1 << 64):  # no bigint, or no row's id
+        assert (digits.inbox.retry([number]), digits.inbox.discard([number])) == (0, 0)
     assert [row.id for row in digits.inbox.refused()] == [second]
     assert digits.inbox.discard() == 1
     assert digits.inbox.refused() == []

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ import pytest
 
 import registry
 from registry import Dataset, Registry, Replay
-from registry.errors import CacheWarning
+from registry.errors import CacheWarning, MirrorError
 from registry.samples.splits import BUCKETS, buckets
 from registry.storage.database.transactions import read
 from registry.storage.log.head import chain_at
@@ -25,7 +27,10 @@ from registry.storage.log.page import Page
 from registry.storage.log.reader import Log
 from registry.storage.log.watermark import Watermark
 from registry.storage.mirror import index
-from registry.storage.mirror.mirror import Mirror
+from registry.storage.mirror.erase import read_erased
+from registry.storage.mirror.mirror import Mirror, open_mirror
+from registry.storage.mirror.snapshot import View
+from registry.storage.mirror.state import load_state
 from registry.storage.mirror.state_file import SLOT, read_fields, write_fields
 from registry.tensorflow import EpochDataset
 from registry.training.epoch import Epoch
@@ -330,3 +335,87 @@ def test_index_files_in_use_stay_and_few_others_do(
         KINDS["fixed"].grow(dataset, 10)
         dataset.run("r").epoch(5)
         assert len(list(cache.glob("*/epochs/*"))) == 2
+
+
+def test_damage_to_any_entry_of_an_index_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "CHUNK", 4)
+    whole = index.in_memory(iter([np.arange(0, 39, 3)]))
+    whole.check()
+    assert whole.entries is not None
+    for rank in range(whole.size):
+        entries = whole.entries.copy()
+        entries[rank] ^= 1
+        with pytest.raises(MirrorError, match="1 entries are damaged"):
+            replace(whole, entries=entries).check()
+
+
+@pytest.fixture
+def mirrored(sqlite_url: str, cache: Path) -> Iterator[tuple[Dataset, Mirror, Watermark]]:
+    """A dataset with an erased row, its mirror, and the head that the mirror has reached."""
+    with registry.connect(sqlite_url) as reg:
+        dataset = KINDS["fixed"].create(reg)
+        KINDS["fixed"].grow(dataset, 20)
+        dataset.erase("7")
+        mirror, watermark = open_mirror(dataset._log, cache), Watermark.of(dataset.head)
+        mirror.sync(watermark)
+        yield dataset, mirror, watermark
+
+
+def test_replaced_files_are_removed_once_no_process_may_open_them(
+    mirrored: tuple[Dataset, Mirror, Watermark],
+) -> None:
+    _, mirror, watermark = mirrored
+
+    def generations() -> list[str]:
+        """Return those that are left once the newest has been replaced."""
+        mirror.restart(mirror.sync(watermark))
+        return sorted(path.name for path in mirror.folder.iterdir() if path.name.isdecimal())
+
+    lease = mirror.sync(watermark).lease()
+    for _ in range(2):
+        oldest, _newest = generations()
+        assert oldest == "0", "it has a lease"
+    del lease
+    assert len(generations()) == 1
+
+
+def test_new_files_keep_the_list_of_erased_rows_unless_it_is_damaged(
+    mirrored: tuple[Dataset, Mirror, Watermark],
+) -> None:
+    """Without the list, an older copy of the database would bring the erased records back."""
+    _, mirror, watermark = mirrored
+
+    def listed_in_new_files(view: View) -> list[int]:
+        mirror.restart(view)
+        state = load_state(mirror.folder)
+        assert state is not None
+        assert state.position == 0
+        return list(read_erased(mirror.folder, state)["position"])
+
+    view = mirror.sync(watermark)
+    erased = list(view.erased)
+    assert len(erased) == 1
+    assert listed_in_new_files(view) == erased
+    view = mirror.sync(watermark)
+    flip(view.path.with_name("erased"), 3, 1)
+    assert listed_in_new_files(view) == []
+    assert list(mirror.sync(watermark).erased) == erased, "from the database"
+
+
+def test_files_that_are_replaced_before_a_graph_has_locked_them_are_opened_again(
+    mirrored: tuple[Dataset, Mirror, Watermark], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, mirror, _ = mirrored
+    epoch = dataset.run("r", split="train" if dataset.split_of("7") == "test" else "test").epoch(0)
+    scan = Mirror.scan
+
+    def scan_and_replace(scanned: Mirror, view: View, watermark: Watermark) -> None:
+        scan(scanned, view, watermark)
+        monkeypatch.setattr(Mirror, "scan", scan)
+        mirror.restart(view)
+
+    monkeypatch.setattr(Mirror, "scan", scan_and_replace)
+    batches = EpochDataset(epoch, batch_size=8)
+    assert Mirror.scan is scan
+    samples = [row for batch in batches.as_numpy_iterator() for row in rows(batch)]
+    assert samples == due(dataset, epoch)

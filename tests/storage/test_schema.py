@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -266,6 +267,85 @@ def test_an_upgrade_yields_to_others_that_use_its_table(postgresql_url: str) -> 
     engine.dispose()
     with registry.connect(postgresql_url) as opened:
         assert opened.names() == []
+
+
+@pytest.fixture
+def two_more(tmp_path: Path) -> Path:
+    """Alembic's settings for migrations with two more: the second fails without a table."""
+    folder = shutil.copytree(migrations(), tmp_path / "migrations")
+    settings = shutil.copy(ROOT / "alembic.ini", tmp_path)
+    steps = {
+        "9001": ["CREATE TABLE first (x TEXT)"],
+        "9002": ["CREATE TABLE second (x TEXT)", "INSERT INTO absent VALUES (1)"],
+    }
+    before = REVISION
+    for number, statements in steps.items():
+        (folder / "versions" / f"{number}_more.py").write_text(
+            "from alembic import op\n"
+            f"revision, down_revision = {number!r}, {before!r}\n"
+            f"def upgrade(): [op.execute(sql) for sql in {statements}]\n"
+        )
+        before = number
+    return Path(settings)
+
+
+def _state(url: str) -> tuple[str | None, set[str]]:
+    """Return the revision, and the tables that `two_more` makes."""
+    engine = make_engine(url)
+    tables = {*inspect(engine).get_table_names()} & {"first", "second", "absent"}
+    current = schema.revision(engine)
+    engine.dispose()
+    return current, tables
+
+
+def test_a_migration_that_fails_leaves_nothing_and_is_tried_again(url: str, two_more: Path) -> None:
+    upgrade_head = ("-c", str(two_more), "upgrade", "head")
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        _alembic(url, *upgrade_head)
+    assert re.match("FAILED: .*absent", caught.value.stdout.strip() + caught.value.stderr)
+    # On PostgreSQL each migration is a transaction; a file has one for all of them.
+    assert _state(url) == ((REVISION, set()) if "sqlite" in url else ("9001", {"first"}))
+    engine = make_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE absent (x INTEGER)"))
+    _alembic(url, *upgrade_head)
+    assert _state(url) == ("9002", {"first", "second", "absent"})
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM absent")) == 1
+    engine.dispose()
+
+
+def test_a_migration_that_fails_in_a_script_leaves_nothing(
+    postgresql_url: str, two_more: Path
+) -> None:
+    arguments = ("-c", str(two_more), "upgrade", f"{REVISION}:head", "--sql")
+    script = _alembic(postgresql_url, *arguments)
+    with pytest.raises(subprocess.CalledProcessError):
+        psql(postgresql_url, script)
+    assert _state(postgresql_url) == ("9001", {"first"})
+
+
+def test_an_upgrade_of_a_file_that_is_locked_for_long_is_tried_again(sqlite_url: str) -> None:
+    engine = make_engine(f"{sqlite_url}?timeout=0.1")
+    command.downgrade(Config(ROOT / "alembic.ini", attributes={"engine": engine}), "-1")
+    writer = sqlite3.connect(make_engine(sqlite_url).url.database or "", isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+
+    class Unlock(logging.Handler):
+        """Ends the other writer's transaction when the first attempt has failed."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            assert "attempt 1 failed" in record.getMessage()
+            writer.rollback()
+
+    retries, unlock = logging.getLogger("registry.storage.database.retry"), Unlock()
+    retries.addHandler(unlock)
+    upgrade(engine)
+    retries.removeHandler(unlock)
+    assert not writer.in_transaction
+    assert schema.revision(engine) == REVISION
+    writer.close()
+    engine.dispose()
 
 
 def test_upgrading_twice_is_harmless(reg: Registry) -> None:

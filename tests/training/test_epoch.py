@@ -14,6 +14,7 @@ from platformdirs import user_cache_path
 import registry
 from registry import Dataset, Epoch, Registry, Replay, Tensor, Text
 from registry.errors import DivergenceError, EpochError, ErasedError
+from registry.training import pin_store
 from registry.training.epoch import CACHED_BYTES, COPIED_BYTES
 from registry.training.mirror_source import cache_folder
 from registry.training.pin_store import Pin, insert_or_find
@@ -66,6 +67,24 @@ def test_of_two_pins_of_an_epoch_the_first_stays(dataset: Dataset) -> None:
     stored = insert_or_find(run.log.engine, run._settings, later)
     assert stored == run.pin(0) == Pin(0, 0, 5, head.chain, 5, 0)
     assert serials(epoch) == serials(run.epoch(0))
+
+
+def test_a_worker_reads_all_samples_of_a_pin_that_another_has_made_of_a_later_head(
+    reg: Registry, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(dataset, 0, 4)
+    slower, faster = dataset.run("r"), reg.open("samples").run("r")
+
+    def after_another(*arguments: Any) -> Pin:
+        monkeypatch.setattr(pin_store, "insert_or_find", insert_or_find)
+        fill(dataset, 4, 9)
+        assert faster.epoch(0).size == 9
+        return insert_or_find(*arguments)
+
+    monkeypatch.setattr(pin_store, "insert_or_find", after_another)
+    epoch = slower.epoch(0)
+    assert sorted(serials(epoch)) == list(range(9))
+    assert serials(epoch) == serials(faster.epoch(0))
 
 
 def test_every_sample_of_a_run_is_in_one_epoch(dataset: Dataset) -> None:
@@ -181,6 +200,30 @@ def test_a_replay_refuses_exactly_the_erased_samples_that_it_drew(
             run.epoch(1)
         assert caught.value.positions == erased
         assert caught.value.keys == [f"k{n}" for n in erased]
+
+
+def test_a_replay_of_as_many_samples_as_new_rows_has_the_older_ones_too(
+    reg: Registry, dataset: Dataset
+) -> None:
+    fill(dataset, 0, 8)
+    dataset.run("r", policy=Replay(1.0)).epoch(0)
+    fill(dataset, 8, 12)
+    for number in range(8, 12):
+        dataset.update(f"k{number}", n=-number)
+    for opened in (dataset, reg.open("samples")):  # pinned now, and pinned before
+        epoch = opened.run("r").epoch(1)
+        assert epoch.size == epoch.watermark - epoch.since == 8
+        read = sorted(serials(epoch))
+        assert read[:4] == [-11, -10, -9, -8]
+        assert set(read[4:]) < set(range(8))
+
+
+def test_an_epoch_of_all_rows_needs_no_index_file(dataset: Dataset, cache: Path) -> None:
+    run = dataset.run("r", policy="new")
+    for number, (after, until) in enumerate([(0, 5), (5, 7)]):
+        fill(dataset, after, until)
+        assert sorted(serials(run.epoch(number))) == list(range(after, until))
+    assert list(cache.glob("*/epochs/*")) == []
 
 
 def test_replaying_an_earlier_epoch_does_not_hide_that_a_run_was_further(

@@ -596,6 +596,7 @@ def test_epochs_are_pinned_in_order_and_only_with_samples(dataset: Dataset) -> N
     for start in (-1, 4):
         with pytest.raises(EpochError, match=rf"epoch 0 has samples \[0, 3\), not {start}"):
             list(epoch.batches(1, start=start))
+    assert list(epoch.batches(1, start=3)) == [], "nothing is left"
     for shard in ((2, 2), (-1, 2), (0, 0)):
         with pytest.raises(FeatureError, match="the index counts from 0"):
             epoch.batches(1, shard=shard)
