@@ -116,7 +116,6 @@ def migrate(connection: Connection, *, transaction_per_migration: bool = False) 
         include_name=ours,
         # SQLite cannot alter most things: autogenerate must copy the table instead.
         render_as_batch=connection.dialect.name == "sqlite",
-        transactional_ddl=True,  # Alembic assumes False for SQLite
         transaction_per_migration=transaction_per_migration,
     )
     with context.begin_transaction():
