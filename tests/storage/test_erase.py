@@ -770,6 +770,7 @@ def test_erasing_needs_its_own_rights(postgresql_url: str) -> None:
                 GRANT UPDATE (record) ON samples TO {name};
                 GRANT UPDATE (erased) ON heads TO {name};
                 GRANT INSERT ON erasures TO {name};
+                GRANT UPDATE (fields) ON tool_annotations TO {name};
                 """,
             )
             done = opened.erase("k0")

@@ -78,8 +78,7 @@ def test_rows_are_read_one_at_a_time(tmp_path: Path) -> None:
     path.write_text('{"x": 1}\nnonsense')
     rows = read(path, Features({"x": Tensor("int8")}), None, {})
     assert next(rows).values == {"x": 1}
-    with pytest.raises(ImportFileError, match="line 2"):
-        next(rows)
+    assert "line 2" in str(next(rows).error)
 
 
 @pytest.mark.parametrize(
