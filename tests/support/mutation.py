@@ -87,7 +87,10 @@ GROUPS = {
     "labeling": Group(
         [
             f"registry/io/labeling/{name}.py"
-            for name in ("annotation_state", "apply", "state_table", "stored_states")
+            for name in (
+                *("annotation_state", "apply", "consensus", "state_table", "stored_states"),
+                "task_table",
+            )
         ],
         ["tests/io/labeling", "tests/server/test_webhooks.py"],
     ),
