@@ -597,6 +597,7 @@ def test_a_mirror_takes_no_erased_row_from_an_older_copy(
         older = Backup(reg)
     fill(dataset, kind, 20, first=20)
     if not parted:
+        dataset.erase("k25")  # in both databases, on the same page as the other one
         older = Backup(reg)
     dataset.erase("k30")
     shutil.rmtree(cache)
@@ -607,9 +608,7 @@ def test_a_mirror_takes_no_erased_row_from_an_older_copy(
         if parted:
             fill(copy, kind, 20, first=520)
         epoch = copy.run("copy").epoch(0)
-        samples = [row for page in copy.pages() for row in rows(page.columns)]
-        order = epoch.order(np.arange(40)).tolist()
-        assert yielded(epoch) == [samples[position] for position in order]
+        assert yielded(epoch) == due(copy, epoch)
         assert held_in(cache, [10, 30, 530]) == ([10, 530] if parted else [10])
         assert [result.differs for result in copy.verify()] == [None, None]
     older.remove()

@@ -398,6 +398,7 @@ def test_new_files_keep_the_list_of_erased_rows_unless_it_is_damaged(
     assert listed_in_new_files(view) == erased
     view = mirror.sync(watermark)
     flip(view.path.with_name("erased"), 3, 1)
+    assert list(mirror.erased_here(view)) == []
     assert listed_in_new_files(view) == []
     assert list(mirror.sync(watermark).erased) == erased, "from the database"
 
