@@ -239,6 +239,19 @@ class ImportFileError(RegistryError):
         self.unit = unit
         self.stored = 0
 
+    def of_key(self, key: str | None) -> ImportFileError:
+        """Return the error with a key, unless it has one."""
+        if key is None or self.key is not None:
+            return self
+        return ImportFileError(
+            self.reason,
+            file=self.file,
+            line=self.line,
+            key=key,
+            feature=self.feature,
+            unit=self.unit,
+        )
+
 
 class ExportFileError(RegistryError):
     """A file that cannot be written. An earlier file at its path is left unchanged."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from registry import Dataset, Registry
+from registry import Dataset, Ragged, Registry
 from registry.errors import ImportFileError, InvalidSampleError
 from registry.io.faults import keep_rejected
 from registry.io.import_file import insert_file
@@ -18,6 +18,7 @@ from registry.io.media import MediaReader
 from registry.io.retry_media import retry_with_media
 from registry.storage.log.inbox_rejected import LeftOut
 from tests.support.datasets import digit
+from tests.support.image_files import png
 
 BAD = {**digit(3), "label": 30}
 
@@ -95,3 +96,63 @@ def test_a_row_without_fields_keeps_its_reason(
         digits.inbox.retry_now(row.id)
     assert digits.inbox.refused() == [row]
     assert digits.inbox.retry_now(row.id, digit(3)).inserted == 1
+
+
+YOLO = "names: [cat]\ntrain: images\n"
+VOC = (
+    "<annotation><filename>1.png</filename><object><name>cat</name><bndbox><xmin>{0}</xmin>"
+    "<ymin>1</ymin><xmax>{1}</xmax><ymax>2</ymax></bndbox></object></annotation>"
+)
+CVAT = (
+    "<annotations><image id='0' name='1.png' width='4' height='4'>"
+    "<box label='cat' xtl='{0}' ytl='0' xbr='{1}' ybr='2'/></image></annotations>"
+)
+FORMATS = {
+    "coco": ("d.json", "coco:set/d:1.png", "id 7, annotation 9"),
+    "yolo": ("labels/1.txt", "yolo:set/images/1.png", ""),
+    "voc": ("Annotations/1.xml", "voc:set/1", "1.xml, object 1"),
+    "cvat": ("d.xml", "cvat:1.png", "'1.png', shape 1 (box)"),
+    "labelme": ("1.json", "labelme:set/1", "1.json, shape 1 (rectangle)"),
+}
+
+
+def one_box(form: str, left: int, right: int) -> str:
+    """Return a file with one box, which has no area if both are equal."""
+    if form == "coco":
+        box = {"id": 9, "image_id": 7, "category_id": 1, "bbox": [left, 0, right - left, 2]}
+        images = [{"id": 7, "file_name": "1.png", "width": 4, "height": 4}]
+        categories = [{"id": 1, "name": "cat"}]
+        return json.dumps({"images": images, "categories": categories, "annotations": [box]})
+    if form == "labelme":
+        points = [[left, 0], [right, 2]]
+        shape = {"label": "cat", "shape_type": "rectangle", "points": points}
+        sizes = {"imageWidth": 4, "imageHeight": 4}
+        return json.dumps({"shapes": [shape], "imagePath": "1.png", **sizes})
+    if form == "yolo":
+        return f"0 0.5 0.5 {(right - left) / 4} 0.5"
+    return VOC.format(left + 1, right) if form == "voc" else CVAT.format(left, right)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_wrong_box_names_key_and_feature_and_its_correction_discards_it(
+    reg: Registry, tmp_path: Path, form: str
+) -> None:
+    dataset = reg.create("boxed", {"boxes": Ragged("float32", (4,))})
+    name, key, where = FORMATS[form]
+    root = tmp_path / "set"
+    for folder in ("images", "labels", "Annotations", "JPEGImages"):
+        (root / folder).mkdir(parents=True)
+    (root / "images" / "1.png").write_bytes(png(4, 4))
+    (root / "JPEGImages" / "1.png").write_bytes(png(4, 4))
+    (root / "data.yaml").write_text(YOLO)
+    (root / name).write_text(one_box(form, 1, 1))
+    path = root if form in {"yolo", "voc"} else root / name
+    insert_file(dataset, path, form=form, quarantine=True)
+    (row,) = dataset.inbox.refused()
+    assert row.key == key
+    place_in_file = f"{root}/{name}, line 1" if form == "yolo" else f"{path}, image 1"
+    box = f"{where}: the box (" if where else "the box ("
+    assert row.error.startswith(f"{place_in_file}, key {key!r}, feature 'boxes': {box}")
+    (root / name).write_text(one_box(form, 1, 3))
+    assert insert_file(dataset, path, form=form).inserted == 1
+    assert dataset.inbox.refused() == []

@@ -86,30 +86,43 @@ class Sampler:
             form = box_format(boxes)
         self.paths = {mapping.get(name, name) for name in features}
         """The paths that the features take their values from."""
+        boxed = (name for name in features if mapping.get(name, name) in _BOX_PATHS)
+        self.boxed = next(boxed, None)
+        """The first feature that takes boxes."""
         self._forms = {each: _BOX_PATHS[each] or form for each in self.paths & _BOX_PATHS.keys()}
 
     def row(self, image: AnnotatedImage) -> FileRow:
         """Return the sample of an image; raises `ImportFileError` with the image and the box."""
-        with import_errors(self._path, line=image.number, unit="image", name=image.name):
-            fields = dict(image.fields)
-            # A file that no feature needs is not read, and may be missing.
-            content = image.load() if self._needs_file(image) else b""
-            fields["image"] = content
-            if self._forms:
-                fields |= self._boxes(image, content)
-            values = select_values(self._features, self._mapping, self._shaped(fields))
-            key = image.key if self._key is None else as_key(value_at(fields, self._key), self._key)
-            path = self._group
-            group = None if path is None else as_group(value_at(fields, path), path)
+        key, fields = image.key, dict(image.fields)
+        try:
+            with import_errors(self._path, line=image.number, unit="image", name=image.name):
+                if (path := self._key) is not None:
+                    key = as_key(value_at(fields, path), path)
+                return self._row(image, key, fields)
+        except ImportFileError as error:
+            raise error.of_key(key) from None
+
+    def _row(self, image: AnnotatedImage, key: str, fields: dict[str, Any]) -> FileRow:
+        # A file that no feature needs is not read, and may be missing.
+        content = image.load() if self._needs_file(image) else b""
+        fields["image"] = content
+        if self._forms:
+            fields |= self._boxes(image, content)
+        values = select_values(self._features, self._mapping, self._shaped(fields))
+        path = self._group
+        group = None if path is None else as_group(value_at(fields, path), path)
         raw = content if isinstance(content, bytes) else b""
         return FileRow(image.number, values, key, raw, group=group)
 
-    def read(self, number: int, key: str, parse: Callable[[], AnnotatedImage]) -> FileRow:
-        """Return the sample of the image that ``parse`` returns, or a row with the error."""
+    def read(self, number: int, key: str | None, parse: Callable[[], AnnotatedImage]) -> FileRow:
+        """Return the sample of the image that ``parse`` returns, or a row with the error.
+
+        ``key`` is its key, unless the features of the image have it.
+        """
         try:
             return self.row(parse())
         except ImportFileError as error:
-            error.key = error.key or key
+            error = error.of_key(key if self._key is None else None)
             return FileRow(number, {}, error.key, b"", error)
 
     def _needs_file(self, image: AnnotatedImage) -> bool:
@@ -129,7 +142,11 @@ class Sampler:
         try:
             corners = corners_of(image.boxes, image.form, size)
         except BoxError as error:
-            raise ValueError(f"{image.box_names[error.index]}: {error}") from None
+            reason = f"{image.name}, {image.box_names[error.index]}: {error}"
+            file, line, feature = str(self._path), image.number, self.boxed
+            raise ImportFileError(
+                reason, file=file, line=line, feature=feature, unit="image"
+            ) from None
         return {path: boxes_of(corners, form, size) for path, form in self._forms.items()}
 
     def _shaped(self, fields: dict[str, Any]) -> dict[str, Any]:

@@ -100,7 +100,7 @@ class _Reader:
 
     def annotated(self, image: CocoImage, key: str, path: Path) -> AnnotatedImage:
         """Return the image of this key; raises `ImportFileError`."""
-        label = f"image {image.content['id']}"
+        label = f"id {image.content['id']}"
         with import_errors(path, line=image.number, unit="image", name=label):
             return self._annotated(image, key, label)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from math import cos, hypot, radians, sin
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,8 +59,6 @@ def read(  # noqa: PLR0913  # options that are all given by name
     with closing(CvatFile(path, roots)) as file:
         fields: ShapeFields | None = None
         for number, element in enumerate(file.images(), 1):
-            name = element.get("name") or ""
-            label = f"image {excerpt(name)}"
             if fields is None:
                 fields = ShapeFields(
                     sampler.paths, hulls=rotated == "hull", labels=file.meta.labels or None
@@ -67,29 +66,36 @@ def read(  # noqa: PLR0913  # options that are all given by name
                 skip = unlabelled == "skip" or (unlabelled is None and "label" in fields.used)
             if skip and len(element) == 0:
                 continue
-            try:
-                with import_errors(path, line=number, unit="image", name=label):
-                    image = _image(element, number, label, file, fields)
-                row = sampler.row(image)
-            except ImportFileError as error:
-                row = FileRow(number, {}, None, b"", error)
-            yield row
+            parse = partial(_annotated, path, element, number, file, fields)
+            yield sampler.read(number, _key(element, file), parse)
+
+
+def _key(element: Element, file: CvatFile) -> str | None:
+    task, name = element.get("task_id") or file.meta.task, element.get("name")
+    return ":".join(["cvat", *([task] if task else []), name]) if name else None
+
+
+def _annotated(
+    path: Path, element: Element, number: int, file: CvatFile, fields: ShapeFields
+) -> AnnotatedImage:
+    label = excerpt(element.get("name") or "")
+    with import_errors(path, line=number, unit="image", name=label):
+        return _image(element, number, label, file, fields)
 
 
 def _image(
     element: Element, number: int, label: str, file: CvatFile, fields: ShapeFields
 ) -> AnnotatedImage:
-    name = element.get("name") or ""
-    if not name:
+    name, key = element.get("name") or "", _key(element, file)
+    if key is None:
         raise ValueError("it has no name")
     size = _size(element)
     shapes = [_shape(child, index) for index, child in enumerate(element, 1) if child.tag != "tag"]
     boxed = fields.boxed(shapes)
     subset = element.get("subset") or ""
-    task = element.get("task_id") or file.meta.task
     return AnnotatedImage(
         number,
-        ":".join(["cvat", *([task] if task else []), name]),
+        key,
         label,
         [box_of(shape, size) for shape in boxed],
         "xyxy",

@@ -62,13 +62,15 @@ def read(
     folder = base.resolve().name
     for number, file in enumerate(_files(path), 1):
         name = file.relative_to(base).with_suffix("").as_posix()
-        try:
-            with import_errors(path, line=number, unit="image", name=f"{name}.json"):
-                image = _image(file, number, (folder, name), roots, fields)
-            row = sampler.row(image)
-        except ImportFileError as error:
-            row = FileRow(number, {}, None, b"", error)
-        yield row
+        parse = partial(_annotated, path, file, number, (folder, name), roots, fields)
+        yield sampler.read(number, f"labelme:{folder}/{name}", parse)
+
+
+def _annotated(
+    path: Path, file: Path, number: int, names: tuple[str, str], *rest: Any
+) -> AnnotatedImage:
+    with import_errors(path, line=number, unit="image", name=f"{names[1]}.json"):
+        return _image(file, number, names, *rest)
 
 
 def _image(

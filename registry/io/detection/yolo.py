@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -62,7 +62,8 @@ def read(
     folder, number = dataset.root.resolve().name, 0
     for number, image in enumerate(dataset.images(part), 1):
         key = f"yolo:{folder}/{image.file.relative_to(dataset.root).as_posix()}"
-        parse = partial(_annotated, dataset, image, number, key, hulls=rotated == "hull")
+        labels = partial(_labels, hulls=rotated == "hull", boxed=sampler.boxed)
+        parse = partial(_annotated, dataset, image, number, key, labels)
         yield sampler.read(number, key, parse)
     # Label Studio's plain YOLO export has labels alone: nothing would be imported, silently.
     if not number:
@@ -70,11 +71,19 @@ def read(
         raise ImportFileError(reason, file=str(path))
 
 
+class _LabelBoxError(ValueError):
+    """A label whose box is wrong, and not its class."""
+
+
 def _annotated(
-    dataset: YoloFolder, image: PartImage, number: int, key: str, *, hulls: bool
+    dataset: YoloFolder,
+    image: PartImage,
+    number: int,
+    key: str,
+    labels_of: Callable[[YoloFolder, Path], Iterator[_Label]],
 ) -> AnnotatedImage:
     path = image.file.relative_to(dataset.root)
-    labels = [*_labels(dataset, dataset.labels_of(image.file), hulls=hulls)]
+    labels = [*labels_of(dataset, dataset.labels_of(image.file))]
     return AnnotatedImage(
         number,
         key,
@@ -95,7 +104,7 @@ def _annotated(
     )
 
 
-def _labels(dataset: YoloFolder, file: Path, *, hulls: bool) -> Iterator[_Label]:
+def _labels(dataset: YoloFolder, file: Path, *, hulls: bool, boxed: str | None) -> Iterator[_Label]:
     """Yield the labels of an image; none if their file is not there, as for a background."""
     if not file.is_file():
         return
@@ -108,7 +117,10 @@ def _labels(dataset: YoloFolder, file: Path, *, hulls: bool) -> Iterator[_Label]
             if columns:
                 yield _label(number, columns, dataset, hulls=hulls)
         except ValueError as error:
-            raise ImportFileError(str(error), file=str(file), line=number) from None
+            feature = boxed if isinstance(error, _LabelBoxError) else None
+            raise ImportFileError(
+                str(error), file=str(file), line=number, feature=feature
+            ) from None
 
 
 def _label(line: int, columns: Sequence[str], dataset: YoloFolder, *, hulls: bool) -> _Label:
@@ -118,7 +130,7 @@ def _label(line: int, columns: Sequence[str], dataset: YoloFolder, *, hulls: boo
     is_pose = count > 0 and len(numbers) == 4 + count * values
     is_polygon = len(numbers) >= 6 and len(numbers) % 2 == 0 and not is_pose
     if not is_polygon and not is_pose and len(numbers) != 4:
-        raise ValueError(
+        raise _LabelBoxError(
             f"{len(columns)} columns; a box has 5: the class, then x and y of its center, width "
             "and height as shares of the image"
         )
@@ -126,7 +138,9 @@ def _label(line: int, columns: Sequence[str], dataset: YoloFolder, *, hulls: boo
     for share in shares:
         # A number of pixels, as in the formats of other tools, or one that is not finite.
         if not -SLACK <= share <= 1 + SLACK:
-            raise ValueError(f"{share:g} is outside of 0 to 1; a label is in shares of the image")
+            raise _LabelBoxError(
+                f"{share:g} is outside of 0 to 1; a label is in shares of the image"
+            )
     box = _hull(shares, hulls=hulls) if is_polygon else _clipped(shares)
     return _Label(line, index, box, numbers[4:])
 
@@ -134,7 +148,7 @@ def _label(line: int, columns: Sequence[str], dataset: YoloFolder, *, hulls: boo
 def _hull(shares: Sequence[float], *, hulls: bool) -> Sequence[float]:
     """Return the box around a polygon; one of four corners may be a rotated box."""
     if len(shares) == 8 and not hulls:
-        raise ValueError(
+        raise _LabelBoxError(
             "9 columns are the four corners of a rotated box, or of a polygon; take its hull with "
             "--rotated hull"
         )
@@ -153,7 +167,7 @@ def _checked(corners: Sequence[float], shares: Sequence[float]) -> Sequence[floa
         corners_of([corners], "rel_xyxy", None)
     except BoxError:
         shown = ", ".join(f"{share:g}" for share in shares[:8])
-        raise ValueError(f"the box ({shown}) has no area within the image") from None
+        raise _LabelBoxError(f"the box ({shown}) has no area within the image") from None
     return corners
 
 

@@ -155,7 +155,7 @@ def test_a_mapping_names_the_properties_of_images_and_annotations(folder: Path) 
         "crowds": [0, 0],
         "first": "images/dog.png",
     }
-    with pytest.raises(ImportFileError, match="feature 'first': image 3: there is no '0' on the"):
+    with pytest.raises(ImportFileError, match="feature 'first': id 3: there is no '0' on the"):
         read(path, features, None, mapping)
 
 
@@ -231,7 +231,7 @@ def test_the_last_part_of_a_name_is_not_taken_for_two_images(folder: Path) -> No
     ):
         each["file_name"] = name
     path = write(folder / "boxes.json", content)
-    with pytest.raises(ImportFileError, match=r"image 1: '/a/cat\.png' is no file below"):
+    with pytest.raises(ImportFileError, match=r"id 1: '/a/cat\.png' is no file below"):
         read(path)
     content["images"][1]["file_name"] = "/b/dog.png"
     assert len(read(write(path, content))) == 3
@@ -244,7 +244,7 @@ def test_the_size_is_read_from_the_file_if_it_is_not_stated(folder: Path) -> Non
     path = write(folder / "boxes.json", content)
     assert boxes(read(path)[1].values["boxes"])[0] == [0.025, 0.0833, 0.1125, 0.25]
     (folder / "images" / "dog.png").write_bytes(b"no image")
-    with pytest.raises(ImportFileError, match="image 2: the image's size cannot be read"):
+    with pytest.raises(ImportFileError, match="id 2: the image's size cannot be read"):
         read(path, {"boxes": Ragged("float32")})
 
 
@@ -262,22 +262,28 @@ def _box(**facts: Any) -> Callable[[Coco], Any]:
         (_box(image_id=7), "annotations of images that are not there: 7 (the first is annotation"),
         (_box(image_id="2"), "line 1: 'annotations': 'image_id' is a whole number, not '2'"),
         (_box(id=1 << 64), "'annotations': 'id' is a whole number, not int"),
-        (_box(category_id=5), "image 2: annotation 1 has category 5, which is not there"),
-        (_box(bbox=[1, 2, 3]), "image 2: the 'bbox' of annotation 1 is not x, y, width and height"),
+        (_box(category_id=5), "id 2: annotation 1 has category 5, which is not there"),
+        (_box(bbox=[1, 2, 3]), "id 2: the 'bbox' of annotation 1 is not x, y, width and height"),
         (_box(bbox=[1, 2, "3", 4]), "the 'bbox' of annotation 1 is not"),
-        (_box(bbox=[1, 2, -3, 4]), "image 2: annotation 1: the box (1, 2, -3, 4) has no area"),
-        (_box(bbox=[1, 2, 3, 0]), "image 2: annotation 1: the box (1, 2, 3, 0) has no area"),
+        (
+            _box(bbox=[1, 2, -3, 4]),
+            "feature 'boxes': id 2, annotation 1: the box (1, 2, -3, 4) has no area",
+        ),
+        (
+            _box(bbox=[1, 2, 3, 0]),
+            "feature 'boxes': id 2, annotation 1: the box (1, 2, 3, 0) has no area",
+        ),
         (_box(bbox=[18, 2, 3, 4]), "annotation 1: the box (18, 2, 3, 4) exceeds the image"),
         (_box(id=2), "'annotations' has id 2 twice"),
-        (_image("images/gone.png"), "image 2: 'images/gone.png' is no file below"),
-        (_image("../secret.png"), "image 2: '../secret.png' is no file below"),
+        (_image("images/gone.png"), "id 2: 'images/gone.png' is no file below"),
+        (_image("../secret.png"), "id 2: '../secret.png' is no file below"),
         (_image("images/../../secret.png"), "is no file below"),
-        (_image("link.png"), "image 2: 'link.png' is no file below"),
+        (_image("link.png"), "id 2: 'link.png' is no file below"),
         (_image("images"), "'images' is no file below"),
         (_image("/etc/passwd"), "'/etc/passwd' is no file below"),
         (_image("file:///etc/passwd"), "'file:///etc/passwd' is no file below"),
-        (_image("a\0b"), "image 2: "),
-        (_image(None), "image 2: 'file_name' is not text"),
+        (_image("a\0b"), "id 2: "),
+        (_image(None), "id 2: 'file_name' is not text"),
         (lambda coco: coco.pop("images"), "not COCO: an object with 'images' and 'annotations'"),
         (lambda coco: coco.update(annotations={}), "'annotations' is not a list of objects"),
         (lambda coco: coco["images"].append({}), "'images': 'id' is a whole number, not NoneType"),

@@ -131,7 +131,9 @@ def test_what_is_no_box_is_refused_or_its_hull(
 ) -> None:
     features = Features({"boxes": Ragged("float32", (4,))})
     path = xml(tmp_path / "a.xml", image("a.png", shape))
-    with pytest.raises(ImportFileError, match=r"image 1: image 'a.png': shape 1 .* with --rotated"):
+    with pytest.raises(
+        ImportFileError, match=r"key 'cvat:7:a.png': 'a.png': shape 1 .* with --rotated"
+    ):
         fitting(cvat.read(path, features, None, {}))
     (row,) = cvat.read(path, features, None, {}, boxes="xyxy", rotated="hull")
     clipped = np.clip(hull, 0, [100, 50, 100, 50])
@@ -152,7 +154,7 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;&a;">]><annotations>
         ("<annotations><image>" + "<tag/>" * 200_001, "one image has over 200,000 elements"),
         ("<html/>", "no XML of CVAT: its element is 'html'"),
         ('<?xml version="1.0" encoding="nonsense"?><annotations/>', "nonsense|unknown encoding"),
-        (META + image("") + "</annotations>", "image 1: image '': it has no name"),
+        (META + image("") + "</annotations>", "image 1: '': it has no name"),
         (META + "<image name='a' width='x'/></annotations>", "its width and height are no whole"),
         (
             META + image("a", BOX.format("van", "")) + "</annotations>",
@@ -163,7 +165,7 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;&a;">]><annotations>
         (META + image("a", '<cuboid label="car"/>') + "</annotations>", "cuboid.* is not read"),
         (
             META + image("a", BOX.format("car", "").replace("50.0", "500")) + "</annotations>",
-            r"image 1: image 'a': shape 1 \(box\): the box .* exceeds the image",
+            r"'a', shape 1 \(box\): the box .* exceeds the image",
         ),
         (
             META + image("a", BOX.format("car", "").replace("50.0", "10")) + "</annotations>",
@@ -188,12 +190,14 @@ def test_a_file_of_cvat_that_is_wrong_is_refused(tmp_path: Path, content: str, r
 def test_nothing_of_a_file_with_a_fault_is_stored(cars: Dataset, street: Path) -> None:
     text = street.read_text().replace("</annotations>", image("c.png") + "</annotations>")
     street.write_text(text)
-    with pytest.raises(ImportFileError, match=r"image 3: image 'c.png': 'c.png' is no file below"):
+    with pytest.raises(
+        ImportFileError, match=r"key 'cvat:7:c.png': 'c.png': 'c.png' is no file below"
+    ):
         insert_file(cars, street)
     assert len(cars) == 0
     assert insert_file(cars, street, quarantine=True).inserted == 2
     (rejected,) = cars.inbox.refused()
-    assert "image 3: image 'c.png': 'c.png' is no file below" in str(rejected.error)
+    assert "key 'cvat:7:c.png': 'c.png': 'c.png' is no file below" in str(rejected.error)
 
 
 def test_a_long_file_is_read_as_a_stream(tmp_path: Path) -> None:

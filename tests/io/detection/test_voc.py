@@ -151,8 +151,11 @@ EXTERNAL = (
         (BOMB, "a document type or an entity is not accepted; remove the <!DOCTYPE"),
         (EXTERNAL, "a document type or an entity is not accepted"),
         ("<!DOCTYPE annotation><annotation/>", "a document type or an entity is not accepted"),
-        ("<annotation><object></annotation>", "line 1: not XML: mismatched tag at column 23"),
-        ("", "line 1: not XML: no element found at column 1"),
+        (
+            "<annotation><object></annotation>",
+            "line 1, key 'voc:VOC2012/b': not XML: mismatched tag at column 23",
+        ),
+        ("", "line 1, key 'voc:VOC2012/b': not XML: no element found at column 1"),
         ("<annotations/>", "no annotation of Pascal VOC: its element is 'annotations'"),
         ('<?xml version="1.0" encoding="x-none"?><annotation/>', "not XML"),
         (" " * (1 << 24) + "<annotation/>", "it has 16,777,229 bytes, over 16,777,216"),
@@ -178,7 +181,7 @@ def test_xml_that_is_no_annotation_is_refused(folder: Path, content: str, reason
 @pytest.mark.parametrize(
     ("corners", "reason"),
     [
-        ((5, 5, 4, 9), "b.xml: object 1: the box (4, 4, 4, 9) has no area within the image"),
+        ((5, 5, 4, 9), "b.xml, object 1: the box (4, 4, 4, 9) has no area within the image"),
         ((5, 9, 9, 5), "the box (4, 8, 9, 5) has no area within the image"),
         ((1, 1, 45, 5), "the box (0, 0, 45, 5) exceeds the image by over 1% of its side"),
         ((1, 1, "nan", 5), "the box (0, 0, nan, 5) is not finite"),

@@ -166,7 +166,9 @@ def test_keypoints_and_polygons_have_boxes(folder: Path) -> None:
 
 def test_four_corners_are_refused_or_taken_as_their_hull(folder: Path) -> None:
     write(folder, {"labels/train/a.txt": "0 0.5 0.1 0.9 0.5 0.5 0.9 0.1 0.5"})
-    with pytest.raises(ImportFileError, match=r"a\.txt, line 1: 9 columns .* --rotated hull"):
+    with pytest.raises(
+        ImportFileError, match=r"a\.txt, line 1, key .*: 9 columns .* --rotated hull"
+    ):
         read(folder)
     assert boxes(read(folder, rotated="hull")[0]) == [[0.1, 0.1, 0.9, 0.9]]
 
@@ -206,14 +208,16 @@ def test_a_label_that_cannot_be_is_named_with_its_file_and_line(
     write(folder, {"labels/train/b.txt": b"0 0.5 0.5 1 1\n" + given})
     with pytest.raises(ImportFileError) as caught:
         read(folder)
-    assert str(caught.value).startswith(f"{folder}/labels/train/b.txt, line 2: ")
+    assert str(caught.value).startswith(f"{folder}/labels/train/b.txt, line 2, key 'yolo:")
     assert reason in str(caught.value)
 
 
 def test_nothing_of_a_folder_with_a_fault_is_stored(reg: Registry, folder: Path) -> None:
     pets = reg.create("pets", SHAPES)
     write(folder, {"labels/val/c.txt": "0 0.5 0.5 1 0"})
-    with pytest.raises(ImportFileError, match=r"labels/val/c\.txt, line 1: .* has no area"):
+    with pytest.raises(
+        ImportFileError, match=r"labels/val/c\.txt, line 1, key .*, feature 'boxes': .* has no area"
+    ):
         insert_file(pets, folder)
     assert len(pets) == 0
 
@@ -313,7 +317,7 @@ def test_a_fault_is_quarantined_and_the_other_images_are_stored(
     assert insert_file(pets, folder, quarantine=True).inserted == 2
     (row,) = rejected_rows(pets, reg)
     assert row.key == "yolo:pets/images/train/a.jpg"
-    assert "labels/train/a.txt, line 2: class '7' is none of the 2 classes" in row.error
+    assert f"labels/train/a.txt, line 2, key {row.key!r}: class '7' is none of the 2" in row.error
 
 
 def test_images_of_a_folder_can_be_a_group(reg: Registry, folder: Path) -> None:
