@@ -104,12 +104,14 @@ def test_events_of_one_time_do_not_restore_a_sample(cars: Dataset) -> None:
     assert len(cars) == 0
 
 
+@pytest.mark.parametrize("length", [1, 100_000])  # a record that long is not read at first
 @pytest.mark.parametrize("order", [("good", "bad"), ("bad", "good")])
 def test_of_two_samples_of_one_time_the_greater_record_wins(
-    cars: Dataset, order: tuple[str, ...]
+    cars: Dataset, order: tuple[str, ...], length: int
 ) -> None:
+    task = {**TASK, "data": {"text": "x" * length}}
     for mood in order:
-        apply_event(cars, MAPPING, event(1, choice(mood)))
+        apply_event(cars, MAPPING, event(1, choice(mood)) | {"task": task})
     assert [MOODS[sample["mood"]] for sample in samples(cars).values()] == ["bad"]
 
 
