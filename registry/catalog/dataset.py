@@ -251,7 +251,8 @@ class Dataset:
         """Return the split of a key, or of a group; None if the dataset has no splits.
 
         Of a key that the dataset does not have, it is the split that the key would have in
-        ``group``, or by itself. Raises `InvalidSampleError` unless one of them is given.
+        ``group``, or by itself. A key that the dataset has keeps its own group, whatever ``group``
+        is. Raises `InvalidSampleError` unless one of them is given.
         """
         check_group(group)
         bucket = None

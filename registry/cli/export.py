@@ -13,9 +13,9 @@ from registry.catalog.registry import connect
 from registry.cli.base import AsJsonLines, Name, Url, app, parse_pairs
 from registry.cli.progress import progress
 from registry.cli.tables import printable
-from registry.io.detection.export_folder import FOLDER_FORMATS, export_folder
+from registry.io.detection.export_folder import export_folder
 from registry.io.export_file import export_file
-from registry.io.formats import WRITABLE
+from registry.io.formats import FOLDER_FORMATS, WRITABLE
 from registry.io.labeling.boxes import BOX_FORMATS, BoxFormat
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from registry.errors import ImportFileError, InvalidSampleError
-from registry.io.row import FileRow, line_key
+from registry.io.row import FileRow, export_hint, line_key
 from registry.io.row_media import is_named
 from registry.samples.codec import Codec
 from registry.samples.keys import check_groups
@@ -161,6 +161,8 @@ def _pack(
                 reason = f"{reason} (in this {unit} or one after it, up to {unit} {last})"
             else:
                 key = piece.keys[row]
+                if error.feature is None:
+                    reason += export_hint(piece.values[row], codec.features)
             problem = ImportFileError(
                 reason,
                 file=str(origin.path),

@@ -180,7 +180,9 @@ A Label Studio export is not one of them: it retracts samples, too, and is compa
 events. `registry.io.labeling.label_studio.export` imports it.
 """
 WRITABLE = [name for name, file_format in FORMATS.items() if file_format.writable]
-"""The names of the formats that can be exported."""
+"""The names of the formats of files that can be exported."""
+FOLDER_FORMATS = ("coco", "yolo")
+"""The names of the formats of folders that can be exported."""
 
 
 class ReadableFormat(NamedTuple):
@@ -233,7 +235,8 @@ def find_writer(path: Path, name: str | None = None, group: str | None = None) -
     chosen = name or next((each for each in WRITABLE if suffix in FORMATS[each].suffixes), None)
     if chosen not in WRITABLE:
         problem = f"suffix {suffix!r} names no format" if name is None else f"no format {name!r}"
-        reason = f"{problem} that can be written; choose one of {', '.join(WRITABLE)}"
+        reason = f"{problem} that can be written; choose one of {', '.join(WRITABLE)}, or "
+        reason += f"a folder by --format {' or '.join(FOLDER_FORMATS)}"
         raise ExportFileError(reason, file=str(path))
     try:
         writer = FORMATS[chosen].load().writer

@@ -162,7 +162,10 @@ class MediaReader:
             try:
                 return from_base64(text)
             except ValueError as error:
-                raise ValueError(f"{error}; a file is read only from below a --root") from None
+                way = "a file is read only from below a --root"
+                # Base64 has no dot.
+                reason = f"{way}, and none is given; {error}" if "." in text else f"{error}; {way}"
+                raise ValueError(reason) from None
         for path in _paths(text, scheme):
             if (content := read_below(path, self.roots, text)) is not None:
                 return content

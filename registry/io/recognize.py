@@ -5,6 +5,7 @@ Only the beginning of a file, or the names in a folder and one of its files, are
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -54,6 +55,8 @@ def _json_format(path: Path) -> str:
         for element in islice(elements(path), 1):
             return _element_format(element.value)
         return "json"
+    if _is_json_lines(start):
+        raise ImportFileError("it looks like JSON Lines: say --format jsonl", file=str(path))
     names = [*_names(start.decode(errors="replace"))]
     known = {*names}
     if "shapes" in known and known & {"imagePath", "imageData", "imageHeight", "version"}:
@@ -64,7 +67,7 @@ def _json_format(path: Path) -> str:
         return "coco"
     if known & {"annotations", "annotation_id"}:
         return _element_format({name: [] for name in names})
-    has = ", ".join(map(repr, names[:5])) or "no properties"
+    has = ", ".join(map(repr, [*dict.fromkeys(names)][:5])) or "no properties"
     raise ImportFileError(
         f"an object with {has} is not recognized: COCO has 'images' and 'annotations', and LabelMe "
         "'shapes'; Label Studio, Argilla, doccano and plain samples are arrays. Say --format",
@@ -101,6 +104,17 @@ def _are_doccanos(labels: list[list[Any]]) -> bool:
         for label in labels
         for each in label
     ) and any(labels)
+
+
+def _is_json_lines(start: bytes) -> bool:
+    """Return whether a text begins with a line that is one object, and a second one."""
+    first, _, rest = start.lstrip().partition(b"\n")
+    if rest.lstrip()[:1] != b"{":
+        return False
+    try:
+        return isinstance(json.loads(first), dict)
+    except ValueError:
+        return False
 
 
 def _names(text: str) -> Iterator[str]:
@@ -148,6 +162,8 @@ def _folder_format(path: Path) -> str:
     if is_voc(path):
         return "voc"
     files = [*islice((each for each in path.rglob("*") if each.name[:1] != "."), _LISTED)]
+    if not files:
+        raise ImportFileError("the folder is empty", file=str(path))
     by_suffix: dict[str, Path] = {}
     for each in files:
         by_suffix.setdefault(_suffix(each), each)

@@ -94,6 +94,15 @@ def as_group(value: Any, path: str) -> str | None:
     return None if value is None else as_key(value, path, "group")
 
 
+def export_hint(unknown: Iterable[object], features: Features) -> str:
+    """Return how to read the keys and groups of an own export, "" if nothing is named so."""
+    names = {*unknown}
+    options = [
+        f"--{name} {name}" for name in ("key", "group") if name in names and name not in features
+    ]
+    return f"; the columns of an own export are read by {' '.join(options)}" if options else ""
+
+
 def columns_of(
     header: Iterable[str],
     features: Features,
@@ -117,7 +126,9 @@ def columns_of(
     problems += [f"{name!r} twice" for name in dict.fromkeys(names) if names.count(name) > 1]
     if problems:
         known = ", ".join(map(repr, features))
-        raise ValueError(f"header: {', '.join(problems)}; the features are {known}")
+        unknown = [] if mapping else [name for name in names if name not in needed]
+        hint = export_hint(unknown, features)
+        raise ValueError(f"header: {', '.join(problems)}; the features are {known}{hint}")
     return columns
 
 

@@ -140,7 +140,10 @@ def excerpt(text: str) -> str:
 
 def describe(value: object) -> str:
     """Return a JSON value for a message: a text as its excerpt, another value by its type."""
-    return excerpt(value) if isinstance(value, str) else f"a {type(value).__name__}"
+    if isinstance(value, str):
+        return excerpt(value)
+    names = {type(None): "null", int: "an int"}
+    return names.get(type(value)) or f"a {type(value).__name__}"
 
 
 def _from_text(feature: Feature, text: str) -> Any:

@@ -76,7 +76,9 @@ class Authenticator:
             # keeps guessing.
             self._failures.take(address)
             raise Problem(
-                401, "send 'Authorization: Bearer TOKEN'; `registry token create` makes one"
+                401,
+                "send 'Authorization: Bearer TOKEN', or 'Token TOKEN'; "
+                "`registry token create` makes one",
             )
         # By the token's id, not by the address: clients behind one proxy have one address.
         self._requests.take(token.id)

@@ -207,6 +207,16 @@ def test_a_missing_value_of_any_library_is_no_group(groups: Any) -> None:
         assert batch.groups == ["7"] * (len(batch.keys) - 1) + [None]
 
 
+def test_a_column_that_is_not_there_is_named() -> None:
+    codec = Codec(Features({"x": Tensor("int8")}))
+    for data in ({"x": [1, 2]}, pd.DataFrame({"x": [1, 2]}), pa.table({"x": [1, 2]})):
+        for what in ("keys", "groups"):
+            named = {"keys": None, "groups": None, what: "nosuch"}
+            reason = f"no column is named 'nosuch' for the {what}; there are 'x'"
+            with pytest.raises(InvalidSampleError, match=reason):
+                list(insertions(codec, data, named["keys"], None, named["groups"]))
+
+
 @pytest.mark.parametrize("groups", [pd.Series([1.5, None]), [1.0, None], pd.Series([True, None])])
 def test_other_groups_are_refused(groups: Any) -> None:
     codec = Codec(Features({"x": Tensor("int8")}))

@@ -31,7 +31,7 @@ def test_a_suffix_selects_a_format(name: str, file_format: str) -> None:
 
 def test_a_folder_is_one_of_images_whatever_its_name(tmp_path: Path) -> None:
     folder = tmp_path / "photos.csv"
-    folder.mkdir()
+    (folder / "cats").mkdir(parents=True)
     assert find_reader(folder).file_format is FORMATS["images"]
 
 

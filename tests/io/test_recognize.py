@@ -87,7 +87,6 @@ def test_damaged_files_are_read_or_refused(
         ({"1.json": WHOLE["labelme.json"], "1.png": b""}, "labelme"),
         ({"annotations.xml": XML, "images/a.png": b""}, "cvat"),
         ({"meta.json": b'{"version": 3}', "cats/1.png": b""}, "images"),
-        ({}, "images"),
     ],
 )
 def test_a_folder_is_recognized_by_its_files(

@@ -148,7 +148,9 @@ def test_a_group_is_checked_as_a_key_is(labels: Dataset, group: object, reason: 
     assert error.reason.startswith(reason[:14])
     with pytest.raises(InvalidSampleError, match="1 groups were given for 2 samples"):
         labels.insert({"label": [1, 1]}, groups=["a"])
-    with pytest.raises(InvalidSampleError, match="groups is one str"):
+    with pytest.raises(
+        InvalidSampleError, match="no column is named 'ab' for the groups; there are 'label'"
+    ):
         labels.insert({"label": [1, 1]}, groups="ab")
     assert labels.head.position == 0
 

@@ -24,9 +24,6 @@ from registry.io.live_samples import Samples, live_samples
 from registry.samples.splits import Interval, buckets
 from registry.samples.text import path_problem
 
-FOLDER_FORMATS = ("coco", "yolo")
-"""The formats that are exported as a folder."""
-
 Progress = Callable[[int, int], None]
 
 

@@ -19,6 +19,7 @@ from registry.samples.json_codec import excerpt, parse_json
 Convert = Callable[[str], Any]
 
 _SHOWN_CELLS = 5
+_OTHER_DELIMITERS = (";", "\t", "|")
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -76,6 +77,9 @@ def _refuse_missing_header(
         columns = ", ".join(repr(name) for name in expected if name is not None)
         has = ", ".join(map(excerpt, cells[:_SHOWN_CELLS])) + ("…" if cells[_SHOWN_CELLS:] else "")
         reason = f"the first line must name the columns {columns}; it has {has}"
+        delimiters = [each for each in _OTHER_DELIMITERS if each in cells[0]]
+        if len(cells) == 1 and delimiters:
+            reason += f"; columns are separated by commas, and not by {delimiters[0]!r}"
         raise ImportFileError(reason, file=str(path), line=line)
 
 

@@ -27,7 +27,7 @@ from registry.io.live_samples import Samples
 from registry.io.row import FieldMapping, FileRow, as_group, as_key, value_at
 from registry.io.row_media import unnamed
 from registry.samples.features import ClassLabel, Features, Text
-from registry.samples.json_codec import from_fields, parse_json, to_fields
+from registry.samples.json_codec import describe, from_fields, parse_json, to_fields
 
 # A translation table that turns each ASCII digit into "0", so that `_LONG` finds a run of digits.
 _ZEROS = bytes(ord("0") if chr(code).isdecimal() and code < 128 else code for code in range(256))
@@ -75,8 +75,7 @@ def read_array(
     selector = _Selector(path, features, key, mapping, group, unit="element")
     for number, element in enumerate(elements(path), start=1):
         if not isinstance(element.value, dict):
-            kind = type(element.value).__name__
-            reason = f"not a JSON object but a {kind}"
+            reason = f"not a JSON object but {describe(element.value)}"
             error = ImportFileError(reason, file=str(path), line=number, unit="element")
             yield FileRow(number, {}, None, b"", error)
             continue

@@ -229,5 +229,5 @@ def _uuid(value: Any, what: str) -> str:
 
 def _object(value: Any, what: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise InvalidSampleError(f"{what} is an object, not a {type(value).__name__}")
+        raise InvalidSampleError(f"{what} is an object, not {describe(value)}")
     return value

@@ -9,7 +9,7 @@ from typing import Any
 from registry.io.labeling.tool_lines import ToolFile
 from registry.io.row import FieldMapping, FileRow
 from registry.samples.features import Features
-from registry.samples.json_codec import excerpt
+from registry.samples.json_codec import describe, excerpt
 
 _KEY_PARTS = ("prodigy", "_input_hash", "_task_hash", "_annotator_id")
 
@@ -61,7 +61,7 @@ def _fields(task: dict[str, Any]) -> dict[str, Any]:
 
 def _span(span: Any) -> Any:
     if not isinstance(span, dict):
-        raise ValueError(f"a span is an object, not a {type(span).__name__}")  # noqa: TRY004
+        raise ValueError(f"a span is an object, not {describe(span)}")  # noqa: TRY004
     # As a region of Label Studio has its labels, so that both are converted alike.
     others = {name: value for name, value in span.items() if name != "label"}
     return {**others, "labels": [span.get("label")]}

@@ -23,7 +23,7 @@ from registry.io.labeling.paths import split_path
 from registry.io.row import FieldMapping, FileRow, as_group, as_key, fingerprint, value_at
 from registry.io.row_media import unnamed
 from registry.samples.features import ClassLabel, Feature, Features, Ragged, Text
-from registry.samples.json_codec import excerpt, from_fields
+from registry.samples.json_codec import describe, excerpt, from_fields
 
 FieldsOf = Callable[[dict[str, Any]], Mapping[str, Any] | None]
 """Converts a tool's object to fields, or returns None if it is no sample."""
@@ -142,8 +142,7 @@ def objects(path: Path) -> Iterator[ToolObject]:
     if beginning(path, 1 << 10).lstrip()[:1] == b"[":
         for element in elements(path):
             if not isinstance(element.value, dict):
-                kind = type(element.value).__name__
-                reason = f"an element of the array is an object, not a {kind}"
+                reason = f"an element of the array is an object, not {describe(element.value)}"
                 error = ImportFileError(reason, file=str(path), line=element.line)
                 yield ToolObject(element.line, {}, b"", error)
                 continue

@@ -104,6 +104,8 @@ def insertion(
         raise InvalidSampleError(refusal(data))
     columns = isinstance(data, Mapping)
     if isinstance(data, Mapping):
+        _check_column(data, keys, "keys")
+        _check_column(data, groups, "groups")
         named_columns = {each for each in (keys, groups) if isinstance(each, str) and each in data}
         keys, groups = _column(data, keys), _column(data, groups)
         unused = named_columns - {*codec.features}
@@ -124,6 +126,15 @@ def insertion(
         fresh=named is None,
         groups=grouped,
     )
+
+
+def _check_column(data: Mapping[str, Any], values: Any, what: str) -> None:
+    """Raise `InvalidSampleError` for the name of a column that is not there."""
+    if isinstance(values, str) and values not in data:
+        columns = ", ".join(map(repr, data))
+        raise InvalidSampleError(
+            f"no column is named {values!r} for the {what}; there are {columns}"
+        )
 
 
 def _column(data: Mapping[str, Any], values: Any) -> Any:

@@ -293,7 +293,7 @@ def test_the_hull_of_a_circle_is_its_square(tmp_path: Path) -> None:
     [
         ([], "not a JSON object"),
         ({"images": []}, "it is no file of LabelMe"),
-        (labeled(shapes=[3]), "shape 1 is an object, not a int"),
+        (labeled(shapes=[3]), "shape 1 is an object, not an int"),
         (labeled(shapes=[{"label": "x", "points": [[1, "2"]]}]), "the points of shape 1 .polygon."),
         (labeled(shapes=[{"points": [[1, 2]]}]), "shape 1 .polygon. has no label"),
         (labeled(shapes=[{"label": "x", "shape_type": "star"}]), "no known type: 'star'"),

@@ -179,7 +179,9 @@ def test_boxes_and_polygons_of_doccano_are_those_of_the_image(
         "doccano:5": {"image": png(100, 50), "boxes": [[0.1, 0.1, 0.5, 0.5]], "kinds": [1]}
     }
     options = {"unlabelled": "empty"}
-    with pytest.raises(ImportFileError, match=r"image 2: document 6: 'gone.png' is no file below"):
+    with pytest.raises(
+        ImportFileError, match=r"key 'doccano:6': document 6: 'gone.png' is no file below"
+    ):
         insert_file(dataset, path, form="doccano", mapping=mapping, options=options)
     lines(path, [{"id": 7, "filename": "cat.png", "segmentation": [polygon]}])
     (row,) = read("doccano", path, {"polygons": Text()})

@@ -135,7 +135,7 @@ def test_doccanos_span_labels_are_classes(tmp_path: Path) -> None:
     [
         ("prodigy", '{"text": "t"}', "line 2: there is no '_input_hash'"),
         ("prodigy", '{"answer": "maybe"}', "'answer' is accept, reject or ignore, not 'maybe'"),
-        ("prodigy", '{"spans": [1]}', "a span is an object, not a int"),
+        ("prodigy", '{"spans": [1]}', "a span is an object, not an int"),
         ("prodigy", '{"_input_hash": 1, "_task_hash": 2}', "feature 'text': there is no 'text'"),
         ("prodigy", "[]", "line 2: not a JSON object; each line holds one whole object"),
         ("doccano", '{"id": 1}', "line 2, key 'doccano:1', feature 'text': there is"),
