@@ -281,7 +281,17 @@ def test_the_commands_drain_list_retry_and_discard(
     assert (row["key"], row["action"]) == ("bad", "insert")
     assert "missing 'image'" in run("inbox", "ls", "digits")
     assert run("inbox", "retry", "digits", str(row["id"])).startswith("1 tried again: ")
-    assert run("inbox", "discard", "digits") == "1 removed\n"
+    with reg.engine.begin() as connection:
+        put(connection, digits, "empty", {})
+        put(connection, digits, "outdated", {"label": 1})
+        connection.execute(update(models.InboxRow).values(created_at=datetime.now(UTC) - MONTH))
+    digits.inbox.drain()
+    digits.insert([digit(2)], keys=["outdated"])
+    said = run("inbox", "retry", "digits")
+    assert said.startswith("1 tried again: ")
+    assert "note: 1 without fields not tried" in said
+    assert "note: 1 not tried, as the sample was changed after the row was rejected" in said
+    assert run("inbox", "discard", "digits") == "3 removed\n"
     assert run("drain", "digits") == "digits: 0 moved\n"
 
 

@@ -234,21 +234,27 @@ def test_rows_are_listed_by_id_in_pages_that_are_bounded(
     assert [row.source for row in animals.inbox.rows(0, 100, "x%")] == ["x%"] * 3
 
 
-def test_the_rejected_rows_of_a_key_are_found_by_an_index(reg: Registry, animals: Dataset) -> None:
-    columns = "(dataset_id, key, action, error)"
-    values = [{"id": animals.id, "key": f"k{n}"} for n in range(2000)]
-    # No index of PostgreSQL holds this one.
-    values += [{"id": animals.id, "key": "".join(map(chr, range(1000, 9000)))}]
+def plans_of(reg: Registry, part: str) -> list[str]:
+    """Return a list that takes the plan of the next statement that has this part."""
     plans: list[str] = []
 
     @event.listens_for(reg.engine, "before_cursor_execute", retval=True)
     def explain(_1: Any, cursor: Any, statement: str, parameters: Any, *_2: Any) -> tuple[Any, Any]:
-        if "length(inbox.key)" in statement and not plans:
+        if part in statement and not plans:
             how = "EXPLAIN QUERY PLAN" if reg.engine.dialect.name == "sqlite" else "EXPLAIN"
             cursor.execute(f"{how} {statement}", parameters)
             plans.extend(map(str, cursor.fetchall()))
         return statement, parameters
 
+    return plans
+
+
+def test_the_rejected_rows_of_a_key_are_found_by_an_index(reg: Registry, animals: Dataset) -> None:
+    columns = "(dataset_id, key, action, error)"
+    values = [{"id": animals.id, "key": f"k{n}"} for n in range(2000)]
+    # No index of PostgreSQL holds this one.
+    values += [{"id": animals.id, "key": "".join(map(chr, range(1000, 9000)))}]
+    plans = plans_of(reg, "length(inbox.key)")
     with reg.engine.begin() as connection:
         statement = f"INSERT INTO inbox {columns} VALUES (:id, :key, 'insert', 'a reason')"
         connection.execute(text(statement), values)
@@ -256,3 +262,15 @@ def test_the_rejected_rows_of_a_key_are_found_by_an_index(reg: Registry, animals
     animals.apply([[Change("k7", GOOD)]])
     assert "ix_inbox_rejected_key" in "".join(plans)
     assert len(animals.inbox.refused()) == 2000
+
+
+def test_a_retry_searches_newer_samples_by_an_index(reg: Registry, animals: Dataset) -> None:
+    animals.insert([GOOD] * 2000, keys=[f"k{n}" for n in range(2000)])
+    plans = plans_of(reg, "samples.created_at")
+    with reg.engine.begin() as connection:
+        put(connection, animals, "k7", BAD)
+    animals.inbox.drain()
+    with reg.engine.begin() as connection:
+        connection.execute(text("ANALYZE samples"))
+    animals.inbox.retry()
+    assert "ix_samples_key" in "".join(plans)
