@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import inspect, text
 
 import registry
-from registry import ClassLabel, Dataset, Registry, Text
+from registry import ClassLabel, Dataset, Ragged, Registry, Text
 from registry.io.labeling import mapping_store as mappings
 from registry.samples.features import Feature
 from registry.server import tokens
@@ -460,3 +460,22 @@ def _dump(reg: Registry) -> str:
         return "".join(
             str(connection.execute(text(f'SELECT * FROM "{name}"')).all()) for name in names
         )
+
+
+def test_rotated_boxes_are_rejected_or_taken_as_their_hull_as_was_set(
+    url: str, reg: Registry
+) -> None:
+    cars = reg.create("digits", {"boxes": Ragged("float32", (4,))})
+    value = {"x": 50, "y": 50, "width": 20, "height": 10, "rotation": 90}
+    box = {"from_name": "box", "type": "rectanglelabels", "value": {**value, "rectanglelabels": []}}
+    sizes = {"original_width": 100, "original_height": 100}
+    command = ("webhook", "digits", "label-studio", "--map", "boxes=result.box.rel_xyxy")
+    with client(reg) as http:
+        for minute, rotated in enumerate(("refuse", "hull")):
+            run(*command, "--rotated", rotated, url=url)
+            sent = event("ANNOTATION_UPDATED", minute=minute, result=[{**box, **sizes}])
+            status = http.post(STUDIO, json=sent).json()["status"]
+            assert status == ("applied" if rotated == "hull" else "quarantined")
+    # Turned by 90 degrees around its left upper corner.
+    boxes = cars.get("label-studio:3:5")["boxes"]
+    assert boxes.tolist() == [pytest.approx([0.4, 0.5, 0.5, 0.7])]
