@@ -140,8 +140,11 @@ def excerpt(text: str) -> str:
 
 def describe(value: object) -> str:
     """Return a JSON value for a message: a text as its excerpt, another value by its type."""
-    if isinstance(value, str):
-        return excerpt(value)
+    return excerpt(value) if isinstance(value, str) else type_name(value)
+
+
+def type_name(value: object) -> str:
+    """Return the type of a JSON value for a message, without its content, which may be secret."""
     names = {type(None): "null", int: "an int"}
     return names.get(type(value)) or f"a {type(value).__name__}"
 

@@ -52,7 +52,7 @@ from registry.io.labeling.convert import AnnotationConverter
 from registry.io.labeling.rules import Rules, consensus_of, parse_mapping
 from registry.io.media import MediaReader
 from registry.samples.features import Features
-from registry.samples.json_codec import describe, excerpt
+from registry.samples.json_codec import describe, excerpt, type_name
 from registry.storage.log.changes import Change
 
 TOOL = "argilla"
@@ -229,5 +229,5 @@ def _uuid(value: Any, what: str) -> str:
 
 def _object(value: Any, what: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise InvalidSampleError(f"{what} is an object, not {describe(value)}")
+        raise InvalidSampleError(f"{what} is an object, not {type_name(value)}")
     return value

@@ -212,7 +212,7 @@ def test_a_path_that_leads_nowhere_is_quarantined_with_the_reason(
         (("data", "record", "id"), "7", "the record's id is a UUID, not '7'"),
         (("data", "status"), "lost", "response 0d5.*: the status is submitted.*, not 'lost'"),
         (("data", "values"), [1], "'values' is an object, not a list"),
-        (("data", "values", "mood"), "good", "the value of 'mood' is an object, not 'good'"),
+        (("data", "values", "mood"), "good", "the value of 'mood' is an object, not a str"),
         (("data", "updated_at"), "now", "updated_at is a time such as .*, not 'now'"),
         (("type",), None, "an event has a 'type', such as response.created"),
         (("data",), [], "an event's data is an object, not a list"),

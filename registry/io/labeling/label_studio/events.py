@@ -24,7 +24,7 @@ from registry.io.labeling.label_studio.annotations import (
     project_id,
     whole_id,
 )
-from registry.samples.json_codec import describe, excerpt
+from registry.samples.json_codec import excerpt, type_name
 
 _ACTION = re.compile(r"(?:(ANNOTATION|TASK)S?_(CREATED|UPDATED|DELETED))|(PROJECT)S?_(DELETED)")
 
@@ -36,7 +36,7 @@ def parse_event(event: Any) -> list[Annotation] | Removal:
     payload, and `InvalidSampleError` for one that cannot be read.
     """
     if not isinstance(event, Mapping):
-        raise InvalidSampleError(f"an event is a JSON object, not {describe(event)}")
+        raise InvalidSampleError(f"an event is a JSON object, not {type_name(event)}")
     action = event.get("action")
     if not isinstance(action, str):
         raise InvalidSampleError("an event has an 'action', such as ANNOTATION_CREATED")

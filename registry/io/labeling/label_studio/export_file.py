@@ -13,7 +13,7 @@ from registry.io.files.json_array import Element, elements
 from registry.io.labeling.annotation import Annotation
 from registry.io.labeling.label_studio.annotations import parse_full, parse_minimal, time_of_task
 from registry.io.labeling.retraction import ProjectContent
-from registry.samples.json_codec import describe
+from registry.samples.json_codec import type_name
 
 BATCH_ROWS = 2048
 BATCH_SIZE = 16 << 20
@@ -134,7 +134,7 @@ def _tasks(
 def _task(element: Element, given: int | None) -> ExportedTask:
     parsed = element.value
     if not isinstance(parsed, Mapping):
-        raise InvalidSampleError(f"a task is an object, not {describe(parsed)}")
+        raise InvalidSampleError(f"a task is an object, not {type_name(parsed)}")
     if "annotation_id" in parsed:
         is_empty = parsed["annotation_id"] is None  # a task that nobody has annotated
         annotations = [] if is_empty else [parse_minimal(parsed, _given_project(given))]
@@ -146,7 +146,7 @@ def _task(element: Element, given: int | None) -> ExportedTask:
         )
     listed = parsed.get("annotations")
     if not isinstance(listed, list | None):
-        raise InvalidSampleError(f"'annotations' is a list, not {describe(listed)}")
+        raise InvalidSampleError(f"'annotations' is a list, not {type_name(listed)}")
     project = parsed.get("project", given)
     return ExportedTask(
         element.line,
