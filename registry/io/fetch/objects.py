@@ -55,7 +55,7 @@ class ObjectReader:
             raise ValueError(f"{shown}: the credentials do not allow to read it") from None
         except ValueError:
             raise
-        # Each store raises errors of its own library, whose texts may quote credentials.
+        # Each store has another library, whose errors may quote credentials.
         except Exception as error:  # noqa: BLE001  # and each is a reason not to store the sample
             raise ValueError(f"{shown} cannot be fetched ({type(error).__name__})") from None
         if len(content) != size:

@@ -83,7 +83,7 @@ class _Reader:
             group = None
             if self.group is not None:
                 group = as_group(value_at(fields, self.group), self.group)
-            # Without marks of documents, a sentence is a group of its own.
+            # Without marks of documents, each sentence has another group.
             default = f"conll:{encodable_name(self.path)}:{document}" if document >= 0 else None
             values = select_values(self.features, self.mapping, fields)
             return FileRow(line, values, row_key, raw, group=group, default_group=default)

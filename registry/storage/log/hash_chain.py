@@ -6,8 +6,8 @@ bytes, ``supersedes`` a little-endian int64 (-1 for none), ``bucket`` a little-e
 equal logs up to it, in whatever database they are stored. A row keeps its value when its record is
 erased: the value itself can no longer be computed, but those after it can.
 
-A key's bucket is the BLAKE2b digest of two bytes of its group's UTF-8 form, or of its own if it has
-no group, read as little-endian.
+A key's bucket is a BLAKE2b digest of two bytes, read as little-endian: that of the UTF-8 form of
+its group or, without a group, of the key.
 
 BLAKE2 is specified in RFC 7693.
 """

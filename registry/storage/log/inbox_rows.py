@@ -90,7 +90,7 @@ def _sizes(
 
 
 def _size(dialect: str) -> ColumnElement[int | None]:
-    """Return the bytes of a row's fields as text; NULL without fields, or if it cannot be told."""
+    """Return the bytes of a row's fields as text; NULL if there are none, or it is unknown."""
     text: Cast[Any] = raw(InboxRow.fields, dialect)
     if dialect != "postgresql":
         return func.length(text, type_=Integer)

@@ -19,6 +19,7 @@ from registry.io.formats import find_reader
 from registry.io.import_file import insert_file
 from registry.io.row import FileRow
 from registry.samples.features import Feature, Features
+from tests.support.file_rows import fitting
 from tests.support.image_files import PNG, photo
 
 SHAPES: dict[str, Feature] = {
@@ -37,11 +38,7 @@ def read(
     **options: Any,
 ) -> list[FileRow]:
     reader = find_reader(path, "coco", options)
-    rows = list(reader.read(path, Features(features), key, mapping or {}))
-    for row in rows:
-        if row.error is not None:
-            raise row.error
-    return rows
+    return fitting(reader.read(path, Features(features), key, mapping or {}))
 
 
 def boxes(value: Any) -> list[list[float]]:

@@ -14,6 +14,7 @@ from registry.io.formats import find_reader, format_of
 from registry.io.import_file import insert_file
 from registry.io.row import FileRow
 from registry.samples.features import Feature, Features
+from tests.support.file_rows import fitting
 from tests.support.image_files import photo, png
 from tests.support.labeling_events import rejected_rows
 
@@ -54,11 +55,7 @@ def read(
     **options: Any,
 ) -> list[FileRow]:
     reader = find_reader(path, "yolo", options)
-    rows = list(reader.read(path, Features(features), None, mapping or {}))
-    for row in rows:
-        if row.error is not None:
-            raise row.error
-    return rows
+    return fitting(reader.read(path, Features(features), None, mapping or {}))
 
 
 def boxes(row: FileRow) -> list[list[float]]:
