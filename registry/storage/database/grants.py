@@ -25,16 +25,29 @@ user is a tool that inserts by plain SQL; a server serves HTTP and drains the in
 Rights = Mapping[str, tuple[str, ...]]
 """Privileges by table, as GRANT takes them: "INSERT (a, b)" is limited to these columns."""
 
-LOG = (VERSION_TABLE, "datasets", "heads", "samples", "erasures", "inbox", "runs", "epochs")
+LOG = (
+    *(VERSION_TABLE, "datasets", "schemas", "heads", "samples", "erasures", "inbox"),
+    *("tags", "runs", "epochs"),
+)
 """The tables that readers, writers and servers may read."""
 PRIVATE = ("tool_annotations", "webhooks", "deliveries", "tokens")
 """The tables that only the server uses."""
 
 READER: Rights = {
     **dict.fromkeys(LOG, ("SELECT",)),
-    "runs": ("SELECT", "INSERT (dataset_id, name, seed, split, policy)", "UPDATE (consumed)"),
-    "epochs": ("SELECT", "INSERT (run_id, number, since, watermark, chain, size, start)"),
+    "runs": (
+        "SELECT",
+        "INSERT (dataset_id, name, seed, split, policy, conditions, watermark, chain, schema)",
+        "UPDATE (consumed)",
+    ),
+    "epochs": (
+        "SELECT",
+        "INSERT (run_id, number, since, watermark, chain, size, start, schema, older)",
+    ),
 }
+_SAMPLE_COLUMNS = (
+    "dataset_id, position, bucket, record, chain, supersedes, source, key, group_key, live"
+)
 _INTO_INBOX = "INSERT (dataset_id, key, fields, action, source, group_key)"
 WRITER: Rights = {
     **dict.fromkeys(LOG, ("SELECT",)),
@@ -42,13 +55,20 @@ WRITER: Rights = {
     "heads": (
         "SELECT",
         "INSERT (dataset_id, chain)",
-        "UPDATE (position, live, chain, updated_at)",
+        "UPDATE (position, live, chain, updated_at, schema)",
     ),
     "samples": (
         "SELECT",
-        "INSERT (dataset_id, position, bucket, record, chain, supersedes, source, key, group_key)",
+        f"INSERT ({_SAMPLE_COLUMNS})",
     ),
     "inbox": ("SELECT", _INTO_INBOX),
+    "schemas": ("SELECT", "INSERT (dataset_id, number, since, features)"),
+    "tags": (
+        "SELECT",
+        "INSERT (dataset_id, name, position, chain, schema, live, note)",
+        "UPDATE (position, chain, schema, live, note, created_at)",
+        "DELETE",
+    ),
 }
 INBOX: Rights = {"datasets": ("SELECT (id, name)",), "inbox": (_INTO_INBOX,)}
 SERVER: Rights = {

@@ -11,7 +11,7 @@ from registry.storage.database.fork_safety import ThreadLock
 from registry.storage.database.transactions import read, reading
 from registry.storage.database.url import masked
 
-REVISION = "0008"
+REVISION = "0009"
 """The revision that this version of the package reads and writes; revisions sort as text."""
 VERSION_TABLE = "registry_alembic_version"
 _one_at_a_time = ThreadLock()

@@ -16,7 +16,13 @@ changes to `samples`. Times are timezone-aware, in UTC.
 """
 
 from registry.storage.database.models.base import Base, UtcDateTime, metadata
-from registry.storage.database.models.datasets import NOT_DROPPED, DatasetRow, HeadRow
+from registry.storage.database.models.datasets import (
+    NOT_DROPPED,
+    DatasetRow,
+    HeadRow,
+    SchemaRow,
+    TagRow,
+)
 from registry.storage.database.models.inbox import InboxRow
 from registry.storage.database.models.runs import EpochRow, RunRow
 from registry.storage.database.models.samples import ErasureRow, SampleRow
@@ -38,6 +44,8 @@ __all__ = [
     "InboxRow",
     "RunRow",
     "SampleRow",
+    "SchemaRow",
+    "TagRow",
     "TokenRow",
     "ToolAnnotationRow",
     "UtcDateTime",

@@ -8,7 +8,14 @@ from typing import Any
 from sqlalchemy import BigInteger, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from registry.storage.database.models.base import Base, Count, DatasetKey, Now
+from registry.storage.database.models.base import (
+    Base,
+    Count,
+    DatasetKey,
+    Key,
+    Now,
+    Position,
+)
 
 
 class DatasetRow(Base):
@@ -70,5 +77,35 @@ class HeadRow(Base):
     updated_at: Mapped[Now]
     erased: Mapped[Count]
     """Number of this dataset's rows in `ErasureRow`."""
+    schema: Mapped[int] = mapped_column(server_default="0")
+    """Number of the schema in force, one of the dataset's in `SchemaRow`."""
 
     __table_args__ = ({"postgresql_with": {"fillfactor": 10}},)
+
+
+class SchemaRow(Base):
+    """A set of features that a dataset has had, in force from position ``since`` on."""
+
+    __tablename__ = "schemas"
+
+    dataset_id: Mapped[DatasetKey]
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    since: Mapped[Position]
+    features: Mapped[dict[str, Any]]
+    created_at: Mapped[Now]
+
+
+class TagRow(Base):
+    """A name for a version of a dataset."""
+
+    __tablename__ = "tags"
+
+    dataset_id: Mapped[DatasetKey]
+    name: Mapped[Key] = mapped_column(primary_key=True)
+    position: Mapped[Position]
+    chain: Mapped[bytes]
+    schema: Mapped[int]
+    live: Mapped[Position]
+    """Number of live samples of the version."""
+    created_at: Mapped[Now]
+    note: Mapped[str] = mapped_column(server_default=text("''"))

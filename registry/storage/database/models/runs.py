@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ForeignKey, PrimaryKeyConstraint, UniqueConstraint
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, ForeignKey, PrimaryKeyConstraint, UniqueConstraint
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Mapped, mapped_column
 
 from registry.storage.database.models.base import Base, Count, DatasetId, Now, Position
@@ -21,6 +24,14 @@ class RunRow(Base):
     policy: Mapped[str]
     consumed: Mapped[Count]
     created_at: Mapped[Now]
+    conditions: Mapped[dict[str, Any] | None] = mapped_column(
+        JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+    )
+    """What the run's samples have in common, as JSON; NULL if it takes all of its split."""
+    watermark: Mapped[int | None] = mapped_column(BigInteger)
+    """Where the log ends for a run on a version, with its chain and schema; NULL for others."""
+    chain: Mapped[bytes | None]
+    schema: Mapped[int | None]
 
     __table_args__ = (UniqueConstraint("dataset_id", "name"),)
 
@@ -41,5 +52,8 @@ class EpochRow(Base):
     size: Mapped[Position]
     start: Mapped[Position]
     pinned_at: Mapped[Now]
+    schema: Mapped[int] = mapped_column(server_default="0")
+    older: Mapped[int | None] = mapped_column(BigInteger)
+    """Number of older samples that a replay of a run with conditions draws from."""
 
     __table_args__ = (PrimaryKeyConstraint("run_id", "number"),)
