@@ -9,6 +9,7 @@ feature is variable, a page of records becomes arrays by one ``np.frombuffer``.
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from functools import cached_property
 from struct import Struct
 from typing import Any
 
@@ -21,6 +22,7 @@ from registry.samples.features import (
     LARGEST_RECORD,
     Bytes,
     ClassLabel,
+    Feature,
     Features,
     FixedFeature,
     Image,
@@ -33,10 +35,14 @@ Column = npt.NDArray[Any]
 
 
 class Codec:
-    """Encodes samples of the given features to records and decodes them. Thread-safe."""
+    """Encodes samples of the given features to records and decodes them. Thread-safe.
 
-    def __init__(self, features: Features) -> None:
+    A feature with a value in ``defaults`` may be left out of a sample that is encoded.
+    """
+
+    def __init__(self, features: Features, defaults: Mapping[str, Any] | None = None) -> None:
         self.features = features
+        self.defaults = defaults or {}
         fields = [(_field(i), *_storage(f)) for i, f in enumerate(features.fixed.values())]
         lengths = [(f"l{i}", "<u4", ()) for i in range(len(features.variable))]
         self.header = np.dtype(fields + lengths)
@@ -46,8 +52,37 @@ class Codec:
         self._lengths = Struct(f"<{before}x{len(lengths)}I")
 
     # struct.Struct cannot be pickled.
-    def __reduce__(self) -> tuple[type[Codec], tuple[Features]]:
-        return Codec, (self.features,)
+    def __reduce__(self) -> tuple[type[Codec], tuple[Features, Mapping[str, Any]]]:
+        return Codec, (self.features, self.defaults)
+
+    def default_bytes(self, name: str) -> bytes:
+        """Return the bytes of a feature's default, as a record has them."""
+        return self._default_bytes[name]
+
+    @cached_property
+    def _default_bytes(self) -> dict[str, bytes]:
+        return {name: _packed(self.features[name], value) for name, value in self.defaults.items()}
+
+    def to_columns(
+        self, rows: Sequence[Mapping[str, Any]], keys: Sequence[str] | None = None
+    ) -> dict[str, list[Any]]:
+        """Turn samples into columns; raises `InvalidSampleError` for missing or unknown features.
+
+        A feature with a default may be missing; it is no column if no sample has it.
+        """
+        names, required = set(self.features), self.features.keys() - self.defaults.keys()
+        for row, sample in enumerate(rows):
+            # The first comparison is all that most samples need.
+            if not isinstance(sample, Mapping) or (
+                sample.keys() != names and not required <= sample.keys() <= names
+            ):
+                key = keys[row] if keys is not None else None
+                raise InvalidSampleError(self._mismatch(sample), row=row, key=key)
+        columns = {name: [sample[name] for sample in rows] for name in required}
+        for name, default in self.defaults.items():
+            if any(name in sample for sample in rows):
+                columns[name] = [sample.get(name, default) for sample in rows]
+        return columns
 
     def encode(
         self,
@@ -61,12 +96,15 @@ class Codec:
         not checked: they may have been stored before a check existed. Raises `InvalidSampleError`
         with the row, the key (from ``keys``) and the feature of the first value that does not fit.
         """
-        count = _count(self.features, columns)
+        count = self._count(columns)
         header = np.zeros(count, self.header)
         parts: list[list[bytes]] = []
         fixed = 0
         for name, feature in self.features.items():
             try:
+                if name not in columns:
+                    fixed += self._fill(header, parts, name, fixed)
+                    continue
                 column = plain_column(feature, columns[name])
                 if isinstance(feature, FixedFeature):
                     header[_field(fixed)] = pack_fixed(feature, column, count)
@@ -89,6 +127,19 @@ class Codec:
         records = [b"".join(row) for row in zip(headers, *parts, strict=True)]
         _check_sizes(records, keys)
         return records
+
+    def _fill(
+        self, header: npt.NDArray[Any], parts: list[list[bytes]], name: str, fixed: int
+    ) -> bool:
+        """Store a feature's default in all records; return whether its width is fixed."""
+        default = self.default_bytes(name)
+        if name in self.features.variable:
+            header[f"l{len(parts)}"] = len(default)
+            parts.append([default] * len(header))
+            return False
+        field = self.header[_field(fixed)]
+        header[_field(fixed)] = np.frombuffer(default, field.base).reshape(field.shape)
+        return True
 
     def decode(self, data: bytes | memoryview, count: int) -> dict[str, Column]:
         """Unpack ``count`` concatenated records into one column per feature.
@@ -157,44 +208,32 @@ class Codec:
         """Unpack one record into a value per feature: array, NumPy scalar, ``str`` or ``bytes``."""
         return {name: column[0] for name, column in self.decode(record, 1).items()}
 
+    def _count(self, columns: Mapping[str, Any]) -> int:
+        required = self.features.keys() - self.defaults.keys()
+        if not required <= columns.keys() <= self.features.keys():
+            raise InvalidSampleError(self._mismatch(columns))
+        counts = {}
+        for name, column in columns.items():
+            try:
+                counts[name] = len(column)
+            except TypeError:
+                raise InvalidSampleError(
+                    "a column needs a value per sample; put a single sample in a list: [{...}]",
+                    feature=name,
+                ) from None
+        if len(set(counts.values())) > 1:
+            raise InvalidSampleError(f"columns differ in length: {counts}")
+        return next(iter(counts.values()))
 
-def rows_to_columns(
-    features: Features, rows: Sequence[Mapping[str, Any]], keys: Sequence[str] | None = None
-) -> dict[str, list[Any]]:
-    """Turn samples into columns; raises `InvalidSampleError` for missing or unknown features."""
-    names = set(features)
-    for row, sample in enumerate(rows):
-        if not isinstance(sample, Mapping) or sample.keys() != names:
-            key = keys[row] if keys is not None else None
-            raise InvalidSampleError(_mismatch(features, sample), row=row, key=key)
-    return {name: [sample[name] for sample in rows] for name in names}
-
-
-def _mismatch(features: Features, sample: object) -> str:
-    if not isinstance(sample, Mapping):
-        return f"a sample is a mapping of feature names to values, not {type(sample).__name__}"
-    missing = [name for name in features if name not in sample]
-    extra = [str(name) for name in sample if name not in features]
-    problems = [f"missing {', '.join(map(repr, missing))}"] if missing else []
-    problems += [f"unknown {', '.join(map(repr, extra))}"] if extra else []
-    return f"{' and '.join(problems)}; the features are {', '.join(map(repr, features))}"
-
-
-def _count(features: Features, columns: Mapping[str, Any]) -> int:
-    if columns.keys() != features.keys():
-        raise InvalidSampleError(_mismatch(features, columns))
-    counts = {}
-    for name, column in columns.items():
-        try:
-            counts[name] = len(column)
-        except TypeError:
-            raise InvalidSampleError(
-                "a column needs a value per sample; put a single sample in a list: [{...}]",
-                feature=name,
-            ) from None
-    if len(set(counts.values())) > 1:
-        raise InvalidSampleError(f"columns differ in length: {counts}")
-    return next(iter(counts.values()))
+    def _mismatch(self, sample: object) -> str:
+        if not isinstance(sample, Mapping):
+            return f"a sample is a mapping of feature names to values, not {type(sample).__name__}"
+        features = self.features
+        missing = [name for name in features if name not in sample and name not in self.defaults]
+        extra = [str(name) for name in sample if name not in features]
+        problems = [f"missing {', '.join(map(repr, missing))}"] if missing else []
+        problems += [f"unknown {', '.join(map(repr, extra))}"] if extra else []
+        return f"{' and '.join(problems)}; the features are {', '.join(map(repr, features))}"
 
 
 def _check_sizes(records: Sequence[bytes], keys: Sequence[str] | None) -> None:
@@ -209,6 +248,14 @@ def _check_sizes(records: Sequence[bytes], keys: Sequence[str] | None) -> None:
 
 def _field(index: int) -> str:
     return f"f{index}"
+
+
+def _packed(feature: Feature, value: Any) -> bytes:
+    if isinstance(feature, FixedFeature):
+        base, _ = _storage(feature)
+        return pack_fixed(feature, [value], 1).astype(base, copy=False).tobytes()
+    # A default was checked when its feature was added, so that its image is not checked again.
+    return pack_variable(Bytes() if isinstance(feature, Image) else feature, [value], 1)[0]
 
 
 def _storage(feature: FixedFeature) -> tuple[Any, tuple[int, ...]]:

@@ -14,7 +14,7 @@ from registry.io.labeling.consensus import Consensus
 from registry.io.labeling.mapping import answered_features, readable_values, values_of
 from registry.io.labeling.rules import Rules
 from registry.io.media import MediaReader
-from registry.samples.codec import Codec, rows_to_columns
+from registry.samples.codec import Codec
 from registry.samples.json_codec import to_fields
 
 PART_BYTES = 16 << 20
@@ -74,7 +74,7 @@ class AnnotationConverter:
             if values is None:
                 return state()
             self._check_task(annotation)
-            (record,) = self.codec.encode(rows_to_columns(features, [values]))
+            (record,) = self.codec.encode(self.codec.to_columns([values]))
         except InvalidSampleError as error:
             reason = error.reason
             # The codec does not know the annotation, and `values_of` has already named it.

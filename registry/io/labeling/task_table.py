@@ -23,7 +23,7 @@ from registry.io.labeling.annotation_state import (
 )
 from registry.io.labeling.consensus import Consensus, Vote, decide
 from registry.io.labeling.state_table import StateTable, TaskChange
-from registry.samples.codec import Codec, rows_to_columns
+from registry.samples.codec import Codec
 from registry.samples.json_codec import from_fields
 from registry.storage.log.changes import Change
 from registry.storage.log.lookup import NEVER, Latest, latest
@@ -144,7 +144,7 @@ class TaskTable(StateTable):
         fields = {**(data or {}), **decision.answers}
         values = from_fields(self.codec.features, fields)
         try:
-            (record,) = self.codec.encode(rows_to_columns(self.codec.features, [values]))
+            (record,) = self.codec.encode(self.codec.to_columns([values]))
         except InvalidSampleError as error:
             return _Result(rejection=Rejection(fields, str(error), source, task))
         return _Result(values, record, source)

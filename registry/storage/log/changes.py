@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from registry.errors import InvalidSampleError, RegistryError, SampleNotFoundError
-from registry.samples.codec import Codec, rows_to_columns
+from registry.samples.codec import Codec
 from registry.samples.json_codec import from_fields
 from registry.samples.keys import (
     Groups,
@@ -117,7 +117,7 @@ def insertion(
     named = check_keys(keys, count) if keys is not None else None
     grouped = check_groups(groups, count, named) if groups is not None else None
     if not columns:
-        data = rows_to_columns(codec.features, data, named)  # type: ignore[arg-type]
+        data = codec.to_columns(data, named)  # type: ignore[arg-type]
     records = codec.encode(data, named)  # type: ignore[arg-type]
     return Batch(
         named or make_keys(count),
@@ -154,7 +154,7 @@ def merge(codec: Codec, key: str, values: Mapping[str, Any], row: int | None = N
             raise SampleNotFoundError(key, "it was retracted; insert it again")
         stored = codec.decode_one(record)
         try:
-            columns = rows_to_columns(codec.features, [{**stored, **values}], [key])
+            columns = codec.to_columns([{**stored, **values}], [key])
             # The last argument names the features that come from the stored record.
             return codec.encode(columns, [key], stored.keys() - values.keys())[0]
         except InvalidSampleError as error:
@@ -203,9 +203,7 @@ def _encode(
         return []
     named = [keys[row] for row in rows]
     try:
-        return codec.encode(
-            rows_to_columns(codec.features, [values[row] for row in rows], named), named
-        )
+        return codec.encode(codec.to_columns([values[row] for row in rows], named), named)
     except InvalidSampleError as error:
         raise _in_row(error, None if error.row is None else rows[error.row]) from None
 

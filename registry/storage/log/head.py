@@ -1,4 +1,4 @@
-"""A dataset's head: one row with the next position, the live count, the chain and erased count.
+"""A dataset's head: one row with the next position, live and erased counts, chain and schema.
 
 Writers lock this row, give positions to their rows and store the new head, all in one transaction.
 Readers read it without a lock, and find every row before its position committed.
@@ -28,7 +28,7 @@ from registry.storage.log.hash_chain import GENESIS
 # Built once: SQLAlchemy needs as long to construct such a statement as SQLite to execute it.
 _DATASET: BindParameter[int] = bindparam("dataset")
 _LAST: BindParameter[int] = bindparam("last")
-_HEAD = select(HeadRow.position, HeadRow.live, HeadRow.chain, HeadRow.erased).where(
+_HEAD = select(HeadRow.position, HeadRow.live, HeadRow.chain, HeadRow.erased, HeadRow.schema).where(
     HeadRow.dataset_id == _DATASET
 )
 # EXISTS, not a count: an inbox may have a million rows, and every reader asks.
@@ -59,13 +59,15 @@ class Head:
 
     ``position`` is the next row's, so the log is the positions ``[0, position)``; ``live`` counts
     the live samples there; ``chain`` (16 bytes) is the hash of everything before it; ``erased``
-    counts the rows whose records have been erased so far (0 for a version of a dataset).
+    counts the rows whose records have been erased so far (0 for a version of a dataset); ``schema``
+    is the number of the schema in force.
     """
 
     position: int
     live: int
     chain: bytes
     erased: int = 0
+    schema: int = 0
 
 
 def read_head(connection: Connection, dataset_id: int) -> tuple[Head, bool]:
@@ -151,4 +153,4 @@ def store_erased_count(connection: Connection, dataset_id: int, erased: int) -> 
 def _head(row: Row[*tuple[Any, ...]] | None) -> Head:
     if row is None:
         raise DatasetDroppedError
-    return Head(row.position, row.live, row.chain, row.erased)
+    return Head(row.position, row.live, row.chain, row.erased, row.schema)

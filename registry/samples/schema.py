@@ -1,0 +1,196 @@
+"""Schemas: the features that a dataset has had, one after another.
+
+They change in two ways only. Classes are appended to a ClassLabel, which changes no record.
+Features are appended, each with a default that stands for its value in older samples; `projection`
+brings older records to a newer schema, and back.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from registry.errors import FeatureError, InvalidSampleError
+from registry.samples.codec import Codec
+from registry.samples.features import ClassLabel, Feature, Features, Tensor
+from registry.samples.json_codec import from_base64, from_fields, to_fields
+from registry.samples.projection import Projection
+
+_LARGEST_EXACT = 2.0**53
+"""Databases may return a larger float as a whole number that no float feature accepts."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The features that a dataset has from position ``since`` on; ``number`` counts from 0.
+
+    ``defaults`` has, by name, the JSON value of each feature that was added with a default. It is
+    the value of the feature in older samples, and of a sample that leaves it out.
+    """
+
+    number: int
+    since: int
+    features: Features
+    defaults: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def from_json(cls, number: int, since: int, form: list[dict[str, Any]]) -> Schema:
+        """Return the schema of a row of `schemas`, whose ``features`` are ``form``."""
+        features = [{key: entry[key] for key in entry if key != "default"} for entry in form]
+        defaults = {entry["name"]: entry["default"] for entry in form if "default" in entry}
+        return cls(number, since, Features.from_json(features), defaults)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return the features' JSON form, with the default of each feature that has one."""
+        return [
+            entry | {"default": self.defaults[entry["name"]]}
+            if entry["name"] in self.defaults
+            else entry
+            for entry in self.features.to_json()
+        ]
+
+    @cached_property
+    def codec(self) -> Codec:
+        """The codec of the schema's records, which also knows the defaults."""
+        return Codec(
+            self.features,
+            {name: _value(self.features[name], form) for name, form in self.defaults.items()},
+        )
+
+    @cached_property
+    def layout(self) -> str:
+        """A digest of what determines the bytes of records: fields and defaults, without classes.
+
+        Schemas of one dataset have equal layouts if and only if their records are equal.
+        """
+        header = self.codec.header
+        fields = [[header[name].base.str, header[name].shape] for name in header.names or ()]
+        defaults = [self.codec.default_bytes(name).hex() for name in self.defaults]
+        text = json.dumps([fields, len(self.features.variable), defaults])
+        return blake2b(text.encode(), digest_size=16).hexdigest()
+
+    @cached_property
+    def _projections(self) -> dict[str, Projection]:
+        return {}
+
+    def projection(self, older: Schema) -> Projection:
+        """Return the projection between an older schema of the dataset and this one."""
+        known = self._projections.get(older.layout)
+        if known is None:
+            known = self._projections[older.layout] = Projection.between(older.codec, self.codec)
+        return known
+
+    def with_classes(self, name: str, classes: Sequence[str] | int) -> Schema:
+        """Return the next schema, in which a ClassLabel has more classes: names, or how many.
+
+        Raises `FeatureError` if it has names and none are given or the other way round, if a name
+        is there already, and if there is no such ClassLabel.
+        """
+        feature = self.features.get(name)
+        if not isinstance(feature, ClassLabel):
+            raise FeatureError(_no_classes(self.features, name))
+        added = _more_classes(name, feature, classes)
+        return self._next({**self.features, name: added}, self.defaults)
+
+    def with_feature(self, name: str, feature: Feature, default: Any) -> Schema:
+        """Return the next schema, which has one more feature; ``default`` is a value of it.
+
+        A number is the default of all items of a Tensor. Raises `FeatureError` if the name is
+        there already or not valid, and if the default does not fit.
+        """
+        if name in self.features:
+            raise FeatureError(
+                f"there is a feature {name!r} already: {self.features[name]}; features are added "
+                "and never changed, so choose another name"
+            )
+        features = Features({**self.features, name: feature})
+        return self._next(features, {**self.defaults, name: _checked_form(name, feature, default)})
+
+    def _next(self, features: Mapping[str, Feature], defaults: Mapping[str, Any]) -> Schema:
+        return replace(
+            self, number=self.number + 1, features=Features(features), defaults=dict(defaults)
+        )
+
+
+def _no_classes(features: Features, name: object) -> str:
+    known = [each for each, feature in features.items() if isinstance(feature, ClassLabel)]
+    have = f"{', '.join(map(repr, known))} have" if known else "none has"
+    what = "is no ClassLabel" if name in features else "is no feature"
+    return f"{name!r:.200} {what}, so that it has no classes to add to; of the features, {have}"
+
+
+def _more_classes(name: str, feature: ClassLabel, classes: Sequence[str] | int) -> ClassLabel:
+    if feature.names is None:
+        if not isinstance(classes, int) or isinstance(classes, bool) or classes < 1:
+            raise FeatureError(
+                f"the classes of {name!r} are counted and have no names; give the number of "
+                f"classes to add, above 0, not {reprlib.repr(classes)}"
+            )
+        return ClassLabel(feature.count + classes)
+    if isinstance(classes, int | str | bytes) or not isinstance(classes, Iterable) or not classes:
+        raise FeatureError(
+            f"the classes of {name!r} have names; give a list of the names to add, not "
+            f"{reprlib.repr(classes)}"
+        )
+    known, given = {*feature.names}, list(classes)
+    there = [each for each in given if isinstance(each, str) and each in known]
+    if there:
+        raise FeatureError(
+            f"{name!r} has the class {there[0]!r:.200} already; nothing is added, so leave it out"
+        )
+    try:
+        return ClassLabel([*feature.names, *given])
+    except FeatureError as error:
+        raise FeatureError(f"classes for {name!r}: {error}") from None
+
+
+def _checked_form(name: str, feature: Feature, default: Any) -> Any:
+    """Return the JSON value of a default; raises `FeatureError` if it does not fit."""
+    try:
+        if isinstance(feature, Tensor) and np.ndim(default) == 0:
+            # Stored as one number, however large the tensor is.
+            return _form(Tensor(feature.dtype), default)
+        return _form(feature, default)
+    except (InvalidSampleError, ValueError) as error:
+        reason = error.reason if isinstance(error, InvalidSampleError) else str(error)
+        raise FeatureError(
+            f"the default {reprlib.repr(default)} does not fit the new feature {name!r}: {reason}"
+        ) from None
+
+
+def _form(feature: Feature, default: Any) -> Any:
+    codec = Codec(Features({"default": feature}))
+    value = codec.decode_one(codec.encode({"default": [default]})[0])["default"]
+    if isinstance(feature, Tensor) and not _survives_json(np.asarray(value)):
+        value = np.asarray(value).astype(np.dtype(feature.dtype).newbyteorder("<"))
+        return binascii.b2a_base64(value.tobytes(), newline=False).decode()
+    return to_fields(codec.features, {"default": value})["default"]
+
+
+def _survives_json(array: np.ndarray[Any, Any]) -> bool:
+    """Return whether a database's JSON keeps the values: PostgreSQL's drops the sign of -0.0."""
+    if array.dtype.kind != "f":
+        return True
+    return bool((np.abs(array) < _LARGEST_EXACT).all() and not np.signbit(array[array == 0]).any())
+
+
+def _value(feature: Feature, form: Any) -> Any:
+    """Return the value of a default's JSON form, with one number as all items of a Tensor."""
+    if isinstance(feature, Tensor) and feature.shape and _is_scalar(feature, form):
+        scalar = from_fields({"default": Tensor(feature.dtype)}, {"default": form})["default"]
+        return np.full(feature.shape, scalar, feature.dtype)
+    return from_fields({"default": feature}, {"default": form})["default"]
+
+
+def _is_scalar(feature: Tensor, form: Any) -> bool:
+    if isinstance(form, str):
+        return len(from_base64(form)) == np.dtype(feature.dtype).itemsize
+    return not isinstance(form, list)

@@ -1,0 +1,203 @@
+"""The schemas of a dataset, as one process knows them, and which is in force at a position.
+
+A schema is in force from its position ``since`` on, and never changes. So the schemas that a
+process has read stay right, but there may be newer ones. A head carries the number of the schema in
+force: if that is the newest one known, then no other begins before the head's position, and the
+list is complete up to there. Beyond that, the list is read again.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine, and_, bindparam, select
+
+from registry.errors import DatasetDroppedError, DivergenceError, InvalidSampleError
+from registry.samples.schema import Schema
+from registry.storage.database.address import Pickled
+from registry.storage.database.models import HeadRow, SchemaRow
+from registry.storage.database.transactions import read
+from registry.storage.database.url import masked
+from registry.storage.log.head import Head
+from registry.storage.log.standby import missing_rows, refuse_if_behind
+
+Result = TypeVar("Result")
+
+# One statement reads one snapshot: the schemas are all that the log has before this position. An
+# outer join returns the position even where there is no schema.
+_SCHEMAS = (
+    select(HeadRow.position, SchemaRow.number, SchemaRow.since, SchemaRow.features)
+    .join_from(
+        HeadRow,
+        SchemaRow,
+        and_(
+            SchemaRow.dataset_id == HeadRow.dataset_id,
+            SchemaRow.number >= bindparam("first"),
+        ),
+        isouter=True,
+    )
+    .where(HeadRow.dataset_id == bindparam("dataset"))
+    .order_by(SchemaRow.number)
+)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Schemas by number, all that begin before position ``complete``."""
+
+    schemas: tuple[Schema, ...]
+    complete: int
+
+
+class Schemas(Pickled):
+    """The schemas of one log, shared by everything that one process opened from it.
+
+    They are read when they are first needed. Thread-safe, and can be pickled.
+    """
+
+    def __init__(self, engine: Engine, dataset_id: int) -> None:
+        self.engine = engine
+        self.dataset_id = dataset_id
+        # Replaced as a whole, so that threads need no lock, which a fork could leave locked.
+        self._known: _Known | None = None
+
+    @property
+    def newest(self) -> Schema:
+        """The newest schema that this process knows; the database may have newer ones."""
+        return self._read().schemas[-1]
+
+    def numbered(self, number: int) -> Schema:
+        """Return the schema of this number; raises `DivergenceError` if there is none."""
+        known = self._read()
+        if number >= len(known.schemas):
+            known = read(self.engine, self._renewed, number)
+        return known.schemas[number]
+
+    def at(self, position: int) -> Schema:
+        """Return the schema in force for the row at a position of the log.
+
+        Raises `DivergenceError` if the log has no such row.
+        """
+        known = self._read()
+        if position >= known.complete:
+            known = read(self.engine, self._renewed, 0, position + 1)
+        return known.schemas[_index(known, position)]
+
+    def before(self, watermark: int) -> Schema:
+        """Return the schema in force for the last row before a watermark."""
+        return self.at(watermark - 1) if watermark else self.numbered(0)
+
+    def cut(self, after: int, until: int) -> tuple[Schema, int]:
+        """Return the schema in force at ``after``, and up to where, at most ``until``.
+
+        Raises `DivergenceError` if the log has no row at ``after``.
+        """
+        known = self._read()
+        if until > known.complete:
+            known = read(self.engine, self._renewed, 0, after + 1)
+        index = _index(known, after)
+        ends = [each.since for each in known.schemas[index + 1 : index + 2]]
+        # Beyond ``complete``, another schema may be in force by the time that rows are read.
+        return known.schemas[index], min(until, known.complete, *ends)
+
+    def bring(self, record: bytes, position: int, schema: Schema) -> bytes:
+        """Bring a record, stored at a position, to a schema that is not older."""
+        return schema.projection(self.at(position)).forward(record)
+
+    def learn(self, head: Head, connection: Connection | None = None) -> None:
+        """Learn from a head how far the schemas are complete, and read those that are new.
+
+        They are read by ``connection`` if it is given: a transaction that has locked this head and
+        has changed nothing yet.
+        """
+        known = self._known
+        if known is None:
+            return
+        if head.schema >= len(known.schemas) or _contradicts(known, head):
+            if connection is None:
+                read(self.engine, self._renewed, head.schema)
+            else:
+                self._renewed(connection, head.schema)
+        elif head.schema == len(known.schemas) - 1 and head.position > known.complete:
+            self._known = replace(known, complete=head.position)
+
+    def refresh(self) -> bool:
+        """Read the schemas again; return whether there is a newer one than `newest`."""
+        before = self.newest
+        return read(self.engine, self._renewed).schemas[-1] != before
+
+    def encoded(self, encode: Callable[[Schema], Result]) -> Result:
+        """Return the result of ``encode`` with the newest schema.
+
+        A class or a feature that was just added may be unknown to this process. So after an
+        `InvalidSampleError` the schemas are read again, and if there is a newer one, the call is
+        repeated with it.
+        """
+        while True:
+            schema = self.newest
+            try:
+                return encode(schema)
+            except InvalidSampleError:
+                if not self.refresh():
+                    raise
+
+    def in_force(self, connection: Connection, head: Head) -> Schema:
+        """Return the schema in force at a head that the caller's transaction has locked."""
+        self.learn(head, connection)
+        return self._read(connection).schemas[head.schema]
+
+    def _read(self, connection: Connection | None = None) -> _Known:
+        if self._known is None and connection is not None:
+            return self._renewed(connection)
+        return self._known or read(self.engine, self._renewed)
+
+    def _renewed(self, connection: Connection, number: int = 0, until: int = 0) -> _Known:
+        """Read the schemas again, which must include a number and be complete up to a position."""
+        known = self._known or _Known((), 0)
+        # Usually only what is new: the names of many classes are large.
+        position, schemas = self._fetch(connection, max(0, len(known.schemas) - 1))
+        if schemas[:1] == known.schemas[-1:]:
+            schemas = known.schemas + schemas[1:]
+        else:
+            position, schemas = self._fetch(connection, 0)
+            newer = known.schemas[len(schemas) :]
+            # A standby that is behind has the first ones. A restored database may have others, or
+            # rows that were written in an older schema where a newer one is known.
+            if known.schemas == schemas + newer and (not newer or position <= newer[0].since):
+                schemas = known.schemas
+        if number >= len(schemas):
+            refuse_if_behind(connection, f"schema {number} of the dataset")
+            raise DivergenceError(
+                f"the dataset has no schema {number} in {masked(connection.engine.url)}: was the "
+                "database restored? Open the dataset again"
+            )
+        if until > position:
+            raise missing_rows(connection, self.dataset_id, until - 1, until, 0)
+        complete = max(position, known.complete) if schemas is known.schemas else position
+        self._known = _Known(schemas, complete)
+        return self._known
+
+    def _fetch(self, connection: Connection, first: int) -> tuple[int, tuple[Schema, ...]]:
+        """Return the head's position, and the schemas from number ``first`` on."""
+        rows = connection.execute(_SCHEMAS, {"dataset": self.dataset_id, "first": first}).all()
+        if not rows:
+            raise DatasetDroppedError
+        schemas = (
+            Schema.from_json(row.number, row.since, row.features)
+            for row in rows
+            if row.number is not None
+        )
+        return rows[0].position, tuple(schemas)
+
+
+def _index(known: _Known, position: int) -> int:
+    return bisect_right(known.schemas, position, key=lambda schema: schema.since) - 1
+
+
+def _contradicts(known: _Known, head: Head) -> bool:
+    """Return whether rows were written in an older schema where a newer one is known."""
+    newer = known.schemas[head.schema + 1 : head.schema + 2]
+    return any(head.position > each.since for each in newer)
