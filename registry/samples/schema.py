@@ -179,7 +179,8 @@ def _survives_json(array: np.ndarray[Any, Any]) -> bool:
     """Return whether a database's JSON keeps the values: PostgreSQL's drops the sign of -0.0."""
     if array.dtype.kind != "f":
         return True
-    return bool((np.abs(array) < _LARGEST_EXACT).all() and not np.signbit(array[array == 0]).any())
+    wide = array.astype(np.float64)
+    return bool((np.abs(wide) < _LARGEST_EXACT).all() and not np.signbit(wide[wide == 0]).any())
 
 
 def _value(feature: Feature, form: Any) -> Any:
