@@ -32,6 +32,7 @@
     ├── ErasedError                samples of an epoch or version have been erased
     ├── LogGapError                the log lacks positions; never returned as a short page
     ├── RunMismatchError           a run of that name exists with different settings
+    ├── RunNotFoundError           no run has this name, or it was removed
     ├── EpochError                 an epoch that cannot be pinned, or not yet
     │   └── RewindError                a consumed count below the recorded one
     ├── TrainingError              a model, data or arguments unusable for training
@@ -312,6 +313,25 @@ class LogGapError(RegistryError):
         self.after = after
         self.until = until
         self.found = found
+
+
+class RunNotFoundError(RegistryError):
+    """No run of the dataset has this name, or it was removed after this process opened it.
+
+    ``suggestion`` is the closest name of an existing run, or None.
+    """
+
+    def __init__(self, name: str, existing: Iterable[str] | None) -> None:
+        """Without the names of existing runs, the run is one that was removed."""
+        close = difflib.get_close_matches(name, list(existing or ()), n=1)
+        if existing is None:
+            message = f"run {name!r} was removed; open a run of this name again to begin a new one"
+        else:
+            hint = f"did you mean {close[0]!r}?" if close else "`registry run ls` lists them"
+            message = f"no run named {name!r:.200}; {hint}"
+        super().__init__(message)
+        self.name = name
+        self.suggestion = close[0] if close else None
 
 
 class RunMismatchError(RegistryError):

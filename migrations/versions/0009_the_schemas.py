@@ -48,6 +48,7 @@ def upgrade() -> None:
             op.add_column(table, column, if_not_exists=on_server or None)
         create_schemas(on_server)
         create_tags(on_server)
+        create_removed_runs(on_server)
         if not on_server:
             guard_sqlite(SQLITE_KEPT)
 
@@ -104,6 +105,24 @@ def create_tags(on_server: bool) -> None:
     )
 
 
+def create_removed_runs(on_server: bool) -> None:
+    op.create_table(
+        "removed_runs",
+        sa.Column("dataset_id", sa.Integer(), nullable=False, autoincrement=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("created_at", time, nullable=False),
+        sa.Column("removed_at", time, nullable=False, server_default=sa.func.now()),
+        sa.PrimaryKeyConstraint("dataset_id", "name", "created_at", name="pk_removed_runs"),
+        sa.ForeignKeyConstraint(
+            ["dataset_id"],
+            ["datasets.id"],
+            name="fk_removed_runs_dataset_id_datasets",
+            ondelete="CASCADE",
+        ),
+        if_not_exists=on_server or None,
+    )
+
+
 def guard_sqlite(kept: tuple[str, ...]) -> None:
     same = " AND ".join(f"NEW.{column} IS OLD.{column}" for column in kept)
     op.execute("DROP TRIGGER samples_never_change")
@@ -114,6 +133,7 @@ def downgrade() -> None:
     refuse_to_forget()
     if op.get_context().dialect.name == "sqlite":
         guard_sqlite(SQLITE_KEPT[:-2])
+    op.drop_table("removed_runs")
     op.drop_table("tags")
     op.drop_table("schemas")
     for table, column in columns():

@@ -287,6 +287,21 @@ class Dataset:
             for settings in run_store.all_settings(self._log.engine, self._log.dataset_id)
         ]
 
+    def find_run(self, name: str) -> Run:
+        """Open a training run that exists. Raises `RunNotFoundError` if there is none."""
+        settings = run_store.find(self._log.engine, self._log.dataset_id, name)
+        return Run(self._log, settings, interval(self.splits, settings.split), self._sources)
+
+    def remove_run(self, name: str) -> None:
+        """Remove a training run with its epochs, which cannot be replayed any more.
+
+        Its samples stay. Another run of the same name may begin. Processes that have the run open
+        get `RunNotFoundError`, as does a call for a run that does not exist.
+        """
+        self._check_writable()
+        settings = run_store.find(self._log.engine, self._log.dataset_id, name)
+        run_store.remove(self._log.engine, settings)
+
     def run(
         self,
         name: str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import re
 import sys
@@ -30,14 +31,28 @@ Url = Annotated[
 Name = Annotated[
     str, typer.Argument(metavar="DATASET", help="A dataset's name, or a version of it.")
 ]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AsJsonLines = Annotated[bool, typer.Option("--json", help="Print a JSON object per line.")]
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"registry {importlib.metadata.version('registry')}")
+        raise typer.Exit
+
+
 @app.callback()
-def main() -> None:
+def main(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
     """Keep datasets in a database, for training on data that keeps growing."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A character that the encoding of stdout lacks, as in a pipe under LANG=C, would otherwise

@@ -7,14 +7,15 @@ from typing import Annotated
 import typer
 
 from registry.catalog.registry import connect
-from registry.cli.base import Url, app
+from registry.cli.base import Url, Yes, app
+from registry.cli.confirm import confirm
 
 
 @app.command()
 def erase(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset's name.")],
     keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Keys of samples.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     full: Annotated[
         bool,
         typer.Option(
@@ -37,11 +38,8 @@ def erase(
     with connect(url) as registry:
         opened = registry.open(dataset)
         # After the dataset was opened: nobody should confirm a name that does not exist.
-        if not yes:
-            samples = f"{len(keys)} samples" if len(keys) > 1 else f"{keys[0]!r}"
-            typer.confirm(
-                f"Erase all that {opened.name} ever held of {samples}, for good?", abort=True
-            )
+        samples = f"{len(keys)} samples" if len(keys) > 1 else f"{keys[0]!r}"
+        confirm(f"Erase all that {opened.name} ever held of {samples}, permanently?", yes=yes)
         erasure = opened.erase(*keys, full=full)
     typer.echo(
         f"{opened.name}: {erasure.rows:,} rows of the log erased, "

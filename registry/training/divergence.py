@@ -3,18 +3,23 @@
 A database restored from an older dump has lost epochs that were trained on, and may pin other data
 under their numbers. The last epoch of each run is therefore also stored in a file next to the
 mirror, and is compared with the database before an epoch is used.
+
+A run that was removed is no such loss: what is remembered of it is forgotten, and a new run of its
+name begins.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import asdict
+from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
 
 from registry.errors import DivergenceError
 from registry.storage.log.reader import Log
 from registry.storage.mirror.state_file import read_fields, write_fields
+from registry.training import run_store
 from registry.training.mirror_source import Sources
 from registry.training.pin_store import Pin, PinInLog, find_with_log
 from registry.training.run_store import RunSettings
@@ -31,6 +36,9 @@ class PinMemory:
         self._run = run
         self._sources = sources
         self._last: Pin | None = None
+        self._created_at: str | None = run.created_at.isoformat()
+        """When the run of the last epoch was created; None in files that do not say it."""
+        self._forgotten: set[str | None] = set()
 
     @property
     def last(self) -> Pin | None:
@@ -47,7 +55,9 @@ class PinMemory:
         # Both epochs in one statement: the check and the result must be of the same snapshot.
         pins = find_with_log(self._log.engine, self._run, number, known)
         if last is not None:
-            self._check(last, pins.get(last.number))
+            difference = self._difference(last, pins.get(last.number))
+            if difference is not None:
+                self._forget_if_removed(last, difference)
         return pins.get(number)
 
     def remember(self, pin: Pin) -> None:
@@ -56,35 +66,53 @@ class PinMemory:
         # A replay of an earlier epoch must not hide that the run was further.
         if last is not None and last.number >= pin.number:
             return
-        self._last = pin
+        self._last, self._created_at = pin, self._run.created_at.isoformat()
         with suppress(OSError):  # without a cache directory, only this process remembers
             path = self._path()
             path.parent.mkdir(exist_ok=True)
-            write_fields(path, {**asdict(pin), "chain": pin.chain.hex()})
+            fields = {**asdict(pin), "chain": pin.chain.hex(), "created_at": self._created_at}
+            write_fields(path, fields)
 
     def _recall(self) -> Pin | None:
         # Read each time: another process of the run may have reached a later epoch.
         with suppress(OSError):
             if fields := read_fields(self._path()):
+                created_at = fields.pop("created_at", None)
                 stored = Pin(**{**fields, "chain": bytes.fromhex(fields["chain"])})
-                if self._last is None or stored.number > self._last.number:
-                    self._last = stored
+                if created_at not in self._forgotten and (
+                    self._last is None or stored.number > self._last.number
+                ):
+                    self._last, self._created_at = stored, created_at
         return self._last
 
-    def _check(self, last: Pin, stored: PinInLog | None) -> None:
+    @staticmethod
+    def _difference(last: Pin, stored: PinInLog | None) -> str | None:
+        """Return how the database differs from what is remembered; None if it does not."""
         if stored is None:
-            reason = "the database knows of no such epoch"
-        elif stored.pin != last:
-            reason = f"the database pinned it at position {stored.pin.log_end}"
-        elif stored.chain != last.chain:
-            reason = "the database's log has another chain there"
-        else:
-            return
-        raise DivergenceError(
-            f"run {self._run.name!r} reached epoch {last.number} at position {last.log_end} on "
-            f"this machine, but {reason}{self._common(last)}. Was it restored from a dump? Restore "
-            "the newer database, or continue under another run's name"
-        )
+            return "the database knows of no such epoch"
+        if stored.pin != last:
+            return f"the database pinned it at position {stored.pin.log_end}"
+        if stored.chain != last.chain:
+            return "the database's log has another chain there"
+        return None
+
+    def _forget_if_removed(self, last: Pin, difference: str) -> None:
+        """Forget an epoch of a run that was removed; raise an error if it was not.
+
+        Raises `RunNotFoundError` if the run that was removed is this one, else `DivergenceError`.
+        """
+        run, created_at = self._run, self._created_at
+        since = None if created_at is None else datetime.fromisoformat(created_at)
+        if not run_store.was_removed(self._log.engine, run, since):
+            raise DivergenceError(
+                f"run {run.name!r} reached epoch {last.number} at position {last.log_end} on "
+                f"this machine, but {difference}{self._common(last)}. Was it restored from a dump? "
+                "Restore the newer database, or continue under another run's name"
+            )
+        # This run has no row any more if it is the one that was removed.
+        run_store.consumed(self._log.engine, run)
+        self._forgotten.add(created_at)
+        self._last = None
 
     def _path(self) -> Path:
         # Hashed, as a run's name may hold characters that no file name can.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -27,7 +28,7 @@ from registry.storage.database.sql import insert_if_new
 from registry.storage.database.transactions import read, write
 from registry.storage.log.standby import refuse_if_behind
 from registry.storage.log.watermark import Watermark
-from registry.training.run_store import END, RunSettings
+from registry.training.run_store import END, RunSettings, lock
 
 # Statements are built once: SQLAlchemy takes as long to build one as SQLite to run it.
 _LAST = (
@@ -101,6 +102,14 @@ class PinInLog:
     erased: int
 
 
+@dataclass(frozen=True)
+class PinnedEpoch:
+    """An epoch's row, and when it was inserted, in UTC."""
+
+    pin: Pin
+    pinned_at: datetime
+
+
 def find(engine: Engine, run: RunSettings, number: int) -> Pin | None:
     """Read an epoch's row; None while it is not pinned."""
     if abs(number) >= END:  # drivers raise an error for what is no 64-bit integer
@@ -155,6 +164,18 @@ def last(engine: Engine, run: RunSettings) -> Pin | None:
     return read(engine, _find, _LAST, run, {})
 
 
+def newest(engine: Engine, run: RunSettings, count: int) -> list[PinnedEpoch]:
+    """Read the rows of the last ``count`` epochs, in their order."""
+    query = (
+        select(EpochRow)
+        .where(EpochRow.run_id == run.id)
+        .order_by(EpochRow.number.desc())
+        .limit(count)
+    )
+    rows = read(engine, lambda connection: connection.execute(query).all())
+    return [PinnedEpoch(_pin(row), row.pinned_at) for row in reversed(rows)]
+
+
 def find_at(engine: Engine, run: RunSettings, sample: int) -> Pin | None:
     """Read the row of the last epoch that begins at or before a sample of the run.
 
@@ -179,6 +200,7 @@ def insert_or_find(engine: Engine, run: RunSettings, proposed: Pin) -> Pin:
     """Insert an epoch's row unless another worker was faster; return the row that is stored."""
 
     def store(connection: Connection) -> Pin | None:
+        lock(connection, run)
         # Not an upsert: the first row must stay, since other workers may train on it already.
         if insert_if_new(connection, EpochRow, {"run_id": run.id, **asdict(proposed)}):
             return proposed

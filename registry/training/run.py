@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Generator, Iterator
 from contextlib import suppress
+from datetime import datetime
 from itertools import chain, count, pairwise
 from typing import NoReturn, SupportsIndex
 
@@ -31,7 +32,7 @@ from registry.training import batching, pin_store, run_store
 from registry.training.epoch import ALONE, Epoch
 from registry.training.image_batches import image_batches
 from registry.training.mirror_source import Sources
-from registry.training.pin_store import Pin
+from registry.training.pin_store import Pin, PinnedEpoch
 from registry.training.pinning import Epochs
 from registry.training.policy import Policy
 from registry.training.population import Population
@@ -58,6 +59,11 @@ class Run:
         return self._settings.seed
 
     @property
+    def created_at(self) -> datetime:
+        """When the run was created, in UTC."""
+        return self._settings.created_at
+
+    @property
     def split(self) -> str | None:
         return self._settings.split
 
@@ -78,6 +84,10 @@ class Run:
     def last(self) -> Pin | None:
         """The last pinned epoch, read from the database; None before the first."""
         return pin_store.last(self.log.engine, self._settings)
+
+    def epochs(self, count: int) -> list[PinnedEpoch]:
+        """Read the last ``count`` pinned epochs from the database, in their order."""
+        return pin_store.newest(self.log.engine, self._settings, count)
 
     def record(self, consumed: SupportsIndex, *, rewind: bool = False) -> None:
         """Store that the run's first ``consumed`` samples have been trained on.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, SupportsIndex
 
 from sqlalchemy import (
@@ -12,13 +13,20 @@ from sqlalchemy import (
     Engine,
     Row,
     Select,
+    delete,
     select,
     update,
 )
 
-from registry.errors import DatasetDroppedError, FeatureError, RunMismatchError
+from registry.errors import (
+    DatasetDroppedError,
+    FeatureError,
+    RegistryError,
+    RunMismatchError,
+    RunNotFoundError,
+)
 from registry.samples.text import name_problem
-from registry.storage.database.models import HeadRow, RunRow
+from registry.storage.database.models import EpochRow, HeadRow, RemovedRunRow, RunRow
 from registry.storage.database.sql import insert_if_new
 from registry.storage.database.transactions import read, write, writing
 from registry.training.policy import Policy, check_policy, parse_policy
@@ -32,6 +40,8 @@ class RunSettings:
     """A run's row. A ``split`` of None means all splits."""
 
     id: int
+    dataset_id: int
+    created_at: datetime
     name: str
     seed: int
     split: str | None
@@ -77,11 +87,85 @@ def get_or_create(
 def _create(connection: Connection, dataset_id: int, values: Mapping[str, object]) -> Row[RunRow]:
     """Create a run and return its row, or another worker's that has created it meanwhile."""
     # The dataset's row outlives a drop, and would let a run be created that nobody can use.
-    head = select(HeadRow.dataset_id).where(HeadRow.dataset_id == dataset_id)
-    if connection.execute(head).first() is None:
+    if not _has_head(connection, dataset_id):
         raise DatasetDroppedError
-    insert_if_new(connection, RunRow, {"dataset_id": dataset_id, **values})
+    values = {"dataset_id": dataset_id, **values}
+    if connection.dialect.name == "sqlite":
+        # SQLite's own time has whole seconds, in which a run and a later one of its name could both
+        # be created. What is remembered of the first would then count for the other.
+        values["created_at"] = datetime.now(UTC)
+    insert_if_new(connection, RunRow, values)
     return connection.execute(_of_name(dataset_id, values["name"])).one()
+
+
+def find(engine: Engine, dataset_id: int, name: str) -> RunSettings:
+    """Return the run of this name. Raises `RunNotFoundError` if there is none."""
+    query = _of_name(dataset_id, name)
+    row = None
+    if name_problem(name) is None:  # PostgreSQL refuses other texts with another error
+        row = read(engine, lambda c: c.execute(query).one_or_none())
+    if row is None:
+        raise RunNotFoundError(name, [run.name for run in all_settings(engine, dataset_id)])
+    return _settings(row)
+
+
+def remove(engine: Engine, run: RunSettings) -> None:
+    """Remove a run with its epochs, and note in `removed_runs` that it was removed."""
+    key = {"dataset_id": run.dataset_id, "name": run.name, "created_at": run.created_at}
+
+    def work(connection: Connection) -> None:
+        # Locks the run first: a worker that is pinning an epoch has its commit waited for here, and
+        # others find no run.
+        row = select(RunRow.id).where(RunRow.id == run.id).with_for_update()
+        if connection.execute(row).first() is None and not _removed(
+            connection, run, run.created_at
+        ):
+            raise _gone(connection, run)
+        insert_if_new(connection, RemovedRunRow, key)
+        connection.execute(delete(EpochRow).where(EpochRow.run_id == run.id))
+        connection.execute(delete(RunRow).where(RunRow.id == run.id))
+
+    write(engine, work)
+
+
+def was_removed(engine: Engine, run: RunSettings, created_at: datetime | None) -> bool:
+    """Return whether a run of this name that was created at that time was removed.
+
+    With None, whether any was.
+    """
+    return read(engine, _removed, run, created_at)
+
+
+def _removed(connection: Connection, run: RunSettings, created_at: datetime | None) -> bool:
+    query = select(RemovedRunRow.name).where(
+        RemovedRunRow.dataset_id == run.dataset_id, RemovedRunRow.name == run.name
+    )
+    if created_at is not None:
+        query = query.where(RemovedRunRow.created_at == created_at)
+    return connection.execute(query).first() is not None
+
+
+def lock(connection: Connection, run: RunSettings) -> None:
+    """Keep others from removing a run until the transaction ends.
+
+    Raises `RunNotFoundError` if it was removed, and `DatasetDroppedError`.
+    """
+    # As a foreign key does, which would raise an error of the database if the run is gone.
+    row = select(RunRow.id).where(RunRow.id == run.id).with_for_update(read=True, key_share=True)
+    if connection.execute(row).first() is None:
+        raise _gone(connection, run)
+
+
+def _gone(connection: Connection, run: RunSettings) -> RegistryError:
+    """Return the error for a run that has no row: it was removed, or its dataset dropped."""
+    if _has_head(connection, run.dataset_id):
+        return RunNotFoundError(run.name, None)
+    return DatasetDroppedError()
+
+
+def _has_head(connection: Connection, dataset_id: int) -> bool:
+    head = select(HeadRow.dataset_id).where(HeadRow.dataset_id == dataset_id)
+    return connection.execute(head).first() is not None
 
 
 def all_settings(engine: Engine, dataset_id: int) -> list[RunSettings]:
@@ -127,7 +211,10 @@ def advance(engine: Engine, run: RunSettings, samples: int) -> int | None:
     )
     # Not `write`, which would repeat the addition after a lost connection.
     with writing(engine) as connection:
-        return connection.execute(added).scalar()
+        total: int | None = connection.execute(added).scalar()
+        if total is None:
+            _consumed(connection, run)  # raises if there is no such run
+        return total
 
 
 def _consumed(connection: Connection, run: RunSettings) -> int:
@@ -135,7 +222,7 @@ def _consumed(connection: Connection, run: RunSettings) -> int:
         select(RunRow.consumed).where(RunRow.id == run.id)
     ).scalar_one_or_none()
     if samples is None:
-        raise DatasetDroppedError
+        raise _gone(connection, run)
     return samples
 
 
@@ -144,4 +231,12 @@ def _of_name(dataset_id: int, name: object) -> Select[Any]:
 
 
 def _settings(row: Row[RunRow]) -> RunSettings:
-    return RunSettings(row.id, row.name, row.seed, row.split, parse_policy(row.policy))
+    return RunSettings(
+        id=row.id,
+        dataset_id=row.dataset_id,
+        created_at=row.created_at,
+        name=row.name,
+        seed=row.seed,
+        split=row.split,
+        policy=parse_policy(row.policy),
+    )

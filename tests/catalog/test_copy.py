@@ -28,7 +28,10 @@ from tests.support.growing_datasets import KINDS, Kind, due, yielded
 
 LOCAL = {"id", "dataset_id", "run_id", "updated_at"}
 """Columns whose values differ between databases."""
-RELATED = [models.WebhookRow, models.ToolAnnotationRow, models.DeliveryRow, models.InboxRow]
+RELATED = [
+    *(models.WebhookRow, models.ToolAnnotationRow, models.DeliveryRow, models.InboxRow),
+    models.RemovedRunRow,
+]
 
 
 @pytest.fixture(
@@ -84,6 +87,8 @@ def contents(reg: Registry) -> dict[str, list[dict[str, Any]]]:
 
 def fill_related(dataset: Dataset, engine: Any, number: int) -> None:
     """Insert rows into every table that is related to a dataset."""
+    dataset.run(f"removed {number}")
+    dataset.remove_run(f"removed {number}")
     set_mapping(engine, dataset.id, "label-studio", {"text": f"data.{number}"})
     owner: dict[str, Any] = {"dataset_id": dataset.id}
     moment = datetime(2024, 5, number + 1, 12, 30, 15, 250, tzinfo=UTC)

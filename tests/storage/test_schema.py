@@ -116,6 +116,8 @@ def test_every_revision_goes_down_and_up_again_with_rows(reg: Registry) -> None:
     dataset = reg.create("d", {"x": Tensor("uint8")})
     dataset.insert([{"x": 1}, {"x": 2}])
     dataset.run("r").epoch(0)
+    dataset.run("removed")
+    dataset.remove_run("removed")
     tokens.create(reg.engine, "tool")
     set_mapping(reg.engine, dataset.id, "tool", {"x": "x"})
     deliveries.record(reg.engine, dataset.id, "tool", "event", b"digest")

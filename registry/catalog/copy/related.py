@@ -30,6 +30,7 @@ from registry.storage.database.models import (
     ErasureRow,
     HeadRow,
     InboxRow,
+    RemovedRunRow,
     RunRow,
     SampleRow,
     ToolAnnotationRow,
@@ -41,7 +42,7 @@ from registry.storage.log.raw_text import decode, raw, readable
 _PART = 1000
 """Rows that are in memory or in one statement at a time."""
 _TEXTS = ("key", "fields", "action", "source", "error", "group_key")
-_TOOL_TABLES = (WebhookRow, ToolAnnotationRow, DeliveryRow)
+_TABLES = (WebhookRow, ToolAnnotationRow, DeliveryRow, RemovedRunRow)
 
 Scope = tuple[Connection, int]
 """A connection, and the primary key of the dataset, or of a run, in that database."""
@@ -66,8 +67,8 @@ def copy_related(source: Scope, target: Scope, erased: int) -> Related:
     ``erased`` is the result of `copy_erasures`. Raises `DivergenceError` if a run of the copy has
     other settings or has pinned other epochs than the source's.
     """
-    for row_class in _TOOL_TABLES:
-        _copy_tool_table(row_class, source, target)
+    for row_class in _TABLES:
+        _copy_table(row_class, source, target)
     copied = _copy_runs(source, target)
     rejected, left = _copy_rejected(source, target)
     return Related(copied, rejected, left, erased)
@@ -116,7 +117,7 @@ def _erasures(connection: Connection, dataset_id: int) -> list[dict[str, Any]]:
     return [dict(row) for row in rows]
 
 
-def _copy_tool_table(row_class: type[Base], source: Scope, target: Scope) -> None:
+def _copy_table(row_class: type[Base], source: Scope, target: Scope) -> None:
     """Copy rows that are identified by their content; the source's replace the copy's.
 
     Rows with a surrogate key are inserted unless the copy has them.

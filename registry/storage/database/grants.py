@@ -27,7 +27,7 @@ Rights = Mapping[str, tuple[str, ...]]
 
 LOG = (
     *(VERSION_TABLE, "datasets", "schemas", "heads", "samples", "erasures", "inbox"),
-    *("tags", "runs", "epochs"),
+    *("tags", "runs", "removed_runs", "epochs"),
 )
 """The tables that readers, writers and servers may read."""
 PRIVATE = ("tool_annotations", "webhooks", "deliveries", "tokens")

@@ -24,7 +24,7 @@ from registry.storage.database.models.datasets import (
     TagRow,
 )
 from registry.storage.database.models.inbox import InboxRow
-from registry.storage.database.models.runs import EpochRow, RunRow
+from registry.storage.database.models.runs import EpochRow, RemovedRunRow, RunRow
 from registry.storage.database.models.samples import ErasureRow, SampleRow
 from registry.storage.database.models.server import (
     DeliveryRow,
@@ -42,6 +42,7 @@ __all__ = [
     "ErasureRow",
     "HeadRow",
     "InboxRow",
+    "RemovedRunRow",
     "RunRow",
     "SampleRow",
     "SchemaRow",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, ForeignKey, PrimaryKeyConstraint, UniqueConstraint
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Mapped, mapped_column
 
-from registry.storage.database.models.base import Base, Count, DatasetId, Now, Position
+from registry.storage.database.models.base import Base, Count, DatasetId, DatasetKey, Now, Position
 
 
 class RunRow(Base):
@@ -34,6 +35,21 @@ class RunRow(Base):
     schema: Mapped[int | None]
 
     __table_args__ = (UniqueConstraint("dataset_id", "name"),)
+
+
+class RemovedRunRow(Base):
+    """A run that was removed, and no other run of its name, by when it was created.
+
+    Machines that trained on it remember its last epoch. Without this row they would take a new run
+    of the name for one that was restored from an older dump.
+    """
+
+    __tablename__ = "removed_runs"
+
+    dataset_id: Mapped[DatasetKey]
+    name: Mapped[str] = mapped_column(primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(primary_key=True)
+    removed_at: Mapped[Now]
 
 
 class EpochRow(Base):

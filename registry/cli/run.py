@@ -1,0 +1,163 @@
+"""``registry run``: list, show and remove the training runs of a dataset."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import typer
+
+from registry.catalog.registry import connect
+from registry.cli.base import AsJson, Name, Url, Yes, app
+from registry.cli.confirm import confirm
+from registry.cli.tables import Column, Listing, print_properties, printable
+from registry.training.pin_store import Pin, PinnedEpoch
+from registry.training.run import Run
+
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")]
+
+run = typer.Typer(no_args_is_help=True, help="List, show and remove training runs.")
+app.add_typer(run, name="run")
+
+
+@run.command(name="ls")
+def list_runs(dataset: Name, as_json: AsJson = False, url: Url = None) -> None:
+    """List a dataset's training runs and their progress."""
+    with connect(url) as registry:
+        # Within the block: both properties of a run query the database.
+        progress = [(run, run.last, run.consumed) for run in registry.open(dataset).runs()]
+    if as_json:
+        typer.echo(json.dumps([_run_json(*columns) for columns in progress], indent=2))
+        return
+    _print(progress)
+
+
+def _print(progress: Iterable[tuple[Run, Pin | None, int]]) -> None:
+    """Print the runs, each with its last epoch and the samples consumed."""
+    listing = Listing(
+        Column("run"),
+        Column("seed", right=True, whole=True),
+        Column("split"),
+        Column("policy", whole=True),
+        Column("epochs", right=True, whole=True),
+        Column("watermark", right=True, whole=True),
+        Column("samples", right=True, whole=True),
+        Column("consumed", right=True, whole=True),
+    )
+    listing.print(
+        (
+            run.name,
+            str(run.seed),
+            run.split or "",
+            str(run.policy),
+            f"{last.number + 1:,}" if last else "0",
+            f"{last.watermark:,}" if last else "",
+            f"{last.end:,}" if last else "0",
+            f"{consumed:,}",
+        )
+        for run, last, consumed in progress
+    )
+
+
+@run.command()
+def show(
+    dataset: Name,
+    name: RunName,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=0, help="The number of epochs, the last ones.")
+    ] = 20,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Show a run's settings, its progress and its last epochs."""
+    with connect(url) as registry:
+        run = registry.open(dataset).find_run(name)
+        last, consumed, epochs = run.last, run.consumed, run.epochs(limit)
+    if as_json:
+        shown = {
+            **_run_json(run, last, consumed),
+            "created_at": run.created_at.isoformat(),
+            "last_epochs": [_epoch_json(epoch) for epoch in epochs],
+        }
+        typer.echo(json.dumps(shown, indent=2))
+        return
+    count, end = (last.number + 1, last.end) if last else (0, 0)
+    print_properties(
+        [
+            ("run", run.name),
+            ("seed", str(run.seed)),
+            ("split", run.split or "(all samples)"),
+            ("policy", str(run.policy)),
+            ("created", f"{run.created_at:%Y-%m-%d %H:%M:%S} UTC"),
+            ("epochs", f"{count:,}, of {end:,} samples"),
+            ("consumed", f"{consumed:,} samples"),
+        ]
+    )
+    if epochs:
+        typer.echo()
+        _print_epochs(epochs)
+
+
+def _print_epochs(epochs: Iterable[PinnedEpoch]) -> None:
+    listing = Listing(
+        Column("epoch", right=True, whole=True),
+        Column("pinned (UTC)", whole=True),
+        Column("watermark", right=True, whole=True),
+        Column("samples", right=True, whole=True),
+        Column("first", right=True, whole=True),
+    )
+    listing.print(
+        (
+            str(epoch.pin.number),
+            f"{epoch.pinned_at:%Y-%m-%d %H:%M:%S}",
+            f"{epoch.pin.watermark:,}",
+            f"{epoch.pin.size:,}",
+            f"{epoch.pin.start:,}",
+        )
+        for epoch in epochs
+    )
+
+
+@run.command()
+def rm(dataset: Name, name: RunName, yes: Yes = False, url: Url = None) -> None:
+    """Remove a run with its epochs, which cannot be replayed afterwards. The samples stay."""
+    with connect(url) as registry:
+        opened = registry.open(dataset)
+        run = opened.find_run(name)
+        last, consumed = run.last, run.consumed
+        count, end = (last.number + 1, last.end) if last else (0, 0)
+        size = f"{_count(count, 'epoch')} of {end:,} samples, {consumed:,} of them consumed"
+        confirm(f"Remove run {name!r} of {opened.name} ({size}), permanently?", yes=yes)
+        opened.remove_run(name)
+    typer.echo(f"removed {printable(name)}: {size}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def _run_json(run: Run, last: Pin | None, consumed: int) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "seed": run.seed,
+        "split": run.split,
+        "policy": str(run.policy),
+        "epochs": last.number + 1 if last else 0,
+        "watermark": last.watermark if last else None,
+        "samples": last.end if last else 0,
+        "consumed": consumed,
+    }
+
+
+def _epoch_json(epoch: PinnedEpoch) -> dict[str, Any]:
+    pin = epoch.pin
+    return {
+        "number": pin.number,
+        "pinned_at": epoch.pinned_at.isoformat(),
+        "since": pin.since,
+        "watermark": pin.watermark,
+        "chain": pin.chain.hex(),
+        "size": pin.size,
+        "start": pin.start,
+    }
