@@ -50,6 +50,7 @@ class LogRow(NamedTuple):
     record: bytes | None
     source: str | None
     supersedes: int | None
+    live: int | None
     key: str
     group_key: str | None
     created_at: datetime
@@ -149,6 +150,7 @@ def _blocks(rows: Sequence[LogRow]) -> Iterator[NewRows]:
             [row.source for row in part],
             [row.created_at for row in part],
             [row.group_key for row in part] if grouped else None,
+            {offset: row.live for offset, row in enumerate(part) if row.live is not None},
         )
 
 

@@ -11,10 +11,11 @@ bytes is about 10 % slower, and takes a quarter more CPU time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import chain as concatenate
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ BLOCK = 4096
 
 # The columns must be in the order of the fields that `encode` writes. COPY checks lengths only: two
 # columns of one width in the wrong order would be stored without an error.
-COLUMNS = "dataset_id, position, bucket, chain, record, source, supersedes, key"
+COLUMNS = "dataset_id, position, bucket, chain, record, source, supersedes, live, key"
 COPY = "COPY samples ({}) FROM STDIN (FORMAT BINARY)"
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
@@ -56,6 +57,7 @@ _FIXED = np.dtype(
     ]
 )
 _NULL = (-1).to_bytes(4, "big", signed=True)
+_TWO_NULLS = _NULL + _NULL
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 """PostgreSQL's zero of time, from which it counts microseconds."""
 
@@ -64,7 +66,9 @@ class NewRows(NamedTuple):
     """Rows to insert at ``position``, ``position + 1``, …: columns with one item per row.
 
     ``chains`` are the 16-byte chain values after each row. Without ``created_at``, the database
-    gives all rows the time of the transaction; without ``groups``, none has a group.
+    gives all rows the time of the transaction; without ``groups``, none has a group. ``live`` has
+    the number of live samples after some of the rows, by their offsets: after the last one of each
+    commit.
     """
 
     position: int
@@ -76,6 +80,7 @@ class NewRows(NamedTuple):
     sources: Sequence[str | None]
     created_at: Sequence[datetime] | None = None
     groups: Sequence[str | None] | None = None
+    live: Mapping[int, int] = MappingProxyType({})
 
 
 def insert(connection: Connection, dataset_id: int, blocks: Iterable[NewRows]) -> bytes:
@@ -125,6 +130,7 @@ def _insert_many(
             rows.records,
             rows.sources,
             rows.supersedes,
+            map(rows.live.get, range(len(rows.keys))),
             rows.keys,
         ]
         if rows.created_at is not None:
@@ -154,7 +160,7 @@ def encode(dataset_id: int, rows: NewRows) -> bytes:
     """Return rows as COPY data, without header and trailer."""
     count = len(rows.records)
     fixed = np.empty(count, _FIXED)
-    fixed["fields"] = 8 + (rows.created_at is not None) + (rows.groups is not None)
+    fixed["fields"] = 9 + (rows.created_at is not None) + (rows.groups is not None)
     fixed["dataset_id_bytes"] = fixed["bucket_bytes"] = 4
     fixed["position_bytes"] = 8
     fixed["chain_bytes"] = 16
@@ -166,10 +172,13 @@ def encode(dataset_id: int, rows: NewRows) -> bytes:
     encoded = [key.encode() for key in rows.keys]
     lengths = np.array([len(key) for key in encoded], ">i4")
     origins = _fields_of(rows.sources)
+    # The last field of these is ``live``.
     middle = [
-        origins[source] + (_NULL if old is None else _field(old.to_bytes(8, "big")))
+        origins[source] + (_TWO_NULLS if old is None else _int64(old) + _NULL)
         for source, old in zip(rows.sources, rows.supersedes, strict=True)
     ]
+    for offset, live in rows.live.items():
+        middle[offset] = middle[offset].removesuffix(_NULL) + _int64(live)
     # Views as void ("V"), since NumPy strips trailing zero bytes from byte strings ("S").
     columns: list[Iterable[bytes]] = [
         fixed.view(f"V{_FIXED.itemsize}").tolist(),
@@ -179,7 +188,7 @@ def encode(dataset_id: int, rows: NewRows) -> bytes:
         encoded,
     ]
     if rows.created_at is not None:
-        times = {moment: _field(_microseconds(moment)) for moment in {*rows.created_at}}
+        times = {moment: _int64(_microseconds(moment)) for moment in {*rows.created_at}}
         columns.append(times[moment] for moment in rows.created_at)
     if rows.groups is not None:
         columns.append(map(_fields_of(rows.groups).__getitem__, rows.groups))
@@ -191,8 +200,12 @@ def _fields_of(texts: Sequence[str | None]) -> dict[str | None, bytes]:
     return {text: _NULL if text is None else _field(text.encode()) for text in {*texts}}
 
 
-def _microseconds(moment: datetime) -> bytes:
-    return ((moment - _EPOCH) // timedelta(microseconds=1)).to_bytes(8, "big", signed=True)
+def _microseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _int64(value: int) -> bytes:
+    return _field(value.to_bytes(8, "big", signed=True))
 
 
 def _field(value: bytes) -> bytes:

@@ -207,13 +207,14 @@ class Writer:
         rows = plans[0] if len(plans) == 1 else _joined(plans)
         if not rows.keys:
             return
+        live = self.head.live + rows.inserted - rows.retracted
         # Blocks are computed while they are inserted: on PostgreSQL, hashing one overlaps with the
         # server's work on the one before.
-        blocks = _blocks(self.head, rows)
+        blocks = _blocks(self.head, rows, live)
         self.head = replace(
             self.head,
             position=self.head.position + len(rows.keys),
-            live=self.head.live + rows.inserted - rows.retracted,
+            live=live,
             chain=bulk_insert.insert(self.connection, self.dataset_id, blocks),
         )
         advance_head(self.connection, self.dataset_id, self.head)
@@ -247,8 +248,11 @@ def _append_one(engine: Engine, dataset_id: int, batch: Batch) -> Report:
     return outcome
 
 
-def _blocks(head: Head, plan: Plan) -> Iterator[NewRows]:
-    """Yield a plan's rows, which follow a head, in blocks; each is hashed when it is asked for."""
+def _blocks(head: Head, plan: Plan, live: int) -> Iterator[NewRows]:
+    """Yield a plan's rows, which follow a head, in blocks; each is hashed when it is asked for.
+
+    ``live`` is the number of live samples after all of them.
+    """
     chain = head.chain
     for start in range(0, len(plan.keys), BLOCK):
         part = slice(start, start + BLOCK)
@@ -260,8 +264,17 @@ def _blocks(head: Head, plan: Plan) -> Iterator[NewRows]:
         # The next block continues from here: its first value depends on this block's last.
         chain = chains[-1]
         position = head.position + start
-        sources = plan.sources[part]
-        yield NewRows(position, hashes, chains, records, keys, supersedes, sources, groups=groups)
+        yield NewRows(
+            position,
+            hashes,
+            chains,
+            records,
+            keys,
+            supersedes,
+            plan.sources[part],
+            groups=groups,
+            live={len(keys) - 1: live} if start + BLOCK >= len(plan.keys) else {},
+        )
 
 
 def _chunks(batch: Batch) -> Iterator[Batch]:
