@@ -7,6 +7,7 @@ from .storage.log.entries import Entry, Revision
 from .storage.log.erase import Erasure
 from .storage.log.head import Head
 from .storage.log.page import Page
+from .storage.log.tags import Tag
 from .storage.log.version import Version
 from .training.epoch import Epoch
 from .training.policy import Replay
@@ -30,6 +31,7 @@ __all__ = [
     "Report",
     "Revision",
     "Run",
+    "Tag",
     "Tensor",
     "Text",
     "Version",

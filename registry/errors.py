@@ -28,6 +28,7 @@
     ├── ImportFileError            a file, or a line of it, that cannot be imported
     ├── ExportFileError            a file that cannot be written
     ├── VersionError               a dataset version that this database does not hold
+    │   └── TagError                   a tag that is unknown, taken or no valid name
     ├── ImageError                 a stored image that cannot be decoded
     ├── ErasedError                samples of an epoch or version have been erased
     ├── LogGapError                the log lacks positions; never returned as a short page
@@ -265,6 +266,14 @@ class ExportFileError(RegistryError):
 
 class VersionError(RegistryError):
     """A dataset version (``name@watermark:chain``) that is not in this database."""
+
+
+class TagError(VersionError):
+    """A tag that does not exist, that points to another version, or whose name is not valid."""
+
+    def __init__(self, message: str, tag: str) -> None:
+        super().__init__(message)
+        self.tag = tag
 
 
 class ImageError(RegistryError):

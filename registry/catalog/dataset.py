@@ -24,26 +24,29 @@ from registry.storage.log.erase import Erasure, erase
 from registry.storage.log.head import Head
 from registry.storage.log.inbox import Inbox
 from registry.storage.log.insertions import Data, insertions
+from registry.storage.log.live_count import live_count
 from registry.storage.log.page import Page
 from registry.storage.log.reader import Log, follow, pages
 from registry.storage.log.requests import append_requests
+from registry.storage.log.tags import Tag, all_tags, check_tag, delete_tag, set_tag
 from registry.storage.log.version import Version, complete
 from registry.storage.log.writer import Writer, amend, append, append_all, transact
 from registry.training import run_store
 from registry.training.mirror_source import Sources
 from registry.training.policy import Policy
-from registry.training.population import Population, count_in_database
 from registry.training.run import Run
 
 
 class Dataset:
     """A named, growing log of samples. Safe to share between threads.
 
-    A dataset opened at a version (``digits@1500:9f86d081…``) is permanently that prefix of the
-    log: reading stops there, and writing raises `VersionError`.
+    A dataset opened at a version (``digits@1500:9f86d081…``, ``digits@gold``) is permanently that
+    prefix of the log: reading stops there, and writing raises `VersionError`.
     """
 
-    def __init__(self, log: Log, row: Row[DatasetRow], version: Version | None = None) -> None:
+    def __init__(
+        self, log: Log, row: Row[DatasetRow], version: tuple[Version, int | None] | None = None
+    ) -> None:
         self.name: str = row.name
         self.description: str = row.description
         self.created_at = row.created_at
@@ -52,7 +55,11 @@ class Dataset:
         self._log = log
         # Shared by all runs, so that a mirror that one run has checked is not checked again.
         self._sources = Sources(log)
-        self._version = None if version is None else complete(log, version)
+        # The number of live samples of a version is read when it is asked for.
+        self._version: Version | None = None
+        self._live: int | None = None
+        if version is not None:
+            self._version, self._live = version
 
     @property
     def id(self) -> int:
@@ -80,11 +87,9 @@ class Dataset:
         """
         if self._version is None:
             return self._log.head()
-        watermark = self._version.watermark
-        # The head's row counts the live samples of the whole log, so they are counted here.
-        everything = Population(watermark, interval({}, None))
-        live = read(self._log.engine, count_in_database, self._log.dataset_id, everything)
-        return Head(watermark, live, bytes.fromhex(self._version.chain))
+        if self._live is None:
+            self._live = self._live_at(self._version.watermark)
+        return Head(self._version.watermark, self._live, bytes.fromhex(self._version.chain))
 
     @property
     def version(self) -> Version:
@@ -92,8 +97,7 @@ class Dataset:
         if self._version is not None:
             return self._version
         # One read: the position and the chain of two reads could be those of different commits.
-        head = self.head
-        return Version(self.name, head.position, head.chain.hex())
+        return self._version_at(self.head)
 
     def __len__(self) -> int:
         """Return the number of live samples."""
@@ -280,6 +284,42 @@ class Dataset:
         """
         return broken_images(self._log, self.head.position)
 
+    def tag(
+        self,
+        name: str,
+        *,
+        at: SupportsIndex | None = None,
+        note: str | None = None,
+        move: bool = False,
+    ) -> Tag:
+        """Name the dataset as it is now, or as it was at position ``at``; ``digits@name`` opens it.
+
+        A dataset that is opened at a version gets the tag there. With ``move``, a tag that points
+        to another version is moved, and gets the new note. Runs and datasets that were opened by it
+        keep the version that they have. Raises `TagError` if the name is taken or not valid, and
+        `VersionError` if the log ends before ``at``.
+        """
+        check_tag(name, note)
+        if at is None:
+            head = self.head
+            version, live = self._version or self._version_at(head), head.live
+        else:
+            position = self._position(at)
+            version, live = complete(self._log, self.name, position), self._live_at(position)
+        return set_tag(self._log, name, version, live, note, move=move)
+
+    def tags(self) -> list[Tag]:
+        """Return all tags of the dataset, in the order of their positions."""
+        return all_tags(self._log, self.name)
+
+    def untag(self, name: str) -> None:
+        """Delete a tag; runs and datasets that were opened by it keep their version.
+
+        Raises `TagError` if there is none of this name.
+        """
+        self._check_writable()
+        delete_tag(self._log, self.name, name)
+
     def runs(self) -> list[Run]:
         """Open every run, in the alphabetical order of their names."""
         return [
@@ -332,14 +372,30 @@ class Dataset:
         check_source(source)
         return amend(self._log.engine, self._log.dataset_id, key, change, source)
 
+    def _version_at(self, head: Head) -> Version:
+        return Version(self.name, head.position, head.chain.hex(), 0)
+
+    def _live_at(self, position: int) -> int:
+        return read(self._log.engine, live_count, self._log.dataset_id, position)
+
     def _range(self, after: SupportsIndex, until: SupportsIndex | None) -> tuple[int, int]:
         """Return the range as integers; raises `VersionError` unless it is within the log."""
-        # Not `self.head`, which at a version counts live samples.
-        head = self._version.watermark if self._version else self._log.head().position
+        head = self._end()
         start, stop = operator.index(after), head if until is None else operator.index(until)
         if not 0 <= start <= stop <= head:
             raise VersionError(f"{self.name!r} has positions [0, {head}), not [{start}, {stop})")
         return start, stop
+
+    def _position(self, at: SupportsIndex) -> int:
+        """Return a position as an integer; raises `VersionError` unless the log reaches it."""
+        position, head = operator.index(at), self._end()
+        if not 0 <= position <= head:
+            raise VersionError(f"{self.name!r} has positions [0, {head}), not {position}")
+        return position
+
+    def _end(self) -> int:
+        # Not `self.head`, which at a version counts live samples.
+        return self._version.watermark if self._version else self._log.head().position
 
     def _check_writable(self) -> None:
         if self._version is not None:

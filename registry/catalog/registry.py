@@ -31,7 +31,8 @@ from registry.storage.log.drop import Progress, drop, remove
 from registry.storage.log.hash_chain import GENESIS
 from registry.storage.log.reader import Log
 from registry.storage.log.replica import Replica, open_replica
-from registry.storage.log.version import Version, is_name
+from registry.storage.log.tags import resolve
+from registry.storage.log.version import Reference, is_name
 
 DEFAULT_URL = "sqlite:///registry.db"
 
@@ -137,12 +138,14 @@ class Registry(Pickled):
         return self.open(name)
 
     def open(self, name: str) -> Dataset:
-        """Open a dataset, or a version of one (``digits@1500:9f86d081…``).
+        """Open a dataset, or a version of one.
 
-        Raises `DatasetNotFoundError`, and `VersionError` if the log does not hold the version.
+        A version is named by a tag (``digits@gold``), by its position (``digits@1500``), or by its
+        position and the chain there (``digits@1500:9f86d081…``). Raises `DatasetNotFoundError`,
+        and `VersionError` if the log does not hold the version.
         """
-        version = Version.parse(name)
-        return self._dataset(find_row(self, version.name if version else name), version)
+        reference = Reference.parse(name)
+        return self._dataset(find_row(self, reference.name), reference)
 
     def names(self) -> list[str]:
         """Return the datasets' names in alphabetical order."""
@@ -153,7 +156,7 @@ class Registry(Pickled):
         """Open every dataset, in the alphabetical order of their names."""
         query = select(DatasetRow).where(NOT_DROPPED).order_by(DatasetRow.name)
         rows = read(self.engine, lambda connection: connection.execute(query).all())
-        return [self._dataset(row) for row in rows]
+        return [self._dataset(row, Reference(row.name)) for row in rows]
 
     def drop(self, name: str, progress: Progress | None = None) -> None:
         """Remove a dataset with its samples, runs and epochs, permanently.
@@ -175,8 +178,9 @@ class Registry(Pickled):
             )
             raise
 
-    def _dataset(self, row: Row[DatasetRow], version: Version | None = None) -> Dataset:
-        return Dataset(Log.of(self.engine, row, self.replica), row, version)
+    def _dataset(self, row: Row[DatasetRow], reference: Reference) -> Dataset:
+        log = Log.of(self.engine, row, self.replica)
+        return Dataset(log, row, resolve(log, reference))
 
 
 def find_row(registry: Registry, name: str) -> Row[DatasetRow]:

@@ -20,11 +20,11 @@ from registry.server.settings import ServerSettings
 from registry.server.thread_pools import ThreadPools
 from registry.storage.log.batch import Report
 from registry.storage.log.changes import Change
-from registry.storage.log.version import NAME
+from registry.storage.log.version import NAME, REFERENCE
 
 Result = TypeVar("Result")
 
-_NAME = re.compile(rf"{NAME}(@[0-9]{{1,18}}:[0-9a-f]{{8,32}})?")
+_NAME = re.compile(rf"{NAME}|{REFERENCE}")
 
 
 class OpenDataset:

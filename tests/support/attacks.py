@@ -19,7 +19,6 @@ from registry import (
     Replay,
     Tensor,
     Text,
-    Version,
 )
 from registry.errors import DatabaseError, TransientError
 from registry.io.export_file import export_file
@@ -32,6 +31,7 @@ from registry.samples.features import Features
 from registry.server import tokens
 from registry.server.settings import parse_secrets
 from registry.storage.log.changes import Change
+from registry.storage.log.version import Reference
 from tests.support.hostile_input import Case, confined
 
 Attack = Callable[[Registry, Case], None]
@@ -167,7 +167,7 @@ def attack_definitions(_: Registry, case: Case) -> None:
         lambda: parse_feature(f"class:{words}"),
         lambda: Features.from_json([{"name": value, "kind": value}]),
         lambda: Features.from_json([{"name": "a", "kind": "Tensor", "dtype": value, "shape": []}]),
-        lambda: Version.parse(value),
+        lambda: Reference.parse(value),
     ]
     for make in makers:
         with refused_or_done():

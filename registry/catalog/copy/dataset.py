@@ -82,7 +82,7 @@ def copy_dataset(
         with _locked(copy, head) as target_connection:
             related = copy_related(scope, (target_connection, copy.dataset_id), erased)
     task.verify(head)
-    version = Version(name, head.position, head.chain.hex())
+    version = Version(name, head.position, head.chain.hex(), 0)
     return Copied(version, head.position - before.position, related)
 
 

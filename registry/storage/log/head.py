@@ -79,6 +79,16 @@ def read_head(connection: Connection, dataset_id: int) -> tuple[Head, bool]:
     return _head(row), bool(row and row.waiting)
 
 
+def refuse_if_dropped(connection: Connection, dataset_id: int) -> None:
+    """Raise `DatasetDroppedError` where there is no head.
+
+    The dataset's row outlives a drop: without this, rows that refer to it could still be inserted.
+    """
+    head = select(HeadRow.dataset_id).where(HeadRow.dataset_id == dataset_id)
+    if connection.execute(head).first() is None:
+        raise DatasetDroppedError
+
+
 def chain_at(connection: Connection, dataset_id: int, position: int) -> bytes | None:
     """Return the chain after the log's first ``position`` rows; None if it has fewer."""
     if position == 0:
