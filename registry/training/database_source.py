@@ -61,7 +61,7 @@ class DatabaseSource:
     def local_files(self, index: Index) -> LocalFiles | None:
         pass
 
-    def erased(self, population: Population) -> list[tuple[int, str]]:
+    def erased(self, population: Population) -> Positions:
         return read(self.log.engine, erased_in_database, self.log.dataset_id, population)
 
     def _live(self, population: Population, after: int, until: int) -> Positions:

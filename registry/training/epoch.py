@@ -9,12 +9,11 @@ from functools import cached_property, partial
 from itertools import chain
 from typing import Any, NoReturn, Self, SupportsIndex, TypeVar
 
-import numpy as np
-
 from registry.errors import DivergenceError, EpochError, ErasedError, MirrorError
 from registry.samples.arrays import Positions, Rows
 from registry.samples.codec import Codec, Column
 from registry.samples.features import Features
+from registry.storage.mirror.erase import erased_rows
 from registry.storage.mirror.index import Index
 from registry.storage.mirror.local_files import LocalFiles
 from registry.training import batching
@@ -22,7 +21,7 @@ from registry.training.image_batches import image_batches
 from registry.training.mirror_source import Sources
 from registry.training.permutation import Permutation
 from registry.training.pin_store import Pin
-from registry.training.population import Population
+from registry.training.population import Population, contains
 from registry.training.run_store import RunSettings
 from registry.training.sharding import CHUNK_ROWS, Shard, Share
 from registry.training.source import Source, read_columns
@@ -139,7 +138,7 @@ class Epoch:
             self.index = self._make_index(None)
         # A withheld row is blank in the files, and would fail the graph that reads them.
         files = self.source.local_files(self.index)
-        return None if files is None or self._among(files.withheld) else files
+        return None if files is None or len(self._among(files.withheld)) else files
 
     def rows(self, offsets: Positions) -> Iterator[Rows]:
         """Yield fixed-width samples as uint8 of shape ``(count, width or more)``, in order."""
@@ -233,21 +232,20 @@ class Epoch:
 
     def _refuse_erased(self) -> None:
         """Raise `ErasedError` with all samples of the epoch that are known to be erased."""
-        erased = self.source.erased(self._population)
-        # For a replay, the source returns all older samples, drawn or not.
-        if erased and self._population.draw is not None:
-            drawn = self._among(np.array([position for position, _ in erased]))
-            erased = [sample for sample in erased if sample[0] in drawn]
-        if erased:
-            self._refuse(erased)
+        # An erased sample is retracted, too: later epochs do not hold it, and ask for no key.
+        erased = self._among(self.source.erased(self._population))
+        if rows := erased_rows(self.source.log, erased):
+            self._refuse(sorted((row.position, row.key) for row in rows))
 
-    def _among(self, positions: Positions) -> set[int]:
-        """Return which of these positions hold samples of the epoch."""
-        inside: set[int] = set()
-        for after in range(0, self.size if len(positions) else 0, CHUNK_ROWS):
-            ranks = np.arange(after, min(self.size, after + CHUNK_ROWS))
-            inside.update(np.intersect1d(self.index.positions(ranks), positions).tolist())
-        return inside
+    def _among(self, positions: Positions) -> Positions:
+        """Return which of these positions, in ascending order, hold samples of the epoch."""
+        if not len(positions):
+            return positions
+        try:
+            return positions[contains(self.index, self._population, positions)]
+        except MirrorError:
+            self.index = self._make_index(None)
+            return positions[contains(self.index, self._population, positions)]
 
     def _refuse(self, erased: list[tuple[int, str]]) -> NoReturn:
         end = self.start + self.size

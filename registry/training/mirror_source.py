@@ -102,10 +102,10 @@ class MirrorSource:
                 lease = self.view.lease()
                 return LocalFiles(self.view, index, self.mirror.withheld(self.view), lease)
 
-    def erased(self, population: Population) -> list[tuple[int, str]]:
+    def erased(self, population: Population) -> Positions:
         # Saves a query for logs in which nothing was ever erased.
         if self.mirror.erasures == 0:
-            return []
+            return np.empty(0, np.int64)
         return DatabaseSource(self.mirror.log, self._watermark).erased(population)
 
     def _take(

@@ -6,6 +6,7 @@ Rows that were erased count as live, so that an epoch keeps its size; reading on
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,15 +19,14 @@ from sqlalchemy.orm import aliased
 from registry.samples.arrays import Positions
 from registry.samples.splits import BUCKETS, Interval
 from registry.storage.database.models import SampleRow
-from registry.storage.log.erasures import erased_between
+from registry.storage.log.erasures import erased_positions
 from registry.storage.log.standby import chain_reached
+from registry.storage.mirror.index import Index
 from registry.storage.mirror.snapshot import View
 from registry.training.policy import Replay
 
 CHUNK = 1 << 20
 """Positions of a mirror that are examined at a time."""
-PARAMETERS = 1000
-"""The largest number of positions in one statement's parameters."""
 
 
 @dataclass(frozen=True)
@@ -96,25 +96,33 @@ def count_in_database(connection: Connection, dataset_id: int, population: Popul
     return connection.execute(alive.with_only_columns(func.count())).scalar_one()
 
 
+def contains(index: Index, population: Population, positions: Positions) -> npt.NDArray[np.bool_]:
+    """Return which of these positions, in ascending order, are in the population's index.
+
+    It takes logarithmic time for each, and for a draw also reads the positions that are drawn.
+    """
+    new = index.size
+    if population.draw is not None:
+        # The new samples come first, in the order of the log, and then the drawn ones, in none.
+        def drawn(rank: int) -> bool:
+            return int(index.positions(np.array([rank]))[0]) < population.since
+
+        new = bisect_left(range(index.size), True, key=drawn)
+    inside = index.contains(positions, 0, new)
+    for after in range(new, index.size, CHUNK):
+        part = index.positions(np.arange(after, min(index.size, after + CHUNK)))
+        ranks = np.minimum(np.searchsorted(positions, part), len(positions) - 1)
+        inside[ranks[positions[ranks] == part]] = True
+    return inside
+
+
 def erased_in_database(
     connection: Connection, dataset_id: int, population: Population
-) -> list[tuple[int, str]]:
-    """Return the positions and keys of erased samples of the population, in order.
-
-    With a draw, all erased older samples are returned, drawn or not.
-    """
+) -> Positions:
+    """Read the positions of erased rows in the population's range, in order, live or not."""
     _await_watermark(connection, dataset_id, population)
     after = 0 if population.draw is not None else population.since
-    # From the few erasures to their rows: most logs have none, and no query follows.
-    rows = erased_between(connection, dataset_id, after, population.watermark)
-    positions = sorted(row.position for row in rows)
-    keys = {row.position: row.key for row in rows}
-    alive = _live(dataset_id, population, after, population.watermark)
-    inside: list[int] = []
-    for start in range(0, len(positions), PARAMETERS):
-        some = alive.where(SampleRow.position.in_(positions[start : start + PARAMETERS]))
-        inside += connection.execute(some).scalars()
-    return [(position, keys[position]) for position in inside]
+    return erased_positions(connection, dataset_id, after, population.watermark)
 
 
 def _await_watermark(connection: Connection, dataset_id: int, population: Population) -> None:

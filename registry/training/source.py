@@ -43,7 +43,7 @@ class Source(Protocol):
     def local_files(self, index: Index) -> LocalFiles | None:
         """Return undamaged files with fixed-width rows and this index; None if there are none."""
 
-    def erased(self, population: Population) -> list[tuple[int, str]]:
+    def erased(self, population: Population) -> Positions:
         """Return what `erased_in_database` does; empty if no row is known to be erased."""
 
     @property

@@ -178,9 +178,8 @@ def test_positions_and_samples_are_read_in_whole_batches(
 
 
 def test_a_replay_refuses_exactly_the_erased_samples_that_it_drew(
-    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    dataset: Dataset,
 ) -> None:
-    monkeypatch.setattr("registry.training.epoch.CHUNK_ROWS", 5)
     run = dataset.run("r", policy=Replay(0.5))
     fill(dataset, 0, 8)
     run.epoch(0)

@@ -6,7 +6,9 @@ import itertools
 import math
 import random
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,12 +17,14 @@ from registry import Dataset, Registry, Replay, Tensor
 from registry.errors import FeatureError
 from registry.samples.splits import BUCKETS, Interval
 from registry.storage.database.transactions import read
+from registry.storage.mirror.index import Index, in_memory
 from registry.training import population as populations
 from registry.training.mirror_source import MirrorSource
 from registry.training.policy import LARGEST_RATIO, Policy, check_policy, parse_policy
 from registry.training.population import (
     Draw,
     Population,
+    contains,
     count_in_database,
     live_in_database,
     live_in_view,
@@ -102,6 +106,29 @@ def test_a_split_has_the_first_of_its_buckets_and_not_the_one_after_its_last(
             parts = live_in_view(source.view, population, 0, 20)
             assert (position in rows) == (start <= bucket < stop)
             assert rows.tolist() == [int(n) for part in parts for n in part]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    since=st.integers(0, 60),
+    new=st.lists(st.integers(60, 120), unique=True),
+    older=st.lists(st.integers(0, 59), unique=True),
+    wanted=st.sets(st.integers(0, 130), min_size=1),
+)
+def test_an_index_says_which_positions_it_holds(
+    since: int, new: list[int], older: list[int], wanted: set[int]
+) -> None:
+    """The new ones in the order of the log, then what a replay draws, in any order."""
+    asked = np.array(sorted(wanted))
+    drawn = [position for position in older if position < since]
+    population = Population(130, (0, BUCKETS), since, Draw(Replay(1), 0, 0))
+    index = in_memory(iter([np.array([*sorted(new), *drawn], np.int64)]))
+    with mock.patch.object(populations, "CHUNK", 7):
+        held = asked[contains(index, population, asked)]
+    assert held.tolist() == sorted(wanted.intersection([*new, *drawn]))
+    dense = Index(len(new), since)
+    held = asked[contains(dense, Population(130, (0, BUCKETS)), asked)]
+    assert held.tolist() == sorted(wanted.intersection(range(since, since + len(new))))
 
 
 def test_every_population_has_its_own_name() -> None:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    SQLColumnExpression,
+    Text,
+    any_,
+    column,
+    func,
+    literal,
+    select,
+)
 from sqlalchemy.dialects import postgresql as postgresql_dialect
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.sql.dml import ReturningInsert
@@ -39,3 +52,18 @@ def _insert_if_new(dialect: str, table: type[Base]) -> ReturningInsert[*tuple[An
     # RETURNING, since ON CONFLICT DO NOTHING raises nothing and row counts differ between drivers.
     statement = _insert_into(dialect, table).on_conflict_do_nothing()
     return statement.returning(*table.__table__.primary_key)
+
+
+def is_any_of(
+    connection: Connection, expression: SQLColumnExpression[Any], values: Collection[int | str]
+) -> ColumnElement[bool]:
+    """Return the condition that an expression equals one of the integers or texts.
+
+    They are one parameter: databases limit the number of a statement's parameters.
+    """
+    if connection.dialect.name == "postgresql":
+        texts = any(isinstance(value, str) for value in values)
+        array = literal([*values], ARRAY(Text() if texts else BigInteger()))
+        return expression == any_(array)
+    each = func.json_each(json.dumps([*values], ensure_ascii=False))
+    return expression.in_(select(column("value")).select_from(each))

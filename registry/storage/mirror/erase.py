@@ -9,7 +9,7 @@ older copy or a standby that lags, therefore cannot bring it back.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ from registry.storage.mirror.state import MirrorState
 
 _Writes = list[tuple[int, memoryview]]
 """Offsets in a file, in bytes, and what to write there."""
+_WRITE_BYTES = 1 << 20
+"""Bytes from which on adjacent rows are not written together."""
 Entries = npt.NDArray[Any]
 """Entries of the file ``erased``, of dtype `ERASED`."""
 
@@ -121,9 +123,12 @@ def _fixed_blanks(
     _: Path, __: MirrorState, codec: Codec, positions: Positions
 ) -> dict[str, _Writes] | None:
     rows = blank_rows(codec, positions)
-    stride = rows.shape[1]
+    stride, data = rows.shape[1], rows.reshape(-1).data
     return {
-        "records": [(p * stride, row.data) for p, row in zip(positions.tolist(), rows, strict=True)]
+        "records": [
+            (position * stride, data[n * stride : (n + 1) * stride])
+            for n, position in enumerate(positions.tolist())
+        ]
     }
 
 
@@ -157,9 +162,23 @@ def _variable_blanks(
 
 def _overwrite(path: Path, writes: _Writes) -> None:
     with path.open("r+b", buffering=0) as file:
-        for offset, data in writes:
+        for offset, data in _joined(writes):
             file.seek(offset)
-            appender.write_all(file, data)
+            appender.write_all(file, memoryview(data))
         # The state could reach the disk before these writes. After a power cut the rows would then
         # count as erased, though the disk still has their records.
         os.fsync(file.fileno())
+
+
+def _joined(writes: _Writes) -> Iterator[tuple[int, bytearray]]:
+    """Yield the writes, with those that follow each other in the file as one, up to some size."""
+    start, joined = 0, bytearray()
+    for offset, data in writes:
+        if joined and (offset != start + len(joined) or len(joined) >= _WRITE_BYTES):
+            yield start, joined
+            joined = bytearray()
+        if not joined:
+            start = offset
+        joined += data
+    if joined:
+        yield start, joined

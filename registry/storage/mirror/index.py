@@ -18,6 +18,7 @@ from tempfile import TemporaryFile
 from typing import IO
 
 import numpy as np
+import numpy.typing as npt
 
 from registry.errors import MirrorError
 from registry.samples.arrays import Positions
@@ -54,6 +55,24 @@ class Index:
         if broken.any():
             raise MirrorError(f"{self.path}: {broken.sum()} entries are damaged")
         return positions
+
+    def contains(self, wanted: Positions, start: int, stop: int) -> npt.NDArray[np.bool_]:
+        """Return which positions are at ranks ``[start, stop)``, where positions must ascend."""
+        if start == stop:
+            return np.zeros(len(wanted), bool)
+        if self.entries is None:
+            return (wanted >= self.first + start) & (wanted < self.first + stop)
+        # The first rank in the range whose position is not smaller, by bisection of all at once.
+        low: Positions = np.full(len(wanted), start)
+        high: Positions = np.full(len(wanted), stop)
+        for _ in range((stop - start).bit_length()):
+            middle = (low + high) // 2
+            smaller = self.positions(np.minimum(middle, stop - 1)) < wanted
+            low, high = np.where(smaller, middle + 1, low), np.where(smaller, high, middle)
+            # A range that is empty stays so.
+            low = np.minimum(low, high)
+        equal: npt.NDArray[np.bool_] = self.positions(np.minimum(low, stop - 1)) == wanted
+        return equal
 
     def check(self) -> None:
         """Check file and entries. Raises `MirrorError` if the file is gone or an entry damaged."""
