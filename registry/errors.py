@@ -22,6 +22,7 @@
     ├── FeatureError               an invalid feature or split definition
     ├── DatasetNotFoundError
     ├── DatasetExistsError
+    ├── RenameError                a dataset's new name would concern another token
     ├── DatasetDroppedError        an open dataset that has been dropped
     ├── SampleNotFoundError        no live sample has this key
     ├── InvalidSampleError         a value that does not fit its feature; no row was stored
@@ -150,13 +151,19 @@ class FeatureError(RegistryError):
 class DatasetNotFoundError(RegistryError):
     """No dataset has this name; ``suggestion`` is the closest existing name, or None."""
 
-    def __init__(self, name: str, existing: Iterable[str]) -> None:
+    def __init__(
+        self, name: str, existing: Iterable[str], renamed: tuple[str, str] | None = None
+    ) -> None:
+        """``renamed`` is the name of a dataset that holds the version asked for, and its text."""
         known = list(existing)  # an iterator could be read only once
         close = difflib.get_close_matches(name, known, n=1) if known else []
         hint = f"did you mean {close[0]!r}?" if close else "`registry ls` lists them"
+        if renamed is not None:
+            hint = f"{renamed[0]!r} has this version, as {renamed[1]}: it may have been renamed"
         super().__init__(f"no dataset named {name!r:.200}; {hint}")
         self.name = name
-        self.suggestion = close[0] if close else None
+        suggestions = [renamed[0]] if renamed else close
+        self.suggestion = suggestions[0] if suggestions else None
 
 
 class DatasetExistsError(RegistryError):
@@ -165,6 +172,17 @@ class DatasetExistsError(RegistryError):
     def __init__(self, name: str) -> None:
         super().__init__(f"a dataset named {name!r} exists already; open it or choose another name")
         self.name = name
+
+
+class RenameError(RegistryError):
+    """A dataset that cannot be renamed, because of the token ``token``; nothing was changed."""
+
+    def __init__(self, token: str, reason: str) -> None:
+        super().__init__(
+            f"the token {token!r} {reason}: revoke it first (`registry token revoke {token}`), or "
+            "choose another name"
+        )
+        self.token = token
 
 
 class DatasetDroppedError(RegistryError):

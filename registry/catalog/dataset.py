@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, SupportsIndex
 
 from sqlalchemy import Connection, Row
 
+from registry.catalog.describe import describe
+from registry.catalog.rename import name_of
 from registry.catalog.verify import Verification, verify
 from registry.catalog.verify_images import BrokenImage, broken_images
 from registry.errors import InvalidSampleError, VersionError
@@ -48,6 +51,7 @@ class Dataset:
         self, log: Log, row: Row[DatasetRow], version: tuple[Version, int | None] | None = None
     ) -> None:
         self.name: str = row.name
+        """The name when it was opened; a dataset that is renamed stays open."""
         self.description: str = row.description
         self.created_at = row.created_at
         # JSON has no tuples: the stored intervals are lists.
@@ -79,6 +83,12 @@ class Dataset:
         self._check_writable()
         return self._log.inbox
 
+    def describe(self, text: str) -> None:
+        """Set the description. Raises `FeatureError` for text that databases cannot store."""
+        self._check_writable()
+        describe(self._log.engine, self._log.dataset_id, text)
+        self.description = text
+
     @property
     def head(self) -> Head:
         """The present end of the log.
@@ -97,7 +107,9 @@ class Dataset:
         if self._version is not None:
             return self._version
         # One read: the position and the chain of two reads could be those of different commits.
-        return self._version_at(self.head)
+        version = self._version_at(self.head)
+        # Read too: nobody could open the version by a name that the dataset had before.
+        return replace(version, name=name_of(self._log.engine, self._log.dataset_id))
 
     def __len__(self) -> int:
         """Return the number of live samples."""

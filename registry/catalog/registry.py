@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
 from sqlalchemy import Connection, Engine, Row, insert, select
 
 from registry.catalog.dataset import Dataset
+from registry.catalog.describe import check_description
+from registry.catalog.rename import holder_of, rename
 from registry.errors import (
     DatasetExistsError,
     DatasetNotFoundError,
@@ -19,7 +22,6 @@ from registry.errors import (
 )
 from registry.samples.features import Feature, Features
 from registry.samples.splits import intervals
-from registry.samples.text import text_problem
 from registry.storage.database import schema
 from registry.storage.database.address import Pickled
 from registry.storage.database.engine import make_engine
@@ -120,12 +122,8 @@ class Registry(Pickled):
         The shares add up to 1. Features and splits never change afterwards. Raises
         `DatasetExistsError` if the name is taken, and `FeatureError` if an argument is not valid.
         """
-        if not is_name(name):
-            raise FeatureError(
-                f"dataset name {name!r:.200}: use 1 to 128 letters, digits, '_', '.' and '-'"
-            )
-        if problem := text_problem(description):
-            raise FeatureError(f"a description {problem}")
+        _check_name(name)
+        check_description(description)
         # The uid is made here, once for all attempts: `_create` recognizes its own row by it.
         row = {
             "uid": uuid.uuid4().hex,
@@ -145,7 +143,14 @@ class Registry(Pickled):
         and `VersionError` if the log does not hold the version.
         """
         reference = Reference.parse(name)
-        return self._dataset(find_row(self, reference.name), reference)
+        try:
+            row = find_row(self, reference.name)
+        except DatasetNotFoundError as error:
+            if holder := self._holder(reference):
+                renamed = holder, str(replace(reference, name=holder))
+                raise DatasetNotFoundError(error.name, (), renamed) from None
+            raise
+        return self._dataset(row, reference)
 
     def names(self) -> list[str]:
         """Return the datasets' names in alphabetical order."""
@@ -157,6 +162,19 @@ class Registry(Pickled):
         query = select(DatasetRow).where(NOT_DROPPED).order_by(DatasetRow.name)
         rows = read(self.engine, lambda connection: connection.execute(query).all())
         return [self._dataset(row, Reference(row.name)) for row in rows]
+
+    def rename(self, name: str, new_name: str) -> dict[str, str]:
+        """Give a dataset another name; the old one is free at once.
+
+        All that belongs to the dataset stays with it, and datasets, runs, followers and servers
+        that have it open continue. Tokens that are for it alone follow, and those whose names end
+        with the dataset's are renamed: returns their new names by their old ones.
+
+        Raises `DatasetExistsError` if the new name is taken, `FeatureError` if it is not valid,
+        and `RenameError` if a token would open another dataset than it was made for.
+        """
+        _check_name(new_name)
+        return rename(self.engine, find_row(self, name), new_name)
 
     def drop(self, name: str, progress: Progress | None = None) -> None:
         """Remove a dataset with its samples, runs and epochs, permanently.
@@ -178,9 +196,22 @@ class Registry(Pickled):
             )
             raise
 
+    def _holder(self, reference: Reference) -> str | None:
+        """Return the name of a dataset with the log that a version of another name has."""
+        if reference.watermark is None or not reference.chain:
+            return None
+        return holder_of(self.engine, reference.watermark, reference.chain)
+
     def _dataset(self, row: Row[DatasetRow], reference: Reference) -> Dataset:
         log = Log.of(self.engine, row, self.replica)
         return Dataset(log, row, resolve(log, reference))
+
+
+def _check_name(name: str) -> None:
+    if not is_name(name):
+        raise FeatureError(
+            f"dataset name {name!r:.200}: use 1 to 128 letters, digits, '_', '.' and '-'"
+        )
 
 
 def find_row(registry: Registry, name: str) -> Row[DatasetRow]:

@@ -6,6 +6,9 @@
 from registry.cli import init as init
 from registry.cli import create as create
 from registry.cli import grants as grants
+from registry.cli import describe as describe
+from registry.cli import rename as rename
+from registry.cli import drop as drop
 from registry.cli import insert as insert
 from registry.cli import export as export
 from registry.cli import drain as drain

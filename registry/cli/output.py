@@ -52,6 +52,11 @@ def print_faults(faults: Faults) -> None:
         print_error(f"and {others:,} more that do not fit")
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as ``1 row`` or ``1,500 rows``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 class _RetryPrinter(logging.Handler):
     """Prints to stderr why an operation is retried; only its first retry."""
 

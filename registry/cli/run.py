@@ -11,6 +11,7 @@ import typer
 from registry.catalog.registry import connect
 from registry.cli.base import AsJson, Name, Url, Yes, app
 from registry.cli.confirm import confirm
+from registry.cli.output import counted
 from registry.cli.tables import Column, Listing, print_properties, printable
 from registry.training.pin_store import Pin, PinnedEpoch
 from registry.training.run import Run
@@ -127,14 +128,10 @@ def rm(dataset: Name, name: RunName, yes: Yes = False, url: Url = None) -> None:
         run = opened.find_run(name)
         last, consumed = run.last, run.consumed
         count, end = (last.number + 1, last.end) if last else (0, 0)
-        size = f"{_count(count, 'epoch')} of {end:,} samples, {consumed:,} of them consumed"
+        size = f"{counted(count, 'epoch')} of {end:,} samples, {consumed:,} of them consumed"
         confirm(f"Remove run {name!r} of {opened.name} ({size}), permanently?", yes=yes)
         opened.remove_run(name)
     typer.echo(f"removed {printable(name)}: {size}")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def _run_json(run: Run, last: Pin | None, consumed: int) -> dict[str, Any]:

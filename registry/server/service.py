@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from registry.catalog.dataset import Dataset
-from registry.catalog.registry import Registry
+from registry.catalog.registry import Registry, find_row
 from registry.errors import DatasetDroppedError, DatasetNotFoundError, RegistryError
 from registry.io.row_media import is_named
 from registry.server.auth import Authenticator
@@ -28,7 +28,7 @@ _NAME = re.compile(rf"{NAME}|{REFERENCE}")
 
 
 class OpenDataset:
-    """An open dataset. If it was dropped and created again, it is opened again by its name.
+    """An open dataset. If another one has its name by now, that one is opened.
 
     Thread-safe: two threads that open it again do so twice, and either result is right.
     """
@@ -46,8 +46,12 @@ class OpenDataset:
     def use(self, work: Callable[[Dataset], Result]) -> Result:
         """Return the result of ``work`` on the dataset. Blocks: call it in a thread.
 
-        Raises `DatasetNotFoundError` if the dataset was dropped and no other has its name.
+        Raises `DatasetNotFoundError` if the dataset was dropped or renamed and no other has its
+        name.
         """
+        # Each time: the dataset could otherwise be written under a name that now is another's.
+        if find_row(self._registry, self.name.partition("@")[0]).id != self._dataset.id:
+            self._dataset = self._registry.open(self.name)
         try:
             return work(self._dataset)
         except DatasetDroppedError:

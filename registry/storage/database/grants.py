@@ -51,7 +51,11 @@ _SAMPLE_COLUMNS = (
 _INTO_INBOX = "INSERT (dataset_id, key, fields, action, source, group_key)"
 WRITER: Rights = {
     **dict.fromkeys(LOG, ("SELECT",)),
-    "datasets": ("SELECT", "INSERT (uid, name, features, splits, description)"),
+    "datasets": (
+        "SELECT",
+        "INSERT (uid, name, features, splits, description)",
+        "UPDATE (description)",
+    ),
     "heads": (
         "SELECT",
         "INSERT (dataset_id, chain)",

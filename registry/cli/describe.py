@@ -1,0 +1,22 @@
+"""``registry describe``: say what a dataset holds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from registry.catalog.registry import connect
+from registry.cli.base import Url, app
+
+
+@app.command()
+def describe(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset's name.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What the dataset holds.")],
+    url: Url = None,
+) -> None:
+    """Set a dataset's description, which `registry show` prints. An empty text removes it."""
+    with connect(url) as registry:
+        registry.open(dataset).describe(text)
+    typer.echo(f"{dataset} is described")

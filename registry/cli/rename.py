@@ -1,0 +1,32 @@
+"""``registry rename``: give a dataset another name."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from registry.catalog.registry import connect
+from registry.cli.base import Url, app
+
+
+@app.command()
+def rename(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="The dataset's present name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its new name.")],
+    url: Url = None,
+) -> None:
+    """Give a dataset another name.
+
+    Its runs, tags, webhooks, rows of the inbox, mirrors and tokens stay with it, and processes that
+    have it open continue. The old name is free at once.
+
+    Versions are written with the new name from now on. What sends data by the old name must be
+    changed: paths of the HTTP server, SQL for the inbox, and the names in the server's webhook
+    secrets.
+    """
+    with connect(url) as registry:
+        tokens = registry.rename(dataset, name)
+    typer.echo(f"{dataset} is now {name}")
+    for old, new in tokens.items():
+        typer.echo(f"note: the token {old} is now {new}, with the same secret", err=True)
