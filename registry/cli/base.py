@@ -32,6 +32,7 @@ Name = Annotated[
     str, typer.Argument(metavar="DATASET", help="A dataset's name, or a version of it.")
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="A dataset's name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AsJsonLines = Annotated[bool, typer.Option("--json", help="Print a JSON object per line.")]
 

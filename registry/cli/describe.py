@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from registry.catalog.registry import connect
-from registry.cli.base import Url, app
+from registry.cli.base import DatasetName, Url, app
 
 
 @app.command()
 def describe(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset's name.")],
+    dataset: DatasetName,
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What the dataset holds.")],
     url: Url = None,
 ) -> None:

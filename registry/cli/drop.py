@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
 from registry.catalog.contents import Contents, contents_of
 from registry.catalog.registry import connect, find_row
-from registry.cli.base import Url, Yes, app
+from registry.cli.base import DatasetName, Url, Yes, app
 from registry.cli.confirm import confirm
 from registry.cli.output import counted
 from registry.cli.progress import progress
@@ -16,15 +14,16 @@ from registry.cli.progress import progress
 
 @app.command()
 def drop(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset's name.")],
+    dataset: DatasetName,
     yes: Yes = False,
     url: Url = None,
 ) -> None:
     """Remove a dataset with its samples, runs, epochs and tags, permanently.
 
-    It disappears at once, and its name is free. Then its rows are removed in small transactions;
-    if this is interrupted, the next drop or `registry doctor --fix` removes the rest. Its mirrors
-    stay until `registry cache prune --dropped` is run on each machine that has one.
+    It disappears at once, and its name is free. Then its rows are removed in
+    small transactions; if this is interrupted, the next drop, or
+    `registry doctor --fix`, removes the rest. Mirrors stay until
+    `registry cache prune --dropped` is run on each machine that has one.
     """
     with connect(url) as registry:
         contents = contents_of(registry.engine, find_row(registry, dataset).id)

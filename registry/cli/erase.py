@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 from registry.catalog.registry import connect
-from registry.cli.base import Url, Yes, app
+from registry.cli.base import DatasetName, Url, Yes, app
 from registry.cli.confirm import confirm
 
 
 @app.command()
 def erase(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset's name.")],
+    dataset: DatasetName,
     keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Keys of samples.")],
     yes: Yes = False,
     full: Annotated[

@@ -18,12 +18,11 @@ def rename(
 ) -> None:
     """Give a dataset another name.
 
-    Its runs, tags, webhooks, rows of the inbox, mirrors and tokens stay with it, and processes that
-    have it open continue. The old name is free at once.
+    Its runs, tags, webhooks, rows of the inbox, mirrors and tokens stay with it,
+    and processes that have it open continue. The old name is free at once.
 
-    Versions are written with the new name from now on. What sends data by the old name must be
-    changed: paths of the HTTP server, SQL for the inbox, and the names in the server's webhook
-    secrets.
+    What uses the old name must be changed: paths of the HTTP server, SQL for the
+    inbox, the server's webhook secrets, and texts of versions.
     """
     with connect(url) as registry:
         tokens = registry.rename(dataset, name)

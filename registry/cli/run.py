@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from registry.catalog.registry import connect
-from registry.cli.base import AsJson, Name, Url, Yes, app
+from registry.cli.base import AsJson, DatasetName, Url, Yes, app
 from registry.cli.confirm import confirm
 from registry.cli.output import counted
 from registry.cli.tables import Column, Listing, print_properties, printable
@@ -23,7 +23,7 @@ app.add_typer(run, name="run")
 
 
 @run.command(name="ls")
-def list_runs(dataset: Name, as_json: AsJson = False, url: Url = None) -> None:
+def list_runs(dataset: DatasetName, as_json: AsJson = False, url: Url = None) -> None:
     """List a dataset's training runs and their progress."""
     with connect(url) as registry:
         # Within the block: both properties of a run query the database.
@@ -63,7 +63,7 @@ def _print(progress: Iterable[tuple[Run, Pin | None, int]]) -> None:
 
 @run.command()
 def show(
-    dataset: Name,
+    dataset: DatasetName,
     name: RunName,
     limit: Annotated[
         int, typer.Option("--limit", "-n", min=0, help="The number of epochs, the last ones.")
@@ -121,7 +121,7 @@ def _print_epochs(epochs: Iterable[PinnedEpoch]) -> None:
 
 
 @run.command()
-def rm(dataset: Name, name: RunName, yes: Yes = False, url: Url = None) -> None:
+def rm(dataset: DatasetName, name: RunName, yes: Yes = False, url: Url = None) -> None:
     """Remove a run with its epochs, which cannot be replayed afterwards. The samples stay."""
     with connect(url) as registry:
         opened = registry.open(dataset)
