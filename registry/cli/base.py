@@ -29,7 +29,10 @@ Url = Annotated[
     ),
 ]
 Name = Annotated[
-    str, typer.Argument(metavar="DATASET", help="A dataset's name, or a version of it.")
+    str,
+    typer.Argument(
+        metavar="DATASET", help="A dataset's name, or a version of it: NAME@TAG, NAME@POSITION."
+    ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="A dataset's name.")]

@@ -56,6 +56,30 @@ def test_a_repeated_request_changes_nothing(http: httpx.Client, digits: Dataset)
     assert digits.head.position == 1
 
 
+def test_a_version_is_named_by_its_tag_or_its_position(http: httpx.Client, digits: Dataset) -> None:
+    http.post(POST, json=[item(n) for n in range(3)])
+    version = str(digits.tag("v-1.0", at=2).version)
+    for name in ("digits@v-1.0", "digits@2", version[:17]):
+        at = f"/v1/datasets/{name}"
+        head = http.get(f"{at}/head").json()
+        assert (head["version"], head["live"], head["position"]) == (version, 2, 2)
+        assert http.get(at).json()["head"] == head
+        page = http.get(f"{at}/samples").json()
+        assert [row["key"] for row in page["rows"]] == ["k0", "k1"]
+        assert http.get(f"{at}/samples/k1").json()["position"] == 1
+        assert "'k2'" in problem(http.get(f"{at}/samples/k2"), 404)
+        assert "post to 'digits'" in problem(http.post(f"{at}/samples", json=item(7)), 409)
+    digits.tag("v-1.0", move=True)
+    assert http.get("/v1/datasets/digits@v-1.0/head").json()["position"] == 3
+    for name, reason in {
+        "digits@v2": "'digits' has no tag 'v2'; its tags are 'v-1.0'",
+        "digits@9": "'digits' ends at position 3",
+        "digits@v-1.0:9f86d081": "no dataset named",
+        "other@gold": "no dataset named 'other'",
+    }.items():
+        assert reason in problem(http.get(f"/v1/datasets/{name}/head"), 404)
+
+
 def test_pages_join_up_to_the_log(http: httpx.Client, generated: str) -> None:
     rows, after = [], 0
     while page := http.get(POST, params={"after": after, "limit": 4}).json():
