@@ -38,6 +38,7 @@ from registry.training import run_store
 from registry.training.mirror_source import Sources
 from registry.training.policy import Policy
 from registry.training.run import Run
+from registry.training.run_store import RunSettings
 
 
 class Dataset:
@@ -335,14 +336,14 @@ class Dataset:
     def runs(self) -> list[Run]:
         """Open every run, in the alphabetical order of their names."""
         return [
-            Run(self._log, settings, interval(self.splits, settings.split), self._sources)
+            self._open_run(settings)
             for settings in run_store.all_settings(self._log.engine, self._log.dataset_id)
         ]
 
     def find_run(self, name: str) -> Run:
         """Open a training run that exists. Raises `RunNotFoundError` if there is none."""
         settings = run_store.find(self._log.engine, self._log.dataset_id, name)
-        return Run(self._log, settings, interval(self.splits, settings.split), self._sources)
+        return self._open_run(settings)
 
     def remove_run(self, name: str) -> None:
         """Remove a training run with its epochs, which cannot be replayed any more.
@@ -368,14 +369,26 @@ class Dataset:
         came since the epoch before (epoch 0 holds all samples so far), `Replay` also some older
         ones. The defaults of a new run are seed 0, all splits and policy "all". Raises
         `RunMismatchError` if the run exists with other settings.
+
+        All epochs of a run that is created at a version hold the samples of that version; its
+        policy is "all". It can be opened from the same version, or from the dataset.
         """
-        self._check_writable()
         # Checks the name of the split before the run's row is created.
         interval(self.splits, split)
         settings = run_store.get_or_create(
-            self._log.engine, self._log.dataset_id, name, seed=seed, split=split, policy=policy
+            self._log.engine,
+            self._log.dataset_id,
+            name,
+            seed=seed,
+            split=split,
+            policy=policy,
+            version=self._version,
         )
-        return Run(self._log, settings, interval(self.splits, settings.split), self._sources)
+        return self._open_run(settings)
+
+    def _open_run(self, settings: RunSettings) -> Run:
+        splits = interval(self.splits, settings.split)
+        return Run(self._log, settings, splits, self._sources, self.name)
 
     def _amend(self, key: str, change: Amend | None, source: str | None) -> Report:
         self._check_writable()

@@ -45,6 +45,7 @@ def _print(progress: Iterable[tuple[Run, Pin | None, int]]) -> None:
         Column("watermark", right=True, whole=True),
         Column("samples", right=True, whole=True),
         Column("consumed", right=True, whole=True),
+        Column("version"),
     )
     listing.print(
         (
@@ -56,6 +57,7 @@ def _print(progress: Iterable[tuple[Run, Pin | None, int]]) -> None:
             f"{last.watermark:,}" if last else "",
             f"{last.end:,}" if last else "0",
             f"{consumed:,}",
+            str(run.version or ""),
         )
         for run, last, consumed in progress
     )
@@ -90,6 +92,7 @@ def show(
             ("seed", str(run.seed)),
             ("split", run.split or "(all samples)"),
             ("policy", str(run.policy)),
+            *([("version", str(run.version))] if run.version else []),
             ("created", f"{run.created_at:%Y-%m-%d %H:%M:%S} UTC"),
             ("epochs", f"{count:,}, of {end:,} samples"),
             ("consumed", f"{consumed:,} samples"),
@@ -140,6 +143,7 @@ def _run_json(run: Run, last: Pin | None, consumed: int) -> dict[str, Any]:
         "seed": run.seed,
         "split": run.split,
         "policy": str(run.policy),
+        "version": str(run.version) if run.version else None,
         "epochs": last.number + 1 if last else 0,
         "watermark": last.watermark if last else None,
         "samples": last.end if last else 0,

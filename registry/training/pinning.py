@@ -5,7 +5,8 @@
 1. It reads the epoch's pin, together with the last one that this machine has used, which the
    database must still have (`divergence`).
 2. If there is no pin, it counts the samples that the epoch has at the log's head, and proposes that
-   watermark. While there is no sample, it waits for the log to grow.
+   watermark. While there is no sample, it waits for the log to grow. A run on a version has all
+   its epochs at the version's watermark instead, and waits for nothing.
 3. The database takes the first proposal only (`pin_store.insert_or_find`), so that all workers get
    the same pin. The same pin is the same samples in the same order.
 4. It opens the epoch, and remembers the pin.
@@ -14,11 +15,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
-from registry.errors import EpochError
+from sqlalchemy import Connection
+
+from registry.errors import DivergenceError, EpochError
 from registry.samples.splits import Interval
-from registry.storage.log.head import Head
+from registry.storage.database.transactions import read
+from registry.storage.log.head import Head, chain_and_erasures
 from registry.storage.log.reader import Log, await_growth
+from registry.storage.log.standby import refuse_if_behind
 from registry.storage.log.watermark import Watermark
 from registry.training import pin_store
 from registry.training.divergence import PinMemory
@@ -29,6 +35,19 @@ from registry.training.policy import Replay
 from registry.training.population import Draw, Population
 from registry.training.run_store import RunSettings
 from registry.training.source import Source
+
+
+@dataclass(frozen=True)
+class VersionEnd:
+    """The end of the version that a run is on, in place of a head.
+
+    ``erased`` counts the rows of the whole log whose records have been erased so far.
+    """
+
+    position: int
+    chain: bytes
+    schema: int
+    erased: int
 
 
 class Epochs:
@@ -91,7 +110,7 @@ class Epochs:
         """
         before = self._before(number)
         since, start = (before.watermark, before.end) if before else (0, 0)
-        head: Head | None = self._log.head()
+        head: Head | VersionEnd | None = self._version_end() or self._log.head()
         while head is not None:
             source = self._sources.open(Watermark.of(head), head.erased)
             # None: only an index that is made now counts, as its size is stored permanently.
@@ -101,6 +120,11 @@ class Epochs:
                 pin = pin_store.insert_or_find(self._log.engine, self._run, proposed)
                 # If another worker was faster, its pin counts, and may need another source.
                 return pin, source if pin.log_end == proposed.log_end else None
+            if isinstance(head, VersionEnd):
+                raise EpochError(
+                    f"epoch {number} of run {self._run.name!r}: the version that it is on, which "
+                    f"ends at position {head.position}, holds no sample for it; choose another one"
+                )
             # Another worker may have pinned samples that were retracted before this head. Its pin
             # counts; without this read, the wait below would be for further samples.
             if head.position > since:
@@ -109,6 +133,31 @@ class Epochs:
                     return pinned, None
             head = await_growth(self._log, head.position, deadline)
         return None
+
+    def _version_end(self) -> VersionEnd | None:
+        """Return the end of the version that the run is on; None for a run that grows.
+
+        Raises `DivergenceError` if the log has another history there.
+        """
+        end = self._run.watermark
+        if end is None:
+            return None
+
+        def read_end(connection: Connection) -> tuple[bytes | None, int]:
+            chain, erased = chain_and_erasures(connection, self._log.dataset_id, end.position)
+            if chain is None:
+                refuse_if_behind(connection, f"position {end.position - 1} of the log")
+            return chain, erased
+
+        chain, erased = read(self._log.engine, read_end)
+        if chain != end.chain:
+            instead = "ends before" if chain is None else f"has {chain.hex()} there"
+            raise DivergenceError(
+                f"run {self._run.name!r} is on the version at position {end}, but the database's "
+                f"log {instead}: was it restored? Restore the newer database, or choose a run of "
+                "another name"
+            )
+        return VersionEnd(end.position, end.chain, self._run.schema or 0, erased)
 
     def _before(self, number: int) -> Pin | None:
         """Return the pin of the epoch before ``number``, None for the first epoch."""

@@ -28,6 +28,7 @@ from registry.samples.codec import Column
 from registry.samples.features import Features
 from registry.samples.splits import Interval
 from registry.storage.log.reader import Log
+from registry.storage.log.version import Version
 from registry.training import batching, pin_store, run_store
 from registry.training.epoch import ALONE, Epoch
 from registry.training.image_batches import image_batches
@@ -44,9 +45,11 @@ class Run:
     """A training run over a growing dataset: a name, a seed, a split and a policy."""
 
     def __init__(
-        self, log: Log, settings: RunSettings, interval: Interval, sources: Sources
+        self, log: Log, settings: RunSettings, interval: Interval, sources: Sources, dataset: str
     ) -> None:
         self.log = log
+        self.dataset = dataset
+        """The dataset's name when the run was opened."""
         self._settings = settings
         self._epochs = Epochs(log, settings, interval, sources)
 
@@ -70,6 +73,11 @@ class Run:
     @property
     def policy(self) -> Policy:
         return self._settings.policy
+
+    @property
+    def version(self) -> Version | None:
+        """The version that all epochs of the run hold; None for a run that grows."""
+        return self._settings.version(self.dataset)
 
     @property
     def features(self) -> Features:
@@ -130,7 +138,8 @@ class Run:
         raise AssertionError
 
     def __repr__(self) -> str:
-        return f"<run {self.name!r}: split {self.split!r}, policy {self.policy!r}>"
+        version = f", version {str(self.version)!r}" if self.version else ""
+        return f"<run {self.name!r}: split {self.split!r}, policy {self.policy!r}{version}>"
 
     def population(self, number: int, since: int, watermark: int) -> Population:
         """Return the samples that an epoch with these watermarks holds."""
@@ -165,8 +174,11 @@ class Run:
     def covering(self, watermark: int) -> Epoch:
         """Return the first epoch that was pinned at or after a watermark; pin one if none was.
 
-        If there is nothing new to pin, return the last epoch.
+        If there is nothing new to pin, return the last epoch. No epoch of a run on a version is
+        newer than that.
         """
+        if self._settings.watermark is not None:
+            watermark = min(watermark, self._settings.watermark.position)
         pin = pin_store.find_covering(self.log.engine, self._settings, watermark)
         if pin is not None:
             with suppress(ErasedError):  # then a newer epoch is returned, or pinned

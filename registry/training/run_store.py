@@ -29,6 +29,8 @@ from registry.samples.text import name_problem
 from registry.storage.database.models import EpochRow, HeadRow, RemovedRunRow, RunRow
 from registry.storage.database.sql import insert_if_new
 from registry.storage.database.transactions import read, write, writing
+from registry.storage.log.version import Version
+from registry.storage.log.watermark import Watermark
 from registry.training.policy import Policy, check_policy, parse_policy
 
 END = 2**63
@@ -37,7 +39,10 @@ END = 2**63
 
 @dataclass(frozen=True)
 class RunSettings:
-    """A run's row. A ``split`` of None means all splits."""
+    """A run's row. A ``split`` of None means all splits.
+
+    A run on a version has its ``watermark`` and the number of its ``schema``, others None.
+    """
 
     id: int
     dataset_id: int
@@ -46,6 +51,13 @@ class RunSettings:
     seed: int
     split: str | None
     policy: Policy
+    watermark: Watermark | None = None
+    schema: int | None = None
+
+    def version(self, dataset: str) -> Version | None:
+        """Return the version that the run is on, of the dataset of this name; None for others."""
+        end = self.watermark
+        return None if end is None else Version(dataset, end.position, end.chain.hex(), self.schema)
 
 
 def get_or_create(
@@ -56,20 +68,30 @@ def get_or_create(
     seed: SupportsIndex | None,
     split: str | None,
     policy: Policy | None,
+    version: Version | None,
 ) -> RunSettings:
     """Return the run of this name; create it with these settings if there is none.
 
-    A setting of None matches whatever an existing run has. Raises `RunMismatchError` if another
+    A setting of None matches whatever an existing run has. All epochs of a run that is created with
+    a ``version`` hold its samples. Raises `RunMismatchError` if another
     setting differs from the run's, `FeatureError` if a name or a setting is not valid.
     """
     if policy is not None:
         check_policy(policy)
+    if version is not None and policy not in {None, "all"}:
+        raise FeatureError(
+            f"policy {policy!r}: {version} never has anything new, so that a run on it takes "
+            f"'all'; for other policies, open {version.name!r}"
+        )
     if problem := name_problem(name):
         raise FeatureError(f"a run's name {problem}")
     if seed is not None and not 0 <= (seed := operator.index(seed)) < END:
         raise FeatureError(f"seed {seed} is not in [0, 2**63)")
     query = _of_name(dataset_id, name)
     values = {"name": name, "seed": seed or 0, "split": split, "policy": str(policy or "all")}
+    if version is not None:
+        values |= {"watermark": version.watermark, "chain": bytes.fromhex(version.chain)}
+        values["schema"] = version.schema
     # Read first: opening an existing run needs no right to write, and no lock on a SQLite file.
     row = read(engine, lambda c: c.execute(query).one_or_none()) or write(
         engine, _create, dataset_id, values
@@ -81,6 +103,12 @@ def get_or_create(
                 f"run {name!r} has {setting} {getattr(settings, setting)!r}, not {value!r}; "
                 "leave it out to continue that run, or choose another name"
             )
+    if version is not None and settings.version(version.name) != version:
+        other = settings.version(version.name)
+        raise RunMismatchError(
+            f"run {name!r} is on {other or 'no version'}, not on {version}; open "
+            f"{str(other or version.name)!r} to continue it, or choose another name"
+        )
     return settings
 
 
@@ -239,4 +267,6 @@ def _settings(row: Row[RunRow]) -> RunSettings:
         seed=row.seed,
         split=row.split,
         policy=parse_policy(row.policy),
+        watermark=None if row.watermark is None else Watermark(row.watermark, row.chain),
+        schema=row.schema,
     )

@@ -6,12 +6,12 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select, text
+from sqlalchemy import insert, select, text, update
 
 import registry
 from registry import Dataset, Registry
@@ -117,11 +117,14 @@ def test_a_copy_has_all_rows_of_the_source_and_those_added_later(
         fill_related(dataset, source.engine, number)
         dataset.run("r", seed=4, split="train").epoch(number)
         dataset.run("r").record(20 * number)
+        dataset.tag("newest", note=str(number), move=True)
+        dataset.tag(f"v{number}", at=number)
+        source.open(f"growing@v{number}").run(f"r{number}").epoch(0) if number else None
         copied = copy_dataset(source, target, "growing")
         assert copied.version == dataset.version
         assert copied.rows == 23
         assert (copied.related.runs, copied.related.refused, copied.related.left) == (
-            1,
+            1 + number,
             3 * number + 3,
             0,
         )
@@ -272,6 +275,26 @@ def test_a_run_that_was_trained_on_the_copy_is_not_mixed_with_the_sources(
         DivergenceError, match="pinned epoch 1 of run 'r' by itself, at position 46"
     ):
         copy_dataset(source, target, "growing")
+
+
+def test_a_tag_that_was_moved_in_the_copy_is_not_overwritten(
+    pair: tuple[Registry, Registry], origin: Dataset
+) -> None:
+    source, target = pair
+    origin.tag("gold", at=3)
+    copy_dataset(source, target, "growing")
+    assert copy_dataset(source, target, "growing").rows == 0
+    copy = target.open("growing")
+    copy.tag("ours", at=4)
+    with writing(target.engine) as connection:
+        later = datetime.now(UTC) + timedelta(seconds=2)
+        moved = {"position": 5, "created_at": later}
+        connection.execute(update(models.TagRow).values(moved).where(models.TagRow.name == "gold"))
+    with pytest.raises(DivergenceError, match="tag 'gold' at position 5, which was set after the "):
+        copy_dataset(source, target, "growing")
+    copy.untag("gold")
+    copy_dataset(source, target, "growing")
+    assert [(tag.name, tag.position) for tag in copy.tags()] == [("gold", 3), ("ours", 4)]
 
 
 @contextmanager

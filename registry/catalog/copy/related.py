@@ -33,6 +33,7 @@ from registry.storage.database.models import (
     RemovedRunRow,
     RunRow,
     SampleRow,
+    TagRow,
     ToolAnnotationRow,
     WebhookRow,
 )
@@ -43,6 +44,8 @@ _PART = 1000
 """Rows that are in memory or in one statement at a time."""
 _TEXTS = ("key", "fields", "action", "source", "error", "group_key")
 _TABLES = (WebhookRow, ToolAnnotationRow, DeliveryRow, RemovedRunRow)
+
+_SETTINGS = ("name", "seed", "split", "policy", "watermark", "chain", "schema")
 
 Scope = tuple[Connection, int]
 """A connection, and the primary key of the dataset, or of a run, in that database."""
@@ -65,10 +68,13 @@ def copy_related(source: Scope, target: Scope, erased: int) -> Related:
     """Bring all other related tables up to date; rows that only the copy has stay.
 
     ``erased`` is the result of `copy_erasures`. Raises `DivergenceError` if a run of the copy has
-    other settings or has pinned other epochs than the source's.
+    other settings or has pinned other epochs than the source's, or if a tag of the copy was moved
+    after the source's.
     """
     for row_class in _TABLES:
         _copy_table(row_class, source, target)
+    _refuse_other_tags(source, target)
+    _copy_table(TagRow, source, target)
     copied = _copy_runs(source, target)
     rejected, left = _copy_rejected(source, target)
     return Related(copied, rejected, left, erased)
@@ -146,12 +152,31 @@ def _parts(connection: Connection, query: Any) -> Iterator[list[dict[str, Any]]]
         yield [dict(row) for row in part]
 
 
+def _refuse_other_tags(source: Scope, target: Scope) -> None:
+    """Raise `DivergenceError` for a tag that was set in the copy, elsewhere than in the source."""
+    tags = _tags(*source)
+    for name, copy in _tags(*target).items():
+        tag = tags.get(name, copy)
+        same = (tag.position, tag.schema) == (copy.position, copy.schema)
+        # A tag that the source has moved since the last copy moves in the copy, too.
+        if not same and copy.created_at > tag.created_at:
+            raise DivergenceError(
+                f"the copy has a tag {name!r} at position {copy.position}, which was set after the "
+                f"one at position {tag.position} that is to be copied; delete one of them"
+            )
+
+
+def _tags(connection: Connection, dataset_id: int) -> dict[str, Row[TagRow]]:
+    rows = connection.execute(select(TagRow).where(TagRow.dataset_id == dataset_id))
+    return {row.name: row for row in rows}
+
+
 def _copy_runs(source: Scope, target: Scope) -> int:
     """Copy runs, by name, and their epochs; return the number of runs of the copy."""
     connection, dataset_id = target
     before = _runs(*target)
     for name, run in _runs(*source).items():
-        settings = {c: getattr(run, c) for c in ("name", "seed", "split", "policy")}
+        settings = {c: getattr(run, c) for c in _SETTINGS}
         copy = before.get(name)
         if copy is None:
             values = {**settings, "dataset_id": dataset_id, "created_at": run.created_at}
@@ -160,8 +185,8 @@ def _copy_runs(source: Scope, target: Scope) -> int:
             copy = _runs(*target)[name]
         elif any(getattr(copy, c) != value for c, value in settings.items()):
             raise DivergenceError(
-                f"the copy has a run {name!r} with another seed, split or policy, from position "
-                "0 on; copy to a database where nobody has trained yet"
+                f"the copy has a run {name!r} with another seed, split, policy or version, from "
+                "position 0 on; copy to a database where nobody has trained yet"
             )
         _copy_epochs(name, (source[0], run.id), (connection, copy.id))
         # Never back: the copy may have been trained on further within the same epochs.
