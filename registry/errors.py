@@ -313,14 +313,20 @@ class ImageError(RegistryError):
 
 
 class ErasedError(RegistryError):
-    """Requested samples were erased; ``positions`` and ``keys`` list them in the same order."""
+    """Requested samples were erased; ``positions`` and ``keys`` list them in the same order.
 
-    def __init__(self, holder: str, samples: Iterable[tuple[int, str]], remedy: str) -> None:
+    For an epoch of a run with conditions, they may be all that were erased since: nobody knows any
+    more which of them met the conditions.
+    """
+
+    def __init__(
+        self, holder: str, samples: Iterable[tuple[int, str]], remedy: str, verb: str = "held"
+    ) -> None:
         erased = list(samples)
         some = [f"{key!r} at position {position}" for position, key in erased[:3]]
         named = ", ".join([*some, "…"] if len(erased) > 3 else some)
         count = "a sample" if len(erased) == 1 else f"{len(erased):,} samples"
-        super().__init__(f"{holder} held {count} whose content was erased ({named}); {remedy}")
+        super().__init__(f"{holder} {verb} {count} whose content was erased ({named}); {remedy}")
         self.positions = [position for position, _ in erased]
         self.keys = [key for _, key in erased]
 
@@ -362,7 +368,7 @@ class RunNotFoundError(RegistryError):
 
 
 class RunMismatchError(RegistryError):
-    """A run of this name exists with a different seed, split or policy."""
+    """A run of this name exists with a different seed, split, policy or conditions."""
 
 
 class EpochError(RegistryError):

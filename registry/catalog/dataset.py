@@ -35,9 +35,11 @@ from registry.storage.log.tags import Tag, all_tags, check_tag, delete_tag, set_
 from registry.storage.log.version import Version, complete
 from registry.storage.log.writer import Writer, amend, append, append_all, transact
 from registry.training import run_store
+from registry.training.conditions import Where
 from registry.training.mirror_source import Sources
 from registry.training.policy import Policy
 from registry.training.run import Run
+from registry.training.run_request import RunRequest
 from registry.training.run_store import RunSettings
 
 
@@ -362,28 +364,27 @@ class Dataset:
         seed: SupportsIndex | None = None,
         split: str | None = None,
         policy: Policy | None = None,
+        where: Where | None = None,
     ) -> Run:
         """Open the training run of this name, or create it with these settings.
 
         ``policy`` determines the samples of each epoch: "all" every live sample, "new" those that
         came since the epoch before (epoch 0 holds all samples so far), `Replay` also some older
-        ones. The defaults of a new run are seed 0, all splits and policy "all". Raises
-        `RunMismatchError` if the run exists with other settings.
+        ones. ``where`` has conditions that all samples meet, by feature or for ``"source"``: a list
+        of values, one of which a sample has, or a half-open interval ``(from, until)`` of numbers,
+        in which None is an open end. The defaults of a new run are seed 0, all splits, policy "all"
+        and no conditions. Raises `RunMismatchError` if the run exists with other settings, and
+        `FeatureError`, before the run is created, for a condition that no sample can meet.
 
         All epochs of a run that is created at a version hold the samples of that version; its
         policy is "all". It can be opened from the same version, or from the dataset.
         """
         # Checks the name of the split before the run's row is created.
         interval(self.splits, split)
-        settings = run_store.get_or_create(
-            self._log.engine,
-            self._log.dataset_id,
-            name,
-            seed=seed,
-            split=split,
-            policy=policy,
-            version=self._version,
+        request = RunRequest(
+            name, self.features, seed, split, policy, version=self._version, where=where
         )
+        settings = run_store.get_or_create(self._log.engine, self._log.dataset_id, request)
         return self._open_run(settings)
 
     def _open_run(self, settings: RunSettings) -> Run:

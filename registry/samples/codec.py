@@ -204,6 +204,32 @@ class Codec:
             for i, (field, _) in enumerate(layouts)
         ]
 
+    def fixed_column(self, name: str, rows: npt.NDArray[np.uint8]) -> Column:
+        """Extract the column of one fixed-width feature from uint8 rows that begin with headers."""
+        fields: Mapping[str, Any] = self.header.fields or {}
+        field, offset = fields[_field(list(self.features.fixed).index(name))][:2]
+        layout = np.dtype(
+            {
+                "names": ["value"],
+                "formats": [f"V{field.itemsize}"],
+                "offsets": [offset],
+                "itemsize": rows.shape[1],
+            }
+        )
+        values = np.ascontiguousarray(np.ascontiguousarray(rows).view(layout)["value"][:, 0])
+        column: Column = np.require(values.view(field.base), requirements="A")
+        return column.reshape(-1, *field.shape)
+
+    def variable_bytes(self, name: str, records: Sequence[bytes | memoryview]) -> list[bytes]:
+        """Return the bytes of one variable-width feature in each record."""
+        index, size = list(self.features.variable).index(name), self.header.itemsize
+        values = []
+        for record in records:
+            lengths = self._lengths.unpack_from(record)
+            start = size + sum(lengths[:index])
+            values.append(bytes(record[start : start + lengths[index]]))
+        return values
+
     def decode_one(self, record: bytes) -> dict[str, Any]:
         """Unpack one record into a value per feature: array, NumPy scalar, ``str`` or ``bytes``."""
         return {name: column[0] for name, column in self.decode(record, 1).items()}

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from registry.samples.arrays import Positions, Rows
 from registry.storage.database.transactions import read
 from registry.storage.log.erasures import erased_at
-from registry.storage.log.reader import Log
+from registry.storage.log.reader import Log, pages
 from registry.storage.log.records import records_at
 from registry.storage.log.watermark import Watermark
 from registry.storage.mirror.index import Index, in_memory
 from registry.storage.mirror.local_files import LocalFiles
 from registry.storage.mirror.repair import confirm
+from registry.training.filters import filters
 from registry.training.population import (
     Population,
     erased_in_database,
     live_in_database,
 )
 from registry.training.source import Record, drawn_ranks, refuse_erased
+from registry.training.value_columns import ValueColumn, Values, page_values
 
 
 class DatabaseSource:
@@ -34,14 +37,26 @@ class DatabaseSource:
     def record_bytes(self) -> int:
         return self.log.codec.header.itemsize
 
-    def index(self, population: Population, size: int | None) -> Index:  # noqa: ARG002
+    def index(
+        self,
+        population: Population,
+        size: int | None,  # noqa: ARG002
+        older: int | None = None,  # noqa: ARG002
+    ) -> Index:
         positions = self._live(population, population.since, population.watermark)
-        if population.draw is not None:
-            older = self._live(population, 0, population.since)
-            # The drawn ones last, as in `MirrorSource`: a rank is the same sample in any source.
-            ranks = drawn_ranks(population, len(positions), len(older))
-            positions = np.append(positions, older[ranks])
-        return in_memory(iter([positions]))
+        if population.draw is None:
+            return in_memory(iter([positions]))
+        before = self._live(population, 0, population.since)
+        # The drawn ones last, as in `MirrorSource`: a rank is the same sample in any source.
+        ranks = drawn_ranks(population, len(positions), len(before))
+        index = in_memory(iter([positions, before[ranks]]))
+        return replace(index, older=len(before)) if population.conditions else index
+
+    def values(self, feature: str, positions: Positions) -> Values:
+        codec = self.log.codec
+        return ValueColumn.of(feature, codec.features).of_records(
+            codec, self.take_records(positions)
+        )
 
     def take_rows(self, positions: Positions) -> Rows:
         records = self.take_records(positions)
@@ -65,6 +80,19 @@ class DatabaseSource:
         return read(self.log.engine, erased_in_database, self.log.dataset_id, population)
 
     def _live(self, population: Population, after: int, until: int) -> Positions:
-        return read(
-            self.log.engine, live_in_database, self.log.dataset_id, population, after, until
-        )
+        dataset = self.log.dataset_id
+        live = read(self.log.engine, live_in_database, dataset, population, after, until)
+        if not population.conditions:
+            return live
+        matching = [np.empty(0, np.int64), *self._matching(population, after, until)]
+        confirm(self.log, self._watermark)
+        return np.intersect1d(live, np.concatenate(matching), assume_unique=True)
+
+    def _matching(self, population: Population, after: int, until: int) -> Iterator[Positions]:
+        """Yield the positions in ``[after, until)`` whose records meet the conditions, in order."""
+        tests = filters(population.conditions, self.log.codec.features)
+        for page in pages(self.log, after, until):
+            mask = page.held
+            for each in tests:
+                mask &= each(page_values(self.log, each.column, page))
+            yield np.flatnonzero(mask) + page.start

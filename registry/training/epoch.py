@@ -5,18 +5,22 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from itertools import chain
 from typing import Any, NoReturn, Self, SupportsIndex, TypeVar
 
-from registry.errors import DivergenceError, EpochError, ErasedError, MirrorError
+import numpy as np
+
+from registry.errors import DivergenceError, EpochError, ErasedError, FeatureError, MirrorError
 from registry.samples.arrays import Positions, Rows
 from registry.samples.codec import Codec, Column
-from registry.samples.features import Features
+from registry.samples.features import ClassLabel, Features
 from registry.storage.mirror.erase import erased_rows
 from registry.storage.mirror.index import Index
 from registry.storage.mirror.local_files import LocalFiles
 from registry.training import batching
+from registry.training.conditions import Conditions
 from registry.training.image_batches import image_batches
 from registry.training.mirror_source import Sources
 from registry.training.permutation import Permutation
@@ -40,10 +44,10 @@ COPIED_BYTES = 3 << 21
 class Epoch:
     """One pinned epoch of a run: a fixed set of samples in a fixed order.
 
-    ``run`` holds the run's settings; ``number``, ``since``, ``watermark``, ``chain``, ``size`` and
-    ``start`` are as in `pin_store.Pin`. A sample is identified by its offset in the epoch's order,
-    ``[0, size)``. Safe to share between threads. After unpickling, the source and the index are
-    opened on first use.
+    ``run`` holds the run's settings; ``number``, ``since``, ``watermark``, ``chain``, ``size``,
+    ``start`` and ``older`` are as in `pin_store.Pin`. A sample is identified by its offset in the
+    epoch's order, ``[0, size)``. Safe to share between threads. After unpickling, the source and
+    the index are opened on first use.
 
     Raises `ErasedError` if samples of the epoch were erased: when it is opened, or when they are
     read.
@@ -60,6 +64,7 @@ class Epoch:
         self.chain = pin.chain
         self.size = pin.size
         self.start = pin.start
+        self.older = pin.older
         self.order = Permutation.keyed(pin.size, run.seed, pin.number)
         self._log_end = pin.log_end
         self._population = population
@@ -116,7 +121,9 @@ class Epoch:
 
     def positions(self, offsets: Positions) -> Positions:
         """Return the positions in the log of the samples at these offsets."""
-        ranks = self.order(offsets)
+        return self._at_ranks(self.order(offsets))
+
+    def _at_ranks(self, ranks: Positions) -> Positions:
         try:
             return self.index.positions(ranks)
         except MirrorError:
@@ -139,6 +146,29 @@ class Epoch:
         # A withheld row is blank in the files, and would fail the graph that reads them.
         files = self.source.local_files(self.index)
         return None if files is None or len(self._among(files.withheld)) else files
+
+    def class_weights(self, feature: str) -> dict[int, float]:
+        """Return the weight of each class of a `ClassLabel`, as Keras's ``class_weight`` takes it.
+
+        A class with ``count`` of the epoch's ``n`` samples has the weight ``n / (k * count)``,
+        where k classes have samples, so that each of these weighs the same in total. A class
+        without samples has the weight 1, which is the mean over the samples. Raises `FeatureError`
+        for any other feature.
+        """
+        label = self.features.get(feature)
+        if not isinstance(label, ClassLabel):
+            labels = [name for name, each in self.features.items() if isinstance(each, ClassLabel)]
+            raise FeatureError(
+                f"{feature!r:.200} is no ClassLabel, so that its values have no weights; "
+                + (f"give one of {', '.join(map(repr, labels))}" if labels else "there is none")
+            )
+        self._refuse_erased()
+        counts = np.zeros(label.count, np.int64)
+        for after in range(0, self.size, CHUNK_ROWS):
+            positions = self._at_ranks(np.arange(after, min(self.size, after + CHUNK_ROWS)))
+            counts += np.bincount(self.source.values(feature, positions), minlength=label.count)
+        weights = self.size / (np.count_nonzero(counts) * np.maximum(counts, 1))
+        return dict(enumerate(np.where(counts > 0, weights, 1.0).tolist()))
 
     def rows(self, offsets: Positions) -> Iterator[Rows]:
         """Yield fixed-width samples as uint8 of shape ``(count, width or more)``, in order."""
@@ -233,9 +263,25 @@ class Epoch:
     def _refuse_erased(self) -> None:
         """Raise `ErasedError` with all samples of the epoch that are known to be erased."""
         # An erased sample is retracted, too: later epochs do not hold it, and ask for no key.
-        erased = self._among(self.source.erased(self._population))
-        if rows := erased_rows(self.source.log, erased):
+        erased = self.source.erased(self._population)
+        held = self._among(erased)
+        # Where an older sample that met the conditions is lost, the same ranks draw other samples.
+        # Every machine must find that, also one that has the index that was made before.
+        if self.older is not None and not len(held) and len(erased) and erased[0] < self.since:
+            self.index = self._make_index(None)
+        if rows := erased_rows(self.source.log, held):
             self._refuse(sorted((row.position, row.key) for row in rows))
+
+    def _refuse_lost(self) -> None:
+        """Raise `ErasedError` with the erased samples that may have met the conditions, if any."""
+        population = self._population
+        since = 0 if population.draw is not None else population.since
+        everything = replace(population, since=since, draw=None, conditions=Conditions())
+        index, erased = self.source.index(everything, None), self.source.erased(population)
+        lost = erased[contains(index, everything, erased)] if len(erased) else erased
+        if rows := erased_rows(self.source.log, lost):
+            samples = sorted((row.position, row.key) for row in rows)
+            self._refuse(samples, "may have held")
 
     def _among(self, positions: Positions) -> Positions:
         """Return which of these positions, in ascending order, hold samples of the epoch."""
@@ -247,19 +293,23 @@ class Epoch:
             self.index = self._make_index(None)
             return positions[contains(self.index, self._population, positions)]
 
-    def _refuse(self, erased: list[tuple[int, str]]) -> NoReturn:
+    def _refuse(self, erased: list[tuple[int, str]], verb: str = "held") -> NoReturn:
         end = self.start + self.size
         raise ErasedError(
             f"epoch {self.number} of run {self.run.name!r}",
             erased,
             "it cannot be replayed; continue with the next epoch: "
             f"run.record(consumed={end}), then run.epoch({self.number + 1}) or run.stream(…)",
+            verb,
         ) from None
 
     def _make_index(self, size: int | None) -> Index:
-        index = self.source.index(self._population, size)
+        index = self.source.index(self._population, size, self.older)
         # Another size is another set of samples: training on it would not be a replay.
-        if index.size != self.size:
+        if (index.size, index.older) != (self.size, self.older):
+            # Samples that were erased are left out where there are conditions.
+            if self._population.conditions:
+                self._refuse_lost()
             raise DivergenceError(
                 f"{self!r} was pinned with {self.size} samples, but the log has {index.size} for it"
             )

@@ -11,6 +11,8 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,16 +24,19 @@ from registry.errors import CacheWarning, MirrorError
 from registry.samples.arrays import Positions, Rows
 from registry.storage.log.reader import Log
 from registry.storage.log.watermark import Watermark
-from registry.storage.mirror.index import Gather, Index, Indexes, in_memory
+from registry.storage.mirror.index import Index, Indexes, in_memory
 from registry.storage.mirror.local_files import LocalFiles
 from registry.storage.mirror.mirror import Mirror, open_mirror
 from registry.storage.mirror.snapshot import View
 from registry.training.database_source import DatabaseSource
+from registry.training.filters import Matches, filters
+from registry.training.mirror_columns import MirrorColumns
 from registry.training.population import (
     Population,
     live_in_view,
 )
 from registry.training.source import Record, Source, drawn_ranks, refuse_erased
+from registry.training.value_columns import ValueColumn, Values
 
 TRIES = 3
 """How often broken rows are taken before giving up, with a repair in between."""
@@ -60,7 +65,7 @@ class MirrorSource:
     def record_bytes(self) -> int:
         return self.view.state.sizes["records"] // max(1, self.view.position)
 
-    def index(self, population: Population, size: int | None) -> Index:
+    def index(self, population: Population, size: int | None, older: int | None = None) -> Index:
         # An index without entries stands for consecutive positions. A replay's are not, so for it
         # the size is one that no index has.
         count = population.watermark - population.since if population.draw is None else -1
@@ -73,16 +78,55 @@ class MirrorSource:
         if not self.view.intact(population.since if count >= 0 else 0, population.watermark):
             self.mirror.restart(self.view)
             self._map_again()
-        # With the generation, so that an index made from another history of the log is not found.
-        name = f"{population.name}-{self.view.state.generation}"
         try:
-            existing = None if size is None else self._indexes.find(name, size)
-            # A generator, which reads nothing if the index exists.
-            parts = self._live(population, self._indexes.spill)
-            return existing or self._indexes.make(name, parts, dense)
+            if size is not None:
+                existing = self._indexes.find(self._name(population, older), size)
+                if existing is not None:
+                    return replace(existing, older=older)
+            return self._made(population, dense)
         except OSError as error:
             _warn(f"an epoch's index cannot be stored ({error}), so it stays in memory")
-            return in_memory(self._live(population, in_memory))
+            return self._made(population, None)
+
+    def _made(self, population: Population, dense: Index | None) -> Index:
+        """Return an index that is made now, in memory if ``dense`` is None.
+
+        ``dense`` is what stands for an index of all positions.
+        """
+        matches = self._matches(population)
+        gather = in_memory if dense is None else self._indexes.spill
+        before = None
+        if population.draw is not None:
+            before = gather(self._live(population, 0, population.since, matches))
+        older = None if before is None or matches is None else before.size
+        parts = self._parts(population, before, matches)
+        if dense is None:
+            index = in_memory(parts)
+        else:
+            index = self._indexes.make(self._name(population, older), parts, dense)
+        return replace(index, older=older)
+
+    def _name(self, population: Population, older: int | None) -> str:
+        """Return the name of an index's file."""
+        # With the generation, so that an index made from another history of the log is not found.
+        name = f"{population.name}-{self.view.state.generation}"
+        # With the number of older samples: once one of them is erased, the same ranks are others,
+        # and so are the samples of an index of the same size.
+        return name if older is None else f"{name}-{older}"
+
+    def _matches(self, population: Population) -> Matches | None:
+        """Return the conditions of a population as a function; None if it has none."""
+        if not population.conditions:
+            return None
+        columns = MirrorColumns(self.mirror, self.view, self._watermark)
+        tests = filters(population.conditions, self.log.codec.features)
+        return partial(columns.matches, tests)
+
+    def values(self, feature: str, positions: Positions) -> Values:
+        if self.view.replaced:
+            self._map_again()
+        columns = MirrorColumns(self.mirror, self.view, self._watermark)
+        return columns.take(ValueColumn.of(feature, self.log.codec.features), positions)
 
     def take_rows(self, positions: Positions) -> Rows:
         return self._take(View.take_rows, DatabaseSource.take_rows, positions)
@@ -151,16 +195,21 @@ class MirrorSource:
         """Map the mirror's files again, after another generation has replaced them."""
         self.view = self.mirror.sync(self._watermark)
 
-    def _live(self, population: Population, gather: Gather) -> Iterator[Positions]:
-        def live(after: int, until: int) -> Iterator[Positions]:
-            return live_in_view(self.view, population, after, until)
+    def _parts(
+        self, population: Population, before: Index | None, matches: Matches | None
+    ) -> Iterator[Positions]:
+        """Yield the positions of a population; ``before`` are those that it draws from."""
+        new = 0
+        for part in self._live(population, population.since, population.watermark, matches):
+            new += len(part)
+            yield part
+        if before is not None:
+            yield before.positions(drawn_ranks(population, new, before.size))
 
-        yield from live(population.since, population.watermark)
-        if population.draw is not None:
-            # Counted in a second pass, rather than kept: the new samples need not fit in memory.
-            new = sum(map(len, live(population.since, population.watermark)))
-            older = gather(live(0, population.since))
-            yield older.positions(drawn_ranks(population, new, older.size))
+    def _live(
+        self, population: Population, after: int, until: int, matches: Matches | None
+    ) -> Iterator[Positions]:
+        return live_in_view(self.view, population, after, until, matches)
 
 
 def cache_folder() -> Path:

@@ -28,7 +28,8 @@ from registry.storage.database.sql import insert_if_new
 from registry.storage.database.transactions import read, write
 from registry.storage.log.standby import refuse_if_behind
 from registry.storage.log.watermark import Watermark
-from registry.training.run_store import END, RunSettings, lock
+from registry.training.run_request import END
+from registry.training.run_store import RunSettings, lock
 
 # Statements are built once: SQLAlchemy takes as long to build one as SQLite to run it.
 _LAST = (
@@ -68,7 +69,8 @@ class Pin:
 
     The epoch was pinned when the log had ``watermark`` rows, after which its chain is ``chain`` (16
     bytes). Rows from ``since`` on were added after the previous epoch. The epoch has ``size``
-    samples; its first one is sample ``start`` of the whole run.
+    samples; its first one is sample ``start`` of the whole run. ``older`` is the number of older
+    samples that a replay of a run with conditions draws from, None for other epochs.
     """
 
     number: int
@@ -77,6 +79,7 @@ class Pin:
     chain: bytes
     size: int
     start: int
+    older: int | None = None
 
     @property
     def end(self) -> int:
@@ -221,4 +224,4 @@ def _find(
 
 
 def _pin(row: Row[EpochRow, *tuple[Any, ...]]) -> Pin:
-    return Pin(row.number, row.since, row.watermark, row.chain, row.size, row.start)
+    return Pin(row.number, row.since, row.watermark, row.chain, row.size, row.start, row.older)

@@ -91,9 +91,9 @@ class Epochs:
         """Return the samples that an epoch with these watermarks holds."""
         policy = self._run.policy
         if policy == "all":
-            return Population(watermark, self._interval)
+            return Population(watermark, self._interval, conditions=self._run.conditions)
         draw = Draw(policy, self._run.seed, number) if isinstance(policy, Replay) else None
-        return Population(watermark, self._interval, since, draw)
+        return Population(watermark, self._interval, since, draw, self._run.conditions)
 
     def _open(self, pin: Pin, source: Source | None) -> Epoch:
         population = self.population(pin.number, pin.since, pin.watermark)
@@ -114,9 +114,11 @@ class Epochs:
         while head is not None:
             source = self._sources.open(Watermark.of(head), head.erased)
             # None: only an index that is made now counts, as its size is stored permanently.
-            size = source.index(self.population(number, since, head.position), None).size
-            if size:
-                proposed = Pin(number, since, head.position, head.chain, size, start)
+            index = source.index(self.population(number, since, head.position), None)
+            if index.size:
+                proposed = Pin(
+                    number, since, head.position, head.chain, index.size, start, index.older
+                )
                 pin = pin_store.insert_or_find(self._log.engine, self._run, proposed)
                 # If another worker was faster, its pin counts, and may need another source.
                 return pin, source if pin.log_end == proposed.log_end else None

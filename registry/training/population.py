@@ -1,14 +1,15 @@
 """Which samples an epoch holds, and how to find them in the database or in a mirror.
 
 A row is live at a watermark if it is no retraction and no row before the watermark supersedes it.
-Rows that were erased count as live, so that an epoch keeps its size; reading one is an error.
+Rows that were erased count as live, so that an epoch keeps its size; reading one is an error. Where
+there are conditions they are left out, since nobody knows what their values were.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from registry.storage.log.erasures import erased_positions
 from registry.storage.log.standby import chain_reached
 from registry.storage.mirror.index import Index
 from registry.storage.mirror.snapshot import View
+from registry.training.conditions import Conditions
+from registry.training.filters import Matches
 from registry.training.policy import Replay
 
 CHUNK = 1 << 20
@@ -43,13 +46,15 @@ class Population:
     """The samples of a split that are live at a watermark, including those erased since.
 
     Only samples whose latest revision is at position ``since`` or later; a ``draw`` adds some of
-    the older ones. ``interval`` are the buckets ``[start, stop)`` of the split.
+    the older ones. ``interval`` are the buckets ``[start, stop)`` of the split. All samples meet
+    the ``conditions``.
     """
 
     watermark: int
     interval: Interval
     since: int = 0
     draw: Draw | None = None
+    conditions: Conditions = field(default_factory=Conditions)
 
     @property
     def name(self) -> str:
@@ -57,11 +62,22 @@ class Population:
         fields: list[object] = [self.watermark, self.since, *self.interval]
         if self.draw:
             fields += [self.draw.replay, self.draw.seed, self.draw.epoch]
+        if self.conditions:
+            fields.append(self.conditions.digest)
         return "-".join(map(str, fields))
 
 
-def live_in_view(view: View, population: Population, after: int, until: int) -> Iterator[Positions]:
-    """Yield the positions in ``[after, until)`` that are live, in order, a chunk at a time."""
+def live_in_view(
+    view: View,
+    population: Population,
+    after: int,
+    until: int,
+    matches: Matches | None = None,
+) -> Iterator[Positions]:
+    """Yield the positions in ``[after, until)`` that are live, in order, a chunk at a time.
+
+    Only those that ``matches`` has, the conditions of the population.
+    """
     # The view may hold rows past the watermark, and what they supersede is still live at it.
     changes = view.changes[: np.searchsorted(view.changes["position"], population.watermark)]
     retractions = changes["position"][changes["retracted"]]
@@ -76,13 +92,15 @@ def live_in_view(view: View, population: Population, after: int, until: int) -> 
             buckets = view.buckets[low:high]
             alive = (buckets >= start) & (buckets < stop)
         alive[dead[slice(*np.searchsorted(dead, [low, high]))] - low] = False
+        if matches is not None:
+            alive &= matches(low, high)
         yield np.flatnonzero(alive) + low
 
 
 def live_in_database(
     connection: Connection, dataset_id: int, population: Population, after: int, until: int
 ) -> Positions:
-    """Read the positions in ``[after, until)`` that are live, in order."""
+    """Read the positions in ``[after, until)`` that are live, in order, whatever the conditions."""
     _await_watermark(connection, dataset_id, population)
     positions = connection.execute(_live(dataset_id, population, after, until)).scalars()
     return np.array(positions.all(), np.int64)

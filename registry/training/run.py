@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator
 from contextlib import suppress
 from datetime import datetime
 from itertools import chain, count, pairwise
-from typing import NoReturn, SupportsIndex
+from typing import Any, NoReturn, SupportsIndex
 
 import numpy as np
 
@@ -37,6 +37,7 @@ from registry.training.pin_store import Pin, PinnedEpoch
 from registry.training.pinning import Epochs
 from registry.training.policy import Policy
 from registry.training.population import Population
+from registry.training.run_request import END
 from registry.training.run_store import RunSettings
 from registry.training.sharding import Shard, Share
 
@@ -78,6 +79,11 @@ class Run:
     def version(self) -> Version | None:
         """The version that all epochs of the run hold; None for a run that grows."""
         return self._settings.version(self.dataset)
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """The conditions that all samples of the run meet, as `Dataset.run` takes them."""
+        return self._settings.conditions.where
 
     @property
     def features(self) -> Features:
@@ -161,6 +167,8 @@ class Run:
             return epoch
         holder = "dataset" if self.split is None else f"split {self.split!r}"
         lack = "no sample yet" if self.policy == "all" else "nothing new"
+        if conditions := self._settings.conditions:
+            lack += f" where {conditions}"
         raise EpochError(f"epoch {number} of run {self.name!r}: the {holder} holds {lack}")
 
     def pinned(self, number: int) -> Epoch | None:
@@ -278,6 +286,6 @@ class Run:
 
 
 def _count(samples: SupportsIndex) -> int:
-    if not 0 <= (count := operator.index(samples)) < run_store.END:
+    if not 0 <= (count := operator.index(samples)) < END:
         raise EpochError(f"{count} samples cannot have been consumed")
     return count

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, SupportsIndex
+from typing import Any
 
 from sqlalchemy import (
     Connection,
@@ -20,7 +19,6 @@ from sqlalchemy import (
 
 from registry.errors import (
     DatasetDroppedError,
-    FeatureError,
     RegistryError,
     RunMismatchError,
     RunNotFoundError,
@@ -31,15 +29,14 @@ from registry.storage.database.sql import insert_if_new
 from registry.storage.database.transactions import read, write, writing
 from registry.storage.log.version import Version
 from registry.storage.log.watermark import Watermark
-from registry.training.policy import Policy, check_policy, parse_policy
-
-END = 2**63
-"""One more than the largest integer that the database can hold."""
+from registry.training.conditions import SOURCE, Conditions
+from registry.training.policy import Policy, parse_policy
+from registry.training.run_request import END, RunRequest
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """A run's row. A ``split`` of None means all splits.
+    """A run's row. A ``split`` of None means all splits, no ``conditions`` all samples.
 
     A run on a version has its ``watermark`` and the number of its ``schema``, others None.
     """
@@ -53,6 +50,7 @@ class RunSettings:
     policy: Policy
     watermark: Watermark | None = None
     schema: int | None = None
+    conditions: Conditions = field(default_factory=Conditions)
 
     def version(self, dataset: str) -> Version | None:
         """Return the version that the run is on, of the dataset of this name; None for others."""
@@ -60,53 +58,37 @@ class RunSettings:
         return None if end is None else Version(dataset, end.position, end.chain.hex(), self.schema)
 
 
-def get_or_create(
-    engine: Engine,
-    dataset_id: int,
-    name: str,
-    *,
-    seed: SupportsIndex | None,
-    split: str | None,
-    policy: Policy | None,
-    version: Version | None,
-) -> RunSettings:
-    """Return the run of this name; create it with these settings if there is none.
+def get_or_create(engine: Engine, dataset_id: int, request: RunRequest) -> RunSettings:
+    """Return the run that is asked for; create it if there is none of its name.
 
-    A setting of None matches whatever an existing run has. All epochs of a run that is created with
-    a ``version`` hold its samples. Raises `RunMismatchError` if another
-    setting differs from the run's, `FeatureError` if a name or a setting is not valid.
+    Raises `RunMismatchError` if a setting differs from the run's, `FeatureError` if a name or a
+    setting is not valid.
     """
-    if policy is not None:
-        check_policy(policy)
-    if version is not None and policy not in {None, "all"}:
-        raise FeatureError(
-            f"policy {policy!r}: {version} never has anything new, so that a run on it takes "
-            f"'all'; for other policies, open {version.name!r}"
-        )
-    if problem := name_problem(name):
-        raise FeatureError(f"a run's name {problem}")
-    if seed is not None and not 0 <= (seed := operator.index(seed)) < END:
-        raise FeatureError(f"seed {seed} is not in [0, 2**63)")
-    query = _of_name(dataset_id, name)
-    values = {"name": name, "seed": seed or 0, "split": split, "policy": str(policy or "all")}
-    if version is not None:
-        values |= {"watermark": version.watermark, "chain": bytes.fromhex(version.chain)}
-        values["schema"] = version.schema
+    request.check()
+    query = _of_name(dataset_id, request.name)
     # Read first: opening an existing run needs no right to write, and no lock on a SQLite file.
-    row = read(engine, lambda c: c.execute(query).one_or_none()) or write(
-        engine, _create, dataset_id, values
-    )
-    settings = _settings(row)
-    for setting, value in (("seed", seed), ("split", split), ("policy", policy)):
-        if value is not None and value != getattr(settings, setting):
+    row = read(engine, lambda c: c.execute(query).one_or_none())
+    # A run that was created before the dataset had a feature of this name means the rows' source.
+    of_rows = row is not None and Conditions.from_json(row.conditions).source is not None
+    conditions = request.conditions(of_rows=of_rows or SOURCE not in request.features)
+    values = request.values(conditions)
+    settings = _settings(row or write(engine, _create, dataset_id, values))
+    for setting, value, stored in (
+        ("seed", None if request.seed is None else values["seed"], settings.seed),
+        ("split", request.split, settings.split),
+        ("policy", request.policy, settings.policy),
+        ("where", conditions, settings.conditions),
+    ):
+        if value is not None and value != stored:
             raise RunMismatchError(
-                f"run {name!r} has {setting} {getattr(settings, setting)!r}, not {value!r}; "
+                f"run {request.name!r} has {setting} {stored!r}, not {value!r}; "
                 "leave it out to continue that run, or choose another name"
             )
+    version = request.version
     if version is not None and settings.version(version.name) != version:
         other = settings.version(version.name)
         raise RunMismatchError(
-            f"run {name!r} is on {other or 'no version'}, not on {version}; open "
+            f"run {request.name!r} is on {other or 'no version'}, not on {version}; open "
             f"{str(other or version.name)!r} to continue it, or choose another name"
         )
     return settings
@@ -269,4 +251,5 @@ def _settings(row: Row[RunRow]) -> RunSettings:
         policy=parse_policy(row.policy),
         watermark=None if row.watermark is None else Watermark(row.watermark, row.chain),
         schema=row.schema,
+        conditions=Conditions.from_json(row.conditions),
     )

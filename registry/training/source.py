@@ -17,6 +17,7 @@ from registry.training.permutation import Permutation
 from registry.training.population import (
     Population,
 )
+from registry.training.value_columns import Values
 
 Record = bytes | memoryview
 
@@ -27,11 +28,12 @@ class Source(Protocol):
     Indexes include rows that were erased; taking such a row raises `ErasedError`.
     """
 
-    def index(self, population: Population, size: int | None) -> Index:
+    def index(self, population: Population, size: int | None, older: int | None = None) -> Index:
         """Return the index of a population.
 
-        ``size`` is the size if it is known. None means that it is not, or that an index made before
-        must not be used.
+        ``size`` is the size if it is known, and ``older`` the number of older samples where
+        conditions and a draw make it count. A size of None means that it is not known, or that an
+        index made before must not be used.
         """
 
     def take_rows(self, positions: Positions) -> Rows:
@@ -39,6 +41,12 @@ class Source(Protocol):
 
     def take_records(self, positions: Positions) -> Sequence[Record]:
         """Return variable-width records, in order."""
+
+    def values(self, feature: str, positions: Positions) -> Values:
+        """Return the values at these positions, in order, of a feature that may have conditions.
+
+        For texts they are hashes.
+        """
 
     def local_files(self, index: Index) -> LocalFiles | None:
         """Return undamaged files with fixed-width rows and this index; None if there are none."""

@@ -25,6 +25,7 @@ from registry.storage.log.erasures import Erased, erased_at
 from registry.storage.log.page import Page
 from registry.storage.log.reader import Log
 from registry.storage.mirror import appender
+from registry.storage.mirror.columns import blank_columns
 from registry.storage.mirror.layout import ERASED, PLACE, blank_rows, blank_seals, file_path
 from registry.storage.mirror.snapshot import open_view
 from registry.storage.mirror.state import MirrorState
@@ -104,6 +105,7 @@ def erase_rows(
             return None
         for name, each in writes.items():
             _overwrite(file_path(folder, state.generation, name), each)
+        blank_columns(folder / str(state.generation), positions)
     entries = np.array([(row.position, row.chain) for row in rows], ERASED)
     data = entries.view(np.uint8).data
     size = state.sizes["erased"]

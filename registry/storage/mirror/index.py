@@ -40,12 +40,14 @@ class Index:
 
     ``entries`` is None if they are all positions from ``first`` on. Otherwise it holds sealed
     entries (int64, see `checksums`), mapped from the file at ``path`` unless that is None.
+    ``older`` is the number of older samples that a replay of a run with conditions draws from.
     """
 
     size: int
     first: int = 0
     entries: Positions | None = None
     path: Path | None = None
+    older: int | None = None
 
     def positions(self, ranks: Positions) -> Positions:
         """Return the positions at some ranks. Raises `MirrorError` if an entry is damaged."""

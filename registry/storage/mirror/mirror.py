@@ -12,7 +12,8 @@ beginning a new generation.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,12 @@ class Mirror:
         """Begin an empty generation, as these files have damage that cannot be repaired by row."""
         with self._thread_lock, self._file_lock():
             self._restart(view)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock under which the files are written, among threads and processes."""
+        with self._thread_lock, self._file_lock():
+            yield
 
     def _file_lock(self) -> FileLock:
         """Return the lock between processes: a new object, since one from before a fork fails."""
