@@ -1,0 +1,293 @@
+"""Epochs of runs with conditions: what they hold, after erasures and damage, from every source."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from registry import ClassLabel, Dataset, Epoch, Registry, Replay, Run, Tensor, Text
+from registry.errors import CacheWarning, EpochError, ErasedError, FeatureError
+from registry.samples.features import Feature
+from registry.storage.log.erasures import Erased
+from registry.storage.mirror.erase import erase_rows
+from registry.storage.mirror.mirror import Mirror
+from registry.storage.mirror.state import publish_state
+from registry.training.policy import Policy
+
+CLASSES = ["cat", "dog", "lynx"]
+KINDS: dict[str, dict[str, Feature]] = {
+    "fixed": {"n": Tensor("int64"), "label": ClassLabel(CLASSES)},
+    "variable": {"n": Tensor("int64"), "note": Text(), "label": ClassLabel(CLASSES)},
+}
+WHERE = {"label": ["cat", "lynx"], "n": (5, None), "source": ["team-a", None]}
+POLICIES: dict[str, Policy] = {"all": "all", "new": "new", "replay": Replay(0.5)}
+
+
+@dataclass
+class Model:
+    """A log as a list, and the epochs of each policy as sets of numbers."""
+
+    dataset: Dataset
+    kind: str
+    log: list[tuple[str, int, str | None]] = field(default_factory=list)
+    erased: set[int] = field(default_factory=set)
+    """The numbers of the samples that were erased."""
+
+    def sample(self, n: int) -> dict[str, object]:
+        whole = {"n": n, "label": n % 3, "note": "ä" * (n % 5)}
+        return {name: whole[name] for name in KINDS[self.kind]}
+
+    def insert(self, keys: list[str], source: str | None) -> None:
+        numbers = range(len(self.log), len(self.log) + len(keys))
+        self.dataset.insert([self.sample(n) for n in numbers], keys=keys, source=source)
+        self.log += [(key, n, source) for key, n in zip(keys, numbers, strict=True)]
+
+    def matching(self, watermark: int) -> dict[int, int]:
+        """Return the position of each sample that meets `WHERE`, by its number."""
+        latest = {key: (p, n, s) for p, (key, n, s) in enumerate(self.log[:watermark])}
+        return {
+            n: position
+            for position, n, source in latest.values()
+            if n % 3 != 1 and n >= 5 and source in ("team-a", None) and n not in self.erased
+        }
+
+
+@dataclass
+class Pinned:
+    """An epoch as it was when it was pinned: its samples in order, and those that it drew from."""
+
+    numbers: list[int]
+    older: set[int]
+
+
+def numbers(epoch: Epoch) -> list[int]:
+    return [n for batch in epoch.batches(7) for n in batch["n"].tolist()]
+
+
+def pin(model: Model, run: Run, policy: Policy, number: int, since: int) -> Pinned:
+    """Pin an epoch, and compare it with the model's."""
+    epoch = run.epoch(number, timeout=0)
+    everything = model.matching(epoch.watermark)
+    since = 0 if policy == "all" else since
+    new = {n for n, position in everything.items() if position >= since}
+    older = everything.keys() - new if isinstance(policy, Replay) else set()
+    held = numbers(epoch)
+    draws = math.floor(0.5 * len(new) + 0.5) if isinstance(policy, Replay) else 0
+    assert new <= {*held} <= new | older
+    assert len(held) == len({*held}) == epoch.size == len(new) + min(len(older), draws)
+    return Pinned(held, older)
+
+
+WAYS = ("mirror", "without index", "database")
+
+
+@contextmanager
+def reading_from(way: str, cache: Path) -> Iterator[None]:
+    """Have what is opened in the block read an index file, or none, or no mirror at all."""
+    with pytest.MonkeyPatch.context() as patch:
+        if way == "database":
+            blocked = cache.parent / "no folder"
+            blocked.touch()
+            patch.setenv("REGISTRY_CACHE", str(blocked))
+            with pytest.warns(CacheWarning):
+                yield
+            return
+        if way == "without index":
+            for folder in cache.glob("*/epochs"):
+                shutil.rmtree(folder)
+        yield
+
+
+class Training:
+    """A run of each policy with the conditions `WHERE`, on a dataset that changes."""
+
+    def __init__(self, reg: Registry, kind: str) -> None:
+        self.reg = reg
+        self.random = Random(kind)
+        self.model = Model(reg.create("d", KINDS[kind]), kind)
+        create = self.model.dataset.run
+        self.runs = {name: create(name, where=WHERE, policy=p) for name, p in POLICIES.items()}
+        self.epochs: dict[str, list[Pinned]] = {name: [] for name in POLICIES}
+
+    def key(self) -> str:
+        return f"k{self.random.randrange(40)}"
+
+    def grow_and_pin(self) -> None:
+        since = len(self.model.log) if self.epochs["all"] else 0
+        source = self.random.choice(["team-a", "team-b"])
+        self.model.insert([self.key() for _ in range(30)], source)
+        self.model.insert([self.key() for _ in range(20)], None)
+        for name, epochs in self.epochs.items():
+            epochs.append(pin(self.model, self.runs[name], POLICIES[name], len(epochs), since))
+
+    def erase(self, key: str) -> None:
+        self.model.dataset.erase(key)
+        self.model.erased.update(n for k, n, _ in self.model.log if k == key)
+        # The retraction that an erasure appends meets no condition.
+        self.model.log.append((key, 1, "erase"))
+
+    def replay(self) -> set[str]:
+        """Replay all epochs as a new process does; return what happened."""
+        outcomes = set()
+        dataset = self.reg.open("d")
+        for name, epochs in self.epochs.items():
+            for number, pinned in enumerate(epochs):
+                run = dataset.run(name)
+                lost = self.model.erased & ({*pinned.numbers} | pinned.older)
+                if lost:
+                    match = f"epoch {number} of run '{name}'"
+                    with pytest.raises(ErasedError, match=match) as raised:
+                        run.epoch(number)
+                    named = {self.model.log[position][1] for position in raised.value.positions}
+                    assert named <= self.model.erased
+                    assert named & lost
+                else:
+                    assert numbers(run.epoch(number)) == pinned.numbers
+                outcomes.add("lost" if lost else "kept")
+        return outcomes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_filtered_epochs_replay_or_say_that_they_held_erased_samples(
+    reg: Registry, cache: Path, kind: str
+) -> None:
+    training = Training(reg, kind)
+    training.grow_and_pin()
+    training.grow_and_pin()
+
+    def replay() -> set[str]:
+        outcomes = set()
+        for way in WAYS:
+            with reading_from(way, cache):
+                outcomes |= training.replay()
+        return outcomes
+
+    assert replay() == {"kept"}
+    outcomes = set()
+    for key in training.random.sample(sorted({k for k, _, _ in training.model.log}), 4):
+        training.erase(key)
+        outcomes |= replay()
+    assert outcomes == {"kept", "lost"}
+    # Epochs that are pinned after erasures are without the erased samples.
+    training.grow_and_pin()
+    replay()
+    assert not any({*e[-1].numbers} & training.model.erased for e in training.epochs.values())
+
+
+def test_an_epoch_without_matching_samples_says_what_none_has(reg: Registry) -> None:
+    dataset = reg.create("d", KINDS["fixed"])
+    dataset.insert([{"n": 1, "label": "dog"}])
+    run = dataset.run("cats", where={"label": "cat", "n": (0, 9)}, policy="new")
+    with pytest.raises(EpochError, match=r"holds nothing new where label is 'cat' and 0 <= n < 9$"):
+        run.epoch(0, timeout=0)
+    assert run.last is None
+
+
+def values_files(cache: Path) -> Iterator[Path]:
+    return cache.glob("*/*/columns/*.[0-9]")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damage_in_a_mirror_changes_no_filter(reg: Registry, cache: Path, kind: str) -> None:
+    model = Model(reg.create("d", KINDS[kind]), kind)
+    model.insert([f"k{n}" for n in range(50)], "team-a")
+    expected = [*model.matching(50)]
+    model.dataset.run("plain").epoch(0)  # the mirror is there, and no column
+    (records,) = cache.glob("*/*/records")
+    damaged = bytearray(records.read_bytes())
+    for offset in range(0, len(damaged), 97):
+        damaged[offset] ^= 1
+    records.write_bytes(damaged)
+    assert sorted(numbers(model.dataset.run("a", where=WHERE).epoch(0))) == expected
+    files = [*values_files(cache)]
+    assert len(files) == 3
+    for suffix, name in ((None, "b"), (".segments", "c")):
+        for path in files:
+            file = path if suffix is None else path.with_suffix(suffix)
+            data = bytearray(file.read_bytes())
+            data[len(data) // 2] ^= 4
+            file.write_bytes(data)
+        assert sorted(numbers(model.dataset.run(name, where=WHERE).epoch(0))) == expected
+    for path in files:
+        path.write_bytes(path.read_bytes()[:-9])
+    assert sorted(numbers(model.dataset.run("d", where=WHERE).epoch(0))) == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_column_of_a_mirror_keeps_the_values_of_an_erased_sample(
+    reg: Registry, cache: Path, kind: str
+) -> None:
+    model = Model(reg.create("d", KINDS[kind]), kind)
+    model.insert([f"k{n}" for n in range(50)], "team-a")
+    where = {**WHERE, "note": ["ä", "ää"]} if kind == "variable" else WHERE
+    expected = sorted(numbers(model.dataset.run("a", where=where).epoch(0)))
+    before = {path: path.read_bytes() for path in values_files(cache)}
+    assert len(before) == len(where)
+    model.dataset.erase("k6", "k11")
+    later = model.dataset.run("b", where=where).epoch(0)
+    assert sorted(numbers(later)) == [n for n in expected if n not in (6, 11)]
+    for path, values in before.items():
+        size = len(values) // 50
+        after = path.read_bytes()
+        for n in range(50):
+            value = slice(n * size, (n + 1) * size)
+            assert after[value] == (bytes(size) if n in (6, 11) else values[value])
+    assert set(before) == {*values_files(cache)}
+
+
+def test_a_database_that_lacks_an_erasure_filters_by_the_samples_that_it_has(
+    reg: Registry, cache: Path
+) -> None:
+    model = Model(reg.create("d", KINDS["fixed"]), "fixed")
+    model.insert([f"k{n}" for n in range(50)], "team-a")
+    run = model.dataset.run("a", where=WHERE)
+    epoch = run.epoch(0)
+    (folder,) = cache.iterdir()
+    mirror = Mirror(run.log, folder)
+    view = mirror.view()
+    assert view is not None
+    # As a process does that uses a newer copy of the database, with the same mirror.
+    rows = [Erased(position, f"k{position}", view.chain_at(position + 1)) for position in (6, 8)]
+    with mirror.locked():
+        erased = erase_rows(folder, view.state, run.log.codec, rows)
+        assert erased is not None
+        publish_state(folder, erased)
+    again = model.dataset.run("b", where=WHERE).epoch(0)
+    assert sorted(numbers(again)) == sorted(model.matching(50))
+    assert again.class_weights("label") == epoch.class_weights("label")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_class_weights_are_balanced_over_the_samples_of_the_epoch(
+    reg: Registry, cache: Path, kind: str
+) -> None:
+    model = Model(reg.create("d", KINDS[kind]), kind)
+    settings: dict[str, Any] = {"w": {"where": WHERE, "policy": Replay(2)}, "plain": {}}
+    for until in (50, 60):
+        model.insert([f"k{n}" for n in range(len(model.log), until)], "team-a")
+        for name, setting in settings.items():
+            model.dataset.run(name, **setting).epoch(until // 60)
+    for way, name in itertools.product(WAYS, settings):
+        with reading_from(way, cache):
+            epoch = reg.open("d").run(name).epoch(1)
+            counts = np.bincount([n % 3 for n in numbers(epoch)], minlength=3).tolist()
+            present = sum(count > 0 for count in counts)
+            weights = epoch.class_weights("label")
+            assert weights == {
+                index: epoch.size / (present * count) if count else 1.0
+                for index, count in enumerate(counts)
+            }
+            assert present == (3 if name == "plain" else 2)
+            for other in ("n", "missing"):
+                with pytest.raises(FeatureError, match=f"'{other}' is no ClassLabel.* 'label'"):
+                    epoch.class_weights(other)
