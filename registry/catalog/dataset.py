@@ -231,8 +231,14 @@ class Dataset:
         The rows keep their positions, keys and chain values, and the samples are retracted. Epochs
         that hold them raise `ErasedError` from then on. With ``full``, PostgreSQL rewrites its
         tables, and nobody can read them meanwhile. Backups and WAL archives are not changed, and
-        the values can be inserted again. Raises `SampleNotFoundError`, before anything is erased,
-        for a key that the dataset never had.
+        the values can be inserted again.
+
+        The log is changed in transactions of about a thousand rows, between which other writers
+        commit. Each transaction empties rows and appends the retractions of their keys. An erasure
+        that was interrupted is completed by the same call.
+
+        Raises `SampleNotFoundError`, before anything is erased, for a key that the dataset never
+        had.
         """
         self._check_writable()
         return erase(self._log.engine, self._log.dataset_id, keys, full=full)

@@ -31,6 +31,9 @@ def erase(
     The rows stay in the log, retracted and empty, so that everything else can still be verified
     and replayed. Epochs and versions that contain them report it when they are read.
 
+    Many samples are erased in several transactions, between which others can write. If it is
+    interrupted, run it again with the same keys.
+
     It does not reach backups, WAL archives, replicas that lag, exported files, mirrors that are
     never synced again, and inbox rows without a key. Importing the same file again inserts the
     samples again. A SQLite file is rewritten, which needs as much free disk space as the file has.

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+from sqlalchemy import text
 
 import registry
 from registry import Dataset, Tensor
@@ -69,6 +70,61 @@ def test_a_writer_killed_at_any_moment_leaves_whole_batches(
         f"writer killed mid-batch, {rounds} times, on {url.partition(':')[0].partition('+')[0]}",
         f"all or nothing, 1 copy of each of {digits.head.position // BATCH} batches; "
         f"{unanswered} stored unanswered and sent again",
+    )
+
+
+ERASER = """
+import os, signal, sys
+import registry
+from registry.storage.log import erase
+from sqlalchemy import event
+
+left = int(sys.argv[2])
+
+def count(*_):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+erase._ROWS = 20
+with registry.connect(sys.argv[1]) as reg:
+    event.listen(reg.engine, "before_cursor_execute", count)
+    reg.open("digits").erase(*sys.argv[3:])
+"""
+
+
+@rounds(3, 50)
+def test_an_erasure_killed_at_any_statement_is_completed_by_the_same_one(
+    url: str, digits: Dataset, rounds: int, figure: Figure
+) -> None:
+    """Also of a key that only the inbox has."""
+    rng = random.Random(7)
+    midway = 0
+    for number in range(rounds):
+        keys = [f"{number}-{row}" for row in range(100)]
+        digits.insert([digit(row % 10) for row in range(100)], keys=keys)
+        with digits.run("r").log.engine.begin() as connection:
+            insert = text("INSERT INTO inbox (dataset_id, key, error) VALUES (:id, :key, 'no')")
+            for key in (keys[0], f"{number}-inbox"):
+                connection.execute(insert, {"id": digits.id, "key": key})
+        keys.append(f"{number}-inbox")
+        eraser = [sys.executable, "-c", ERASER, url, str(rng.randrange(5, 60)), *keys]
+        killed = subprocess.run(eraser, check=False, timeout=60).returncode
+        assert killed in (0, -signal.SIGKILL)
+        erased = digits.head.erased - 100 * number
+        midway += 0 < erased < 100
+        if killed:
+            digits.erase(*keys)
+        assert digits.head.erased == 100 * (number + 1)
+        assert len(digits) == 0
+        assert [result.differs for result in digits.verify()] == [None]
+        retracted = [entry for entry in digits.entries() if entry.source == "erase"]
+        assert len(retracted) == digits.head.erased
+        assert digits.inbox.rows() == []
+    figure(
+        f"erasure killed, {rounds} times, on {url.partition(':')[0].partition('+')[0]}",
+        f"{midway} between its transactions; the same erasure completed each",
     )
 
 

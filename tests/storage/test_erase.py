@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import make_url, text
-from sqlalchemy.event import listens_for
+from sqlalchemy.event import listen, listens_for, remove
 
 import registry
 from registry import ClassLabel, Dataset, Registry, Replay, Tensor, Text
@@ -209,6 +209,46 @@ def test_erasing_rewrites_the_files_of_postgresql_only_when_asked_to(
     assert [old != new for old, new in zip(before, after, strict=True)] == [full] * 2
 
 
+def test_other_writers_commit_between_the_transactions_of_an_erasure(
+    reg: Registry, url: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They revise samples that are being erased, of which one has more rows than a transaction."""
+    monkeypatch.setattr("registry.storage.log.erase._ROWS", 5)
+    dataset = make(reg, kind)
+    fill(dataset, kind, 20)
+    for number in range(100, 112):
+        dataset.insert([sample(kind, number)], keys=["k0"])
+    numbers = itertools.count(1000)
+    keys = [f"k{n}" for n in range(20)]
+    with registry.connect(url) as other:
+        opened = other.open(dataset.name)
+
+        def revise(*_: object) -> None:
+            number = next(numbers)
+            opened.insert([sample(kind, number)], keys=[f"k{number % 25}"])
+
+        # Whenever the eraser has ended a transaction; a lock that it kept would block this.
+        listen(reg.engine, "checkin", revise)
+        try:
+            dataset.erase(*keys)
+        finally:
+            remove(reg.engine, "checkin", revise)
+    log = dataset.entries()
+    erased = [entry.position for entry in log if entry.source == "erase"]
+    runs = [list(run) for _, run in itertools.groupby(erased, lambda p: log[p - 1].source)]
+    assert len(erased) > 20
+    assert max(map(len, runs)) <= 5
+    for key in keys:
+        history = dataset.history(key)
+        last = max(n for n, each in enumerate(history) if each.entry.source == "erase")
+        for revision in history[:last]:
+            assert revision.entry.erased == (revision.entry.source != "erase")
+        assert all(revision.sample for revision in history[last + 1 :])
+    assert [result.differs for result in dataset.verify()] == [None]
+    live = [key for key in {entry.key for entry in log} if dataset.history(key)[-1].sample]
+    assert len(dataset) == len(live)
+
+
 def test_a_version_from_before_an_erasure_has_no_erased_sample(reg: Registry, kind: str) -> None:
     dataset = make(reg, kind)
     fill(dataset, kind, 10)
@@ -236,9 +276,13 @@ def test_erasing_again_changes_nothing(reg: Registry, kind: str) -> None:
 def test_erasing_an_unknown_key_erases_no_other(reg: Registry, kind: str) -> None:
     dataset = make(reg, kind)
     fill(dataset, kind, 3)
+    with reg.engine.begin() as connection:
+        insert = text("INSERT INTO inbox (dataset_id, key, error) VALUES (:id, 'k0', 'no')")
+        connection.execute(insert, {"id": dataset.id})
     with pytest.raises(SampleNotFoundError, match="'k9': no sample has this key"):
         dataset.erase("k0", "k9")
     assert dataset.get("k0")
+    assert dataset.erase("k0").inbox_rows == 1
 
 
 def test_erasing_a_key_leaves_the_rows_of_other_keys_in_the_inbox(reg: Registry, kind: str) -> None:
@@ -459,7 +503,7 @@ def test_all_of_many_records_are_erased_and_named(
     reg: Registry, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where they are too many for one statement."""
-    monkeypatch.setattr("registry.storage.log.erase._PARAMETERS", 10)
+    monkeypatch.setattr("registry.storage.log.erase._ROWS", 10)
     dataset = make(reg, kind)
     fill(dataset, kind, 45)
     dataset.run("r").epoch(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple, TypeVarTuple
+from typing import Any, TypeVarTuple
 
 from sqlalchemy import Connection, Row, Select, func, select
 
@@ -79,22 +79,6 @@ def history(
     revisions = _of_key(select(*_COLUMNS, SampleRow.record), dataset_id, key)
     rows = connection.execute(revisions.where(SampleRow.position < until))
     return [(_entry(row), row.record or None) for row in rows]
-
-
-class RevisionSize(NamedTuple):
-    """A revision's position, its record's bytes (None for a retraction, 0 if erased), its group."""
-
-    position: int
-    size: int | None
-    group: str | None
-
-
-def revision_sizes(connection: Connection, dataset_id: int, key: str) -> list[RevisionSize]:
-    """Return the sizes of a key's revisions, oldest first."""
-    size = func.length(SampleRow.record)
-    columns = select(SampleRow.position, size, SampleRow.group_key)
-    rows = connection.execute(_of_key(columns, dataset_id, key))
-    return [RevisionSize(*row) for row in rows]
 
 
 def bucket_of(connection: Connection, dataset_id: int, key: str) -> int | None:

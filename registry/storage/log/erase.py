@@ -4,42 +4,58 @@ The rows' records become empty, which no stored record is. Positions, keys, buck
 stay, so that the rest of the log can be verified as before. A retraction is appended for each key,
 so that the log records every erasure. Mirrors overwrite the rows in their next update.
 
-An erasure has three steps: rows of the inbox are deleted, then the log's records are emptied under
-the lock on the head, then the database is made to release the bytes from its files.
+An erasure has these steps:
+
+1. All keys are looked up. One that is unknown is refused before anything is changed.
+2. Rows of the inbox are deleted, except those of keys that the log does not have.
+3. The log's records are emptied under the lock on the head, some rows in each transaction, so that
+   other writers get the lock in between.
+4. The other keys' rows in the inbox are deleted, and what reached the log meanwhile is emptied.
+5. The database is made to release the bytes from its files.
+
+If it is interrupted, the same erasure, run again, completes it: until the fourth step, all keys
+are known, and rows that are empty already are left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from itertools import chain
-from typing import TYPE_CHECKING
+import json
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, Engine, delete, insert, update
-
-from registry.errors import RegistryError, SampleNotFoundError
-from registry.samples.keys import check_key
-from registry.storage.database.models import (
-    ErasureRow,
-    InboxRow,
-    SampleRow,
-    ToolAnnotationRow,
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    LargeBinary,
+    cast,
+    column,
+    delete,
+    func,
+    select,
+    update,
 )
-from registry.storage.database.transactions import driver, open_connection, write
-from registry.storage.log.batch import Plan
-from registry.storage.log.entries import revision_sizes
-from registry.storage.log.head import store_erased_count
-from registry.storage.log.raw_text import raw
-from registry.storage.log.writer import Writer, transact
 
-if TYPE_CHECKING:
-    from psycopg.errors import Diagnostic
+from registry.errors import SampleNotFoundError
+from registry.samples.keys import check_key
+from registry.storage.database.models import InboxRow, SampleRow, ToolAnnotationRow
+from registry.storage.database.sql import is_any_of
+from registry.storage.database.transactions import driver, read, write
+from registry.storage.log.batch import Plan
+from registry.storage.log.head import read_head, store_erased_count
+from registry.storage.log.raw_text import decode, raw
+from registry.storage.log.revision_sizes import RevisionSize, revision_sizes
+from registry.storage.log.vacuum import vacuum
+from registry.storage.log.writer import Writer, transact
 
 SOURCE = "erase"
 """The source that the appended retractions carry."""
-_PARAMETERS = 1000
-"""Positions in one statement, at most: databases limit the number of parameters."""
+_KEYS = 1000
+"""Keys that are looked up at a time."""
+_ROWS = 1000
+_BYTES = 16 << 20
+"""Rows that are emptied in one transaction, and bytes of their records, unless one has more."""
 
 
 @dataclass(frozen=True)
@@ -58,73 +74,196 @@ class Erasure:
 def erase(engine: Engine, dataset_id: int, keys: Sequence[str], *, full: bool) -> Erasure:
     """Erase all content that a dataset ever had under some keys.
 
-    The log is changed for all of the keys or for none. With ``full``, PostgreSQL rewrites its
-    tables. Raises `SampleNotFoundError` for a key that the dataset never had.
+    The log is changed in transactions of some rows each; an erasure that was interrupted is
+    completed by the same call. With ``full``, PostgreSQL rewrites its tables. Raises
+    `SampleNotFoundError`, before anything is changed, for a key that the dataset never had.
     """
     for key in keys:
         check_key(key)
     distinct = list(dict.fromkeys(keys))
-    # Before the head is locked: a tool's transaction may hold these rows for any time, and every
-    # writer of the dataset would wait for it.
-    waiting = write(engine, _empty_inbox, dataset_id, distinct)
-    rows = transact(engine, dataset_id, partial(_erase, keys=distinct, waiting=waiting))
-    return Erasure(rows, sum(waiting.values()), _purge(engine, full=full))
-
-
-def _empty_inbox(connection: Connection, dataset_id: int, keys: Sequence[str]) -> dict[str, int]:
-    """Delete the inbox's rows of each key; return their number by key."""
-    # SQLite may hold a key as a blob, which equals no text. Compared as bytes, it is found, too.
-    dialect = connection.dialect.name
-    stored_key = raw(InboxRow.key, dialect)
-    counts = {}
-    for key in keys:
-        same_key = stored_key == (key.encode() if dialect == "sqlite" else key)
-        rows = delete(InboxRow).where(InboxRow.dataset_id == dataset_id, same_key)
-        counts[key] = connection.execute(rows).rowcount
-    return counts
-
-
-def _erase(writer: Writer, keys: Sequence[str], waiting: dict[str, int]) -> int:
-    """Erase keys under the lock on the head; return how many rows lost their records."""
-    revisions = {key: revision_sizes(writer.connection, writer.dataset_id, key) for key in keys}
-    for key in keys:
-        if not revisions[key] and not waiting[key]:
+    # In this order: a row that leaves the inbox in between is in the log when that is searched.
+    waiting = read(engine, _in_inbox, dataset_id, distinct)
+    stored = _in_log(engine, dataset_id, distinct)
+    for key in distinct:
+        if key not in stored and key not in waiting:
             raise SampleNotFoundError(key)
-    # A size of 0 is a row that was erased before, None a retraction: neither has a record to lose.
-    stored = {key: [row.position for row in rows if row.size] for key, rows in revisions.items()}
-    last = {key: revisions[key][-1] for key, positions in stored.items() if positions}
-    if not last:
+    rows = inbox_rows = 0
+    # The keys of the inbox alone come last: without its rows, they are unknown, and an erasure that
+    # is run again would be refused.
+    for some in ([*stored], [key for key in distinct if key not in stored]):
+        # Before the head is locked: a tool's transaction may hold these rows for any time, and
+        # every writer of the dataset would wait for it.
+        inbox_rows += write(engine, _empty_inbox, dataset_id, some)
+        rows += _empty_log(engine, dataset_id, some)
+    return Erasure(rows, inbox_rows, vacuum(engine, full=full))
+
+
+def _in_inbox(connection: Connection, dataset_id: int, keys: Sequence[str]) -> set[str]:
+    """Return which of the keys have rows in the inbox."""
+    rows = select(raw(InboxRow.key, connection.dialect.name)).distinct()
+    stored = connection.execute(rows.where(*_of_keys(connection, dataset_id, keys))).scalars()
+    return {decode(key, "the key") for key in stored}
+
+
+def _empty_inbox(connection: Connection, dataset_id: int, keys: Sequence[str]) -> int:
+    """Delete the inbox's rows of the keys; return their number."""
+    if not keys:
+        return 0
+    rows = delete(InboxRow).where(*_of_keys(connection, dataset_id, keys))
+    return connection.execute(rows).rowcount
+
+
+def _in_log(engine: Engine, dataset_id: int, keys: Sequence[str]) -> dict[str, None]:
+    """Return which of the keys the log has, in their order."""
+    stored: dict[str, None] = {}
+    for some in _slices(keys, _KEYS):
+        revisions = read(engine, revision_sizes, dataset_id, some)
+        stored |= dict.fromkeys(key for key in some if key in revisions)
+    return stored
+
+
+def _of_keys(
+    connection: Connection, dataset_id: int, keys: Collection[str]
+) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions for the inbox's rows of some keys."""
+    stored_key = raw(InboxRow.key, connection.dialect.name)
+    if connection.dialect.name == "postgresql":
+        return InboxRow.dataset_id == dataset_id, is_any_of(connection, stored_key, keys)
+    # SQLite may hold a key as a blob, which equals no text. Compared as bytes, it is found, too.
+    each = func.json_each(json.dumps([*keys], ensure_ascii=False))
+    wanted = select(cast(column("value"), LargeBinary)).select_from(each)
+    return InboxRow.dataset_id == dataset_id, stored_key.in_(wanted)
+
+
+def _slices(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (keys[start : start + size] for start in range(0, len(keys), size))
+
+
+def _empty_log(engine: Engine, dataset_id: int, keys: Sequence[str]) -> int:
+    """Empty the records of keys in short transactions; return how many rows lost theirs."""
+    return sum(
+        _empty(engine, dataset_id, part)
+        for some in _slices(keys, _KEYS)
+        for part in read(engine, _parts, dataset_id, some)
+    )
+
+
+@dataclass
+class _Part:
+    """Rows that are emptied together: the positions of each key's records, and its last revision.
+
+    ``since`` is where the log ended when they were read.
+    """
+
+    since: int
+    last: dict[str, RevisionSize] = field(default_factory=dict)
+    positions: dict[str, list[int]] = field(default_factory=dict)
+    rows: int = 0
+    size: int = 0
+
+
+def _parts(connection: Connection, dataset_id: int, keys: Sequence[str]) -> list[_Part]:
+    """Read the revisions of keys, and divide those that have records; without the lock."""
+    # First: a revision that is appended meanwhile is then read again, and not missed.
+    since = read_head(connection, dataset_id)[0].position
+    part = _Part(since)
+    parts = [part]
+    for key, revisions in revision_sizes(connection, dataset_id, keys).items():
+        for position, size, _ in revisions:
+            # A size of 0 is a row that was erased before, None a retraction: neither has a record.
+            if not size:
+                continue
+            if part.rows and (part.rows == _ROWS or part.size + size > _BYTES):
+                parts.append(part := _Part(since))
+            part.last[key] = revisions[-1]
+            part.positions.setdefault(key, []).append(position)
+            part.rows += 1
+            part.size += size
+    return [part for part in parts if part.rows]
+
+
+def _empty(engine: Engine, dataset_id: int, part: _Part) -> int:
+    """Empty a part's records in a transaction; return how many rows lost theirs."""
+    locked = 0.0
+
+    def work(writer: Writer) -> int:
+        nonlocal locked
+        locked = time.monotonic()
+        return _erase(writer, part)
+
+    count = transact(engine, dataset_id, work)
+    # PostgreSQL's writers queue for the lock. Those of SQLite ask again after a pause, and would
+    # find it taken each time: it is left free for as long as it was held.
+    if engine.dialect.name == "sqlite":
+        time.sleep(time.monotonic() - locked)
+    return count
+
+
+def _erase(writer: Writer, part: _Part) -> int:
+    """Empty a part's records under the lock on the head; return how many rows lost theirs."""
+    connection, dataset_id = writer.connection, writer.dataset_id
+    last, positions = dict(part.last), dict(part.positions)
+    if writer.head.position > part.since:
+        for key, newer in revision_sizes(connection, dataset_id, last, part.since).items():
+            last[key] = newer[-1]
+            positions[key] = [*positions[key], *(row.position for row in newer if row.size)]
+    # Another process may have erased some of them since they were read.
+    stored = _with_records(connection, dataset_id, [p for each in positions.values() for p in each])
+    keys = [key for key, each in positions.items() if not stored.isdisjoint(each)]
+    if not keys:
         return 0
     # A key that is already retracted gets another retraction, which does not change the live count.
-    groups = [row.group for row in last.values()]
+    groups = [last[key].group for key in keys]
     writer.write(
         [
             Plan(
-                list(last),
-                [None] * len(last),
-                [row.position for row in last.values()],
-                [SOURCE] * len(last),
+                keys,
+                [None] * len(keys),
+                [last[key].position for key in keys],
+                [SOURCE] * len(keys),
                 inserted=0,
-                retracted=sum(row.size is not None for row in last.values()),
+                retracted=sum(last[key].size is not None for key in keys),
                 groups=groups if any(groups) else None,
             )
         ]
     )
-    positions = list(chain.from_iterable(stored.values()))
-    _blank(writer, positions)
-    forget_answers(writer.connection, writer.dataset_id, keys)
-    return len(positions)
+    _blank(writer, sorted(stored))
+    forget_answers(connection, dataset_id, keys)
+    return len(stored)
+
+
+def _with_records(connection: Connection, dataset_id: int, positions: Sequence[int]) -> set[int]:
+    """Return which of the rows at these positions have records."""
+    rows = select(SampleRow.position).where(
+        SampleRow.dataset_id == dataset_id,
+        is_any_of(connection, SampleRow.position, positions),
+        func.length(SampleRow.record) > 0,
+    )
+    return {*connection.execute(rows).scalars()}
 
 
 def forget_answers(connection: Connection, dataset_id: int, tasks: Sequence[str]) -> None:
     """Remove the annotators' answers of tasks that have one sample each, and the tasks' data."""
-    for start in range(0, len(tasks), _PARAMETERS):
-        some = tasks[start : start + _PARAMETERS]
-        connection.execute(
-            update(ToolAnnotationRow)
-            .where(ToolAnnotationRow.dataset_id == dataset_id, ToolAnnotationRow.task.in_(some))
-            .values(fields=None)
+    connection.execute(
+        update(ToolAnnotationRow)
+        .where(
+            ToolAnnotationRow.dataset_id == dataset_id,
+            is_any_of(connection, ToolAnnotationRow.task, tasks),
         )
+        .values(fields=None)
+    )
+
+
+# One statement for all rows of a part: one for each would keep the lock ten times as long.
+_NUMBER_POSTGRESQL = b"""
+    INSERT INTO erasures (dataset_id, number, position)
+    SELECT %s, %s + rank - 1, position
+    FROM unnest(%s::bigint[]) WITH ORDINALITY AS erased (position, rank)
+"""
+_NUMBER_SQLITE = """
+    INSERT INTO erasures (dataset_id, number, position)
+    SELECT ?, ? + key, value FROM json_each(?)
+"""
 
 
 def _blank(writer: Writer, positions: Sequence[int]) -> None:
@@ -132,70 +271,18 @@ def _blank(writer: Writer, positions: Sequence[int]) -> None:
 
     The numbers continue those of earlier erasures. A mirror asks for the ones after its last.
     """
-    connection, dataset_id = writer.connection, writer.dataset_id
-    for start in range(0, len(positions), _PARAMETERS):
-        some = positions[start : start + _PARAMETERS]
-        connection.execute(
-            update(SampleRow)
-            .where(SampleRow.dataset_id == dataset_id, SampleRow.position.in_(some))
-            .values(record=b"")
-        )
-    first = writer.head.erased
+    connection, dataset_id, first = writer.connection, writer.dataset_id, writer.head.erased
     connection.execute(
-        insert(ErasureRow),
-        [
-            {"dataset_id": dataset_id, "number": number, "position": position}
-            for number, position in enumerate(positions, start=first)
-        ],
-    )
-    store_erased_count(connection, dataset_id, first + len(positions))
-
-
-_FREE_SPACE = (
-    "PostgreSQL keeps the bytes, out of SQL's reach, in free space of its files until that is used "
-    "again; `registry erase --full` rewrites the files"
-)
-
-
-def _purge(engine: Engine, *, full: bool) -> str | None:
-    """Make the database release the freed bytes; return what remains in its files, if anything."""
-    try:
-        if engine.dialect.name == "postgresql":
-            return _vacuum(engine, full=full)
-        with open_connection(engine) as connection:
-            file = connection.connection.driver_connection
-            assert file is not None
-            # PRAGMA secure_delete would not be enough: it overwrites what is deleted, but not the
-            # copies that SQLite left behind when it moved content within pages.
-            file.execute("VACUUM")
-            # The old pages are in the write-ahead log, too, until it is truncated.
-            if not file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-                return None
-            reason = "another process was reading the file"
-    except RegistryError as error:
-        reason = str(error)
-    return f"the database's files may still hold the bytes: {reason}; erase the key again later"
-
-
-def _vacuum(engine: Engine, *, full: bool) -> str | None:
-    warnings: list[str] = []
-
-    # The diagnostic is valid only during the call, so that its text is copied here.
-    def note(notice: Diagnostic) -> None:
-        warnings.append(notice.message_primary or "VACUUM was refused")
-
-    with open_connection(engine) as connection:
-        # VACUUM cannot run inside a transaction.
-        connection.execution_options(isolation_level="AUTOCOMMIT")
-        session = driver(connection)
-        session.add_notice_handler(note)
-        try:
-            connection.exec_driver_sql(f"VACUUM {'(FULL) ' if full else ''}samples, inbox")
-        finally:
-            session.remove_notice_handler(note)
-    # Without the right to vacuum a table, PostgreSQL skips it with a warning and no error.
-    if warnings:
-        return (
-            f"the database's files still hold the bytes: {warnings[0]}; have its owner run VACUUM"
+        update(SampleRow)
+        .where(
+            SampleRow.dataset_id == dataset_id,
+            is_any_of(connection, SampleRow.position, positions),
         )
-    return None if full else _FREE_SPACE
+        .values(record=b"")
+    )
+    if connection.dialect.name == "postgresql":
+        driver(connection).execute(_NUMBER_POSTGRESQL, (dataset_id, first, positions))
+    else:
+        document = json.dumps(positions)
+        connection.exec_driver_sql(_NUMBER_SQLITE, (dataset_id, first, document))
+    store_erased_count(connection, dataset_id, first + len(positions))
