@@ -51,6 +51,19 @@ def upgrade() -> None:
         create_removed_runs(on_server)
         if not on_server:
             guard_sqlite(SQLITE_KEPT)
+    move_features(on_server)
+
+
+def move_features(on_server: bool) -> None:
+    """Move each dataset's features to its first schema, in one transaction."""
+    # Locked first: a dataset that is created between the two statements would lose its features.
+    if on_server:
+        op.execute("LOCK TABLE datasets IN ACCESS EXCLUSIVE MODE")
+    op.execute(
+        "INSERT INTO schemas (dataset_id, number, since, features, created_at) "
+        "SELECT id, 0, 0, features, created_at FROM datasets"
+    )
+    op.drop_column("datasets", "features")
 
 
 def columns() -> Iterator[tuple[str, sa.Column[Any]]]:
@@ -133,11 +146,24 @@ def downgrade() -> None:
     refuse_to_forget()
     if op.get_context().dialect.name == "sqlite":
         guard_sqlite(SQLITE_KEPT[:-2])
+    restore_features()
     op.drop_table("removed_runs")
     op.drop_table("tags")
     op.drop_table("schemas")
     for table, column in columns():
         op.drop_column(table, column.name)
+
+
+def restore_features() -> None:
+    # SQLite adds a column without NULL only with a default.
+    form = sa.Column("features", json, nullable=False, server_default=sa.text("'[]'"))
+    op.add_column("datasets", form)
+    op.execute(
+        "UPDATE datasets SET features = "
+        "(SELECT features FROM schemas WHERE dataset_id = datasets.id AND number = 0)"
+    )
+    if op.get_context().dialect.name == "postgresql":
+        op.alter_column("datasets", "features", server_default=None)
 
 
 def refuse_to_forget() -> None:

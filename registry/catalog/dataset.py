@@ -16,6 +16,7 @@ from registry.catalog.verify_images import BrokenImage, broken_images
 from registry.errors import InvalidSampleError, VersionError
 from registry.samples.features import Features
 from registry.samples.keys import Groups, Keys, check_group, check_key, check_source
+from registry.samples.schema import Schema
 from registry.samples.splits import Interval, buckets, interval
 from registry.storage.database.models import DatasetRow
 from registry.storage.database.transactions import read
@@ -31,9 +32,10 @@ from registry.storage.log.live_count import live_count
 from registry.storage.log.page import Page
 from registry.storage.log.reader import Log, follow, pages
 from registry.storage.log.requests import append_requests
+from registry.storage.log.schemas import Schemas
 from registry.storage.log.tags import Tag, all_tags, check_tag, delete_tag, set_tag
 from registry.storage.log.version import Version, complete
-from registry.storage.log.writer import Writer, amend, append, append_all, transact
+from registry.storage.log.writer import Writer, amend, append, append_all, transact_in
 from registry.training import run_store
 from registry.training.conditions import Where
 from registry.training.mirror_source import Sources
@@ -74,8 +76,20 @@ class Dataset:
         return self._log.dataset_id
 
     @property
+    def schemas(self) -> Schemas:
+        """The schemas that the dataset has had, as far as this process knows them."""
+        return self._log.schemas
+
+    @property
+    def schema(self) -> Schema:
+        """The features with their defaults, as this process knows them, or as of the version."""
+        if self._version is not None:
+            return self._log.schemas.before(self._version.watermark)
+        return self._log.schemas.newest
+
+    @property
     def features(self) -> Features:
-        return self._log.codec.features
+        return self.schema.features
 
     @property
     def inbox(self) -> Inbox:
@@ -155,13 +169,13 @@ class Dataset:
         is stored, then the next; the error's note then has the number of rows that are stored.
         """
         self._check_writable()
-        batches = insertions(self._log.codec, data, keys, source, groups)
-        return append_all(self._log.engine, self._log.dataset_id, batches)
+        batches = insertions(self._log.schemas, data, keys, source, groups)
+        return append_all(self._log.schemas, batches)
 
     def append(self, batch: Batch) -> Report:
         """Append a batch of packed records, by the rules of `insert`."""
         self._check_writable()
-        return append(self._log.engine, self._log.dataset_id, batch)
+        return append(self._log.schemas, batch)
 
     def update(
         self,
@@ -176,8 +190,7 @@ class Dataset:
 
         Raises `SampleNotFoundError` if there is no such sample or it was retracted.
         """
-        change = merge(self._log.codec, key, {**(fields or {}), **named})
-        return self._amend(key, change, source)
+        return self._amend(key, merge(key, {**(fields or {}), **named}), source)
 
     def retract(self, key: str, *, source: str | None = None) -> Report:
         """Remove a sample from all later epochs; pinned epochs keep it.
@@ -195,7 +208,7 @@ class Dataset:
         `DatabaseUnavailableError` if the database cannot be reached.
         """
         self._check_writable()
-        return append_requests(self._log.engine, self._log.dataset_id, self._log.codec, requests)
+        return append_requests(self._log.schemas, requests)
 
     def amend_together(
         self, prepare: Callable[[Connection], Sequence[Sequence[Change]]]
@@ -206,14 +219,13 @@ class Dataset:
         the connection was lost, and must then have the same result.
         """
         self._check_writable()
-        log = self._log
 
         # All under the lock: changes that are prepared before it could be based on rows that
         # another writer revises before they are appended.
         def work(writer: Writer) -> list[Outcome]:
-            return writer.append(batches(log.codec, prepare(writer.connection)))
+            return writer.append(batches(writer.schema, prepare(writer.connection)))
 
-        return transact(log.engine, log.dataset_id, work)
+        return transact_in(self._log.schemas, work)
 
     def get(self, key: str) -> dict[str, Any]:
         """Return a live sample's values by feature.
@@ -249,8 +261,11 @@ class Dataset:
         # Reading the head moves the inbox's rows into the log, so that the key's are found, too.
         until = self.head.position
         rows = read(self._log.engine, entries.history, self._log.dataset_id, key, until)
-        decode = self._log.codec.decode_one
-        return [Revision(e, None if record is None else decode(record)) for e, record in rows]
+        schema = self.schema
+        held = [entry.position for entry, record in rows if record is not None]
+        stored = [record for _, record in rows if record is not None]
+        samples = map(schema.codec.decode_one, self._log.schemas.brought(held, stored, schema))
+        return [Revision(entry, None if r is None else next(samples)) for entry, r in rows]
 
     def entries(self, after: SupportsIndex = 0, until: SupportsIndex | None = None) -> list[Entry]:
         """Return the log's rows at positions ``[after, until)``, without their records."""
@@ -402,7 +417,7 @@ class Dataset:
         # `amend` does not check them, and the database's error for a NUL would not name the key.
         check_key(key)
         check_source(source)
-        return amend(self._log.engine, self._log.dataset_id, key, change, source)
+        return amend(self._log.schemas, key, change, source)
 
     def _version_at(self, head: Head) -> Version:
         return Version(self.name, head.position, head.chain.hex(), 0)

@@ -21,8 +21,9 @@ from registry.errors import (
     RegistryError,
 )
 from registry.samples.features import Feature, Features
+from registry.samples.schema import Schema
 from registry.samples.splits import intervals
-from registry.storage.database import schema
+from registry.storage.database import schema as database_schema
 from registry.storage.database.address import Pickled
 from registry.storage.database.engine import make_engine
 from registry.storage.database.models import NOT_DROPPED, DatasetRow, HeadRow
@@ -33,6 +34,7 @@ from registry.storage.log.drop import Progress, drop, remove
 from registry.storage.log.hash_chain import GENESIS
 from registry.storage.log.reader import Log
 from registry.storage.log.replica import Replica, open_replica
+from registry.storage.log.schemas import insert_schema
 from registry.storage.log.tags import resolve
 from registry.storage.log.version import Reference, is_name
 
@@ -67,7 +69,7 @@ def connect(
         replica = os.environ.get("REGISTRY_REPLICA_URL")
     nearby = open_replica(replica, engine, timeout) if replica else None
     try:
-        schema.check(engine)
+        database_schema.check(engine)
     # Also after Ctrl-C: nobody else has the engine, whose connections would stay open.
     except BaseException:
         engine.dispose()
@@ -124,15 +126,15 @@ class Registry(Pickled):
         """
         _check_name(name)
         check_description(description)
+        schema = Schema(0, 0, Features(features))
         # The uid is made here, once for all attempts: `_create` recognizes its own row by it.
         row = {
             "uid": uuid.uuid4().hex,
             "name": name,
-            "features": Features(features).to_json(),
             "splits": {split: list(ends) for split, ends in intervals(splits or {}).items()},
             "description": description,
         }
-        write(self.engine, _create, row)
+        write(self.engine, _create, row, schema)
         return self.open(name)
 
     def open(self, name: str) -> Dataset:
@@ -227,19 +229,20 @@ def find_row(registry: Registry, name: str) -> Row[DatasetRow]:
     return row
 
 
-def insert_dataset(connection: Connection, row: Mapping[str, Any]) -> None:
-    """Insert a dataset's row and an empty head, unless its name or its uid is taken."""
+def insert_dataset(connection: Connection, row: Mapping[str, Any], schema: Schema) -> None:
+    """Insert a dataset with its first schema and an empty head, unless its name or uid is taken."""
     # Not a SELECT first: the unique indexes decide between concurrent calls.
     if not insert_if_new(connection, DatasetRow, row):
         return
     query = select(DatasetRow.id).where(DatasetRow.uid == row["uid"])
     dataset_id = connection.execute(query).scalar_one()
     connection.execute(insert(HeadRow).values(dataset_id=dataset_id, chain=GENESIS))
+    insert_schema(connection, dataset_id, schema)
 
 
-def _create(connection: Connection, row: Mapping[str, Any]) -> None:
+def _create(connection: Connection, row: Mapping[str, Any], schema: Schema) -> None:
     """Insert a dataset; raises `DatasetExistsError` if its name is taken."""
-    insert_dataset(connection, row)
+    insert_dataset(connection, row, schema)
     # By the uid, which is this call's: a second attempt, after the answer to a commit was lost,
     # finds the row of the first.
     query = select(DatasetRow.uid).where(DatasetRow.name == row["name"])

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, NoReturn
 from registry.errors import ImportFileError, InvalidSampleError
 from registry.io.row import FileRow, export_hint, line_key
 from registry.io.row_media import is_named
-from registry.samples.codec import Codec
 from registry.samples.keys import check_groups
+from registry.samples.schema import Schema
 from registry.storage.log.batch import Amend, Batch
 from registry.storage.log.changes import insertion
 
@@ -75,7 +75,7 @@ class PackedRows(NamedTuple):
 
 
 def batches(
-    codec: Codec, rows: Iterable[FileRow], origin: Origin, refuse: Refuse | None = None
+    schema: Schema, rows: Iterable[FileRow], origin: Origin, refuse: Refuse | None = None
 ) -> Iterator[PackedRows]:
     """Yield batches to append, in the order of the rows.
 
@@ -84,11 +84,11 @@ def batches(
     """
     packed = _Piece()
     records: list[Any] = []
-    named = [name for name, feature in codec.features.items() if is_named(feature)]
+    named = [name for name, feature in schema.features.items() if is_named(feature)]
     # Of a piece that is packed, only the records are kept: plain bytes, no Python objects.
     for piece in _pieces(rows, named, origin.name, refuse or _raise):
         # Before the keys: rows that do not fit are removed from the piece.
-        records += _pack(codec, piece, origin, refuse)
+        records += _pack(schema, piece, origin, refuse)
         packed.lines += piece.lines
         packed.keys += piece.keys
         packed.groups += piece.groups
@@ -96,10 +96,10 @@ def batches(
         packed.size += piece.size
         packed.weight += piece.weight
         if len(packed.keys) >= BATCH_ROWS or packed.weight >= BATCH_BYTES:
-            yield _packed_rows(packed, records, origin, refuse or _raise)
+            yield _packed_rows(schema, packed, records, origin, refuse or _raise)
             packed, records = _Piece(), []
     if packed.keys:
-        yield _packed_rows(packed, records, origin, refuse or _raise)
+        yield _packed_rows(schema, packed, records, origin, refuse or _raise)
 
 
 def _raise(error: ImportFileError, _: Mapping[str, Any] | None) -> NoReturn:
@@ -144,17 +144,17 @@ def _named_bytes(values: Mapping[str, Any], named: Sequence[str]) -> int:
 
 
 def _pack(
-    codec: Codec, piece: _Piece, origin: Origin, refuse: Refuse | None
+    schema: Schema, piece: _Piece, origin: Origin, refuse: Refuse | None
 ) -> Iterable[bytes | Amend | None]:
     """Return the records of a piece, from which the rows that do not fit are removed."""
     while piece.keys:
         try:
-            return _records(codec, piece)
+            return _records(schema, piece)
         except InvalidSampleError as error:
             row, reason = error.row, error.reason
             # The codec checks whole columns, and cannot always say which row is wrong.
             if row is None and refuse is not None:
-                row, reason = _first_unfit(codec, piece)
+                row, reason = _first_unfit(schema, piece)
             key = error.key
             if row is None:
                 unit, last = origin.unit, piece.lines[-1]
@@ -162,7 +162,7 @@ def _pack(
             else:
                 key = piece.keys[row]
                 if error.feature is None:
-                    reason += export_hint(piece.values[row], codec.features)
+                    reason += export_hint(piece.values[row], schema.features)
             problem = ImportFileError(
                 reason,
                 file=str(origin.path),
@@ -178,11 +178,11 @@ def _pack(
     return []
 
 
-def _records(codec: Codec, piece: _Piece) -> Sequence[bytes | Amend | None]:
+def _records(schema: Schema, piece: _Piece) -> Sequence[bytes | Amend | None]:
     """Return the records of a piece; raises `InvalidSampleError`."""
     if (defaults := _named(piece.default_groups)) is not None:
         check_groups(defaults, len(defaults), piece.keys)
-    return insertion(codec, piece.values, piece.keys, None, _named(piece.groups)).records
+    return insertion(schema, piece.values, piece.keys, None, _named(piece.groups)).records
 
 
 def _named(groups: list[str | None]) -> list[str | None] | None:
@@ -190,20 +190,22 @@ def _named(groups: list[str | None]) -> list[str | None] | None:
     return groups if any(groups) else None
 
 
-def _first_unfit(codec: Codec, piece: _Piece) -> tuple[int | None, str]:
+def _first_unfit(schema: Schema, piece: _Piece) -> tuple[int | None, str]:
     """Return the first row of a piece that does not fit, alone, and the reason."""
     groups_of_rows = zip(piece.groups, piece.default_groups, strict=True)
     columns = zip(piece.values, piece.keys, groups_of_rows, strict=True)
     for row, (values, key, groups) in enumerate(columns):
         try:
             alone = _Piece([0], [values], [key], [groups[0]], [groups[1]])
-            _records(codec, alone)
+            _records(schema, alone)
         except InvalidSampleError as error:
             return row, error.reason
     return None, "rows that fit alone do not fit together"
 
 
-def _packed_rows(packed: _Piece, records: list[Any], origin: Origin, refuse: Refuse) -> PackedRows:
+def _packed_rows(
+    schema: Schema, packed: _Piece, records: list[Any], origin: Origin, refuse: Refuse
+) -> PackedRows:
     lines, keys = packed.lines, packed.keys
     batch = Batch(
         keys,
@@ -211,6 +213,7 @@ def _packed_rows(packed: _Piece, records: list[Any], origin: Origin, refuse: Ref
         [f"file:{origin.name}"] * len(keys),
         groups=_named(packed.groups),
         default_groups=_named(packed.default_groups),
+        schema=schema,
     )
     # Within the batch only: the keys of a whole file may not fit into memory.
     if len({*keys}) < len(keys):

@@ -8,7 +8,7 @@ from hashlib import sha256
 from sqlalchemy import Engine
 
 from registry.catalog.dataset import Dataset
-from registry.samples.features import Features
+from registry.samples.schema import Schema
 from registry.storage.database.transactions import read
 from registry.storage.log.batch import Batch, Report, resolve
 from registry.storage.log.head import Head
@@ -24,7 +24,7 @@ class DryRun:
     """
 
     def __init__(self, engine: Engine, dataset: Dataset) -> None:
-        self.features: Features = dataset.features
+        self.schema: Schema = dataset.schema
         self._engine = engine
         self.dataset = dataset
         self._accepted = sqlite3.connect("")  # a temporary file, deleted when it is closed
@@ -41,7 +41,7 @@ class DryRun:
         """Return the report that `Dataset.append` would return; raises as it does."""
         # The position is arbitrary: nothing is written, and the report has counts only. Without
         # `read`, an amendment could not be resolved; files only insert.
-        plan = resolve(batch, self._latest(batch), 0)
+        plan = resolve(batch, self._latest(batch), 0, self.schema)
         groups = plan.groups or [None] * len(plan.keys)
         self._accepted.executemany(
             "INSERT OR REPLACE INTO accepted VALUES (?, ?, ?, ?)",

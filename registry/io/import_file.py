@@ -22,8 +22,8 @@ from registry.io.formats import find_reader
 from registry.io.media import MediaReader
 from registry.io.row import FieldMapping, FileRow, Reader, encodable_name
 from registry.io.row_media import with_media
-from registry.samples.codec import Codec
 from registry.samples.features import Features
+from registry.samples.schema import Schema
 from registry.samples.text import path_problem
 from registry.storage.log.batch import Batch, Report
 from registry.storage.log.head import Head
@@ -36,7 +36,7 @@ class Target(Protocol):
     """The destination of samples: a `Dataset`, or a `DryRun` that writes nothing."""
 
     @property
-    def features(self) -> Features: ...
+    def schema(self) -> Schema: ...
 
     @property
     def head(self) -> Head: ...
@@ -103,12 +103,12 @@ def insert_file(  # noqa: PLR0913  # the options of an import
         # Formats that search the files of their images themselves.
         if reader.roots and "roots" in file_format.options:
             read = find_reader(path, form, {**(options or {}), "roots": reader.roots}).read
-        rows = _rows(read, path, dataset.features, key, mapping or {})
+        rows = _rows(read, path, dataset.schema.features, key, mapping or {})
         if file_format.root:
             reader = reader.with_roots(path.parent)
-        rows = with_media(rows, dataset.features, reader, path, file_format.unit)
-        codec, on_fault = Codec(dataset.features), refuse if faults.keep_going else None
-        for packed in batches(codec, rows, origin, on_fault):
+        rows = with_media(rows, dataset.schema.features, reader, path, file_format.unit)
+        schema, on_fault = dataset.schema, refuse if faults.keep_going else None
+        for packed in batches(schema, rows, origin, on_fault):
             report, keys = _append(dataset, packed, origin, on_fault)
             total += report
             # Before new rejections are stored: of a key that is in the file twice, one is.

@@ -16,7 +16,8 @@ from sqlalchemy import Connection, Engine, Select, func, select
 
 from registry.catalog.dataset import Dataset
 from registry.errors import ErasedError
-from registry.samples.codec import Codec, Column
+from registry.samples.codec import Column
+from registry.samples.schema import Schema
 from registry.samples.splits import interval
 from registry.storage.database.models import SampleRow
 from registry.storage.database.transactions import read
@@ -58,16 +59,16 @@ def live_samples(engine: Engine, dataset: Dataset) -> Iterator[Samples]:
     dataset was opened; `DatasetDroppedError` if it was dropped meanwhile; and `LogGapError` if
     rows are missing.
     """
-    codec = Codec(dataset.features)
     # The watermark is fixed here: rows appended during the export do not change what is live.
     population = Population(dataset.head.position, interval({}, None))
+    schema = dataset.schema
     for after in range(0, population.watermark, RANGE_ROWS):
         until = min(population.watermark, after + RANGE_ROWS)
         query = partial(
             _live_rows, dataset_id=dataset.id, population=population, after=after, until=until
         )
         for page in _pages(read(engine, query)):
-            yield _samples(engine, dataset, codec, page)
+            yield _samples(engine, dataset, schema, page)
 
 
 def has_groups(engine: Engine, dataset: Dataset) -> bool:
@@ -94,7 +95,7 @@ def _any(connection: Connection, query: Select[Any]) -> bool:
     return connection.execute(query).first() is not None
 
 
-def _samples(engine: Engine, dataset: Dataset, codec: Codec, page: Sequence[_LiveRow]) -> Samples:
+def _samples(engine: Engine, dataset: Dataset, schema: Schema, page: Sequence[_LiveRow]) -> Samples:
     positions = [row.position for row in page]
     # A transaction for each page, so that none stays open while the caller writes the page. Rows
     # may be erased after `_live_rows` has read them; their records are empty then.
@@ -109,10 +110,10 @@ def _samples(engine: Engine, dataset: Dataset, codec: Codec, page: Sequence[_Liv
             ],
             "export a later version",
         )
-    data = b"".join(records)
+    data = b"".join(dataset.schemas.brought(positions, records, schema))
     return Samples(
         [row.key for row in page],
-        codec.decode(data, len(records)),
+        schema.codec.decode(data, len(records)),
         len(data),
         [row.group for row in page],
     )

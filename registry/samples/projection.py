@@ -63,6 +63,11 @@ class Projection:
         middle, end = self.fixed, self.fixed + self.lengths
         return b"".join((record[:middle], fixed, record[middle:end], lengths, record[end:], bodies))
 
+    def original(self, record: bytes) -> bytes | None:
+        """Return the older record that `forward` makes this one of, None if there is none."""
+        older = self.back(record)
+        return older if self.forward(older) == record else None
+
     def back(self, record: bytes) -> bytes:
         """Project a record of the newer layout to the older one, without its added fields."""
         if not record:

@@ -24,10 +24,10 @@ from PIL import Image as PillowImage
 from registry import Bytes, ClassLabel, Dataset, Features, Image, Ragged, Registry, Tensor, Text
 from registry.errors import InvalidSampleError
 from registry.samples.arrow import checked_values
-from registry.samples.codec import Codec
 from registry.samples.features import Feature
 from registry.storage.log import insertions as insertions_module
 from registry.storage.log.insertions import insertions
+from tests.support.datasets import schemas_of
 from tests.support.image_files import png
 
 FEATURES: dict[str, Feature] = {
@@ -174,10 +174,10 @@ def test_keys_are_whole_numbers_or_text_of_any_library(digits: Dataset, keys: An
     ids=str,
 )
 def test_other_keys_are_refused(keys: Any, reason: str) -> None:
-    codec = Codec(Features({"x": Tensor("int8")}))
+    schemas = schemas_of(Features({"x": Tensor("int8")}))
     for data in ({"x": [1, 2]}, pd.DataFrame({"x": [1, 2]}), pa.table({"x": [1, 2]})):
         with pytest.raises(InvalidSampleError, match=reason):
-            list(insertions(codec, data, keys, None))
+            list(insertions(schemas, data, keys, None))
 
 
 @pytest.mark.parametrize(
@@ -196,32 +196,32 @@ def test_other_keys_are_refused(keys: Any, reason: str) -> None:
     ids=lambda groups: f"{type(groups).__name__} {getattr(groups, 'dtype', '')}",
 )
 def test_a_missing_value_of_any_library_is_no_group(groups: Any) -> None:
-    codec = Codec(Features({"x": Tensor("int8")}))
+    schemas = schemas_of(Features({"x": Tensor("int8")}))
     tables: list[tuple[Any, Any]] = [({"x": [1, 2]}, groups), (pd.DataFrame({"x": [1, 2]}), groups)]
     if isinstance(groups, pd.Series):
         # In the parts in which a large table is read, some have no missing value.
         parts = pd.concat([groups[:1]] * 100 + [groups[1:]], ignore_index=True)
         tables.append((pd.DataFrame({"x": [1] * 101, "patient": parts}), "patient"))
     for data, given_groups in tables:
-        (batch,) = insertions(codec, data, None, None, given_groups)
+        (batch,) = insertions(schemas, data, None, None, given_groups)
         assert batch.groups == ["7"] * (len(batch.keys) - 1) + [None]
 
 
 def test_a_column_that_is_not_there_is_named() -> None:
-    codec = Codec(Features({"x": Tensor("int8")}))
+    schemas = schemas_of(Features({"x": Tensor("int8")}))
     for data in ({"x": [1, 2]}, pd.DataFrame({"x": [1, 2]}), pa.table({"x": [1, 2]})):
         for what in ("keys", "groups"):
             named = {"keys": None, "groups": None, what: "nosuch"}
             reason = f"no column is named 'nosuch' for the {what}; there are 'x'"
             with pytest.raises(InvalidSampleError, match=reason):
-                list(insertions(codec, data, named["keys"], None, named["groups"]))
+                list(insertions(schemas, data, named["keys"], None, named["groups"]))
 
 
 @pytest.mark.parametrize("groups", [pd.Series([1.5, None]), [1.0, None], pd.Series([True, None])])
 def test_other_groups_are_refused(groups: Any) -> None:
-    codec = Codec(Features({"x": Tensor("int8")}))
+    schemas = schemas_of(Features({"x": Tensor("int8")}))
     with pytest.raises(InvalidSampleError, match="a group"):
-        list(insertions(codec, {"x": [1, 2]}, None, None, groups))
+        list(insertions(schemas, {"x": [1, 2]}, None, None, groups))
 
 
 NULL = "the value is null"
@@ -246,7 +246,7 @@ def test_what_does_not_fit_is_named_with_its_row_key_and_feature(
 ) -> None:
     values = [*[good] * COUNT, bad, good]
     keys = [f"k{row}" for row in range(len(values))]
-    codec = Codec(Features({"v": feature}))
+    schemas = schemas_of(Features({"v": feature}))
     arrow = pa.array(values)
     for table in (
         pd.DataFrame({"v": values}),
@@ -257,7 +257,7 @@ def test_what_does_not_fit_is_named_with_its_row_key_and_feature(
         datasets.Dataset.from_dict({"v": values}),
     ):
         with pytest.raises(InvalidSampleError) as caught:
-            list(insertions(codec, table, keys, None))
+            list(insertions(schemas, table, keys, None))
         where = f"row {COUNT}, key 'k{COUNT}', feature 'v': "
         assert str(caught.value).startswith(where), type(table)
         assert reason in caught.value.reason or isinstance(table, pd.DataFrame)
@@ -275,18 +275,18 @@ def test_what_does_not_fit_is_named_with_its_row_key_and_feature(
     ids=str,
 )
 def test_times_and_decimals_are_refused(feature: Feature, value: object) -> None:
-    codec = Codec(Features({"v": feature}))
+    schemas = schemas_of(Features({"v": feature}))
     for table in (
         pd.DataFrame({"v": [value]}),
         pl.DataFrame({"v": [value]}),
         pa.table({"v": [value]}),
     ):
         with pytest.raises(InvalidSampleError, match=r"feature 'v': a (column|value) of "):
-            list(insertions(codec, table, None, None))
+            list(insertions(schemas, table, None, None))
 
 
 def test_images_of_hugging_face_are_their_bytes_or_their_files(tmp_path: Path) -> None:
-    codec = Codec(Features({"image": Image()}))
+    schemas = schemas_of(Features({"image": Image()}))
     (tmp_path / "a.png").write_bytes(png(2))
     kinds = datasets.Features({"image": datasets.Image()})
     files = [
@@ -298,30 +298,30 @@ def test_images_of_hugging_face_are_their_bytes_or_their_files(tmp_path: Path) -
     frame = pd.DataFrame({"image": files})
     opened = pd.DataFrame({"image": [PillowImage.open(tmp_path / "a.png")] * 2})
     for table in (images, frame):
-        (batch,) = insertions(codec, table, None, None)
-        assert list(batch.records) == codec.encode({"image": [png(1), png(2)]})
-    (batch,) = insertions(codec, opened, None, None)
+        (batch,) = insertions(schemas, table, None, None)
+        assert list(batch.records) == schemas.newest.codec.encode({"image": [png(1), png(2)]})
+    (batch,) = insertions(schemas, opened, None, None)
     assert len(batch.records) == 2
     nothing = [{"bytes": b"", "path": ""}, {"bytes": None, "path": None}]
     for table in (pa.table({"image": nothing})[1:], pd.DataFrame({"image": nothing})[1:]):
         with pytest.raises(InvalidSampleError, match=r"row 0, key 'a', feature 'image': .*neither"):
-            list(insertions(codec, table, ["a"], None))
+            list(insertions(schemas, table, ["a"], None))
 
 
 def test_the_classes_of_hugging_face_are_their_names_in_text() -> None:
-    codec = Codec(Features({"label": Text()}))
+    schemas = schemas_of(Features({"label": Text()}))
     kinds = datasets.Features({"label": datasets.ClassLabel(names=["cat", "dog"])})
     labeled = datasets.Dataset.from_dict({"label": [1, 0]}, features=kinds)
-    (batch,) = insertions(codec, labeled, None, None)
-    assert list(batch.records) == codec.encode({"label": ["dog", "cat"]})
+    (batch,) = insertions(schemas, labeled, None, None)
+    assert list(batch.records) == schemas.newest.codec.encode({"label": ["dog", "cat"]})
 
 
 def test_a_class_that_hugging_face_has_no_name_for_is_refused() -> None:
-    codec = Codec(Features({"label": ClassLabel(["dog", "cat", "cow"])}))
+    schemas = schemas_of(Features({"label": ClassLabel(["dog", "cat", "cow"])}))
     kinds = datasets.Features({"label": datasets.ClassLabel(names=["cat", "dog"])})
     unlabeled = datasets.Dataset.from_dict({"label": [0, -1]}, features=kinds)
     with pytest.raises(InvalidSampleError, match=r"row 1, feature 'label': class index -1"):
-        list(insertions(codec, unlabeled, None, None))
+        list(insertions(schemas, unlabeled, None, None))
 
 
 @pytest.mark.parametrize(
@@ -348,9 +348,9 @@ def test_a_class_that_hugging_face_has_no_name_for_is_refused() -> None:
     ids=lambda value: type(value).__name__,
 )
 def test_an_error_for_other_data_names_the_way(data: Any, way: str) -> None:
-    codec = Codec(Features({"x": Tensor("float32")}))
+    schemas = schemas_of(Features({"x": Tensor("float32")}))
     with pytest.raises(InvalidSampleError, match=re.escape(way)):
-        list(insertions(codec, data, None, None))
+        list(insertions(schemas, data, None, None))
 
 
 def test_a_large_table_is_stored_in_parts_and_an_error_says_how_much_is(
@@ -402,14 +402,14 @@ def test_inserting_rows_imports_no_library_of_tables(sqlite_url: str) -> None:
 def test_without_pyarrow_pandas_is_read_and_polars_names_the_extra(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    codec = Codec(Features({"x": Tensor("int8"), "t": Text()}))
+    schemas = schemas_of(Features({"x": Tensor("int8"), "t": Text()}))
     columns = {"x": [1, 2], "t": ["a", "b"]}
     frame, other = pd.DataFrame(columns), pl.DataFrame(columns)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    (batch,) = insertions(codec, frame, None, None)
-    assert list(batch.records) == codec.encode(columns)
+    (batch,) = insertions(schemas, frame, None, None)
+    assert list(batch.records) == schemas.newest.codec.encode(columns)
     with pytest.raises(InvalidSampleError, match=r"pip install 'registry\[parquet\]'"):
-        list(insertions(codec, other, None, None))
+        list(insertions(schemas, other, None, None))
 
 
 def test_a_dataset_of_rows_and_a_dataset_of_a_table_are_equal(digits: Dataset) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,8 +65,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Ranges:
     ranges: Ranges = []
     page = Log.page
 
-    def counting(log: Log, after: int, until: int, patience: float | None) -> Page:
-        result = page(log, after, until, patience)
+    def counting(log: Log, *arguments: Any) -> Page:
+        result = page(log, *arguments)
         ranges.append((result.start, result.stop))
         return result
 

@@ -116,7 +116,7 @@ def test_the_reports_of_chunks_add_up(labels: Dataset, monkeypatch: pytest.Monke
     for key in keys[4:6]:
         labels.retract(key)
     change = batch(labels, keys, [0, 9, 9, 9, 9, 9, 9, 9, 9])
-    records = [*change.records[:1], *[lambda _: None] * 2, *change.records[3:]]
+    records = [*change.records[:1], *[lambda _record, _schema: None] * 2, *change.records[3:]]
     report = labels.append(replace(change, records=records))
     assert counts(report) == (5, 1, 2, 1)
     assert (report.head.position, report.head.live) == (16, 7)

@@ -24,6 +24,7 @@ from registry.catalog.copy.related import Related, copy_erasures, copy_related
 from registry.catalog.copy.rows import fetch, overtaken, store, verify_rows
 from registry.catalog.registry import Registry, find_row, insert_dataset
 from registry.errors import DatabaseError, DivergenceError
+from registry.samples.schema import Schema
 from registry.storage.database.models import NOT_DROPPED, DatasetRow
 from registry.storage.database.transactions import open_connection, read, write, writing
 from registry.storage.database.url import masked
@@ -60,7 +61,7 @@ def copy_dataset(
     row = find_row(source, name)
     origin = Log.of(source.engine, row)
     goal = origin.head()  # which moves waiting rows of the inbox to the log
-    copy = _find_or_create_copy(target, row)
+    copy = _find_or_create_copy(target, row, origin.schemas.numbered(0))
     before = _checked_head(origin, copy, name)
     task = _CopyTask(origin, copy, before, progress)
     head = task.advance(before, goal.position)
@@ -149,7 +150,7 @@ def _snapshot(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def _find_or_create_copy(target: Registry, row: Row[DatasetRow]) -> Log:
+def _find_or_create_copy(target: Registry, row: Row[DatasetRow], schema: Schema) -> Log:
     """Return the target's log of this name and uid, created if it has neither.
 
     Raises `DivergenceError` if the target has a dataset with only one of them.
@@ -158,7 +159,7 @@ def _find_or_create_copy(target: Registry, row: Row[DatasetRow]) -> Log:
     values = {name: getattr(row, name) for name in copied}
 
     def find_or_create(connection: Connection) -> Sequence[Row[DatasetRow]]:
-        insert_dataset(connection, values)
+        insert_dataset(connection, values, schema)
         like = or_(DatasetRow.uid == row.uid, DatasetRow.name == row.name)
         return connection.execute(select(DatasetRow).where(NOT_DROPPED, like)).all()
 

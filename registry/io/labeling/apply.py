@@ -16,7 +16,6 @@ from registry.io.labeling.annotation_state import AnnotationState, Removal, Stat
 from registry.io.labeling.consensus import Consensus
 from registry.io.labeling.state_table import StateTable
 from registry.io.labeling.task_table import TaskTable
-from registry.samples.codec import Codec
 from registry.storage.log.changes import Change
 
 
@@ -97,7 +96,7 @@ def state_table(
     """Return the table of a tool's states; with a consensus, each task has one sample."""
     if consensus is None:
         return StateTable(connection, dataset.id, tool)
-    codec = Codec(dataset.features)
+    codec = dataset.schema.codec
     return TaskTable(connection, dataset.id, tool, codec=codec, consensus=consensus)
 
 

@@ -35,7 +35,7 @@ class AnnotationConverter:
     codec: Codec = field(init=False)
 
     def __post_init__(self) -> None:
-        self.codec = Codec(self.dataset.features)
+        self.codec = self.dataset.schema.codec
 
     def states(self, annotations: Iterable[Annotation]) -> list[AnnotationState]:
         """Return the states of annotations, in order; one that does not fit has an ``error``."""

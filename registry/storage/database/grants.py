@@ -53,7 +53,7 @@ WRITER: Rights = {
     **dict.fromkeys(LOG, ("SELECT",)),
     "datasets": (
         "SELECT",
-        "INSERT (uid, name, features, splits, description)",
+        "INSERT (uid, name, splits, description)",
         "UPDATE (description)",
     ),
     "heads": (

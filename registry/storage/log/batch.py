@@ -7,14 +7,23 @@ returns has the rows to write and, for each, the position of the older row that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from registry.errors import InvalidSampleError, RegistryError, SampleNotFoundError
+from registry.errors import (
+    DivergenceError,
+    InvalidSampleError,
+    RegistryError,
+    SampleNotFoundError,
+)
+from registry.samples.schema import Schema
 from registry.storage.log.head import Head
 from registry.storage.log.lookup import Latest, Stored
 
-Amend = Callable[[bytes | None], bytes | None]
-"""Computes a key's next record from its latest one, which is None for a retraction."""
+Amend = Callable[[bytes | None, Schema], bytes | None]
+"""Computes a key's next record from its latest one, which is None for a retraction.
+
+Both are records of the schema in force.
+"""
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,8 @@ class Batch:
     ``groups``, and is ignored for a key that the dataset has.
 
     ``first_row`` is the number of the first row in messages: a large batch is divided.
+
+    ``schema`` is that of the records. None says that it is the one in force when they are appended.
     """
 
     keys: Sequence[str]
@@ -37,6 +48,27 @@ class Batch:
     groups: Sequence[str | None] | None = None
     default_groups: Sequence[str | None] | None = None
     first_row: int = 0
+    schema: Schema | None = None
+
+    def brought_to(self, schema: Schema) -> Batch:
+        """Return the batch with records of the schema in force; raises `DivergenceError`.
+
+        That equals encoding again: what a sample of the older schema leaves out has its default.
+        """
+        # The same object, unless the schema has changed.
+        if self.schema is None or self.schema is schema or self.schema == schema:
+            return self
+        if self.schema.number >= schema.number:
+            raise DivergenceError(
+                f"the batch has records of schema {self.schema.number}, which the database does "
+                f"not have (its newest is {schema.number}): was it restored? Open the dataset again"
+            )
+        projection = schema.projection(self.schema)
+        records = [
+            projection.forward(record) if isinstance(record, bytes) else record
+            for record in self.records
+        ]
+        return replace(self, records=records, schema=schema)
 
     def compared(self) -> Iterator[tuple[str, bytes | None]]:
         """Yield each key with its new record, or with None where that is not known yet."""
@@ -106,14 +138,16 @@ def resolve(
     batch: Batch,
     known: Mapping[str, Latest],
     position: int,
+    schema: Schema,
     read: Callable[[int], bytes] | None = None,
 ) -> Plan:
     """Compare a batch with the latest revisions of its keys, as if its rows were applied in turn.
 
     ``known`` has the latest revision of each of the batch's keys that the dataset ever had.
-    ``position`` is that of the first row to be written. ``read`` returns the record at a position
-    and is required where the batch amends. Raises `SampleNotFoundError` for a key to retract or
-    amend that the dataset never had, and `InvalidSampleError` for a key that is in another group.
+    ``position`` is that of the first row to be written, and ``schema`` that of all records.
+    ``read`` returns the record at a position, and is required where the batch amends. Raises
+    `SampleNotFoundError` for a key to retract or amend that the dataset never had, and
+    `InvalidSampleError` for a key that is in another group.
     """
     # The fast path for new keys. A repeated key must not take it: its second row supersedes the
     # first, and that link would be missing from the log.
@@ -142,7 +176,7 @@ def resolve(
         if old is not None and batch.groups is not None:
             _check_group(batch.first_row + row, key, old.group, batch.groups[row])
         if callable(given):
-            old, record = _amended(key, old, given, read)
+            old, record = _amended(key, old, given, schema, read)
         elif old is None and given is None:
             raise SampleNotFoundError(key)
         else:
@@ -181,7 +215,11 @@ def _check_group(row: int, key: str, old: str | None, new: str | None) -> None:
 
 
 def _amended(
-    key: str, old: Latest | None, change: Amend, read: Callable[[int], bytes] | None
+    key: str,
+    old: Latest | None,
+    change: Amend,
+    schema: Schema,
+    read: Callable[[int], bytes] | None,
 ) -> tuple[Latest, bytes | None]:
     """Return the key's latest revision with its record read, and the amended record."""
     if old is None:
@@ -190,7 +228,7 @@ def _amended(
     if isinstance(record, Stored):
         assert read is not None
         record = read(old.position)
-    return old._replace(record=record), change(record)
+    return old._replace(record=record), change(record, schema)
 
 
 def _all_new(batch: Batch) -> bool:

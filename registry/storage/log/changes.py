@@ -8,6 +8,7 @@ from typing import Any
 
 from registry.errors import InvalidSampleError, RegistryError, SampleNotFoundError
 from registry.samples.codec import Codec
+from registry.samples.features import Features
 from registry.samples.json_codec import from_fields
 from registry.samples.keys import (
     Groups,
@@ -19,6 +20,7 @@ from registry.samples.keys import (
     check_source,
     make_keys,
 )
+from registry.samples.schema import Schema
 from registry.samples.tables import is_hugging_face_splits, refusal
 from registry.storage.log.batch import Amend, Batch
 
@@ -46,35 +48,35 @@ class Change:
     default_group: str | None = None
 
 
-def batches(codec: Codec, requests: Sequence[Sequence[Change]]) -> list[Batch | RegistryError]:
+def batches(schema: Schema, requests: Sequence[Sequence[Change]]) -> list[Batch | RegistryError]:
     """Return for each request its batch or, if it is invalid, its error; the order is kept."""
     results: list[Batch | RegistryError] = []
     for changes in requests:
         try:
-            results.append(batch(codec, changes))
+            results.append(batch(schema, changes))
         except RegistryError as error:
             results.append(error)
     return results
 
 
-def batch(codec: Codec, changes: Sequence[Change]) -> Batch:
+def batch(schema: Schema, changes: Sequence[Change]) -> Batch:
     """Return the batch of some changes, in their order.
 
     Raises `InvalidSampleError` with the row, counted from 0, for an invalid change.
     """
     if not changes:
         raise InvalidSampleError("there is no change in it; give at least one")
-    values = [_checked(codec, row, change) for row, change in enumerate(changes)]
+    values = [_checked(schema.features, row, change) for row, change in enumerate(changes)]
     keys = [make_keys(1)[0] if change.key is None else change.key for change in changes]
     inserts = [row for row, change in enumerate(changes) if change.action == "insert"]
     records: list[bytes | Amend | None] = [None] * len(changes)
-    for row, record in zip(inserts, _encode(codec, values, keys, inserts), strict=True):
+    for row, record in zip(inserts, _encode(schema.codec, values, keys, inserts), strict=True):
         records[row] = record
     # An update is only a function here. What it merges into is read under the lock on the head: a
     # record read now could be replaced before the append, and that revision would be lost.
     for row, change in enumerate(changes):
         if change.action == "update":
-            records[row] = merge(codec, keys[row], values[row], row)
+            records[row] = merge(keys[row], values[row], row, from_json=True)
     groups = [change.group for change in changes]
     defaults = [change.default_group for change in changes]
     return Batch(
@@ -83,11 +85,12 @@ def batch(codec: Codec, changes: Sequence[Change]) -> Batch:
         [change.source for change in changes],
         groups=groups if any(groups) else None,
         default_groups=defaults if any(defaults) else None,
+        schema=schema,
     )
 
 
 def insertion(
-    codec: Codec,
+    schema: Schema,
     data: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     keys: Keys | None,
     source: str | None,
@@ -108,7 +111,7 @@ def insertion(
         _check_column(data, groups, "groups")
         named_columns = {each for each in (keys, groups) if isinstance(each, str) and each in data}
         keys, groups = _column(data, keys), _column(data, groups)
-        unused = named_columns - {*codec.features}
+        unused = named_columns - {*schema.features}
         data = {name: column for name, column in data.items() if name not in unused}
     count = _column_length(data) if isinstance(data, Mapping) else _length(data)
     if not count:
@@ -117,14 +120,15 @@ def insertion(
     named = check_keys(keys, count) if keys is not None else None
     grouped = check_groups(groups, count, named) if groups is not None else None
     if not columns:
-        data = codec.to_columns(data, named)  # type: ignore[arg-type]
-    records = codec.encode(data, named)  # type: ignore[arg-type]
+        data = schema.codec.to_columns(data, named)  # type: ignore[arg-type]
+    records = schema.codec.encode(data, named)  # type: ignore[arg-type]
     return Batch(
         named or make_keys(count),
         records,
         [source] * count,
         fresh=named is None,
         groups=grouped,
+        schema=schema,
     )
 
 
@@ -142,31 +146,36 @@ def _column(data: Mapping[str, Any], values: Any) -> Any:
     return data[values] if isinstance(values, str) and values in data else values
 
 
-def merge(codec: Codec, key: str, values: Mapping[str, Any], row: int | None = None) -> Amend:
+def merge(
+    key: str, values: Mapping[str, Any], row: int | None = None, *, from_json: bool = False
+) -> Amend:
     """Return a function that replaces some of a sample's values in its record.
 
     It raises `SampleNotFoundError` where the sample was retracted, and `InvalidSampleError` with
-    ``row`` for a value that does not fit.
+    ``row`` for a value that does not fit. With ``from_json``, values may be JSON.
     """
 
-    def amend(record: bytes | None) -> bytes:
+    def amend(record: bytes | None, schema: Schema) -> bytes:
         if record is None:
             raise SampleNotFoundError(key, "it was retracted; insert it again")
+        codec = schema.codec
         stored = codec.decode_one(record)
         try:
-            columns = codec.to_columns([{**stored, **values}], [key])
+            # Here, since a feature may have been added since the change was made.
+            new = from_fields(schema.features, values) if from_json else values
+            columns = codec.to_columns([{**stored, **new}], [key])
             # The last argument names the features that come from the stored record.
-            return codec.encode(columns, [key], stored.keys() - values.keys())[0]
+            return codec.encode(columns, [key], stored.keys() - new.keys())[0]
         except InvalidSampleError as error:
             raise _in_row(error, row) from None
 
     return amend
 
 
-def _checked(codec: Codec, row: int, change: Change) -> dict[str, Any]:
+def _checked(features: Features, row: int, change: Change) -> dict[str, Any]:
     """Return the change's values by feature; errors carry the row and the key."""
     try:
-        return _values(codec, change)
+        return _values(features, change)
     except InvalidSampleError as error:
         # A new error, since its message is composed once, from all of these.
         raise InvalidSampleError(
@@ -174,7 +183,7 @@ def _checked(codec: Codec, row: int, change: Change) -> dict[str, Any]:
         ) from None
 
 
-def _values(codec: Codec, change: Change) -> dict[str, Any]:
+def _values(features: Features, change: Change) -> dict[str, Any]:
     if change.action not in ACTIONS:
         raise InvalidSampleError(
             f"unknown action {change.action!r}; the actions are {', '.join(ACTIONS)}"
@@ -192,7 +201,7 @@ def _values(codec: Codec, change: Change) -> dict[str, Any]:
         raise InvalidSampleError(
             f"the fields are an object of features and values, not {change.fields!r:.40}"
         )
-    return from_fields(codec.features, change.fields)
+    return from_fields(features, change.fields)
 
 
 def _encode(

@@ -24,8 +24,8 @@ from sqlalchemy import (
 )
 
 from registry.errors import RegistryError
-from registry.samples.codec import Codec
 from registry.samples.features import LARGEST_RECORD
+from registry.samples.schema import Schema
 from registry.storage.database.models import InboxRow
 from registry.storage.database.transactions import read
 from registry.storage.log import inbox_rejected
@@ -39,7 +39,8 @@ from registry.storage.log.inbox_retry import retry_now
 from registry.storage.log.inbox_rows import InboxEntry, listed
 from registry.storage.log.inbox_waiting import RowSize, lock_waiting, measure, read_texts
 from registry.storage.log.lookup import latest, size_of
-from registry.storage.log.writer import Writer, transact
+from registry.storage.log.schemas import Schemas
+from registry.storage.log.writer import Writer, transact_in
 
 _BYTES = 16 << 20
 """Bytes of rows that are moved in one transaction; a single row may be larger."""
@@ -76,7 +77,7 @@ class Inbox:
 
     engine: Engine
     dataset_id: int
-    codec: Codec
+    schemas: Schemas
 
     def drain(self, wait: float | None = None) -> Drained:
         """Move all waiting rows to the log, and remove rejected rows that are past the limits.
@@ -89,7 +90,7 @@ class Inbox:
         more = True
         # One transaction per round, so that other writers get the lock between two of them.
         while more:
-            more, drained = transact(self.engine, self.dataset_id, self._move, wait)
+            more, drained = transact_in(self.schemas, self._move, wait)
             if total is not None:
                 drained = Drained(
                     total.report + drained.report,
@@ -141,7 +142,7 @@ class Inbox:
         to insert that has no fields, with its own reason. Raises `RejectedRowNotFoundError` if
         there is no such row, or not of that source.
         """
-        return retry_now(self.engine, self.dataset_id, self.codec, number, fields, source)
+        return retry_now(self.schemas, number, fields, source)
 
     @property
     def limits(self) -> Limits:
@@ -172,7 +173,7 @@ class Inbox:
         fitting = {number: row for number, row in rows.items() if row.size <= LARGEST_RECORD}
         errors = {number: too_large(rows[number].size) for number in rows.keys() - fitting.keys()}
         taken = _first_within_limit(connection, self.dataset_id, fitting)
-        read_rows = _read(connection, self.codec, taken) if taken else []
+        read_rows = _read(connection, writer.schema, taken) if taken else []
         outcomes = writer.append([row.batch for row in read_rows])
         moved = Report(0, 0, 0, 0, writer.head)
         corrections = []
@@ -222,7 +223,7 @@ class _Row:
     correction: Correction | None
 
 
-def _read(connection: Connection, codec: Codec, ids: Sequence[int]) -> list[_Row]:
+def _read(connection: Connection, schema: Schema, ids: Sequence[int]) -> list[_Row]:
     """Return the rows with these ids, in the order of the ids."""
     texts = read_texts(connection, ids)
     rows: list[_Row] = []
@@ -233,7 +234,7 @@ def _read(connection: Connection, codec: Codec, ids: Sequence[int]) -> list[_Row
         if isinstance(change, RegistryError):
             rows.append(_Row(change, None))
         else:
-            (batch,) = batches(codec, [[change]])
+            (batch,) = batches(schema, [[change]])
             rows.append(_Row(batch, Correction.of(change, number)))
     return rows
 

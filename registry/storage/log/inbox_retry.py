@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Engine, Select, delete, select, update
+from sqlalchemy import Select, delete, select, update
 
 from registry.errors import InvalidSampleError, RegistryError
-from registry.samples.codec import Codec
 from registry.samples.features import LARGEST_RECORD
 from registry.storage.database.models import InboxRow
 from registry.storage.log.batch import Batch, Outcome, Report
@@ -17,7 +16,8 @@ from registry.storage.log.inbox_changes import change_of, reason_of, too_large
 from registry.storage.log.inbox_corrections import Correction, discard_corrected
 from registry.storage.log.inbox_rejected import of_source, rejected, without_fields
 from registry.storage.log.inbox_waiting import measure, read_texts
-from registry.storage.log.writer import Writer, transact
+from registry.storage.log.schemas import Schemas
+from registry.storage.log.writer import Writer, transact_in
 
 
 class RejectedRowNotFoundError(RegistryError):
@@ -29,9 +29,7 @@ class RejectedRowNotFoundError(RegistryError):
 
 
 def retry_now(
-    engine: Engine,
-    dataset_id: int,
-    codec: Codec,
+    schemas: Schemas,
     number: int,
     fields: Mapping[str, Any] | None,
     source: str | None,
@@ -41,26 +39,27 @@ def retry_now(
 
     def work(writer: Writer) -> Outcome:
         connection = writer.connection
-        wanted = select(InboxRow.id).where(*rejected(dataset_id, [number]), *of_source(source))
+        this_row = rejected(writer.dataset_id, [number])
+        wanted = select(InboxRow.id).where(*this_row, *of_source(source))
         # A transaction of a person may hold the row for any time, and every writer would wait.
         if connection.execute(wanted.with_for_update(skip_locked=True)).first() is None:
             # An attempt that was committed, but whose answer was lost, has removed the row.
             return attempts[-1] if attempts else RejectedRowNotFoundError(number)
-        outcome = _apply(writer, codec, number, fields)
+        outcome = _apply(writer, number, fields)
         attempts.append(outcome)
         return outcome
 
-    outcome = transact(engine, dataset_id, work)
+    outcome = transact_in(schemas, work)
     if isinstance(outcome, RegistryError):
         raise outcome
     return outcome
 
 
-def _apply(writer: Writer, codec: Codec, number: int, fields: Mapping[str, Any] | None) -> Outcome:
+def _apply(writer: Writer, number: int, fields: Mapping[str, Any] | None) -> Outcome:
     connection, this_row = writer.connection, InboxRow.id == number
     if fields is None and (error := connection.scalar(_reason_of_empty(number))) is not None:
         return InvalidSampleError(f"the rejected row has no fields to try again: {error}")
-    batch, correction = _read(writer, codec, number, fields)
+    batch, correction = _read(writer, number, fields)
     (outcome,) = writer.append([batch])
     if isinstance(outcome, Report):
         connection.execute(delete(InboxRow).where(this_row))
@@ -77,7 +76,7 @@ def _reason_of_empty(number: int) -> Select[str | None]:
 
 
 def _read(
-    writer: Writer, codec: Codec, number: int, fields: Mapping[str, Any] | None
+    writer: Writer, number: int, fields: Mapping[str, Any] | None
 ) -> tuple[Batch | RegistryError, Correction | None]:
     # Measured first: a row of any size may have been inserted.
     size = measure(writer.connection, [number])[number].size
@@ -87,5 +86,5 @@ def _read(
     change = change_of(texts, fields)
     if isinstance(change, RegistryError):
         return change, None
-    (batch,) = batches(codec, [[change]])
+    (batch,) = batches(writer.schema, [[change]])
     return batch, Correction.of(change, number)

@@ -7,14 +7,16 @@ records of up to `AHEAD_BYTES` are ready.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from registry.errors import InvalidSampleError
-from registry.samples.codec import Codec
 from registry.samples.keys import Groups, Keys, as_text_list
+from registry.samples.schema import Schema
 from registry.samples.tables import Table, is_table, length_of, parts_of
 from registry.storage.log.batch import Batch
 from registry.storage.log.changes import insertion
+from registry.storage.log.schemas import Schemas
 
 AHEAD_BYTES = 256 << 20
 """Bytes of records that are encoded, and so checked, before any of them is appended."""
@@ -29,7 +31,7 @@ Data = Mapping[str, Any] | Sequence[Mapping[str, Any]] | Table
 
 
 def insertions(
-    codec: Codec,
+    schemas: Schemas,
     data: Data,
     keys: Keys | None,
     source: str | None,
@@ -40,11 +42,13 @@ def insertions(
     Raises `InvalidSampleError`, with the row counted from the first of all.
     """
     if not is_table(data):
-        yield insertion(codec, data, keys, source, groups)  # type: ignore[arg-type]
+        yield schemas.encoded(
+            lambda schema: insertion(schema, data, keys, source, groups)  # type: ignore[arg-type]
+        )
         return
     pieces: list[Batch] = []
     first = rows = size = 0
-    for piece in _pieces(codec, data, keys, source, groups):
+    for piece in _pieces(schemas, data, keys, source, groups):
         pieces.append(piece)
         rows += len(piece.keys)
         size += _bytes_of(piece)
@@ -56,7 +60,7 @@ def insertions(
 
 
 def _pieces(
-    codec: Codec, table: Any, keys: Keys | None, source: str | None, groups: Groups | None
+    schemas: Schemas, table: Any, keys: Keys | None, source: str | None, groups: Groups | None
 ) -> Iterator[Batch]:
     count = length_of(table)
     listed, listed_groups = keys, groups
@@ -65,14 +69,22 @@ def _pieces(
     if groups is not None and not isinstance(groups, str):
         listed_groups = as_text_list(groups, count, "groups")
     done, together = 0, _FIRST_ROWS
-    for part in parts_of(table, codec.features):
+    for part in parts_of(table, schemas.newest.features):
         start = 0
         while start < part.rows:
             stop = min(part.rows, start + together)
             until = done + stop - start
             some = _between(listed, done, until, "keys")
             some_groups = _between(listed_groups, done, until, "groups")
-            piece = _encode(codec, part.slice(start, stop), some, source, some_groups, done)
+            encode = partial(
+                _encode,
+                columns=part.slice(start, stop),
+                keys=some,
+                source=source,
+                groups=some_groups,
+                before=done,
+            )
+            piece = schemas.encoded(encode)
             yield piece
             done += stop - start
             start = stop
@@ -94,7 +106,7 @@ def _between(values: Any, start: int, stop: int, what: str) -> Any:
 
 
 def _encode(
-    codec: Codec,
+    schema: Schema,
     columns: Mapping[str, Any],
     keys: Keys | None,
     source: str | None,
@@ -103,7 +115,7 @@ def _encode(
 ) -> Batch:
     """Return the batch of columns; an error counts ``before`` rows that precede them."""
     try:
-        return insertion(codec, columns, keys, source, groups)
+        return insertion(schema, columns, keys, source, groups)
     except InvalidSampleError as error:
         row = None if error.row is None else error.row + before
         raise InvalidSampleError(
@@ -112,6 +124,10 @@ def _encode(
 
 
 def _joined(batches: Sequence[Batch], first_row: int) -> Batch:
+    # The last piece has the newest schema, if it changed meanwhile.
+    schema = batches[-1].schema
+    assert schema is not None
+    batches = [batch.brought_to(schema) for batch in batches]
     return Batch(
         [key for batch in batches for key in batch.keys],
         [record for batch in batches for record in batch.records],
@@ -123,6 +139,7 @@ def _joined(batches: Sequence[Batch], first_row: int) -> Batch:
             else [group for batch in batches for group in batch.groups or ()]
         ),
         first_row=first_row,
+        schema=schema,
     )
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from sqlalchemy import Connection, select, tuple_
 
+from registry.samples.projection import Projection
 from registry.storage.database.models import SampleRow
 from registry.storage.database.transactions import driver
 from registry.storage.log.records import LONG, fingerprint, fingerprints_at, records_at
@@ -23,6 +24,13 @@ _SHORT = 2048
 """Bytes up to which a record is read with its key, even if all of them exceed `_GROUP`."""
 _GROUP = 16 << 20
 """Bytes of records that are read together, unless a single one is larger."""
+
+
+class Older(Protocol):
+    """The rows of a log that were written in an older layout than the one in force."""
+
+    def projection(self, position: int) -> Projection | None:
+        """Return how the record at a position is brought to the layout; None if it has it."""
 
 
 class Stored(NamedTuple):
@@ -76,11 +84,13 @@ def latest(
     dataset_id: int,
     keys: Collection[str],
     compared: Iterable[tuple[str, bytes | None]] = (),
+    older: Older | None = None,
 ) -> dict[str, Latest]:
     """Return the latest revision of each key that the dataset has ever had, by key.
 
     A record is included where it equals one that ``compared`` gives for its key; others may be
-    `Stored`.
+    `Stored`. ``older`` has the rows that were written in an older layout than that of the compared
+    records: theirs are brought to it.
     """
     # In the order of the index, so that consecutive keys are found on the same page of it.
     ordered = sorted(keys)
@@ -93,9 +103,11 @@ def latest(
             revisions[key] = Latest(position, Stored(size), group)
             unread = True
         else:
-            revisions[key] = Latest(position, record, group)
+            projection = older and older.projection(position)
+            brought = projection.forward(record) if projection and record else record
+            revisions[key] = Latest(position, brought, group)
     if unread:
-        _compare(connection, dataset_id, revisions, compared)
+        _compare(connection, dataset_id, revisions, compared, older)
     return revisions
 
 
@@ -104,19 +116,27 @@ def _compare(
     dataset_id: int,
     revisions: dict[str, Latest],
     compared: Iterable[tuple[str, bytes | None]],
+    older: Older | None,
 ) -> None:
     """Put the record into each one of the revisions whose record equals a compared one."""
-    candidates: dict[str, list[bytes]] = {}
+    # By key, each record as it was stored, and as it is compared.
+    candidates: dict[str, list[tuple[bytes, bytes]]] = {}
     for key, record in compared:
-        if record is not None and key in revisions and revisions[key].record == Stored(len(record)):
-            candidates.setdefault(key, []).append(record)
+        if record is None or key not in revisions:
+            continue
+        revision = revisions[key]
+        projection = older and older.projection(revision.position)
+        original = projection.original(record) if projection else record
+        if original is not None and revision.record == Stored(len(original)):
+            candidates.setdefault(key, []).append((original, record))
     # A long record is sent as a hash, so that it counts no more than `LONG` bytes.
-    for keys in _groups((key, min(len(records[0]), LONG)) for key, records in candidates.items()):
+    sizes = ((key, min(len(records[0][0]), LONG)) for key, records in candidates.items())
+    for keys in _groups(sizes):
         positions = [revisions[key].position for key in keys]
         stored = fingerprints_at(connection, dataset_id, positions)
         for key, proof in zip(keys, stored, strict=True):
-            for record in candidates[key]:
-                if fingerprint(record) == proof:
+            for original, record in candidates[key]:
+                if fingerprint(original) == proof:
                     revisions[key] = revisions[key]._replace(record=record)
 
 
@@ -137,12 +157,19 @@ class RecordReader:
     """Reads records by position, ahead of the requests and some MiB at a time.
 
     ``order`` has the revisions in the order in which their records will be requested; some may not
-    be. Not thread-safe.
+    be. ``older`` has the rows whose records are brought to a newer layout. Not thread-safe.
     """
 
-    def __init__(self, connection: Connection, dataset_id: int, order: Iterable[Latest]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        dataset_id: int,
+        order: Iterable[Latest],
+        older: Older | None = None,
+    ) -> None:
         self._connection = connection
         self._dataset_id = dataset_id
+        self._older = older
         self._groups = _groups(
             (each.position, each.record.size) for each in order if isinstance(each.record, Stored)
         )
@@ -156,7 +183,9 @@ class RecordReader:
             self._read = {}
             records = records_at(self._connection, self._dataset_id, group)
             self._read = dict(zip(group, records, strict=True))
-        return self._read[position]
+        projection = self._older and self._older.projection(position)
+        record = self._read[position]
+        return projection.forward(record) if projection else record
 
 
 def _groups(sized: Iterable[tuple[Item, int]]) -> Iterator[list[Item]]:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from registry.samples.codec import Codec, Column
+from registry.samples.schema import Schema
 from registry.storage.log.hash_chain import NONE, extend_past
 
 Positions = npt.NDArray[np.int64]
@@ -25,7 +26,7 @@ class Page:
     The rows at ``superseding`` replace the older revisions at ``supersedes``, pair by pair.
     ``buckets`` (uint16) has one value per position, those without a record included. ``data`` has
     the records one after another, and ``sizes`` their lengths in bytes, None where all have the
-    codec's fixed width.
+    codec's fixed width. ``schema`` is in force at all of the positions.
     """
 
     start: int
@@ -35,9 +36,14 @@ class Page:
     superseding: Positions
     supersedes: Positions
     retracted: Positions
-    codec: Codec
+    schema: Schema
     sizes: Positions | None = None
     erased: Positions = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @property
+    def codec(self) -> Codec:
+        """The codec of the page's schema."""
+        return self.schema.codec
 
     def __len__(self) -> int:
         return self.stop - self.start

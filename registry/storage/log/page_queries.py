@@ -16,6 +16,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from registry.samples.codec import Codec
+from registry.samples.schema import Schema
 from registry.storage.database.transactions import driver
 from registry.storage.log.page import Page, Positions
 from registry.storage.log.standby import missing_rows
@@ -41,16 +42,16 @@ def first_rows(codec: Codec) -> int:
     return max(1, min(MOST_ROWS, PAGE_BYTES // codec.header.itemsize))
 
 
-def fetch(connection: Connection, dataset_id: int, codec: Codec, after: int, until: int) -> Page:
+def fetch(connection: Connection, dataset_id: int, schema: Schema, after: int, until: int) -> Page:
     """Read the rows at positions ``[after, until)``, or the first of them where that fills a page.
 
-    A page ends early only where records differ in length. Raises `LogGapError` where a position is
-    missing, `ReplicaBehindError` where a standby has not received it yet, and `DivergenceError`
-    where the log ends before ``until``.
+    ``schema`` is in force at all of them. A page ends early only where records differ in length.
+    Raises `LogGapError` where a position is missing, `ReplicaBehindError` where a standby has not
+    received it yet, and `DivergenceError` where the log ends before ``until``.
     """
-    if codec.fixed_width and connection.dialect.name == "postgresql":
-        return _grouped(connection, dataset_id, codec, after, until)
-    return _row_by_row(connection, dataset_id, codec, after, until)
+    if schema.codec.fixed_width and connection.dialect.name == "postgresql":
+        return _grouped(connection, dataset_id, schema, after, until)
+    return _row_by_row(connection, dataset_id, schema, after, until)
 
 
 # The server concatenates the records of a group to one value, and sends the few positions that
@@ -72,8 +73,11 @@ _GROUPED = """
 """
 
 
-def _grouped(connection: Connection, dataset_id: int, codec: Codec, after: int, until: int) -> Page:
-    rows = max(1, GROUP_BYTES // codec.header.itemsize)
+def _grouped(
+    connection: Connection, dataset_id: int, schema: Schema, after: int, until: int
+) -> Page:
+    width = schema.codec.header.itemsize
+    rows = max(1, GROUP_BYTES // width)
     parameters = {"dataset_id": dataset_id, "after": after, "until": until, "rows": rows}
     with driver(connection).cursor(binary=True) as cursor:
         cursor.adapters.register_loader("bytea", _borrowing_loader())
@@ -83,10 +87,10 @@ def _grouped(connection: Connection, dataset_id: int, codec: Codec, after: int, 
     retractions = _joined(retracted)
     # string_agg returns NULL for a group that has retractions only.
     records = b"".join(part or b"" for part in data)
-    if len(records) != codec.header.itemsize * (until - after - len(retractions)):
+    if len(records) != width * (until - after - len(retractions)):
         # Some rows were erased, and their empty records do not show in the concatenation. A query
         # for the erased positions could see a later state of the log, so the rows are read again.
-        return _row_by_row(connection, dataset_id, codec, after, until)
+        return _row_by_row(connection, dataset_id, schema, after, until)
     # Widened before 32768 is added, which would overflow an int16.
     shifted = np.frombuffer(b"".join(buckets), ">i2").astype(np.int32) + 32768
     return Page(
@@ -97,7 +101,7 @@ def _grouped(connection: Connection, dataset_id: int, codec: Codec, after: int, 
         superseding=_joined(superseding),
         supersedes=_joined(supersedes),
         retracted=retractions,
-        codec=codec,
+        schema=schema,
     )
 
 
@@ -140,12 +144,12 @@ _WINDOW = """
 
 
 def _row_by_row(
-    connection: Connection, dataset_id: int, codec: Codec, after: int, until: int
+    connection: Connection, dataset_id: int, schema: Schema, after: int, until: int
 ) -> Page:
     # A page of records of fixed width is limited by its number of rows alone.
-    size = None if codec.fixed_width else PAGE_BYTES
+    size = None if schema.codec.fixed_width else PAGE_BYTES
     rows = rows_within(connection, dataset_id, _COLUMNS, after, until, size)
-    return _from_rows(connection, dataset_id, codec, after, until, rows)
+    return _from_rows(connection, dataset_id, schema, after, until, rows)
 
 
 def rows_within(
@@ -184,13 +188,13 @@ def rows_within(
 def _from_rows(
     connection: Connection,
     dataset_id: int,
-    codec: Codec,
+    schema: Schema,
     after: int,
     until: int,
     rows: Sequence[tuple[Any, ...]],
 ) -> Page:
     """Return the page of (position, record, bucket, supersedes) rows from ``after`` on."""
-    stop = until
+    codec, stop = schema.codec, until
     # Only a full page may end early. Fewer rows in one that is not full are a gap in the log, which
     # `_check_dense` reports.
     if not codec.fixed_width and sum(len(record or b"") for _, record, _, _ in rows) >= PAGE_BYTES:
@@ -211,7 +215,7 @@ def _from_rows(
         superseding=np.array([position for position, _ in revised], np.int64),
         supersedes=np.array([old for _, old in revised], np.int64),
         retracted=np.array([p for p, record, _, _ in rows if record is None], np.int64),
-        codec=codec,
+        schema=schema,
         sizes=sizes if sizes is None else sizes[sizes > 0],
         erased=np.array(erased, np.int64),
     )

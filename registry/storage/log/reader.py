@@ -23,7 +23,7 @@ from registry.errors import (
     RegistryError,
 )
 from registry.samples.codec import Codec
-from registry.samples.features import Features
+from registry.samples.schema import Schema
 from registry.storage.database.address import Pickled
 from registry.storage.database.models import DatasetRow
 from registry.storage.database.retry import PATIENCE, retrying
@@ -35,6 +35,7 @@ from registry.storage.log.notifications import Pause, listening
 from registry.storage.log.page import Page
 from registry.storage.log.page_queries import FIRST_ROWS, MOST_ROWS, fetch, first_rows
 from registry.storage.log.replica import LAG, Replica
+from registry.storage.log.schemas import Schemas
 from registry.storage.log.standby import chain_reached
 from registry.storage.log.watermark import Watermark
 
@@ -50,7 +51,7 @@ _LOCK_WAIT = 1.0
 
 @dataclass(frozen=True)
 class Log(Pickled):
-    """A dataset's log as a reader needs it: its database and the layout of its records.
+    """A dataset's log as a reader needs it: its database and the schemas of its records.
 
     It holds no connection. It can be shared between threads, and pickled to other processes.
     """
@@ -58,15 +59,20 @@ class Log(Pickled):
     engine: Engine
     dataset_id: int
     uid: str
-    codec: Codec
+    schemas: Schemas
+    """Shared by all that was opened from this log, and on a replica the primary's."""
     replica: Replica | None = None
     """The server that pages are read from, up to the position that it has received."""
 
     @classmethod
     def of(cls, engine: Engine, row: Row[DatasetRow], replica: Replica | None = None) -> Log:
         """Return the log of a dataset, given by its row with the columns of `DatasetRow`."""
-        codec = Codec(Features.from_json(row.features))
-        return cls(engine, row.id, row.uid, codec, replica)
+        return cls(engine, row.id, row.uid, Schemas(engine, row.id), replica)
+
+    @property
+    def codec(self) -> Codec:
+        """The codec of the newest known schema."""
+        return self.schemas.newest.codec
 
     @property
     def primary(self) -> Log:
@@ -84,7 +90,7 @@ class Log(Pickled):
         # In a long range, a replica that has recovered is used again after `ROWS_UNTIL_RETRY` rows.
         if reach is None:
             return self, min(until, after + ROWS_UNTIL_RETRY)
-        log = Log(self.replica.engine, reach.dataset_id, self.uid, self.codec)
+        log = Log(self.replica.engine, reach.dataset_id, self.uid, self.schemas)
         return log, reach.until
 
     def head(self) -> Head:
@@ -96,13 +102,14 @@ class Log(Pickled):
         head, waiting = read(self.engine, read_head, self.dataset_id)
         if waiting:
             with suppress(PermissionDeniedError, ReadOnlyError, DiskFullError, ConflictError):
-                return self.inbox.drain(wait=_LOCK_WAIT).head
+                head = self.inbox.drain(wait=_LOCK_WAIT).head
+        self.schemas.learn(head)
         return head
 
     @property
     def inbox(self) -> Inbox:
         """The dataset's inbox, from which rows are moved to this log."""
-        return Inbox(self.engine, self.dataset_id, self.codec)
+        return Inbox(self.engine, self.dataset_id, self.schemas)
 
     def chain_at(self, position: int) -> bytes | None:
         """Read the chain after the log's first ``position`` rows; None if it has fewer."""
@@ -115,14 +122,13 @@ class Log(Pickled):
         """
         return read(self.engine, chain_reached, self.dataset_id, position)
 
-    def page(self, after: int, until: int, patience: float | None) -> Page:
+    def page(self, schema: Schema, after: int, until: int, patience: float | None) -> Page:
         """Read the first page of positions ``[after, until)``, in its own transaction.
 
-        ``patience`` is the number of seconds to retry for, None without a limit. Thread-safe.
+        ``schema`` is in force at all of them. ``patience`` is the number of seconds to retry for,
+        None without a limit. Thread-safe.
         """
-        return read(
-            self.engine, fetch, self.dataset_id, self.codec, after, until, patience=patience
-        )
+        return read(self.engine, fetch, self.dataset_id, schema, after, until, patience=patience)
 
 
 def pages(log: Log, after: int, until: int, patience: float | None = PATIENCE) -> Generator[Page]:
@@ -149,16 +155,28 @@ def pages(log: Log, after: int, until: int, patience: float | None = PATIENCE) -
 
 
 def _pages(log: Log, after: int, until: int, patience: float | None) -> Iterator[Page]:
-    if log.codec.fixed_width and log.engine.dialect.name == "postgresql":
-        yield from _read_ahead(log, after, until, patience)
-        return
-    rows = first_rows(log.codec)
+    # A page has the rows of one schema, which are all decoded in the same way.
     while after < until:
-        page = log.page(after, min(until, after + rows), patience)
+        schema, stop = log.schemas.cut(after, until, patience)
+        yield from _pages_of(log, schema, after, stop, patience)
+        after = stop
+
+
+def _pages_of(
+    log: Log, schema: Schema, after: int, until: int, patience: float | None
+) -> Iterator[Page]:
+    """Yield the pages over positions at which one schema is in force."""
+    codec = schema.codec
+    if codec.fixed_width and log.engine.dialect.name == "postgresql":
+        yield from _read_ahead(log, schema, after, until, patience)
+        return
+    rows = first_rows(codec)
+    while after < until:
+        page = log.page(schema, after, min(until, after + rows), patience)
         yield page
         after = page.stop
         # The size of records is not known in advance, so the number of rows grows to fill a page.
-        if not log.codec.fixed_width:
+        if not codec.fixed_width:
             rows = min(MOST_ROWS, max(FIRST_ROWS, 2 * len(page)))
 
 
@@ -209,23 +227,25 @@ def await_growth(
     raise AssertionError
 
 
-def _read_ahead(log: Log, after: int, until: int, patience: float | None) -> Iterator[Page]:
+def _read_ahead(
+    log: Log, schema: Schema, after: int, until: int, patience: float | None
+) -> Iterator[Page]:
     """Read the next pages while the consumer works on this one.
 
     On a single connection, the server would be idle while the client receives and copies a page,
     and the client while the server reads the next one. Pages are yielded in position order.
     """
-    rows = min(first_rows(log.codec), max(LEAST_ROWS, -(-(until - after) // AHEAD)))
+    rows = min(first_rows(schema.codec), max(LEAST_ROWS, -(-(until - after) // AHEAD)))
     ranges = ((start, min(until, start + rows)) for start in range(after, until, rows))
     if until - after <= rows:
         # One page needs no threads.
-        yield from (log.page(start, stop, patience) for start, stop in ranges)
+        yield from (log.page(schema, start, stop, patience) for start, stop in ranges)
         return
     ahead: deque[Future[Page]] = deque()
     with ThreadPoolExecutor(AHEAD, thread_name_prefix="registry-pages") as pool:
         try:
             for start, stop in ranges:
-                ahead.append(pool.submit(log.page, start, stop, patience))
+                ahead.append(pool.submit(log.page, schema, start, stop, patience))
                 if len(ahead) > AHEAD:
                     yield ahead.popleft().result()
             while ahead:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Engine
-
-from registry.samples.codec import Codec
-from registry.storage.log.batch import Outcome, Report
+from registry.errors import InvalidSampleError, RegistryError
+from registry.storage.log.batch import Batch, Outcome, Report
 from registry.storage.log.changes import Change, batches
 from registry.storage.log.inbox_corrections import Correction, discard_corrected
-from registry.storage.log.writer import Writer, transact
+from registry.storage.log.schemas import Schemas
+from registry.storage.log.writer import Writer, transact_in
 
 
-def append_requests(
-    engine: Engine, dataset_id: int, codec: Codec, requests: Sequence[Sequence[Change]]
-) -> list[Outcome]:
+def append_requests(schemas: Schemas, requests: Sequence[Sequence[Change]]) -> list[Outcome]:
     """Append requests in one transaction: see `Dataset.apply`."""
     # Encoded before the transaction, during which other writers of the dataset wait.
-    encoded = batches(codec, requests)
+    encoded = _encoded(schemas, requests)
 
     def work(writer: Writer) -> list[Outcome]:
         outcomes = writer.append(encoded)
@@ -29,7 +26,17 @@ def append_requests(
             for change in changes
         )
         corrections = [each for each in stored if each is not None]
-        discard_corrected(writer.connection, dataset_id, corrections)
+        discard_corrected(writer.connection, writer.dataset_id, corrections)
         return outcomes
 
-    return transact(engine, dataset_id, work)
+    return transact_in(schemas, work)
+
+
+def _encoded(schemas: Schemas, requests: Sequence[Sequence[Change]]) -> list[Batch | RegistryError]:
+    """Return the batch of each request, encoded with the newest schema, or its error."""
+    while True:
+        encoded = batches(schemas.newest, requests)
+        invalid = any(isinstance(each, InvalidSampleError) for each in encoded)
+        # What does not fit may need a class or a feature that was just added.
+        if not invalid or not schemas.refresh():
+            return encoded

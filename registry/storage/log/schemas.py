@@ -9,16 +9,18 @@ list is complete up to there. Beyond that, the list is read again.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, and_, bindparam, select
+from sqlalchemy import Connection, Engine, and_, bindparam, insert, select
 
 from registry.errors import DatasetDroppedError, DivergenceError, InvalidSampleError
+from registry.samples.projection import Projection
 from registry.samples.schema import Schema
 from registry.storage.database.address import Pickled
 from registry.storage.database.models import HeadRow, SchemaRow
+from registry.storage.database.retry import PATIENCE
 from registry.storage.database.transactions import read
 from registry.storage.database.url import masked
 from registry.storage.log.head import Head
@@ -52,10 +54,40 @@ class _Known:
     complete: int
 
 
+@dataclass(frozen=True)
+class OlderRows:
+    """The rows that were written before a schema's layout was in force, at ``since``."""
+
+    schemas: Sequence[Schema]
+    schema: Schema
+    since: int
+
+    @classmethod
+    def before(cls, schemas: Sequence[Schema], schema: Schema) -> OlderRows | None:
+        older = [each for each in schemas[: schema.number] if each.layout != schema.layout]
+        # The first one of the layout follows the last one of another.
+        return cls(schemas, schema, schemas[len(older)].since) if older else None
+
+    def projection(self, position: int) -> Projection | None:
+        """Return how the record at a position is brought to the schema; None if it is of it."""
+        if position >= self.since:
+            return None
+        return self.schema.projection(_at(self.schemas, position))
+
+    def brought(self, positions: Sequence[int], records: Sequence[bytes]) -> list[bytes]:
+        """Return records, as they are stored at positions, as those of the schema."""
+        projections = map(self.projection, positions)
+        return [
+            projection.forward(record) if projection else record
+            for projection, record in zip(projections, records, strict=True)
+        ]
+
+
 class Schemas(Pickled):
     """The schemas of one log, shared by everything that one process opened from it.
 
-    They are read when they are first needed. Thread-safe, and can be pickled.
+    They are read when they are first needed. Thread-safe, and can be pickled. `newest` may be older
+    than the database's newest one; all that is asked about a position or a watermark is exact.
     """
 
     def __init__(self, engine: Engine, dataset_id: int) -> None:
@@ -84,28 +116,42 @@ class Schemas(Pickled):
         known = self._read()
         if position >= known.complete:
             known = read(self.engine, self._renewed, 0, position + 1)
-        return known.schemas[_index(known, position)]
+        return _at(known.schemas, position)
 
     def before(self, watermark: int) -> Schema:
         """Return the schema in force for the last row before a watermark."""
         return self.at(watermark - 1) if watermark else self.numbered(0)
 
-    def cut(self, after: int, until: int) -> tuple[Schema, int]:
+    def cut(self, after: int, until: int, patience: float | None = PATIENCE) -> tuple[Schema, int]:
         """Return the schema in force at ``after``, and up to where, at most ``until``.
 
-        Raises `DivergenceError` if the log has no row at ``after``.
+        ``patience`` is the number of seconds to retry for, None without a limit. Raises
+        `DivergenceError` if the log has no row at ``after``.
         """
-        known = self._read()
-        if until > known.complete:
-            known = read(self.engine, self._renewed, 0, after + 1)
-        index = _index(known, after)
-        ends = [each.since for each in known.schemas[index + 1 : index + 2]]
+        known = self._known
+        if known is None or until > known.complete:
+            known = read(self.engine, self._renewed, 0, after + 1, patience=patience)
+        schema = _at(known.schemas, after)
+        ends = [each.since for each in known.schemas[schema.number + 1 : schema.number + 2]]
         # Beyond ``complete``, another schema may be in force by the time that rows are read.
-        return known.schemas[index], min(until, known.complete, *ends)
+        return schema, min(until, known.complete, *ends)
 
-    def bring(self, record: bytes, position: int, schema: Schema) -> bytes:
-        """Bring a record, stored at a position, to a schema that is not older."""
-        return schema.projection(self.at(position)).forward(record)
+    def older(self, schema: Schema) -> OlderRows | None:
+        """Return the rows that were written before a schema's layout, None if there are none."""
+        return OlderRows.before(self._read().schemas, schema)
+
+    def brought(
+        self, positions: Sequence[int], records: Sequence[bytes], schema: Schema
+    ) -> Sequence[bytes]:
+        """Return records, as they are stored at positions, as those of a schema.
+
+        It must not be older than the schema that is in force at any of the positions.
+        """
+        if not positions:
+            return records
+        self.at(max(positions))  # so that the schemas are complete up to there
+        older = self.older(schema)
+        return records if older is None else older.brought(positions, records)
 
     def learn(self, head: Head, connection: Connection | None = None) -> None:
         """Learn from a head how far the schemas are complete, and read those that are new.
@@ -193,8 +239,20 @@ class Schemas(Pickled):
         return rows[0].position, tuple(schemas)
 
 
-def _index(known: _Known, position: int) -> int:
-    return bisect_right(known.schemas, position, key=lambda schema: schema.since) - 1
+def insert_schema(connection: Connection, dataset_id: int, schema: Schema) -> None:
+    """Insert the row of a schema; the caller stores its number in the head."""
+    row = {
+        "dataset_id": dataset_id,
+        "number": schema.number,
+        "since": schema.since,
+        "features": schema.to_json(),
+    }
+    connection.execute(insert(SchemaRow), row)
+
+
+def _at(schemas: Sequence[Schema], position: int) -> Schema:
+    # Of several with the same ``since``, the last one is in force.
+    return schemas[bisect_right(schemas, position, key=lambda schema: schema.since) - 1]
 
 
 def _contradicts(known: _Known, head: Head) -> bool:

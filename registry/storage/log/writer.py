@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain
 from typing import Generic, TypeVar
 
@@ -19,6 +20,7 @@ import numpy as np
 from sqlalchemy import Connection, Engine
 
 from registry.errors import RegistryError
+from registry.samples.schema import Schema
 from registry.samples.splits import buckets
 from registry.storage.database.retry import PATIENCE, retrying
 from registry.storage.database.transactions import writing
@@ -29,6 +31,7 @@ from registry.storage.log.hash_chain import NONE, extend
 from registry.storage.log.head import Head, advance_head, lock_head, was_committed
 from registry.storage.log.lookup import Latest, RecordReader, latest
 from registry.storage.log.notifications import notify
+from registry.storage.log.schemas import OlderRows, Schemas
 
 CHUNK_ROWS = 1 << 16
 CHUNK_BYTES = 64 << 20
@@ -37,7 +40,7 @@ CHUNK_BYTES = 64 << 20
 Result = TypeVar("Result")
 
 
-def append(engine: Engine, dataset_id: int, batch: Batch) -> Report:
+def append(schemas: Schemas, batch: Batch) -> Report:
     """Append a batch: all of it or, on an error, nothing.
 
     A batch over `CHUNK_ROWS` or `CHUNK_BYTES` is divided into chunks, each of which is appended
@@ -47,7 +50,7 @@ def append(engine: Engine, dataset_id: int, batch: Batch) -> Report:
     total: Report | None = None
     for chunk in _chunks(batch):
         try:
-            report = _append_one(engine, dataset_id, chunk)
+            report = _append_one(schemas, chunk)
         except RegistryError as error:
             if total is not None:
                 error.add_note(f"the first chunks are stored, up to position {total.head.position}")
@@ -57,7 +60,7 @@ def append(engine: Engine, dataset_id: int, batch: Batch) -> Report:
     return total
 
 
-def append_all(engine: Engine, dataset_id: int, batches: Iterable[Batch]) -> Report:
+def append_all(schemas: Schemas, batches: Iterable[Batch]) -> Report:
     """Append batches one after another, each as `append` does; there must be at least one.
 
     An error has a note of how many rows the batches before it had.
@@ -66,7 +69,7 @@ def append_all(engine: Engine, dataset_id: int, batches: Iterable[Batch]) -> Rep
     rows = 0
     try:
         for batch in batches:
-            report = append(engine, dataset_id, batch)
+            report = append(schemas, batch)
             total = total + report if total else report
             rows += len(batch.keys)
     except RegistryError as error:
@@ -77,25 +80,28 @@ def append_all(engine: Engine, dataset_id: int, batches: Iterable[Batch]) -> Rep
     return total
 
 
-def amend(
-    engine: Engine, dataset_id: int, key: str, change: Amend | None, source: str | None
-) -> Report:
+def amend(schemas: Schemas, key: str, change: Amend | None, source: str | None) -> Report:
     """Replace a key's latest record by the result of ``change``, or retract it if that is None.
 
     The record is read under the lock on the head, so that no concurrent revision is lost. Raises
     `SampleNotFoundError` where the dataset never had the key.
     """
-    return _append_one(engine, dataset_id, Batch([key], [change], [source]))
+    return _append_one(schemas, Batch([key], [change], [source]))
 
 
-def append_each(
-    engine: Engine, dataset_id: int, batches: Sequence[Batch | RegistryError]
-) -> list[Outcome]:
+def append_each(schemas: Schemas, batches: Sequence[Batch | RegistryError]) -> list[Outcome]:
     """Append batches in one transaction; return a report or an error for each.
 
     A batch that fails does not affect the others.
     """
-    return transact(engine, dataset_id, lambda writer: writer.append(batches))
+    return transact_in(schemas, lambda writer: writer.append(batches))
+
+
+def transact_in(
+    schemas: Schemas, work: Callable[[Writer], Result], wait: float | None = None
+) -> Result:
+    """Return the result of ``work`` as `transact` does, with the schemas that are known already."""
+    return transact(schemas.engine, schemas.dataset_id, work, wait, schemas)
 
 
 def transact(
@@ -103,6 +109,7 @@ def transact(
     dataset_id: int,
     work: Callable[[Writer], Result],
     wait: float | None = None,
+    schemas: Schemas | None = None,
 ) -> Result:
     """Return the result of ``work``, called under the lock on the head, in one transaction.
 
@@ -119,7 +126,7 @@ def transact(
                 divergence.remember(engine, dataset_id, sent.head)
                 return sent.result
             divergence.check(connection, dataset_id, head)
-            writer = Writer(connection, dataset_id, head)
+            writer = Writer(connection, head, schemas or Schemas(engine, dataset_id))
             result = work(writer)
             if writer.last is None:
                 return result
@@ -150,10 +157,23 @@ class Writer:
     """A transaction that holds the lock on a dataset's head. Not thread-safe."""
 
     connection: Connection
-    dataset_id: int
     head: Head
+    schemas: Schemas
     last: str | None = field(default=None, init=False)
     """The key of the last row appended, None while there is none."""
+
+    def __post_init__(self) -> None:
+        # Not the head after an append, which may be rolled back: nothing may be learned from it.
+        self._locked = self.head
+
+    @property
+    def dataset_id(self) -> int:
+        return self.schemas.dataset_id
+
+    @cached_property
+    def schema(self) -> Schema:
+        """The schema in force, in which all records are written: the lock keeps it."""
+        return self.schemas.in_force(self.connection, self._locked)
 
     def append(self, batches: Sequence[Batch | RegistryError]) -> list[Outcome]:
         """Append batches, each completely or not at all; return a report or an error for each.
@@ -161,24 +181,30 @@ class Writer:
         An error among the batches is returned in its place. All reports have the head after the
         last batch, since they are committed together.
         """
+        # A batch was encoded before the lock was taken, and the schema may have changed since.
+        batches = [
+            batch.brought_to(self.schema) if isinstance(batch, Batch) else batch
+            for batch in batches
+        ]
         # What the database has is read once for all batches.
         valid = [batch for batch in batches if isinstance(batch, Batch)]
+        older = self.schemas.older(self.schema)
         # It is a snapshot under the lock, so that it stays true until the commit.
-        known = self._known(valid)
+        known = self._known(valid, older)
         amended = (
             known[key]
             for batch in valid
             for key, record in zip(batch.keys, batch.records, strict=True)
             if callable(record) and key in known
         )
-        read = RecordReader(self.connection, self.dataset_id, amended)
+        read = RecordReader(self.connection, self.dataset_id, amended, older)
         position = self.head.position
         plans: list[Plan | RegistryError] = []
         for batch in batches:
             try:
                 if isinstance(batch, RegistryError):
                     raise batch
-                plan = resolve(batch, known, position, read)
+                plan = resolve(batch, known, position, self.schema, read)
             except RegistryError as error:
                 plans.append(error)
                 continue
@@ -194,13 +220,13 @@ class Writer:
         self.write([plan for plan in plans if isinstance(plan, Plan)])
         return [plan.report(self.head) if isinstance(plan, Plan) else plan for plan in plans]
 
-    def _known(self, batches: Sequence[Batch]) -> dict[str, Latest]:
+    def _known(self, batches: Sequence[Batch], older: OlderRows | None) -> dict[str, Latest]:
         named = [batch for batch in batches if not batch.fresh]
         keys = {key for batch in named for key in batch.keys}
         if not keys or not self.head.position:
             return {}
         compared = chain.from_iterable(batch.compared() for batch in named)
-        return latest(self.connection, self.dataset_id, keys, compared)
+        return latest(self.connection, self.dataset_id, keys, compared, older)
 
     def write(self, plans: Sequence[Plan]) -> None:
         """Append the rows of plans whose positions follow this head, in order."""
@@ -241,8 +267,8 @@ def _groups(plan: Plan) -> Sequence[str | None]:
     return [None] * len(plan.keys) if plan.groups is None else plan.groups
 
 
-def _append_one(engine: Engine, dataset_id: int, batch: Batch) -> Report:
-    (outcome,) = append_each(engine, dataset_id, [batch])
+def _append_one(schemas: Schemas, batch: Batch) -> Report:
+    (outcome,) = append_each(schemas, [batch])
     if isinstance(outcome, RegistryError):
         raise outcome
     return outcome

@@ -19,7 +19,7 @@ from registry.storage.database.models.base import (
 
 
 class DatasetRow(Base):
-    """A dataset: its name, features and splits."""
+    """A dataset: its name and splits; its features are in `SchemaRow`."""
 
     __tablename__ = "datasets"
 
@@ -27,7 +27,6 @@ class DatasetRow(Base):
     uid: Mapped[str] = mapped_column(String(32))
     """Random; a copy of the dataset has the same uid, a new dataset of its name another."""
     name: Mapped[str]
-    features: Mapped[dict[str, Any]]
     splits: Mapped[dict[str, Any]]
     description: Mapped[str] = mapped_column(server_default=text("''"))
     created_at: Mapped[Now]
@@ -84,7 +83,7 @@ class HeadRow(Base):
 
 
 class SchemaRow(Base):
-    """A set of features that a dataset has had, in force from position ``since`` on."""
+    """The features that a dataset has from position ``since`` on, until the next schema."""
 
     __tablename__ = "schemas"
 
@@ -92,6 +91,7 @@ class SchemaRow(Base):
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     since: Mapped[Position]
     features: Mapped[dict[str, Any]]
+    """As JSON; a feature that was added has its default, too (see `samples/schema.py`)."""
     created_at: Mapped[Now]
 
 
