@@ -83,9 +83,9 @@ class Dataset:
     @property
     def schema(self) -> Schema:
         """The features with their defaults, as this process knows them, or as of the version."""
-        if self._version is not None:
-            return self._log.schemas.before(self._version.watermark)
-        return self._log.schemas.newest
+        if self._version is None or self._version.schema is None:
+            return self._log.schemas.newest
+        return self._log.schemas.numbered(self._version.schema)
 
     @property
     def features(self) -> Features:
@@ -116,7 +116,8 @@ class Dataset:
             return self._log.head()
         if self._live is None:
             self._live = self._live_at(self._version.watermark)
-        return Head(self._version.watermark, self._live, bytes.fromhex(self._version.chain))
+        chain = bytes.fromhex(self._version.chain)
+        return Head(self._version.watermark, self._live, chain, schema=self.schema.number)
 
     @property
     def version(self) -> Version:
@@ -420,7 +421,7 @@ class Dataset:
         return amend(self._log.schemas, key, change, source)
 
     def _version_at(self, head: Head) -> Version:
-        return Version(self.name, head.position, head.chain.hex(), 0)
+        return Version(self.name, head.position, head.chain.hex(), head.schema)
 
     def _live_at(self, position: int) -> int:
         return read(self._log.engine, live_count, self._log.dataset_id, position)

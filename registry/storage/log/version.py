@@ -97,4 +97,4 @@ def complete(log: Log, name: str, watermark: int, chain: str = "") -> Version:
             f"this database does not hold {asked}: the log of {name!r} has {stored.hex()} there, "
             "another history"
         )
-    return Version(name, watermark, stored.hex(), 0)
+    return Version(name, watermark, stored.hex(), log.schemas.before(watermark).number)
