@@ -111,7 +111,7 @@ NOBODY_BUT_THE_OWNER = [
     "UPDATE heads SET erased = 1",
     "INSERT INTO erasures (dataset_id, number, position) VALUES (1, 0, 0)",
     "DELETE FROM heads",
-    "UPDATE datasets SET features = '{}'",
+    "UPDATE datasets SET splits = '{}'",
     "DELETE FROM datasets",
     "UPDATE epochs SET watermark = 0",
     "DELETE FROM epochs",
@@ -145,7 +145,7 @@ NO_WRITER = [
 NO_READER = [
     "INSERT INTO samples (dataset_id, position, bucket, chain, key) VALUES (1, 1, 1, '', 'x')",
     "INSERT INTO inbox (dataset_id, key) VALUES (1, 'x')",
-    "INSERT INTO datasets (uid, name, features, splits) VALUES ('x', 'x', '{}', '{}')",
+    "INSERT INTO datasets (uid, name, splits) VALUES ('x', 'x', '{}')",
     "UPDATE heads SET position = 0",
     "SELECT * FROM heads FOR UPDATE",
 ]
@@ -201,7 +201,7 @@ WRECKS = {
     "a head past the log's end": "UPDATE heads SET position = 99999999",
     "a head with another chain": "UPDATE heads SET chain = decode(repeat('00', 16), 'hex')",
     "a head that begins later": (
-        "INSERT INTO datasets (uid, name, features, splits) VALUES ('u', 'u', '{}', '{}');"
+        "INSERT INTO datasets (uid, name, splits) VALUES ('u', 'u', '{}');"
         "INSERT INTO heads (dataset_id, chain) VALUES (lastval(), 'x')"
     ),
     "a table that stands for the heads": (
@@ -264,7 +264,7 @@ def test_a_tool_with_only_the_inbox_reads_names_and_inserts(owned: Registry, as_
         refuses(
             reg,
             *(query for query in everything if query != "SELECT FROM datasets"),
-            "SELECT features FROM datasets",
+            "SELECT splits FROM datasets",
             *NOBODY_BUT_THE_OWNER,
             *NEITHER_READER_NOR_WRITER,
             *NO_WRITER,
