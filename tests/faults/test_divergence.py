@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sqlalchemy import URL
 import registry
 from registry import Dataset, Page, Registry
 from registry.errors import CacheWarning, DivergenceError, DivergenceWarning, MirrorError
+from registry.storage.log.notifications import Pause
 from registry.tensorflow import EpochDataset
 from tests.faults.test_mirror import flip
 from tests.support.databases import administrator
@@ -161,6 +163,27 @@ def test_a_follower_of_a_restored_log_gets_an_error_before_the_next_row(
     message = rf"rows up to position 46 \({read.chain.hex()}\) were read, but the database's log"
     with pytest.raises(DivergenceError, match=message):
         next(pages)
+
+
+@FIXED_ALONE
+def test_a_follower_that_waits_during_a_restore_gets_an_error_before_the_next_row(
+    dataset: Dataset, backup: Backup, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind.grow(dataset, 10)
+    read = dataset.head
+    pauses = count()
+
+    def restore_in_the_first(_: Pause) -> float:
+        if next(pauses) == 0:
+            backup.restore()
+            backup.regrow(kind, 30, 500)
+        return 0.01
+
+    monkeypatch.setattr(Pause, "next", restore_in_the_first)
+    with pytest.raises(
+        DivergenceError, match=rf"up to position 46 \({read.chain.hex()}\) were read"
+    ):
+        next(dataset.follow(after=46))
 
 
 def pages_until(pages: Iterator[Page], end: int) -> Iterator[range]:

@@ -12,12 +12,22 @@ from queue import SimpleQueue
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, make_url
 
 import registry
-from registry import Dataset, Registry
-from registry.errors import ConflictError
+from registry import Dataset, Page, Registry
+from registry.errors import (
+    ConflictError,
+    DivergenceError,
+    RegistryError,
+    ReplicaBehindError,
+)
+from registry.storage.database.transactions import reading
+from registry.storage.log import notifications, reader
 from registry.storage.log.notifications import LEAST_INTERVAL, Pause
+from registry.storage.log.reader import pages
+from registry.storage.log.standby import missing_rows
+from tests.support.clusters import set_up
 from tests.support.datasets import FIXED, digit
 from tests.support.workers import FEATURES, STOP, Journal, ReadRow, read, write
 
@@ -187,6 +197,59 @@ def test_a_commit_wakes_a_follower(postgresql_url: str, monkeypatch: pytest.Monk
             change(digits)
             assert woken.get(timeout=30) == after + 1
             follower.join()
+
+
+@pytest.mark.parametrize(
+    ("after", "until", "error"),
+    [
+        (0, 9, ReplicaBehindError),
+        (3, 9, ReplicaBehindError),
+        (0, 12, DivergenceError),
+        (9, 12, DivergenceError),
+    ],
+)
+def test_a_read_is_repeated_if_the_rows_that_it_missed_have_arrived(
+    reg: Registry, digits: Dataset, after: int, until: int, error: type[RegistryError]
+) -> None:
+    reg.create("longer", FIXED).insert([digit(n) for n in range(20)])
+    digits.insert([digit(n) for n in range(9)])
+    with reading(reg.engine) as connection:
+        assert type(missing_rows(connection, digits.id, after, until, 1)) is error
+
+
+def test_a_read_is_repeated_only_for_its_patience(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digits.insert([digit(n) for n in range(9)])
+    attempts = count(1)
+
+    def fail(*_: object) -> Page:
+        assert next(attempts) == 1, "a second attempt"
+        raise ConflictError("the database is busy")
+
+    monkeypatch.setattr(reader, "fetch", fail)
+    with pytest.raises(ConflictError):
+        list(pages(digits.run("r").log, 0, 9, patience=0.0))
+
+
+def test_followers_are_notified_about_each_dataset_once_per_interval(
+    postgresql_url: str, empty_postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifications, "LEAST_INTERVAL", 1e9)
+    set_up(make_url(empty_postgresql_url))
+    for url in (postgresql_url, empty_postgresql_url):
+        with registry.connect(url) as reg:
+            sent: list[str] = []
+
+            @event.listens_for(reg.engine, "before_cursor_execute")
+            def note(_: object, __: object, statement: str, *___: object) -> None:
+                if statement.startswith("NOTIFY"):
+                    sent.append(statement)  # noqa: B023
+
+            one, other = reg.create("one", FIXED), reg.create("other", FIXED)
+            for dataset in (one, other, one, other):
+                dataset.insert([digit(0)])
+            assert sent == ["NOTIFY registry_1", "NOTIFY registry_2"]
 
 
 CHANGES: list[Callable[[Dataset], object]] = [

@@ -19,12 +19,14 @@ from sqlalchemy import URL, Connection
 
 import registry
 from registry import Dataset, Page, Registry
-from registry.errors import InvalidURLError, ReplicaBehindError, ReplicaWarning
+from registry.errors import InvalidURLError, LogGapError, ReplicaBehindError, ReplicaWarning
 from registry.storage.database.retry import logger
+from registry.storage.database.transactions import reading
 from registry.storage.log import reader, replica
 from registry.storage.log.notifications import listening
 from registry.storage.log.page_queries import fetch
 from registry.storage.log.reader import Log, await_growth, pages
+from registry.storage.log.standby import missing_rows
 from registry.storage.log.watermark import Watermark
 from registry.storage.mirror.mirror import open_mirror
 from registry.training.database_source import DatabaseSource
@@ -200,8 +202,9 @@ def test_versions_entries_and_verification_wait_for_a_standby(
         behind = lagging.open(dataset.name)
         kind.grow(dataset, 10)
         head = dataset.head
-        with pair.resuming():
+        with pair.resuming() as reasons:
             assert lagging.open(str(dataset.version)).head == replace(head, erased=0)
+        assert "has not received position 45 of the log" in str(reasons[0])
     with pair.paused():
         kind.grow(dataset, 10)
         head = dataset.head
@@ -224,6 +227,22 @@ def test_a_reader_ahead_of_a_standby_waits_for_it(
     grown = await_growth(standby_log, 46, chain=head.chain)
     assert grown is not None
     assert grown.position > 46
+
+
+@FIXED_ALONE
+def test_a_standby_may_lack_a_dataset_but_a_gap_in_its_log_is_an_error(
+    pair: Pair, lagging: Registry, dataset: Dataset
+) -> None:
+    with reading(lagging.engine) as connection:
+        assert type(missing_rows(connection, dataset.id + 1, 0, 1, 0)) is ReplicaBehindError
+    pair.primary.do(
+        "ALTER TABLE samples DISABLE TRIGGER ALL",
+        f"DELETE FROM samples WHERE dataset_id = {dataset.id} AND position = 4",
+        "ALTER TABLE samples ENABLE TRIGGER ALL",
+    )
+    catch_up(pair.follower, pair.primary)
+    with pytest.raises(LogGapError):
+        list(lagging.open(dataset.name).pages())
 
 
 @FIXED_ALONE
@@ -267,6 +286,14 @@ def near(pair: Pair, url: str | None = None) -> Iterator[Registry]:
     given = text(pair.follower.url) if url is None else url
     with registry.connect(text(pair.primary.url), replica=given) as opened:
         yield opened
+
+
+def pages_until(pages: Iterable[Page], end: int) -> Iterator[Page]:
+    """Yield pages up to the one that ends at ``end``."""
+    for page in pages:
+        yield page
+        if page.stop == end:
+            return
 
 
 def positions(pages: Iterable[Page]) -> list[int]:
@@ -380,11 +407,13 @@ def test_the_primary_takes_over_when_a_replica_goes_down(
     with ExitStack() as up:
         _, through = up.enter_context(proxied(pair.follower.url))
         with near(pair, f"{text(through)}?host=localhost") as opened:
-            remaining = opened.open(dataset.name).pages()
+            # Without a limit of patience: the replica must not be waited for like the primary.
+            remaining = opened.open(dataset.name).follow()
             first = next(remaining)
             up.close()
             with pytest.warns(ReplicaWarning, match="refused"):
-                assert positions([first, *remaining]) == [*range(236)]
+                rest = list(pages_until(remaining, 236))
+        assert positions([first, *rest]) == [*range(236)]
     assert {*read_from} == {pair.primary.host, "localhost"}
 
 
