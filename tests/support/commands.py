@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from typer import testing
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from registry.cli.base import app
+
+# Typer creates all commands each time that a test runs one, which takes longer than most of them.
+testing._get_command = functools.cache(get_command)  # type: ignore[attr-defined]
 
 
 def run(*arguments: object, url: str | None = None, code: int = 0) -> Result:
