@@ -14,13 +14,14 @@ from registry.catalog.rename import name_of
 from registry.catalog.verify import Verification, verify
 from registry.catalog.verify_images import BrokenImage, broken_images
 from registry.errors import InvalidSampleError, VersionError
-from registry.samples.features import Features
+from registry.samples.features import Feature, Features
 from registry.samples.keys import Groups, Keys, check_group, check_key, check_source
 from registry.samples.schema import Schema
 from registry.samples.splits import Interval, buckets, interval
 from registry.storage.database.models import DatasetRow
 from registry.storage.database.transactions import read
 from registry.storage.log import entries
+from registry.storage.log.alter import alter
 from registry.storage.log.batch import Amend, Batch, Outcome, Report
 from registry.storage.log.changes import Change, batches, merge
 from registry.storage.log.entries import Entry, Revision
@@ -227,6 +228,40 @@ class Dataset:
             return writer.append(batches(writer.schema, prepare(writer.connection)))
 
         return transact_in(self._log.schemas, work)
+
+    def add_classes(self, feature: str, classes: Sequence[str] | int) -> Schema:
+        """Add classes to a ClassLabel, after those that it has; return the schema.
+
+        ``classes`` are names, or how many if the feature's classes have no names. Samples keep
+        their classes. Writers and readers that are open use the new classes without a restart.
+
+        Raises `FeatureError`, and changes nothing, for a class that is there already, and for a
+        feature that is no ClassLabel. Classes are never removed or renamed: that takes another
+        dataset, which `registry copy --into` fills.
+        """
+        return self.alter(lambda schema: schema.with_classes(feature, classes))
+
+    def add_feature(self, name: str, feature: Feature, default: Any) -> Schema:
+        """Add a feature, after those that there are; return the schema.
+
+        ``default`` is its value in all samples that are there already, and in those that are
+        inserted without it. A number is the default of all items of a Tensor. Epochs that are
+        pinned already, and versions, keep the features that they have.
+
+        Raises `FeatureError`, and changes nothing, for a name that is there already, and for a
+        default that does not fit. Features are never removed or given another type: that takes
+        another dataset, which `registry copy --into` fills.
+        """
+        return self.alter(lambda schema: schema.with_feature(name, feature, default))
+
+    def alter(self, change: Callable[[Schema], Schema]) -> Schema:
+        """Change the features in one step: ``change`` makes the next schema from the present one.
+
+        It calls `Schema.with_classes` and `Schema.with_feature`, under the lock on the head, and
+        is called again after a lost connection.
+        """
+        self._check_writable()
+        return alter(self._log.schemas, change)
 
     def get(self, key: str) -> dict[str, Any]:
         """Return a live sample's values by feature.

@@ -38,6 +38,10 @@ from registry.storage.log.schemas import insert_schema
 from registry.storage.log.tags import resolve
 from registry.storage.log.version import Reference, is_name
 
+_OTHER_FEATURES = (
+    "its features are others: classes and features are added by `registry alter`; to remove a "
+    "feature or change its type, copy the dataset to a new one, by `registry copy --into`"
+)
 DEFAULT_URL = "sqlite:///registry.db"
 
 
@@ -121,8 +125,9 @@ class Registry(Pickled):
     ) -> Dataset:
         """Create an empty dataset; ``splits`` maps each split's name to its share of the keys.
 
-        The shares add up to 1. Features and splits never change afterwards. Raises
-        `DatasetExistsError` if the name is taken, and `FeatureError` if an argument is not valid.
+        The shares add up to 1. Splits never change afterwards, and features only by
+        `Dataset.add_classes` and `Dataset.add_feature`. Raises `DatasetExistsError` if the name is
+        taken, and `FeatureError` if an argument is not valid.
         """
         _check_name(name)
         check_description(description)
@@ -134,7 +139,12 @@ class Registry(Pickled):
             "splits": {split: list(ends) for split, ends in intervals(splits or {}).items()},
             "description": description,
         }
-        write(self.engine, _create, row, schema)
+        try:
+            write(self.engine, _create, row, schema)
+        except DatasetExistsError as error:
+            if self.open(name).features != schema.features:
+                error.add_note(_OTHER_FEATURES)
+            raise
         return self.open(name)
 
     def open(self, name: str) -> Dataset:

@@ -160,6 +160,13 @@ def store_erased_count(connection: Connection, dataset_id: int, erased: int) -> 
     )
 
 
+def store_schema(connection: Connection, dataset_id: int, number: int) -> None:
+    """Store the number of the schema in force; the transaction must hold the lock."""
+    connection.execute(
+        update(HeadRow).where(HeadRow.dataset_id == dataset_id).values(schema=number)
+    )
+
+
 def _head(row: Row[*tuple[Any, ...]] | None) -> Head:
     if row is None:
         raise DatasetDroppedError

@@ -170,6 +170,17 @@ class Schemas(Pickled):
         elif head.schema == len(known.schemas) - 1 and head.position > known.complete:
             self._known = replace(known, complete=head.position)
 
+    def has(self, schema: Schema) -> bool:
+        """Return whether the dataset has, or has had, just this schema."""
+        return schema in self._read().schemas
+
+    def add(self, schema: Schema) -> None:
+        """Add the next schema, which was committed."""
+        known = self._known
+        # Another thread may have read it already.
+        if known is not None and len(known.schemas) == schema.number:
+            self._known = replace(known, schemas=(*known.schemas, schema))
+
     def refresh(self) -> bool:
         """Read the schemas again; return whether there is a newer one than `newest`."""
         before = self.newest
