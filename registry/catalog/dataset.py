@@ -64,7 +64,7 @@ class Dataset:
         self.splits: dict[str, Interval] = {n: (a, z) for n, (a, z) in row.splits.items()}
         self._log = log
         # Shared by all runs, so that a mirror that one run has checked is not checked again.
-        self._sources = Sources(log)
+        self._sources = Sources(log, self.name)
         # The number of live samples of a version is read when it is asked for.
         self._version: Version | None = None
         self._live: int | None = None

@@ -23,6 +23,7 @@ from registry.cli import show as show
 from registry.cli import log as log
 from registry.cli import run as run
 from registry.cli import tag as tag
+from registry.cli import cache as cache
 from registry.cli import verify as verify
 from registry.cli import doctor as doctor
 from registry.cli.demo import command as command

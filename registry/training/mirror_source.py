@@ -28,6 +28,7 @@ from registry.storage.mirror.index import Index, Indexes, in_memory
 from registry.storage.mirror.local_files import LocalFiles
 from registry.storage.mirror.mirror import Mirror, open_mirror
 from registry.storage.mirror.snapshot import View
+from registry.storage.mirror.usage import record_use
 from registry.training.database_source import DatabaseSource
 from registry.training.filters import Matches, filters
 from registry.training.mirror_columns import MirrorColumns
@@ -221,15 +222,16 @@ def cache_folder() -> Path:
 class Sources:
     """Opens a source for a watermark: the mirror, or the database if there can be no mirror.
 
-    Pickles as its log alone.
+    ``name`` is the dataset's, which the mirror records. Pickles as its log and this name.
     """
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, name: str) -> None:
         self._log = log
+        self._name = name
         self._mirror: Mirror | None = None
 
-    def __reduce__(self) -> tuple[type[Sources], tuple[Log]]:
-        return Sources, (self._log,)
+    def __reduce__(self) -> tuple[type[Sources], tuple[Log, str]]:
+        return Sources, (self._log, self._name)
 
     def open(self, watermark: Watermark, erased: int | None = None) -> Source:
         """Return a source of the log's rows before a watermark.
@@ -239,6 +241,7 @@ class Sources:
         """
         try:
             mirror = self.mirror()
+            record_use(mirror.folder, self._log.engine.url, self._name)
             return MirrorSource(mirror, mirror.sync(watermark, erased), watermark)
         except OSError as error:
             _warn(f"no local copy can be kept ({error}), so all is read from the database, slowly")

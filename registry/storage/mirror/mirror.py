@@ -30,9 +30,10 @@ from registry.storage.mirror.damage_scan import record_scan, scanned_until
 from registry.storage.mirror.erase import erased_rows, read_erased
 from registry.storage.mirror.generation import begin_generation, empty_generation
 from registry.storage.mirror.repair import rewrite
-from registry.storage.mirror.snapshot import View, open_view
+from registry.storage.mirror.snapshot import FileLease, View, open_view
 from registry.storage.mirror.state import StateReader, load_state
 from registry.storage.mirror.update import Updater, last_common_anchor
+from registry.storage.mirror.usage import open_folder
 
 SCAN_ROWS = 1 << 16
 """Rows that are checked at a time when the records are scanned."""
@@ -46,9 +47,11 @@ class Mirror:
     Safe to share between threads. Methods raise `OSError` if the folder cannot be used.
     """
 
-    def __init__(self, log: Log, folder: Path) -> None:
+    def __init__(self, log: Log, folder: Path, lease: FileLease | None = None) -> None:
         self.log = log
         self.folder = folder
+        # Held for as long as this object lives, so that nobody removes the mirror meanwhile.
+        self._lease = lease
         self._thread_lock = ThreadLock()
         self._states = StateReader(folder)
         self._updater = Updater(log, folder, self._states)
@@ -203,5 +206,4 @@ def open_mirror(log: Log, root: Path) -> Mirror:
     """
     # By the uid: a dataset of the same name in another database is another log.
     folder = root / log.uid
-    folder.mkdir(parents=True, exist_ok=True)
-    return Mirror(log, folder)
+    return Mirror(log, folder, open_folder(folder))
