@@ -1,4 +1,4 @@
-"""``registry run``: list, show and remove the training runs of a dataset."""
+"""``registry run``: create, list, show and remove the training runs of a dataset."""
 
 from __future__ import annotations
 
@@ -9,17 +9,75 @@ from typing import Annotated, Any
 import typer
 
 from registry.catalog.registry import connect
-from registry.cli.base import AsJson, DatasetName, Url, Yes, app
+from registry.cli.base import AsJson, DatasetName, Name, Url, Yes, app
 from registry.cli.confirm import confirm
 from registry.cli.output import counted
 from registry.cli.tables import Column, Listing, print_properties, printable
+from registry.cli.where import parse_where
 from registry.training.pin_store import Pin, PinnedEpoch
+from registry.training.policy import Policy, Replay, parse_policy
 from registry.training.run import Run
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")]
 
-run = typer.Typer(no_args_is_help=True, help="List, show and remove training runs.")
+run = typer.Typer(no_args_is_help=True, help="Create, list, show and remove training runs.")
 app.add_typer(run, name="run")
+
+
+@run.command()
+def create(
+    dataset: Name,
+    name: Annotated[str, typer.Argument(metavar="RUN", help="The new run's name.")],
+    seed: Annotated[int | None, typer.Option(min=0, help="The seed; 0 if not given.")] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A split; all samples if not given.")
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="POLICY",
+            help="all, new, or replay:0.5, which adds one older sample for two new ones; all if "
+            "not given.",
+        ),
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUES",
+            help="Samples with one of these values of a feature: label=cat,lynx; or with a number "
+            "in an interval, without its end: score=0.5.. or age=18..65; or from a source: "
+            "source=team-a. Repeat: all conditions must hold.",
+        ),
+    ] = None,
+    url: Url = None,
+) -> None:
+    """Create a training run; nothing changes if it exists with these settings."""
+    chosen = None if policy is None else _parse_policy(policy)
+    with connect(url) as registry:
+        opened = registry.open(dataset)
+        conditions = None if where is None else parse_where(where, opened.features)
+        exists = any(run.name == name for run in opened.runs())
+        made = opened.run(name, seed=seed, split=split, policy=chosen, where=conditions)
+    done = "exists already" if exists else "created"
+    held = f", where {printable(str(made.conditions))}" if made.conditions else ""
+    typer.echo(
+        f"{done}: run {printable(made.name)} of {opened.name}, seed {made.seed}, policy "
+        f"{made.policy}, split {printable(made.split or '(all samples)')}{held}"
+    )
+
+
+def _parse_policy(text: str) -> Policy:
+    kind, colon, ratio = text.partition(":")
+    if text in ("all", "new"):
+        return parse_policy(text)
+    try:
+        if kind == "replay" and colon:
+            return Replay(float(ratio))
+    except ValueError:
+        pass
+    raise typer.BadParameter(
+        f"{text!r:.200} is no policy; write all, new or replay:0.5", param_hint="--policy"
+    )
 
 
 @run.command(name="ls")
@@ -41,6 +99,7 @@ def _print(progress: Iterable[tuple[Run, Pin | None, int]]) -> None:
         Column("seed", right=True, whole=True),
         Column("split"),
         Column("policy", whole=True),
+        Column("where"),
         Column("epochs", right=True, whole=True),
         Column("watermark", right=True, whole=True),
         Column("samples", right=True, whole=True),
@@ -53,6 +112,7 @@ def _print(progress: Iterable[tuple[Run, Pin | None, int]]) -> None:
             str(run.seed),
             run.split or "",
             str(run.policy),
+            str(run.conditions),
             f"{last.number + 1:,}" if last else "0",
             f"{last.watermark:,}" if last else "",
             f"{last.end:,}" if last else "0",
@@ -92,6 +152,7 @@ def show(
             ("seed", str(run.seed)),
             ("split", run.split or "(all samples)"),
             ("policy", str(run.policy)),
+            ("where", str(run.conditions) or "(all samples)"),
             *([("version", str(run.version))] if run.version else []),
             ("created", f"{run.created_at:%Y-%m-%d %H:%M:%S} UTC"),
             ("epochs", f"{count:,}, of {end:,} samples"),
@@ -143,6 +204,7 @@ def _run_json(run: Run, last: Pin | None, consumed: int) -> dict[str, Any]:
         "seed": run.seed,
         "split": run.split,
         "policy": str(run.policy),
+        "where": run.conditions.to_json(),
         "version": str(run.version) if run.version else None,
         "epochs": last.number + 1 if last else 0,
         "watermark": last.watermark if last else None,

@@ -100,7 +100,7 @@ class Conditions:
         return repr(self.where)
 
     def __str__(self) -> str:
-        """Return the conditions for a message: ``label is 'cat' or 'lynx' and score >= 0.5``."""
+        """Return the conditions for a message: ``label is one of 'cat', 'lynx' and n >= 5``."""
         parts = [_text(name, each) for name, each in self.features]
         if self.source is not None:
             parts.append(_text(SOURCE, self.source))
@@ -349,7 +349,7 @@ def _text(name: str, condition: Condition) -> str:
     if isinstance(condition, AnyOf):
         shown = [repr(value) for value in condition.values[:10]]
         more = [f"{len(condition.values) - 10} others"] if len(condition.values) > 10 else []
-        return f"{name} is {' or '.join([*shown, *more])}"
+        return f"{name} is {'one of ' if len(shown) > 1 else ''}{', '.join([*shown, *more])}"
     start, stop = condition.start, condition.stop
     low = f"{name} >= {start}"
     high = f"{name} < {stop}"

@@ -30,6 +30,7 @@ from registry.samples.splits import Interval
 from registry.storage.log.reader import Log
 from registry.storage.log.version import Version
 from registry.training import batching, pin_store, run_store
+from registry.training.conditions import Conditions
 from registry.training.epoch import ALONE, Epoch
 from registry.training.image_batches import image_batches
 from registry.training.mirror_source import Sources
@@ -84,6 +85,11 @@ class Run:
     def where(self) -> dict[str, Any]:
         """The conditions that all samples of the run meet, as `Dataset.run` takes them."""
         return self._settings.conditions.where
+
+    @property
+    def conditions(self) -> Conditions:
+        """The conditions, with a text and a JSON form; false if there are none."""
+        return self._settings.conditions
 
     @property
     def features(self) -> Features:

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import insert, select, text, update
 
 import registry
-from registry import Dataset, Registry
+from registry import Dataset, Registry, Replay, Tensor
 from registry.catalog.copy import rows
 from registry.catalog.copy.dataset import Copied, copy_dataset
 from registry.errors import DatabaseError, DatasetNotFoundError, DivergenceError
@@ -275,6 +275,33 @@ def test_a_run_that_was_trained_on_the_copy_is_not_mixed_with_the_sources(
         DivergenceError, match="pinned epoch 1 of run 'r' by itself, at position 46"
     ):
         copy_dataset(source, target, "growing")
+
+
+def test_a_run_with_conditions_is_copied_and_replays_in_the_copy(
+    pair: tuple[Registry, Registry],
+) -> None:
+    source, target = pair
+    origin = source.create("numbers", {"n": Tensor("int64"), "x": Tensor("float64")})
+    where = {"n": (5, None), "x": [1e16, 1e23]}
+    run = origin.run("r", where=where, policy=Replay(0.5))
+    for number in range(2):
+        samples = [{"n": n, "x": 1e23 if n % 3 else 0} for n in range(9)]
+        origin.insert(samples, keys=[f"{number}-{n}" for n in range(9)])
+        run.epoch(number)
+    for _ in range(2):
+        copy_dataset(source, target, "numbers")
+        copied = target.open("numbers").run("r", where=where)
+        assert copied.where == run.where
+        assert copied.pin(1) == run.pin(1)
+        assert copied.last is not None
+        assert copied.last.older == 3
+        batches = [next(each.epoch(1).batches(9)) for each in (run, copied)]
+        assert batches[0]["n"].tolist() == batches[1]["n"].tolist()
+    # Two runs of one name, which began in each database.
+    origin.run("s", where=where)
+    target.open("numbers").run("s", where={"n": (5, None)})
+    with pytest.raises(DivergenceError, match=r"a run 's' with another .* or conditions"):
+        copy_dataset(source, target, "numbers")
 
 
 def test_a_tag_that_was_moved_in_the_copy_is_not_overwritten(

@@ -225,6 +225,18 @@ def test_an_epoch_that_is_not_on_its_log_is_found(url: str) -> None:
         assert said in finding.said
 
 
+def test_conditions_that_cannot_be_read_are_found(url: str, grown: Dataset) -> None:
+    grown.run("sound", where={"label": 3, "source": None})
+    assert findings_of(url) == []
+    execute(url, """UPDATE runs SET conditions = '{"labels": {}}' WHERE name = 'r'""")
+    finding = only_finding(url)
+    assert (finding.severity, finding.subject) == ("error", "run r of digits")
+    assert "{'labels': {}} is not the JSON form of conditions" in finding.said
+    execute(url, finding.remedy)
+    assert findings_of(url) == []
+    assert [run.name for run in grown.runs()] == ["sound"]
+
+
 @pytest.mark.usefixtures("grown")
 def test_a_missing_index_is_found_and_created_by_its_remedy(url: str) -> None:
     execute(url, "DROP INDEX ix_samples_key")

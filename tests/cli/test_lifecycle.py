@@ -58,6 +58,8 @@ def test_runs_are_listed_and_shown(url: str, trained: Dataset) -> None:
         "seed": 7,
         "split": "train",
         "policy": "all",
+        "where": None,
+        "version": None,
         "epochs": 2,
         "watermark": 12,
         "samples": 2 * size,
@@ -77,7 +79,7 @@ def test_runs_are_listed_and_shown(url: str, trained: Dataset) -> None:
     }
     lines = run("run", "show", "digits", "cnn-1", "-n1", url=url).stdout.splitlines()
     *properties, header, last = [line.rstrip() for line in lines]
-    assert properties[5:] == [f"epochs    2, of {2 * size} samples", "consumed  9 samples", ""]
+    assert properties[-3:] == [f"epochs    2, of {2 * size} samples", "consumed  9 samples", ""]
     assert header.split() == ["epoch", "pinned", "(UTC)", "watermark", "samples", "first"]
     assert last.split()[0] == "1"
     assert "did you mean 'cnn-1'" in run("run", "show", "digits", "cnn", url=url, code=1).stderr

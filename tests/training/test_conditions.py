@@ -109,7 +109,7 @@ def test_conditions_are_stored_in_one_form_however_they_are_written() -> None:
     }
     assert Conditions.parse(conditions.where, FEATURES) == conditions
     assert str(Conditions.parse({"label": ["cat", "dog"], "score": (None, 1)}, FEATURES)) == (
-        "label is 'cat' or 'dog' and score < 1.0"
+        "label is one of 'cat', 'dog' and score < 1.0"
     )
     assert not Conditions.parse({}, FEATURES)
     assert Conditions().to_json() is None

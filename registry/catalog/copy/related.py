@@ -39,6 +39,7 @@ from registry.storage.database.models import (
 )
 from registry.storage.database.sql import insert_into
 from registry.storage.log.raw_text import decode, raw, readable
+from registry.training.conditions import Conditions
 
 _PART = 1000
 """Rows that are in memory or in one statement at a time."""
@@ -176,23 +177,29 @@ def _copy_runs(source: Scope, target: Scope) -> int:
     connection, dataset_id = target
     before = _runs(*target)
     for name, run in _runs(*source).items():
-        settings = {c: getattr(run, c) for c in _SETTINGS}
+        settings = _settings(run)
         copy = before.get(name)
         if copy is None:
             values = {**settings, "dataset_id": dataset_id, "created_at": run.created_at}
             connection.execute(insert(RunRow).values(**values))
             # Read again for its primary key, and for the defaults of the database.
             copy = _runs(*target)[name]
-        elif any(getattr(copy, c) != value for c, value in settings.items()):
+        elif _settings(copy) != settings:
             raise DivergenceError(
-                f"the copy has a run {name!r} with another seed, split, policy or version, from "
-                "position 0 on; copy to a database where nobody has trained yet"
+                f"the copy has a run {name!r} with another seed, split, policy, version or "
+                "conditions, from position 0 on; copy to a database where nobody has trained yet"
             )
         _copy_epochs(name, (source[0], run.id), (connection, copy.id))
         # Never back: the copy may have been trained on further within the same epochs.
         consumed = max(run.consumed, copy.consumed)
         connection.execute(update(RunRow).where(RunRow.id == copy.id).values(consumed=consumed))
     return len(_runs(*target))
+
+
+def _settings(run: Row[RunRow]) -> dict[str, Any]:
+    settings = {name: getattr(run, name) for name in _SETTINGS}
+    # Read and written again: JSONB returns some floats as whole numbers.
+    return {**settings, "conditions": Conditions.from_json(run.conditions).to_json()}
 
 
 def _runs(connection: Connection, dataset_id: int) -> dict[str, Row[RunRow]]:

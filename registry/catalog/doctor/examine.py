@@ -15,6 +15,7 @@ from registry.catalog.doctor.finding import Check, Finding, Severity
 from registry.catalog.doctor.keys import check_keys
 from registry.catalog.doctor.logs import check_drops, check_epochs, check_inbox, check_logs
 from registry.catalog.doctor.mirrors import check_mirrors
+from registry.catalog.doctor.runs import check_conditions
 from registry.catalog.doctor.settings import check_postgresql, check_sessions, check_sqlite
 from registry.catalog.doctor.splits import check_tasks, check_twins
 from registry.catalog.doctor.tables import check_indexes, check_tables
@@ -40,6 +41,7 @@ _COMMON_CHECKS: dict[str, Check] = {
     "indexes": check_indexes,
     "logs": check_logs,
     "epochs": check_epochs,
+    "conditions": check_conditions,
     "tasks": check_tasks,
     "twins": check_twins,
     "inbox": check_inbox,
