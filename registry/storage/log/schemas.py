@@ -9,7 +9,7 @@ list is complete up to there. Beyond that, the list is read again.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -169,6 +169,10 @@ class Schemas(Pickled):
                 self._renewed(connection, head.schema)
         elif head.schema == len(known.schemas) - 1 and head.position > known.complete:
             self._known = replace(known, complete=head.position)
+
+    def __iter__(self) -> Iterator[Schema]:
+        """Iterate over the schemas that are known, in the order of their numbers."""
+        return iter(self._read().schemas)
 
     def has(self, schema: Schema) -> bool:
         """Return whether the dataset has, or has had, just this schema."""
