@@ -86,7 +86,7 @@ async def list_datasets(request: Request) -> Response:
 
 @router.get("/{name}", response_model=DatasetAnswer, responses=_FAILURES)
 async def show(name: str, request: Request) -> Response:
-    """Show a dataset, or a version of one (``digits@1500:9f86d081``)."""
+    """Show a dataset, or a version of one (``digits@gold``, ``digits@1500:9f86d081``)."""
     service, dataset = await _open(request, name)
     return answer(await service.pools.read(dataset.use, dataset_answer))
 
