@@ -268,10 +268,11 @@ class Dataset:
 
         Raises `SampleNotFoundError` if there is no such sample or it was retracted.
         """
-        revisions = self.history(key)
-        if revisions and revisions[-1].sample is not None:
-            return revisions[-1].sample
-        raise entries.missing(key, [revision.entry for revision in revisions])
+        revision = self.latest(key)
+        if revision is not None and revision.sample is not None:
+            return revision.sample
+        log = self._log
+        raise read(log.engine, entries.missing, log.dataset_id, key, self._end())
 
     def erase(self, *keys: str, full: bool = False) -> Erasure:
         """Remove all content of samples permanently; mirrors remove it at their next update.
@@ -291,12 +292,20 @@ class Dataset:
         self._check_writable()
         return erase(self._log.engine, self._log.dataset_id, keys, full=full)
 
+    def latest(self, key: str) -> Revision | None:
+        """Return the newest revision of a key; None if there is none."""
+        check_key(key)
+        row = read(self._log.engine, entries.latest, self._log.dataset_id, key, self._end())
+        return self._revisions([row])[0] if row else None
+
     def history(self, key: str) -> list[Revision]:
         """Return all revisions of a key, oldest first; an empty list if there is none."""
         check_key(key)
-        # Reading the head moves the inbox's rows into the log, so that the key's are found, too.
-        until = self.head.position
-        rows = read(self._log.engine, entries.history, self._log.dataset_id, key, until)
+        rows = read(self._log.engine, entries.history, self._log.dataset_id, key, self._end())
+        return self._revisions(rows)
+
+    def _revisions(self, rows: Sequence[tuple[Entry, bytes | None]]) -> list[Revision]:
+        """Decode rows and their records; all are before the end of the log that was read last."""
         schema = self.schema
         held = [entry.position for entry, record in rows if record is not None]
         stored = [record for _, record in rows if record is not None]
@@ -477,7 +486,8 @@ class Dataset:
         return position
 
     def _end(self) -> int:
-        # Not `self.head`, which at a version counts live samples.
+        """Return where the log ends, after moving the inbox's rows into it, or the version."""
+        # Not `self.head`, which at a version also reads the number of live samples.
         return self._version.watermark if self._version else self._log.head().position
 
     def _check_writable(self) -> None:

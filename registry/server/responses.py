@@ -59,9 +59,9 @@ def dataset_answer(dataset: Dataset) -> DatasetAnswer:
 
 def sample_answer(dataset: Dataset, key: str) -> LogRowAnswer:
     """Return a live sample; raises `Problem` if the key has none."""
-    history = dataset.history(key)
-    if not history or (last := history[-1]).sample is None:
-        reason = "was retracted" if history else "is in no sample of the dataset"
+    last = dataset.latest(key)
+    if last is None or last.sample is None:
+        reason = "is in no sample of the dataset" if last is None else "was retracted"
         raise Problem(404, f"the key {key!r:.520} {reason}", key=key)
     return _log_row(last.entry, to_fields(dataset.features, last.sample))
 

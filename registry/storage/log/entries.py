@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any, TypeVarTuple
 
-from sqlalchemy import Connection, Row, Select, func, select
+from sqlalchemy import Connection, Row, Select, bindparam, func, select, text, tuple_
 
 from registry.errors import SampleNotFoundError
 from registry.storage.database.models import SampleRow
@@ -45,15 +46,16 @@ class Revision:
     sample: dict[str, Any] | None
 
 
-def missing(key: str, revisions: Sequence[Entry]) -> SampleNotFoundError:
-    """Return the error that says why a key with these revisions has no sample."""
-    if not revisions:
+def missing(connection: Connection, dataset_id: int, key: str, until: int) -> SampleNotFoundError:
+    """Return the error that says why a key has no sample before position ``until``."""
+    last = latest(connection, dataset_id, key, until)
+    if last is None:
         return SampleNotFoundError(key)
-    # An erasure appends a retraction, so the row before the last one shows whether there was one.
-    last_sample = next(entry for entry in reversed(revisions) if entry.action != "retract")
-    if last_sample.erased:
+    # An erasure appends a retraction, so that only the row before shows whether there was one.
+    held = latest(connection, dataset_id, key, until, retracted=False)
+    if held is not None and held[0].erased:
         return SampleNotFoundError(key, "it was erased; insert it again if it may be kept")
-    return SampleNotFoundError(key, f"it was retracted at position {revisions[-1].position}")
+    return SampleNotFoundError(key, f"it was retracted at position {last[0].position}")
 
 
 # A retraction has NULL as its record, an erased row an empty one; no stored record is empty.
@@ -69,6 +71,10 @@ _COLUMNS = (
 )
 
 
+LAST = (1 << 63) - 1
+"""A position past the end of every log."""
+
+
 def history(
     connection: Connection, dataset_id: int, key: str, until: int
 ) -> list[tuple[Entry, bytes | None]]:
@@ -81,10 +87,27 @@ def history(
     return [(_entry(row), row.record or None) for row in rows]
 
 
+def latest(
+    connection: Connection, dataset_id: int, key: str, until: int, *, retracted: bool = True
+) -> tuple[Entry, bytes | None] | None:
+    """Return the newest revision of a key before position ``until``; None if there is none.
+
+    The record is None for a retraction and for an erased row. With ``retracted=False``,
+    retractions are passed over.
+    """
+    columns = (*_COLUMNS, SampleRow.record)
+    statement = _newest(connection.dialect.name, columns, retracted=retracted)
+    parameters = {"key": key, "dataset": dataset_id, "until": until}
+    row = connection.execute(statement, parameters).one_or_none()
+    return None if row is None else (_entry(row), row.record or None)
+
+
 def bucket_of(connection: Connection, dataset_id: int, key: str) -> int | None:
     """Return a key's bucket, or None if the dataset never had the key."""
-    rows = _of_key(select(SampleRow.bucket), dataset_id, key)
-    return connection.execute(rows.limit(1)).scalar_one_or_none()
+    # All rows of a key have the same bucket.
+    statement = _newest(connection.dialect.name, (SampleRow.bucket,))
+    parameters = {"key": key, "dataset": dataset_id, "until": LAST}
+    return connection.execute(statement, parameters).scalar_one_or_none()
 
 
 def entries(connection: Connection, dataset_id: int, after: int, until: int) -> list[Entry]:
@@ -120,6 +143,41 @@ def _of_key(query: Select[*Columns], dataset_id: int, key: str) -> Select[*Colum
     # the whole log in it to avoid a sort.
     of_key = query.where(SampleRow.key == key, SampleRow.dataset_id + 0 == dataset_id)
     return of_key.order_by(SampleRow.position)
+
+
+# Cached, since SQLAlchemy needs longer to construct the statement than a database to execute it.
+@cache
+def _newest(dialect: str, columns: tuple[Any, ...], *, retracted: bool = True) -> Select[Any]:
+    """Select the newest row of a key before a position, which is read without the older ones.
+
+    The parameters are ``key``, ``dataset`` and ``until``. With ``retracted=False``, retractions are
+    passed over.
+    """
+    condition = SampleRow.record.is_not(None)
+    if dialect == "sqlite":
+        # INDEXED BY: SQLite may otherwise search the primary key, which has the order of positions.
+        sql = """
+            SELECT max(position) AS position FROM samples INDEXED BY ix_samples_key
+            WHERE dataset_id = :dataset AND key = :key AND position < :until
+        """
+        newest = text(sql if retracted else f"{sql} AND {condition}").columns(SampleRow.position)
+        return select(*columns).where(
+            SampleRow.dataset_id == bindparam("dataset"),
+            SampleRow.position == newest.scalar_subquery(),
+        )
+    # Pairs, and all three columns of the order: only ix_samples_key fits both, so that the planner
+    # has no other choice, such as to scan the log in the order of the primary key.
+    pair, same = (
+        tuple_(SampleRow.key, SampleRow.dataset_id),
+        tuple_(bindparam("key"), bindparam("dataset")),
+    )
+    return (
+        select(*columns)
+        .where(pair >= same, pair <= same, SampleRow.position < bindparam("until"))
+        .where(*(() if retracted else (condition,)))
+        .order_by(SampleRow.key, SampleRow.dataset_id, SampleRow.position.desc())
+        .limit(1)
+    )
 
 
 def _entry(row: Row[*tuple[Any, ...]]) -> Entry:
