@@ -100,6 +100,8 @@ def erase(engine: Engine, dataset_id: int, keys: Sequence[str], *, full: bool) -
 
 def _in_inbox(connection: Connection, dataset_id: int, keys: Sequence[str]) -> set[str]:
     """Return which of the keys have rows in the inbox."""
+    if not keys:  # PostgreSQL knows no type for an array of nothing
+        return set()
     rows = select(raw(InboxRow.key, connection.dialect.name)).distinct()
     stored = connection.execute(rows.where(*_of_keys(connection, dataset_id, keys))).scalars()
     return {decode(key, "the key") for key in stored}
