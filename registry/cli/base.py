@@ -12,12 +12,12 @@ from typing import Annotated
 import typer
 
 from registry.catalog.registry import DEFAULT_URL
+from registry.cli.complete import dataset_names
 from registry.cli.output import Commands
 
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -31,11 +31,16 @@ Url = Annotated[
 Name = Annotated[
     str,
     typer.Argument(
-        metavar="DATASET", help="A dataset's name, or a version of it: NAME@TAG, NAME@POSITION."
+        metavar="DATASET",
+        help="A dataset's name, or a version of it: NAME@TAG, NAME@POSITION.",
+        autocompletion=dataset_names,
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="A dataset's name.")]
+DatasetName = Annotated[
+    str,
+    typer.Argument(metavar="DATASET", help="A dataset's name.", autocompletion=dataset_names),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AsJsonLines = Annotated[bool, typer.Option("--json", help="Print a JSON object per line.")]
 

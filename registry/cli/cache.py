@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,13 +14,12 @@ from rich.filesize import decimal
 from sqlalchemy import Engine
 
 from registry.catalog.cache import CachedMirror, cached_mirrors
-from registry.catalog.registry import DEFAULT_URL, connect
 from registry.cli.base import AsJson, Url, Yes, app, parse_duration
 from registry.cli.confirm import confirm
+from registry.cli.database import connect_existing
 from registry.cli.output import counted, print_error
 from registry.cli.tables import Column, Listing, printable
 from registry.errors import RegistryError
-from registry.storage.database.url import parse_url
 from registry.storage.mirror.usage import remove_mirror, remove_rests
 from registry.training.mirror_source import cache_folder
 
@@ -72,7 +70,8 @@ def prune(
         raise typer.BadParameter("say which mirrors to remove", param_hint="--unused, --dropped")
     latest = None if unused is None else time.time() - parse_duration(unused).total_seconds()
     root = cache_folder()
-    with _engine(url) if dropped else nullcontext() as engine:
+    with connect_existing(url) if dropped else nullcontext() as registry:
+        engine = registry.engine if registry else None
         mirrors = [
             mirror
             for mirror in cached_mirrors(root, engine)
@@ -105,23 +104,12 @@ def _remove(mirror: CachedMirror) -> bool:
 
 
 @contextmanager
-def _engine(url: str | None, timeout: float | None = None) -> Iterator[Engine]:
-    """Yield the database's engine. Raises `RegistryError` if there is none."""
-    parsed = parse_url(url or DEFAULT_URL)
-    # connect() would create the file.
-    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
-        raise RegistryError(f"{url or DEFAULT_URL} does not exist; name the database by --url")
-    with connect(url, timeout=timeout) as registry:
-        yield registry.engine
-
-
-@contextmanager
 def _known_engine(url: str | None) -> Iterator[Engine | None]:
     """Yield the database's engine, or None, with a note why, if there is none."""
     with ExitStack() as opened:
         engine = None
         try:
-            engine = opened.enter_context(_engine(url, _TIMEOUT))
+            engine = opened.enter_context(connect_existing(url, _TIMEOUT)).engine
         except RegistryError as error:
             typer.echo(f"note: names are those of the last use: {printable(str(error))}", err=True)
         yield engine

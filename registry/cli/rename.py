@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from registry.catalog.registry import connect
-from registry.cli.base import Url, app
+from registry.cli.base import DatasetName, Url, app
 
 
 @app.command()
 def rename(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="The dataset's present name.")],
+    dataset: DatasetName,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Its new name.")],
     url: Url = None,
 ) -> None:

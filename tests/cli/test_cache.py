@@ -131,7 +131,7 @@ def test_mirrors_of_dropped_erased_and_other_datasets_are_named(
     missing = f"sqlite:///{tmp_path / 'missing.db'}"
     assert {each["dataset"] for each in listed(missing)} == {"erased", "theirs", "other", "renamed"}
     error = run("cache", "prune", "--dropped", "--yes", url=missing, code=1).stderr
-    assert error == f"error: {missing} does not exist; name the database by --url\n"
+    assert error == f"error: {missing} holds no registry; name the database by --url\n"
     assert not (tmp_path / "missing.db").exists()
     broken = tmp_path / "broken.db"
     broken.write_text("no database" * 1000)

@@ -7,11 +7,15 @@ import os
 import pty
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import typer.main
 
 import registry
 from registry import Dataset, Registry
+from registry.cli.base import app
+from registry.cli.complete import dataset_names
 from tests.support.commands import run
 from tests.support.datasets import FIXED, digit
 
@@ -138,6 +142,49 @@ def test_a_dataset_is_renamed_and_described_by_commands(url: str) -> None:
     shown = json.loads(run("show", "mnist", "--json", url=url).stdout)
     assert (shown["name"], shown["description"]) == ("mnist", "Written by hand")
     assert "exists already" in run("rename", "mnist", "mnist", url=url, code=1).stderr
+
+
+COMPLETED = r"""
+eval "$(registry --show-completion)"
+try() {
+    COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMPREPLY=()
+    _registry_completion registry
+    echo "${COMPREPLY[@]}"
+}
+try registry des
+try registry run ls mn
+"""
+
+
+def test_a_shell_completes_commands_and_names_of_datasets(sqlite_url: str) -> None:
+    with registry.connect(sqlite_url) as reg:
+        for name in ("mnist", "mnist-2", "other"):
+            reg.create(name, FIXED)
+    binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    completed = subprocess.run(
+        ["bash", "-c", COMPLETED],
+        env={**os.environ, "PATH": binaries, "REGISTRY_URL": sqlite_url},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert completed.stdout == "describe\nmnist mnist-2\n"
+    assert completed.stderr == ""
+
+
+def test_completing_a_name_neither_creates_a_database_nor_prints_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty, broken = tmp_path / "empty.db", tmp_path / "broken.db"
+    empty.touch()
+    broken.write_text("no database" * 1000)
+    context = typer.Context(typer.main.get_command(app))
+    for name in ("missing.db", "empty.db", "broken.db", "folder-that-is-missing/missing.db"):
+        monkeypatch.setenv("REGISTRY_URL", f"sqlite:///{tmp_path / name}")
+        assert dataset_names(context, "") == []
+    assert capsys.readouterr() == ("", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.db", "empty.db"]
+    assert empty.stat().st_size == 0
 
 
 def test_the_version_is_that_of_the_package() -> None:

@@ -1,0 +1,31 @@
+"""Connecting to a database that exists already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from registry.catalog.registry import DEFAULT_URL, Registry, connect
+from registry.errors import RegistryError
+from registry.storage.database.engine import make_engine
+from registry.storage.database.schema import revision
+
+
+def connect_existing(url: str | None, timeout: float | None = None) -> Registry:
+    """Open a registry as `connect` does, but create neither a SQLite file nor its tables.
+
+    Raises `RegistryError` if there is no registry.
+    """
+    url = url or DEFAULT_URL
+    engine = make_engine(url, timeout)
+    if engine.dialect.name == "sqlite":
+        path = engine.url.database or ""
+        # A URI, ``file:…``, is left to SQLite, which would also write into an empty file.
+        has_content = path.startswith("file:") or (
+            Path(path).is_file() and Path(path).stat().st_size > 0
+        )
+        try:
+            if not has_content or revision(engine) is None:
+                raise RegistryError(f"{url} holds no registry; name the database by --url")
+        finally:
+            engine.dispose()
+    return connect(url, timeout=timeout)
