@@ -46,6 +46,7 @@ from registry.storage.database.schema import REVISION, VERSION_TABLE, migrations
 from registry.storage.database.transactions import driver, reading
 from registry.storage.log import lookup
 from tests.support.databases import psql
+from tests.support.growing_datasets import yielded
 
 ROOT = Path(__file__).parents[2]
 # Of this database: tests of other databases on the server wait for locks at the same time.
@@ -144,6 +145,49 @@ def test_every_revision_goes_down_and_up_again_with_rows(reg: Registry) -> None:
     test_the_migrations_agree_with_the_models(reg)
     command.downgrade(config, "base")
     assert inspect(reg.engine).get_table_names() == [VERSION_TABLE]
+
+
+@pytest.mark.parametrize(
+    ("what", "insert"),
+    [
+        (
+            "datasets whose features were changed",
+            "INSERT INTO schemas (dataset_id, number, since, features) VALUES (1, 1, 1, '[]')",
+        ),
+        (
+            "tags of versions",
+            (
+                "INSERT INTO tags (dataset_id, name, position, chain, schema, live) "
+                "SELECT 1, 'gold', position, chain, 0, live FROM heads"
+            ),
+        ),
+        ("runs on a version or with conditions", "UPDATE runs SET watermark = 1"),
+        ("runs on a version or with conditions", "UPDATE runs SET conditions = '{}'"),
+    ],
+)
+def test_a_downgrade_is_refused_while_something_would_be_lost(
+    reg: Registry, what: str, insert: str
+) -> None:
+    dataset = reg.create("d", {"x": Tensor("uint8")})
+    dataset.insert([{"x": 1}, {"x": 2}])
+    epoch = yielded(dataset.run("r", seed=3).epoch(0))
+    config = Config(ROOT / "alembic.ini", attributes={"engine": reg.engine})
+    with reg.engine.begin() as connection:
+        connection.execute(text(insert))
+    with pytest.raises(CommandError, match=f"there are {what}, which would be lost"):
+        command.downgrade(config, "0008")
+    with reg.engine.begin() as connection:
+        for restore in (
+            "DELETE FROM schemas WHERE number > 0",
+            "DELETE FROM tags",
+            "UPDATE runs SET watermark = NULL, conditions = NULL",
+        ):
+            connection.execute(text(restore))
+    test_the_migrations_agree_with_the_models(reg)
+    command.downgrade(config, "0008")
+    command.upgrade(config, "head")
+    assert yielded(reg.open("d").run("r").epoch(0)) == epoch
+    assert [result.differs for result in reg.open("d").verify()] == [None, None]
 
 
 def test_a_new_revision_starts_from_the_safe_template(tmp_path: Path) -> None:
