@@ -9,7 +9,7 @@ import pytest
 
 from registry import Bytes, Dataset, Registry, Tensor
 from registry.errors import RegistryError
-from registry.storage.log import lookup
+from registry.storage.log import amended, lookup
 from registry.storage.log.batch import Batch, Report
 from registry.storage.log.changes import Change
 from registry.storage.log.lookup import _SHORT
@@ -84,10 +84,26 @@ def test_records_of_any_length_are_compared_to_the_byte(
     assert counts(blobs.insert(rows, keys=keys)) == (0, 0, 0)
 
 
-def test_updates_keep_other_features_in_any_order_and_after_failures(
+def test_updates_of_long_records_take_memory_for_some_of_them(
     blobs: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(lookup, "_GROUP", MIB)
+    monkeypatch.setattr(amended, "AMENDED_BYTES", 2 * MIB)
+    keys = [f"k{number}" for number in range(24)]
+    blobs.insert([blob(MIB, number) for number in range(24)], keys=keys)
+    requests = [[Change(key, {"number": 7}, "update")] for key in keys]
+    assert taken(lambda: blobs.apply(requests)) < 16 * MIB
+    assert [blobs.get(key) for key in keys] == [
+        {**blob(MIB, number), "number": 7} for number in range(24)
+    ]
+
+
+@pytest.mark.parametrize("together", [1, amended.AMENDED_BYTES])
+def test_updates_keep_other_features_in_any_order_and_after_failures(
+    blobs: Dataset, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
     monkeypatch.setattr(lookup, "_GROUP", 3 * _SHORT)
+    monkeypatch.setattr(amended, "AMENDED_BYTES", together)
     sizes = {"a": 9, "b": 2 * _SHORT, "c": 2 * _SHORT, "d": 4 * _SHORT, "e": _SHORT}
     blobs.insert([blob(size) for size in sizes.values()], keys=list(sizes))
     numbers = [("e", 1), ("d", 2), ("b", 3), ("b", 4), ("a", 5), ("c", 6)]
@@ -97,5 +113,6 @@ def test_updates_keep_other_features_in_any_order_and_after_failures(
     outcomes = blobs.apply([failing, changes, failing, repeated])
     assert [isinstance(each, RegistryError) for each in outcomes] == [True, False, True, False]
     assert (counts(outcomes[1]), counts(outcomes[3])) == ((6, 0, 0), (0, 0, 1))
+    assert {each.head for each in outcomes if isinstance(each, Report)} == {blobs.head}
     for key, number in dict(numbers).items():
         assert blobs.get(key) == {**blob(sizes[key]), "number": number}

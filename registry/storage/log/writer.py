@@ -25,6 +25,7 @@ from registry.samples.splits import buckets
 from registry.storage.database.retry import PATIENCE, retrying
 from registry.storage.database.transactions import writing
 from registry.storage.log import bulk_insert, divergence
+from registry.storage.log.amended import amended, groups_of
 from registry.storage.log.batch import Amend, Batch, Outcome, Plan, Report, resolve
 from registry.storage.log.bulk_insert import BLOCK, NewRows
 from registry.storage.log.hash_chain import NONE, extend
@@ -186,18 +187,30 @@ class Writer:
             batch.brought_to(self.schema) if isinstance(batch, Batch) else batch
             for batch in batches
         ]
-        # What the database has is read once for all batches.
-        valid = [batch for batch in batches if isinstance(batch, Batch)]
         older = self.schemas.older(self.schema)
-        # It is a snapshot under the lock, so that it stays true until the commit.
-        known = self._known(valid, older)
-        amended = (
-            known[key]
-            for batch in valid
-            for key, record in zip(batch.keys, batch.records, strict=True)
-            if callable(record) and key in known
-        )
-        read = RecordReader(self.connection, self.dataset_id, amended, older)
+        # What the database has is read once for all batches. It is a snapshot under the lock, so
+        # that it stays true until the commit.
+        known = self._known(batches, older)
+        outcomes: list[Outcome] = []
+        for group in groups_of(batches, known):
+            if outcomes:
+                # The rows before are in the database by now, and their records freed here.
+                known = self._known(group, older)
+            outcomes += self._append_group(group, known, older)
+        return [
+            replace(outcome, head=self.head) if isinstance(outcome, Report) else outcome
+            for outcome in outcomes
+        ]
+
+    def _append_group(
+        self,
+        batches: Sequence[Batch | RegistryError],
+        known: dict[str, Latest],
+        older: OlderRows | None,
+    ) -> list[Outcome]:
+        """Append batches whose latest revisions are ``known``, which is changed."""
+        revisions = (revision for batch in batches for revision in amended(batch, known))
+        read = RecordReader(self.connection, self.dataset_id, revisions, older)
         position = self.head.position
         plans: list[Plan | RegistryError] = []
         for batch in batches:
@@ -220,8 +233,10 @@ class Writer:
         self.write([plan for plan in plans if isinstance(plan, Plan)])
         return [plan.report(self.head) if isinstance(plan, Plan) else plan for plan in plans]
 
-    def _known(self, batches: Sequence[Batch], older: OlderRows | None) -> dict[str, Latest]:
-        named = [batch for batch in batches if not batch.fresh]
+    def _known(
+        self, batches: Sequence[Batch | RegistryError], older: OlderRows | None
+    ) -> dict[str, Latest]:
+        named = [batch for batch in batches if isinstance(batch, Batch) and not batch.fresh]
         keys = {key for batch in named for key in batch.keys}
         if not keys or not self.head.position:
             return {}
