@@ -87,8 +87,9 @@ def get_or_create(engine: Engine, dataset_id: int, request: RunRequest) -> RunSe
     version = request.version
     if version is not None and settings.version(version.name) != version:
         other = settings.version(version.name)
+        same = " with its other features" if str(other) == str(version) else ""
         raise RunMismatchError(
-            f"run {request.name!r} is on {other or 'no version'}, not on {version}; open "
+            f"run {request.name!r} is on {other or 'no version'}, not on {version}{same}; open "
             f"{str(other or version.name)!r} to continue it, or choose another name"
         )
     return settings

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from registry import Dataset, Registry
+from registry import Dataset, Registry, Tensor, Text
 from registry.errors import DatasetDroppedError, DatasetNotFoundError, TagError, VersionError
 from tests.support.datasets import FIXED, digit
 
@@ -71,6 +71,27 @@ def test_a_tag_moves_only_when_it_is_asked_to(reg: Registry, grown: Dataset) -> 
     assert grown.tags() == []
     assert (opened.version, len(list(opened.pages()))) == (tag.version, 1)
     assert grown.tag("gold").position == 8
+
+
+def test_a_tag_keeps_the_features_that_there_were(reg: Registry, grown: Dataset) -> None:
+    old = grown.tag("old")
+    grown.add_feature("score", Tensor("float32"), default=0.5)
+    assert "score" not in reg.open("digits@old").features
+    assert grown.tag("at", at=8).version == old.version == reg.open("digits@8").version
+    with pytest.raises(
+        TagError, match=r"points to .*, and not to the same position with other fea"
+    ):
+        grown.tag("old")
+    new = grown.tag("new")
+    assert (str(new.version), new.version == old.version) == (str(old.version), False)
+    grown.insert([{**digit(9), "score": 1.0}])
+    grown.add_feature("note", Text(), default="")
+    tagged = reg.open("digits@new")
+    assert [*tagged.features] == [*FIXED, "score"]
+    assert tagged.version == new.version == tagged.tag("same").version
+    assert tagged.get("k0")["score"] == 0.5
+    assert [*reg.open("digits@9").features] == [*FIXED, "score"]
+    assert [*grown.features] == [*FIXED, "score", "note"]
 
 
 def test_an_unknown_tag_raises_with_the_tags_that_there_are(reg: Registry, grown: Dataset) -> None:

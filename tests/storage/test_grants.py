@@ -148,6 +148,12 @@ NO_READER = [
     "INSERT INTO datasets (uid, name, splits) VALUES ('x', 'x', '{}')",
     "UPDATE heads SET position = 0",
     "SELECT * FROM heads FOR UPDATE",
+    (
+        "INSERT INTO tags (dataset_id, name, position, chain, schema, live)"
+        " VALUES (1, 'x', 1, '', 0, 0)"
+    ),
+    "UPDATE tags SET position = 0",
+    "DELETE FROM tags",
 ]
 
 
@@ -167,6 +173,10 @@ def test_a_labeling_tool_inserts_but_changes_and_removes_nothing(
         digits.update("b", label=9)
         digits.retract("c")
         reg.create("more", FIXED).insert([digit(4)])
+        for options in ({"at": 1}, {"move": True, "note": "new"}):
+            digits.tag("gold", **options)
+        digits.tag("silver")
+        digits.untag("silver")
         with reg.engine.begin() as connection:
             connection.execute(text(INTO_INBOX), {"key": "by SQL"})
         assert len(digits) == 2, "what waits is left to those who may drain"
@@ -276,6 +286,7 @@ def test_a_tool_with_only_the_inbox_reads_names_and_inserts(owned: Registry, as_
 def test_a_trainer_only_reads_pins_epochs_and_records_progress(
     owned: Registry, as_role: As
 ) -> None:
+    owned.open("digits").tag("gold")
     with owned.engine.begin() as connection:
         connection.execute(text(INTO_INBOX), {"key": "waits"})
     with registry.connect(as_role("reader")) as reg:
@@ -285,6 +296,7 @@ def test_a_trainer_only_reads_pins_epochs_and_records_progress(
         assert [batch["label"].tolist() for batch in run.epoch(0).batches(10)] == [[1]]
         run.record(1)
         assert run.advance(1) == run.consumed == 2
+        assert reg.open("digits@gold").run("paper").epoch(0).size == 1
         assert [revision.entry.key for revision in digits.history("a")] == ["a"]
         refuses(reg, *NOBODY_BUT_THE_OWNER, *NEITHER_READER_NOR_WRITER, *NO_READER)
         with pytest.raises(PermissionDeniedError, match="ask its owner to grant this right"):

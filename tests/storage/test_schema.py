@@ -119,6 +119,7 @@ def test_every_revision_goes_down_and_up_again_with_rows(reg: Registry) -> None:
     dataset.run("r").epoch(0)
     dataset.run("removed")
     dataset.remove_run("removed")
+    dataset.tag("gold")
     tokens.create(reg.engine, "tool")
     set_mapping(reg.engine, dataset.id, "tool", {"x": "x"})
     deliveries.record(reg.engine, dataset.id, "tool", "event", b"digest")
@@ -132,6 +133,9 @@ def test_every_revision_goes_down_and_up_again_with_rows(reg: Registry) -> None:
         for table in metadata.sorted_tables:
             assert connection.execute(table.select()).first(), f"{table.name} has no rows"
     config = Config(ROOT / "alembic.ini", attributes={"engine": reg.engine})
+    with pytest.raises(CommandError, match="there are tags of versions"):
+        command.downgrade(config, "0003")
+    dataset.untag("gold")
     with pytest.raises(CommandError, match="1 rows were erased"):
         command.downgrade(config, "0003")
     command.upgrade(config, "head")

@@ -83,7 +83,7 @@ def copy_dataset(
         with _locked(copy, head) as target_connection:
             related = copy_related(scope, (target_connection, copy.dataset_id), erased)
     task.verify(head)
-    version = Version(name, head.position, head.chain.hex(), 0)
+    version = Version(name, head.position, head.chain.hex(), goal.schema)
     return Copied(version, head.position - before.position, related)
 
 

@@ -100,7 +100,7 @@ def _taken(version: Version, row: Row[TagRow]) -> TagError:
     other = Version(version.name, row.position, row.chain.hex())
     here = f"position {version.watermark}"
     if row.position == version.watermark:
-        here = "the same position with the present features"
+        here = "the same position with other features"
     return TagError(
         f"tag {row.name!r} of {version.name!r} points to {other}, and not to {here}; move it by "
         "move=True (--move), or choose another name",
