@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.chart import draw
+from benchmarks.filtering import filter_
 from benchmarks.importing import import_
 from benchmarks.inserting import insert
 from benchmarks.measure import Bench, Result
@@ -48,6 +49,7 @@ SUBJECTS: dict[str, Subject] = {
     "memory": memory,
     "sqlite": sqlite,
     "sync": sync,
+    "filter": filter_,
     "train": imported_late("training", "train"),
     "train-photos": imported_late("photos", "train_photos"),
     "resume": imported_late("starting", "resume"),
