@@ -447,6 +447,9 @@ class Dataset:
         """
         # Checks the name of the split before the run's row is created.
         interval(self.splits, split)
+        if where is not None and self._version is None:
+            # A class or a feature may just have been added by another process.
+            self._log.schemas.refresh()
         request = RunRequest(
             name, self.features, seed, split, policy, version=self._version, where=where
         )
