@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -239,7 +240,12 @@ def find_row(registry: Registry, name: str) -> Row[DatasetRow]:
     return row
 
 
-def insert_dataset(connection: Connection, row: Mapping[str, Any], schema: Schema) -> None:
+def insert_dataset(
+    connection: Connection,
+    row: Mapping[str, Any],
+    schema: Schema,
+    created_at: datetime | None = None,
+) -> None:
     """Insert a dataset with its first schema and an empty head, unless its name or uid is taken."""
     # Not a SELECT first: the unique indexes decide between concurrent calls.
     if not insert_if_new(connection, DatasetRow, row):
@@ -247,7 +253,7 @@ def insert_dataset(connection: Connection, row: Mapping[str, Any], schema: Schem
     query = select(DatasetRow.id).where(DatasetRow.uid == row["uid"])
     dataset_id = connection.execute(query).scalar_one()
     connection.execute(insert(HeadRow).values(dataset_id=dataset_id, chain=GENESIS))
-    insert_schema(connection, dataset_id, schema)
+    insert_schema(connection, dataset_id, schema, created_at)
 
 
 def _create(connection: Connection, row: Mapping[str, Any], schema: Schema) -> None:

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import insert, select, text, update
 
 import registry
-from registry import Dataset, Registry, Replay, Tensor
+from registry import Bytes, Dataset, Registry, Replay, Tensor, Text
 from registry.catalog.copy import rows
 from registry.catalog.copy.dataset import Copied, copy_dataset
 from registry.errors import DatabaseError, DatasetNotFoundError, DivergenceError
@@ -30,7 +30,7 @@ LOCAL = {"id", "dataset_id", "run_id", "updated_at"}
 """Columns whose values differ between databases."""
 RELATED = [
     *(models.WebhookRow, models.ToolAnnotationRow, models.DeliveryRow, models.InboxRow),
-    models.RemovedRunRow,
+    *(models.RemovedRunRow, models.SchemaRow),
 ]
 
 
@@ -163,6 +163,38 @@ def test_an_interrupted_copy_continues_and_is_exact_at_every_block(
     assert ends == [*range(5, 46, 5), 46]
     assert copy_dataset(source, target, "growing").rows == 0
     assert contents(target) == contents(source)
+
+
+def test_a_copy_has_each_schema_from_the_same_position_on(
+    pair: tuple[Registry, Registry], origin: Dataset
+) -> None:
+    source, target = pair
+    copy_dataset(source, target, "growing")
+    origin.add_feature("score", Tensor("float64"), 0.1)
+    KINDS["fixed"].grow(origin, 5, 500)
+    origin.add_feature("note", Text(), "none")
+    origin.add_feature("pose", Tensor("float32", (2,)), float("nan"))
+    KINDS["fixed"].grow(origin, 5, 600)
+    origin.add_feature("last", Bytes(), b"")
+
+    def interrupt(_: int, position: int) -> None:
+        # What is copied so far can be read, and ends in the schema that it has.
+        for opened in (source.open(f"growing@{position}"), target.open("growing")):
+            assert [page.stop for page in opened.pages()][-1] == position
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            copy_dataset(source, target, "growing", interrupt)
+    copied = copy_dataset(source, target, "growing")
+    copy = target.open("growing")
+    assert copied.version == copy.version == origin.version
+    assert [*copy.schemas] == [*origin.schemas]
+    assert repr(copy.history("3")) == repr(origin.history("3"))
+    assert contents(target) == contents(source)
+    copy.add_feature("own", Bytes(), b"")
+    with pytest.raises(DivergenceError, match=f"changed at position {copy.head.position}, other"):
+        copy_dataset(source, target, "growing")
 
 
 def test_blocks_end_where_they_are_full(
@@ -405,7 +437,7 @@ def test_rows_are_erased_also_in_a_copy_whose_runs_have_diverged(
     origin.run("r", seed=1)
     target.open("growing").run("r", seed=2)
     origin.erase("0")
-    with pytest.raises(DivergenceError, match="another seed, split or policy"):
+    with pytest.raises(DivergenceError, match="another seed, split, policy"):
         copy_dataset(source, target, "growing")
     assert target.open("growing").head == origin.head
 

@@ -5,9 +5,10 @@ its webhooks and the state of their events, and the rejected rows of its inbox. 
 training runs continue with the copy. Access tokens are not copied, since each server has its own.
 
 1. Find the target's dataset of this name and uid, or create an empty one.
-2. Check that the copy's log is a prefix of the source's (`_checked_head`).
-3. Copy rows in blocks. Each is verified by its chain, then appended as a whole or not at all. So an
-   interrupted copy continues where it stopped, and a complete one takes the rows added since.
+2. Check that the copy's log is a prefix of the source's (`_checked_head`), and so its schemas.
+3. Copy rows in blocks, and each schema before its first row. A block is verified by its chain, then
+   appended as a whole or not at all. So an interrupted copy continues where it stopped, and a
+   complete one takes the rows added since.
 4. In a snapshot of the source, copy the last rows, then erasures, then runs, epochs and the rest.
 5. Read the copied rows from the target and verify their chain again.
 """
@@ -22,9 +23,9 @@ from sqlalchemy import Connection, Engine, Row, or_, select
 
 from registry.catalog.copy.related import Related, copy_erasures, copy_related
 from registry.catalog.copy.rows import fetch, overtaken, store, verify_rows
+from registry.catalog.copy.schemas import check_schemas, copy_schemas, first_schema
 from registry.catalog.registry import Registry, find_row, insert_dataset
 from registry.errors import DatabaseError, DivergenceError
-from registry.samples.schema import Schema
 from registry.storage.database.models import NOT_DROPPED, DatasetRow
 from registry.storage.database.transactions import open_connection, read, write, writing
 from registry.storage.database.url import masked
@@ -61,8 +62,9 @@ def copy_dataset(
     row = find_row(source, name)
     origin = Log.of(source.engine, row)
     goal = origin.head()  # which moves waiting rows of the inbox to the log
-    copy = _find_or_create_copy(target, row, origin.schemas.numbered(0))
+    copy = _find_or_create_copy(target, row, origin)
     before = _checked_head(origin, copy, name)
+    check_schemas(origin, copy)
     task = _CopyTask(origin, copy, before, progress)
     head = task.advance(before, goal.position)
     # The last rows and the tables related to the log are read in one transaction. Otherwise the
@@ -70,6 +72,7 @@ def copy_dataset(
     with _snapshot(source.engine) as connection:
         goal, _ = read_head(connection, origin.dataset_id)
         head = task.advance(head, goal.position, connection)
+        head = copy_schemas(origin, copy, head, goal.schema)
         if head.live != goal.live:
             raise DatabaseError(
                 f"{masked(source.engine.url)} counts {goal.live} live samples at position "
@@ -83,7 +86,7 @@ def copy_dataset(
         with _locked(copy, head) as target_connection:
             related = copy_related(scope, (target_connection, copy.dataset_id), erased)
     task.verify(head)
-    version = Version(name, head.position, head.chain.hex(), goal.schema)
+    version = Version(name, head.position, head.chain.hex(), head.schema)
     return Copied(version, head.position - before.position, related)
 
 
@@ -99,7 +102,10 @@ class _CopyTask:
         # Except with ``connection``, each block is its own transaction of the source: one that is
         # open for hours would keep its vacuum from removing dead rows.
         while head.position < until:
-            rows = (self.origin.dataset_id, head.position, until)
+            # A block has the rows of one schema, which the copy has before them.
+            schema, stop = self.origin.schemas.cut(head.position, until)
+            head = copy_schemas(self.origin, self.copy, head, schema.number)
+            rows = (self.origin.dataset_id, head.position, stop)
             block = (
                 read(self.origin.engine, fetch, *rows)
                 if connection is None
@@ -150,16 +156,17 @@ def _snapshot(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def _find_or_create_copy(target: Registry, row: Row[DatasetRow], schema: Schema) -> Log:
+def _find_or_create_copy(target: Registry, row: Row[DatasetRow], origin: Log) -> Log:
     """Return the target's log of this name and uid, created if it has neither.
 
     Raises `DivergenceError` if the target has a dataset with only one of them.
     """
     copied = {*DatasetRow.__table__.columns.keys()} - {"id", "dropped_at"}
     values = {name: getattr(row, name) for name in copied}
+    schema, created_at = first_schema(origin)
 
     def find_or_create(connection: Connection) -> Sequence[Row[DatasetRow]]:
-        insert_dataset(connection, values, schema)
+        insert_dataset(connection, values, schema, created_at)
         like = or_(DatasetRow.uid == row.uid, DatasetRow.name == row.name)
         return connection.execute(select(DatasetRow).where(NOT_DROPPED, like)).all()
 

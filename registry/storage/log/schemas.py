@@ -11,7 +11,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from datetime import datetime
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, and_, bindparam, insert, select
 
@@ -254,14 +255,18 @@ class Schemas(Pickled):
         return rows[0].position, tuple(schemas)
 
 
-def insert_schema(connection: Connection, dataset_id: int, schema: Schema) -> None:
-    """Insert the row of a schema; the caller stores its number in the head."""
-    row = {
+def insert_schema(
+    connection: Connection, dataset_id: int, schema: Schema, created_at: datetime | None = None
+) -> None:
+    """Insert the row of a schema, created now by default; the caller stores its number."""
+    row: dict[str, Any] = {
         "dataset_id": dataset_id,
         "number": schema.number,
         "since": schema.since,
         "features": schema.to_json(),
     }
+    if created_at is not None:
+        row["created_at"] = created_at
     connection.execute(insert(SchemaRow), row)
 
 
