@@ -45,7 +45,7 @@ from registry.storage.database.transactions import driver, read, write
 from registry.storage.log.batch import Plan
 from registry.storage.log.head import read_head, store_erased_count
 from registry.storage.log.raw_text import decode, raw
-from registry.storage.log.revision_sizes import RevisionSize, revision_sizes
+from registry.storage.log.revision_sizes import RevisionSize, revision_sizes, stored_keys
 from registry.storage.log.vacuum import vacuum
 from registry.storage.log.writer import Writer, transact
 
@@ -119,8 +119,8 @@ def _in_log(engine: Engine, dataset_id: int, keys: Sequence[str]) -> dict[str, N
     """Return which of the keys the log has, in their order."""
     stored: dict[str, None] = {}
     for some in _slices(keys, _KEYS):
-        revisions = read(engine, revision_sizes, dataset_id, some)
-        stored |= dict.fromkeys(key for key in some if key in revisions)
+        known = read(engine, stored_keys, dataset_id, some)
+        stored |= dict.fromkeys(key for key in some if key in known)
     return stored
 
 

@@ -1,11 +1,11 @@
-"""The revisions of many keys by one statement, without their records."""
+"""Which of many keys a log has, and their revisions, without records: one statement for all."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
@@ -40,6 +40,30 @@ _SQLITE = """
 """
 
 
+# From the index alone: of a long record, SQLite would read all to find the row after it.
+_STORED_POSTGRESQL = """
+    SELECT wanted.key FROM json_array_elements_text(%(keys)s::json) AS wanted (key)
+    CROSS JOIN LATERAL (
+        SELECT FROM samples
+        WHERE (key, dataset_id) >= (wanted.key COLLATE "C", %(dataset_id)s)
+            AND (key, dataset_id) <= (wanted.key COLLATE "C", %(dataset_id)s)
+        ORDER BY key, dataset_id, position DESC LIMIT 1
+    ) AS revision
+"""
+_STORED_SQLITE = """
+    SELECT wanted.value FROM json_each(:keys) AS wanted WHERE EXISTS (
+        SELECT 1 FROM samples INDEXED BY ix_samples_key
+        WHERE samples.key = wanted.value AND samples.dataset_id = :dataset_id
+    )
+"""
+
+
+def stored_keys(connection: Connection, dataset_id: int, keys: Collection[str]) -> set[str]:
+    """Return which of the keys a dataset ever had."""
+    rows = _of_keys(connection, (_STORED_POSTGRESQL, _STORED_SQLITE), dataset_id, keys)
+    return {key for (key,) in rows}
+
+
 def revision_sizes(
     connection: Connection, dataset_id: int, keys: Collection[str], since: int = 0
 ) -> dict[str, list[RevisionSize]]:
@@ -47,15 +71,25 @@ def revision_sizes(
 
     Keys without any are left out.
     """
-    # In the order of the index, so that consecutive keys are found on the same page of it.
-    document = json.dumps(sorted(keys), ensure_ascii=False)
-    parameters = {"keys": document, "dataset_id": dataset_id, "since": since}
-    if connection.dialect.name == "postgresql":
-        with driver(connection).cursor(binary=True) as cursor:
-            rows = cursor.execute(_POSTGRESQL, parameters).fetchall()
-    else:
-        rows = [tuple(row) for row in connection.exec_driver_sql(_SQLITE, parameters).fetchall()]
+    rows = _of_keys(connection, (_POSTGRESQL, _SQLITE), dataset_id, keys, since=since)
     revisions = defaultdict(list)
     for key, *revision in sorted(rows, key=lambda row: row[1]):
         revisions[key].append(RevisionSize(*revision))
     return dict(revisions)
+
+
+def _of_keys(
+    connection: Connection,
+    statements: tuple[str, str],
+    dataset_id: int,
+    keys: Collection[str],
+    **more: int,
+) -> Sequence[Sequence[Any]]:
+    """Execute the statement of this database, PostgreSQL's or SQLite's."""
+    # In the order of the index, so that consecutive keys are found on the same page of it.
+    document = json.dumps(sorted(keys), ensure_ascii=False)
+    parameters = {"keys": document, "dataset_id": dataset_id, **more}
+    if connection.dialect.name != "postgresql":
+        return connection.exec_driver_sql(statements[1], parameters).fetchall()
+    with driver(connection).cursor(binary=True) as cursor:
+        return cursor.execute(statements[0], parameters).fetchall()
