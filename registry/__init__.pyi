@@ -2,6 +2,7 @@ from .catalog.dataset import Dataset
 from .catalog.registry import Registry, connect
 from .errors import RegistryError
 from .samples.features import Bytes, ClassLabel, Features, Image, Ragged, Tensor, Text
+from .samples.schema import Schema
 from .storage.log.batch import Report
 from .storage.log.entries import Entry, Revision
 from .storage.log.erase import Erasure
@@ -31,6 +32,7 @@ __all__ = [
     "Report",
     "Revision",
     "Run",
+    "Schema",
     "Tag",
     "Tensor",
     "Text",

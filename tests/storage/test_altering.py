@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, text
 
 import registry
 from registry import Bytes, ClassLabel, Dataset, Image, Ragged, Registry, Tensor, Text
 from registry.errors import (
     ConflictError,
     DatasetExistsError,
+    DivergenceError,
     FeatureError,
     InvalidSampleError,
     RegistryError,
@@ -351,6 +352,30 @@ def test_a_change_whose_answer_was_lost_is_made_once(
     labels.add_feature("note", Text(), "none")
     assert labels.head.schema == 2
     assert [schema.number for schema in labels.schemas] == [0, 1, 2]
+
+
+def test_a_change_that_a_restored_database_has_lost_is_forgotten(url: str, labels: Dataset) -> None:
+    opened = [registry.connect(url).open("labels") for _ in range(2)]
+    labels.add_feature("note", Text(), "none")
+    for each in opened:
+        assert list(each.features) == ["label", "blob", "note"]
+    writer, reader = opened
+    # As a restored backup from before the change, which has the same rows.
+    with writing(labels._log.engine) as connection:
+        connection.execute(text("DELETE FROM schemas WHERE number = 1"))
+        connection.execute(text("UPDATE heads SET schema = 0"))
+    row = {"label": "cat", "blob": b"3"}
+    with pytest.raises(DivergenceError, match="schema 1 of the dataset, which the database no lo"):
+        writer.insert([{**row, "note": "x"}])
+    assert list(writer.features) == ["label", "blob"]
+    writer.insert([row], keys=["c"])
+    assert [page.schema.number for page in reader.pages()] == [0]
+    assert plain(reader.get("c")) == {"label": 0, "blob": b"3"}
+    writer.add_feature("other", Text(), "else")
+    writer.insert([row], keys=["d"])
+    assert plain(reader.get("c")) == {"label": 0, "blob": b"3", "other": "else"}
+    for each in opened:
+        each._log.engine.dispose()
 
 
 def test_other_features_of_a_dataset_that_exists_are_refused_with_the_way(

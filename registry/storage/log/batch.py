@@ -60,8 +60,9 @@ class Batch:
             return self
         if self.schema.number >= schema.number:
             raise DivergenceError(
-                f"the batch has records of schema {self.schema.number}, which the database does "
-                f"not have (its newest is {schema.number}): was it restored? Open the dataset again"
+                f"the batch was encoded with schema {self.schema.number} of the dataset, which the "
+                f"database no longer has (its newest is {schema.number}): was it restored? Nothing "
+                "is stored; write it again"
             )
         projection = schema.projection(self.schema)
         records = [

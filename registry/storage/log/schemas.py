@@ -209,7 +209,11 @@ class Schemas(Pickled):
     def in_force(self, connection: Connection, head: Head) -> Schema:
         """Return the schema in force at a head that the caller's transaction has locked."""
         self.learn(head, connection)
-        return self._read(connection).schemas[head.schema]
+        known = self._read(connection)
+        # What is known beyond it was lost, since nobody else can change the schema meanwhile.
+        if len(known.schemas) > head.schema + 1:
+            self._known = _Known(known.schemas[: head.schema + 1], head.position)
+        return known.schemas[head.schema]
 
     def _read(self, connection: Connection | None = None) -> _Known:
         if self._known is None and connection is not None:
