@@ -151,6 +151,7 @@ def test_pages_of_any_size_concatenate_to_the_log(
     notes.insert(text_rows, keys=[f"k{n}" for n in range(20)])
     notes.retract("k0")
     monkeypatch.setattr("registry.storage.log.page_queries.PAGE_BYTES", rows * 8)
+    monkeypatch.setattr("registry.storage.log.page_queries.FIRST_ROWS", 5)
     for dataset, name in ((digits, "label"), (notes, "text")):
         for after, until in ((0, None), (4, 17), (5, 5)):
             pages = list(dataset.pages(after, until))
@@ -161,23 +162,32 @@ def test_pages_of_any_size_concatenate_to_the_log(
             read = [n for p in pages for n in p.positions.tolist()]
             assert read == [e.position for e in whole if e.action != "retract"]
             assert sum(len(p[name]) for p in pages) == len(read)
+            for page in pages:
+                lists = (page.superseding, page.supersedes, page.retracted, page.erased)
+                assert {each.dtype for each in lists} == {np.dtype(np.int64)}
+                assert page.buckets.dtype == np.uint16
+                # A page of records that differ in length ends at the record that fills it.
+                assert page.sizes is None or page.sizes[:-1].sum() < rows * 8
 
 
+@pytest.mark.parametrize("gap", [4, 8])
 def test_a_gap_in_the_log_is_an_error_and_never_a_short_page(
-    reg: Registry, digits: Dataset
+    reg: Registry, digits: Dataset, notes: Dataset, gap: int
 ) -> None:
     digits.insert([digit(n) for n in range(9)])
+    notes.insert([{"text": "x", "label": 0, "blob": b"", "tokens": []}] * 9)
     with reg.engine.begin() as connection:
         if reg.engine.dialect.name == "postgresql":
             connection.execute(text("ALTER TABLE samples DISABLE TRIGGER ALL"))
         else:
             connection.execute(text("DROP TRIGGER samples_never_leave"))
-        connection.execute(text("DELETE FROM samples WHERE position = 4"))
-    with pytest.raises(
-        LogGapError, match=r"positions \[0, 9\) of the log hold 8 rows instead of 9"
-    ):
-        list(digits.pages())
-    assert [len(page) for page in digits.pages(5)] == [4]
+        connection.execute(text(f"DELETE FROM samples WHERE position = {gap}"))
+    for dataset in (digits, notes):
+        with pytest.raises(
+            LogGapError, match=r"positions \[0, 9\) of the log hold 8 rows instead of 9"
+        ):
+            list(dataset.pages())
+        assert sum(len(page) for page in dataset.pages(gap + 1)) == 8 - gap
 
 
 @pytest.mark.parametrize("statement", ["UPDATE samples SET source = 'x'", "DELETE FROM samples"])

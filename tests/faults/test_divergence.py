@@ -19,6 +19,7 @@ from sqlalchemy import URL
 import registry
 from registry import Dataset, Page, Registry
 from registry.errors import CacheWarning, DivergenceError, DivergenceWarning, MirrorError
+from registry.storage.log.divergence import last_common
 from registry.storage.log.notifications import Pause
 from registry.tensorflow import EpochDataset
 from tests.faults.test_mirror import flip
@@ -119,6 +120,13 @@ with registry.connect(sys.argv[1]) as reg:
 
 
 FIXED_ALONE = pytest.mark.parametrize("kind", [KINDS["fixed"]], ids=["fixed"])
+
+
+@pytest.mark.parametrize(
+    ("agrees_until", "last"), [(0, 0), (1, 1), (3, 1), (4, 4), (19, 9), (20, 20), (99, 20)]
+)
+def test_the_last_position_where_two_logs_agree_is_found(agrees_until: int, last: int) -> None:
+    assert last_common([1, 4, 9, 20], lambda position: position <= agrees_until) == last
 
 
 @FIXED_ALONE
