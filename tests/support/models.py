@@ -113,22 +113,27 @@ class Stop(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class BatchCounter(keras.callbacks.Callback):  # type: ignore[misc]
-    """Counts the batches trained in each epoch, and calls a function at its end."""
+    """Counts the batches trained in each epoch, and calls a function at its end.
+
+    It also notes the loss of each batch, and of each training until which epoch it goes.
+    """
 
     def __init__(self, after_epoch: Callable[[], None]) -> None:
         super().__init__()
         self.after_epoch = after_epoch
         self.trained: list[int] = []
-        self.trainings = 0
+        self.losses: list[float] = []
+        self.trainings: list[int] = []
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002
-        self.trainings += 1
+        self.trainings.append(self.params["epochs"])
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
         self.trained.append(0)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
         self.trained[-1] += 1
+        self.losses.append(logs["loss"])
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
         self.after_epoch()

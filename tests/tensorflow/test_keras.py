@@ -39,7 +39,8 @@ def test_every_epoch_trains_on_all_samples_that_came_before_it(growing: Dataset)
     assert counts.trained == [10, 20, 30, 40]
     assert history.epoch == [0, 1, 2, 3]
     assert run.consumed == 1000
-    assert counts.trainings == 1
+    assert counts.trainings == [4], "one training of four epochs"
+    assert len(counts.losses) == 100
 
 
 def test_one_plain_fit_leaves_out_most_new_samples(growing: Dataset) -> None:
@@ -120,6 +121,8 @@ def test_the_progress_bar_counts_the_batches_of_each_epoch(
     printed = capfd.readouterr().out
     assert "Epoch 1/2\n10/10 - " in printed
     assert "Epoch 2/2\n20/20 - " in printed
+    fit(model(), growing.run("by default"), batch_size=100, x="x", y="y")
+    assert "3/3" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("way", ["fit", "stream"])
