@@ -16,6 +16,7 @@ from benchmarks.data import loaded, numbers
 from benchmarks.measure import Bench, Result
 
 _STATUS = Path("/proc/self/status")
+_MAPS = Path("/proc/self/smaps_rollup")
 
 
 def memory(bench: Bench) -> list[Result]:
@@ -62,6 +63,19 @@ def peak() -> int:
         return int(line.split()[1]) * 1024
     resident: int = psutil.Process().memory_info().rss
     return resident
+
+
+def private() -> int:
+    """Return the bytes that only this process has; except on Linux, an estimate of them.
+
+    Pages of mapped files do not count: all processes share them. Linux counts them as private while
+    only one process has them, hence the anonymous pages.
+    """
+    if _MAPS.exists():
+        lines = (line for line in _MAPS.read_text().splitlines() if line.startswith("Anonymous:"))
+        return int(next(lines).split()[1]) * 1024
+    unique: int = psutil.Process().memory_full_info().uss
+    return unique
 
 
 if __name__ == "__main__":

@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import numpy as np
-import psutil  # type: ignore[import-untyped]
 
 import registry
+from benchmarks.memory import private
 from benchmarks.quiet import quiet
 
 with quiet():
@@ -19,7 +18,6 @@ with quiet():
 
 RUN = "trainer"
 BATCHES = 2000
-_MAPS = Path("/proc/self/smaps_rollup")
 
 
 def main(url: str, name: str) -> None:
@@ -28,19 +26,6 @@ def main(url: str, name: str) -> None:
         batches = EpochDataset(epoch, batch_size=256, x="x", y="label").repeat().take(BATCHES)
         batches.reduce(np.int64(0), lambda count, *_: count + 1)
         print(private())
-
-
-def private() -> int:
-    """Return the bytes that only this process has; except on Linux, an estimate of them.
-
-    Pages of mapped files do not count: all processes share them. Linux counts them as private while
-    only one process has them, hence the anonymous pages.
-    """
-    if _MAPS.exists():
-        lines = (line for line in _MAPS.read_text().splitlines() if line.startswith("Anonymous:"))
-        return int(next(lines).split()[1]) * 1024
-    unique: int = psutil.Process().memory_full_info().uss
-    return unique
 
 
 if __name__ == "__main__":

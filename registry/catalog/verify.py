@@ -102,7 +102,7 @@ def verify_mirror(log: Log, mirror: Mirror, view: View) -> Verification:
 
     Damaged rows are repaired first.
     """
-    if log.codec.fixed_width:
+    if view.fixed_width:
         # ``again``: rows that a scan has checked before may have been damaged since.
         mirror.scan(view, view.state.watermark, again=True)
     erased = sorted(view.erased)

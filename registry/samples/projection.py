@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from struct import unpack
 from typing import Any
 
 import numpy as np
@@ -55,10 +56,10 @@ class Projection:
         """Whether records are the same in both layouts."""
         return not any(self.added[:2])
 
-    def forward(self, record: bytes) -> bytes:
+    def forward(self, record: bytes | memoryview) -> bytes:
         """Bring a record to the newer layout."""
         if not record:
-            return record
+            return b""
         fixed, lengths, bodies = self.added
         middle, end = self.fixed, self.fixed + self.lengths
         return b"".join((record[:middle], fixed, record[middle:end], lengths, record[end:], bodies))
@@ -68,14 +69,14 @@ class Projection:
         older = self.back(record)
         return older if self.forward(older) == record else None
 
-    def back(self, record: bytes) -> bytes:
+    def back(self, record: bytes | memoryview) -> bytes:
         """Project a record of the newer layout to the older one, without its added fields."""
-        if not record:
-            return record
+        if not record or not self.lengths:
+            return bytes(record[: self.fixed])
         start = self.fixed + len(self.added[0])
         lengths = record[start : start + self.lengths]
         start += self.lengths + len(self.added[1])
-        body = int(np.frombuffer(lengths, "<u4").sum(dtype=np.int64))
+        body = sum(unpack(f"<{self.lengths // 4}I", lengths))
         return b"".join((record[: self.fixed], lengths, record[start : start + body]))
 
     def forward_rows(self, rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

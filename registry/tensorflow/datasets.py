@@ -131,6 +131,7 @@ class EpochDataset(_RunDataset):
             batches = generator_batches(
                 elements,
                 chunks,
+                epoch.schema,
                 epoch.source.log,
                 share.batch_size,
                 drop_remainder=drop_remainder,
@@ -159,6 +160,9 @@ class StreamDataset(_RunDataset):
     An epoch is pinned when its first sample is read. That is a little before the sample is trained
     on, because batches are prefetched. Ctrl-C ends the wait for a sample if the dataset was made
     in the main thread. Keras needs ``steps_per_epoch`` with it, or its epoch would not end.
+
+    Elements have the features that the dataset had when the run was opened. Those that are added
+    later are left out, and in older epochs the others have their defaults.
     """
 
     def __init__(
@@ -195,7 +199,7 @@ class StreamDataset(_RunDataset):
 
         # A stream has no remainder, but this makes the batch size known to a model that is built.
         batches = generator_batches(
-            elements, chunks, run.log, share.batch_size, drop_remainder=True
+            elements, chunks, run.schema, run.log, share.batch_size, drop_remainder=True
         )
         endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
         super().__init__(batches.apply(endless))

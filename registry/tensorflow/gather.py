@@ -58,6 +58,8 @@ class GatherSignature(NamedTuple):
     features: Features
     wanted: tuple[str, ...]
     """The features that a batch holds, in order."""
+    width: int
+    """Bytes of a record in the mirror's files, which may have more features."""
     rows: int
     """Samples of a chunk."""
     indexed: bool
@@ -108,9 +110,9 @@ def _gather(signature: GatherSignature) -> Any:
     second; the cache keeps them for later epochs. None of its operations may count as stateful, or
     iterators could not be saved.
     """
-    codec = Codec(signature.features)
-    layout = SealedRows(codec.header.itemsize)
-    decode = row_decoder(codec, signature.wanted)
+    layout = SealedRows(signature.width)
+    # Features are only appended, so that those of the epoch have the same bytes in a newer row.
+    decode = row_decoder(Codec(signature.features), signature.wanted)
 
     locate = _compiled(lambda *inputs: _locate(signature, *inputs))
     positions_of = _compiled(open_entries)

@@ -148,7 +148,10 @@ def _refuse_broken(log: Log, elements: Elements, positions: Positions) -> None:
         dataset, key, record = read(log.engine, sample_at, log.dataset_id, position)
         if not record:  # erased meanwhile
             continue
-        values = log.codec.decode_one(record)
+        log.schemas.at(position)  # reads newer schemas, if the row is of one
+        newest = log.schemas.newest
+        (brought,) = log.schemas.brought([position], [record], newest)
+        values = newest.codec.decode_one(brought)
         for name in elements.images:
             try:
                 image = elements.decode_images({name: values[name]})[name]

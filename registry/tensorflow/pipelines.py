@@ -26,6 +26,8 @@ import numpy as np
 import tensorflow as tf
 
 from registry.samples.arrays import Positions
+from registry.samples.codec import Codec
+from registry.samples.schema import Schema
 from registry.storage.log.reader import Log
 from registry.storage.mirror.local_files import LocalFiles
 from registry.tensorflow import images
@@ -69,6 +71,7 @@ def file_batches(
     gather_signature = GatherSignature(
         epoch.features,
         tuple(elements.wanted),
+        files.view.seals.width,
         rows,
         indexed=files.index.entries is not None,
         one_shard=share.count == 1,
@@ -83,6 +86,7 @@ def file_batches(
 def generator_batches(
     elements: Elements,
     chunks: Callable[[], ChunkIterator],
+    schema: Schema,
     log: Log,
     batch_size: int,
     *,
@@ -90,16 +94,16 @@ def generator_batches(
 ) -> tf.data.Dataset:
     """Return batches of samples that a Python generator reads, a chunk at a time.
 
-    Each iterator calls ``chunks`` once.
+    Each iterator calls ``chunks`` once. All epochs in the chunks have this schema.
     """
-    if log.codec.fixed_width:
-        decoded = _decoded_rows(elements, chunks, log)
+    if schema.codec.fixed_width:
+        decoded = _decoded_rows(elements, chunks, schema.codec)
         return RebatchDataset(decoded, batch_size, drop_remainder=drop_remainder)
     if elements.images:
-        samples = _samples(elements, chunks, log, batch_size)
+        samples = _samples(elements, chunks, schema.codec, batch_size)
         return images.batches(samples, elements, log, batch_size, drop_remainder=drop_remainder)
     # Not `RebatchDataset`, which takes dense tensors only.
-    columns = _columns(elements, chunks, log)
+    columns = _columns(elements, chunks, schema.codec)
     return columns.rebatch(batch_size, drop_remainder=drop_remainder)
 
 
@@ -109,24 +113,26 @@ def generator_batches(
 
 
 def _decoded_rows(
-    elements: Elements, chunks: Callable[[], ChunkIterator], log: Log
+    elements: Elements, chunks: Callable[[], ChunkIterator], codec: Codec
 ) -> tf.data.Dataset:
     """Return chunks of fixed-width samples, which Python hands on as bytes."""
-    empty = np.empty((0, log.codec.header.itemsize), np.uint8)
+    empty = np.empty((0, codec.header.itemsize), np.uint8)
 
     def generate() -> Iterator[Any]:
         for chunk in chunks():
             yield from chunk[0].rows(chunk[1]) if chunk else [empty]
 
     rows = GeneratorDataset(generate, tf.TensorSpec((None, None), tf.uint8))
-    decode = row_decoder(log.codec, elements.wanted)
+    decode = row_decoder(codec, elements.wanted)
     return MapDataset(rows, lambda chunk: elements.select(decode(chunk)))
 
 
-def _columns(elements: Elements, chunks: Callable[[], ChunkIterator], log: Log) -> tf.data.Dataset:
+def _columns(
+    elements: Elements, chunks: Callable[[], ChunkIterator], codec: Codec
+) -> tf.data.Dataset:
     """Return chunks of samples that Python decodes."""
-    features, wanted = log.codec.features, elements.wanted
-    empty = log.codec.decode(b"", 0)
+    features, wanted = codec.features, elements.wanted
+    empty = codec.decode(b"", 0)
 
     def generate() -> Iterator[Any]:
         for chunk in chunks():
@@ -139,14 +145,14 @@ def _columns(elements: Elements, chunks: Callable[[], ChunkIterator], log: Log) 
 
 
 def _samples(
-    elements: Elements, chunks: Callable[[], ChunkIterator], log: Log, batch_size: int
+    elements: Elements, chunks: Callable[[], ChunkIterator], codec: Codec, batch_size: int
 ) -> tf.data.Dataset:
     """Return chunks of samples with their positions, as `images.batches` takes them.
 
     By its position, an image that cannot be decoded is named.
     """
-    features, wanted = log.codec.features, elements.wanted
-    empty = np.empty(0, np.int64), log.codec.decode(b"", 0)
+    features, wanted = codec.features, elements.wanted
+    empty = np.empty(0, np.int64), codec.decode(b"", 0)
 
     def generate() -> Iterator[Any]:
         for chunk in chunks():

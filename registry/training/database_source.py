@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from registry.samples.arrays import Positions, Rows
+from registry.samples.schema import Schema
 from registry.storage.database.transactions import read
 from registry.storage.log.erasures import erased_at
 from registry.storage.log.reader import Log, pages
@@ -35,7 +36,7 @@ class DatabaseSource:
 
     @property
     def record_bytes(self) -> int:
-        return self.log.codec.header.itemsize
+        return self.log.schemas.newest.codec.header.itemsize
 
     def index(
         self,
@@ -53,16 +54,15 @@ class DatabaseSource:
         return replace(index, older=len(before)) if population.conditions else index
 
     def values(self, feature: str, positions: Positions) -> Values:
-        codec = self.log.codec
-        return ValueColumn.of(feature, codec.features).of_records(
-            codec, self.take_records(positions)
-        )
+        schema = self.log.schemas.newest
+        records = self.take_records(positions, schema)
+        return ValueColumn.of(feature, schema.features).of_records(schema.codec, records)
 
-    def take_rows(self, positions: Positions) -> Rows:
-        records = self.take_records(positions)
+    def take_rows(self, positions: Positions, schema: Schema) -> Rows:
+        records = self.take_records(positions, schema)
         return np.frombuffer(b"".join(records), np.uint8).reshape(len(records), -1)
 
-    def take_records(self, positions: Positions) -> Sequence[Record]:
+    def take_records(self, positions: Positions, schema: Schema) -> Sequence[Record]:
         wanted = positions.tolist()
         records = read(self.log.engine, records_at, self.log.dataset_id, wanted)
         # After the read: a database restored meanwhile may have other rows at these positions.
@@ -71,13 +71,25 @@ class DatabaseSource:
         if not all(records):
             rows = read(self.log.engine, erased_at, self.log.dataset_id, wanted)
             refuse_erased([(row.position, row.key) for row in rows])
-        return records
+        return self._projected(records, wanted, schema)
 
     def local_files(self, index: Index) -> LocalFiles | None:
         pass
 
     def erased(self, population: Population) -> Positions:
         return read(self.log.engine, erased_in_database, self.log.dataset_id, population)
+
+    def _projected(
+        self, records: Sequence[bytes], positions: Sequence[int], schema: Schema
+    ) -> Sequence[bytes]:
+        """Return records, as they are stored at positions, as those of a schema."""
+        if not positions:
+            return records
+        last = self.log.schemas.at(max(positions))
+        newest = last if last.number > schema.number else schema
+        brought = self.log.schemas.brought(positions, records, newest)
+        projection = newest.projection(schema)
+        return brought if projection.identical else [projection.back(record) for record in brought]
 
     def _live(self, population: Population, after: int, until: int) -> Positions:
         dataset = self.log.dataset_id

@@ -16,6 +16,7 @@ from registry.errors import DivergenceError, EpochError, ErasedError, FeatureErr
 from registry.samples.arrays import Positions, Rows
 from registry.samples.codec import Codec, Column
 from registry.samples.features import ClassLabel, Features
+from registry.samples.schema import Schema
 from registry.storage.mirror.erase import erased_rows
 from registry.storage.mirror.index import Index
 from registry.storage.mirror.local_files import LocalFiles
@@ -45,19 +46,19 @@ class Epoch:
     """One pinned epoch of a run: a fixed set of samples in a fixed order.
 
     ``run`` holds the run's settings; ``number``, ``since``, ``watermark``, ``chain``, ``size``,
-    ``start`` and ``older`` are as in `pin_store.Pin`. A sample is identified by its offset in the
-    epoch's order, ``[0, size)``. Safe to share between threads. After unpickling, the source and
-    the index are opened on first use.
+    ``start`` and ``older`` are as in `pin_store.Pin`; ``schema`` is that of the samples that are
+    yielded. A sample is identified by its offset in the epoch's order, ``[0, size)``. Safe to share
+    between threads. After unpickling, the source and the index are opened on first use.
 
     Raises `ErasedError` if samples of the epoch were erased: when it is opened, or when they are
     read.
     """
 
     def __init__(
-        self, run: RunSettings, pin: Pin, codec: Codec, population: Population, sources: Sources
+        self, run: RunSettings, pin: Pin, schema: Schema, population: Population, sources: Sources
     ) -> None:
         self.run = run
-        self.codec = codec
+        self.schema = schema
         self.number = pin.number
         self.since = pin.since
         self.watermark = pin.watermark
@@ -75,7 +76,7 @@ class Epoch:
         cls,
         run: RunSettings,
         pin: Pin,
-        codec: Codec,
+        schema: Schema,
         population: Population,
         sources: Sources,
         source: Source | None = None,
@@ -86,13 +87,24 @@ class Epoch:
         samples of the epoch were erased, and `DivergenceError` where the log has another number of
         samples for it.
         """
-        epoch = cls(run, pin, codec, population, sources)
+        epoch = cls(run, pin, schema, population, sources)
         if source is not None:
             epoch.source = source
         # Used now, so that these errors are raised here and not by the first batch.
         _ = epoch.index
         epoch._refuse_erased()
         return epoch
+
+    def in_schema(self, schema: Schema) -> Self:
+        """Return the epoch with its samples in another schema of the dataset."""
+        if schema.number == self.schema.number:
+            return self
+        other = object.__new__(type(self))
+        vars(other).update(vars(self), schema=schema)
+        # The mirror's files may have an older layout than this schema.
+        if schema.number > self.schema.number:
+            vars(other).pop("source", None)
+        return other
 
     def __getstate__(self) -> dict[str, Any]:
         # Without memory maps and locks, which another process cannot use.
@@ -102,7 +114,7 @@ class Epoch:
     @cached_property
     def source(self) -> Source:
         """The mirror or the database, from which samples are read."""
-        return self._sources.open(self._log_end)
+        return self._sources.open(self._log_end, self.schema.number)
 
     @cached_property
     def index(self) -> Index:
@@ -116,8 +128,13 @@ class Epoch:
         return f"<epoch {self.number} of run {self.run.name!r}: {self.size} samples>"
 
     @property
+    def codec(self) -> Codec:
+        """The codec of the epoch's samples."""
+        return self.schema.codec
+
+    @property
     def features(self) -> Features:
-        return self.codec.features
+        return self.schema.features
 
     def positions(self, offsets: Positions) -> Positions:
         """Return the positions in the log of the samples at these offsets."""
@@ -172,11 +189,11 @@ class Epoch:
 
     def rows(self, offsets: Positions) -> Iterator[Rows]:
         """Yield fixed-width samples as uint8 of shape ``(count, width or more)``, in order."""
-        return self._gathered(self.source.take_rows, offsets)
+        return self._gathered(lambda rows: self.source.take_rows(rows, self.schema), offsets)
 
     def columns(self, offsets: Positions) -> Iterator[dict[str, Column]]:
         """Yield the samples at these offsets as columns, in order, a chunk at a time."""
-        return self._gathered(partial(read_columns, self.source, self.codec), offsets)
+        return self._gathered(partial(read_columns, self.source, self.schema), offsets)
 
     def samples(
         self, offsets: Positions, batch_size: int
@@ -186,7 +203,7 @@ class Epoch:
         Each pair holds a multiple of ``batch_size`` samples, except the last.
         """
         return self._gathered(
-            lambda positions: (positions, read_columns(self.source, self.codec, positions)),
+            lambda positions: (positions, read_columns(self.source, self.schema, positions)),
             offsets,
             batch_size,
         )
@@ -247,7 +264,7 @@ class Epoch:
         chunks = self.chunks(share, operator.index(start), drop_remainder=drop_remainder)
         if decode_images:
             parts = chain.from_iterable(self.samples(chunk, share.batch_size) for chunk in chunks)
-            return image_batches(self.source.log, parts, share.batch_size, channels)
+            return image_batches(self.source.log, self.features, parts, share.batch_size, channels)
         return batching.batches(chain.from_iterable(map(self.columns, chunks)), share.batch_size)
 
     @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NoReturn
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from registry.errors import FeatureError, ImageError
 from registry.samples.arrays import Positions
 from registry.samples.codec import Column
-from registry.samples.features import Image
+from registry.samples.features import Features, Image
 from registry.samples.pillow import MODES, Decode, decoder
 from registry.storage.database.transactions import read
 from registry.storage.log.reader import Log
@@ -24,7 +24,7 @@ _POSITION = ""
 
 
 def image_batches(
-    log: Log, parts: Iterable[Part], batch_size: int, channels: int
+    log: Log, features: Features, parts: Iterable[Part], batch_size: int, channels: int
 ) -> Iterator[dict[str, Column]]:
     """Yield batches as `batching.batches` does, with images decoded.
 
@@ -35,13 +35,13 @@ def image_batches(
     """
     if channels not in MODES:
         raise FeatureError(f"{channels} channels: images are decoded to 1, 3 or 4")
-    return _batches(log, parts, batch_size, decoder(channels))
+    names = [name for name, feature in features.items() if isinstance(feature, Image)]
+    return _batches(log, names, parts, batch_size, decoder(channels))
 
 
 def _batches(
-    log: Log, parts: Iterable[Part], batch_size: int, decode: Decode
+    log: Log, names: Sequence[str], parts: Iterable[Part], batch_size: int, decode: Decode
 ) -> Iterator[dict[str, Column]]:
-    names = [name for name, each in log.codec.features.items() if isinstance(each, Image)]
     with_positions = ({_POSITION: positions, **columns} for positions, columns in parts)
     # Decoded only here: the images of a part, which is a few MiB of files, might take gigabytes.
     for batch in batching.batches(with_positions, batch_size):

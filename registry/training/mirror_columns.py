@@ -114,13 +114,13 @@ class MirrorColumns:
 
     def _from_records(self, column: ValueColumn, after: int, until: int) -> Values | None:
         """Return values from the records of the mirror; None if some stay damaged."""
-        view, codec = self._view, self._mirror.log.codec
-        if codec.fixed_width:
+        view, codec = self._view, self._view.schema.codec
+        if view.fixed_width:
             self._mirror.scan(view, self._watermark)
             return column.of_rows(codec, view.rows[after:until])
         positions = np.arange(after, until)
         for _ in range(TRIES):
-            records, broken = view.take_records(positions)
+            records, broken = view.file_records(positions)
             damaged = self._damaged(positions[broken])
             if not len(damaged):
                 values = np.zeros(len(positions), column.dtype)

@@ -22,6 +22,7 @@ from platformdirs import user_cache_path
 
 from registry.errors import CacheWarning, MirrorError
 from registry.samples.arrays import Positions, Rows
+from registry.samples.schema import Schema
 from registry.storage.log.reader import Log
 from registry.storage.log.watermark import Watermark
 from registry.storage.mirror.index import Index, Indexes, in_memory
@@ -49,13 +50,14 @@ class MirrorSource:
     """A `Source` over a mirror whose ``view`` reaches at least the watermark.
 
     It repairs damaged rows. Rows that are erased in the mirror but not in this database are read
-    from the database.
+    from the database. ``schema`` is the number of the newest schema in which rows are taken.
     """
 
-    def __init__(self, mirror: Mirror, view: View, watermark: Watermark) -> None:
+    def __init__(self, mirror: Mirror, view: View, watermark: Watermark, schema: int) -> None:
         self.mirror = mirror
         self.view = view
         self._watermark = watermark
+        self._schema = schema
         self._indexes = Indexes(mirror.folder / "epochs")
 
     @property
@@ -129,11 +131,11 @@ class MirrorSource:
         columns = MirrorColumns(self.mirror, self.view, self._watermark)
         return columns.take(ValueColumn.of(feature, self.log.codec.features), positions)
 
-    def take_rows(self, positions: Positions) -> Rows:
-        return self._take(View.take_rows, DatabaseSource.take_rows, positions)
+    def take_rows(self, positions: Positions, schema: Schema) -> Rows:
+        return self._take(View.take_rows, DatabaseSource.take_rows, positions, schema)
 
-    def take_records(self, positions: Positions) -> Sequence[Record]:
-        return self._take(View.take_records, DatabaseSource.take_records, positions)
+    def take_records(self, positions: Positions, schema: Schema) -> Sequence[Record]:
+        return self._take(View.take_records, DatabaseSource.take_records, positions, schema)
 
     def local_files(self, index: Index) -> LocalFiles | None:
         if index.entries is not None and index.path is None:
@@ -141,6 +143,8 @@ class MirrorSource:
         while True:
             if self.view.replaced:
                 self._map_again()
+            if not self.view.fixed_width:
+                return None
             # The graph that reads the files checks seals, but cannot repair: scan them first.
             self.mirror.scan(self.view, self._watermark)
             with suppress(FileNotFoundError, BlockingIOError):  # replaced meanwhile: begin again
@@ -155,16 +159,17 @@ class MirrorSource:
 
     def _take(
         self,
-        take: Callable[[View, Positions], tuple[Taken, npt.NDArray[np.bool_]]],
-        instead: Callable[[DatabaseSource, Positions], Taken],
+        take: Callable[[View, Positions, Schema], tuple[Taken, npt.NDArray[np.bool_]]],
+        instead: Callable[[DatabaseSource, Positions, Schema], Taken],
         positions: Positions,
+        schema: Schema,
     ) -> Taken:
         """Take rows from the mirror, after a repair if they are broken, or from the database.
 
         Raises `ErasedError` if one was erased, `MirrorError` if repairs do not last.
         """
         for _ in range(TRIES):
-            taken, broken = take(self.view, positions)
+            taken, broken = take(self.view, positions, schema)
             if not broken.any():
                 return taken
             # Before any repair, as an erased row looks like a damaged one.
@@ -173,7 +178,8 @@ class MirrorSource:
             )
             withheld = np.isin(positions[broken], self.mirror.erased_here(self.view)).any()
             if withheld or not self._repair(positions[broken]):
-                return instead(DatabaseSource(self.mirror.log, self._watermark), positions)
+                source = DatabaseSource(self.mirror.log, self._watermark)
+                return instead(source, positions, schema)
         raise MirrorError(
             f"{self.mirror.folder}: the row at position {positions[broken][0]} is damaged, and "
             "stays so after writing it again; check the disk, or point $REGISTRY_CACHE elsewhere"
@@ -194,7 +200,7 @@ class MirrorSource:
 
     def _map_again(self) -> None:
         """Map the mirror's files again, after another generation has replaced them."""
-        self.view = self.mirror.sync(self._watermark)
+        self.view = self.mirror.sync(self._watermark, schema=self._schema)
 
     def _parts(
         self, population: Population, before: Index | None, matches: Matches | None
@@ -233,16 +239,18 @@ class Sources:
     def __reduce__(self) -> tuple[type[Sources], tuple[Log, str]]:
         return Sources, (self._log, self._name)
 
-    def open(self, watermark: Watermark, erased: int | None = None) -> Source:
-        """Return a source of the log's rows before a watermark.
+    def open(self, watermark: Watermark, schema: int, erased: int | None = None) -> Source:
+        """Return a source of the log's rows before a watermark, in the schema of this number.
 
+        It can also be read in an older schema.
         ``erased`` is the number of rows that the database has erased, if known. Warns with
         `CacheWarning` if the cache directory cannot be written or is full.
         """
         try:
             mirror = self.mirror()
             record_use(mirror.folder, self._log.engine.url, self._name)
-            return MirrorSource(mirror, mirror.sync(watermark, erased), watermark)
+            view = mirror.sync(watermark, erased, schema)
+            return MirrorSource(mirror, view, watermark, schema)
         except OSError as error:
             _warn(f"no local copy can be kept ({error}), so all is read from the database, slowly")
             return DatabaseSource(self._log, watermark)

@@ -70,7 +70,8 @@ class Pin:
     The epoch was pinned when the log had ``watermark`` rows, after which its chain is ``chain`` (16
     bytes). Rows from ``since`` on were added after the previous epoch. The epoch has ``size``
     samples; its first one is sample ``start`` of the whole run. ``older`` is the number of older
-    samples that a replay of a run with conditions draws from, None for other epochs.
+    samples that a replay of a run with conditions draws from, None for other epochs. They have the
+    features of the schema numbered ``schema``.
     """
 
     number: int
@@ -80,6 +81,7 @@ class Pin:
     size: int
     start: int
     older: int | None = None
+    schema: int = 0
 
     @property
     def end(self) -> int:
@@ -224,4 +226,13 @@ def _find(
 
 
 def _pin(row: Row[EpochRow, *tuple[Any, ...]]) -> Pin:
-    return Pin(row.number, row.since, row.watermark, row.chain, row.size, row.start, row.older)
+    return Pin(
+        row.number,
+        row.since,
+        row.watermark,
+        row.chain,
+        row.size,
+        row.start,
+        older=row.older,
+        schema=row.schema,
+    )

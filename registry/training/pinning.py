@@ -70,7 +70,7 @@ class Epochs:
         if pinned is None:
             return None
         # With the number of erasures that was read together with the pin: this saves a query.
-        source = self._sources.open(pinned.pin.log_end, pinned.erased)
+        source = self._sources.open(pinned.pin.log_end, pinned.pin.schema, pinned.erased)
         return self._open(pinned.pin, source)
 
     def find_or_pin(self, number: int, timeout: float | None = None) -> Epoch | None:
@@ -97,7 +97,8 @@ class Epochs:
 
     def _open(self, pin: Pin, source: Source | None) -> Epoch:
         population = self.population(pin.number, pin.since, pin.watermark)
-        epoch = Epoch.open(self._run, pin, self._log.codec, population, self._sources, source)
+        schema = self._log.schemas.numbered(pin.schema)
+        epoch = Epoch.open(self._run, pin, schema, population, self._sources, source)
         # After it has been opened: an epoch that cannot be opened was never trained on.
         self._memory.remember(pin)
         return epoch
@@ -112,16 +113,23 @@ class Epochs:
         since, start = (before.watermark, before.end) if before else (0, 0)
         head: Head | VersionEnd | None = self._version_end() or self._log.head()
         while head is not None:
-            source = self._sources.open(Watermark.of(head), head.erased)
+            source = self._sources.open(Watermark.of(head), head.schema, head.erased)
             # None: only an index that is made now counts, as its size is stored permanently.
             index = source.index(self.population(number, since, head.position), None)
             if index.size:
                 proposed = Pin(
-                    number, since, head.position, head.chain, index.size, start, index.older
+                    number,
+                    since,
+                    head.position,
+                    head.chain,
+                    index.size,
+                    start,
+                    older=index.older,
+                    schema=head.schema,
                 )
                 pin = pin_store.insert_or_find(self._log.engine, self._run, proposed)
                 # If another worker was faster, its pin counts, and may need another source.
-                return pin, source if pin.log_end == proposed.log_end else None
+                return pin, source if pin == proposed else None
             if isinstance(head, VersionEnd):
                 raise EpochError(
                     f"epoch {number} of run {self._run.name!r}: the version that it is on, which "

@@ -44,7 +44,11 @@ from registry.training.sharding import Shard, Share
 
 
 class Run:
-    """A training run over a growing dataset: a name, a seed, a split and a policy."""
+    """A training run over a growing dataset: a name, a seed, a split and a policy.
+
+    Its stream has the features that the dataset had when the run was opened (``schema``), or those
+    of the version that it is on. Epochs have those that the dataset had when they were pinned.
+    """
 
     def __init__(
         self, log: Log, settings: RunSettings, interval: Interval, sources: Sources, dataset: str
@@ -52,6 +56,8 @@ class Run:
         self.log = log
         self.dataset = dataset
         """The dataset's name when the run was opened."""
+        number, schemas = settings.schema, log.schemas
+        self.schema = schemas.newest if number is None else schemas.numbered(number)
         self._settings = settings
         self._epochs = Epochs(log, settings, interval, sources)
 
@@ -93,7 +99,8 @@ class Run:
 
     @property
     def features(self) -> Features:
-        return self.log.codec.features
+        """The features of the stream, those of the dataset when the run was opened."""
+        return self.schema.features
 
     @property
     def consumed(self) -> int:
@@ -238,6 +245,7 @@ class Run:
     ) -> Iterator[tuple[Epoch, Positions] | None]:
         """Yield epochs and the offsets in them of a worker's samples from ``start`` on, endlessly.
 
+        The samples of all epochs are in the run's schema.
         An epoch is pinned when the first of its samples is reached. While there is no sample for
         it, this waits, and yields None each time ``patience`` seconds have passed, so that the
         caller can stop.
@@ -260,7 +268,7 @@ class Run:
     def _await(self, number: int, patience: float | None) -> Generator[None, None, Epoch]:
         while (epoch := self._epochs.find_or_pin(number, patience)) is None:
             yield None
-        return epoch
+        return epoch.in_schema(self.schema)
 
     def stream(
         self,
@@ -286,7 +294,7 @@ class Run:
                 for epoch, offsets in chunks
                 for part in epoch.samples(offsets, share.batch_size)
             )
-            return image_batches(self.log, samples, share.batch_size, channels)
+            return image_batches(self.log, self.features, samples, share.batch_size, channels)
         parts = (part for epoch, offsets in chunks for part in epoch.columns(offsets))
         return batching.batches(parts, share.batch_size)
 

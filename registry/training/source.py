@@ -9,7 +9,8 @@ import numpy as np
 
 from registry.errors import ErasedError
 from registry.samples.arrays import Positions, Rows
-from registry.samples.codec import Codec, Column
+from registry.samples.codec import Column
+from registry.samples.schema import Schema
 from registry.storage.log.reader import Log
 from registry.storage.mirror.index import Index
 from registry.storage.mirror.local_files import LocalFiles
@@ -36,11 +37,14 @@ class Source(Protocol):
         index made before must not be used.
         """
 
-    def take_rows(self, positions: Positions) -> Rows:
-        """Return fixed-width records as uint8 of shape ``(count, width or more)``, in order."""
+    def take_rows(self, positions: Positions, schema: Schema) -> Rows:
+        """Return records of a schema of fixed width, in order.
 
-    def take_records(self, positions: Positions) -> Sequence[Record]:
-        """Return variable-width records, in order."""
+        They are the first bytes of uint8 rows of shape ``(count, width or more)``.
+        """
+
+    def take_records(self, positions: Positions, schema: Schema) -> Sequence[Record]:
+        """Return records of a schema whose records differ in length, in order."""
 
     def values(self, feature: str, positions: Positions) -> Values:
         """Return the values at these positions, in order, of a feature that may have conditions.
@@ -79,8 +83,8 @@ def drawn_ranks(population: Population, new: int, older: int) -> Positions:
     return permutation(np.arange(min(older, draw.replay.draws(new))))
 
 
-def read_columns(source: Source, codec: Codec, positions: Positions) -> dict[str, Column]:
-    """Return the samples at these positions as columns, in order."""
-    if codec.fixed_width:
-        return codec.decode_rows(source.take_rows(positions))
-    return codec.decode_records(source.take_records(positions))
+def read_columns(source: Source, schema: Schema, positions: Positions) -> dict[str, Column]:
+    """Return the samples at these positions as columns of a schema, in order."""
+    if schema.codec.fixed_width:
+        return schema.codec.decode_rows(source.take_rows(positions, schema))
+    return schema.codec.decode_records(source.take_records(positions, schema))

@@ -24,6 +24,7 @@ from registry.storage.database.transactions import read
 from registry.storage.log.page import Page
 from registry.storage.log.reader import Log, pages
 from registry.storage.log.standby import chain_reached
+from registry.storage.mirror.layouts import in_layout
 
 Values = npt.NDArray[Any]
 SOURCE_ROWS = 1 << 18
@@ -93,6 +94,8 @@ def page_values(log: Log, column: ValueColumn, page: Page) -> Values:
     """Return the values of a page's rows, shape ``(len(page),)``; the sources are read."""
     if column.feature is None:
         return sources_in_database(log, page.start, page.stop)
+    # An older page may lack the feature: its rows have the default.
+    page = in_layout(page, log.schemas.newest)
     values = np.zeros(len(page), column.dtype)
     data, width = memoryview(page.data), page.codec.header.itemsize
     if page.sizes is None:

@@ -591,7 +591,7 @@ def test_repairing_rows_leaves_their_neighbours_erased(
         assert yielded(epoch) == samples
         assert yielded(reg.open(dataset.name).run("r").epoch(1)) == samples
         with pytest.raises(ErasedError) as caught:
-            read_columns(epoch.source, epoch.codec, np.array(ERASED))
+            read_columns(epoch.source, epoch.schema, np.array(ERASED))
         assert caught.value.positions == ERASED
         assert held_in(cache, ERASED) == []
     assert [(result.differs, result.erased) for result in dataset.verify()] == [(None, 8)] * 2

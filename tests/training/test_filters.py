@@ -259,7 +259,7 @@ def test_a_database_that_lacks_an_erasure_filters_by_the_samples_that_it_has(
     # As a process does that uses a newer copy of the database, with the same mirror.
     rows = [Erased(position, f"k{position}", view.chain_at(position + 1)) for position in (6, 8)]
     with mirror.locked():
-        erased = erase_rows(folder, view.state, run.log.codec, rows)
+        erased = erase_rows(folder, view, rows)
         assert erased is not None
         publish_state(folder, erased)
     again = model.dataset.run("b", where=WHERE).epoch(0)

@@ -16,6 +16,7 @@ from registry.catalog.doctor.keys import check_keys
 from registry.catalog.doctor.logs import check_drops, check_epochs, check_inbox, check_logs
 from registry.catalog.doctor.mirrors import check_mirrors
 from registry.catalog.doctor.runs import check_conditions
+from registry.catalog.doctor.schemas import check_schemas
 from registry.catalog.doctor.settings import check_postgresql, check_sessions, check_sqlite
 from registry.catalog.doctor.splits import check_tasks, check_twins
 from registry.catalog.doctor.tables import check_indexes, check_tables
@@ -39,6 +40,7 @@ _SQLITE_CHECKS: dict[str, Check] = {"settings": check_sqlite}
 _COMMON_CHECKS: dict[str, Check] = {
     "triggers": check_triggers,
     "indexes": check_indexes,
+    "schemas": check_schemas,
     "logs": check_logs,
     "epochs": check_epochs,
     "conditions": check_conditions,

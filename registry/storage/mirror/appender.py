@@ -17,7 +17,6 @@ from zlib import crc32
 
 import numpy as np
 
-from registry.samples.codec import Codec
 from registry.storage.log.page import Page
 from registry.storage.mirror.layout import ANCHOR, change_entries, file_path, sealed_records
 from registry.storage.mirror.state import MirrorState, publish_state
@@ -29,18 +28,18 @@ class Appender:
     ``state`` is the last state that was published. Not thread-safe.
     """
 
-    def __init__(
-        self, folder: Path, state: MirrorState, codec: Codec, files: Mapping[str, FileIO]
-    ) -> None:
+    def __init__(self, folder: Path, state: MirrorState, files: Mapping[str, FileIO]) -> None:
         self.state = state
         self._folder = folder
-        self._codec = codec
         self._files = files
 
     def append(self, page: Page, chain: bytes) -> None:
-        """Append a page and publish the new state; ``chain`` (16 bytes) is the log's after it."""
+        """Append a page and publish the new state; ``chain`` (16 bytes) is the log's after it.
+
+        The page is in the layout of the generation.
+        """
         assert page.start == self.state.position
-        columns = sealed_records(page, self._codec, self.state.sizes["records"])
+        columns = sealed_records(page, self.state.sizes["records"])
         columns["buckets"] = page.buckets.astype("<u2")
         columns["changes"] = change_entries(page)
         end = self.state.sizes["records"] + columns["records"].nbytes
@@ -64,7 +63,7 @@ class Appender:
 
 
 @contextmanager
-def open_appender(folder: Path, state: MirrorState, codec: Codec) -> Iterator[Appender]:
+def open_appender(folder: Path, state: MirrorState) -> Iterator[Appender]:
     """Yield an appender to the files of a generation, which are created where they are missing.
 
     The caller holds the mirror's lock for as long as the block runs.
@@ -79,7 +78,7 @@ def open_appender(folder: Path, state: MirrorState, codec: Codec) -> Iterator[Ap
             # A torn tail is overwritten, not truncated: another process may have mapped it, and
             # would be killed by SIGBUS when it reads past the new end of the file.
             files[name].seek(size)
-        yield Appender(folder, state, codec, files)
+        yield Appender(folder, state, files)
 
 
 def write_all(file: FileIO, data: memoryview) -> None:

@@ -60,8 +60,16 @@ class SealedRows:
 
     def broken(self, rows: Rows, positions: Positions) -> npt.NDArray[np.bool_]:
         """Return which rows do not match their seals at these positions, one bool each."""
-        broken: npt.NDArray[np.bool_] = self._seals(rows) != self._hash(rows, positions)
+        broken: npt.NDArray[np.bool_] = self.differences(rows, positions) != 0
         return broken
+
+    def differences(self, rows: Rows, positions: Positions) -> npt.NDArray[np.uint32]:
+        """Return the rows' seals XOR those that match: 0 for a row that is not broken."""
+        return self._seals(rows) ^ self._hash(rows, positions)
+
+    def seal_differently(self, rows: Rows, differences: npt.NDArray[np.uint32]) -> None:
+        """Change the seals of rows that were just sealed by what `differences` returned."""
+        self._seals(rows)[:] ^= differences
 
     def _seals(self, rows: Rows) -> npt.NDArray[np.uint32]:
         return rows.view("<u4")[:, -1]

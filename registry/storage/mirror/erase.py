@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from registry.samples.arrays import Positions
-from registry.samples.codec import Codec
 from registry.storage.database.transactions import read
 from registry.storage.log.erasures import Erased, erased_at
 from registry.storage.log.page import Page
@@ -27,7 +26,7 @@ from registry.storage.log.reader import Log
 from registry.storage.mirror import appender
 from registry.storage.mirror.columns import blank_columns
 from registry.storage.mirror.layout import ERASED, PLACE, blank_rows, blank_seals, file_path
-from registry.storage.mirror.snapshot import open_view
+from registry.storage.mirror.snapshot import View
 from registry.storage.mirror.state import MirrorState
 
 _Writes = list[tuple[int, memoryview]]
@@ -88,19 +87,19 @@ def without_records(page: Page, positions: Positions) -> Page:
     )
 
 
-def erase_rows(
-    folder: Path, state: MirrorState, codec: Codec, rows: Sequence[Erased]
-) -> MirrorState | None:
+def erase_rows(folder: Path, view: View, rows: Sequence[Erased]) -> MirrorState | None:
     """Overwrite rows and list them in ``erased``; return the state for the caller to publish.
+
+    ``view`` is of the state that is published now.
 
     Safe to repeat after a crash. The caller holds the mirror's lock. Returns None if a row cannot
     be located because of damage.
     """
+    state = view.state
     # Rows past the mirror's end are only listed, and will be appended without their records.
     positions = np.array([row.position for row in rows if row.position < state.position], np.int64)
     if len(positions):
-        blanks = _fixed_blanks if codec.fixed_width else _variable_blanks
-        writes = blanks(folder, state, codec, positions)
+        writes = (_fixed_blanks if view.fixed_width else _variable_blanks)(view, positions)
         if writes is None:
             return None
         for name, each in writes.items():
@@ -121,11 +120,9 @@ def erase_rows(
     )
 
 
-def _fixed_blanks(
-    _: Path, __: MirrorState, codec: Codec, positions: Positions
-) -> dict[str, _Writes] | None:
-    rows = blank_rows(codec, positions)
-    stride, data = rows.shape[1], rows.reshape(-1).data
+def _fixed_blanks(view: View, positions: Positions) -> dict[str, _Writes] | None:
+    rows = blank_rows(view.seals.width, positions)
+    stride, data = view.seals.stride, rows.reshape(-1).data
     return {
         "records": [
             (position * stride, data[n * stride : (n + 1) * stride])
@@ -134,11 +131,8 @@ def _fixed_blanks(
     }
 
 
-def _variable_blanks(
-    folder: Path, state: MirrorState, codec: Codec, positions: Positions
-) -> dict[str, _Writes] | None:
-    view = open_view(folder, state, codec)
-    records, broken = view.take_records(positions)
+def _variable_blanks(view: View, positions: Positions) -> dict[str, _Writes] | None:
+    records, broken = view.file_records(positions)
     places = view.places[positions]
     blanks = [bytes(len(record)) for record in records]
     ends = places["end"].tolist()

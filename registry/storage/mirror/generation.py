@@ -1,8 +1,9 @@
 """The generations of a mirror.
 
 Files that other processes may have mapped are never shortened. Where rows have to be dropped, a new
-generation of files is made in another folder, empty or with the first rows of the one before. The
-new state is published, and then the old generation's folder is removed.
+generation of files is made in another folder, empty or with the first rows of the one before. A
+newer layout also takes a new generation (`conversion`). The new state is published, and then the
+old generation's folder is removed.
 """
 
 from __future__ import annotations
@@ -35,13 +36,14 @@ def remove_generations(folder: Path, except_for: MirrorState) -> None:
             _remove(folder, generation)
 
 
-def empty_generation(folder: Path) -> MirrorState:
+def empty_generation(folder: Path, layout: str) -> MirrorState:
     """Return the state, not yet published, of a next generation without rows.
 
-    It keeps the list of erasures. Otherwise a database that lacks some of them, because it is an
-    older copy or lags, would bring their records back.
+    ``layout`` is as in `MirrorState`. The generation keeps the list of erasures. Otherwise a
+    database that lacks some of them, because it is an older copy or lags, would bring their records
+    back.
     """
-    before, state = load_state(folder), MirrorState.empty(next_generation(folder))
+    before, state = load_state(folder), MirrorState.empty(next_generation(folder), layout)
     if before is None or not before.erased:
         return state
     size, total = before.sizes["erased"], before.sums["erased"]
@@ -67,31 +69,50 @@ def copy_generation(folder: Path, view: View, position: int) -> MirrorState:
     may have others by now.
     """
     generation = next_generation(folder)
-    _, size, chain = view.anchor(position)
+    folder.joinpath(str(generation)).mkdir()
     sizes = {
-        "records": size,
+        "records": view.anchor(position)[1],
         "places": position * PLACE.itemsize if len(view.places) else 0,
+        "erased": 0,
+        **sizes_before(view, position),
+    }
+    sums = {name: copy_file(folder, view, generation, name, sizes[name]) for name in sizes}
+    parted = view.state.parted
+    return replace(
+        state_before(view, generation, position, sizes, sums),
+        parted=position if parted is None else min(position, parted),
+    )
+
+
+def sizes_before(view: View, position: int) -> dict[str, int]:
+    """Return how many bytes the rows before an anchor have in files without records."""
+    return {
         "buckets": position * 2,
         "changes": int(np.searchsorted(view.changes["position"], position)) * CHANGE.itemsize,
         # Right: the anchor at the position itself is kept, since it holds the chain there.
         "anchors": int(np.searchsorted(view.anchors["position"], position, side="right"))
         * ANCHOR.itemsize,
-        "erased": 0,
     }
-    sums = {}
-    for name, length in sizes.items():
-        target = file_path(folder, generation, name)
-        target.parent.mkdir(exist_ok=True)
-        sums[name] = _copy(file_path(folder, view.state.generation, name), target, length)
-    parted = view.state.parted
+
+
+def state_before(
+    view: View, generation: int, position: int, sizes: dict[str, int], sums: dict[str, int]
+) -> MirrorState:
+    """Return the state of a generation that holds the rows of a view before an anchor."""
     return replace(
-        MirrorState.empty(generation),
+        view.state,
+        generation=generation,
         position=position,
-        chain=chain.hex(),
+        chain=view.anchor(position)[2].hex(),
         sizes=sizes,
         sums={name: sums[name] for name in SUMMED},
-        parted=position if parted is None else min(position, parted),
     )
+
+
+def copy_file(folder: Path, view: View, generation: int, name: str, length: int) -> int:
+    """Copy the first bytes of a view's file to another generation; return their CRC-32."""
+    source = file_path(folder, view.state.generation, name)
+    return _copy(source, file_path(folder, generation, name), length)
 
 
 def next_generation(folder: Path) -> int:

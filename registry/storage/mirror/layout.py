@@ -13,9 +13,12 @@ anchors    `ANCHOR` per page that was appended: positions where the chain is kno
 erased     `ERASED` per erasure in the database, in its order, up to the last that was applied here
 =========  ====================================================================================
 
-Where a generation is damaged or has diverged from the database, a new one replaces it; processes
-that have mapped the old one keep it. The old folder is removed once no process holds a lock on its
-records (`lock_file`); processes that open them by name hold one.
+All records of a generation are in the layout of one schema (`MirrorState.layout`). Older records
+are brought to it when they are appended.
+
+Where a generation is damaged, has diverged from the database or has an older layout than its log, a
+new one replaces it; processes that have mapped the old one keep it. The old folder is removed once
+no process holds a lock on its records (`lock_file`); processes that open them by name hold one.
 
 Only erasures are synced to disk. Other data that is incomplete after a power cut fails the checks
 against seals and sums, and is read from the database again.
@@ -23,6 +26,7 @@ against seals and sums, and is read from the database again.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +38,6 @@ import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
 from registry.samples.arrays import Positions, Rows
-from registry.samples.codec import Codec
 from registry.storage.log.page import Page
 from registry.storage.mirror.checksums import SealedRows
 
@@ -67,9 +70,8 @@ def seal_record(record: bytes | memoryview, position: int, end: int) -> int:
     return xxh3_64_intdigest(record, (position << 32) ^ end)
 
 
-def blank_rows(codec: Codec, positions: Positions) -> Rows:
-    """Return erased rows of fixed width: zeros with seals that do not match."""
-    width = codec.header.itemsize
+def blank_rows(width: int, positions: Positions) -> Rows:
+    """Return erased rows of records of a fixed width: zeros with seals that do not match."""
     rows = SealedRows(width).seal(np.zeros(len(positions), f"V{width}"), positions)
     # Inverted, a seal never matches by accident, and is the same each time a row is erased.
     rows.view("<u4")[:, -1] ^= np.uint32(0xFFFFFFFF)
@@ -98,48 +100,59 @@ def lock_file(file: IO[bytes], *, exclusive: bool = False) -> None:
         fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
 
 
-def sealed_records(page: Page, codec: Codec, first: int) -> dict[str, npt.NDArray[Any]]:
-    """Return what a page adds to ``records`` and ``places``.
+def sealed_records(page: Page, first: int) -> dict[str, npt.NDArray[Any]]:
+    """Return what a page, in the layout of the files, adds to ``records`` and ``places``.
 
     ``first`` is the byte offset in ``records`` at which the page's records begin.
     """
     if page.sizes is None:
-        return {"records": _fixed_rows(page, codec), "places": np.empty(0, PLACE)}
+        return {"records": _fixed_rows(page), "places": np.empty(0, PLACE)}
     return {
         "records": np.frombuffer(page.data, np.uint8),
         "places": _places(page, page.sizes, first),
     }
 
 
-def _fixed_rows(page: Page, codec: Codec) -> Rows:
-    records = np.frombuffer(page.data, f"V{codec.header.itemsize}")
+def _fixed_rows(page: Page) -> Rows:
+    width = page.codec.header.itemsize
+    records = np.frombuffer(page.data, f"V{width}")
     # Rows without a record keep their slot, since a row's offset is its position * stride.
     if len(records) < len(page):
         slots = np.zeros(len(page), records.dtype)
         slots[page.held] = records
         records = slots
     positions = np.arange(page.start, page.stop)
-    rows = SealedRows(codec.header.itemsize).seal(records, positions)
+    rows = SealedRows(width).seal(records, positions)
     # A retraction's slot is zeros with a seal that matches; an erased row's seal must not.
-    rows[page.erased - page.start] = blank_rows(codec, page.erased)
+    rows[page.erased - page.start] = blank_rows(width, page.erased)
     return rows
 
 
 def _places(page: Page, record_sizes: Positions, first: int) -> npt.NDArray[Any]:
     sizes = np.zeros(len(page), np.int64)
     sizes[page.held] = record_sizes
-    ends = np.cumsum(sizes)
-    places = np.empty(len(page), PLACE)
-    places["end"] = ends + first
-    data = memoryview(page.data)
-    rows = zip(range(page.start, page.stop), sizes.tolist(), ends.tolist(), strict=True)
-    places["seal"] = [
-        seal_record(data[end - size : end], position, end + first) for position, size, end in rows
-    ]
     # An erased row takes no bytes here, and gets a seal that no retraction has.
-    erased = page.erased - page.start
-    nothing = [b""] * len(erased)
-    places["seal"][erased] = blank_seals(nothing, page.erased, places["end"][erased].tolist())
+    return sealed_places(page.data, sizes, page.start, first, page.erased - page.start)
+
+
+def sealed_places(
+    data: bytes | memoryview, sizes: Positions, start: int, first: int, blank: npt.NDArray[Any]
+) -> npt.NDArray[Any]:
+    """Return the places of the rows from position ``start`` on, dtype `PLACE`.
+
+    ``data`` has their records, of these ``sizes``, and comes at the byte offset ``first`` in
+    ``records``. ``blank`` selects the rows that are erased.
+    """
+    ends = np.cumsum(sizes)
+    places = np.empty(len(sizes), PLACE)
+    places["end"] = ends + first
+    view = memoryview(data)
+    rows = zip(itertools.count(start), sizes.tolist(), ends.tolist(), strict=False)
+    places["seal"] = [
+        seal_record(view[end - size : end], position, end + first) for position, size, end in rows
+    ]
+    # Inverted, as `blank_seals` does.
+    places["seal"][blank] = ~places["seal"][blank]
     return places
 
 

@@ -28,7 +28,7 @@ from registry.storage.log.reader import Log
 from registry.storage.log.watermark import Watermark
 from registry.storage.mirror.damage_scan import record_scan, scanned_until
 from registry.storage.mirror.erase import erased_rows, read_erased
-from registry.storage.mirror.generation import begin_generation, empty_generation
+from registry.storage.mirror.layouts import is_known
 from registry.storage.mirror.repair import rewrite
 from registry.storage.mirror.snapshot import FileLease, View, open_view
 from registry.storage.mirror.state import StateReader, load_state
@@ -57,9 +57,10 @@ class Mirror:
         self._updater = Updater(log, folder, self._states)
         self._view: View | None = None
 
-    def sync(self, watermark: Watermark, erased: int | None = None) -> View:
+    def sync(self, watermark: Watermark, erased: int | None = None, schema: int = 0) -> View:
         """Return a view of at least the rows before a watermark of the log.
 
+        Its layout is that of the schema numbered ``schema`` or a newer one.
         Only rows that the mirror lacks are read. Rows that the database has erased are overwritten;
         ``erased`` is their number, or None if it has to be read. If the mirror and the database
         hold different histories, warns with `DivergenceWarning` and cuts the mirror back to where
@@ -69,6 +70,9 @@ class Mirror:
         with self._thread_lock:
             while True:
                 state = self._states.load()
+                # An unknown layout is that of a schema which was just added, or of another history.
+                if state is not None and not self._updater.covers(state, 0):
+                    state = None
                 chain: bytes | None = None
                 if erased is None or (state and state.position > watermark.position):
                     chain, erased = self._chain_and_erasures(state.position if state else 0)
@@ -76,20 +80,23 @@ class Mirror:
                     state is None
                     or state.position < watermark.position
                     or state.erased < erased
+                    or not self._updater.covers(state, schema)
                     or not self._updater.agrees(state, watermark, chain)
                 ):
                     # What was read without the lock is only a hint; the state is read again.
                     with self._file_lock():
-                        state = self._updater.update(watermark, erased)
+                        state = self._updater.update(watermark, erased, schema)
                 with suppress(FileNotFoundError):  # another process has removed this generation
                     if self._view is None or self._view.state != state:
-                        self._view = open_view(self.folder, state, self.log.codec)
+                        self._view = open_view(self.folder, state, self.log.schemas)
                     return self._view
 
     def view(self) -> View | None:
         """Return a view of the rows that are here already; None if there is no usable mirror."""
         state = self._states.load()
-        return None if state is None else open_view(self.folder, state, self.log.codec)
+        if state is None or not is_known(self.log, state):
+            return None
+        return open_view(self.folder, state, self.log.schemas)
 
     @property
     def erasures(self) -> int | None:
@@ -143,7 +150,7 @@ class Mirror:
         """
         # A variable-width record begins where the one before it ends, so the entry of that one may
         # be what is damaged.
-        before = positions if self.log.codec.fixed_width else np.maximum(positions - 1, 0)
+        before = positions if view.fixed_width else np.maximum(positions - 1, 0)
         with self._thread_lock, self._file_lock():
             for block in np.unique(np.append(positions, before) // REPAIR_ROWS).tolist():
                 after = block * REPAIR_ROWS
@@ -163,7 +170,7 @@ class Mirror:
         first = 0 if again else scanned_until(self.folder, view.state)
         for after in range(first, until, SCAN_ROWS):
             positions = np.arange(after, min(after + SCAN_ROWS, until))
-            # A slice of the map, not a copy as `take_rows` makes.
+            # A slice of the map, not a copy as `sealed_rows` makes.
             rows = view.rows[after : after + len(positions)]
             broken = positions[view.seals.broken(rows, positions)]
             # Blank rows look broken, too: leave out those erased here, then those erased there.
@@ -192,7 +199,7 @@ class Mirror:
 
     def _restart(self, view: View) -> None:
         if not view.replaced:  # else another process has replaced these files already
-            begin_generation(self.folder, empty_generation(self.folder))
+            self._updater.begin()
 
     def _chain_and_erasures(self, position: int) -> tuple[bytes | None, int]:
         """Read the database's chain at a position, and the number of rows it has erased."""

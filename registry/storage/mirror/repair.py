@@ -18,6 +18,7 @@ from registry.storage.log.watermark import Watermark
 from registry.storage.mirror import appender
 from registry.storage.mirror.erase import without_records
 from registry.storage.mirror.layout import PLACE, file_path, sealed_records
+from registry.storage.mirror.layouts import in_layout
 from registry.storage.mirror.snapshot import View
 
 
@@ -35,8 +36,9 @@ def rewrite(
     ``watermark`` is what the database must still have. Rows whose positions are in ``erased`` stay
     erased, even if the database has their records. The caller holds the mirror's lock.
     """
-    offset = after * view.seals.stride
-    if not log.codec.fixed_width:
+    if view.fixed_width:
+        offset = after * view.seals.stride
+    else:
         if not view.intact(after, after):
             return False
         # Begin at an anchor, the only place whose offset does not depend on damaged entries.
@@ -47,9 +49,9 @@ def rewrite(
         # and another history's rows would get valid seals here.
         confirm(log, watermark)
         blanked = without_records(page, erased)
-        if len(blanked.erased) and not log.codec.fixed_width:
+        if len(blanked.erased) and not view.fixed_width:
             return False  # the page does not say how many bytes they take here
-        columns = sealed_records(blanked, log.codec, offset)
+        columns = sealed_records(in_layout(blanked, view.schema), offset)
         offsets = {"records": offset, "places": page.start * PLACE.itemsize}
         for name, column in columns.items():
             path = file_path(folder, view.state.generation, name)

@@ -5,6 +5,9 @@ when they are taken, the other files by `View.intact` when they are needed as a 
 
 Records of fixed width are rows of one length, so that a row is found by its position. For others,
 ``places`` has the byte at which each record ends; the one before it ends where this one begins.
+
+All records are in the layout of one schema, that of the files. What is taken is projected to the
+schema that is asked for, and to that of each row where the chain is computed.
 """
 
 from __future__ import annotations
@@ -22,8 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from registry.samples.arrays import Positions, Rows
-from registry.samples.codec import Codec
+from registry.samples.schema import Schema
 from registry.storage.log.hash_chain import GENESIS, NONE, extend_past
+from registry.storage.log.schemas import Schemas
 from registry.storage.mirror.checksums import SealedRows
 from registry.storage.mirror.layout import (
     ANCHOR,
@@ -34,6 +38,7 @@ from registry.storage.mirror.layout import (
     lock_file,
     seal_record,
 )
+from registry.storage.mirror.layouts import file_schema, schemas_between
 from registry.storage.mirror.state import MirrorState, load_state
 
 DTYPES: dict[str, npt.DTypeLike] = {
@@ -67,27 +72,30 @@ class FileLease:
 class View:
     """The first ``position`` rows of a log, in files that other processes may append to.
 
-    Maps are backed by the page cache, so the process's own memory does not grow with the log.
-    Thread-safe.
+    ``schema`` is one with the layout of the files. Maps are backed by the page cache, so the
+    process's own memory does not grow with the log. Thread-safe.
     """
 
     def __init__(
         self,
         folder: Path,
         state: MirrorState,
-        codec: Codec,
+        schema: Schema,
+        schemas: Schemas,
         maps: Mapping[str, npt.NDArray[Any]],
     ) -> None:
         self.state = state
         self.position = state.position
+        self.schema = schema
+        self.fixed_width = schema.codec.fixed_width
         self._folder = folder
-        self._codec = codec
+        self._schemas = schemas
         self._maps = maps
 
     @cached_property
     def seals(self) -> SealedRows:
         """The layout of the rows. Only for fixed-width records."""
-        return SealedRows(self._codec.header.itemsize)
+        return SealedRows(self.schema.codec.header.itemsize)
 
     @property
     def path(self) -> Path:
@@ -167,7 +175,35 @@ class View:
             start = stop
         return True
 
-    def take_rows(self, positions: Positions) -> tuple[Rows, npt.NDArray[np.bool_]]:
+    def take_rows(self, positions: Positions, schema: Schema) -> tuple[Rows, npt.NDArray[np.bool_]]:
+        """Copy records as those of a schema of fixed width, uint8 ``(count, width or more)``.
+
+        The schema is not newer than that of the files. The second array says which rows are broken;
+        if there are any, the first one has no meaning.
+        """
+        # Rows of a newer layout begin with the bytes of an older one.
+        if self.fixed_width:
+            return self.sealed_rows(positions)
+        records, broken = self.take_records(positions, schema)
+        width = schema.codec.header.itemsize
+        if broken.any():
+            return np.empty((len(positions), width), np.uint8), broken
+        return np.frombuffer(b"".join(records), np.uint8).reshape(-1, width), broken
+
+    def take_records(
+        self, positions: Positions, schema: Schema
+    ) -> tuple[Sequence[bytes | memoryview], npt.NDArray[np.bool_]]:
+        """Return records as those of a schema, which is not newer than that of the files.
+
+        The second array says which are broken, as in `take_rows`. Records may be slices of the map.
+        """
+        records, broken = self.file_records(positions)
+        projection = self.schema.projection(schema)
+        if projection.identical or broken.any():
+            return records, broken
+        return [projection.back(record) for record in records], broken
+
+    def sealed_rows(self, positions: Positions) -> tuple[Rows, npt.NDArray[np.bool_]]:
         """Copy the sealed rows at these positions; the second array says which are broken."""
         # As one void per row, NumPy copies each in one piece. A copy, since a row that is erased or
         # repaired meanwhile would change between the check and its use.
@@ -175,7 +211,7 @@ class View:
         rows = flat.take(positions).view(np.uint8).reshape(-1, self.seals.stride)
         return rows, self.seals.broken(rows, positions)
 
-    def take_records(self, positions: Positions) -> tuple[list[memoryview], npt.NDArray[np.bool_]]:
+    def file_records(self, positions: Positions) -> tuple[list[memoryview], npt.NDArray[np.bool_]]:
         """Return variable-width records, without a copy; the second array says which are broken.
 
         The records are slices of the map: erasing or repairing a row changes them.
@@ -216,18 +252,28 @@ class View:
         changed = self.changes["position"][part] - after
         supersedes = np.full(len(positions), NONE, np.int64)
         supersedes[changed] = self.changes["supersedes"][part]
-        records: list[bytes | None]
-        if self._codec.fixed_width:
-            width = self._codec.header.itemsize
-            records = [row[:width].tobytes() for row in self.take_rows(positions)[0]]
-        else:
-            records = [bytes(record) for record in self.take_records(positions)[0]]
+        records: list[bytes | None] = []
+        for start, stop, schema in schemas_between(self._schemas, after, until):
+            records += self._stored(np.arange(start, stop), schema)
         # A retraction's slot holds zeros in a file of fixed width, but its record counts as empty.
         for retracted in changed[self.changes["retracted"][part]].tolist():
             records[retracted] = None
         erased = self.erased if known is None else known
         stored = {p - after: value for p, value in erased.items() if after <= p < until}
         return extend_past(stored, chain, supersedes, self.buckets[after:until], records)
+
+    def _stored(self, positions: Positions, schema: Schema) -> list[bytes]:
+        """Return the records at these positions, all of one schema, as the log has them."""
+        if self.fixed_width:
+            width = schema.codec.header.itemsize
+            return [row[:width].tobytes() for row in self.sealed_rows(positions)[0]]
+        records, broken = self.file_records(positions)
+        projection = self.schema.projection(schema)
+        if projection.identical:
+            return [bytes(record) for record in records]
+        # A broken record may have any length, and no lengths to project it by.
+        pairs = zip(records, broken.tolist(), strict=True)
+        return [bytes(record) if damaged else projection.back(record) for record, damaged in pairs]
 
     def chain_at(self, position: int) -> bytes:
         """Compute the chain after the first ``position`` rows, from the last anchor before."""
@@ -236,14 +282,16 @@ class View:
         return values[-1] if values else chain
 
 
-def open_view(folder: Path, state: MirrorState, codec: Codec) -> View:
-    """Map the files that a state counts.
+def open_view(folder: Path, state: MirrorState, schemas: Schemas) -> View:
+    """Map the files that a state counts, whose layout is that of one of the schemas.
 
     Raises `FileNotFoundError` if the generation has been removed.
     """
+    schema = file_schema(schemas, state)
+    assert schema is not None
     # All of them now: later, another process may have removed some with their generation.
     maps = {name: _mapped(folder, state, name, dtype) for name, dtype in DTYPES.items()}
-    return View(folder, state, codec, maps)
+    return View(folder, state, schema, schemas, maps)
 
 
 def _mapped(folder: Path, state: MirrorState, name: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:

@@ -29,7 +29,8 @@ class MirrorState:
 
     ``chain`` is 32 hexadecimal digits. ``sizes`` are the bytes of each file that count, ``sums``
     the CRC-32 of those in `SUMMED`. ``parted`` is the lowest position at which the mirror was ever
-    cut back because the database held another history; None if it never was.
+    cut back because the database held another history; None if it never was. ``layout`` is the
+    `Schema.layout` of the records, empty for that of the log's first schema.
     """
 
     # The fields' names are those of the JSON in the file: renaming one changes the format.
@@ -39,11 +40,14 @@ class MirrorState:
     sizes: dict[str, int]
     sums: dict[str, int]
     parted: int | None = None
+    # Not a schema's number: a database that was restored may give the number to another schema.
+    layout: str = ""
 
     @classmethod
-    def empty(cls, generation: int) -> MirrorState:
+    def empty(cls, generation: int, layout: str = "") -> MirrorState:
         """Return the state of a generation without rows."""
-        return cls(generation, 0, GENESIS.hex(), dict.fromkeys(FILES, 0), dict.fromkeys(SUMMED, 0))
+        sizes, sums = dict.fromkeys(FILES, 0), dict.fromkeys(SUMMED, 0)
+        return cls(generation, 0, GENESIS.hex(), sizes, sums, layout=layout)
 
     @property
     def watermark(self) -> Watermark:

@@ -5,8 +5,10 @@
 1. Without a usable state, an empty generation begins.
 2. If the mirror and the database have different chains, they hold different histories: the first
    rows, up to the last anchor at which they agree, are copied to a new generation.
-3. The missing rows are read and appended, page by page.
-4. Rows that the database has erased since are overwritten.
+3. If the files' layout is older than that of a missing row or of the schema that is asked for, the
+   rows are converted to a new generation in the newest layout (`conversion`).
+4. The missing rows are read, brought to the layout and appended, page by page.
+5. Rows that the database has erased since are overwritten.
 
 A process that is killed in between leaves a state that counts complete rows. The caller holds the
 mirror's locks.
@@ -27,6 +29,7 @@ from registry.storage.log.page import Page
 from registry.storage.log.reader import Log, pages
 from registry.storage.log.watermark import Watermark
 from registry.storage.mirror.appender import open_appender
+from registry.storage.mirror.conversion import convert_generation
 from registry.storage.mirror.damage_scan import record_scan, scanned_until
 from registry.storage.mirror.erase import (
     Entries,
@@ -42,6 +45,7 @@ from registry.storage.mirror.generation import (
     empty_generation,
     remove_generations,
 )
+from registry.storage.mirror.layouts import file_schema, in_layout, is_known
 from registry.storage.mirror.snapshot import View, open_view
 from registry.storage.mirror.state import MirrorState, StateReader, publish_state
 
@@ -57,14 +61,23 @@ class Updater:
     folder: Path
     states: StateReader
 
-    def update(self, watermark: Watermark, erased: int) -> MirrorState:
-        """Bring the files up to a watermark and a number of erasures; return the new state."""
+    def update(self, watermark: Watermark, erased: int, schema: int) -> MirrorState:
+        """Bring the files up to a watermark and a number of erasures; return the new state.
+
+        Their layout is then at least as new as that of the schema numbered ``schema``.
+        """
         state = self.states.load()
-        if state is None:
-            state = begin_generation(self.folder, empty_generation(self.folder))
+        if state is None or not self._has_known_layout(state):
+            state = self.begin()
         missing = self._few_rows(state, watermark)
         if missing is None and not self.agrees(state, watermark, self._chain_at(state, watermark)):
             state = self._cut_back(state, watermark.position)
+        if state.position < watermark.position:
+            schema = max(schema, self.log.schemas.before(watermark.position).number)
+        if not self.covers(state, schema):
+            before, state = state, self._convert(state)
+            # The rows that follow a damaged one are read again, too.
+            missing = missing if state.position == before.position else None
         blank = False
         if state.position < watermark.position:
             rows = missing or pages(self.log, state.position, watermark.position)
@@ -73,14 +86,27 @@ class Updater:
             # database's be applied from the first on.
             if appended is None:
                 self._drop_erased()
-                return self.update(watermark, erased)
+                return self.update(watermark, erased, schema)
             state, blank = appended
         remove_generations(self.folder, except_for=state)
         # Erase last: a page that was read before an erasure still brings its record. Blank rows in
         # a page may mean that the database has erased more than ``erased`` says.
         if blank or state.erased < erased:
-            return self._erase(state, watermark)
+            return self._erase(state, watermark, schema)
         return state
+
+    def begin(self) -> MirrorState:
+        """Begin a generation without rows, in the newest layout."""
+        layout = self.log.schemas.newest.layout
+        return begin_generation(self.folder, empty_generation(self.folder, layout))
+
+    def covers(self, state: MirrorState, schema: int) -> bool:
+        """Return whether the files have the layout of the schema of a number, or a newer one.
+
+        False if the layout is unknown here.
+        """
+        present = file_schema(self.log.schemas, state)
+        return present is not None and present.number >= schema
 
     def agrees(self, state: MirrorState, watermark: Watermark, chain: bytes | None) -> bool:
         """Return whether mirror and database hold the same rows, as far as both have them.
@@ -94,7 +120,7 @@ class Updater:
             return chain.hex() == state.chain
         # The mirror has more rows than this database, which is a replica that lags or was restored.
         # Compare at the watermark, or every lagging replica would cut the mirror back.
-        view = open_view(self.folder, state, self.log.codec)
+        view = open_view(self.folder, state, self.log.schemas)
         return view.chain_at(watermark.position) == watermark.chain
 
     def _chain_at(self, state: MirrorState, watermark: Watermark) -> bytes | None:
@@ -128,7 +154,9 @@ class Updater:
         # Read before the files are written, which changes the times that it compares.
         scanned = scanned_until(self.folder, state) if state.position else 0
         entries, blank = read_erased(self.folder, state), False
-        with open_appender(self.folder, state, self.log.codec) as appender:
+        schema = file_schema(self.log.schemas, state)
+        assert schema is not None
+        with open_appender(self.folder, state) as appender:
             for page in rows:
                 blanked = self._without_erased(page, appender.state, entries)
                 if blanked is None:
@@ -137,7 +165,7 @@ class Updater:
                 chain = watermark.chain if at_end else self.log.chain_reached(page.stop)
                 if chain is None:
                     raise MirrorError(f"the log lost its row {page.stop - 1} while being read")
-                appender.append(blanked, chain)
+                appender.append(in_layout(blanked, schema), chain)
                 blank = blank or len(blanked.erased) > 0
             after = appender.state
         self.states.trust(after)
@@ -161,14 +189,14 @@ class Updater:
                 return None
         return without_records(page, inside["position"])
 
-    def _erase(self, state: MirrorState, watermark: Watermark) -> MirrorState:
+    def _erase(self, state: MirrorState, watermark: Watermark, schema: int) -> MirrorState:
         """Apply the database's erasures that follow the last one applied here."""
         rows = read(self.log.engine, erased_from, self.log.dataset_id, state.erased)
         scanned = scanned_until(self.folder, state) if state.position else 0
-        erased = erase_rows(self.folder, state, self.log.codec, rows)
+        erased = erase_rows(self.folder, open_view(self.folder, state, self.log.schemas), rows)
         if erased is None:  # damaged; in an empty generation, these rows are blank from the start
-            begin_generation(self.folder, empty_generation(self.folder))
-            return self.update(watermark, state.erased + len(rows))
+            self.begin()
+            return self.update(watermark, state.erased + len(rows), schema)
         publish_state(self.folder, erased)
         if scanned:
             record_scan(self.folder, erased, scanned)
@@ -179,12 +207,12 @@ class Updater:
         """Begin a generation with the same rows, but an empty list of erasures."""
         state = self.states.load()
         if state is not None:
-            view = open_view(self.folder, state, self.log.codec)
+            view = open_view(self.folder, state, self.log.schemas)
             begin_generation(self.folder, copy_generation(self.folder, view, state.position))
 
     def _cut_back(self, state: MirrorState, until: int) -> MirrorState:
         """Begin a generation with the rows before the mirror and the database diverge."""
-        view = open_view(self.folder, state, self.log.codec)
+        view = open_view(self.folder, state, self.log.schemas)
         position = last_common_anchor(self.log, view, until)
         warnings.warn(
             f"the mirror in {self.folder} holds {state.position} rows, but agrees with the database"
@@ -194,6 +222,29 @@ class Updater:
             stacklevel=2,
         )
         return begin_generation(self.folder, copy_generation(self.folder, view, position))
+
+    def _has_known_layout(self, state: MirrorState) -> bool:
+        if is_known(self.log, state):
+            return True
+        warnings.warn(
+            f"the mirror in {self.folder} has features that the database does not have: was the"
+            " database restored, or did it fail over? All rows are read again",
+            DivergenceWarning,
+            stacklevel=2,
+        )
+        return False
+
+    def _convert(self, state: MirrorState) -> MirrorState:
+        """Begin a generation with the same rows in the newest layout."""
+        if not state.position:
+            return self.begin()
+        scanned = scanned_until(self.folder, state)
+        view = open_view(self.folder, state, self.log.schemas)
+        converted = convert_generation(self.folder, view, self.log.schemas.newest)
+        begin_generation(self.folder, converted)
+        if scanned:
+            record_scan(self.folder, converted, min(scanned, converted.position))
+        return converted
 
 
 def last_common_anchor(log: Log, view: View, until: int) -> int:

@@ -56,10 +56,10 @@ def fit(  # noqa: PLR0913  # as Keras's own, all but two are given by name
 
     It begins with the first sample that was not consumed, ``run.consumed``, even in the middle of
     an epoch. It trains on that epoch and those after it, ``epochs`` in all. Each epoch is pinned
-    when it begins, so it holds what the dataset holds at that time. A later call trains on the
-    samples that came since. With ``initial_epoch``, it trains on epochs
-    ``[initial_epoch, epochs)`` instead. Those that are pinned hold the samples that they held
-    before, and ``run.consumed`` does not go back.
+    when it begins, so it holds what the dataset holds at that time, with the features that the
+    dataset had when the run was opened. A later call trains on the samples that came since. With
+    ``initial_epoch``, it trains on epochs ``[initial_epoch, epochs)`` instead. Those that are
+    pinned hold the samples that they held before, and ``run.consumed`` does not go back.
 
     ``x``, ``y``, ``weight``, ``shard`` and ``dataset_arguments`` are passed to `EpochDataset`,
     other arguments to ``model.fit``. ``map`` is called with the parts of every batch, also of
@@ -157,8 +157,12 @@ class _Training:
         """
         last = self.run.last
         number = number if last is None else min(number, last.number)
-        epoch = self.run.epoch(number, timeout=self.timeout)
+        epoch = self._epoch(number)
         build(self.model, self.datasets.training(epoch, 0))
+
+    def _epoch(self, number: int) -> Epoch:
+        """Return an epoch of the run, with the features that the run began with."""
+        return self.run.epoch(number, timeout=self.timeout).in_schema(self.run.schema)
 
     def _restore(self, callback_list: OneTrainingCallbacks, saved: SavedPosition) -> bool:
         """Begin the training for callbacks; return whether one of them restored a backup."""
@@ -206,7 +210,7 @@ class _Training:
         progress = callback_list.progress
         self.model.stop_training = False
         while number < progress.call.end and not self.model.stop_training:
-            epoch = self.run.epoch(number, timeout=self.timeout)
+            epoch = self._epoch(number)
             dataset = self.datasets.training(epoch, offset)
             batches = int(dataset.cardinality())
             if self.several_machines:
@@ -253,7 +257,9 @@ class _Training:
         # Workers train on the same epoch, so that they also validate on the same.
         same = run.log.uid == self.run.log.uid
         newest = run.covering(epoch.watermark if same else run.log.head().position)
-        return {"validation_data": self.datasets.validation(newest)}
+        # Of one dataset, both have the same features, even if the runs were opened at other times.
+        schema = self.run.schema if same else run.schema
+        return {"validation_data": self.datasets.validation(newest.in_schema(schema))}
 
 
 def _check_history(position: Position, run: Run) -> None:
