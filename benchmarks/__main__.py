@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.chart import draw
+from benchmarks.converting import convert
 from benchmarks.filtering import filter_
 from benchmarks.importing import import_
 from benchmarks.inserting import insert
@@ -50,6 +51,7 @@ SUBJECTS: dict[str, Subject] = {
     "sqlite": sqlite,
     "sync": sync,
     "filter": filter_,
+    "convert": convert,
     "train": imported_late("training", "train"),
     "train-photos": imported_late("photos", "train_photos"),
     "resume": imported_late("starting", "resume"),

@@ -29,7 +29,7 @@ _EXPECTED = {
         "inbox_known_action": (_ACTIONS, "44a0ac9a72ec568f"),
     },
     "sqlite": {
-        "samples_never_change": (_CHANGED, "834a3dce8d0655e1"),
+        "samples_never_change": (_CHANGED, "0f2fb56d9325d12d"),
         "samples_never_leave": (_CHANGED, "8ebb4908d57d9a8c"),
         "inbox_known_action": (_ACTIONS, "6e75a6c64e36a7ea"),
         "inbox_known_new_action": (_ACTIONS, "6c0677b61a023e3f"),
