@@ -7,7 +7,7 @@ import math
 import multiprocessing
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -59,7 +59,13 @@ def sample(serial: int, features: Mapping[str, Feature] = NARROW) -> dict[str, o
 
 
 def rows(batch: Mapping[str, Any]) -> list[Row]:
-    return list(zip(*(column.tolist() for column in batch.values()), strict=True))
+    columns = ([plain(value) for value in column.tolist()] for column in batch.values())
+    return list(zip(*columns, strict=True))
+
+
+def plain(value: object) -> object:
+    """Return a value with tuples in place of lists, so that it can be hashed."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def serials(epoch: Epoch, **options: Any) -> list[int]:
@@ -84,18 +90,40 @@ def dataset(reg: Registry) -> Dataset:
     return reg.create("samples", NARROW, splits=SPLITS)
 
 
+Sample = Mapping[str, object]
+"""A sample in the model: the values that it was inserted with, by feature."""
+ADDED: dict[str, tuple[Feature, object]] = {
+    "text": (Text(), "ø"),
+    "pair": (Tensor("float32", (2,)), (0.5, 0.5)),
+    "more": (Text(), ""),
+    "mark": (Tensor("int16"), -1),
+}
+"""Features that are added while a dataset is in use, with their defaults."""
+DEFAULTS = {name: default for name, (_, default) in ADDED.items()}
+
+
 @dataclass
 class Pinned:
-    """An epoch in the model: its watermark, and its samples in order."""
+    """An epoch in the model: its watermark, its features, and its samples in order."""
 
     watermark: int
     chain: bytes
     start: int
-    rows: list[Row]
+    features: Mapping[str, Feature]
+    samples: list[Sample]
+
+    @property
+    def rows(self) -> list[Row]:
+        return [row_of(sample, self.features) for sample in self.samples]
 
     @property
     def stop(self) -> int:
-        return self.start + len(self.rows)
+        return self.start + len(self.samples)
+
+
+def row_of(sample: Sample, features: Iterable[str]) -> Row:
+    """Return what reading a sample in these features must result in."""
+    return tuple(sample[name] if name in sample else DEFAULTS[name] for name in features)
 
 
 KEYS = st.sampled_from([f"k{n}" for n in range(12)])
@@ -105,16 +133,20 @@ POLICY = st.sampled_from(["all", "new", Replay(0.5)])
 
 
 class Training(RuleBasedStateMachine):
-    """A run on a changing dataset, and a model of it: the log and the epochs as lists."""
+    """A run on a changing dataset, and a model of it: the log and the epochs as lists.
+
+    ``features`` are the dataset's, ``streamed`` those that it had when the run was opened.
+    """
 
     def __init__(self, reg: Registry, cache: Path) -> None:
         super().__init__()
         self.reg = reg
         self.cache = cache
         self.name = f"d{next(numbers)}"
-        self.log: list[tuple[str, int | None]] = []
+        self.log: list[tuple[str, Sample | None]] = []
         self.epochs: list[Pinned] = []
         self.serial = itertools.count()
+        self.added: set[str] = set()
         self.following: tuple[Iterator[dict[str, Any]], int, int] | None = None
 
     @initialize(
@@ -123,23 +155,27 @@ class Training(RuleBasedStateMachine):
         features=st.sampled_from([NARROW, WIDE]),
     )
     def begin(self, policy: Policy, split: str | None, features: dict[str, Feature]) -> None:
-        self.features = features
+        self.features = self.streamed = features
         self.policy = policy
         self.dataset = self.reg.create(self.name, features, splits=SPLITS)
         self.run = self.dataset.run("run", seed=5, split=split, policy=policy)
 
     # The model.
 
-    def latest(self, watermark: int) -> dict[str, tuple[int, int | None]]:
-        """Return each key's last position and serial number before the watermark."""
-        revisions = ((k, (p, serial)) for p, (k, serial) in enumerate(self.log[:watermark]))
+    def latest(self, watermark: int) -> dict[str, tuple[int, Sample | None]]:
+        """Return each key's last position and sample before the watermark."""
+        revisions = ((k, (p, sample)) for p, (k, sample) in enumerate(self.log[:watermark]))
         return {k: v for k, v in revisions if self.run.split in (None, self.dataset.split_of(k))}
 
-    def population(self, number: int, watermark: int) -> tuple[set[int], set[int], int]:
-        """Return an epoch's new samples, the older ones, and how many it draws of those."""
+    def population(
+        self, number: int, watermark: int
+    ) -> tuple[dict[object, Sample], dict[object, Sample], int]:
+        """Return an epoch's new samples by serial number, the older ones, and how many it draws."""
         since = self.epochs[number - 1].watermark if number and self.policy != "all" else 0
-        alive = [(p, n) for p, n in self.latest(watermark).values() if n is not None]
-        new, older = ({n for p, n in alive if (p >= since) == side} for side in (True, False))
+        alive = [(p, s) for p, s in self.latest(watermark).values() if s is not None]
+        new, older = (
+            {s["serial"]: s for p, s in alive if (p >= since) == side} for side in (True, False)
+        )
         draws = math.floor(0.5 * len(new) + 0.5) if isinstance(self.policy, Replay) else 0
         return new, older, min(len(older), draws)
 
@@ -154,9 +190,9 @@ class Training(RuleBasedStateMachine):
         return self.pinned + (2 if self.policy == "all" else 1) * (len(new) + draws if new else 0)
 
     def sequence(self, start: int, stop: int) -> list[Row]:
-        samples = [row for epoch in self.epochs for row in epoch.rows][start:stop]
+        samples = [sample for epoch in self.epochs for sample in epoch.samples][start:stop]
         assert len(samples) == stop - start
-        return samples
+        return [row_of(sample, self.streamed) for sample in samples]
 
     def reach(self, stop: int) -> None:
         """Check the epochs that reading up to here must have pinned, and add them to the model."""
@@ -165,37 +201,71 @@ class Training(RuleBasedStateMachine):
 
     def take_note(self, epoch: Epoch) -> None:
         number, head = len(self.epochs), self.dataset.head
-        before = self.epochs[-1] if self.epochs else Pinned(0, b"", 0, [])
+        before = self.epochs[-1] if self.epochs else Pinned(0, b"", 0, {}, [])
         assert (epoch.number, epoch.since, epoch.start) == (number, before.watermark, before.stop)
         assert (epoch.watermark, epoch.chain) == (len(self.log), head.chain)
-        samples = [row for batch in epoch.batches(100) for row in rows(batch)]
+        assert dict(epoch.features) == self.features
+        read = [row for batch in epoch.batches(100) for row in rows(batch)]
         new, older, draws = self.population(number, epoch.watermark)
-        assert epoch.size == len(samples) == len(set(samples)) == len(new) + draws
-        serials_read = {int(str(row[0])) for row in samples}
-        assert new <= serials_read <= new | older
-        assert set(samples) == {tuple(sample(n, self.features).values()) for n in serials_read}
-        self.epochs.append(Pinned(epoch.watermark, epoch.chain, epoch.start, samples))
+        assert epoch.size == len(read) == len(set(read)) == len(new) + draws
+        assert new.keys() <= {row[0] for row in read} <= new.keys() | older.keys()
+        samples = [{**new, **older}[row[0]] for row in read]
+        pinned = Pinned(epoch.watermark, epoch.chain, epoch.start, self.features, samples)
+        assert read == pinned.rows
+        self.epochs.append(pinned)
 
     # What happens to the dataset.
 
+    def sample(self) -> Sample:
+        """Return a new sample, which leaves out some of the added features."""
+        serial, label = next(self.serial), self.features["label"]
+        assert isinstance(label, ClassLabel)
+        whole = {
+            "serial": serial,
+            "label": serial % label.count,
+            "text": "å" * (serial % 7) + f"{serial}",
+            "pair": (serial, -serial),
+            "more": f"{serial}",
+            "mark": serial % 100,
+        }
+        omitted = {name for name in self.added if (serial + len(name)) % 3 == 0}
+        return {name: whole[name] for name in self.features if name not in omitted}
+
     @rule(keys=st.lists(KEYS, min_size=1, max_size=12))
     def insert(self, keys: list[str]) -> None:
-        new = list(itertools.islice(self.serial, len(keys)))
-        self.dataset.insert([sample(n, self.features) for n in new], keys=keys)
+        new = [self.sample() for _ in keys]
+        self.dataset.insert(new, keys=keys)
         self.log += zip(keys, new, strict=True)
 
     @rule(key=KEYS)
     def update(self, key: str) -> None:
-        if dict(self.log).get(key) is not None:
-            serial = next(self.serial)
-            self.dataset.update(key, sample(serial, self.features))
-            self.log.append((key, serial))
+        if (before := dict(self.log).get(key)) is not None:
+            values = self.sample()
+            self.dataset.update(key, values)
+            self.log.append((key, {**before, **values}))
 
     @rule(key=KEYS)
     def retract(self, key: str) -> None:
         if dict(self.log).get(key) is not None:
             self.dataset.retract(key)
             self.log.append((key, None))
+
+    @rule(other=st.booleans(), data=st.data())
+    def change_schema(self, other: bool, data: st.DataObject) -> None:
+        """Add a class or a feature, by this dataset or in another process."""
+        dataset = self.reg.open(self.name) if other else self.dataset
+        choices = ["label", *(name for name in ADDED if name not in self.features)]
+        name = data.draw(st.sampled_from(choices))
+        if name == "label":
+            label = self.features["label"]
+            assert isinstance(label, ClassLabel)
+            dataset.add_classes("label", 1)
+            self.features = {**self.features, "label": ClassLabel(label.count + 1)}
+        else:
+            feature, default = ADDED[name]
+            dataset.add_feature(name, feature, default=default)
+            self.features = {**self.features, name: feature}
+            self.added.add(name)
 
     # What the trainer does.
 
@@ -263,7 +333,7 @@ class Training(RuleBasedStateMachine):
         """Restart: only the database stays and, unless it is ``lost``, the cache."""
         self.following = None
         self.dataset = self.reg.open(self.name)
-        self.run = self.dataset.run("run")
+        self.run, self.streamed = self.dataset.run("run"), self.features
         assert (self.run.policy, self.run.seed) == (self.policy, 5)
         if lost:
             shutil.rmtree(self.cache, ignore_errors=True)
@@ -283,7 +353,9 @@ class Training(RuleBasedStateMachine):
         run = self.reg.open(self.name).run("run")
         # From the last to the first: a mirror that knows what came later must not let it show.
         for number, pinned in reversed(list(enumerate(self.epochs))):
-            again = [row for batch in run.epoch(number).batches(5) for row in rows(batch)]
+            epoch = run.epoch(number)
+            assert dict(epoch.features) == pinned.features
+            again = [row for batch in epoch.batches(5) for row in rows(batch)]
             assert again == pinned.rows
 
 
