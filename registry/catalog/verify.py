@@ -9,6 +9,7 @@ used instead, so that the rows after it are verified as before.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -112,7 +113,7 @@ def verify_mirror(log: Log, mirror: Mirror, view: View) -> Verification:
 
 def _of_view(view: View, after: int, erased: Sequence[int]) -> _Block:
     until = min(after + BLOCK, view.position)
-    inside = [position for position in erased if after <= position < until]
+    inside = erased[bisect_left(erased, after) : bisect_left(erased, until)]
     return _Block(
         after, until, inside, lambda chain, known: view.chain_values(after, until, chain, known)
     )

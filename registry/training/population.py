@@ -78,8 +78,10 @@ def live_in_view(
 
     Only those that ``matches`` has, the conditions of the population.
     """
-    # The view may hold rows past the watermark, and what they supersede is still live at it.
-    changes = view.changes[: np.searchsorted(view.changes["position"], population.watermark)]
+    # The view may hold rows past the watermark, and what they supersede is still live at it. A row
+    # is superseded by a later one, so that those before ``after`` do not matter.
+    part = slice(*np.searchsorted(view.changes["position"], [after, population.watermark]))
+    changes = view.changes[part]
     retractions = changes["position"][changes["retracted"]]
     dead = np.concatenate([changes["supersedes"], retractions])
     # Sorted, so that each chunk finds its own by bisection.
