@@ -17,6 +17,7 @@ from rich.table import Table
 from benchmarks.chart import draw
 from benchmarks.converting import convert
 from benchmarks.filtering import filter_
+from benchmarks.history import history
 from benchmarks.importing import import_
 from benchmarks.inserting import insert
 from benchmarks.measure import Bench, Result
@@ -48,6 +49,7 @@ SUBJECTS: dict[str, Subject] = {
     "import": import_,
     "flatness": flatness,
     "memory": memory,
+    "history": history,
     "sqlite": sqlite,
     "sync": sync,
     "filter": filter_,
