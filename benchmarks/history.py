@@ -46,7 +46,7 @@ def history(bench: Bench) -> list[Result]:
     return [
         duration(size, timings["len"], at_most=2),
         compare(f"{size}; baseline: counted", timings["len"], timings["count"], unit="ms"),
-        duration(f"{size}, inside of a commit", timings["len inside of a commit"], at_most=200),
+        duration(f"{size}, inside of a commit", timings["len inside of a commit"], at_most=20),
         compare(
             f"{size} without stored counts; baseline: as before",
             old["stored"],

@@ -16,6 +16,7 @@ from registry.storage.database.models import SampleRow
 from registry.storage.database.transactions import read, writing
 from registry.storage.log import live_count as module
 from registry.storage.log.batch import Batch
+from registry.storage.log.changes import Change
 from registry.storage.log.live_count import live_count
 
 numbers = count()
@@ -58,13 +59,14 @@ def forget(reg: Registry, dataset: Dataset) -> None:
         )
 
 
-@pytest.fixture(params=[1 << 16, 3], ids=["all rows searched", "few rows searched"])
-def searched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A commit that is longer than what is searched is counted from the start of the log."""
+@pytest.fixture(params=[4, 5000], ids=["large commits", "small commits"])
+def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commits have blocks of these numbers of rows."""
+    monkeypatch.setattr("registry.storage.log.writer.BLOCK", request.param)
     monkeypatch.setattr(module, "SEARCHED", request.param)
 
 
-@pytest.mark.usefixtures("searched")
+@pytest.mark.usefixtures("blocks")
 @settings(
     max_examples=10,
     deadline=None,
@@ -90,7 +92,7 @@ def test_the_size_of_every_version_is_that_of_a_simple_model(
     assert len(dataset) == sum(dict(log).values())
 
 
-def test_each_commit_stores_its_number_with_its_last_row(
+def test_each_commit_and_each_block_of_it_stores_its_number_with_its_last_row(
     reg: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("registry.storage.log.writer.BLOCK", 4)
@@ -100,9 +102,13 @@ def test_each_commit_stores_its_number_with_its_last_row(
     dataset.retract("k0")
     dataset.erase("k1", "k2")
     dataset.insert({"n": [1]}, keys=["other"], groups=["g"])
+    fresh = [Change(None, {"n": n}) for n in range(4)]
+    dataset.apply([[Change("k3", action="retract"), Change("k0", {"n": 1})], fresh])
     query = select(SampleRow.position, SampleRow.live).where(SampleRow.live.is_not(None))
     rows = read(reg.engine, lambda connection: connection.execute(query).all())
-    assert {row.position: row.live for row in rows} == {9: 10, 17: 12, 18: 11, 20: 9, 21: 10}
+    live = {row.position: row.live for row in rows}
+    first = {3: 4, 7: 8, 9: 10, 13: 10, 17: 12}
+    assert live == {**first, 18: 11, 20: 9, 21: 10, 25: 12, 27: 14}
     assert [entry.source for entry in dataset.entries(9, 10)] == ["é"]
 
 

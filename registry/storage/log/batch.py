@@ -130,6 +130,8 @@ class Plan:
     unchanged: int = 0
     groups: Sequence[str | None] | None = None
     """The group of each row's key; None if no row has one."""
+    gains: Sequence[int] | None = None
+    """The change of the number of live samples by each row; None if each adds one."""
 
     def report(self, head: Head) -> Report:
         return Report(self.inserted, self.revised, self.retracted, self.unchanged, head)
@@ -169,6 +171,7 @@ def resolve(
     supersedes: list[int | None] = []
     sources: list[str | None] = []
     groups: list[str | None] = []
+    gains: list[int] = []
     counts = {"inserted": 0, "revised": 0, "retracted": 0, "unchanged": 0}
     rows = zip(batch.keys, batch.records, batch.sources, strict=True)
     for row, (key, given, source) in enumerate(rows):
@@ -195,11 +198,18 @@ def resolve(
         latest[key] = Latest(position + len(keys), record, group)
         keys.append(key)
         groups.append(group)
+        gains.append((record is not None) - alive)
         records.append(record)
         supersedes.append(old.position if old else None)
         sources.append(source)
     return Plan(
-        keys, records, supersedes, sources, **counts, groups=groups if any(groups) else None
+        keys,
+        records,
+        supersedes,
+        sources,
+        **counts,
+        groups=groups if any(groups) else None,
+        gains=gains,
     )
 
 

@@ -67,8 +67,7 @@ class NewRows(NamedTuple):
 
     ``chains`` are the 16-byte chain values after each row. Without ``created_at``, the database
     gives all rows the time of the transaction; without ``groups``, none has a group. ``live`` has
-    the number of live samples after some of the rows, by their offsets: after the last one of each
-    commit.
+    the number of live samples after some of the rows, by their offsets.
     """
 
     position: int

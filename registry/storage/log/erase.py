@@ -216,6 +216,7 @@ def _erase(writer: Writer, part: _Part) -> int:
         return 0
     # A key that is already retracted gets another retraction, which does not change the live count.
     groups = [last[key].group for key in keys]
+    retracted = [last[key].size is not None for key in keys]
     writer.write(
         [
             Plan(
@@ -224,8 +225,9 @@ def _erase(writer: Writer, part: _Part) -> int:
                 [last[key].position for key in keys],
                 [SOURCE] * len(keys),
                 inserted=0,
-                retracted=sum(last[key].size is not None for key in keys),
+                retracted=sum(retracted),
                 groups=groups if any(groups) else None,
+                gains=[-each for each in retracted],
             )
         ]
     )

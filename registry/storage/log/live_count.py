@@ -1,8 +1,9 @@
-"""How many samples are live at a position of a log: stored with each commit, counted in between.
+"""How many samples are live at a position of a log: stored with some rows, and counted in between.
 
-The last row of a commit carries the number of live samples after it. At any other position, the
-count is the nearest one before, and the change by the rows since. Rows that are older than this
-column carry none: then all rows before the position are counted.
+The last row of a commit carries the number of live samples after it, and so does the last one of
+each block of a large commit. At any other position, the count is the nearest one before, and the
+change by the rows since. Rows that are older than this column carry none: then all rows before the
+position are counted.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql import func
 
 from registry.storage.database.models import SampleRow
+from registry.storage.log.bulk_insert import BLOCK
 from registry.storage.log.standby import missing_rows
 
-SEARCHED = 1 << 16
-"""Rows that are searched for a stored count. Few commits have more, and they are counted."""
+SEARCHED = BLOCK
+"""Rows that are searched for a stored count: blocks have no more."""
 
 _DATASET = SampleRow.dataset_id == bindparam("dataset")
 # Built once: SQLAlchemy needs as long to construct a statement as a database to execute this one.

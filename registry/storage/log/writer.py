@@ -248,14 +248,13 @@ class Writer:
         rows = plans[0] if len(plans) == 1 else _joined(plans)
         if not rows.keys:
             return
-        live = self.head.live + rows.inserted - rows.retracted
         # Blocks are computed while they are inserted: on PostgreSQL, hashing one overlaps with the
         # server's work on the one before.
-        blocks = _blocks(self.head, rows, live)
+        blocks = _blocks(self.head, rows)
         self.head = replace(
             self.head,
             position=self.head.position + len(rows.keys),
-            live=live,
+            live=self.head.live + rows.inserted - rows.retracted,
             chain=bulk_insert.insert(self.connection, self.dataset_id, blocks),
         )
         advance_head(self.connection, self.dataset_id, self.head)
@@ -275,6 +274,7 @@ def _joined(plans: Sequence[Plan]) -> Plan:
             if any(plan.groups is not None for plan in plans)
             else None
         ),
+        gains=[gain for plan in plans for gain in plan.gains or [1] * len(plan.keys)],
     )
 
 
@@ -289,12 +289,9 @@ def _append_one(schemas: Schemas, batch: Batch) -> Report:
     return outcome
 
 
-def _blocks(head: Head, plan: Plan, live: int) -> Iterator[NewRows]:
-    """Yield a plan's rows, which follow a head, in blocks; each is hashed when it is asked for.
-
-    ``live`` is the number of live samples after all of them.
-    """
-    chain = head.chain
+def _blocks(head: Head, plan: Plan) -> Iterator[NewRows]:
+    """Yield a plan's rows, which follow a head, in blocks; each is hashed when it is asked for."""
+    chain, live = head.chain, head.live
     for start in range(0, len(plan.keys), BLOCK):
         part = slice(start, start + BLOCK)
         keys, records, supersedes = plan.keys[part], plan.records[part], plan.supersedes[part]
@@ -305,6 +302,8 @@ def _blocks(head: Head, plan: Plan, live: int) -> Iterator[NewRows]:
         # The next block continues from here: its first value depends on this block's last.
         chain = chains[-1]
         position = head.position + start
+        # Not only after the last block: a version may end inside of a large commit.
+        live += len(keys) if plan.gains is None else sum(plan.gains[part])
         yield NewRows(
             position,
             hashes,
@@ -314,7 +313,7 @@ def _blocks(head: Head, plan: Plan, live: int) -> Iterator[NewRows]:
             supersedes,
             plan.sources[part],
             groups=groups,
-            live={len(keys) - 1: live} if start + BLOCK >= len(plan.keys) else {},
+            live={len(keys) - 1: live},
         )
 
 

@@ -42,7 +42,7 @@ class SampleRow(Base):
     It determines the bucket in place of the key, and all revisions of a key have the same one.
     """
     live: Mapped[int | None] = mapped_column(BigInteger)
-    """Number of live samples after this row; NULL unless it is the last row of a commit."""
+    """Number of live samples after this row, in the last row of a commit, and in some before."""
 
     __table_args__ = (
         PrimaryKeyConstraint("dataset_id", "position"),
