@@ -24,7 +24,7 @@ from registry.errors import (
 )
 from registry.storage.database.transactions import reading
 from registry.storage.log import notifications, reader
-from registry.storage.log.notifications import LEAST_INTERVAL, Pause
+from registry.storage.log.notifications import LEAST_INTERVAL, Pause, listening
 from registry.storage.log.reader import pages
 from registry.storage.log.standby import missing_rows
 from tests.support.clusters import set_up
@@ -197,6 +197,22 @@ def test_a_commit_wakes_a_follower(postgresql_url: str, monkeypatch: pytest.Monk
             change(digits)
             assert woken.get(timeout=30) == after + 1
             follower.join()
+
+
+def test_a_follower_of_a_file_sleeps_until_a_commit(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with registry.connect(sqlite_url) as reg, registry.connect(sqlite_url) as other:
+        digits = other.create("digits", FIXED)
+        with listening(reg.engine, digits.id) as wait:
+            sleeps: list[float] = []
+            with monkeypatch.context() as patch:
+                patch.setattr(time, "sleep", sleeps.append)
+                wait(0.01)
+            assert sleeps
+            digits.insert([digit(0)])
+            monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("the commit was missed"))
+            wait(3600.0)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,14 @@ from typer.testing import CliRunner, Result
 import registry
 from registry import Dataset, Registry
 from registry.cli.base import app
-from registry.errors import InvalidSampleError
+from registry.errors import (
+    ConflictError,
+    DiskFullError,
+    InvalidSampleError,
+    PermissionDeniedError,
+    ReadOnlyError,
+    RegistryError,
+)
 from registry.io.labeling.annotation import AnnotationId
 from registry.io.labeling.annotation_state import AnnotationState
 from registry.io.labeling.apply import Outcome, apply_states
@@ -69,6 +76,23 @@ def test_reading_the_head_moves_rows_of_plain_sql_to_the_log(
     np.testing.assert_array_equal(digits.history("b")[0].sample["image"], [[1, 2], [3, 4]])  # type: ignore[index]
     assert [entry.source for entry in digits.entries()] == ["tool", *["inbox"] * 4]
     assert digits.inbox.drain().moved == 0
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionDeniedError, ReadOnlyError, DiskFullError, ConflictError]
+)
+def test_the_head_is_read_though_waiting_rows_cannot_be_moved(
+    reg: Registry, digits: Dataset, error: type[RegistryError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digits.insert([digit(0)])
+    with reg.engine.begin() as connection:
+        put(connection, digits, "a", digit(1))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error("the rows cannot be moved")
+
+    monkeypatch.setattr(Inbox, "drain", refuse)
+    assert digits.head.position == 1
 
 
 def test_each_kind_of_feature_can_be_written_as_json(reg: Registry, notes: Dataset) -> None:
