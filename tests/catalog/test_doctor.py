@@ -17,7 +17,7 @@ from sqlalchemy import insert, make_url
 from sqlalchemy.exc import IntegrityError
 
 import registry
-from registry import Dataset
+from registry import Dataset, Tensor
 from registry.catalog.doctor import settings
 from registry.catalog.doctor.examine import examine
 from registry.catalog.doctor.finding import Finding
@@ -180,6 +180,45 @@ def test_triggers_that_were_replaced_are_found(url: str) -> None:
     assert {finding.said.partition(",")[0] for finding in findings} == {
         "it or its function was replaced"
     }
+
+
+SCHEMAS = {
+    "UPDATE heads SET schema = 3": "its head is in schema 3, and its schemas are 0, 1, 2",
+    "UPDATE heads SET schema = 1": "its head is in schema 1, and its schemas are 0, 1, 2",
+    "DELETE FROM schemas WHERE number = 1": "its head is in schema 2, and its schemas are 0, 2",
+    "DELETE FROM schemas": "its head is in schema 2, and its schemas are none",
+    "UPDATE schemas SET since = 1 WHERE number = 0": "its first schema begins at position 1",
+    "UPDATE schemas SET since = 31 WHERE number = 2": "schema 2 begins at position 31, before",
+    "UPDATE schemas SET since = 99 WHERE number = 2": "begins at position 99, after its head at 33",
+    "UPDATE schemas SET features = '[]' WHERE number = 2": "its schema 2 cannot be read",
+    (
+        "UPDATE schemas SET features = (SELECT features FROM schemas WHERE number = 0) "
+        "WHERE number = 2"
+    ): "schema 2 does not only add to schema 1: the features were image, label, pose",
+    (
+        "UPDATE schemas SET features = (SELECT features FROM schemas WHERE number = 2) "
+        "WHERE number = 1"
+    ): "",
+}
+
+
+@pytest.mark.parametrize("change", SCHEMAS)
+def test_schemas_that_do_not_add_to_one_another_are_found(
+    url: str, grown: Dataset, change: str
+) -> None:
+    grown.add_feature("pose", Tensor("float32", (3,)), default=0)
+    grown.insert([digit(30)], keys=["k30"])
+    grown.add_classes("label", 2)
+    grown.run("r").epoch(1)
+    grown.verify()
+    assert findings_of(url) == []
+    tamper(url, change)
+    said = [(each.subject, each.severity, each.said) for each in findings_of(url)]
+    if SCHEMAS[change]:
+        assert said[0][:2] == ("dataset digits", "error")
+        assert SCHEMAS[change] in said[0][2]
+    else:
+        assert said == [], "a class may be known before it is used"
 
 
 HEADS = {

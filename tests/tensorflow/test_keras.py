@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from registry import Dataset, Registry, Replay
+from registry import Dataset, Registry, Replay, Tensor, Text
 from registry.keras import fit
 from tests.support.figures import rounds
 from tests.support.models import FEATURES, BatchCounter, grow, model, weights
@@ -103,6 +103,39 @@ def test_callbacks_and_validation_work_across_epochs(growing: Dataset, tmp_path:
     assert stopping.stopped_epoch == 2
     assert fitted.stop_training
     assert sorted(path.stem for path in (tmp_path / "models").iterdir()) == ["1", "2", "3"]
+
+
+def test_fit_keeps_the_features_that_its_run_began_with(growing: Dataset) -> None:
+    """In its training and in its validation, also in epochs of before and of after that."""
+    growing.run("r").epoch(0)
+    growing.add_feature("first", Tensor("float32"), default=2.0)
+    run, batches = growing.run("r"), []
+
+    def change() -> None:
+        growing.add_feature(f"note-{growing.head.position}", Text(), default="none")
+        grow(growing, 100)
+
+    def take(batch: dict[str, Any]) -> tuple[Any, Any]:
+        batches.append(list(batch))
+        return batch["x"], batch["y"] * batch["first"]
+
+    counts = BatchCounter(change)
+    history = fit(
+        model(),
+        run,
+        epochs=3,
+        batch_size=10,
+        map=take,
+        initial_epoch=0,
+        validation_run=run,
+        callbacks=counts,
+        verbose=0,
+    )
+    assert counts.trained == [10, 20, 30]
+    assert len(history.history["val_loss"]) == 3
+    assert {tuple(names) for names in batches} == {(*FEATURES, "first")}
+    assert [len(run.epoch(number).features) for number in range(3)] == [3, 5, 6]
+    assert run.features.keys() < growing.run("r").features.keys()
 
 
 def test_the_progress_bar_counts_the_batches_of_each_epoch(

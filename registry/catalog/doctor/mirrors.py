@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from sqlalchemy import Engine, Row, select
 
 from registry.catalog.doctor.finding import Finding, ask
+from registry.errors import RegistryError
 from registry.storage.database.models import DatasetRow, HeadRow
 from registry.storage.log.reader import Log
 from registry.storage.mirror.mirror import open_mirror
@@ -34,6 +35,14 @@ def check_mirrors(engine: Engine) -> Iterator[Finding]:
                 f"it cannot be read: {error}",
                 f"give this user the right to read {folder}",
             )
+        # Such as schemas that cannot be read, which `check_schemas` reports.
+        except RegistryError as error:
+            yield Finding(
+                "note",
+                f"mirror of {row.name}",
+                f"it cannot be compared with the database: {error}",
+                "repair what is reported of the dataset first",
+            )
 
 
 def _check(engine: Engine, row: Row[DatasetRow]) -> Iterator[Finding]:
@@ -44,7 +53,8 @@ def _check(engine: Engine, row: Row[DatasetRow]) -> Iterator[Finding]:
         yield Finding(
             "warning",
             subject,
-            f"{mirror.folder} is damaged, and is replaced at its next use",
+            f"{mirror.folder} is damaged, or has features that the database has not, and is "
+            "replaced at its next use",
             f"rm -r {mirror.folder}",
         )
     elif (said := _difference(log, view, row.position)) is not None:
