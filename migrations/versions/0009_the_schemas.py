@@ -158,9 +158,10 @@ def restore_features() -> None:
     # SQLite adds a column without NULL only with a default.
     form = sa.Column("features", json, nullable=False, server_default=sa.text("'[]'"))
     op.add_column("datasets", form)
+    # A dataset that was dropped may have lost its schema already, and its row not yet.
     op.execute(
-        "UPDATE datasets SET features = "
-        "(SELECT features FROM schemas WHERE dataset_id = datasets.id AND number = 0)"
+        "UPDATE datasets SET features = coalesce("
+        "(SELECT features FROM schemas WHERE dataset_id = datasets.id AND number = 0), '[]')"
     )
     if op.get_context().dialect.name == "postgresql":
         op.alter_column("datasets", "features", server_default=None)

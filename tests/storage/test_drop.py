@@ -70,6 +70,7 @@ def fill(reg: Registry, name: str, rows: int) -> Dataset:
         dataset.run(f"r{number}").epoch(0)
     dataset.erase("k1")
     fill_related(dataset, reg.engine, 1)
+    dataset.tag("filled")
     with writing(reg.engine) as connection:
         connection.execute(insert(InboxRow), [{"dataset_id": dataset.id}] * 2)
     return dataset
@@ -134,7 +135,7 @@ def test_readers_and_writers_notice_a_drop_at_once(reg: Registry, url: str) -> N
         for use_of_rows in (lambda: list(pages), lambda: run.consumed, lambda: run.record(1)):
             with pytest.raises(DatasetDroppedError):
                 use_of_rows()
-        assert counts(reg) == {"datasets": 1, "heads": 1}
+        assert counts(reg) == {"datasets": 1, "heads": 1, "schemas": 1}
 
 
 def test_a_drop_whose_commit_was_not_acknowledged_is_repeated_without_effect(
