@@ -33,7 +33,9 @@ KINDS: dict[str, dict[str, Feature]] = {
     "fixed": {"n": Tensor("int64"), "label": ClassLabel(CLASSES)},
     "variable": {"n": Tensor("int64"), "note": Text(), "label": ClassLabel(CLASSES)},
 }
-WHERE = {"label": ["cat", "lynx"], "n": (5, None), "source": ["team-a", None]}
+CHOSEN = [n for n in range(1000) if n % 7 != 3]
+WHERE = {"label": ["cat", "lynx"], "n": CHOSEN, "source": ["team-a", None]}
+"""Conditions that zeros meet, as columns have them for rows that were erased."""
 POLICIES: dict[str, Policy] = {"all": "all", "new": "new", "replay": Replay(0.5)}
 
 
@@ -62,7 +64,7 @@ class Model:
         return {
             n: position
             for position, n, source in latest.values()
-            if n % 3 != 1 and n >= 5 and source in ("team-a", None) and n not in self.erased
+            if n % 3 != 1 and n % 7 != 3 and source in ("team-a", None) and n not in self.erased
         }
 
 
@@ -186,6 +188,52 @@ def test_filtered_epochs_replay_or_say_that_they_held_erased_samples(
     training.grow_and_pin()
     replay()
     assert not any({*e[-1].numbers} & training.model.erased for e in training.epochs.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_replay_that_could_have_drawn_an_erased_sample_draws_no_other(
+    reg: Registry, cache: Path, kind: str
+) -> None:
+    model = Model(reg.create("d", KINDS[kind]), kind)
+    run = model.dataset.run("r", where={"label": "cat"}, policy=Replay(0.2))
+    for after in (0, 30):
+        model.insert([f"k{n}" for n in range(after, after + 30)], None)
+        epoch = run.epoch(after // 30)
+    held = numbers(epoch)
+    assert (epoch.size, epoch.older) == (12, 10)
+    undrawn = next(n for n in range(0, 30, 3) if n not in held)
+    model.dataset.erase(f"k{undrawn + 1}")  # a dog, which the epoch could not have drawn
+    for way in WAYS:
+        with reading_from(way, cache):
+            assert numbers(reg.open("d").run("r").epoch(1)) == held
+    model.dataset.erase(f"k{undrawn}")
+    for way in (*WAYS, *WAYS):
+        with reading_from(way, cache), pytest.raises(ErasedError, match="may have held") as raised:
+            reg.open("d").run("r").epoch(1)
+        assert undrawn in raised.value.positions
+
+
+def test_an_index_that_another_copy_of_the_database_has_made_is_not_taken(
+    reg: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model(reg.create("d", KINDS["fixed"]), "fixed")
+    run = model.dataset.run("r", where={"label": "cat"}, policy=Replay(0.2))
+    for after in (0, 30):
+        model.insert([f"k{n}" for n in range(after, after + 30)], None)
+        epoch = run.epoch(after // 30)
+    held = numbers(epoch)
+    erased = next(n for n in range(0, 30, 3) if n not in held)
+
+    # As in a process that reads a copy which has erased this sample, with the same mirror.
+    def matches(self: MirrorColumns, tests: Any, after: int, until: int) -> Any:
+        return match(self, tests, after, until) & (np.arange(after, until) != erased)
+
+    match = MirrorColumns.matches
+    monkeypatch.setattr(MirrorColumns, "matches", matches)
+    other = epoch.source.index(run.population(1, 30, 60), None)
+    monkeypatch.setattr(MirrorColumns, "matches", match)
+    assert (other.size, other.older) == (12, 9)
+    assert numbers(reg.open("d").run("r").epoch(1)) == held
 
 
 def test_an_epoch_without_matching_samples_says_what_none_has(reg: Registry) -> None:
@@ -329,6 +377,17 @@ def test_no_column_of_a_mirror_keeps_the_values_of_an_erased_sample(
             value = slice(n * size, (n + 1) * size)
             assert after[value] == (bytes(size) if n in (6, 11) else values[value])
     assert [*before] == values_files(cache)
+
+
+def test_an_erasure_does_not_seal_the_damage_of_a_column(reg: Registry, cache: Path) -> None:
+    model = Model(reg.create("d", KINDS["fixed"]), "fixed")
+    model.insert([f"k{n}" for n in range(50)], "team-a")
+    model.dataset.run("a", where=WHERE).epoch(0)
+    for path in values_files(cache):
+        damage(path, 41)
+    model.dataset.erase("k6")
+    epoch = model.dataset.run("b", where=WHERE).epoch(0)
+    assert sorted(numbers(epoch)) == sorted(model.matching(50).keys() - {6})
 
 
 def test_a_database_that_lacks_an_erasure_filters_by_the_samples_that_it_has(
