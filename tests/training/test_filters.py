@@ -413,6 +413,35 @@ def test_a_database_that_lacks_an_erasure_filters_by_the_samples_that_it_has(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_conditions_on_what_was_added_hold_for_older_samples_by_its_default(
+    reg: Registry, cache: Path, kind: str
+) -> None:
+    model = Model(reg.create("d", KINDS[kind]), kind)
+    model.insert([f"k{n}" for n in range(9)], "team-a")
+    before = reg.open("d")
+    model.dataset.run("plain").epoch(0)
+    model.dataset.add_classes("label", ["bear"])
+    model.dataset.add_feature("quality", Tensor("float32"), default=0.5)
+    model.dataset.add_feature("place", Text(), default="garden")
+    # As in a process that has opened the dataset before the changes.
+    runs: dict[str, tuple[dict[str, Any], list[int]]] = {
+        "bears": ({"label": "bear"}, [10]),
+        "good": ({"quality": (0.5, None), "n": (2, 11)}, [*range(2, 11)]),
+        "better": ({"quality": (0.6, None)}, [9, 10]),
+        "gardens": ({"place": "garden", "label": "cat"}, [0, 3, 6]),
+        "forest": ({"place": ["forest"]}, [9, 10]),
+    }
+    for name, (where, _) in runs.items():
+        before.run(name, where=where)
+    added = {"quality": 0.7, "place": "forest"}
+    model.dataset.insert([{**model.sample(9), **added}, {**model.sample(10), **added, "label": 3}])
+    for way in WAYS:
+        with reading_from(way, cache):
+            for name, (_, expected) in runs.items():
+                assert sorted(numbers(reg.open("d").run(name).epoch(0))) == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_class_weights_are_balanced_over_the_samples_of_the_epoch(
     reg: Registry, cache: Path, kind: str
 ) -> None:
