@@ -212,6 +212,6 @@ def test_a_mirror_that_is_opened_while_it_is_removed_is_made_again(
         while opener.poll() is None:
             for use in mirrors(cache):
                 removed += remove_mirror(use.folder, with_runs=False)
-            time.sleep(0.001)
+            time.sleep(0.01)
     assert opener.returncode == 0
     assert removed > 1
