@@ -11,6 +11,7 @@ from .storage.log.page import Page
 from .storage.log.tags import Tag
 from .storage.log.version import Version
 from .training.epoch import Epoch
+from .training.lineage import EpochLineage
 from .training.policy import Replay
 from .training.run import Run
 
@@ -20,6 +21,7 @@ __all__ = [
     "Dataset",
     "Entry",
     "Epoch",
+    "EpochLineage",
     "Erasure",
     "Features",
     "Head",

@@ -22,6 +22,7 @@ from registry.cli import ls as ls
 from registry.cli import show as show
 from registry.cli import log as log
 from registry.cli import run as run
+from registry.cli import epoch as epoch
 from registry.cli import tag as tag
 from registry.cli import cache as cache
 from registry.cli import verify as verify

@@ -140,6 +140,18 @@ class Epoch:
         """Return the positions in the log of the samples at these offsets."""
         return self._at_ranks(self.order(offsets))
 
+    def ranked(self, rows: int) -> Iterator[Positions]:
+        """Yield the positions of all samples in the order of the log, ``rows`` at a time.
+
+        Those that a replay draws come last, in no order.
+        """
+        for after in range(0, self.size, rows):
+            yield self._at_ranks(np.arange(after, min(self.size, after + rows)))
+
+    def erased_positions(self) -> Positions:
+        """Return the positions of the epoch's samples that were erased, in ascending order."""
+        return self.held(self.source.erased(self._population))
+
     def _at_ranks(self, ranks: Positions) -> Positions:
         try:
             return self.index.positions(ranks)
@@ -162,7 +174,7 @@ class Epoch:
             self.index = self._make_index(None)
         # A withheld row is blank in the files, and would fail the graph that reads them.
         files = self.source.local_files(self.index)
-        return None if files is None or len(self._among(files.withheld)) else files
+        return None if files is None or len(self.held(files.withheld)) else files
 
     def class_weights(self, feature: str) -> dict[int, float]:
         """Return the weight of each class of a `ClassLabel`, as Keras's ``class_weight`` takes it.
@@ -181,8 +193,7 @@ class Epoch:
             )
         self._refuse_erased()
         counts = np.zeros(label.count, np.int64)
-        for after in range(0, self.size, CHUNK_ROWS):
-            positions = self._at_ranks(np.arange(after, min(self.size, after + CHUNK_ROWS)))
+        for positions in self.ranked(CHUNK_ROWS):
             counts += np.bincount(self.source.values(feature, positions), minlength=label.count)
         weights = self.size / (np.count_nonzero(counts) * np.maximum(counts, 1))
         return dict(enumerate(np.where(counts > 0, weights, 1.0).tolist()))
@@ -281,7 +292,7 @@ class Epoch:
         """Raise `ErasedError` with all samples of the epoch that are known to be erased."""
         # An erased sample is retracted, too: later epochs do not hold it, and ask for no key.
         erased = self.source.erased(self._population)
-        held = self._among(erased)
+        held = self.held(erased)
         # Where an older sample that met the conditions is lost, the same ranks draw other samples.
         # Every machine must find that, also one that has the index that was made before.
         if self.older is not None and not len(held) and len(erased) and erased[0] < self.since:
@@ -300,7 +311,7 @@ class Epoch:
             samples = sorted((row.position, row.key) for row in rows)
             self._refuse(samples, "may have held")
 
-    def _among(self, positions: Positions) -> Positions:
+    def held(self, positions: Positions) -> Positions:
         """Return which of these positions, in ascending order, hold samples of the epoch."""
         if not len(positions):
             return positions

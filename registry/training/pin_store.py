@@ -122,6 +122,15 @@ def find(engine: Engine, run: RunSettings, number: int) -> Pin | None:
     return read(engine, _find, _NUMBER, run, {"number": number})
 
 
+def find_pinned(engine: Engine, run: RunSettings, number: int) -> PinnedEpoch | None:
+    """Read an epoch's row, and when it was inserted; None while it is not pinned."""
+    if abs(number) >= END:
+        return None
+    parameters = {"run": run.id, "number": number}
+    row = read(engine, lambda connection: connection.execute(_NUMBER, parameters).one_or_none())
+    return PinnedEpoch(_pin(row), row.pinned_at) if row else None
+
+
 def find_before(engine: Engine, run: RunSettings, number: int) -> Pin | None:
     """Read the row of the epoch before ``number``; None while it is not pinned.
 

@@ -95,6 +95,12 @@ class Epochs:
         draw = Draw(policy, self._run.seed, number) if isinstance(policy, Replay) else None
         return Population(watermark, self._interval, since, draw, self._run.conditions)
 
+    def unopened(self, pin: Pin) -> Epoch:
+        """Return a pinned epoch to ask what it held; samples of it may be erased."""
+        population = self.population(pin.number, pin.since, pin.watermark)
+        schema = self._log.schemas.numbered(pin.schema)
+        return Epoch(self._run, pin, schema, population, self._sources)
+
     def _open(self, pin: Pin, source: Source | None) -> Epoch:
         population = self.population(pin.number, pin.since, pin.watermark)
         schema = self._log.schemas.numbered(pin.schema)

@@ -27,12 +27,14 @@ from registry.samples.arrays import Positions
 from registry.samples.codec import Column
 from registry.samples.features import Features
 from registry.samples.splits import Interval
+from registry.storage.log.entries import Entry
 from registry.storage.log.reader import Log
 from registry.storage.log.version import Version
 from registry.training import batching, pin_store, run_store
 from registry.training.conditions import Conditions
 from registry.training.epoch import ALONE, Epoch
 from registry.training.image_batches import image_batches
+from registry.training.lineage import EpochLineage, entries_of, lineage_of
 from registry.training.mirror_source import Sources
 from registry.training.pin_store import Pin, PinnedEpoch
 from registry.training.pinning import Epochs
@@ -115,6 +117,32 @@ class Run:
     def epochs(self, count: int) -> list[PinnedEpoch]:
         """Read the last ``count`` pinned epochs from the database, in their order."""
         return pin_store.newest(self.log.engine, self._settings, count)
+
+    def lineage(self, number: SupportsIndex) -> EpochLineage:
+        """Return what a pinned epoch was made of: its version, and its samples by their origin.
+
+        It takes time that grows with the epoch, and pins nothing. Raises `EpochError` if the epoch
+        is not pinned.
+        """
+        pinned = self._pinned(number)
+        return lineage_of(self._epochs.unopened(pinned.pin), pinned, self.dataset)
+
+    def entries(self, number: SupportsIndex) -> Iterator[Entry]:
+        """Yield the log's row of each sample that a pinned epoch held, in the order of the log.
+
+        Rows are read a few thousand at a time. Those that a replay drew come last. Raises
+        `EpochError` if the epoch is not pinned.
+        """
+        return entries_of(self._epochs.unopened(self._pinned(number).pin))
+
+    def _pinned(self, number: SupportsIndex) -> PinnedEpoch:
+        number = operator.index(number)
+        pinned = pin_store.find_pinned(self.log.engine, self._settings, number)
+        if pinned is None:
+            last = self.last
+            held = "none yet" if last is None else f"epochs 0 to {last.number}"
+            raise EpochError(f"run {self.name!r} has not pinned epoch {number}; it has {held}")
+        return pinned
 
     def record(self, consumed: SupportsIndex, *, rewind: bool = False) -> None:
         """Store that the run's first ``consumed`` samples have been trained on.

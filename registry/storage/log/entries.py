@@ -11,7 +11,9 @@ from typing import Any, TypeVarTuple
 from sqlalchemy import Connection, Row, Select, bindparam, func, select, text, tuple_
 
 from registry.errors import SampleNotFoundError
+from registry.samples.arrays import Positions
 from registry.storage.database.models import SampleRow
+from registry.storage.database.sql import is_any_of
 from registry.storage.log.standby import missing_rows
 
 Columns = TypeVarTuple("Columns")
@@ -116,6 +118,27 @@ def entries(connection: Connection, dataset_id: int, after: int, until: int) -> 
     Raises the error that `missing_rows` returns where one is missing.
     """
     return [_entry(row) for row in rows_at(connection, select(*_COLUMNS), dataset_id, after, until)]
+
+
+def entries_among(connection: Connection, dataset_id: int, positions: Positions) -> list[Entry]:
+    """Return the log's rows at these positions, in any order."""
+    wanted = is_any_of(connection, SampleRow.position, positions.tolist())
+    rows = connection.execute(
+        select(*_COLUMNS).where(SampleRow.dataset_id == dataset_id, wanted)
+    ).all()
+    if len(rows) != len(positions):
+        end = int(positions.max()) + 1
+        raise missing_rows(connection, dataset_id, int(positions.min()), end, len(rows))
+    return [_entry(row) for row in rows]
+
+
+def sources_among(
+    connection: Connection, dataset_id: int, positions: Positions
+) -> list[tuple[str | None, int]]:
+    """Return how many of the log's rows at these positions came from each source."""
+    wanted = is_any_of(connection, SampleRow.position, positions.tolist())
+    query = select(SampleRow.source, func.count()).where(SampleRow.dataset_id == dataset_id, wanted)
+    return [(row[0], row[1]) for row in connection.execute(query.group_by(SampleRow.source))]
 
 
 def rows_at(
