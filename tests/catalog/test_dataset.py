@@ -26,8 +26,9 @@ from registry.errors import (
     VersionError,
 )
 from registry.samples.features import Feature
+from registry.storage.log import page_queries
 from registry.storage.log.writer import CHUNK_ROWS
-from tests.support.datasets import digit
+from tests.support.datasets import FIXED, digit
 
 numbers = itertools.count()
 
@@ -168,6 +169,18 @@ def test_pages_of_any_size_concatenate_to_the_log(
                 assert page.buckets.dtype == np.uint16
                 # A page of records that differ in length ends at the record that fills it.
                 assert page.sizes is None or page.sizes[:-1].sum() < rows * 8
+
+
+def test_a_page_without_erased_rows_is_read_once(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_queries, "GROUP_BYTES", 1)
+    monkeypatch.setattr(page_queries, "_row_by_row", None)
+    with registry.connect(postgresql_url) as reg:
+        digits = reg.create("digits", FIXED)
+        digits.insert([digit(n) for n in range(9)], keys=[f"k{n}" for n in range(9)])
+        digits.retract("k3")
+        assert [len(page["label"]) for page in digits.pages()] == [9]
 
 
 @pytest.mark.parametrize("gap", [4, 8])

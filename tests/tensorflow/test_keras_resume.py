@@ -222,6 +222,15 @@ def test_a_backup_of_another_run_is_refused(growing: Dataset, backup: Any) -> No
         train(model(), growing.run("other"), callbacks=backup)
 
 
+def test_a_call_with_a_backup_of_another_run_pins_no_epoch(growing: Dataset, backup: Any) -> None:
+    run = growing.run("other")
+    train(serial_recorder([]), growing.run("r"), callbacks=backup)
+    train(serial_recorder([]), run)
+    with pytest.raises(RunMismatchError):
+        train(serial_recorder([]), run, callbacks=backup)
+    assert run.last == run.pin(0)
+
+
 def test_a_backup_of_another_history_is_refused(growing: Dataset, backup: Any) -> None:
     train(model(), growing.run("r"), epochs=2, callbacks=backup)
     run = growing.run("r")
