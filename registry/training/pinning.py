@@ -137,9 +137,11 @@ class Epochs:
                 # If another worker was faster, its pin counts, and may need another source.
                 return pin, source if pin == proposed else None
             if isinstance(head, VersionEnd):
+                where = f" where {self._run.conditions}" if self._run.conditions else ""
                 raise EpochError(
                     f"epoch {number} of run {self._run.name!r}: the version that it is on, which "
-                    f"ends at position {head.position}, holds no sample for it; choose another one"
+                    f"ends at position {head.position}, holds no sample for it{where}; choose "
+                    "another one"
                 )
             # Another worker may have pinned samples that were retracted before this head. Its pin
             # counts; without this read, the wait below would be for further samples.

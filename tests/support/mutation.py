@@ -34,6 +34,11 @@ class Group:
 
 
 GROUPS = {
+    "filters": Group(
+        [f"{TRAINING}/{n}.py" for n in ("conditions", "filters", "mirror_columns", "value_columns")]
+        + [f"{MIRROR}/columns.py"],
+        ["tests/training/test_conditions.py", "tests/training/test_filters.py"],
+    ),
     "inbox": Group(
         [f"{LOG}/inbox*.py"],
         ["tests/storage/test_inbox.py", "tests/storage/test_inbox_corrections.py"],

@@ -243,6 +243,9 @@ def test_an_epoch_without_matching_samples_says_what_none_has(reg: Registry) -> 
     with pytest.raises(EpochError, match=r"holds nothing new where label is 'cat' and 0 <= n < 9$"):
         run.epoch(0, timeout=0)
     assert run.last is None
+    version = reg.open(str(dataset.version)).run("none", where={"label": "cat"})
+    with pytest.raises(EpochError, match="holds no sample for it where label is 'cat'; choose"):
+        version.epoch(0)
 
 
 def values_files(cache: Path) -> list[Path]:

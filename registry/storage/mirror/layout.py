@@ -13,6 +13,7 @@ anchors    `ANCHOR` per page that was appended: positions where the chain is kno
 erased     `ERASED` per erasure in the database, in its order, up to the last that was applied here
 =========  ====================================================================================
 
+The folder ``columns`` has values that are derived from the records and the database (`columns`).
 All records of a generation are in the layout of one schema (`MirrorState.layout`). Older records
 are brought to it when they are appended.
 
