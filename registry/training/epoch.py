@@ -12,15 +12,16 @@ from typing import Any, NoReturn, Self, SupportsIndex, TypeVar
 
 import numpy as np
 
-from registry.errors import DivergenceError, EpochError, ErasedError, FeatureError, MirrorError
+from registry.errors import DivergenceError, EpochError, ErasedError, MirrorError
 from registry.samples.arrays import Positions, Rows
 from registry.samples.codec import Codec, Column
-from registry.samples.features import ClassLabel, Features
+from registry.samples.features import Features
 from registry.samples.schema import Schema
 from registry.storage.mirror.erase import erased_rows
 from registry.storage.mirror.index import Index
 from registry.storage.mirror.local_files import LocalFiles
 from registry.training import batching
+from registry.training.class_weights import balanced, class_label
 from registry.training.conditions import Conditions
 from registry.training.image_batches import image_batches
 from registry.training.mirror_source import Sources
@@ -184,19 +185,12 @@ class Epoch:
         without samples has the weight 1, which is the mean over the samples. Raises `FeatureError`
         for any other feature.
         """
-        label = self.features.get(feature)
-        if not isinstance(label, ClassLabel):
-            labels = [name for name, each in self.features.items() if isinstance(each, ClassLabel)]
-            raise FeatureError(
-                f"{feature!r:.200} is no ClassLabel, so that its values have no weights; "
-                + (f"give one of {', '.join(map(repr, labels))}" if labels else "there is none")
-            )
+        label = class_label(self.features, feature)
         self._refuse_erased()
         counts = np.zeros(label.count, np.int64)
         for positions in self.ranked(CHUNK_ROWS):
             counts += np.bincount(self.source.values(feature, positions), minlength=label.count)
-        weights = self.size / (np.count_nonzero(counts) * np.maximum(counts, 1))
-        return dict(enumerate(np.where(counts > 0, weights, 1.0).tolist()))
+        return balanced(counts)
 
     def rows(self, offsets: Positions) -> Iterator[Rows]:
         """Yield fixed-width samples as uint8 of shape ``(count, width or more)``, in order."""

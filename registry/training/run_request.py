@@ -11,6 +11,7 @@ from registry.samples.features import Features
 from registry.samples.text import name_problem
 from registry.storage.log.version import Version
 from registry.training.conditions import Conditions, Where
+from registry.training.parse_conditions import parse_conditions
 from registry.training.policy import Policy, check_policy
 
 END = 2**63
@@ -48,10 +49,10 @@ class RunRequest:
             raise FeatureError(f"seed {operator.index(self.seed)} is not in [0, 2**63)")
 
     def conditions(self, *, of_rows: bool) -> Conditions | None:
-        """Return the conditions, as `Conditions.parse` does; None if the request has none."""
+        """Return the conditions, as `parse_conditions` does; None if the request has none."""
         if self.where is None:
             return None
-        return Conditions.parse(self.where, self.features, of_rows=of_rows)
+        return parse_conditions(self.where, self.features, of_rows=of_rows)
 
     def values(self, conditions: Conditions | None) -> dict[str, Any]:
         """Return the columns of a new run's row."""

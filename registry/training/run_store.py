@@ -29,7 +29,7 @@ from registry.storage.database.sql import insert_if_new
 from registry.storage.database.transactions import read, write, writing
 from registry.storage.log.version import Version
 from registry.storage.log.watermark import Watermark
-from registry.training.conditions import SOURCE, Conditions
+from registry.training.conditions import Conditions
 from registry.training.policy import Policy, parse_policy
 from registry.training.run_request import END, RunRequest
 
@@ -70,7 +70,7 @@ def get_or_create(engine: Engine, dataset_id: int, request: RunRequest) -> RunSe
     row = read(engine, lambda c: c.execute(query).one_or_none())
     # A run that was created before the dataset had a feature of this name means the rows' source.
     of_rows = row is not None and Conditions.from_json(row.conditions).source is not None
-    conditions = request.conditions(of_rows=of_rows or SOURCE not in request.features)
+    conditions = request.conditions(of_rows=of_rows)
     values = request.values(conditions)
     settings = _settings(row or write(engine, _create, dataset_id, values))
     for setting, value, stored in (

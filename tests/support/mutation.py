@@ -35,7 +35,7 @@ class Group:
 
 GROUPS = {
     "filters": Group(
-        [f"{TRAINING}/{n}.py" for n in ("conditions", "filters", "mirror_columns", "value_columns")]
+        [f"{TRAINING}/{n}.py" for n in ("*conditions", "filters", "*_columns")]
         + [f"{MIRROR}/columns.py"],
         ["tests/training/test_conditions.py", "tests/training/test_filters.py"],
     ),

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry import Bytes, ClassLabel, Dataset, Image, Ragged, Registry, Tensor, Text
-from registry.errors import FeatureError, RunMismatchError
+from registry.errors import EpochError, FeatureError, RunMismatchError
 from registry.samples.features import Features
 from registry.training.conditions import Conditions
 from registry.training.filters import filters
+from registry.training.parse_conditions import parse_conditions
 
 FEATURES = Features(
     {
@@ -82,7 +83,7 @@ FEATURES = Features(
 )
 def test_a_condition_that_no_sample_can_meet_is_refused(where: Any, message: str) -> None:
     with pytest.raises(FeatureError, match=message):
-        Conditions.parse(where, FEATURES)
+        parse_conditions(where, FEATURES)
 
 
 def test_conditions_are_stored_in_one_form_however_they_are_written() -> None:
@@ -95,7 +96,7 @@ def test_conditions_are_stored_in_one_form_however_they_are_written() -> None:
         "large": (2**63, 2**64),
         "source": ["team-b", None, "team-a"],
     }
-    conditions = Conditions.parse(one, FEATURES)
+    conditions = parse_conditions(one, FEATURES)
     assert conditions.to_json() == {
         "features": {
             "checked": [True],
@@ -107,11 +108,11 @@ def test_conditions_are_stored_in_one_form_however_they_are_written() -> None:
         },
         "source": [None, "team-a", "team-b"],
     }
-    assert Conditions.parse(conditions.where, FEATURES) == conditions
-    assert str(Conditions.parse({"label": ["cat", "dog"], "score": (None, 1)}, FEATURES)) == (
+    assert parse_conditions(conditions.where, FEATURES) == conditions
+    assert str(parse_conditions({"label": ["cat", "dog"], "score": (None, 1)}, FEATURES)) == (
         "label is one of 'cat', 'dog' and score < 1.0"
     )
-    assert not Conditions.parse({}, FEATURES)
+    assert not parse_conditions({}, FEATURES)
     assert Conditions().to_json() is None
 
 
@@ -152,7 +153,7 @@ def test_numbers_meet_conditions_as_python_compares_them(data: st.DataObject, dt
         given_conditions.append((start, stop))
     for given_condition in given_conditions:
         try:
-            conditions = Conditions.parse({"x": given_condition}, features)
+            conditions = parse_conditions({"x": given_condition}, features)
         except FeatureError:  # an interval without any number of an integer type
             assert given_condition == (None, np.iinfo(dtype).min)
             continue
@@ -197,6 +198,17 @@ def test_a_feature_named_source_has_the_condition_that_is_named_so(reg: Registry
     dataset.insert([{"source": "camera"}, {"source": "scanner"}], source="team-a")
     run = dataset.run("r", where={"source": "camera"})
     assert run.epoch(0).size == 1
+
+
+def test_a_run_keeps_its_sources_when_a_feature_is_named_so(reg: Registry) -> None:
+    dataset = reg.create("d", {"n": Tensor("int64")})
+    dataset.insert([{"n": 1}], source="team-a")
+    where = {"source": "team-a"}
+    dataset.run("r", where=where)
+    dataset.add_feature("source", Text(), default="camera")
+    assert reg.open("d").run("r", where=where).epoch(0).size == 1
+    with pytest.raises(EpochError):
+        dataset.run("other", where=where).epoch(0)
 
 
 @pytest.fixture
