@@ -12,6 +12,7 @@ from .storage.log.tags import Tag
 from .storage.log.version import Version
 from .training.epoch import Epoch
 from .training.lineage import EpochLineage
+from .training.mix import Mix, mix
 from .training.policy import Replay
 from .training.run import Run
 
@@ -26,6 +27,7 @@ __all__ = [
     "Features",
     "Head",
     "Image",
+    "Mix",
     "Page",
     "Ragged",
     "Registry",
@@ -40,4 +42,5 @@ __all__ = [
     "Text",
     "Version",
     "connect",
+    "mix",
 ]

@@ -52,7 +52,7 @@ Errors carry their facts as attributes, such as `LogGapError.after`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class RegistryError(Exception):
@@ -376,15 +376,34 @@ class EpochError(RegistryError):
 
 
 class RewindError(EpochError):
-    """A consumed count, ``asked``, lower than ``consumed``, which is recorded for the run."""
+    """A consumed count, ``asked``, lower than ``consumed``, which a run or a mix has recorded."""
 
-    def __init__(self, run: str, consumed: int, asked: int) -> None:
+    def __init__(self, holder: str, consumed: int, asked: int) -> None:
         super().__init__(
-            f"run {run!r} has consumed {consumed} samples, so recording {asked} would go back; "
+            f"{holder} has consumed {consumed} samples, so recording {asked} would go back; "
             f"record(consumed={asked}, rewind=True) does so, advance(samples) adds to them"
         )
         self.consumed = consumed
         self.asked = asked
+
+
+class MixPositionError(EpochError):
+    """The runs of a mix have consumed numbers of samples that no position of the mix has.
+
+    ``consumed`` has the number of each run, ``reached`` is the last position that all have reached.
+    """
+
+    def __init__(self, mix: str, consumed: Sequence[tuple[str, int]], reached: int) -> None:
+        counts = [f"{count} by {run}" for run, count in consumed]
+        named = ", ".join([*counts[:5], *([f"… ({len(counts)} runs)"] if len(counts) > 5 else [])])
+        super().__init__(
+            f"{mix}: no position has the samples that its runs have consumed, {named}. A run was "
+            "trained on alone, or in a mix with other weights or another seed; take runs of other "
+            "names, or go back to the last position that all have reached: "
+            f"mix.record({reached}, rewind=True)"
+        )
+        self.consumed = [count for _, count in consumed]
+        self.reached = reached
 
 
 class TrainingError(RegistryError, TypeError):

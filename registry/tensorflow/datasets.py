@@ -28,6 +28,7 @@ from registry.tensorflow import interrupts
 from registry.tensorflow.elements import Elements, Names
 from registry.tensorflow.pipelines import ChunkIterator, file_batches, generator_batches
 from registry.training.epoch import ALONE, Epoch
+from registry.training.mix import Mix
 from registry.training.run import Run
 from registry.training.sharding import Shard, Share
 
@@ -132,7 +133,7 @@ class EpochDataset(_RunDataset):
                 elements,
                 chunks,
                 epoch.schema,
-                epoch.source.log,
+                [epoch.source.log],
                 share.batch_size,
                 drop_remainder=drop_remainder,
             )
@@ -153,9 +154,10 @@ class EpochDataset(_RunDataset):
 class StreamDataset(_RunDataset):
     """A run's samples without end, epoch after epoch, in full batches that can span two epochs.
 
-    Arguments and elements are as in `EpochDataset`. ``start`` is the number of the run's samples,
-    of all shards, before the first one. With None, each new iterator continues after the samples
-    that are recorded as consumed (`Run.record`), so that an iterator that is discarded loses none.
+    Or those of a mix, in its order. Arguments and elements are as in `EpochDataset`. ``start`` is
+    the number of samples, of all shards, before the first one. With None, each new iterator
+    continues after the samples that are recorded as consumed (`Run.record`, `Mix.record`), so that
+    an iterator that is discarded loses none.
 
     An epoch is pinned when its first sample is read. That is a little before the sample is trained
     on, because batches are prefetched. Ctrl-C ends the wait for a sample if the dataset was made
@@ -167,7 +169,7 @@ class StreamDataset(_RunDataset):
 
     def __init__(
         self,
-        run: Run,
+        run: Run | Mix,
         *,
         batch_size: SupportsIndex,
         x: Names | None = None,
@@ -184,6 +186,9 @@ class StreamDataset(_RunDataset):
 
         def chunks() -> ChunkIterator:
             first = run.consumed if start is None else operator.index(start)
+            if isinstance(run, Mix):  # which waits for nothing
+                yield from run.chunks(share, first)
+                return
             # This runs in one of TensorFlow's threads, where `KeyboardInterrupt` is never raised.
             pressed = interrupts.count()
             for chunk in run.chunks(share, first, CANCEL_INTERVAL):
@@ -199,7 +204,7 @@ class StreamDataset(_RunDataset):
 
         # A stream has no remainder, but this makes the batch size known to a model that is built.
         batches = generator_batches(
-            elements, chunks, run.schema, run.log, share.batch_size, drop_remainder=True
+            elements, chunks, run.schema, run.logs, share.batch_size, drop_remainder=True
         )
         endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
         super().__init__(batches.apply(endless))
@@ -221,6 +226,26 @@ class StreamDataset(_RunDataset):
         # dataset, which knows nothing of this check.
         _check_steps_given()
         return super().map(*arguments, **options)
+
+
+class MixStepsDataset(_RunDataset):
+    """A worker's next ``steps`` batches of a mix after its first ``start`` samples.
+
+    Unlike a `StreamDataset` that is cut off, it pins no epoch and reads no sample after them.
+    Elements are those of a `StreamDataset` with these ``options``.
+    """
+
+    def __init__(self, mix: Mix, share: Share, start: int, steps: int, **options: Any) -> None:
+        elements = Elements(mix.features, **options)
+        batches = generator_batches(
+            elements,
+            lambda: mix.chunks(share, start, steps),
+            mix.schema,
+            mix.logs,
+            share.batch_size,
+            drop_remainder=True,
+        )
+        super().__init__(batches.apply(tf.data.experimental.assert_cardinality(steps)))
 
 
 def as_shard(worker: Worker) -> Shard:

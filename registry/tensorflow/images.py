@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,7 @@ from registry.tensorflow.raw_datasets import (
     RebatchDataset,
     map_plainly,
 )
+from registry.training.log_positions import log_and_position
 
 DECODERS = 2 * (os.cpu_count() or 1)
 """Images decoded in parallel. With one per core, cores wait for their next image."""
@@ -49,20 +50,20 @@ _DECORATION = re.compile(r"\{\{[^{}]*\}\} ?| \[Op:[^\]]*\].*", re.DOTALL)
 def batches(
     chunks: tf.data.Dataset,
     elements: Elements,
-    log: Log,
+    logs: Sequence[Log],
     batch_size: int,
     *,
     drop_remainder: bool,
 ) -> tf.data.Dataset:
     """Return batches of the samples in chunks, with images decoded.
 
-    A chunk is a pair: the positions of some samples, int64 ``(count,)``, and their columns, as
-    `row_arrays` makes them. For a batch with a sample that cannot be decoded, iterators raise
-    TensorFlow's error with the text of an `ImageError`.
+    A chunk is a pair: the positions of some samples, int64 ``(count,)``, as in `log_positions`, and
+    their columns, as `row_arrays` makes them. For a batch with a sample that cannot be decoded,
+    iterators raise TensorFlow's error with the text of an `ImageError`.
     """
     ragged = any(isinstance(elements.features[name], Ragged) for name in elements.wanted)
     select = dict if ragged else elements.select
-    parts = InterleaveDataset(chunks, _Decoder(elements, log, batch_size, select).decode_chunk)
+    parts = InterleaveDataset(chunks, _Decoder(elements, logs, batch_size, select).decode_chunk)
     rebatched = RebatchDataset(parts, batch_size, drop_remainder=drop_remainder)
     if not ragged:
         return rebatched
@@ -76,7 +77,7 @@ class _Decoder:
     """Decodes the images of chunks, and checks that no sample was dropped."""
 
     elements: Elements
-    log: Log
+    logs: Sequence[Log]
     batch_size: int
     select: Callable[[dict[str, Any]], Any]
     """Makes an element of the columns of a batch."""
@@ -128,7 +129,7 @@ class _Decoder:
 
     def _raise_error(self, positions: Positions) -> np.int64:
         for after in range(0, len(positions), self.batch_size):
-            _refuse_broken(self.log, self.elements, positions[after : after + self.batch_size])
+            _refuse_broken(self.logs, self.elements, positions[after : after + self.batch_size])
         raise TrainingError(
             "a batch of images could not be made, but then it could: the memory may have run out"
         )
@@ -138,13 +139,13 @@ def _blank(spec: tf.TensorSpec) -> Any:
     return tf.zeros([side or 0 for side in spec.shape], spec.dtype)
 
 
-def _refuse_broken(log: Log, elements: Elements, positions: Positions) -> None:
+def _refuse_broken(logs: Sequence[Log], elements: Elements, positions: Positions) -> None:
     """Raise an error if a sample cannot be decoded, or if the images differ in size.
 
     Reads the database, in one of TensorFlow's threads.
     """
     firsts: dict[str, tuple[tuple[int, ...], str]] = {}
-    for position in positions.tolist():
+    for log, position in (log_and_position(logs, each) for each in positions.tolist()):
         dataset, key, record = read(log.engine, sample_at, log.dataset_id, position)
         if not record:  # erased meanwhile
             continue

@@ -19,7 +19,7 @@ call into Python, or of a graph function, among many samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,10 +45,11 @@ from registry.tensorflow.gather import GatherSignature, chunk_function
 from registry.tensorflow.graph_order import ShardParameters
 from registry.tensorflow.raw_datasets import MapDataset, RebatchDataset, map_plainly
 from registry.training.epoch import Epoch
+from registry.training.interleave import Samples
 from registry.training.sharding import Share
 
-Chunk = tuple[Epoch, Positions]
-"""An epoch, and the offsets of some of its samples."""
+Chunk = tuple[Samples, Positions]
+"""An epoch, or epochs of a mix, and the offsets of some of its samples."""
 ChunkIterator = Iterator[Chunk | None]
 """Yields None while there is nothing to read yet."""
 
@@ -87,21 +88,21 @@ def generator_batches(
     elements: Elements,
     chunks: Callable[[], ChunkIterator],
     schema: Schema,
-    log: Log,
+    logs: Sequence[Log],
     batch_size: int,
     *,
     drop_remainder: bool,
 ) -> tf.data.Dataset:
     """Return batches of samples that a Python generator reads, a chunk at a time.
 
-    Each iterator calls ``chunks`` once. All epochs in the chunks have this schema.
+    Each iterator calls ``chunks`` once. All chunks have this schema, and positions in ``logs``.
     """
     if schema.codec.fixed_width:
         decoded = _decoded_rows(elements, chunks, schema.codec)
         return RebatchDataset(decoded, batch_size, drop_remainder=drop_remainder)
     if elements.images:
         samples = _samples(elements, chunks, schema.codec, batch_size)
-        return images.batches(samples, elements, log, batch_size, drop_remainder=drop_remainder)
+        return images.batches(samples, elements, logs, batch_size, drop_remainder=drop_remainder)
     # Not `RebatchDataset`, which takes dense tensors only.
     columns = _columns(elements, chunks, schema.codec)
     return columns.rebatch(batch_size, drop_remainder=drop_remainder)

@@ -269,7 +269,8 @@ class Epoch:
         chunks = self.chunks(share, operator.index(start), drop_remainder=drop_remainder)
         if decode_images:
             parts = chain.from_iterable(self.samples(chunk, share.batch_size) for chunk in chunks)
-            return image_batches(self.source.log, self.features, parts, share.batch_size, channels)
+            logs = [self.source.log]
+            return image_batches(logs, self.features, parts, share.batch_size, channels)
         return batching.batches(chain.from_iterable(map(self.columns, chunks)), share.batch_size)
 
     @contextmanager

@@ -16,15 +16,20 @@ from registry.storage.database.transactions import read
 from registry.storage.log.reader import Log
 from registry.storage.log.records import sample_at
 from registry.training import batching
+from registry.training.log_positions import log_and_position
 
 Part = tuple[Positions, Mapping[str, Column]]
-"""The positions of some samples in the log, and the samples as columns."""
+"""The positions of some samples (`log_positions`), and the samples as columns."""
 _POSITION = ""
 """The name of the column of positions, which no feature can have."""
 
 
 def image_batches(
-    log: Log, features: Features, parts: Iterable[Part], batch_size: int, channels: int
+    logs: Sequence[Log],
+    features: Features,
+    parts: Iterable[Part],
+    batch_size: int,
+    channels: int,
 ) -> Iterator[dict[str, Column]]:
     """Yield batches as `batching.batches` does, with images decoded.
 
@@ -36,11 +41,15 @@ def image_batches(
     if channels not in MODES:
         raise FeatureError(f"{channels} channels: images are decoded to 1, 3 or 4")
     names = [name for name, feature in features.items() if isinstance(feature, Image)]
-    return _batches(log, names, parts, batch_size, decoder(channels))
+    return _batches(logs, names, parts, batch_size, decoder(channels))
 
 
 def _batches(
-    log: Log, names: Sequence[str], parts: Iterable[Part], batch_size: int, decode: Decode
+    logs: Sequence[Log],
+    names: Sequence[str],
+    parts: Iterable[Part],
+    batch_size: int,
+    decode: Decode,
 ) -> Iterator[dict[str, Column]]:
     with_positions = ({_POSITION: positions, **columns} for positions, columns in parts)
     # Decoded only here: the images of a part, which is a few MiB of files, might take gigabytes.
@@ -52,7 +61,7 @@ def _batches(
                 try:
                     images[row] = decode(file)
                 except Exception as error:  # noqa: BLE001  # Pillow raises what it likes
-                    _refuse(log, int(positions[row]), name, error)
+                    _refuse(*log_and_position(logs, int(positions[row])), name, error)
             batch[name] = images
         yield batch
 

@@ -10,11 +10,17 @@
 3. The database takes the first proposal only (`pin_store.insert_or_find`), so that all workers get
    the same pin. The same pin is the same samples in the same order.
 4. It opens the epoch, and remembers the pin.
+
+A part of a mix does not wait (`Epochs.find_or_repeat`). If it has nothing new, its next epoch
+repeats its newest samples: those of the epoch before, or if that is a repetition already, those of
+twice as many rows of the log. Otherwise a single new sample would make an epoch of each sample that
+the mix takes, until another one is inserted. If nothing is left of these, it is all samples.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -87,6 +93,16 @@ class Epochs:
         pinned = self._pin(number, deadline)
         return None if pinned is None else self._open(*pinned)
 
+    def find_or_repeat(self, number: int) -> Epoch | None:
+        """Return an epoch: as it was pinned, or else pinned now, with older samples if need be.
+
+        Waits for nothing; None if there is no sample at all. Raises errors as `find_or_pin` does.
+        """
+        if epoch := self.find(number):
+            return epoch
+        pinned = self._pin_or_repeat(number)
+        return None if pinned is None else self._open(*pinned)
+
     def population(self, number: int, since: int, watermark: int) -> Population:
         """Return the samples that an epoch with these watermarks holds."""
         policy = self._run.policy
@@ -119,23 +135,8 @@ class Epochs:
         since, start = (before.watermark, before.end) if before else (0, 0)
         head: Head | VersionEnd | None = self._version_end() or self._log.head()
         while head is not None:
-            source = self._sources.open(Watermark.of(head), head.schema, head.erased)
-            # None: only an index that is made now counts, as its size is stored permanently.
-            index = source.index(self.population(number, since, head.position), None)
-            if index.size:
-                proposed = Pin(
-                    number,
-                    since,
-                    head.position,
-                    head.chain,
-                    index.size,
-                    start,
-                    older=index.older,
-                    schema=head.schema,
-                )
-                pin = pin_store.insert_or_find(self._log.engine, self._run, proposed)
-                # If another worker was faster, its pin counts, and may need another source.
-                return pin, source if pin == proposed else None
+            if pinned := self._propose(number, since, start, head):
+                return pinned
             if isinstance(head, VersionEnd):
                 where = f" where {self._run.conditions}" if self._run.conditions else ""
                 raise EpochError(
@@ -146,11 +147,58 @@ class Epochs:
             # Another worker may have pinned samples that were retracted before this head. Its pin
             # counts; without this read, the wait below would be for further samples.
             if head.position > since:
-                pinned = pin_store.find(self._log.engine, self._run, number)
-                if pinned is not None:
-                    return pinned, None
+                pin = pin_store.find(self._log.engine, self._run, number)
+                if pin is not None:
+                    return pin, None
             head = await_growth(self._log, head.position, deadline)
         return None
+
+    def _pin_or_repeat(self, number: int) -> tuple[Pin, Source | None] | None:
+        """Pin an epoch at the present head, as `_pin` does; None if there is no sample at all."""
+        before = self._before(number)
+        head = self._version_end() or self._log.head()
+        for since in self._starts(before, head.position):
+            if pinned := self._propose(number, since, before.end if before else 0, head):
+                return pinned
+        pin = pin_store.find(self._log.engine, self._run, number)
+        return None if pin is None else (pin, None)
+
+    def _starts(self, before: Pin | None, watermark: int) -> Iterator[int]:
+        """Yield where the samples of an epoch may begin: first the new ones, at last all."""
+        if before is None or self._run.policy == "all":
+            yield 0 if before is None else before.watermark
+            return
+        yield before.watermark
+        earlier = pin_store.find(self._log.engine, self._run, before.number - 1)
+        repeats = earlier is not None and before.since < earlier.watermark
+        yield max(0, 2 * before.since - watermark) if repeats else before.since
+        yield 0
+
+    def _propose(
+        self, number: int, since: int, start: int, head: Head | VersionEnd
+    ) -> tuple[Pin, Source | None] | None:
+        """Pin an epoch at a head; None if no sample since ``since`` is in it.
+
+        Another worker's pin is returned if it was faster, and without a source if it may need
+        another one.
+        """
+        source = self._sources.open(Watermark.of(head), head.schema, head.erased)
+        # None: only an index that is made now counts, as its size is stored permanently.
+        index = source.index(self.population(number, since, head.position), None)
+        if not index.size:
+            return None
+        proposed = Pin(
+            number,
+            since,
+            head.position,
+            head.chain,
+            index.size,
+            start,
+            older=index.older,
+            schema=head.schema,
+        )
+        pin = pin_store.insert_or_find(self._log.engine, self._run, proposed)
+        return pin, source if pin == proposed else None
 
     def _version_end(self) -> VersionEnd | None:
         """Return the end of the version that the run is on; None for a run that grows.

@@ -8,7 +8,7 @@ start + size``, so that one number says how far a run has come.
 from __future__ import annotations
 
 import operator
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from itertools import chain, count, pairwise
@@ -64,6 +64,11 @@ class Run:
         self._epochs = Epochs(log, settings, interval, sources)
 
     @property
+    def settings(self) -> RunSettings:
+        """The run's row, but for what was consumed."""
+        return self._settings
+
+    @property
     def name(self) -> str:
         return self._settings.name
 
@@ -98,6 +103,11 @@ class Run:
     def conditions(self) -> Conditions:
         """The conditions, with a text and a JSON form; false if there are none."""
         return self._settings.conditions
+
+    @property
+    def logs(self) -> Sequence[Log]:
+        """The log, as a mix has those of its runs."""
+        return [self.log]
 
     @property
     def features(self) -> Features:
@@ -152,7 +162,7 @@ class Run:
         samples = _count(consumed)
         stored = run_store.record(self.log.engine, self._settings, samples, rewind=rewind)
         if stored != samples:
-            raise RewindError(self.name, stored, samples)
+            raise RewindError(f"run {self.name!r}", stored, samples)
 
     def record_at_least(self, consumed: SupportsIndex) -> None:
         """Store that the first ``consumed`` samples were trained on, unless more are recorded."""
@@ -206,11 +216,8 @@ class Run:
         patience = 0.0 if self.policy == "all" else timeout
         if epoch := self._epochs.find_or_pin(number, patience):
             return epoch
-        holder = "dataset" if self.split is None else f"split {self.split!r}"
-        lack = "no sample yet" if self.policy == "all" else "nothing new"
-        if conditions := self._settings.conditions:
-            lack += f" where {conditions}"
-        raise EpochError(f"epoch {number} of run {self.name!r}: the {holder} holds {lack}")
+        lack = self._lack("no sample yet" if self.policy == "all" else "nothing new")
+        raise EpochError(f"epoch {number} of run {self.name!r}: {lack}")
 
     def pinned(self, number: int) -> Epoch | None:
         """Return an epoch if it is pinned, else None. Raises `DivergenceError` as `epoch` does."""
@@ -268,6 +275,35 @@ class Run:
         """
         return self._epochs.find_or_pin(number, timeout)
 
+    def repeat(self, number: int) -> Epoch:
+        """Return an epoch as a mix takes it: as it was pinned, or else pinned now, without a wait.
+
+        If nothing is new under the policies "new" and `Replay`, it repeats the newest samples.
+        Raises `EpochError` if there is no sample at all.
+        """
+        epoch = self._epochs.find_or_repeat(number)
+        if epoch is None:
+            raise EpochError(
+                f"run {self.name!r} of dataset {self.dataset!r} has no sample to begin epoch "
+                f"{number} with: {self._lack('no sample' if number else 'no sample yet')}; insert "
+                "one, or leave the run out of the mix"
+            )
+        return epoch
+
+    def pin_until(self, sample: int) -> None:
+        """Pin epochs as a mix does until they have the run's first ``sample`` samples."""
+        last = self.last
+        end, number = (last.end, last.number + 1) if last else (0, 0)
+        while end < sample:
+            epoch = self.repeat(number)
+            end, number = epoch.start + epoch.size, number + 1
+
+    def _lack(self, lack: str) -> str:
+        """Say, for a message, that the run's dataset or split holds ``lack``."""
+        holder = "dataset" if self.split is None else f"split {self.split!r}"
+        conditions = self._settings.conditions
+        return f"the {holder} holds {lack}{f' where {conditions}' if conditions else ''}"
+
     def chunks(
         self, share: Share, start: int, patience: float | None = None
     ) -> Iterator[tuple[Epoch, Positions] | None]:
@@ -322,7 +358,7 @@ class Run:
                 for epoch, offsets in chunks
                 for part in epoch.samples(offsets, share.batch_size)
             )
-            return image_batches(self.log, self.features, samples, share.batch_size, channels)
+            return image_batches(self.logs, self.features, samples, share.batch_size, channels)
         parts = (part for epoch, offsets in chunks for part in epoch.columns(offsets))
         return batching.batches(parts, share.batch_size)
 

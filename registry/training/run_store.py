@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +12,7 @@ from sqlalchemy import (
     Engine,
     Row,
     Select,
+    bindparam,
     delete,
     select,
     update,
@@ -235,6 +236,29 @@ def _consumed(connection: Connection, run: RunSettings) -> int:
     if samples is None:
         raise _gone(connection, run)
     return samples
+
+
+def all_consumed(
+    connection: Connection, runs: Sequence[RunSettings], *, lock: bool = False
+) -> list[int]:
+    """Read how many samples of each run are recorded as trained on; ``lock`` the runs' rows."""
+    # Locked in the order of their ids, so that two processes do not wait for each other.
+    query = select(RunRow.id, RunRow.consumed).where(RunRow.id.in_([run.id for run in runs]))
+    query = query.order_by(RunRow.id)
+    rows = connection.execute(query.with_for_update() if lock else query)
+    counts = {row.id: row.consumed for row in rows}
+    for run in runs:
+        if run.id not in counts:
+            raise _gone(connection, run)
+    return [counts[run.id] for run in runs]
+
+
+def set_consumed(connection: Connection, counts: Mapping[int, int]) -> None:
+    """Store how many samples of each run, by its id, have been trained on."""
+    if counts:
+        change = update(RunRow).where(RunRow.id == bindparam("run"))
+        rows = [{"run": run, "samples": samples} for run, samples in counts.items()]
+        connection.execute(change.values(consumed=bindparam("samples")), rows)
 
 
 def _of_name(dataset_id: int, name: object) -> Select[Any]:

@@ -1,0 +1,169 @@
+"""Samples of several epochs, interleaved: the chunks of a mix.
+
+They are gathered epoch by epoch, and then brought into the order of the mix, a few MiB at a time.
+No Python runs per sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from registry.errors import ErasedError
+from registry.samples.arrays import Positions, Rows
+from registry.samples.codec import Codec, Column
+from registry.training.epoch import Epoch
+from registry.training.log_positions import in_log
+
+Group = tuple["Member", Positions]
+"""An epoch of a mix, and the offsets of some of its samples."""
+Fields = Sequence[tuple[slice, slice]]
+
+
+class Samples(Protocol):
+    """What chunks of samples are read from, by offsets: an epoch, or epochs of a mix."""
+
+    def rows(self, offsets: Positions) -> Iterator[Rows]:
+        """Yield fixed-width samples as uint8 of shape ``(count, width or more)``, in order."""
+
+    def columns(self, offsets: Positions) -> Iterator[dict[str, Column]]:
+        """Yield the samples at these offsets as columns, in order, a chunk at a time."""
+
+    def samples(
+        self, offsets: Positions, batch_size: int
+    ) -> Iterator[tuple[Positions, dict[str, Column]]]:
+        """Yield positions (`log_positions`) and samples as columns, in whole batches."""
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """An epoch of a part of a mix.
+
+    ``log`` is the number of its log. ``fields`` are the bytes of the mix's fixed-width records, and
+    those of the epoch's that they are copied from. All samples of the epoch are before the place
+    that ``end`` returns.
+    """
+
+    epoch: Epoch
+    log: int
+    fields: Fields
+    end: Callable[[], int]
+
+    @contextmanager
+    def naming_erased(self) -> Iterator[None]:
+        """Have an `ErasedError` say how the mix continues."""
+        try:
+            yield
+        except ErasedError as error:
+            raise skipping(error, self.epoch.number, self.epoch.run.name, self.end()) from None
+
+
+def skipping(error: ErasedError, number: int, run: str, end: int) -> ErasedError:
+    """Return the error for a mix; all samples of the epoch are before its place ``end``."""
+    return ErasedError(
+        f"epoch {number} of run {run!r}",
+        zip(error.positions, error.keys, strict=True),
+        f"the mix cannot yield the rest of it; mix.skip({end}) continues after the epoch, without "
+        "the samples of other runs up to there",
+    )
+
+
+def fields(codec: Codec, other: Codec) -> Fields:
+    """Return where fixed-width records of a codec have the bytes of another one's.
+
+    Both have the same features, perhaps in another order.
+    """
+    if list(codec.features) == list(other.features):
+        whole = slice(0, codec.header.itemsize)
+        return [(whole, whole)]
+    own, others = _bytes(codec), _bytes(other)
+    return [(own[name], others[name]) for name in codec.features]
+
+
+def _bytes(codec: Codec) -> dict[str, slice]:
+    places = [codec.header.fields[name] for name in codec.header.names or ()]  # type: ignore[index]
+    return {
+        name: slice(offset, offset + field.itemsize)
+        for name, (field, offset, *_) in zip(codec.features, places, strict=False)
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Interleaved:
+    """Samples of epochs in the order of a mix.
+
+    Sample i is at ``offsets[i]`` in the epoch of ``members[owners[i]]``. ``codec`` is that of the
+    mix. Each epoch has the same features, perhaps in another order.
+    """
+
+    members: Sequence[Member]
+    owners: Positions
+    offsets: Positions
+    codec: Codec
+
+    def rows(self, offsets: Positions) -> Iterator[Rows]:
+        for part in self._parts(offsets, 1):
+            rows = np.empty((len(part), self.codec.header.itemsize), np.uint8)
+            after = 0
+            groups, ranks = self._groups(part)
+            for member, own in groups:
+                with member.naming_erased():
+                    for some in member.epoch.rows(own):
+                        until = after + len(some)
+                        for to, origin in member.fields:
+                            rows[after:until, to] = some[:, origin]
+                        after = until
+            yield rows.take(ranks, axis=0)
+
+    def columns(self, offsets: Positions) -> Iterator[dict[str, Column]]:
+        for part in self._parts(offsets, 1):
+            groups, ranks = self._groups(part)
+            gathered: list[dict[str, Column]] = []
+            for member, own in groups:
+                with member.naming_erased():
+                    gathered += member.epoch.columns(own)
+            yield self._joined(gathered, ranks)
+
+    def samples(
+        self, offsets: Positions, batch_size: int
+    ) -> Iterator[tuple[Positions, dict[str, Column]]]:
+        for part in self._parts(offsets, batch_size):
+            groups, ranks = self._groups(part)
+            positions: list[Positions] = []
+            gathered: list[dict[str, Column]] = []
+            for member, own in groups:
+                with member.naming_erased():
+                    for some, columns in member.epoch.samples(own, 1):
+                        positions.append(in_log(member.log, some))
+                        gathered.append(columns)
+            yield np.concatenate(positions).take(ranks), self._joined(gathered, ranks)
+
+    def _parts(self, offsets: Positions, batch_size: int) -> Iterator[Positions]:
+        """Yield the offsets a few MiB of samples at a time, in whole batches."""
+        if not len(offsets):
+            return
+        rows = min(member.epoch.chunk_rows(batch_size) for member in self.members)
+        for after in range(0, len(offsets), rows):
+            yield offsets[after : after + rows]
+
+    def _groups(self, offsets: Positions) -> tuple[list[Group], Positions]:
+        """Return samples by their epochs, and the rank of each sample in that order."""
+        owners = self.owners[offsets]
+        order = np.argsort(owners, kind="stable")
+        ranks = np.empty_like(order)
+        ranks[order] = np.arange(len(order))
+        own, by_owner = self.offsets[offsets[order]], owners[order]
+        starts = np.flatnonzero(np.diff(by_owner, prepend=-1))
+        parts = np.split(own, starts[1:])
+        members = [self.members[owner] for owner in by_owner[starts].tolist()]
+        return list(zip(members, parts, strict=True)), ranks
+
+    def _joined(self, gathered: list[dict[str, Column]], ranks: Positions) -> dict[str, Column]:
+        return {
+            name: np.concatenate([columns[name] for columns in gathered]).take(ranks, axis=0)
+            for name in self.codec.features
+        }
