@@ -225,7 +225,9 @@ class Dataset:
         # All under the lock: changes that are prepared before it could be based on rows that
         # another writer revises before they are appended.
         def work(writer: Writer) -> list[Outcome]:
-            return writer.append(batches(writer.schema, prepare(writer.connection)))
+            # Read first, so that `schema` is the one in force while ``prepare`` runs.
+            schema = writer.schema
+            return writer.append(batches(schema, prepare(writer.connection)))
 
         return transact_in(self._log.schemas, work)
 
