@@ -9,7 +9,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, event, text
 
@@ -28,6 +28,7 @@ CHANGES = st.lists(
     max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(changes=CHANGES)
+@example(changes=[(action, "a") for action in ("insert", "erase", "insert", "retract", "erase")])
 def test_the_newest_revision_is_the_last_of_the_history(
     reg: Registry, changes: list[tuple[str, str]]
 ) -> None:
