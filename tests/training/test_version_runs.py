@@ -7,10 +7,10 @@ from itertools import islice
 import pytest
 from sqlalchemy import update
 
-from registry import Dataset, Registry, Replay, Run
+from registry import Dataset, Registry, Replay, Run, Tensor
 from registry.errors import DivergenceError, EpochError, FeatureError, RunMismatchError
 from registry.storage.database.models import RunRow
-from tests.support.datasets import digit
+from tests.support.datasets import FIXED, digit
 from tests.support.growing_datasets import due, rows, yielded
 
 
@@ -62,6 +62,29 @@ def test_a_run_on_a_version_stays_when_the_tag_moves_or_goes(
     digits.untag("gold")
     assert [each.version for each in digits.runs()] == [version]
     assert reg.open("digits@45").run("paper").version == version
+
+
+def test_a_run_on_a_version_has_its_features(reg: Registry, digits: Dataset, run: Run) -> None:
+    order = yielded(run.epoch(0))
+    digits.tag("plain")
+    digits.add_feature("score", Tensor("float32"), default=0.5)
+    digits.tag("scored")
+    digits.insert([{**digit(7), "score": 1.0}])
+    digits.add_classes("label", 2)
+    for name, features in {"plain": [*FIXED], "scored": [*FIXED, "score"]}.items():
+        version = reg.open(f"digits@{name}")
+        of_version = version.run(name)
+        assert [*of_version.features] == [*of_version.epoch(0).features] == features
+        (batch,) = islice(of_version.stream(66), 1)
+        assert [*batch] == features
+        assert digits.run(name).features == version.features
+    assert set(batch["score"].tolist()) == {0.5}
+    assert yielded(run.epoch(0)) == order
+    assert [*run.epoch(1).features] == [*run.features] == [*FIXED]
+    with pytest.raises(
+        RunMismatchError, match=r"digits@66:[0-9a-f]* with its other features; open"
+    ):
+        reg.open("digits@scored").run("plain")
 
 
 def test_a_run_is_on_a_version_or_grows(reg: Registry, digits: Dataset, run: Run) -> None:
