@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import URL, Connection
 
 import registry
-from registry import Dataset, Page, Registry
+from registry import Dataset, Page, Registry, Text
 from registry.errors import InvalidURLError, LogGapError, ReplicaBehindError, ReplicaWarning
 from registry.storage.database.retry import logger
 from registry.storage.database.transactions import reading
@@ -256,6 +256,37 @@ def test_a_follower_of_a_standby_gets_new_rows(
     followed = behind.follow(after=33)
     kind.grow(dataset, 10)
     assert next(followed).start == 33
+
+
+@FIXED_ALONE
+def test_a_schema_that_a_standby_has_not_received_is_waited_for(
+    pair: Pair, lagging: Registry, dataset: Dataset, kind: Kind, read_from: list[str]
+) -> None:
+    def names(page: Page) -> list[str]:
+        return list(page.columns)
+
+    old = [*kind.features]
+    behind = lagging.open(dataset.name)
+    assert list(behind.features) == old
+    with pair.paused():
+        dataset.add_feature("note", Text(), "none")
+        kind.grow(dataset, 10)
+        with pair.resuming():
+            read_pages = [*pages(log(behind), 0, 46)]
+    assert [names(page) for page in read_pages] == [old, [*old, "note"]]
+    with pair.paused():
+        dataset.add_feature("more", Text(), "more")
+        with pair.resuming():
+            assert [*behind.schemas.numbered(2).features] == [*old, "note", "more"]
+    # Pages of a replica are decoded by the schemas of the primary.
+    read_from.clear()
+    with near(pair) as opened:
+        both = opened.open(dataset.name)
+        both.insert([{**kind.sample(7), "more": "less"}])
+        *_, last = both.pages()
+    assert last["note"].tolist() == ["none"]
+    assert last["more"].tolist() == ["less"]
+    assert {*read_from} == {pair.follower.host}
 
 
 @pytest.fixture

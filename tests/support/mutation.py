@@ -39,6 +39,11 @@ GROUPS = {
         + [f"{MIRROR}/columns.py"],
         ["tests/training/test_conditions.py", "tests/training/test_filters.py"],
     ),
+    "schemas": Group(
+        [f"registry/samples/{name}.py" for name in ("schema", "projection")]
+        + [f"{LOG}/schemas.py", f"{LOG}/alter.py"],
+        ["tests/samples/test_schema.py", "tests/storage/test_altering.py"],
+    ),
     "inbox": Group(
         [f"{LOG}/inbox*.py"],
         ["tests/storage/test_inbox.py", "tests/storage/test_inbox_corrections.py"],
