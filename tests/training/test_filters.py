@@ -236,6 +236,23 @@ def test_an_index_that_another_copy_of_the_database_has_made_is_not_taken(
     assert numbers(reg.open("d").run("r").epoch(1)) == held
 
 
+@pytest.mark.parametrize("policy", ["new", Replay(1)])
+def test_a_filtered_run_continues_anywhere_on_any_number_of_workers(
+    reg: Registry, policy: Policy
+) -> None:
+    model = Model(reg.create("d", KINDS["fixed"]), "fixed")
+    run = model.dataset.run("r", where=WHERE, policy=policy)
+    sequence: list[int] = []
+    for number in range(3):
+        model.insert([f"k{number}-{n}" for n in range(40)], "team-a")
+        sequence += numbers(run.epoch(number))
+    for start, workers in itertools.product((0, 5, 31), (1, 2, 4)):
+        steps = (len(sequence) - start) // (3 * workers)
+        streams = [run.stream(3, shard=(index, workers), start=start) for index in range(workers)]
+        read = [n for _ in range(steps) for each in streams for n in next(each)["n"].tolist()]
+        assert read == sequence[start : start + steps * 3 * workers]
+
+
 def test_an_epoch_without_matching_samples_says_what_none_has(reg: Registry) -> None:
     dataset = reg.create("d", KINDS["fixed"])
     dataset.insert([{"n": 1, "label": "dog"}])
