@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 
 import pytest
 
+import registry
 from registry import ClassLabel, Dataset, Registry, Tensor, Text
 from tests.support.commands import run
 
 
 @pytest.fixture
-def animals(reg: Registry) -> Dataset:
+def animals(sqlite_url: str) -> Iterator[Dataset]:
+    with registry.connect(sqlite_url) as reg:
+        yield create(reg)
+
+
+def create(reg: Registry) -> Dataset:
     dataset = reg.create(
         "animals",
         {
@@ -44,24 +51,24 @@ def animals(reg: Registry) -> Dataset:
     ],
 )
 def test_conditions_have_a_text_form(
-    animals: Dataset, url: str, texts: list[str], where: dict[str, object]
+    animals: Dataset, sqlite_url: str, texts: list[str], where: dict[str, object]
 ) -> None:
     options = [option for text in texts for option in ("--where", text)]
-    created = run("run", "create", "animals", "r", *options, url=url).stdout
+    created = run("run", "create", "animals", "r", *options, url=sqlite_url).stdout
     assert created.startswith("created: run r of animals, seed 0, policy all, split (all samples)")
     assert animals.run("r").where == where
-    again = run("run", "create", "animals", "r", *options, url=url).stdout
+    again = run("run", "create", "animals", "r", *options, url=sqlite_url).stdout
     assert again == created.replace("created", "exists already")
 
 
-def test_a_created_run_is_shown_with_its_conditions(animals: Dataset, url: str) -> None:
+def test_a_created_run_is_shown_with_its_conditions(animals: Dataset, sqlite_url: str) -> None:
     settings = ["--seed", 3, "--policy", "replay:0.5", "--split", "train", "--where", "age=..0"]
-    created = run("run", "create", "animals", "r", *settings, url=url).stdout
+    created = run("run", "create", "animals", "r", *settings, url=sqlite_url).stdout
     assert created.endswith("seed 3, policy replay:0.5, split train, where age < 0\n")
-    (listed,) = json.loads(run("run", "ls", "animals", "--json", url=url).stdout)
+    (listed,) = json.loads(run("run", "ls", "animals", "--json", url=sqlite_url).stdout)
     assert listed["where"] == {"features": {"age": {"from": None, "until": 0}}}
-    assert "age < 0" in run("run", "ls", "animals", url=url).stdout
-    shown = run("run", "show", "animals", "r", url=url).stdout
+    assert "age < 0" in run("run", "ls", "animals", url=sqlite_url).stdout
+    shown = run("run", "show", "animals", "r", url=sqlite_url).stdout
     assert ["where", "age", "<", "0"] in [line.split() for line in shown.splitlines()]
     assert animals.run("r").policy.ratio == 0.5  # type: ignore[union-attr]
 
@@ -84,9 +91,9 @@ def test_a_created_run_is_shown_with_its_conditions(animals: Dataset, url: str) 
     ],
 )
 def test_what_is_no_setting_creates_no_run(
-    animals: Dataset, url: str, options: list[str], message: str
+    animals: Dataset, sqlite_url: str, options: list[str], message: str
 ) -> None:
     code = 1 if "no feature" in message or "classes" in message or "at least" in message else 2
-    refused = run("run", "create", "animals", "r", *options, url=url, code=code)
+    refused = run("run", "create", "animals", "r", *options, url=sqlite_url, code=code)
     assert re.search(message, " ".join(refused.stderr.replace("│", " ").split()))
     assert animals.runs() == []
