@@ -1,5 +1,5 @@
 """Training Keras models on runs that grow."""
 
-from registry.tensorflow.keras import Consumption, fit
+from registry.tensorflow.keras import Consumption, Lineage, fit
 
-__all__ = ["Consumption", "fit"]
+__all__ = ["Consumption", "Lineage", "fit"]

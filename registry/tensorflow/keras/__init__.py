@@ -7,5 +7,6 @@ never trains on more in a later one.
 
 from registry.tensorflow.keras.consumption import Consumption
 from registry.tensorflow.keras.fit import fit
+from registry.tensorflow.keras.lineage import Lineage
 
-__all__ = ["Consumption", "fit"]
+__all__ = ["Consumption", "Lineage", "fit"]

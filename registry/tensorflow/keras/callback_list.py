@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from registry.tensorflow.keras.checkpoint import Call
+from registry.tensorflow.keras.lineage import Lineage
 from registry.tensorflow.keras.progress import EpochProgress
 
 
@@ -31,7 +32,13 @@ class OneTrainingCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc] 
         kind = keras.callbacks.BackupAndRestore
         return [each for each in self.callbacks if isinstance(each, kind)]
 
+    @property
+    def lineages(self) -> list[Lineage]:
+        return [each for each in self.callbacks if isinstance(each, Lineage)]
+
     def begin(self) -> None:
+        for lineage in self.lineages:
+            lineage.attach(self.progress.run, self.callbacks)
         super().on_train_begin()
 
     def end(self) -> None:
@@ -43,6 +50,11 @@ class OneTrainingCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc] 
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Do nothing: Keras calls this for each epoch, and `begin` has called the callbacks."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        for lineage in self.lineages:
+            lineage.write(self.progress.epoch)
+        super().on_epoch_begin(epoch, logs)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         # Before the callbacks: one of them may write a backup, with the position in it.

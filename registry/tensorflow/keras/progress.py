@@ -63,6 +63,12 @@ class EpochProgress(Progress):
         self._epoch: Epoch | None = None
         self._saved: int | None = None
 
+    @property
+    def epoch(self) -> Epoch:
+        """The epoch that is trained on. There must be one."""
+        assert self._epoch is not None
+        return self._epoch
+
     def begin(self, epoch: Epoch, first: int, batches: int) -> None:
         """Begin an epoch at the offset ``first``, to be trained on in ``batches`` batches."""
         self._epoch, self._first, self._batches = epoch, first, batches
