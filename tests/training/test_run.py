@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import multiprocessing
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ from registry import ClassLabel, Dataset, Epoch, Registry, Replay, Report, Run, 
 from registry.errors import (
     DivergenceError,
     EpochError,
+    ErasedError,
     FeatureError,
     RewindError,
     RunMismatchError,
@@ -111,6 +113,8 @@ class Pinned:
     start: int
     features: Mapping[str, Feature]
     samples: list[Sample]
+    needed: set[object]
+    """The serial numbers of samples without which the epoch cannot be opened."""
 
     @property
     def rows(self) -> list[Row]:
@@ -130,12 +134,16 @@ KEYS = st.sampled_from([f"k{n}" for n in range(12)])
 SHARDS = st.sampled_from([1, 2, 4])
 SIZES = st.integers(1, 9)
 POLICY = st.sampled_from(["all", "new", Replay(0.5)])
+WHERE = st.sampled_from([None, {"label": [0, 1, 2, 3, 4, 5]}])
 
 
 class Training(RuleBasedStateMachine):
     """A run on a changing dataset, and a model of it: the log and the epochs as lists.
 
-    ``features`` are the dataset's, ``streamed`` those that it had when the run was opened.
+    ``features`` are the dataset's, ``streamed`` those that it had when the run was opened, and
+    ``schemas`` has each of them with the position from which on it was in force. ``versions`` has
+    the position and the features of each tag, and ``papers`` the epochs of runs on these versions,
+    by name and number.
     """
 
     def __init__(self, reg: Registry, cache: Path) -> None:
@@ -147,18 +155,31 @@ class Training(RuleBasedStateMachine):
         self.epochs: list[Pinned] = []
         self.serial = itertools.count()
         self.added: set[str] = set()
+        self.erased: set[object] = set()
+        self.versions: dict[str, tuple[int, Mapping[str, Feature]]] = {}
+        self.papers: dict[tuple[str, int], Pinned] = {}
         self.following: tuple[Iterator[dict[str, Any]], int, int] | None = None
 
     @initialize(
         policy=POLICY,
         split=st.sampled_from([None, "train"]),
         features=st.sampled_from([NARROW, WIDE]),
+        where=WHERE,
     )
-    def begin(self, policy: Policy, split: str | None, features: dict[str, Feature]) -> None:
+    def begin(
+        self,
+        policy: Policy,
+        split: str | None,
+        features: dict[str, Feature],
+        where: dict[str, list[int]] | None,
+    ) -> None:
         self.features = self.streamed = features
+        self.schemas = [(0, features)]
         self.policy = policy
+        self.labels = range(len(ADDED) + 20) if where is None else where["label"]
         self.dataset = self.reg.create(self.name, features, splits=SPLITS)
-        self.run = self.dataset.run("run", seed=5, split=split, policy=policy)
+        self.run = self.dataset.run("run", seed=5, split=split, policy=policy, where=where)
+        self.insert([f"k{n}" for n in range(12)])
 
     # The model.
 
@@ -172,7 +193,11 @@ class Training(RuleBasedStateMachine):
     ) -> tuple[dict[object, Sample], dict[object, Sample], int]:
         """Return an epoch's new samples by serial number, the older ones, and how many it draws."""
         since = self.epochs[number - 1].watermark if number and self.policy != "all" else 0
-        alive = [(p, s) for p, s in self.latest(watermark).values() if s is not None]
+        alive = [
+            (p, s)
+            for p, s in self.latest(watermark).values()
+            if s is not None and s["label"] in self.labels
+        ]
         new, older = (
             {s["serial"]: s for p, s in alive if (p >= since) == side} for side in (True, False)
         )
@@ -201,7 +226,7 @@ class Training(RuleBasedStateMachine):
 
     def take_note(self, epoch: Epoch) -> None:
         number, head = len(self.epochs), self.dataset.head
-        before = self.epochs[-1] if self.epochs else Pinned(0, b"", 0, {}, [])
+        before = self.epochs[-1] if self.epochs else Pinned(0, b"", 0, {}, [], set())
         assert (epoch.number, epoch.since, epoch.start) == (number, before.watermark, before.stop)
         assert (epoch.watermark, epoch.chain) == (len(self.log), head.chain)
         assert dict(epoch.features) == self.features
@@ -210,7 +235,9 @@ class Training(RuleBasedStateMachine):
         assert epoch.size == len(read) == len(set(read)) == len(new) + draws
         assert new.keys() <= {row[0] for row in read} <= new.keys() | older.keys()
         samples = [{**new, **older}[row[0]] for row in read]
-        pinned = Pinned(epoch.watermark, epoch.chain, epoch.start, self.features, samples)
+        # A draw by conditions counts all older samples that meet them.
+        needed = {row[0] for row in read} | (older.keys() if self.run.where else set())
+        pinned = Pinned(epoch.watermark, epoch.chain, epoch.start, self.features, samples, needed)
         assert read == pinned.rows
         self.epochs.append(pinned)
 
@@ -266,6 +293,31 @@ class Training(RuleBasedStateMachine):
             dataset.add_feature(name, feature, default=default)
             self.features = {**self.features, name: feature}
             self.added.add(name)
+        self.schemas.append((len(self.log), self.features))
+
+    @precondition(lambda self: self.epochs and not self.erased)
+    @rule(data=st.data())
+    def erase(self, data: st.DataObject) -> None:
+        """Erase a key, once: epochs that held it break, and none that is pinned from now on."""
+        trained = {sample["serial"] for sample in self.epochs[-1].samples}
+        held = {key for key, s in self.log if s is not None and s["serial"] in trained}
+        key = data.draw(st.sampled_from(sorted(held)))
+        self.dataset.erase(key)
+        self.erased = {s["serial"] for k, s in self.log if k == key and s is not None}
+        if dict(self.log)[key] is not None:
+            self.log.append((key, None))
+        self.following = None
+
+    @precondition(lambda self: self.log)
+    @rule(data=st.data(), name=st.sampled_from(["gold", "paper"]))
+    def tag(self, data: st.DataObject, name: str) -> None:
+        at = data.draw(st.none() | st.integers(1, len(self.log)))
+        self.dataset.tag(name, at=at, move=True)
+        # What is tagged now has features that no row has used yet.
+        features = self.features
+        if at is not None:
+            features = next(each for since, each in reversed(self.schemas) if since < at)
+        self.versions[name] = (len(self.log) if at is None else at, features)
 
     # What the trainer does.
 
@@ -282,6 +334,10 @@ class Training(RuleBasedStateMachine):
     @rule(data=st.data(), count=SHARDS, size=SIZES, drop=st.booleans())
     def replay(self, data: st.DataObject, count: int, size: int, drop: bool) -> None:
         number = data.draw(st.integers(0, len(self.epochs) - 1))
+        if self.erased & self.epochs[number].needed:
+            with pytest.raises(ErasedError, match=f"epoch {number} of run 'run'"):
+                self.run.epoch(number)
+            return
         expected = self.epochs[number].rows
         start = data.draw(st.integers(0, len(expected)))
         epoch = self.run.epoch(number)
@@ -297,7 +353,8 @@ class Training(RuleBasedStateMachine):
 
     @rule(data=st.data(), count=SHARDS, size=SIZES, recorded=st.booleans())
     def resume(self, data: st.DataObject, count: int, size: int, recorded: bool) -> None:
-        start = data.draw(st.integers(0, self.pinned))
+        intact = [epoch.stop for epoch in self.epochs if self.erased & epoch.needed]
+        start = data.draw(st.integers(max(intact, default=0), self.pinned))
         whole = size * count
         steps = data.draw(st.integers(0, (self.reachable - start) // whole))
         if recorded:
@@ -328,6 +385,31 @@ class Training(RuleBasedStateMachine):
             after += size
         self.following = (batches, after, size)
 
+    @precondition(lambda self: self.versions)
+    @rule(data=st.data())
+    def publish(self, data: st.DataObject) -> None:
+        """Train on a tagged version: every epoch has its samples, with the features it had."""
+        tag = data.draw(st.sampled_from(sorted(self.versions)))
+        position, features = self.versions[tag]
+        version = self.reg.open(f"{self.name}@{tag}")
+        assert dict(version.features) == features
+        samples = {s["serial"]: s for s in dict(self.log[:position]).values() if s is not None}
+        assert len(version) == len(samples)
+        name = f"on-{version.version}-{len(features)}-{features['label']}"
+        number = sum(run == name for run, _ in self.papers)
+        if self.erased & samples.keys():
+            if number:
+                with pytest.raises(ErasedError, match=f"epoch 0 of run '{re.escape(name)}'"):
+                    version.run(name).epoch(0)
+        elif samples:
+            epoch = version.run(name, seed=5).epoch(number)
+            read = [row for batch in epoch.batches(100) for row in rows(batch)]
+            assert sorted(read) == sorted(row_of(s, features) for s in samples.values())
+            drawn = [samples[row[0]] for row in read]
+            self.papers[name, number] = Pinned(
+                position, epoch.chain, epoch.start, features, drawn, {*samples}
+            )
+
     @rule(lost=st.booleans())
     def die(self, lost: bool) -> None:
         """Restart: only the database stays and, unless it is ``lost``, the cache."""
@@ -346,14 +428,19 @@ class Training(RuleBasedStateMachine):
                 .select_from(join(join(models.EpochRow, models.RunRow), models.DatasetRow))
                 .where(models.DatasetRow.name == self.name)
             ).scalar()
-        assert count == len(self.epochs)
+        assert count == len(self.epochs) + len(self.papers)
 
     def teardown(self) -> None:
         shutil.rmtree(self.cache, ignore_errors=True)
-        run = self.reg.open(self.name).run("run")
+        dataset = self.reg.open(self.name)
+        pins = {**self.papers, **{("run", n): pinned for n, pinned in enumerate(self.epochs)}}
         # From the last to the first: a mirror that knows what came later must not let it show.
-        for number, pinned in reversed(list(enumerate(self.epochs))):
-            epoch = run.epoch(number)
+        for (run, number), pinned in reversed(pins.items()):
+            if self.erased & pinned.needed:
+                with pytest.raises(ErasedError):
+                    dataset.run(run).epoch(number)
+                continue
+            epoch = dataset.run(run).epoch(number)
             assert dict(epoch.features) == pinned.features
             again = [row for batch in epoch.batches(5) for row in rows(batch)]
             assert again == pinned.rows
@@ -372,7 +459,7 @@ def test_epochs_always_have_each_live_sample_once_and_replay(reg: Registry, cach
         lambda: Training(reg, cache),  # type: ignore[arg-type]  # a factory is accepted, too
         settings=settings(
             max_examples=25,
-            stateful_step_count=25,
+            stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
