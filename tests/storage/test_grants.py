@@ -112,7 +112,9 @@ NOBODY_BUT_THE_OWNER = [
     "INSERT INTO erasures (dataset_id, number, position) VALUES (1, 0, 0)",
     "DELETE FROM heads",
     "UPDATE datasets SET splits = '{}'",
+    "UPDATE datasets SET name = 'x'",
     "DELETE FROM datasets",
+    "DELETE FROM removed_runs",
     "UPDATE epochs SET watermark = 0",
     "DELETE FROM epochs",
     "UPDATE runs SET seed = 1",
@@ -185,6 +187,31 @@ def test_a_labeling_tool_inserts_but_changes_and_removes_nothing(
             reg.drop("more")
     assert len(owned.open("digits")) == 3
     assert all(each.differs is None for each in owned.open("digits").verify())
+
+
+@pytest.mark.parametrize("kind", ["writer", "reader", "server"])
+def test_only_the_owner_renames_drops_and_removes_runs(
+    owned: Registry, as_role: As, kind: Kind
+) -> None:
+    with registry.connect(as_role(kind)) as reg:
+        digits = reg.open("digits")
+        for use in (
+            lambda: reg.rename("digits", "mnist"),
+            lambda: reg.drop("digits"),
+            lambda: digits.remove_run("finished"),
+        ):
+            with pytest.raises(PermissionDeniedError, match="ask its owner to grant this right"):
+                use()
+        if kind == "reader":
+            with pytest.raises(PermissionDeniedError):
+                digits.describe("by a reader")
+        else:
+            digits.describe(f"by a {kind}")
+    left = owned.open("digits")
+    assert (left.description, left.find_run("finished").lineage(0).size) == (
+        "" if kind == "reader" else f"by a {kind}",
+        1,
+    )
 
 
 ROWS = (

@@ -19,8 +19,9 @@ from registry.storage.database.transactions import driver, read, write
 from registry.storage.database.url import masked
 
 Kind = Literal["owner", "reader", "writer", "inbox", "server"]
-"""The owner migrates, drops datasets and creates tokens; a reader trains; a writer labels; an inbox
-user is a tool that inserts by plain SQL; a server serves HTTP and drains the inbox."""
+"""The owner migrates, renames and drops datasets, removes runs and creates tokens; a reader trains;
+a writer labels; an inbox user is a tool that inserts by plain SQL; a server serves HTTP and drains
+the inbox."""
 
 Rights = Mapping[str, tuple[str, ...]]
 """Privileges by table, as GRANT takes them: "INSERT (a, b)" is limited to these columns."""
