@@ -180,6 +180,8 @@ def test_a_reader_of_any_age_decodes_each_row_by_the_schema_in_force(
 ) -> None:
     old, older = registry.connect(url).open("labels"), registry.connect(url).open("labels")
     pickled = pickle.dumps(older)
+    stale = registry.connect(url).open("labels")
+    assert list(stale.features) == ["label", "blob"]
     before = labels.version
     labels.add_feature("pose", Tensor("int8", (2,)), 7)
     labels.insert([{"label": "dog", "blob": b"3"}], keys=["c"])
@@ -193,6 +195,9 @@ def test_a_reader_of_any_age_decodes_each_row_by_the_schema_in_force(
         {"label": 1, "blob": b"3", "pose": [7, 7]},
         {"label": 2, "blob": b"4", "pose": [1, 2], "note": "4"},
     ]
+    assert [stale.schemas.before(watermark).number for watermark in (4, 3, 2, 0)] == [3, 1, 0, 0]
+    with pytest.raises(DivergenceError, match="it ends at position 4"):
+        stale.schemas.at(4)
     # A page at a time, so that no read is of a head.
     assert [sample for _, sample in rows_of(old.pages(0, 4))] == samples
     assert [page.schema.number for page in old.pages()] == [0, 1, 3]
@@ -214,7 +219,7 @@ def test_a_reader_of_any_age_decodes_each_row_by_the_schema_in_force(
         assert list(labels.features) == list(old.features) == ["label", "blob", "pose", "note"]
         with pytest.raises(VersionError, match="never changes"):
             reg.open(str(before)).add_classes("label", ["puma"])
-    for opened in (old, older, unpickled):
+    for opened in (old, older, unpickled, stale):
         opened._log.engine.dispose()
 
 
@@ -272,6 +277,18 @@ def test_a_dataset_that_was_opened_before_takes_what_was_just_added(
         labels.add_feature("note", Text(), "none")
         write(old, "lynx")
     assert plain(labels.get("new")) == {"label": 2, "blob": b"", "note": "none"}
+
+
+def test_an_update_by_json_converts_a_feature_that_was_added_after_it_was_made(
+    url: str, labels: Dataset
+) -> None:
+    with registry.connect(url) as other:
+        old = other.open("labels")
+        assert len(old.features) == 2
+        labels.add_feature("raw", Bytes(), b"")
+        (outcome,) = old.apply([[Change("a", {"raw": "AAE="}, "update")]])
+    assert not isinstance(outcome, RegistryError)
+    assert labels.get("a")["raw"] == b"\0\1"
 
 
 def test_rows_of_the_inbox_are_moved_in_the_schema_in_force(url: str, labels: Dataset) -> None:
@@ -369,6 +386,8 @@ def test_a_change_that_a_restored_database_has_lost_is_forgotten(url: str, label
         writer.insert([{**row, "note": "x"}])
     assert list(writer.features) == ["label", "blob"]
     writer.insert([row], keys=["c"])
+    assert reader.head.position == 3
+    assert list(reader.features) == ["label", "blob"]
     assert [page.schema.number for page in reader.pages()] == [0]
     assert plain(reader.get("c")) == {"label": 0, "blob": b"3"}
     writer.add_feature("other", Text(), "else")
