@@ -126,15 +126,24 @@ def _sources(
 ) -> Sequence[tuple[int, str | None]]:
     """Read the positions at which the source changes, in order, and the source from there on."""
     chain_reached(connection, dataset_id, until)
-    rows = select(
-        SampleRow.position,
-        SampleRow.source,
-        func.lag(SampleRow.source).over(order_by=SampleRow.position).label("before"),
-    ).where(
+    inside = (
         SampleRow.dataset_id == dataset_id,
         SampleRow.position >= after,
         SampleRow.position < until,
     )
+    # Most ranges have one source, which this finds several times as fast as the changes.
+    named, low, high = connection.execute(
+        select(
+            func.count(SampleRow.source), func.min(SampleRow.source), func.max(SampleRow.source)
+        ).where(*inside)
+    ).one()
+    if named == 0 or (named == until - after and low == high):
+        return [(after, low)]
+    rows = select(
+        SampleRow.position,
+        SampleRow.source,
+        func.lag(SampleRow.source).over(order_by=SampleRow.position).label("before"),
+    ).where(*inside)
     ranked = rows.subquery()
     changes = (
         select(ranked.c.position, ranked.c.source)
