@@ -22,7 +22,10 @@ from tests.support.datasets import FIXED, digit
 
 @pytest.fixture
 def trained(reg: Registry, digits: Dataset) -> Dataset:
-    """Ten samples in 12 rows, and a run with two epochs."""
+    """Ten samples in 12 rows, and a run with two epochs; and another dataset with a run."""
+    other = reg.create("other", FIXED)
+    other.insert([digit(1)])
+    other.run("r").epoch(0)
     digits.insert([digit(n) for n in range(11)], keys=[f"k{n}" for n in range(11)])
     digits.retract("k10")
     training = digits.run("cnn-1", seed=7, split="train")
@@ -116,7 +119,7 @@ def test_a_dataset_is_dropped_by_a_command_only_if_the_user_agrees(
     dropped = run("drop", "digits", "--yes", url=url)
     assert dropped.stdout == f"dropped digits: {what}\n"
     with registry.connect(url) as opened:
-        assert opened.names() == []
+        assert opened.names() == ["other"]
     assert "no dataset named 'digits'" in run("drop", "digits", "-y", url=url, code=1).stderr
 
 

@@ -40,8 +40,9 @@ def lose(reg: Registry, *tables: type[EpochRow | RunRow]) -> None:
             connection.execute(delete(table))
 
 
+@pytest.mark.parametrize("epochs", [1, 3])
 def test_a_run_of_the_name_of_a_removed_one_begins_from_nothing(
-    reg: Registry, url: str, digits: Dataset, trained: Run
+    reg: Registry, url: str, digits: Dataset, trained: Run, epochs: int
 ) -> None:
     epoch = trained.epoch(1)
     samples = yielded(epoch)
@@ -54,12 +55,12 @@ def test_a_run_of_the_name_of_a_removed_one_begins_from_nothing(
         begun = other.open("digits").run("cnn-1", seed=4)
         assert (begun.last, begun.consumed, begun.seed) == (None, 0, 4)
         # This machine remembers epoch 1 of the removed run.
-        assert [begun.epoch(number).size for number in range(3)] == [20, 20, 20]
+        assert [begun.epoch(number).size for number in range(epochs)] == [20] * epochs
     assert yielded(epoch) == samples, "an open epoch keeps its samples"
     assert sizes(kept) == [20]
     # What is remembered now is the new run's: losing that is noticed.
     lose(reg, EpochRow)
-    with pytest.raises(DivergenceError, match="reached epoch 2 at position 20"):
+    with pytest.raises(DivergenceError, match=f"reached epoch {epochs - 1} at position 20"):
         digits.run("cnn-1").epoch(0)
 
 
@@ -99,6 +100,8 @@ def test_a_process_that_has_a_removed_run_open_gets_an_error_that_says_so(
         lambda: run.record_at_least(11),
         lambda: run.advance(1),
     ]
+    if run is trained:
+        uses.append(lambda: run.epoch(1))
     for use in uses:
         with pytest.raises(RunNotFoundError, match=f"run '{run.name}' was removed; open a run of"):
             use()
