@@ -232,11 +232,24 @@ class MixStepsDataset(_RunDataset):
     """A worker's next ``steps`` batches of a mix after its first ``start`` samples.
 
     Unlike a `StreamDataset` that is cut off, it pins no epoch and reads no sample after them.
-    Elements are those of a `StreamDataset` with these ``options``.
+    Elements are those of a `StreamDataset`.
     """
 
-    def __init__(self, mix: Mix, share: Share, start: int, steps: int, **options: Any) -> None:
-        elements = Elements(mix.features, **options)
+    def __init__(
+        self,
+        mix: Mix,
+        share: Share,
+        start: int,
+        steps: int,
+        *,
+        x: Names | None = None,
+        y: Names | None = None,
+        weight: Names | None = None,
+        channels: int = 3,
+        image_size: tuple[int, int] | None = None,
+        decode_images: bool = True,
+    ) -> None:
+        elements = Elements(mix.features, x, y, weight, channels, image_size, decode_images)
         batches = generator_batches(
             elements,
             lambda: mix.chunks(share, start, steps),

@@ -230,10 +230,20 @@ class Mix:
         reader = MixReader(self.parts, self._schedule, self.schema.codec, self._schemas)
         return reader.chunks(share, start, batches)
 
-    def check_pinned(self, place: int) -> None:
-        """Raise `DivergenceError` unless the runs have pinned the epochs before a place."""
+    def begin(self, place: int) -> None:
+        """Raise the errors of a mix that begins at a place, and pin the runs' first epochs.
+
+        `DivergenceError` if a run has not pinned the epochs before it, and `EpochError` if it has
+        no sample.
+        """
         for part, rank in zip(self._drawn, self._before(place), strict=True):
-            self.parts[part].run.locate(rank)
+            run = self.parts[part].run
+            if run.locate(rank)[0] == 0:
+                run.repeat(0)
+
+    def schema_of(self, run: Run) -> Schema:
+        """Return the schema in which the mix has samples of a run's dataset, or the run's."""
+        return self._schemas.get(run.log.uid, run.schema)
 
     def _before(self, place: int) -> list[int]:
         counts = self._schedule.before(place)

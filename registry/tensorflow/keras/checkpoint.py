@@ -24,11 +24,15 @@ ATTRIBUTE = "registry_position"
 
 @dataclass(frozen=True)
 class Call:
-    """A call of `fit`, which trains on ``epochs`` epochs of the run, beginning with ``first``."""
+    """A call of `fit`, which trains on ``epochs`` epochs, beginning with ``first``.
+
+    Those of a mix have ``samples_per_epoch`` samples.
+    """
 
     id: str
     first: int
     epochs: int
+    samples_per_epoch: int | None = None
 
     @property
     def end(self) -> int:

@@ -11,6 +11,7 @@ import keras
 from registry.tensorflow.keras.checkpoint import Position, SavedPosition
 from registry.tensorflow.keras.progress import Progress, check_run
 from registry.training.epoch import ALONE
+from registry.training.mix import Mix
 from registry.training.run import Run
 from registry.training.sharding import Share
 
@@ -19,8 +20,8 @@ class Consumption(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ship
     """Records how many of a run's samples were trained on, for `StreamDataset` to continue from.
 
     For ``model.fit(StreamDataset(run, batch_size=…), …, callbacks=[Consumption(run, …)])``.
-    ``samples`` is the number of samples in a batch of all workers: ``batch_size`` times the number
-    of shards. ``start`` is the stream's, if it was given one.
+    ``run`` may be a mix. ``samples`` is the number of samples in a batch of all workers:
+    ``batch_size`` times the number of shards. ``start`` is the stream's, if it was given one.
 
     Only batches that were trained on count, not those that were yielded, prefetched or discarded.
     The number is recorded within a second, also after Ctrl-C, and when an epoch or the training
@@ -35,7 +36,7 @@ class Consumption(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ship
     async_safe = True
 
     def __init__(
-        self, run: Run, samples: SupportsIndex, *, start: SupportsIndex | None = None
+        self, run: Run | Mix, samples: SupportsIndex, *, start: SupportsIndex | None = None
     ) -> None:
         super().__init__()
         self._run = run

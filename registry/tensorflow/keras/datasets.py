@@ -10,10 +10,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from registry.tensorflow.datasets import EpochDataset
+from registry.tensorflow.datasets import EpochDataset, MixStepsDataset
 from registry.tensorflow.keras import distribution
 from registry.training.epoch import ALONE, Epoch
+from registry.training.mix import Mix
 from registry.training.sharding import Share
+
+_OF_SHARES = {"batch_size", "shard", "drop_remainder"}
+"""Options that say which samples are in a batch. Those of a mix follow from its steps."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,11 @@ class Datasets:
     def training(self, epoch: Epoch, first: int) -> tf.data.Dataset:
         """Return the worker's batches of an epoch, from the offset ``first`` on."""
         return self._mapped(EpochDataset(epoch, start=first, **self.options))
+
+    def of_mix(self, mix: Mix, start: int, steps: int) -> tf.data.Dataset:
+        """Return the worker's batches of the next ``steps`` steps of a mix after ``start``."""
+        given = {name: value for name, value in self.options.items() if name not in _OF_SHARES}
+        return self._mapped(MixStepsDataset(mix, self.share, start, steps, **given))
 
     def validation(self, epoch: Epoch) -> tf.data.Dataset:
         """Return batches of the whole epoch for every worker, so that all get equal metrics."""

@@ -1,12 +1,12 @@
-"""Training on a run, epoch after epoch, from its recorded position.
+"""Training on a run or a mix, epoch after epoch, from its recorded position.
 
 1. Begin: the model is built, and `OneTrainingCallbacks` calls ``on_train_begin`` of the callbacks
    once. BackupAndRestore restores weights there, and `SavedPosition` the position that they belong
    to.
 2. Resume: if a position was restored, the run is rewound to it. Otherwise the training starts at
    ``run.consumed``, or at ``initial_epoch``.
-3. Train: for each epoch, the run pins it, `Datasets` makes its dataset, and ``model.fit`` is called
-   with that alone. `EpochProgress` counts the trained batches, and records them for the run.
+3. Train: for each epoch, an `EpochSource` makes its dataset, and ``model.fit`` is called with that
+   alone. `EpochProgress` counts the trained batches, and records them for the run.
 4. End: `OneTrainingCallbacks` calls ``on_train_end`` of the callbacks once.
 """
 
@@ -15,28 +15,31 @@ from __future__ import annotations
 import operator
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, SupportsIndex
 
-from registry.errors import DivergenceError, TrainingError
+from registry.errors import TrainingError
 from registry.tensorflow.datasets import Worker, as_shard
 from registry.tensorflow.elements import Names
 from registry.tensorflow.keras import distribution
 from registry.tensorflow.keras.arguments import check_arguments, warn_if_fresh
 from registry.tensorflow.keras.callback_list import OneTrainingCallbacks, ended, unfinished
-from registry.tensorflow.keras.checkpoint import Call, Position, SavedPosition
+from registry.tensorflow.keras.checkpoint import Call, SavedPosition
 from registry.tensorflow.keras.datasets import Datasets, build, scope
+from registry.tensorflow.keras.epoch_sources import EpochSource, epochs_of
 from registry.tensorflow.keras.progress import EpochProgress, check_run
-from registry.training.epoch import ALONE, Epoch
+from registry.training.epoch import ALONE
+from registry.training.mix import Mix
 from registry.training.run import Run
 from registry.training.sharding import Share
 
 
 def fit(  # noqa: PLR0913  # as Keras's own, all but two are given by name
     model: Any,
-    run: Run,
+    run: Run | Mix,
     *,
     epochs: SupportsIndex = 1,
+    steps_per_epoch: SupportsIndex | None = None,
     batch_size: SupportsIndex,
     x: Names | None = None,
     y: Names | None = None,
@@ -68,12 +71,17 @@ def fit(  # noqa: PLR0913  # as Keras's own, all but two are given by name
     Under the policies "new" and `Replay`, an epoch waits for a new sample, for ``timeout`` seconds
     or, with None, without limit. After that time it raises `EpochError`.
 
+    Instead of a run, ``run`` may be a mix. It has no epochs of its own, and is trained on in epochs
+    of ``steps_per_epoch`` steps: epoch n begins with step ``n * steps_per_epoch`` of the mix. It
+    waits for nothing. ``validation_run`` is validated on the epoch that it pins by then.
+
     Callbacks behave as in one ``model.fit``, and see the run's own epoch numbers. With
     `keras.callbacks.BackupAndRestore`, a call completes one that was interrupted. It continues at
     the sample after those that the restored weights were trained on, also in the middle of an
     epoch (``save_freq``), and ends where the interrupted call would have ended.
     """
-    check_arguments(model, run, {**fit_arguments, "validation_run": validation_run})
+    given = {"steps_per_epoch": steps_per_epoch, "validation_run": validation_run}
+    check_arguments(model, run, {**fit_arguments, **given})
     worker = distribution.worker_shard(model)
     if worker is not None and as_shard(shard) == ALONE:
         shard = worker
@@ -81,12 +89,12 @@ def fit(  # noqa: PLR0913  # as Keras's own, all but two are given by name
     options = {"batch_size": batch_size, "x": x, "y": y, "weight": weight, "shard": shard}
     options |= {"drop_remainder": drop_remainder, **(dataset_arguments or {})}
     first = None if initial_epoch is None else operator.index(initial_epoch)
+    steps = None if steps_per_epoch is None else operator.index(steps_per_epoch)
     training = _Training(
         model,
         run,
-        datasets=Datasets(share, options, map),
+        epochs_of(run, Datasets(share, options, map), timeout, steps),
         validation_run=validation_run,
-        timeout=timeout,
         verbose=verbose,
         arguments=fit_arguments,
         several_machines=worker is not None,
@@ -98,26 +106,27 @@ def fit(  # noqa: PLR0913  # as Keras's own, all but two are given by name
 class _Training:
     """The parameters of a call that are the same in all its epochs.
 
-    ``timeout`` is in seconds; ``arguments`` are for ``model.fit``.
+    ``arguments`` are for ``model.fit``.
     """
 
     model: Any
-    run: Run
-    datasets: Datasets
+    run: Run | Mix
+    source: EpochSource
     validation_run: Run | None
-    timeout: float | None
     verbose: Any
     arguments: dict[str, Any]
     several_machines: bool
 
     def train(self, epochs: int, initial_epoch: int | None, callbacks: Any) -> Any:
-        run, model = self.run, self.model
+        run, model, source = self.run, self.model, self.source
         sample = run.consumed
-        number, offset = run.locate(sample) if initial_epoch is None else (initial_epoch, 0)
-        call = Call(uuid.uuid4().hex, number, epochs - (initial_epoch or 0))
+        number, offset = source.locate(sample) if initial_epoch is None else (initial_epoch, 0)
+        call = Call(
+            uuid.uuid4().hex, number, epochs - (initial_epoch or 0), source.samples_per_epoch
+        )
         # Before the callbacks begin: those that restore a backup need weights to restore into.
         if not model.built:
-            self._build(number)
+            build(model, source.first_batches(number))
         callback_list = OneTrainingCallbacks(
             callbacks,
             add_history=True,
@@ -128,7 +137,7 @@ class _Training:
             steps=None,
         )
         progress = EpochProgress(
-            run, sample, call, self.datasets.share.step, backed_up=bool(callback_list.backups)
+            run, sample, call, source.datasets.share.step, backed_up=bool(callback_list.backups)
         )
         callback_list.progress = progress
         saved = SavedPosition(progress.position)
@@ -149,20 +158,6 @@ class _Training:
             saved.detach(model)
         callback_list.end()
         return model.history
-
-    def _build(self, number: int) -> None:
-        """Build the model with a batch of an epoch, one that is pinned if there is any.
-
-        Another epoch would be pinned by this, before it is known that the training begins with it.
-        """
-        last = self.run.last
-        number = number if last is None else min(number, last.number)
-        epoch = self._epoch(number)
-        build(self.model, self.datasets.training(epoch, 0))
-
-    def _epoch(self, number: int) -> Epoch:
-        """Return an epoch of the run, with the features that the run began with."""
-        return self.run.epoch(number, timeout=self.timeout).in_schema(self.run.schema)
 
     def _restore(self, callback_list: OneTrainingCallbacks, saved: SavedPosition) -> bool:
         """Begin the training for callbacks; return whether one of them restored a backup."""
@@ -190,31 +185,31 @@ class _Training:
 
         Raises `RunMismatchError` or `DivergenceError` if the weights were trained on other samples.
         """
-        position, run, progress = saved.restored, self.run, callback_list.progress
+        position, progress = saved.restored, callback_list.progress
         assert position is not None
-        check_run(position, run)
-        _check_history(position, run)
-        number, offset = run.locate(position.sample)
+        check_run(position, self.run)
+        self.source.check_history(position)
+        number, offset = self.source.locate(position.sample)
         progress.restore(position)
         if initial_epoch is not None:
-            progress.call = Call(progress.call.id, number, epochs - number)
+            progress.call = replace(progress.call, first=number, epochs=epochs - number)
         # A backup may be kept after its call has ended. Then this call is new, and trains on all of
         # its epochs; otherwise it completes the interrupted call.
         elif position.call is None or ended(callback_list.backups, position.call):
-            progress.call = Call(progress.call.id, number, epochs)
+            progress.call = replace(progress.call, first=number, epochs=epochs)
         else:
-            progress.call = position.call
+            progress.call = self.source.interrupted(position.call, position.sample)
         return number, offset
 
     def _train_epochs(self, callback_list: OneTrainingCallbacks, number: int, offset: int) -> None:
         progress = callback_list.progress
         self.model.stop_training = False
         while number < progress.call.end and not self.model.stop_training:
-            epoch = self._epoch(number)
-            dataset = self.datasets.training(epoch, offset)
+            epoch = self.source.epoch(number, offset)
+            dataset = self.source.dataset(epoch, offset)
             batches = int(dataset.cardinality())
             if self.several_machines:
-                batches = self.datasets.steps(epoch.size - offset)
+                batches = self.source.steps(epoch, offset)
             progress.begin(epoch, offset, batches)
             if batches:
                 callback_list.set_params(
@@ -223,14 +218,14 @@ class _Training:
                 self._fit(callback_list, epoch, dataset, batches)
             else:  # a small epoch may lack samples for some worker, so that there is no step
                 progress.end()
-            number, offset = number + 1, 0
+            number, offset = self.source.after(epoch)
 
     def _fit(
-        self, callback_list: OneTrainingCallbacks, epoch: Epoch, dataset: Any, batches: int
+        self, callback_list: OneTrainingCallbacks, epoch: Any, dataset: Any, batches: int
     ) -> None:
         spread, arguments = dataset, self._validation(epoch)
         if self.several_machines:
-            size = self.datasets.share.batch_size
+            size = self.source.datasets.share.batch_size
             spread = distribution.spread(self.model, dataset.take(batches), size)
             arguments["steps_per_epoch"] = batches
             if "validation_data" in arguments:
@@ -250,27 +245,8 @@ class _Training:
                 **arguments,
             )
 
-    def _validation(self, epoch: Epoch) -> dict[str, Any]:
-        run = self.validation_run
-        if run is None:
+    def _validation(self, epoch: Any) -> dict[str, Any]:
+        if self.validation_run is None:
             return {}
-        # Workers train on the same epoch, so that they also validate on the same.
-        same = run.log.uid == self.run.log.uid
-        newest = run.covering(epoch.watermark if same else run.log.head().position)
-        # Of one dataset, both have the same features, even if the runs were opened at other times.
-        schema = self.run.schema if same else run.schema
-        return {"validation_data": self.datasets.validation(newest.in_schema(schema))}
-
-
-def _check_history(position: Position, run: Run) -> None:
-    """Raise `DivergenceError` unless the run has the pinned epoch that a model was trained on."""
-    if position.epoch is None:
-        return
-    pin = run.pin(position.epoch)
-    if pin is None or pin.chain.hex() != position.chain:
-        pinned = "has not pinned it" if pin is None else "has pinned other samples for it"
-        raise DivergenceError(
-            f"the restored backup was trained on epoch {position.epoch} of run {run.name!r}, but "
-            f"this database {pinned}: it is older than the backup; restore the newer database, or "
-            "train under another run's name"
-        )
+        newest = self.source.validation(self.validation_run, epoch)
+        return {"validation_data": self.source.datasets.validation(newest)}

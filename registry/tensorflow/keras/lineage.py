@@ -11,6 +11,7 @@ import tensorflow as tf
 from registry.errors import TrainingError
 from registry.storage.log.version import Version
 from registry.training.epoch import Epoch
+from registry.training.mix import Mix
 from registry.training.run import Run
 
 _FOLDER = "registry"
@@ -28,8 +29,8 @@ class Lineage(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no
     step of the epoch's number. In MLflow, the run and the dataset are parameters,
     ``registry.version`` and ``registry.version.<epoch>`` are tags, and the numbers are metrics.
 
-    Raises `TrainingError` where nothing could be written: in plain ``model.fit``, and without a
-    folder if MLflow is not imported.
+    Raises `TrainingError` where nothing could be written: in plain ``model.fit``, on a mix, and
+    without a folder if MLflow is not imported.
     """
 
     def __init__(self, log_dir: Any = None) -> None:
@@ -38,8 +39,13 @@ class Lineage(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no
         self._run: Run | None = None
         self._writer: Any = None
 
-    def attach(self, run: Run, callbacks: list[Any]) -> None:
+    def attach(self, run: Run | Mix, callbacks: list[Any]) -> None:
         """Begin a training on a run; ``callbacks`` are all of its callbacks."""
+        if isinstance(run, Mix):
+            raise TrainingError(
+                "Lineage writes what each epoch of a run held, and a mix goes through the epochs of "
+                "several runs at once: `registry epoch DATASET RUN NUMBER` prints what one held"
+            )
         self._run = run
         folders = (
             [self._log_dir]

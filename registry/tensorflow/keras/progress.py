@@ -10,6 +10,7 @@ from registry.errors import RunMismatchError
 from registry.tensorflow.keras.checkpoint import Call, Position
 from registry.tensorflow.keras.recorder import Recorder
 from registry.training.epoch import Epoch
+from registry.training.mix import Mix
 from registry.training.run import Run
 
 
@@ -20,7 +21,7 @@ class Progress:
     number that were consumed before the training began.
     """
 
-    def __init__(self, run: Run, sample: int = 0, consumed: int = 0) -> None:
+    def __init__(self, run: Run | Mix, sample: int = 0, consumed: int = 0) -> None:
         self.run = run
         self.sample = sample
         self.consumed = consumed
@@ -55,7 +56,9 @@ class EpochProgress(Progress):
     because after a crash the training continues from the backup.
     """
 
-    def __init__(self, run: Run, sample: int, call: Call, step: int, *, backed_up: bool) -> None:
+    def __init__(
+        self, run: Run | Mix, sample: int, call: Call, step: int, *, backed_up: bool
+    ) -> None:
         super().__init__(run, sample, run.consumed)
         self.call = call
         self._step = step
@@ -115,7 +118,7 @@ class EpochProgress(Progress):
         return Position(self.run.name, self.sample, self.consumed, epoch, chain, self.call)
 
 
-def check_run(position: Position, run: Run) -> None:
+def check_run(position: Position, run: Run | Mix) -> None:
     """Raise `RunMismatchError` if restored weights were trained on another run."""
     if position.run != run.name:
         raise RunMismatchError(

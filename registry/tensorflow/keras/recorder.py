@@ -6,6 +6,7 @@ import threading
 from contextlib import suppress
 
 from registry.errors import RegistryError
+from registry.training.mix import Mix
 from registry.training.run import Run
 
 INTERVAL = 1.0
@@ -20,7 +21,7 @@ class Recorder:
     threads.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run | Mix) -> None:
         self._run = run
         self._lock = threading.Lock()
         self._reached: int | None = None
