@@ -134,7 +134,7 @@ def test_fit_refuses_what_a_mix_cannot_be_trained_with(reg: Registry, mix: Mix) 
     ):
         with pytest.raises(TrainingError, match=message):
             train(model(), mix, steps_per_epoch=steps)
-    with pytest.raises(TrainingError, match="Lineage writes .* a mix goes through the epochs of"):
+    with pytest.raises(TrainingError, match=r"Lineage writes .* a mix goes through the epochs of"):
         train(model(), mix, callbacks=Lineage("logs"))
     reg.create("empty", FEATURES)
     runs = [reg.open(name).run("r") for name in ("one", "empty")]

@@ -43,7 +43,7 @@ class Lineage(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no
         """Begin a training on a run; ``callbacks`` are all of its callbacks."""
         if isinstance(run, Mix):
             raise TrainingError(
-                "Lineage writes what each epoch of a run held, and a mix goes through the epochs of "
+                "Lineage writes what an epoch of a run held, and a mix goes through the epochs of "
                 "several runs at once: `registry epoch DATASET RUN NUMBER` prints what one held"
             )
         self._run = run
