@@ -16,7 +16,7 @@ def describe(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What the dataset holds.")],
     url: Url = None,
 ) -> None:
-    """Set a dataset's description, which `registry show` prints. An empty text removes it."""
+    """Set a dataset's description, or remove it by an empty text."""
     with connect(url) as registry:
         registry.open(dataset).describe(text)
     typer.echo(f"{dataset} is described")

@@ -186,7 +186,11 @@ def _print_epochs(epochs: Iterable[PinnedEpoch]) -> None:
 
 @run.command()
 def rm(dataset: DatasetName, name: RunName, yes: Yes = False, url: Url = None) -> None:
-    """Remove a run with its epochs, which cannot be replayed afterwards. The samples stay."""
+    """Remove a run with its epochs, permanently.
+
+    The epochs cannot be replayed afterwards. The samples stay, and another run
+    may have the name.
+    """
     with connect(url) as registry:
         opened = registry.open(dataset)
         run = opened.find_run(name)

@@ -14,6 +14,7 @@ import pytest
 
 import registry
 from registry import Dataset, Registry
+from registry.catalog.doctor.mirrors import check_mirrors
 from registry.storage.mirror.layout import lock_file
 from registry.storage.mirror.usage import mirrors, remove_mirror
 from tests.support.commands import run
@@ -71,7 +72,7 @@ def python(code: str, *arguments: object, **options: Any) -> subprocess.Popen[st
 
 
 def test_a_mirror_is_kept_while_a_process_maps_it_and_removed_afterwards(
-    url: str, digits: Dataset, cache: Path
+    reg: Registry, url: str, digits: Dataset, cache: Path
 ) -> None:
     fill(digits)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -95,6 +96,9 @@ def test_a_mirror_is_kept_while_a_process_maps_it_and_removed_afterwards(
     assert listed(url) == []
     # What this machine remembers of runs, by which a restored database is noticed, is left.
     assert [path.name for path in (cache / digits._log.uid).iterdir()] == ["runs"]
+    # Nor is that, or what `verify` leaves, a mirror to the doctor, who would call it damaged.
+    digits.verify()
+    assert list(check_mirrors(reg.engine)) == []
     run_again = digits.run("cnn-1")
     assert [run_again.epoch(number).size for number in range(2)] == [20, 21]
 

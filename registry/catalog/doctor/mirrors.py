@@ -12,6 +12,7 @@ from registry.storage.database.models import DatasetRow, HeadRow
 from registry.storage.log.reader import Log
 from registry.storage.mirror.mirror import open_mirror
 from registry.storage.mirror.snapshot import View
+from registry.storage.mirror.usage import is_mirror
 from registry.training.mirror_source import cache_folder
 
 
@@ -25,8 +26,7 @@ def check_mirrors(engine: Engine) -> Iterator[Finding]:
     )
     for row in ask(engine, query.order_by(DatasetRow.name)):
         try:
-            # An empty folder is no mirror: code that only looks for one, as `verify`, leaves it.
-            if (folder / row.uid).is_dir() and any((folder / row.uid).iterdir()):
+            if is_mirror(folder / row.uid):
                 yield from _check(engine, row)
         except OSError as error:
             yield Finding(

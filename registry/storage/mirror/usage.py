@@ -136,12 +136,22 @@ def mirrors(root: Path) -> Iterator[MirrorUse]:
                     yield use
 
 
+def is_mirror(folder: Path) -> bool:
+    """Return whether a folder holds a mirror, which may be damaged.
+
+    Others hold a lock of who looked for a mirror, or what is remembered of runs, which outlives one
+    (`training/divergence.py`).
+    """
+    with suppress(FileNotFoundError):
+        return any(path.name == "state" or path.name.isdecimal() for path in [*folder.iterdir()])
+    return False
+
+
 def _use_of(folder: Path) -> MirrorUse | None:
+    if not is_mirror(folder):
+        return None
     state, record = load_state(folder), folder / "used"
     files = list(_files(folder))
-    # What is remembered of runs (`training/divergence.py`) is no mirror. It outlives one.
-    if state is None and not any(path.name.isdecimal() for path in folder.iterdir()):
-        return None
     times = [path.stat().st_mtime for path in (record, folder / "state") if path.exists()]
     # Index files: their access time is set whenever an epoch is opened.
     times += [path.stat().st_atime for path in files if path.parent.name == "epochs"]
