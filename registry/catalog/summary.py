@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from registry.catalog.dataset import Dataset
+from registry.samples.schema_text import history
 from registry.samples.splits import BUCKETS, Interval
 from registry.storage.log.head import Head
 from registry.storage.log.version import Version
@@ -33,12 +34,27 @@ class HeadSummary:
 
 
 @dataclass(frozen=True)
+class SchemaChange:
+    """A schema, the position from which on it is in force, and what it adds to the one before."""
+
+    schema: int
+    since: int
+    added: str
+
+
+@dataclass(frozen=True)
 class DatasetSummary:
-    """A dataset: ``features`` are JSON, ``splits`` are intervals of hash buckets."""
+    """A dataset: ``features`` are JSON, ``splits`` are intervals of hash buckets.
+
+    ``schema`` is the number of the schema in force, whose features these are, with the defaults of
+    those that have one. ``changes`` are the schemas after the first one.
+    """
 
     name: str
     description: str
     features: Any
+    schema: int
+    changes: Sequence[SchemaChange]
     splits: Mapping[str, Interval]
     created_at: datetime
     head: HeadSummary
@@ -46,10 +62,15 @@ class DatasetSummary:
     @classmethod
     def of(cls, dataset: Dataset, head: Head) -> DatasetSummary:
         """Return the summary of a dataset; its ``head`` is passed, since reading it is a query."""
+        # That of the head, which may be older than the newest one by now.
+        schema = dataset.schemas.numbered(head.schema)
+        schemas = [*dataset.schemas][: schema.number + 1]
         return cls(
             name=dataset.name,
             description=dataset.description,
-            features=dataset.features.to_json(),
+            features=schema.to_json(),
+            schema=schema.number,
+            changes=[SchemaChange(s.number, s.since, added) for s, added in history(schemas)],
             splits=dataset.splits,
             created_at=dataset.created_at,
             head=HeadSummary.of(dataset.name, head),

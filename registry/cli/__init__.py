@@ -5,6 +5,7 @@
 # isort: off
 from registry.cli import init as init
 from registry.cli import create as create
+from registry.cli import alter as alter
 from registry.cli import grants as grants
 from registry.cli import describe as describe
 from registry.cli import rename as rename

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import typer
@@ -84,6 +85,8 @@ def dataset_json(summary: DatasetSummary) -> dict[str, Any]:
         "name": summary.name,
         "description": summary.description,
         "features": summary.features,
+        "schema": summary.schema,
+        "changes": [asdict(change) for change in summary.changes],
         "splits": summary.shares,
         "live": summary.head.live,
         "positions": summary.head.position,

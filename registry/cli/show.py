@@ -12,7 +12,7 @@ from registry.catalog.summary import DatasetSummary
 from registry.cli.base import AsJson, Name, Url, app
 from registry.cli.output import dataset_json
 from registry.cli.tables import print_properties
-from registry.samples.feature_text import feature_text
+from registry.samples.schema_text import features_text
 
 
 @app.command()
@@ -29,13 +29,17 @@ def show(dataset: Name, as_json: AsJson = False, url: Url = None) -> None:
 
 
 def _print(dataset: Dataset, summary: DatasetSummary) -> None:
-    features = dataset.features.items()
+    schema = dataset.schemas.numbered(summary.schema)
     print_properties(
         [
             ("name", summary.name),
             # By line, as line breaks in a value are printed as escapes.
             *(("description", line) for line in summary.description.splitlines()),
-            *(("features", f"{name}={feature_text(feature)}") for name, feature in features),
+            *(("features", text) for text in features_text(schema)),
+            *(
+                ("changes", f"schema {each.schema}, since position {each.since:,}: {each.added}")
+                for each in summary.changes
+            ),
             *(("splits", f"{name}={share:g}") for name, share in summary.shares.items()),
             ("live", f"{summary.head.live:,} samples"),
             ("positions", f"{summary.head.position:,} rows in the log"),

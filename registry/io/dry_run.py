@@ -59,7 +59,8 @@ class DryRun:
     def _latest(self, batch: Batch) -> dict[str, Latest]:
         """Return the latest revision of each key, with earlier calls counted as stored."""
         compared = list(batch.compared())
-        revisions = read(self._engine, latest, self.dataset.id, {*batch.keys}, compared)
+        older = self.dataset.schemas.older(self.schema)
+        revisions = read(self._engine, latest, self.dataset.id, {*batch.keys}, compared, older)
         replaced: set[str] = set()
         for key, record in batch.compared():
             row = self._accepted.execute(

@@ -20,7 +20,7 @@ from registry.io.faults import Faults, RejectedRow, discard_outdated, keep_rejec
 from registry.io.files.image_folder import total_size
 from registry.io.formats import find_reader
 from registry.io.media import MediaReader
-from registry.io.row import FieldMapping, FileRow, Reader, encodable_name
+from registry.io.row import FieldMapping, FileRow, GivenFeatures, Reader, encodable_name
 from registry.io.row_media import with_media
 from registry.samples.features import Features
 from registry.samples.schema import Schema
@@ -76,6 +76,8 @@ def insert_file(  # noqa: PLR0913  # the options of an import
     a file again therefore changes nothing, and a line that was edited makes a new sample instead of
     overwriting one. The option ``group`` is the path of the samples' groups.
 
+    A feature with a default may be missing in the file. One that is mapped has to be there.
+
     A text in place of an image or bytes is base64 or a ``data:`` URI, or names a file or a URI that
     ``media`` may read.
 
@@ -97,17 +99,20 @@ def insert_file(  # noqa: PLR0913  # the options of an import
     file_format, read = find_reader(path, form, options)
     origin = Origin(path, encodable_name(path), file_format.unit)
     total = Report(0, 0, 0, 0, dataset.head)
+    # One for the whole file, and after the head: it is then the newest one.
+    schema = dataset.schema
+    features = GivenFeatures(schema.features, schema.defaults)
     row_count, size = 0, 0
     try:
         reader = media or MediaReader()
         # Formats that search the files of their images themselves.
         if reader.roots and "roots" in file_format.options:
             read = find_reader(path, form, {**(options or {}), "roots": reader.roots}).read
-        rows = _rows(read, path, dataset.schema.features, key, mapping or {})
+        rows = _rows(read, path, features, key, mapping or {})
         if file_format.root:
             reader = reader.with_roots(path.parent)
-        rows = with_media(rows, dataset.schema.features, reader, path, file_format.unit)
-        schema, on_fault = dataset.schema, refuse if faults.keep_going else None
+        rows = with_media(rows, features, reader, path, file_format.unit)
+        on_fault = refuse if faults.keep_going else None
         for packed in batches(schema, rows, origin, on_fault):
             report, keys = _append(dataset, packed, origin, on_fault)
             total += report

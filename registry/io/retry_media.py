@@ -82,6 +82,9 @@ def retry_row(
     if given is None:
         rows = rejected_fields(inbox.engine, inbox.dataset_id, [number], source)
         given = next((row.fields for row in rows), {})
+    if not given.keys() <= dataset.features.keys():
+        # Of a feature that another process has added since.
+        dataset.schemas.refresh()
     try:
         loaded = _loaded(dataset.features, given, media)
     except InvalidSampleError as error:

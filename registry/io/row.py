@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from registry.errors import ImportFileError
-from registry.samples.features import Features
+from registry.samples.features import Feature, Features
 from registry.samples.json_codec import excerpt
 
 
@@ -48,13 +48,29 @@ def line_key(name: str, line: int, raw: bytes) -> str:
     return f"{name}:{line}:{hashlib.blake2b(raw, digest_size=4).hexdigest()}"
 
 
+class GivenFeatures(Features):
+    """The features that a file or an event has values of; those of ``optional`` may be missing."""
+
+    def __init__(self, features: Mapping[str, Feature], optional: Iterable[str]) -> None:
+        super().__init__(features)
+        self.optional = frozenset(optional)
+
+
+def optional(features: Features, mapping: FieldMapping) -> frozenset[str]:
+    """Return the features that have a default and are not mapped: a file may lack them."""
+    # One that is mapped must be there: a misspelled path would store the default everywhere.
+    given = features.optional if isinstance(features, GivenFeatures) else frozenset()
+    return given - mapping.keys()
+
+
 FieldMapping = Mapping[str, str]
 """The path of each feature's values: a column, or a path such as ``data.items.0.text``."""
 Reader = Callable[[Path, Features, str | None, FieldMapping], Iterator[FileRow]]
 """Yields a file's rows, given its path, the features, the path of the key, and a mapping.
 
-A feature that is not mapped is read from the field of the same name. Without a mapping, a file with
-fields that are not features is rejected; with one, these fields are ignored.
+A feature that is not mapped is read from the field of the same name, and left out if it is
+`optional` and there is no such field. Without a mapping, a file with fields that are not features
+is rejected; with one, these fields are ignored.
 """
 
 
@@ -110,17 +126,19 @@ def columns_of(
     mapping: FieldMapping,
     group: str | None = None,
 ) -> dict[str, str]:
-    """Return the column of each feature, by the feature's name.
+    """Return the column of each feature, by the feature's name, without `optional` ones it lacks.
 
     Raises `ValueError` for columns that are missing or there twice and, without a mapping, for
     columns that are no feature.
     """
     # Of two columns with one name, most libraries return one silently: both are refused.
     names = list(header)
-    columns = {name: mapping.get(name, name) for name in features}
+    may_lack = optional(features, mapping) - {*names}
+    columns = {name: mapping.get(name, name) for name in features if name not in may_lack}
     others = [name for name in (key, group) if name is not None]
     needed = list(dict.fromkeys([*columns.values(), *others]))
     problems = [f"missing {name!r}" for name in needed if name not in names]
+    problems += [] if columns else ["no feature"]
     if not mapping:
         problems += [f"unknown {name!r}" for name in names if name not in needed]
     problems += [f"{name!r} twice" for name in dict.fromkeys(names) if names.count(name) > 1]

@@ -25,7 +25,7 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 
 from registry.errors import InvalidSampleError
-from registry.samples.features import Bytes, ClassLabel, Feature, Features, Image, Ragged, Tensor
+from registry.samples.features import Bytes, ClassLabel, Feature, Image, Ragged, Tensor
 
 _SHOWN = 40
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -110,7 +110,7 @@ def from_fields(features: Mapping[str, Feature], fields: Mapping[str, Any]) -> d
     return values
 
 
-def to_fields(features: Features, sample: Mapping[str, Any]) -> dict[str, Any]:
+def to_fields(features: Mapping[str, Feature], sample: Mapping[str, Any]) -> dict[str, Any]:
     """Convert a sample's values to JSON fields; `from_fields` restores the same values."""
     return {name: _to_json(features[name], sample[name]) for name in features}
 

@@ -109,7 +109,8 @@ class Schema:
         if name in self.features:
             raise FeatureError(
                 f"there is a feature {name!r} already: {self.features[name]}; features are added "
-                "and never changed, so choose another name"
+                "and never changed, so choose another name; to remove it or to give it another "
+                "type, fill another dataset by `registry copy --into`"
             )
         features = Features({**self.features, name: feature})
         return self._next(features, {**self.defaults, name: _checked_form(name, feature, default)})
@@ -122,7 +123,7 @@ class Schema:
 
 def _no_classes(features: Features, name: object) -> str:
     known = [each for each, feature in features.items() if isinstance(feature, ClassLabel)]
-    have = f"{', '.join(map(repr, known))} have" if known else "none has"
+    have = f"{', '.join(map(repr, known)) or 'none'} {'have' if len(known) > 1 else 'has'}"
     what = "is no ClassLabel" if name in features else "is no feature"
     return f"{name!r:.200} {what}, so that it has no classes to add to; of the features, {have}"
 

@@ -63,7 +63,9 @@ def sample_answer(dataset: Dataset, key: str) -> LogRowAnswer:
     if last is None or last.sample is None:
         reason = "is in no sample of the dataset" if last is None else "was retracted"
         raise Problem(404, f"the key {key!r:.520} {reason}", key=key)
-    return _log_row(last.entry, to_fields(dataset.features, last.sample))
+    # The schema may have changed since the sample was read: it has the features of that time.
+    features = {name: dataset.features[name] for name in last.sample}
+    return _log_row(last.entry, to_fields(features, last.sample))
 
 
 def log_page(dataset: Dataset, after: int, limit: int) -> bytes:
@@ -95,13 +97,14 @@ def spliced(body: Answer, rows: Iterable[bytes]) -> bytes:
 def _to_json(body: Answer) -> bytes:
     # Unset and not None: null is the value of a retraction's fields. Bytes and not text: a page is
     # limited in bytes, and a character takes up to four of them.
-    return body.model_dump_json(exclude_unset=True).encode()
+    return body.model_dump_json(exclude_unset=True, by_alias=True).encode()
 
 
 def _log_rows(dataset: Dataset, page: Page) -> Iterator[LogRowAnswer]:
     # A page holds the rows that have a record; the entries hold all rows.
     record_index = {position: index for index, position in enumerate(page.positions.tolist())}
-    features = dataset.features
+    # Those of the page's schema: a page of older rows lacks what was added since.
+    features = page.schema.features
     for entry in dataset.entries(page.start, page.stop):
         index = record_index.get(entry.position)
         fields = None

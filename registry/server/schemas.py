@@ -86,12 +86,27 @@ class CommitAnswer(Answer):
     keys: list[str] | None = Field(description="All keys, where the server made any.")
 
 
+class SchemaChangeAnswer(Answer):
+    """A change of the features, in force from position ``since`` on."""
+
+    schema_number: int = Field(alias="schema", description="Counts the schemas from 0.")
+    since: int
+    added: str = Field(description="What it adds to the schema before, as text.")
+
+
 class DatasetAnswer(Answer):
     """The properties of a dataset."""
 
     name: str
     description: str
-    features: Any
+    features: Any = Field(
+        description="In order. One with a default may be left out of a sample; older ones have it."
+    )
+    # Not called "schema": that is a method of Pydantic's models.
+    schema_number: int = Field(
+        alias="schema", description="The number of the schema that has these features."
+    )
+    changes: list[SchemaChangeAnswer] = Field(description="The schemas after the first one.")
     splits: dict[str, tuple[int, int]]
     created_at: Timestamp
     head: HeadAnswer

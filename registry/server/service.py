@@ -38,10 +38,14 @@ class OpenDataset:
         self._dataset = registry.open(name)
         self.name = name
 
-    @property
     def names_media(self) -> bool:
-        """Whether a text may name the content of one of its features."""
-        return any(map(is_named, self._dataset.features.values()))
+        """Return whether a text may name the content of one of its features. Blocks, as `use`."""
+
+        def named(dataset: Dataset) -> bool:
+            return any(map(is_named, dataset.features.values()))
+
+        # A feature may just have been added by another process.
+        return self.use(lambda each: named(each) or (each.schemas.refresh() and named(each)))
 
     def use(self, work: Callable[[Dataset], Result]) -> Result:
         """Return the result of ``work`` on the dataset. Blocks: call it in a thread.
@@ -92,6 +96,12 @@ class Service:
             # Not for versions: a dataset has as many as it has positions, and all would stay open.
             self._datasets[name] = dataset
         return dataset
+
+    async def names_media(self, dataset: OpenDataset) -> bool:
+        """Return whether an event may have to fetch the content of a feature of the dataset."""
+        if self.settings.media.fetcher is None:
+            return False
+        return await self.pools.read(dataset.names_media)
 
     async def commit(self, dataset: OpenDataset, changes: Sequence[Change]) -> Report:
         """Commit changes together with other requests to the dataset: `GroupCommitter.commit`."""

@@ -49,7 +49,7 @@ def read(
         columns = columns_of(header, features, key, mapping, group)
     except ValueError as error:
         raise ImportFileError(str(error), file=str(path), line=records.line) from None
-    converters = [(name, columns[name], converter(features[name])) for name in features]
+    converters = [(name, column, converter(features[name])) for name, column in columns.items()]
     while (cells := records.next()) is not None:
         if len(cells) != len(header):
             problem = records.error(f"{len(cells)} cells, where the header has {len(header)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.errors import ImportFileError
-from registry.io.row import FieldMapping, FileRow
+from registry.io.row import FieldMapping, FileRow, optional
 from registry.samples.features import LARGEST_RECORD, ClassLabel, Feature, Features, Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp")
@@ -90,11 +90,14 @@ def _is_wanted(entry: os.DirEntry[str], root: Path) -> bool:
 
 
 def _fields(path: Path, features: Features, mapping: FieldMapping) -> dict[str, str]:
-    """Return the field of each feature's value: one of `_FIELDS`."""
+    """Return the field of each feature's value: one of `_FIELDS`; `optional` ones have none."""
     fields = dict(mapping)
+    may_lack = optional(features, mapping)
     if not fields:
         by_type = {Image: "image", ClassLabel: "class"}
         fields = {name: by_type.get(type(feature), "") for name, feature in features.items()}
+        if sorted(fields.values()) != ["class", "image"]:
+            fields = {name: field for name, field in fields.items() if name not in may_lack}
         if sorted(fields.values()) != ["class", "image"]:
             raise ImportFileError(
                 "images by class fit a dataset of one Image and one ClassLabel; for another say "
@@ -102,6 +105,8 @@ def _fields(path: Path, features: Features, mapping: FieldMapping) -> dict[str, 
                 file=str(path),
             )
     for name in features:
+        if name not in fields and name in may_lack:
+            continue
         if fields.get(name) not in _FIELDS:
             problem = f"{fields[name]!r} is nothing in a folder" if name in fields else "not mapped"
             reason = f"{problem}; map it to {', '.join(_FIELDS)}"

@@ -24,7 +24,7 @@ from registry.errors import ImportFileError, InvalidSampleError
 from registry.io.files.json_array import elements
 from registry.io.files.lines import decode, lines
 from registry.io.live_samples import Samples
-from registry.io.row import FieldMapping, FileRow, as_group, as_key, value_at
+from registry.io.row import FieldMapping, FileRow, as_group, as_key, optional, value_at
 from registry.io.row_media import unnamed
 from registry.samples.features import ClassLabel, Features, Text
 from registry.samples.json_codec import describe, from_fields, parse_json, to_fields
@@ -245,6 +245,7 @@ def _chooser(
     features: Features, mapping: FieldMapping
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
     paths = {name: mapping.get(name, name) for name in features}
+    may_lack = optional(features, mapping)
 
     def choose(fields: dict[str, Any]) -> dict[str, Any]:
         values = {}
@@ -252,6 +253,8 @@ def _chooser(
             try:
                 values[name] = value_at(fields, path)
             except ValueError as error:
+                if name in may_lack:
+                    continue
                 raise InvalidSampleError(str(error), feature=name) from None
         return values
 

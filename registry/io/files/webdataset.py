@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple, cast
 from registry.errors import ImportFileError, InvalidSampleError
 from registry.io.files.csv import converter
 from registry.io.files.lines import decode, open_file
-from registry.io.row import FieldMapping, FileRow, as_group, as_key, fingerprint, value_at
+from registry.io.row import FieldMapping, FileRow, as_group, as_key, fingerprint, optional, value_at
 from registry.io.row_media import unnamed
 from registry.samples.features import (
     LARGEST_RECORD,
@@ -60,23 +60,21 @@ def read(
     A path is an extension, such as ``jpg`` or ``seg.png``, or leads into a JSON file, such as
     ``json.caption``; ``key`` and ``group`` are paths, too. A feature that is not mapped is read
     from the extension or the JSON property of its name or, last, from an extension of its type: an
-    image's, ``cls`` or ``txt``. Raises `ImportFileError` with the number of the sample.
+    image's, ``cls`` or ``txt``. One with a default may be missing, and is read from an extension of
+    its type only if no other feature has that type. Raises `ImportFileError` with the number of the
+    sample.
     """
     archive = path.name.removesuffix(".gz").removesuffix(".tar")
     try:
         for number, sample in enumerate(samples(path), start=1):
             row_key, row_group = f"{archive}/{sample.name}", None
-            fields = _Fields(sample.files)
+            fields = _Fields(sample.files, features, mapping)
             try:
                 if key is not None:
                     row_key = as_key(fields.value(key), key)
                 if group is not None:
                     row_group = as_group(fields.value(group), group)
-                values = {
-                    name: fields.feature(name, feature, mapping.get(name))
-                    for name, feature in features.items()
-                }
-                values = from_fields(unnamed(features), values)
+                values = from_fields(unnamed(features), fields.values())
                 problem = None
             except InvalidSampleError as error:
                 values = {}
@@ -180,15 +178,36 @@ class _Headers:
 class _Fields:
     """The files of a sample, and the JSON in them, which is parsed where a path leads into it."""
 
-    def __init__(self, files: Mapping[str, bytes]) -> None:
+    def __init__(
+        self, files: Mapping[str, bytes], features: Features, mapping: FieldMapping
+    ) -> None:
         self._files = files
+        self._features = features
+        self._mapping = mapping
+        self._optional = optional(features, mapping)
         self._parsed: dict[str, Any] = {}
 
-    def feature(self, name: str, feature: Feature, path: str | None) -> Any:
-        """Return a feature's value; raises `InvalidSampleError`."""
-        if path is None:
-            defaults = [name, f"json.{name}", *_EXTENSIONS.get(type(feature), ())]
-            path = next(filter(self._has, defaults), name)
+    def values(self) -> dict[str, Any]:
+        """Return a value per feature, without `optional` ones; raises `InvalidSampleError`."""
+        paths = {name: self._path(name, feature) for name, feature in self._features.items()}
+        return {
+            name: self._feature(name, self._features[name], path)
+            for name, path in paths.items()
+            if path is not None
+        }
+
+    def _path(self, name: str, feature: Feature) -> str | None:
+        """Return the path of a feature's value, None if the sample may lack it, and does."""
+        if name in self._mapping:
+            return self._mapping[name]
+        same = [each for each in self._features.values() if type(each) is type(feature)]
+        typed = _EXTENSIONS.get(type(feature), ())
+        # Otherwise a second image, say, would be a copy of the first one.
+        typed = typed if name not in self._optional or len(same) == 1 else ()
+        path = next(filter(self._has, [name, f"json.{name}", *typed]), None)
+        return path if path is not None or name in self._optional else name
+
+    def _feature(self, name: str, feature: Feature, path: str) -> Any:
         try:
             if path in self._files and not path.endswith("json"):
                 return _decoded(feature, self._files[path])

@@ -31,12 +31,14 @@ which the event arrived.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from registry.errors import InvalidSampleError
 from registry.io.labeling.annotation import AnnotationId
+from registry.samples.schema import Schema
+from registry.storage.log.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,9 @@ class AnnotationState:
     """A state of an annotation, from an event or an export.
 
     Without ``updated_at``, the annotation was deleted. Otherwise it has a sample, with ``values``
-    by feature and the packed ``record``, or none, or it is rejected: ``error`` is the reason, and
-    ``values`` has what could be read of it. ``task``, ``annotator`` and
-    ``created_at`` are as in `Annotation`.
+    by feature and the packed ``record`` of ``schema``, or none, or it is rejected: ``error`` is the
+    reason, and ``values`` has what could be read of it. ``task``, ``annotator`` and ``created_at``
+    are as in `Annotation`.
 
     Where a task has one sample, ``answers`` has the values that the annotator gave and ``data``
     those that came with the task, both in the JSON form of samples.
@@ -56,6 +58,7 @@ class AnnotationState:
     updated_at: datetime | None
     values: dict[str, Any] | None = None
     record: bytes | None = None
+    schema: Schema | None = None
     error: InvalidSampleError | None = None
     task: str | None = None
     annotator: str | None = None
@@ -67,6 +70,15 @@ class AnnotationState:
         """Return whether the annotation was created after a deletion, and has its id by reuse."""
         created, deleted = self.created_at, deletion.updated_at
         return created is not None and deleted is not None and created > deleted
+
+    def brought_to(self, schema: Schema) -> AnnotationState:
+        """Return the state with a record of the schema in force, as `Batch.brought_to` does."""
+        if self.record is None or self.schema is None:
+            return self
+        batch = Batch([self.id.key], [self.record], [self.source], schema=self.schema)
+        (record,) = batch.brought_to(schema).records
+        assert isinstance(record, bytes)
+        return replace(self, record=record, schema=schema)
 
     @property
     def source(self) -> str:

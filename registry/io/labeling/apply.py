@@ -74,9 +74,10 @@ def apply_states(
     outcomes: list[Outcome] = []
 
     def prepare(connection: Connection) -> list[list[Change]]:
-        states = [state for group in groups for state in group]
+        brought = [present(dataset, group) for group in groups]
+        states = [state for group in brought for state in group]
         table = state_table(connection, dataset, tool, consensus).load(states)
-        applied = apply_to_table(table, groups, exported)
+        applied = apply_to_table(table, brought, exported)
         # Replaced, not extended: `prepare` is called again if the connection was lost.
         outcomes[:] = [each.outcome for each in applied]
         return changed_groups((each.changes for each in applied), dry=dry)
@@ -93,11 +94,21 @@ def apply_states(
 def state_table(
     connection: Connection, dataset: Dataset, tool: str, consensus: Consensus | None
 ) -> StateTable:
-    """Return the table of a tool's states; with a consensus, each task has one sample."""
+    """Return the table of a tool's states; with a consensus, each task has one sample.
+
+    The head is locked, and so the schema in force is known.
+    """
+    schema, older = dataset.schema, dataset.schemas.older(dataset.schema)
     if consensus is None:
-        return StateTable(connection, dataset.id, tool)
-    codec = dataset.schema.codec
-    return TaskTable(connection, dataset.id, tool, codec=codec, consensus=consensus)
+        return StateTable(connection, dataset.id, tool, older)
+    codec = schema.codec
+    return TaskTable(connection, dataset.id, tool, older, codec=codec, consensus=consensus)
+
+
+def present(dataset: Dataset, states: States) -> States:
+    """Return states with records of the schema in force, which is known: the head is locked."""
+    schema = dataset.schema
+    return [each if isinstance(each, Removal) else each.brought_to(schema) for each in states]
 
 
 def apply_to_table(

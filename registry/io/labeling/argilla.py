@@ -45,6 +45,7 @@ from registry.io.labeling.apply import (
     apply_to_table,
     changed_groups,
     commit,
+    present,
     state_table,
 )
 from registry.io.labeling.consensus import ConsensusRule
@@ -96,9 +97,12 @@ def apply_event(
     event of another kind is ignored, without a transaction. Raises `InvalidSampleError` for an
     event that cannot be read, and `FeatureError` for a mapping that does not fit the features.
     """
-    rules = check_mapping(dataset.features, mapping)
-    voted = consensus_of(dataset.features, rules, consensus)
-    converter = AnnotationConverter(dataset, rules, media or MediaReader(), voted)
+    # A class or a feature may have been added since, by another process.
+    dataset.schemas.refresh()
+    schema = dataset.schema
+    rules = check_mapping(schema.features, mapping)
+    voted = consensus_of(schema.features, rules, consensus)
+    converter = AnnotationConverter(schema, rules, media or MediaReader(), voted)
     try:
         record, response = _parse(event)
     except IgnoredEventError as error:
@@ -114,8 +118,9 @@ def apply_event(
         # that fails must not count as received.
         if not note(connection):
             return []
-        table = state_table(connection, dataset, TOOL, voted).load(states, others=[record])
-        (applied,) = apply_to_table(table, [states])
+        brought = present(dataset, states)
+        table = state_table(connection, dataset, TOOL, voted).load(brought, others=[record])
+        (applied,) = apply_to_table(table, [brought])
         outcome = applied.outcome
         return changed_groups([applied.changes], dry=False)
 

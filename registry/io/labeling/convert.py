@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
-from registry.catalog.dataset import Dataset
 from registry.errors import InvalidSampleError
 from registry.io.labeling.annotation import Annotation
 from registry.io.labeling.annotation_state import AnnotationState
@@ -14,8 +13,10 @@ from registry.io.labeling.consensus import Consensus
 from registry.io.labeling.mapping import answered_features, readable_values, values_of
 from registry.io.labeling.rules import Rules
 from registry.io.media import MediaReader
-from registry.samples.codec import Codec
+from registry.io.row import GivenFeatures
+from registry.samples.features import Features
 from registry.samples.json_codec import to_fields
+from registry.samples.schema import Schema
 
 PART_BYTES = 16 << 20
 """Bytes of records that are applied together: images that tasks name are not in the file's size."""
@@ -25,17 +26,18 @@ PART_BYTES = 16 << 20
 class AnnotationConverter:
     """Converts annotations by a parsed mapping; ``media`` reads what they name.
 
-    With a ``consensus``, each task has one sample.
+    The mapping was parsed for the features of ``schema``, as is the ``consensus``, with which each
+    task has one sample.
     """
 
-    dataset: Dataset
+    schema: Schema
     rules: Rules
     media: MediaReader = field(default_factory=MediaReader)
     consensus: Consensus | None = None
-    codec: Codec = field(init=False)
+    features: Features = field(init=False)
 
     def __post_init__(self) -> None:
-        self.codec = self.dataset.schema.codec
+        self.features = GivenFeatures(self.schema.features, self.schema.defaults)
 
     def states(self, annotations: Iterable[Annotation]) -> list[AnnotationState]:
         """Return the states of annotations, in order; one that does not fit has an ``error``."""
@@ -59,7 +61,7 @@ class AnnotationConverter:
         if updated_at is None:
             # A deletion.
             return AnnotationState(identity, None, annotator=annotation.annotator)
-        features = self.dataset.features
+        features, codec = self.features, self.schema.codec
         state = partial(
             AnnotationState,
             identity,
@@ -74,7 +76,7 @@ class AnnotationConverter:
             if values is None:
                 return state()
             self._check_task(annotation)
-            (record,) = self.codec.encode(self.codec.to_columns([values]))
+            (record,) = codec.encode(codec.to_columns([values]))
         except InvalidSampleError as error:
             reason = error.reason
             # The codec does not know the annotation, and `values_of` has already named it.
@@ -84,16 +86,16 @@ class AnnotationConverter:
                 readable_values(features, self.rules, annotation),
                 error=InvalidSampleError(reason, feature=error.feature),
             )
+        state = partial(state, values, record, schema=self.schema)
         if self.consensus is None:
-            return state(values, record)
-        # The values as they are stored: equal ones must be equal however they were written.
-        fields = to_fields(features, self.codec.decode_one(record))
+            return state()
+        # The values as they are stored: equal ones must be equal however they were written. A
+        # default is no answer.
+        fields = to_fields(features, codec.decode_one(record))
         answered = answered_features(self.rules, annotation)
         return state(
-            values,
-            record,
-            answers={name: value for name, value in fields.items() if name in answered},
-            data={name: value for name, value in fields.items() if name not in answered},
+            answers={name: fields[name] for name in values if name in answered},
+            data={name: fields[name] for name in values if name not in answered},
         )
 
     def _check_task(self, annotation: Annotation) -> None:

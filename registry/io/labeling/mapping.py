@@ -15,7 +15,7 @@ from registry.io.labeling import answers
 from registry.io.labeling.annotation import Annotation
 from registry.io.labeling.rules import AnswerRule, DefaultRule, ObjectRule, Rule, Rules
 from registry.io.media import MediaReader, safe
-from registry.io.row import value_at
+from registry.io.row import optional, value_at
 from registry.io.row_media import is_named
 from registry.samples.features import ClassLabel, Features
 from registry.samples.json_codec import excerpt, from_fields
@@ -24,7 +24,18 @@ _NOT_THERE = "is not there; import an export, which has it"
 
 
 class _UnansweredError(Exception):
-    """A feature needs an answer, and the annotation has none to its question."""
+    """A feature needs an answer, and the annotation has none to its question.
+
+    With ``elsewhere``, the value may be in an object that the annotation lacks.
+    """
+
+    def __init__(self, reason: str, *, elsewhere: bool = False) -> None:
+        super().__init__(reason)
+        self.elsewhere = elsewhere
+
+
+class _MissingError(ValueError):
+    """An object, which is there, has no such value."""
 
 
 def values_of(
@@ -32,13 +43,15 @@ def values_of(
 ) -> dict[str, Any] | None:
     """Return a value per feature, or None if the annotation makes no sample.
 
-    ``media`` reads the files and URIs that a task names; without it, the texts of images and bytes
-    are left as they are. Raises `InvalidSampleError`, with the annotation and the feature, for the
-    first value that does not fit.
+    `optional` features that have no value are left out, also where a mapping names them: a question
+    may be newer than the annotation. ``media`` reads the files and URIs that a task names; without
+    it, the texts of images and bytes are left as they are. Raises `InvalidSampleError`, with the
+    annotation and the feature, for the first value that does not fit.
     """
     if annotation.cancelled:
         return None
     values: dict[str, Any] = {}
+    may_lack = optional(features, {})
     # Collected, not raised at once: a later feature may show that nothing was answered, and then
     # the annotation makes no sample instead of a rejected row.
     errors: list[InvalidSampleError] = []
@@ -48,11 +61,13 @@ def values_of(
         except _UnansweredError as error:
             if _is_empty(rules, annotation):
                 return None
-            errors.append(_error(annotation, str(error), name))
+            if name not in may_lack or error.elsewhere:
+                errors.append(_error(annotation, str(error), name))
         except InvalidSampleError as error:
             errors.append(_error(annotation, error.reason, name))
         except ValueError as error:
-            errors.append(_error(annotation, str(error), name))
+            if name not in may_lack or not isinstance(error, _MissingError):
+                errors.append(_error(annotation, str(error), name))
     if errors:
         raise errors[0]
     return values
@@ -82,7 +97,9 @@ def readable_values(features: Features, rules: Rules, annotation: Annotation) ->
     return values
 
 
-def unanswered(rules: Rules, answered: Collection[str], *, mixed: bool) -> str | None:
+def unanswered(
+    features: Features, rules: Rules, answered: Collection[str], *, mixed: bool
+) -> str | None:
     """Return what is wrong where no annotation of a whole export answers a mapped question.
 
     ``answered`` has the questions that any annotation answers and, if ``mixed``, the task's data.
@@ -91,8 +108,10 @@ def unanswered(rules: Rules, answered: Collection[str], *, mixed: bool) -> str |
     mapped = {rule.question for rule in asked.values()}
     others = {*answered} - mapped - {r.name for r in rules.values() if isinstance(r, DefaultRule)}
     for name, rule in asked.items():
-        # A list may be empty in every annotation: it is suspect only if something else is answered.
-        is_optional = rule.part is not None and (mixed or not others)
+        # A list may be empty in every annotation, and a question may be new: this is suspect only
+        # if something else is answered.
+        may_lack = rule.part is not None or name in optional(features, {})
+        is_optional = may_lack and (mixed or not others)
         if answered and rule.question not in answered and not is_optional:
             listed = ", ".join(map(excerpt, sorted(answered)))
             return (
@@ -146,7 +165,8 @@ def _object_value(rule: ObjectRule, annotation: Annotation) -> Any:
     try:
         return value_at(value, rule.path)
     except ValueError:
-        raise ValueError(f"{rule.object_name} has no {excerpt(rule.path)}") from None
+        reason = f"{rule.object_name} has no {excerpt(rule.path)}"
+        raise _MissingError(reason) from None
 
 
 def _default_value(rule: DefaultRule, annotation: Annotation) -> Any:
@@ -159,7 +179,8 @@ def _default_value(rule: DefaultRule, annotation: Annotation) -> Any:
             missing = f", and {object_name} {_NOT_THERE}"
         elif rule.name in fields:
             return fields[rule.name]
-    raise _UnansweredError(f"nothing answers {excerpt(rule.name)}{missing}")
+    reason = f"nothing answers {excerpt(rule.name)}{missing}"
+    raise _UnansweredError(reason, elsewhere=bool(missing))
 
 
 def _own_answers(rule: DefaultRule, annotation: Annotation) -> Sequence[Any]:

@@ -28,7 +28,7 @@ from registry.io.labeling.stored_states import (
 )
 from registry.storage.database.models import InboxRow, ToolAnnotationRow
 from registry.storage.log.changes import Change
-from registry.storage.log.lookup import NEVER, Latest, latest, record_of
+from registry.storage.log.lookup import NEVER, Latest, Older, latest, record_of
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,22 @@ class TaskChange:
 
 
 def has_greater_record(
-    connection: Connection, dataset_id: int, record: bytes | None, live: Latest
+    connection: Connection,
+    dataset_id: int,
+    record: bytes | None,
+    live: Latest,
+    older: Older | None = None,
 ) -> bool:
-    """Return whether a state with this record wins over ``live``, if both have the same time."""
+    """Return whether a state with this record wins over ``live``, if both have the same time.
+
+    ``older`` has the rows whose records are in an older layout.
+    """
     if live.record is None or live.record == record:
         return False
     # Any fixed order would do: it makes the result independent of the order of arrival.
-    return record is None or record > (record_of(connection, dataset_id, live) or b"")
+    if record is None:
+        return True
+    return record > (record_of(connection, dataset_id, live, older) or b"")
 
 
 @dataclass
@@ -57,6 +66,7 @@ class StateTable:
     changes. It must be used within one transaction, under the head's lock: otherwise another
     transaction may change the rows between the reading and the writing.
 
+    ``older`` has the rows that were written in an older layout than that of the states' records.
     ``live`` has the latest revisions of samples, by their keys, with the changes of this
     transaction. ``rejected`` has the samples that are rejected by the newest states of their
     annotations, by their keys.
@@ -65,6 +75,7 @@ class StateTable:
     connection: Connection
     dataset_id: int
     tool: str
+    older: Older | None = None
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
     live: dict[str, Latest] = field(default_factory=dict)
     rejected: dict[str, Rejection] = field(default_factory=dict)
@@ -95,7 +106,7 @@ class StateTable:
         # With the new records, `latest` returns an equal old one; others it need not send.
         compared = [(state.id.key, state.record) for state in states]
         keys = {identity.key for identity in ids} | {identity.key for identity in self._ids()}
-        self.live = latest(self.connection, self.dataset_id, keys, compared)
+        self.live = latest(self.connection, self.dataset_id, keys, compared, self.older)
 
     def apply(
         self, state: AnnotationState, exported: datetime | None = None
@@ -142,7 +153,7 @@ class StateTable:
 
     def _is_greater(self, state: AnnotationState, stored: StoredState | None) -> bool:  # noqa: ARG002
         live = self.live.get(state.id.key, NEVER)
-        return has_greater_record(self.connection, self.dataset_id, state.record, live)
+        return has_greater_record(self.connection, self.dataset_id, state.record, live, self.older)
 
     def _new_row(self, state: AnnotationState, stored: StoredState | None) -> StoredState:
         """Return the row of a state that replaces the stored one."""

@@ -20,7 +20,15 @@ from registry.io.files.lines import beginning, lines
 from registry.io.labeling import answers
 from registry.io.labeling.answers import Conversion
 from registry.io.labeling.paths import split_path
-from registry.io.row import FieldMapping, FileRow, as_group, as_key, fingerprint, value_at
+from registry.io.row import (
+    FieldMapping,
+    FileRow,
+    as_group,
+    as_key,
+    fingerprint,
+    optional,
+    value_at,
+)
 from registry.io.row_media import unnamed
 from registry.samples.features import ClassLabel, Feature, Features, Ragged, Text
 from registry.samples.json_codec import describe, excerpt, from_fields
@@ -164,13 +172,18 @@ def objects(path: Path) -> Iterator[ToolObject]:
 def select_values(
     features: Features, mapping: FieldMapping, fields: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return a value per feature; raises `InvalidSampleError` with the feature.
+    """Return a value per feature, without `optional` ones that are no fields.
+
+    Raises `InvalidSampleError` with the feature.
 
     The texts of images and bytes are left as they are. A path may end in a part, as in
     `registry.io.labeling.mapping`: ``.json``, ``.spans``, ``.classes[a,b]``.
     """
     values = {}
+    may_lack = optional(features, mapping) - fields.keys()
     for name, feature in features.items():
+        if name in may_lack:
+            continue
         try:
             values[name] = _value(feature, fields, mapping.get(name, name))
         except ValueError as error:

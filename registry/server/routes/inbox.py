@@ -77,7 +77,7 @@ async def retry(name: str, request: Request, id: _Id) -> Response:  # noqa: A002
         fields = await service.pools.parse(body, lambda: _fields(request, body))
         report = await service.media_events.write(
             lambda media: dataset.use(lambda opened: _retry(opened, id, fields, source, media)),
-            fetches=dataset.names_media,
+            fetches=await service.names_media(dataset),
         )
     return answer(commit_answer(name, report, None))
 

@@ -62,7 +62,7 @@ async def label_studio(name: str, request: Request) -> Response:
         event = await service.pools.parse(body, lambda: parse_document(body))
         result = await service.media_events.write(
             lambda media: dataset.use(lambda opened: _apply(service, opened, event, media)),
-            fetches=dataset.names_media,
+            fetches=await service.names_media(dataset),
         )
     service.metrics.events.labels(dataset.name, "label-studio", result.status).inc()
     return answer(result)
@@ -112,7 +112,7 @@ async def argilla(name: str, request: Request) -> Response:
             lambda media: dataset.use(
                 lambda opened: _apply_once(service, opened, event, sent, media)
             ),
-            fetches=dataset.names_media,
+            fetches=await service.names_media(dataset),
         )
     service.metrics.events.labels(dataset.name, "argilla", result.status).inc()
     if result.status == "replayed":

@@ -140,11 +140,18 @@ def _compare(
                     revisions[key] = revisions[key]._replace(record=record)
 
 
-def record_of(connection: Connection, dataset_id: int, revision: Latest) -> bytes | None:
-    """Return a revision's record, which is read from the database if it was not yet."""
+def record_of(
+    connection: Connection, dataset_id: int, revision: Latest, older: Older | None = None
+) -> bytes | None:
+    """Return a revision's record, which is read from the database if it was not yet.
+
+    ``older`` is as for `latest`.
+    """
     if not isinstance(revision.record, Stored):
         return revision.record
-    return records_at(connection, dataset_id, [revision.position])[0]
+    (record,) = records_at(connection, dataset_id, [revision.position])
+    projection = older and older.projection(revision.position)
+    return projection.forward(record) if projection else record
 
 
 def size_of(revision: Latest) -> int:

@@ -42,6 +42,7 @@ from registry.io.labeling.mapping import unanswered
 from registry.io.labeling.retraction import LARGE, Confirm, plan_retraction
 from registry.io.labeling.rules import consensus_of
 from registry.io.media import MediaReader
+from registry.io.row import GivenFeatures
 from registry.storage.database.transactions import read
 from registry.storage.log.batch import Report
 from registry.storage.log.changes import Change
@@ -89,20 +90,23 @@ def insert_export(  # noqa: PLR0913  # the options of an import
     samples are retracted, as with events.
     """
     faults = faults or Faults(keep_going=quarantine)
-    rules = check_mapping(dataset.features, mapping, hull=hull)
+    schema = dataset.schema
+    features = GivenFeatures(schema.features, schema.defaults)
+    rules = check_mapping(features, mapping, hull=hull)
     contents = survey(path, project, keep_going=faults.keep_going)
-    _check_answers(path, unanswered(rules, contents.questions, mixed=contents.mixed), confirm)
+    suspect = unanswered(features, rules, contents.questions, mixed=contents.mixed)
+    _check_answers(path, suspect, confirm)
     if contents.unreadable and retract:
         note(
             f"{contents.unreadable:,} tasks cannot be read; nothing is retracted because the "
             "export lacks it"
         )
         retract = False
-    voted = consensus_of(dataset.features, rules, consensus)
+    voted = consensus_of(features, rules, consensus)
     run = _Import(dataset, path, contents, faults, voted, confirm, dry, quarantine)
     if retract:
         run.check_retractions(note)
-    converter = AnnotationConverter(dataset, rules, media or MediaReader(), voted)
+    converter = AnnotationConverter(schema, rules, media or MediaReader(), voted)
     size = 0
     try:
         for batch in batches(path, contents.given, run.refuse):

@@ -65,9 +65,12 @@ def apply_events(
     nothing, and its `InvalidSampleError` is returned as its outcome. Raises `FeatureError` for a
     mapping that does not fit the features, and the errors of the database.
     """
-    rules = check_mapping(dataset.features, mapping, hull=hull)
-    voted = consensus_of(dataset.features, rules, consensus)
-    converter = AnnotationConverter(dataset, rules, media or MediaReader(), voted)
+    # A class or a feature may have been added since, by another process.
+    dataset.schemas.refresh()
+    schema = dataset.schema
+    rules = check_mapping(schema.features, mapping, hull=hull)
+    voted = consensus_of(schema.features, rules, consensus)
+    converter = AnnotationConverter(schema, rules, media or MediaReader(), voted)
     # Parsed and packed before the transaction, which holds the head's lock.
     parsed = [_parse(converter, event) for event in events]
     groups = [each for each in parsed if isinstance(each, list)]
