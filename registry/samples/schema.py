@@ -20,7 +20,7 @@ import numpy as np
 
 from registry.errors import FeatureError, InvalidSampleError
 from registry.samples.codec import Codec
-from registry.samples.features import ClassLabel, Feature, Features, Tensor
+from registry.samples.features import ClassLabel, Feature, Features, Ragged, Tensor
 from registry.samples.json_codec import from_base64, from_fields, to_fields
 from registry.samples.projection import Projection
 
@@ -170,7 +170,7 @@ def _checked_form(name: str, feature: Feature, default: Any) -> Any:
 def _form(feature: Feature, default: Any) -> Any:
     codec = Codec(Features({"default": feature}))
     value = codec.decode_one(codec.encode({"default": [default]})[0])["default"]
-    if isinstance(feature, Tensor) and not _survives_json(np.asarray(value)):
+    if isinstance(feature, Tensor | Ragged) and not _survives_json(np.asarray(value)):
         value = np.asarray(value).astype(np.dtype(feature.dtype).newbyteorder("<"))
         return binascii.b2a_base64(value.tobytes(), newline=False).decode()
     return to_fields(codec.features, {"default": value})["default"]
