@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, Engine, Row, select, update
+from sqlalchemy import Connection, Engine, Row, bindparam, select, update
 from sqlalchemy.exc import IntegrityError
 
 from registry.errors import (
@@ -22,6 +22,8 @@ from registry.storage.database.models import NOT_DROPPED, DatasetRow, SampleRow,
 from registry.storage.database.transactions import read, write
 from registry.storage.log.version import is_name
 
+# Built once: the server asks at each request, and building it takes longer than the answer.
+_ID = select(DatasetRow.id).where(DatasetRow.name == bindparam("name"))
 _ROTATED = "~"
 """Separates the name and the id of a rotated token, as in `server/tokens.py`."""
 
@@ -63,6 +65,11 @@ def name_of(engine: Engine, dataset_id: int) -> str:
     if name is None:
         raise DatasetDroppedError
     return name
+
+
+def id_of(engine: Engine, name: str) -> int | None:
+    """Read the primary key of the dataset that has a name now; None if there is none."""
+    return read(engine, lambda connection: connection.execute(_ID, {"name": name}).scalar())
 
 
 def holder_of(engine: Engine, watermark: int, chain: str) -> str | None:

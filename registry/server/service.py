@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from registry.catalog.dataset import Dataset
-from registry.catalog.registry import Registry, find_row
+from registry.catalog.registry import Registry
+from registry.catalog.rename import id_of
 from registry.errors import DatasetDroppedError, DatasetNotFoundError, RegistryError
 from registry.io.row_media import is_named
 from registry.server.auth import Authenticator
@@ -54,7 +55,7 @@ class OpenDataset:
         name.
         """
         # Each time: the dataset could otherwise be written under a name that now is another's.
-        if find_row(self._registry, self.name.partition("@")[0]).id != self._dataset.id:
+        if id_of(self._registry.engine, self.name.partition("@")[0]) != self._dataset.id:
             self._dataset = self._registry.open(self.name)
         try:
             return work(self._dataset)
