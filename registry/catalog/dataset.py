@@ -38,8 +38,10 @@ from registry.storage.log.tags import Tag, all_tags, check_tag, delete_tag, set_
 from registry.storage.log.version import Version, complete
 from registry.storage.log.writer import Writer, amend, append, append_all, transact_in
 from registry.training import run_store
+from registry.training.balanced_runs import BalancedRuns
 from registry.training.conditions import Where
 from registry.training.mirror_source import Sources
+from registry.training.mix import Mix, mix
 from registry.training.policy import Policy
 from registry.training.run import Run
 from registry.training.run_request import RunRequest
@@ -457,6 +459,37 @@ class Dataset:
         )
         settings = run_store.get_or_create(self._log.engine, self._log.dataset_id, request)
         return self._open_run(settings)
+
+    def balanced(
+        self,
+        name: str,
+        *,
+        by: str,
+        classes: Sequence[str | int] | None = None,
+        seed: SupportsIndex | None = None,
+        split: str | None = None,
+        policy: Policy | None = None,
+        where: Where | None = None,
+    ) -> Mix:
+        """Open the mix of equal shares of each class of ``by``, a ClassLabel, or create it.
+
+        Its parts are runs named ``name/class``, or ``name/index`` if the classes have no names. On
+        the first call they are created for all ``classes``, by default all that ``by`` has. Later
+        calls return the mix of the runs that exist, though classes were added. Other arguments are
+        as in `run`, for all of the runs, and ``seed`` is also that of the mix.
+
+        Raises `EpochError`, before a run is created, for classes that have no sample, and
+        `RunMismatchError` if the runs exist with other classes or settings.
+        """
+        buckets = interval(self.splits, split)
+        if self._version is None:
+            self._log.schemas.refresh()
+        request = RunRequest(
+            name, self.features, seed, split, policy, version=self._version, where=where
+        )
+        runs = BalancedRuns(self._log, self._sources, request, by, buckets)
+        opened = [self._open_run(settings) for settings in runs.open(classes, lambda: self.head)]
+        return mix([(run, 1) for run in opened], seed=opened[0].seed)
 
     def _open_run(self, settings: RunSettings) -> Run:
         splits = interval(self.splits, settings.split)

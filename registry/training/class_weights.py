@@ -9,14 +9,19 @@ from registry.errors import FeatureError
 from registry.samples.features import ClassLabel, Features
 
 
-def class_label(features: Features, name: str) -> ClassLabel:
-    """Return the `ClassLabel` of this name; raises `FeatureError` if there is none."""
+def class_label(
+    features: Features, name: str, lack: str = "its values have no weights"
+) -> ClassLabel:
+    """Return the `ClassLabel` of this name; raises `FeatureError` if there is none.
+
+    ``lack`` says what any other feature lacks.
+    """
     label = features.get(name)
     if isinstance(label, ClassLabel):
         return label
     labels = [name for name, each in features.items() if isinstance(each, ClassLabel)]
     raise FeatureError(
-        f"{name!r:.200} is no ClassLabel, so that its values have no weights; "
+        f"{name!r:.200} is no ClassLabel, so that {lack}; "
         + (f"give one of {', '.join(map(repr, labels))}" if labels else "there is none")
     )
 

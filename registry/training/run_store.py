@@ -98,6 +98,12 @@ def get_or_create(engine: Engine, dataset_id: int, request: RunRequest) -> RunSe
 
 def _create(connection: Connection, dataset_id: int, values: Mapping[str, object]) -> Row[RunRow]:
     """Create a run and return its row, or another worker's that has created it meanwhile."""
+    insert(connection, dataset_id, values)
+    return connection.execute(_of_name(dataset_id, values["name"])).one()
+
+
+def insert(connection: Connection, dataset_id: int, values: Mapping[str, object]) -> bool:
+    """Create a run unless there is one of its name; return whether it was created."""
     # The dataset's row outlives a drop, and would let a run be created that nobody can use.
     if not _has_head(connection, dataset_id):
         raise DatasetDroppedError
@@ -106,8 +112,7 @@ def _create(connection: Connection, dataset_id: int, values: Mapping[str, object
         # SQLite's own time has whole seconds, in which a run and a later one of its name could both
         # be created. What is remembered of the first would then count for the other.
         values["created_at"] = datetime.now(UTC)
-    insert_if_new(connection, RunRow, values)
-    return connection.execute(_of_name(dataset_id, values["name"])).one()
+    return insert_if_new(connection, RunRow, values)
 
 
 def find(engine: Engine, dataset_id: int, name: str) -> RunSettings:
