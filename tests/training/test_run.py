@@ -102,6 +102,7 @@ ADDED: dict[str, tuple[Feature, object]] = {
 }
 """Features that are added while a dataset is in use, with their defaults."""
 DEFAULTS = {name: default for name, (_, default) in ADDED.items()}
+MIXED_LABELS = [0, 1, 2, 3]
 
 
 @dataclass
@@ -143,7 +144,8 @@ class Training(RuleBasedStateMachine):
     ``features`` are the dataset's, ``streamed`` those that it had when the run was opened, and
     ``schemas`` has each of them with the position from which on it was in force. ``versions`` has
     the position and the features of each tag, and ``papers`` the epochs of runs on these versions,
-    by name and number.
+    by name and number. ``samples`` are all that there ever were, by serial number, and ``mixed``
+    the serial numbers in a mix of two more runs.
     """
 
     def __init__(self, reg: Registry, cache: Path) -> None:
@@ -158,6 +160,8 @@ class Training(RuleBasedStateMachine):
         self.erased: set[object] = set()
         self.versions: dict[str, tuple[int, Mapping[str, Feature]]] = {}
         self.papers: dict[tuple[str, int], Pinned] = {}
+        self.samples: dict[object, Sample] = {}
+        self.mixed: list[object] = []
         self.following: tuple[Iterator[dict[str, Any]], int, int] | None = None
 
     @initialize(
@@ -263,13 +267,15 @@ class Training(RuleBasedStateMachine):
         new = [self.sample() for _ in keys]
         self.dataset.insert(new, keys=keys)
         self.log += zip(keys, new, strict=True)
+        self.samples.update({each["serial"]: each for each in new})
 
     @rule(key=KEYS)
     def update(self, key: str) -> None:
         if (before := dict(self.log).get(key)) is not None:
             values = self.sample()
             self.dataset.update(key, values)
-            self.log.append((key, {**before, **values}))
+            self.samples[values["serial"]] = {**before, **values}
+            self.log.append((key, self.samples[values["serial"]]))
 
     @rule(key=KEYS)
     def retract(self, key: str) -> None:
@@ -410,6 +416,35 @@ class Training(RuleBasedStateMachine):
                 position, epoch.chain, epoch.start, features, drawn, {*samples}
             )
 
+    def mix(self, dataset: Dataset) -> registry.Mix:
+        """Return a mix of all samples and those of some labels, under policies of their own."""
+        every = dataset.run("mix-every", seed=1, policy=self.policy)
+        some = dataset.run("mix-some", seed=2, policy="new", where={"label": MIXED_LABELS})
+        return registry.mix({every: 2, some: 1}, seed=3)
+
+    def mixable(self) -> bool:
+        """Return whether both parts of the mix have samples, and none was erased."""
+        labels = (s["label"] for s in dict(self.log).values() if s is not None)
+        return not self.erased and any(label in MIXED_LABELS for label in labels)
+
+    @precondition(mixable)
+    @rule(data=st.data(), count=SHARDS, size=SIZES, reopened=st.booleans())
+    def read_mix(self, data: st.DataObject, count: int, size: int, reopened: bool) -> None:
+        """Read a mix from anywhere: what was read before, and then what comes next."""
+        mix = self.mix(self.reg.open(self.name) if reopened else self.dataset)
+        start = data.draw(st.integers(0, len(self.mixed)))
+        steps = data.draw(st.integers(1, 1 + 12 // (size * count)))
+        shards = [
+            itertools.islice(mix.batches(size, shard=(index, count), start=start), steps)
+            for index in range(count)
+        ]
+        read = [row for step in joined(shards) for row in step]
+        assert len(read) == steps * size * count
+        assert read == [row_of(self.samples[row[0]], mix.features) for row in read]
+        known = self.mixed[start : start + len(read)]
+        assert [row[0] for row in read[: len(known)]] == known
+        self.mixed += [row[0] for row in read[len(known) :]]
+
     @rule(lost=st.booleans())
     def die(self, lost: bool) -> None:
         """Restart: only the database stays and, unless it is ``lost``, the cache."""
@@ -426,13 +461,16 @@ class Training(RuleBasedStateMachine):
             count = connection.execute(
                 select(func.count())
                 .select_from(join(join(models.EpochRow, models.RunRow), models.DatasetRow))
-                .where(models.DatasetRow.name == self.name)
+                .where(models.DatasetRow.name == self.name, models.RunRow.name.not_like("mix-%"))
             ).scalar()
         assert count == len(self.epochs) + len(self.papers)
 
     def teardown(self) -> None:
         shutil.rmtree(self.cache, ignore_errors=True)
         dataset = self.reg.open(self.name)
+        if self.mixed and not self.erased:
+            batches = itertools.islice(self.mix(dataset).batches(1, start=0), len(self.mixed))
+            assert [serial for batch in batches for serial in batch["serial"]] == self.mixed
         pins = {**self.papers, **{("run", n): pinned for n, pinned in enumerate(self.epochs)}}
         # From the last to the first: a mirror that knows what came later must not let it show.
         for (run, number), pinned in reversed(pins.items()):
