@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from registry.storage.mirror import conversion, mirror
 from registry.storage.mirror.mirror import Mirror, open_mirror
 from registry.storage.mirror.state_file import read_fields, write_fields
 from registry.tensorflow import EpochDataset, StreamDataset
+from registry.training.mirror_source import MirrorSource
 from tests.faults.test_divergence import Backup
 from tests.faults.test_mirror import flip, in_graph, tiny_disk
 from tests.storage.test_mirror import Ranges, reads
@@ -295,14 +297,21 @@ def test_a_mirror_without_a_layout_in_its_state_is_of_the_first_schema(
         assert reads == []
 
 
-def test_a_read_only_mirror_serves_the_epochs_of_its_layout(
-    change: Change, sqlite_url: str, cache: Path
+@pytest.mark.parametrize("disk", ["read-only", "full"])
+def test_a_mirror_that_cannot_be_converted_serves_the_epochs_of_its_layout(
+    change: Change, sqlite_url: str, cache: Path, disk: str
 ) -> None:
     with tiny_disk(cache, 1024), registry.connect(sqlite_url) as reg:
         dataset = change.kind.create(reg)
         change.kind.grow(dataset, 30)
         before = yielded(dataset.run("r").epoch(0))
-        subprocess.run(["mount", "-o", "remount,ro", cache], check=True)
+        ballast = cache / "ballast"
+        if disk == "full":
+            with suppress(OSError), ballast.open("wb", buffering=0) as file:
+                while file.write(bytes(1 << 12)):
+                    pass
+        else:
+            subprocess.run(["mount", "-o", "remount,ro", cache], check=True)
         older = dataset.run("r")
         change.apply(dataset)
         change.grow(dataset, 5)
@@ -316,6 +325,11 @@ def test_a_read_only_mirror_serves_the_epochs_of_its_layout(
         with pytest.warns(CacheWarning, match="no local copy can be kept"):
             batch = next(older.stream(epoch.size, start=epoch.start))
         assert rows(batch) == [row[:-1] for row in samples]
+        assert len(generations(cache)) == 1
+        if disk == "full":
+            ballast.unlink()
+            assert yielded(run.epoch(1)) == samples
+            assert isinstance(run.epoch(1).source, MirrorSource)
 
 
 def test_a_mirror_whose_features_a_restored_database_lacks_is_read_again(

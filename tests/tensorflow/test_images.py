@@ -266,6 +266,8 @@ def _photos(reg: Registry, *broken: int) -> Run:
         files[number] = _broken(files[number])
     keys = [f"scan-{number}" for number in range(20)]
     dataset.insert({"photo": files, "label": range(20)}, keys=keys)
+    # The samples are of an older schema than the run.
+    dataset.add_feature("second", Image("jpeg"), default=photo(16, 16, seed=20))
     return dataset.run("r")
 
 

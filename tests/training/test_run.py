@@ -310,8 +310,7 @@ class Training(RuleBasedStateMachine):
         key = data.draw(st.sampled_from(sorted(held)))
         self.dataset.erase(key)
         self.erased = {s["serial"] for k, s in self.log if k == key and s is not None}
-        if dict(self.log)[key] is not None:
-            self.log.append((key, None))
+        self.log.append((key, None))
         self.following = None
 
     @precondition(lambda self: self.log)

@@ -70,8 +70,9 @@ class Mirror:
         with self._thread_lock:
             while True:
                 state = self._states.load()
-                # An unknown layout is that of a schema which was just added, or of another history.
-                if state is not None and not self._updater.covers(state, 0):
+                # Without the lock, which a read-only folder cannot have: another process may just
+                # have converted the rows to a schema that this one does not know.
+                if state is not None and not is_known(self.log, state):
                     state = None
                 chain: bytes | None = None
                 if erased is None or (state and state.position > watermark.position):
