@@ -126,26 +126,29 @@ def test_damaged_and_erased_rows_stay_so_when_a_mirror_is_converted(
     pristine = cache.with_name("pristine")
     with registry.connect(sqlite_url) as reg:
         dataset = change.kind.create(reg)
-        change.kind.grow(dataset, 30)
-        gone = [f"{n}" for n in range(3, 30) if dataset.split_of(f"{n}") == "test"][:3]
         run = dataset.run("r", split="train")
-        run.epoch(0)
+        for number in range(5):  # with an anchor after each
+            change.kind.grow(dataset, 6)
+            run.epoch(number)
+        keys = [entry.key for entry in dataset.entries(0, 45)]
+        gone = sorted({key for key in keys[2:] if dataset.split_of(key) == "test"})[:3]
         dataset.erase(gone[0])
-        before = yielded(run.epoch(1))
+        before = yielded(run.epoch(5))
         dataset.erase(*gone[1:])
         shutil.copytree(cache, pristine)
         change.apply(dataset)
-        after = yielded(run.epoch(2))
-        erased = [int(key) for key in gone]  # a key's first position is its number here
+        after = yielded(run.epoch(6))
+        erased = [e.position for e in dataset.entries(0, dataset.head.position) if e.erased]
         for name in ("records", "places"):
             size = next(pristine.glob(f"*/*/{name}")).stat().st_size
-            for offset in range(0, size, max(1, size // 5)):
+            for offset in (None, *range(1, size, max(1, size // 11))):
                 shutil.rmtree(cache)
                 shutil.copytree(pristine, cache)
-                flip(next(cache.glob(f"*/*/{name}")), offset, 2)
+                if offset is not None:
+                    flip(next(cache.glob(f"*/*/{name}")), offset, 2)
                 opened = reg.open("growing").run("r")
-                assert yielded(opened.epoch(2)) == after
-                assert yielded(opened.epoch(1)) == before
+                assert yielded(opened.epoch(6)) == after
+                assert yielded(opened.epoch(5)) == before
                 view = open_mirror(dataset._log, cache).view()
                 assert view is not None
                 assert view.schema.number == 1
