@@ -35,4 +35,4 @@ def draw(rates: list[Result], rows: int, path: Path) -> None:
 
 
 def _ours(result: Result) -> bool:
-    return result.what in ("StreamDataset", "EpochDataset")
+    return result.what.startswith(("StreamDataset", "EpochDataset"))

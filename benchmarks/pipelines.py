@@ -15,6 +15,7 @@ import tensorflow as tf
 from benchmarks.data import Samples
 from benchmarks.measure import Work
 from registry.tensorflow import EpochDataset, StreamDataset
+from registry.training.mix import Mix
 from registry.training.run import Run
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -25,7 +26,7 @@ Make: TypeAlias = Callable[[], tf.data.Dataset]
 """Creates a dataset of ``(x, label)`` batches."""
 
 
-def streamed(run: Run, rows: int) -> tf.data.Dataset:
+def streamed(run: Run | Mix, rows: int) -> tf.data.Dataset:
     """Return the first batches of the endless stream, as many as ``rows`` fill."""
     return StreamDataset(run, batch_size=BATCH, x="x", y="label").take(rows // BATCH)
 

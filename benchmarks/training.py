@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
+import registry
 from benchmarks.cache import cache
 from benchmarks.data import Samples, loaded, numbers
 from benchmarks.measure import Bench, Contender, Result, Timing, compare, interleave, rate
@@ -24,6 +25,7 @@ STREAM = "StreamDataset"
 EPOCH = "EpochDataset"
 MEMORY = "from_tensor_slices().shuffle()"
 HUGGING_FACE = "Hugging Face to_tf_dataset()"
+MIX = "StreamDataset of a mix of two runs"
 GENERATOR = "a Python generator of rows"
 SLICE = 50_000
 """Rows for the pipelines that take one row at a time in Python."""
@@ -38,7 +40,9 @@ def train(bench: Bench) -> list[Result]:
         bench.server.database() as database,
         loaded(database, {"samples": samples}) as reg,
     ):
-        run = reg.open("samples").run("train", seed=1)
+        digits = reg.open("samples")
+        run = digits.run("train", seed=1)
+        mix = registry.mix({digits.run("more"): 0.7, digits.run("less", seed=1): 0.3})
         ways: dict[str, tuple[Make, Samples]] = {
             STREAM: (partial(streamed, run, bench.rows), samples),
             EPOCH: (partial(epoch, run), samples),
@@ -48,8 +52,10 @@ def train(bench: Bench) -> list[Result]:
         }
         for name, (make, expected) in ways.items():
             check(name, make(), expected)
+        makers = {name: make for name, (make, _) in ways.items()}
+        makers[MIX] = partial(streamed, mix, bench.rows)
         timings = interleave(
-            {name: _contender(make) for name, (make, _) in ways.items()}, bench.rounds
+            {name: _contender(make) for name, make in makers.items()}, bench.rounds
         )
     return [*(rate(name, timing) for name, timing in timings.items()), *_compared(timings)]
 
@@ -66,6 +72,7 @@ def _compared(timings: dict[str, Timing]) -> list[Result]:
             at_least=150,
             slow_baseline=True,
         ),
+        compare("a mix of two runs, next to one", timings[MIX], stream, at_least=0.7),
         compare("EpochDataset, next to in-memory shuffle", epoch, memory, at_least=12),
     ]
 

@@ -147,17 +147,22 @@ class Interleaved:
         if not len(offsets):
             return
         rows = min(member.epoch.chunk_rows(batch_size) for member in self.members)
+        # Half of them: rows are there twice, in both orders. With more, they no longer stay in the
+        # processor's cache, which costs a sixth of the speed.
+        rows = max(1, rows // 2 // batch_size) * batch_size
         for after in range(0, len(offsets), rows):
             yield offsets[after : after + rows]
 
     def _groups(self, offsets: Positions) -> tuple[list[Group], Positions]:
         """Return samples by their epochs, and the rank of each sample in that order."""
-        owners = self.owners[offsets]
-        order = np.argsort(owners, kind="stable")
+        owners = self.owners.take(offsets)
+        # NumPy sorts integers of 16 bits by radix, several times as fast.
+        narrow = owners.astype(np.min_scalar_type(len(self.members)))
+        order = np.argsort(narrow, kind="stable")
         ranks = np.empty_like(order)
         ranks[order] = np.arange(len(order))
-        own, by_owner = self.offsets[offsets[order]], owners[order]
-        starts = np.flatnonzero(np.diff(by_owner, prepend=-1))
+        own, by_owner = self.offsets.take(offsets.take(order)), narrow.take(order)
+        starts = np.append(0, np.flatnonzero(by_owner[1:] != by_owner[:-1]) + 1)
         parts = np.split(own, starts[1:])
         members = [self.members[owner] for owner in by_owner[starts].tolist()]
         return list(zip(members, parts, strict=True)), ranks

@@ -77,18 +77,22 @@ class MixReader:
     def _interleave(self, parts: Positions, ranks: Positions) -> Interleaved:
         """Return samples of the parts, by their ranks in the runs; pin the epochs they are in."""
         members: list[Member] = []
+        numbers = np.zeros(len(self._parts), np.int64)
         owners, offsets = np.empty_like(parts), np.empty_like(ranks)
-        numbers = np.empty(len(self._parts), np.int64)
-        left = np.arange(len(parts))
-        while len(left):
-            ready = ranks[left] < self._ends[parts[left]]
-            here = left[ready]
-            present = np.unique(parts[here])
+        left: Positions | slice = slice(None)
+        while True:
+            own, due = parts[left], ranks[left]
+            ready = due < self._ends[own]
+            complete = bool(ready.all())
+            counts = np.bincount(own if complete else own[ready], minlength=len(numbers))
+            present = np.flatnonzero(counts)
             numbers[present] = np.arange(len(members), len(members) + len(present))
             members += [self._members[part] for part in present.tolist()]
-            owners[here] = numbers[parts[here]]
-            offsets[here] = ranks[here] - self._starts[parts[here]]
-            left = left[~ready]
+            # Those that are not ready get what the next pass replaces.
+            owners[left], offsets[left] = numbers[own], due - self._starts[own]
+            if complete:
+                break
+            left = np.arange(len(parts))[left][~ready]
             for part in np.unique(parts[left]).tolist():
                 self._enter(part)
         return Interleaved(members, owners, offsets, self._codec)
