@@ -130,7 +130,7 @@ class Registry(Pickled):
         `Dataset.add_classes` and `Dataset.add_feature`. Raises `DatasetExistsError` if the name is
         taken, and `FeatureError` if an argument is not valid.
         """
-        _check_name(name)
+        check_name(name)
         check_description(description)
         schema = Schema(0, 0, Features(features))
         # The uid is made here, once for all attempts: `_create` recognizes its own row by it.
@@ -186,7 +186,7 @@ class Registry(Pickled):
         Raises `DatasetExistsError` if the new name is taken, `FeatureError` if it is not valid,
         and `RenameError` if a token would open another dataset than it was made for.
         """
-        _check_name(new_name)
+        check_name(new_name)
         return rename(self.engine, find_row(self, name), new_name)
 
     def drop(self, name: str, progress: Progress | None = None) -> None:
@@ -220,7 +220,8 @@ class Registry(Pickled):
         return Dataset(log, row, resolve(log, reference))
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raise `FeatureError` unless this can be the name of a dataset."""
     if not is_name(name):
         raise FeatureError(
             f"dataset name {name!r:.200}: use 1 to 128 letters, digits, '_', '.' and '-'"

@@ -7,7 +7,7 @@ joined into batches. A batch is a transaction; a piece bounds the Python objects
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -71,7 +71,7 @@ class PackedRows(NamedTuple):
     def without(self, row: int) -> PackedRows:
         """Return the rows but one."""
         rows = [other for other in range(len(self.lines)) if other != row]
-        return self._replace(batch=_of_rows(self.batch, rows), lines=[self.lines[n] for n in rows])
+        return self._replace(batch=self.batch.only(rows), lines=[self.lines[n] for n in rows])
 
 
 def batches(
@@ -229,21 +229,5 @@ def _packed_rows(
                     None,
                 )
         rows = [*first_rows.values()]
-        batch, lines = _of_rows(batch, rows), [lines[row] for row in rows]
+        batch, lines = batch.only(rows), [lines[row] for row in rows]
     return PackedRows(batch, lines, packed.size)
-
-
-def _of_rows(batch: Batch, rows: Sequence[int]) -> Batch:
-    """Return some rows of a batch."""
-
-    def some(groups: Sequence[str | None] | None) -> Sequence[str | None] | None:
-        return None if groups is None else [groups[row] for row in rows]
-
-    return replace(
-        batch,
-        keys=[batch.keys[row] for row in rows],
-        records=[batch.records[row] for row in rows],
-        sources=[batch.sources[row] for row in rows],
-        groups=some(batch.groups),
-        default_groups=some(batch.default_groups),
-    )

@@ -71,6 +71,21 @@ class Batch:
         ]
         return replace(self, records=records, schema=schema)
 
+    def only(self, rows: Sequence[int]) -> Batch:
+        """Return the batch of some of the rows, given by their numbers."""
+
+        def some(groups: Sequence[str | None] | None) -> Sequence[str | None] | None:
+            return None if groups is None else [groups[row] for row in rows]
+
+        return replace(
+            self,
+            keys=[self.keys[row] for row in rows],
+            records=[self.records[row] for row in rows],
+            sources=[self.sources[row] for row in rows],
+            groups=some(self.groups),
+            default_groups=some(self.default_groups),
+        )
+
     def compared(self) -> Iterator[tuple[str, bytes | None]]:
         """Yield each key with its new record, or with None where that is not known yet."""
         for key, record in zip(self.keys, self.records, strict=True):
