@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Generator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any, SupportsIndex
 
@@ -131,6 +132,19 @@ class Dataset:
         version = self._version_at(self.head)
         # Read too: nobody could open the version by a name that the dataset had before.
         return replace(version, name=name_of(self._log.engine, self._log.dataset_id))
+
+    def snapshot(self) -> Dataset:
+        """Return the dataset as it is now, which never changes, with the features of now.
+
+        A dataset that is opened at a version is returned itself.
+        """
+        if self._version is not None:
+            return self
+        head = self.head
+        frozen = copy(self)
+        frozen._version = self._version_at(head)  # noqa: SLF001  # of this class
+        frozen._live = head.live  # noqa: SLF001
+        return frozen
 
     def __len__(self) -> int:
         """Return the number of live samples."""

@@ -72,10 +72,8 @@ def export(  # noqa: PLR0913, PLR0917  # arguments and options of the command
 ) -> None:
     """Write the live samples of a dataset, or of a version of it, to a file."""
     with connect(url) as registry:
-        # Opened twice, the second time at a fixed version: the dataset may grow meanwhile, and the
-        # printed version must be that of the file.
-        version = str(registry.open(dataset).version)
-        opened = registry.open(version)
+        # The dataset may grow meanwhile, and the printed version must be that of the file.
+        opened = registry.open(dataset).snapshot()
         with progress(path.name, None) as show:
             if format_name in FOLDER_FORMATS:
                 count = export_folder(

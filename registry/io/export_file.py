@@ -41,6 +41,8 @@ def export_file(
     system, and the errors of `live_samples`.
     """
     find_writer(path, form)
+    # One version with its features, for the header and all rows.
+    dataset = dataset.snapshot()
     for name, what in ((key, "keys"), (group, "groups")):
         if problem := text_problem(name):
             raise ExportFileError(f"the name of the {what} {problem}", file=str(path))

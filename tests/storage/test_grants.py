@@ -21,7 +21,8 @@ from sqlalchemy.exc import ProgrammingError
 from typer.testing import CliRunner
 
 import registry
-from registry import Registry
+from registry import Registry, Text
+from registry.catalog.copy.into import Selection, fill_dataset
 from registry.cli.base import app
 from registry.errors import PermissionDeniedError, SchemaMissingError
 from registry.io.import_file import insert_file
@@ -115,6 +116,8 @@ NOBODY_BUT_THE_OWNER = [
     "UPDATE datasets SET name = 'x'",
     "DELETE FROM datasets",
     "DELETE FROM removed_runs",
+    "UPDATE schemas SET features = '[]'",
+    "DELETE FROM schemas",
     "UPDATE epochs SET watermark = 0",
     "DELETE FROM epochs",
     "UPDATE runs SET seed = 1",
@@ -154,6 +157,8 @@ NO_READER = [
         "INSERT INTO tags (dataset_id, name, position, chain, schema, live)"
         " VALUES (1, 'x', 1, '', 0, 0)"
     ),
+    "INSERT INTO schemas (dataset_id, number, since, features) VALUES (1, 1, 1, '[]')",
+    "UPDATE heads SET schema = 1",
     "UPDATE tags SET position = 0",
     "DELETE FROM tags",
 ]
@@ -175,6 +180,8 @@ def test_a_labeling_tool_inserts_but_changes_and_removes_nothing(
         digits.update("b", label=9)
         digits.retract("c")
         reg.create("more", FIXED).insert([digit(4)])
+        digits.add_feature("note", Text(), "none")
+        fill_dataset(reg, "digits", reg, "filled", Selection(["image"]))
         for options in ({"at": 1}, {"move": True, "note": "new"}):
             digits.tag("gold", **options)
         digits.tag("silver")
@@ -328,6 +335,9 @@ def test_a_trainer_only_reads_pins_epochs_and_records_progress(
         refuses(reg, *NOBODY_BUT_THE_OWNER, *NEITHER_READER_NOR_WRITER, *NO_READER)
         with pytest.raises(PermissionDeniedError, match="ask its owner to grant this right"):
             digits.insert([digit(2)])
+        with pytest.raises(PermissionDeniedError, match="ask its owner to grant this right"):
+            digits.add_feature("note", Text(), "none")
+        assert list(digits.features) == list(FIXED)
 
 
 def test_a_server_drains_and_records_events_but_changes_no_sample(
@@ -348,6 +358,7 @@ def test_a_server_drains_and_records_events_but_changes_no_sample(
         assert deliveries.record(reg.engine, owned_id, "tool", "event", b"digest") == "recorded"
         assert deliveries.record(reg.engine, owned_id, "tool", "event", b"digest") == "repeated"
         assert tokens.any_usable(reg.engine)
+        digits.add_feature("note", Text(), "none")
         refuses(reg, *NOBODY_BUT_THE_OWNER, *NO_WRITER[:3])
 
 

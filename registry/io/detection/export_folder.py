@@ -52,6 +52,8 @@ def export_folder(  # options that are all given by name
     """
     if problem := path_problem(path):
         raise ExportFileError(f"the name of a folder {problem}", file=repr(str(path)))
+    # One version with its features, for the roles and all rows.
+    dataset = dataset.snapshot()
     try:
         _check_splits(dataset.splits)
         selector = ImageSelector(
