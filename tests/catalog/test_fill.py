@@ -110,7 +110,8 @@ def test_the_new_dataset_has_the_history_splits_groups_and_sources_of_the_old_on
     assert len(new) == len(old) > 5
     for key in {entry.key for entry in old.entries()}:
         assert history(new, key, renamed=False) == history(old, key, renamed=True)
-        assert new.split_of(key) == old.split_of(key)
+        # A key of which all rows were erased is not in the new one.
+        assert not new.history(key) or new.split_of(key) == old.split_of(key)
     assert new.verify()[0].differs is None
     assert filled(reg, target).rows == 0
     # What came since is added, and what was changed in the new one alone stays.
