@@ -47,8 +47,9 @@ class SampleItem(BaseModel):
     )
     fields: dict[str, Any] | None = Field(
         None,
-        description="Values by feature, to insert all that have no default: nested lists or base64 for tensors, "
-        "names or indexes for classes, base64 or a data: URI for bytes and images.",
+        description="Values by feature, to insert all that have no default: nested lists or "
+        "base64 for tensors, names or indexes for classes, base64 or a data: URI for bytes and "
+        "images.",
     )
     action: str | None = Field(None, json_schema_extra={"enum": [*ACTIONS, None]})
     source: str | None = None

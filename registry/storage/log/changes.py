@@ -32,8 +32,8 @@ class Change:
     """One sample to insert, update or retract.
 
     ``fields`` maps features to JSON, as described in `registry.samples.json_codec`, or to values.
-    An insert takes all features that have no default, an update some of them and a retraction none. An insert whose
-    ``key`` is None gets a generated key.
+    An insert takes all features that have no default, an update some of them and a retraction
+    none. An insert whose ``key`` is None gets a generated key.
 
     A change of a key that the dataset has must be in the key's ``group``, if it names one.
     ``default_group`` is the group of a new key for which no group is named, and is ignored for a
