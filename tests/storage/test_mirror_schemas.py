@@ -64,6 +64,11 @@ CHANGES = {
 }
 
 
+FEW = pytest.mark.parametrize(
+    "change", ["fixed to fixed", "fixed to variable", "variable, variable added"], indirect=True
+)
+
+
 @pytest.fixture(params=CHANGES)
 def change(request: pytest.FixtureRequest) -> Change:
     return CHANGES[request.param]
@@ -248,6 +253,7 @@ def plain(row: Row) -> Row:
     return tuple(value.encode() if isinstance(value, str) else value for value in row)
 
 
+@FEW
 def test_a_run_keeps_the_features_that_it_began_with(change: Change, sqlite_url: str) -> None:
     with registry.connect(sqlite_url) as reg:
         dataset = change.kind.create(reg)
@@ -277,6 +283,7 @@ def in_numpy(batch: Mapping[str, Any]) -> dict[str, Any]:
     return {name: column.numpy() for name, column in batch.items()}
 
 
+@FEW
 def test_a_mirror_without_a_layout_in_its_state_is_of_the_first_schema(
     change: Change, sqlite_url: str, cache: Path, reads: Ranges
 ) -> None:
@@ -300,6 +307,7 @@ def test_a_mirror_without_a_layout_in_its_state_is_of_the_first_schema(
         assert reads == []
 
 
+@FEW
 @pytest.mark.parametrize("disk", ["read-only", "full"])
 def test_a_mirror_that_cannot_be_converted_serves_the_epochs_of_its_layout(
     change: Change, sqlite_url: str, cache: Path, disk: str
@@ -335,6 +343,7 @@ def test_a_mirror_that_cannot_be_converted_serves_the_epochs_of_its_layout(
             assert isinstance(run.epoch(1).source, MirrorSource)
 
 
+@FEW
 def test_a_mirror_whose_features_a_restored_database_lacks_is_read_again(
     change: Change, reg: Registry, url: str
 ) -> None:

@@ -495,8 +495,8 @@ def test_epochs_always_have_each_live_sample_once_and_replay(reg: Registry, cach
     run_state_machine_as_test(
         lambda: Training(reg, cache),  # type: ignore[arg-type]  # a factory is accepted, too
         settings=settings(
-            max_examples=25,
-            stateful_step_count=40,
+            max_examples=12,
+            stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
