@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -27,7 +28,7 @@ def pets(reg: Registry, url: str) -> str:
     return url
 
 
-def test_what_a_command_adds_is_in_one_schema(pets: str, reg: Registry) -> None:
+def test_what_a_command_adds_is_in_one_schema(pets: str, reg: Registry, tmp_path: Path) -> None:
     first = run(
         "alter",
         "pets",
@@ -60,6 +61,9 @@ def test_what_a_command_adds_is_in_one_schema(pets: str, reg: Registry) -> None:
     pose = {"name": "pose", "kind": "Tensor", "dtype": "float32", "shape": [2], "default": 0.0}
     assert printed["features"][3] == shown["features"][3] == pose
     assert "changes" not in run("show", "pets@1", url=pets).stdout
+    # No row is of the features that an export has.
+    run("export", "pets", tmp_path / "pets.jsonl", url=pets)
+    assert json.loads((tmp_path / "pets.jsonl").read_text())["pose"] == [0, 0]
 
 
 WRONG: dict[str, tuple[list[str], int]] = {

@@ -16,6 +16,7 @@ import pytest
 import registry
 from registry import Bytes, ClassLabel, Dataset, Image, Ragged, Registry, Tensor, Text
 from registry.errors import ImportFileError
+from registry.io import batching
 from registry.io.detection.export_folder import export_folder
 from registry.io.dry_run import DryRun
 from registry.io.export_file import export_file
@@ -95,6 +96,29 @@ def test_exports_of_before_and_after_a_change_make_the_same_samples(
     export_file(reg.engine, reg.open("photos@2"), empty, form=form)
     assert insert_file(reg.create("old-copy", PHOTOS), empty, form=form, **options).inserted == 2
     other.close()
+
+
+def test_an_import_continues_while_the_features_change(
+    url: str, reg: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = reg.create("texts", {"text": Text(), "label": ClassLabel(["cat"])})
+    path = tmp_path / "rows.jsonl"
+    rows = [{"id": number, "text": f"t{number}", "label": "cat"} for number in range(40)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setattr(batching, "BATCH_ROWS", 10)
+    monkeypatch.setattr(batching, "PIECE_ROWS", 5)
+    with registry.connect(url) as other:
+        changed = other.open("texts")
+
+        def change_it(count: int, _: int) -> None:
+            changed.add_feature(f"n{count}", Tensor("int16"), count)
+
+        assert insert_file(texts, path, key="id", progress=change_it).inserted == 40
+    assert [page.schema.number for page in texts.pages()] == [0, 1, 2, 3]
+    for number in (0, 15, 39):
+        defaults = {f"n{count}": count for count in (10, 20, 30, 40)}
+        assert plain(texts, str(number)) == {"text": f"t{number}", "label": 0, **defaults}
+    assert insert_file(texts, path, key="id").unchanged == 40
 
 
 @pytest.mark.parametrize("form", FOLDER_FORMATS)
@@ -194,15 +218,30 @@ def test_a_tool_that_was_set_up_before_a_change_uses_what_was_added(
     assert apply_event(served, mapping, event(2, choice("odd"))).revised == 1
     assert plain(moods, KEY) == {"text": "a car", "mood": 2, "page": -1}
     moods.add_feature("sure", ClassLabel(["no", "yes"]), "yes")
-    mapping |= {"page": "data.meta.page", "sure": "result.certainty"}
+    moods.add_feature("sheet", Tensor("int8"), -1)
+    mapping |= {"page": "data.meta.page", "sure": "result.certainty", "sheet": "data.meta.sheet"}
     both = [choice("good"), choice("no", "certainty")]
     assert apply_event(served, mapping, event(3, *both)).revised == 1
-    assert plain(moods, KEY) == {"text": "a car", "mood": 1, "page": 4, "sure": 0}
+    assert plain(moods, KEY) == {"text": "a car", "mood": 1, "page": 4, "sure": 0, "sheet": -1}
     # A question that is newer than an annotation is not answered there.
     assert apply_event(served, mapping, event(4, choice("good"))).revised == 1
     assert plain(moods, KEY)["sure"] == 1
     assert rejected_rows(moods, reg) == []
     other.close()
+
+
+def test_of_two_states_of_one_time_the_same_one_wins_after_a_change(reg: Registry) -> None:
+    moods = reg.create("moods", {"text": Text(), "mood": ClassLabel(["bad", "good"])})
+    mapping = {"text": "data.text", "mood": "result.mood"}
+
+    def written(text: str) -> dict[str, Any]:
+        # Too long to be read with its key.
+        return {**event(1), "task": {**event()["task"], "data": {"text": text * 3000}}}
+
+    apply_event(moods, mapping, written("b"))
+    moods.add_feature("page", Tensor("int8"), -1)
+    assert apply_event(moods, mapping, written("a")).unchanged == 1
+    assert apply_event(moods, mapping, written("c")).revised == 1
 
 
 def test_annotators_answers_of_before_a_change_are_counted_with_later_ones(
@@ -225,14 +264,23 @@ def test_annotators_answers_of_before_a_change_are_counted_with_later_ones(
     again = apply_event(moods, mapping, labeled(2, choice("good")), consensus=rule)
     assert (again.unchanged, moods.head.position) == (1, position)
     odd = [choice("odd"), choice("no", "certainty")]
-    # One of three: a default is no answer, and so there is no vote for it.
-    for number, mood, sure in ((3, 1, 1), (4, None, None), (5, 2, 0)):
-        apply_event(moods, mapping, labeled(number, *odd), consensus=rule)
+    # A default is no answer, and so there is no vote for it: that of the last two is for none.
+    third = apply_event(moods, mapping, labeled(3, *odd), consensus=rule)
+    # The sample is the same, though its record is of an older schema.
+    assert (third.unchanged, moods.head.position) == (1, position)
+    unsure = odd[:1]
+    for number, answers, mood, sure in (
+        (4, odd, None, None),
+        (5, odd, 2, 0),
+        (6, unsure, None, None),
+        (7, unsure, 2, 1),
+    ):
+        apply_event(moods, mapping, labeled(number, *answers), consensus=rule)
         live = moods.latest(key)
         assert live is not None
         values = None if live.sample is None else (live.sample["mood"], live.sample["sure"])
         assert values == (None if mood is None else (mood, sure))
-    task = {**event()["task"], "annotations": [labeled(6, *odd)["annotation"]]}
+    task = {**event()["task"], "annotations": [labeled(7, *unsure)["annotation"]]}
     path = tmp_path / "project-2-at-1.json"
     path.write_text(json.dumps([task]))
     options: dict[str, Any] = {"consensus": rule, "retract": False}

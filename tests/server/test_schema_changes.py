@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 from sqlalchemy import insert
 
 import registry
-from registry import ClassLabel, Dataset, Registry, Tensor, Text
+from registry import ClassLabel, Dataset, Image, Registry, Tensor, Text
 from registry.io.labeling import mapping_store
+from registry.io.media import media_reader
+from registry.server.settings import ServerSettings
 from registry.storage.database.models import InboxRow
 from registry.storage.database.transactions import writing
+from tests.support.image_files import JPEG, PNG
 from tests.support.label_studio_project import choice
 from tests.support.labeling_events import KEY, event
 from tests.support.servers import client, problem
@@ -35,9 +39,11 @@ def changed(url: str, moods: Dataset) -> Iterator[Dataset]:
 
 
 @pytest.fixture
-def http(reg: Registry, moods: Dataset) -> Iterator[httpx.Client]:
+def http(reg: Registry, moods: Dataset, tmp_path: Path) -> Iterator[httpx.Client]:
     assert moods.head.position == 0
-    with client(reg) as http:
+    (tmp_path / "a.png").write_bytes(PNG)
+    settings = ServerSettings(media=media_reader([tmp_path], []))
+    with client(reg, settings) as http:
         yield http
 
 
@@ -106,13 +112,14 @@ def test_a_webhook_and_a_retry_take_what_was_just_added(
     assert send(4)["revised"] == 1
     row = {"dataset_id": moods.id, "key": "k", "error": "x"}
     with writing(reg.engine) as connection:
-        fields = {"text": "t", "mood": "odd", "note": "n"}
+        fields = {"text": "t", "mood": "odd", "note": "n", "scan": "a.png"}
         connection.execute(insert(InboxRow), {**row, "fields": fields})
     (rejected,) = http.get(f"{PATH}/inbox").json()["rows"]
     retry = f"{PATH}/inbox/{rejected['id']}/retry"
     assert "unknown 'note'" in problem(http.post(retry), 422)
     changed.add_feature("note", Text(), "none")
+    changed.add_feature("scan", Image(), JPEG)
     assert http.post(retry).json()["inserted"] == 1
-    assert changed.get("k")["note"] == "n"
+    assert (changed.get("k")["note"], changed.get("k")["scan"]) == ("n", PNG)
     sample = changed.get(KEY)
     assert (sample["mood"], sample["page"], sample["sheet"], sample["note"]) == (0, -1, 4, "none")
