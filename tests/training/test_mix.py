@@ -412,6 +412,10 @@ def test_a_mix_of_two_databases_is_recorded_in_both_or_says_how_far_it_is(
         fill(one, *range(10))
         fill(two, *range(1000, 1010))
         mix = registry.mix({one.run("r"): 1, two.run("r"): 1})
+        # In one order, or two processes could wait for each other.
+        turned = registry.mix({two.run("r"): 1, one.run("r"): 1})
+        orders = [[engine for engine, _ in each._store.databases] for each in (mix, turned)]
+        assert orders[0] == orders[1]
         assert mix.advance(10) == 10
         assert sorted(read(mix, 1, 20, start=0)) == [*range(10), *range(1000, 1010)]
 
@@ -547,6 +551,7 @@ def test_an_open_mix_keeps_its_features_while_classes_and_features_are_added(
 ) -> None:
     one, two = pair
     early = one.run("early")
+    assert list(early.epoch(0).features) == ["serial", "label"]
     one.add_feature("pose", Tensor("float32", (2,)), 0.5)
     # Runs of one dataset have one schema, though it was changed between them.
     mix = registry.mix({early: 1, reg.open("one").run("late"): 1})
