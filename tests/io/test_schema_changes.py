@@ -7,6 +7,7 @@ import json
 import tarfile
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from registry.io.import_file import insert_file
 from registry.io.labeling.consensus import ConsensusRule
 from registry.io.labeling.label_studio.export import insert_export
 from registry.io.labeling.label_studio.webhook import apply_event
+from registry.io.media import MediaReader
 from registry.io.row import GivenFeatures, optional
 from registry.samples.features import Feature, Features
 from tests.support.image_files import PNG
@@ -236,12 +238,39 @@ def test_of_two_states_of_one_time_the_same_one_wins_after_a_change(reg: Registr
 
     def written(text: str) -> dict[str, Any]:
         # Too long to be read with its key.
-        return {**event(1), "task": {**event()["task"], "data": {"text": text * 3000}}}
+        return {**event(1), "task": {**event()["task"], "data": {"text": text * 200_000}}}
 
     apply_event(moods, mapping, written("b"))
     moods.add_feature("page", Tensor("int8"), -1)
     assert apply_event(moods, mapping, written("a")).unchanged == 1
     assert apply_event(moods, mapping, written("c")).revised == 1
+
+
+@dataclass(frozen=True)
+class ChangingMedia(MediaReader):
+    """Adds a feature while an annotation is converted, before the lock is taken."""
+
+    dataset: Dataset = field(kw_only=True)
+
+    def load(self, text: str) -> bytes:
+        number = len(self.dataset.features)
+        self.dataset.add_feature(f"added {number}", Tensor("int8"), number)
+        return text.encode()
+
+
+def test_an_annotation_that_is_converted_while_the_features_change_is_the_same(
+    url: str, reg: Registry
+) -> None:
+    scans = reg.create("scans", {"text": Text(), "mood": ClassLabel(["bad"]), "scan": Bytes()})
+    mapping = {"text": "data.text", "mood": "result.mood", "scan": "data.text"}
+    with registry.connect(url) as other:
+        media = ChangingMedia(dataset=other.open("scans"))
+        assert apply_event(scans, mapping, event(1), media=media).inserted == 1
+        assert apply_event(scans, mapping, event(1), media=media).unchanged == 1
+        assert apply_event(scans, mapping, event(2), media=media).unchanged == 1
+    assert scans.head.position == 1
+    added = {f"added {number}": number for number in (3, 4, 5)}
+    assert plain(scans, KEY) == {"text": "a car", "mood": 0, "scan": b"a car", **added}
 
 
 def test_annotators_answers_of_before_a_change_are_counted_with_later_ones(
