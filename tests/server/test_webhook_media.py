@@ -94,6 +94,25 @@ def test_what_an_event_names_is_stored_or_the_annotation_rejected(
         assert "s3cret" not in said
 
 
+def test_the_image_of_a_feature_that_was_just_added_is_fetched(
+    reg: Registry, url: str, images: MediaServer
+) -> None:
+    kinds = reg.create("photos", {"kind": PHOTOS["kind"]})
+    mappings.set_mapping(reg.engine, kinds.id, "label-studio", {"kind": "result.kind"})
+    with (
+        closing(media_reader([], [f"{images.at}/a/"])) as media,
+        client(reg, ServerSettings(media=media, secrets=SECRETS)) as http,
+        registry.connect(url) as other,
+    ):
+        assert send(http, event(1, "no image")) == "applied"
+        other.open("photos").add_feature("photo", Image(), JPEG)
+        mapping = {"kind": "result.kind", "photo": "data.image"}
+        mappings.set_mapping(reg.engine, kinds.id, "label-studio", mapping)
+        assert send(http, event(2, f"{images.at}/a/cat.png")) == "applied"
+    samples = [kinds.get(f"label-studio:3:{number}") for number in (1, 2)]
+    assert [sample["photo"] for sample in samples] == [JPEG, PNG]
+
+
 def test_an_event_is_applied_though_its_sender_has_left(
     reg: Registry, photos: Dataset, images: MediaServer
 ) -> None:
