@@ -36,7 +36,8 @@
     ├── RunMismatchError           a run of that name exists with different settings
     ├── RunNotFoundError           no run has this name, or it was removed
     ├── EpochError                 an epoch that cannot be pinned, or not yet
-    │   └── RewindError                a consumed count below the recorded one
+    │   ├── RewindError                a consumed count below the recorded one
+    │   └── MixPositionError           runs of a mix that were not consumed together
     ├── TrainingError              a model, data or arguments unusable for training
     │   └── NotAnArrayError            a run or epoch passed as if it were the data
     ├── DivergenceError            the database's history differs from the one seen before
@@ -53,10 +54,24 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class RegistryError(Exception):
-    """Base class of this package's errors; catch it to catch them all."""
+    """Base class of this package's errors; catch it to catch them all.
+
+    An error can be pickled, as a worker process does that returns it.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own calls the class with the message, where ours expect the facts. Then a pool
+        # of processes waits for its result and never gets it.
+        return _unpickled, (type(self), self.args), self.__dict__
+
+
+def _unpickled(kind: type[RegistryError], args: tuple[Any, ...]) -> RegistryError:
+    error: RegistryError = kind.__new__(kind, *args)
+    return error
 
 
 class InvalidURLError(RegistryError):
