@@ -9,6 +9,7 @@ import typer
 from registry.catalog.registry import connect
 from registry.cli.base import DatasetName, Url, Yes, app
 from registry.cli.confirm import confirm
+from registry.cli.open_to_change import open_to_change
 
 
 @app.command()
@@ -39,7 +40,7 @@ def erase(
     samples again. A SQLite file is rewritten, which needs as much free disk space as the file has.
     """
     with connect(url) as registry:
-        opened = registry.open(dataset)
+        opened = open_to_change(registry, dataset)
         # After the dataset was opened: nobody should confirm a name that does not exist.
         samples = f"{len(keys)} samples" if len(keys) > 1 else f"{keys[0]!r}"
         confirm(f"Erase all that {opened.name} ever held of {samples}, permanently?", yes=yes)

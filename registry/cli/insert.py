@@ -17,6 +17,7 @@ from registry.catalog.registry import Registry, connect
 from registry.catalog.summary import version_at
 from registry.cli.base import AsJsonLines, Url, app, parse_pairs
 from registry.cli.media import Prefixes, Roots
+from registry.cli.open_to_change import open_to_change
 from registry.cli.output import print_faults
 from registry.cli.progress import progress
 from registry.cli.tables import printable
@@ -182,7 +183,7 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
         for path in paths
     ]
     with connect(url) as registry, closing(media_reader(root or (), fetch or ())) as media:
-        opened = registry.open(dataset)
+        opened = open_to_change(registry, dataset)
         insert_one: _Insert = partial(
             insert_file, form=format_name, key=key, mapping=mapping, options=options, media=media
         )

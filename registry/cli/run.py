@@ -60,9 +60,10 @@ def create(
         made = opened.run(name, seed=seed, split=split, policy=chosen, where=conditions)
     done = "exists already" if exists else "created"
     held = f", where {printable(str(made.conditions))}" if made.conditions else ""
+    at = f", on {made.version}" if made.version else ""
     typer.echo(
         f"{done}: run {printable(made.name)} of {opened.name}, seed {made.seed}, policy "
-        f"{made.policy}, split {printable(made.split or '(all samples)')}{held}"
+        f"{made.policy}, split {printable(made.split or '(all samples)')}{held}{at}"
     )
 
 

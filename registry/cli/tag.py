@@ -10,6 +10,7 @@ import typer
 
 from registry.catalog.registry import connect
 from registry.cli.base import AsJson, Name, Url, app
+from registry.cli.output import counted
 from registry.cli.tables import Column, Listing, printable
 from registry.storage.log.tags import Tag
 
@@ -40,7 +41,7 @@ def tag(
     """
     with connect(url) as registry:
         set_tag = registry.open(dataset).tag(name, at=at, note=note, move=move)
-    line = f"{set_tag.name}: {set_tag.version}, {set_tag.live:,} samples"
+    line = f"{set_tag.name}: {set_tag.version}, {counted(set_tag.live, 'sample')}"
     typer.echo(printable(line))
 
 

@@ -26,7 +26,7 @@ def test_tags_are_set_listed_moved_and_deleted(tagged: str, digits: Dataset) -> 
     lines = run("tag", "digits", "v1", "--at", 1, url=tagged).stdout
     gold = {tag.name: tag for tag in digits.tags()}["gold"]
     (first, second) = digits.tags()
-    assert lines == f"v1: {first.version}, 1 samples\n"
+    assert lines == f"v1: {first.version}, 1 sample\n"
     table = [line.split() for line in run("tags", "digits", url=tagged).stdout.splitlines()]
     assert table[0] == ["tag", "position", "live", "set", "(UTC)", "version", "note"]
     assert [(row[:3], row[5]) for row in table[1:]] == [
@@ -77,3 +77,20 @@ def test_commands_take_a_tag_or_a_position(
     ):
         error = run(*command, url=tagged, code=1).stderr
         assert f"{version} never changes; open 'digits' instead" in error
+
+
+@pytest.mark.parametrize("options", [["erase", "digits@gold", "a"], ["insert", "--dry-run"]])
+def test_a_version_is_refused_before_anything_is_asked_or_read(
+    tagged: str, tmp_path: Path, options: list[str]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(digit(5)) + "\n")
+    files = ["digits@gold", path] if options[0] == "insert" else []
+    refused = run(*options, *files, url=tagged, code=1)
+    assert "never changes; open 'digits' instead" in refused.stderr
+    assert not refused.stdout
+
+
+def test_a_run_that_is_created_on_a_version_says_so(tagged: str, digits: Dataset) -> None:
+    created = run("run", "create", "digits@gold", "r", url=tagged).stdout
+    assert created.endswith(f", on {digits.run('r').version}\n")
