@@ -148,7 +148,7 @@ def number(value: float) -> int | float:
 
 def _text(name: str, condition: Condition) -> str:
     if isinstance(condition, AnyOf):
-        shown = [repr(value) for value in condition.values[:10]]
+        shown = [f"{value!r:.100}" for value in condition.values[:10]]
         more = [f"{len(condition.values) - 10} others"] if len(condition.values) > 10 else []
         return f"{name} is {'one of ' if len(shown) > 1 else ''}{', '.join([*shown, *more])}"
     start, stop = condition.start, condition.stop

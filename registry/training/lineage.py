@@ -92,7 +92,8 @@ def lineage_of(epoch: Epoch, pinned: PinnedEpoch, dataset: str) -> EpochLineage:
         new=recent - revised,
         revised=revised,
         erased=len(erased),
-        sources=dict(sources.most_common()),
+        # Databases disagree on where NULL sorts; equal counts are in the order of their names.
+        sources=dict(sorted(sources.items(), key=lambda pair: (-pair[1], pair[0] or ""))),
         classes={
             name: _classes(epoch, name, feature, erased)
             for name, feature in epoch.features.items()

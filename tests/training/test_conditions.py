@@ -114,6 +114,7 @@ def test_conditions_are_stored_in_one_form_however_they_are_written() -> None:
     )
     assert not parse_conditions({}, FEATURES)
     assert Conditions().to_json() is None
+    assert len(str(parse_conditions({"note": ["x" * 5000, "y"]}, FEATURES))) < 200
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,15 @@ def test_an_epoch_was_made_of_what_the_log_says(
         assert entries == sorted(entries, key=lambda entry: entry.position) or policy != "all"
 
 
+def test_sources_are_listed_by_their_counts_and_names_on_every_database(grown: Dataset) -> None:
+    sample = {"n": 0, "label": 0, "kind": 0}
+    for source in ("anna", "anna", "camera", None, "ben"):
+        grown.insert([sample], source=source)
+    training = grown.run("r")
+    training.epoch(0)
+    assert list(training.lineage(0).sources) == ["anna", None, "ben", "camera"]
+
+
 def test_an_epoch_whose_samples_were_erased_still_says_what_it_was(grown: Dataset) -> None:
     grow(grown, 0)
     training = grown.run("r")
