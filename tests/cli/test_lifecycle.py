@@ -44,7 +44,8 @@ def on_terminal(url: str, answer: bytes, *arguments: str) -> tuple[int, str]:
     ) as started:
         os.close(theirs)
         shown = b""
-        while b"[y/N]" not in shown:
+        # The terminal echoes the answer at once, so it must not be before the question.
+        while b"[y/N]: " not in shown:
             shown += os.read(ours, 1 << 16)
         os.write(ours, answer + b"\n")
         try:
