@@ -252,7 +252,7 @@ def test_a_mix_always_has_its_runs_samples_in_its_order(reg: Registry, cache: Pa
     run_state_machine_as_test(
         lambda: Mixing(reg, cache),  # type: ignore[arg-type]  # a factory is accepted, too
         settings=settings(
-            max_examples=10,
+            max_examples=6,
             stateful_step_count=15,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -48,7 +48,7 @@ def largest_error(schedule: Schedule, sizes: list[float], places: int) -> float:
 
 
 @given(sizes=weights(), seed=SEEDS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_in_every_window_the_shares_are_the_weights(sizes: list[float], seed: int) -> None:
     if len(small(sizes)) > SMALL_PARTS:
         return
@@ -65,7 +65,7 @@ def test_the_worst_weights_are_within_the_bound() -> None:
 
 
 @given(sizes=weights(), seed=SEEDS, start=st.integers(0, 2**40))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_each_place_has_the_next_sample_of_its_part(
     sizes: list[float], seed: int, start: int
 ) -> None:
