@@ -77,7 +77,7 @@ class Mix:
         self._schedule = Schedule.of([part.weight for part in parts], seed)
         self._drawn = [number for number, each in enumerate(self._schedule.counts) if each]
         runs = [parts[number].run for number in self._drawn]
-        self._store = MixStore([(run.log.engine, run.settings) for run in runs])
+        self._store = MixStore([(run.log, run.settings) for run in runs])
         # One schema for each dataset, as classes may be added while its runs are opened.
         self._schemas: dict[str, Schema] = {}
         for part in parts:

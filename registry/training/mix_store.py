@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine
 from registry.storage.database.engine import url_of
 from registry.storage.database.retry import retrying
 from registry.storage.database.transactions import read, writing
+from registry.storage.log.reader import Log
 from registry.training import run_store
 from registry.training.run_store import RunSettings
 
@@ -27,9 +28,12 @@ Change = Callable[[list[int]], list[int]]
 
 @dataclass(frozen=True)
 class MixStore:
-    """The rows of a mix's runs, each with the engine of its database."""
+    """The rows of a mix's runs, each with the log of its dataset."""
 
-    runs: Sequence[tuple[Engine, RunSettings]]
+    runs: Sequence[tuple[Log, RunSettings]]
+
+    def __reduce__(self) -> tuple[type[MixStore], tuple[object]]:
+        return MixStore, (self.runs,)  # not `databases`: engines cannot be pickled
 
     def consumed(self) -> list[int]:
         """Read the numbers of consumed samples, in the order of the runs."""
@@ -78,8 +82,8 @@ class MixStore:
         The order keeps two processes from waiting for each other.
         """
         databases: dict[str, tuple[Engine, list[int]]] = {}
-        for number, (engine, _) in enumerate(self.runs):
-            databases.setdefault(_address(engine), (engine, []))[1].append(number)
+        for number, (log, _) in enumerate(self.runs):
+            databases.setdefault(_address(log.engine), (log.engine, []))[1].append(number)
         return [databases[address] for address in sorted(databases)]
 
     @staticmethod

@@ -86,6 +86,19 @@ def test_unpickled_epochs_reject_erased_samples(digits: Dataset) -> None:
         list(unread.batches(6))
 
 
+def test_an_unpickled_mix_continues(digits: Dataset) -> None:
+    digits.insert([digit(n) for n in range(10)])
+    mix = registry.mix({digits.run("one"): 1, digits.run("two", seed=1): 2})
+    next(mix.batches(8))
+    mix.record(8)
+    copy = pickle.loads(pickle.dumps(mix))
+    digits.add_classes("label", 3)
+    batch, same = next(mix.batches(12)), next(copy.batches(12))
+    np.testing.assert_array_equal(same["image"], batch["image"])
+    assert copy.features == mix.features != digits.features
+    assert (copy.advance(12), mix.consumed, copy.name) == (20, 20, mix.name)
+
+
 WITHOUT_PASSWORD = "postgresql+psycopg://user@host:5433/db"
 WITH_PASSWORD = f"postgresql://user:{SECRET}@host:5433/db"
 
