@@ -6,7 +6,7 @@ They are created together, in one transaction. So the runs that exist say which 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,6 +26,7 @@ from registry.training.parse_conditions import parse_conditions
 from registry.training.population import Population
 from registry.training.run_request import RunRequest
 from registry.training.run_store import RunSettings
+from registry.training.schedule import LARGEST
 from registry.training.sharding import CHUNK_ROWS
 
 
@@ -55,6 +56,7 @@ class BalancedRuns:
         wanted = self._wanted(classes)
         existing = self._existing()
         if not existing:
+            self._check_number(len(wanted))
             self._check_samples(wanted, head())
             requests = [self._request_of(each) for each in wanted]
             write(self.log.engine, self._create, requests)
@@ -90,6 +92,12 @@ class BalancedRuns:
             )
         if classes is None:
             return known
+        listed = isinstance(classes, Iterable) and not isinstance(classes, str)
+        if not listed or not list(classes):
+            raise FeatureError(
+                f"classes is a list of at least one class of {self.by!r}, such as "
+                f"{_text(known[:2])}, not {classes!r:.200}"
+            )
         chosen = parse_conditions({self.by: list(classes)}, self.request.features).features[0][1]
         assert isinstance(chosen, AnyOf)
         return [each for each in known if each in chosen.values]
@@ -124,6 +132,13 @@ class BalancedRuns:
             values = request.values(request.conditions(of_rows=False))
             if not run_store.insert(connection, self.log.dataset_id, values) and number == 0:
                 return
+
+    def _check_number(self, classes: int) -> None:
+        if classes > LARGEST:
+            raise FeatureError(
+                f"{classes:,} classes of {self.by!r} would be balanced, and a mix has at most "
+                f"{LARGEST:,} runs: choose some by classes=[…]"
+            )
 
     def _check_samples(self, classes: Sequence[Value], head: Head) -> None:
         """Raise `EpochError` for classes that have no sample up to a head."""

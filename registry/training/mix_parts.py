@@ -132,7 +132,8 @@ def _difference(one: Feature, other: Feature) -> str:
         if ones and others:
             longer, more = max(ones, others, key=len), abs(len(ones) - len(others))
             which = "more" if longer is others else "fewer"
-            return f"has {more} classes {which}, such as {longer[-1]!r}, than in"
+            which = f"{'class' if more == 1 else 'classes'} {which}"
+            return f"has {more} {which}, such as {longer[-1]!r}, than in"
     texts = [feature_text(each, brief=True) for each in (other, one)]
     if texts[0] == texts[1]:  # one has names of classes, the other a count
         texts = [f"{feature_text(each):.100}" for each in (other, one)]

@@ -12,6 +12,7 @@ from registry import ClassLabel, Dataset, Mix, Registry, Tensor
 from registry.errors import EpochError, FeatureError, RunMismatchError
 from registry.samples.features import Feature
 from registry.training.balanced_runs import BalancedRuns
+from registry.training.schedule import LARGEST
 
 CLASSES = ["cat", "dog", "lynx"]
 
@@ -119,10 +120,16 @@ def test_classes_may_be_counted_and_may_not_be_nonsense(reg: Registry, animals: 
         ("'bird' is no class; the classes are 'cat'", {"by": "label", "classes": ["bird"]}),
         ("condition on 'label', which .* classes=", {"by": "label", "where": {"label": "cat"}}),
         ("'colour', which is no feature", {"by": "label", "where": {"colour": "red"}}),
-        ("where 'label'", {"by": "label", "classes": []}),
+        ("'score' is no class; the", {"by": "label", "classes": {"score"}}),
+        (r"at least one class of 'label', .* not \[\]", {"by": "label", "classes": []}),
+        ("list of .* such as .*, not 'cat'", {"by": "label", "classes": "cat"}),
     ):
         with pytest.raises(FeatureError, match=message):
             animals.balanced("even", **options)
+    counted.add_classes("label", LARGEST)
+    with pytest.raises(FeatureError, match="4,099 classes of 'label' would be"):
+        counted.balanced("all", by="label")
+    assert len(counted.runs()) == 3
     animals.run("even/dog")
     with pytest.raises(RunMismatchError, match="run 'even/dog' exists and is not that of class"):
         animals.balanced("even", by="label")

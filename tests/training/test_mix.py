@@ -530,7 +530,7 @@ def test_other_classes_are_refused_with_the_first_that_differs(reg: Registry) ->
     first = run("one", "cat", "dog")
     with pytest.raises(FeatureError, match=r"has 'fox' as class 1, which is 'dog' in run 'r' of"):
         registry.mix({first: 1, run("two", "cat", "fox"): 1})
-    with pytest.raises(FeatureError, match="'label' has 1 classes more, such as 'fox', than in"):
+    with pytest.raises(FeatureError, match="'label' has 1 class more, such as 'fox', than in"):
         registry.mix({first: 1, run("three", "cat", "dog", "fox"): 1})
 
 
