@@ -23,6 +23,7 @@ from registry.storage.database.models import DatasetRow
 from registry.storage.database.transactions import read
 from registry.storage.log import entries
 from registry.storage.log.alter import alter
+from registry.storage.log.append import amend, append, append_all
 from registry.storage.log.batch import Amend, Batch, Outcome, Report
 from registry.storage.log.changes import Change, batches, merge
 from registry.storage.log.entries import Entry, Revision
@@ -37,7 +38,7 @@ from registry.storage.log.requests import append_requests
 from registry.storage.log.schemas import Schemas
 from registry.storage.log.tags import Tag, all_tags, check_tag, delete_tag, set_tag
 from registry.storage.log.version import Version, complete
-from registry.storage.log.writer import Writer, amend, append, append_all, transact_in
+from registry.storage.log.writer import Writer, transact_in
 from registry.training import run_store
 from registry.training.balanced_runs import BalancedRuns
 from registry.training.conditions import Where

@@ -27,7 +27,7 @@ from registry.errors import (
 )
 from registry.samples.features import Feature
 from registry.storage.log import page_queries
-from registry.storage.log.writer import CHUNK_ROWS
+from registry.storage.log.append import CHUNK_ROWS
 from tests.support.datasets import FIXED, digit
 
 numbers = itertools.count()

@@ -23,7 +23,7 @@ from registry.catalog.copy.dataset import copy_dataset
 from registry.errors import InvalidSampleError, SampleNotFoundError
 from registry.samples.splits import buckets
 from registry.storage.database import schema
-from registry.storage.log import insertions, writer
+from registry.storage.log import append, insertions
 from registry.storage.log.batch import Batch, Report
 from registry.storage.log.changes import Change
 
@@ -193,7 +193,7 @@ def test_a_group_is_compared_under_the_lock_on_the_head(reg: Registry, labels: D
 def test_a_wrong_group_in_a_later_chunk_is_named_by_its_row_of_the_batch(
     labels: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "CHUNK_ROWS", 3)
+    monkeypatch.setattr(append, "CHUNK_ROWS", 3)
     keys = ["a", "b", "c", "d", "a"]
     with pytest.raises(InvalidSampleError, match="row 4, key 'a'") as caught:
         labels.insert({"label": [1] * 5}, keys=keys, groups=["p1", None, "p1", "p2", "p2"])

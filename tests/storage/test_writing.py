@@ -18,7 +18,7 @@ from registry.errors import InvalidSampleError, RegistryError, SampleNotFoundErr
 from registry.samples.splits import buckets
 from registry.storage.database.models import SampleRow
 from registry.storage.database.transactions import read, writing
-from registry.storage.log import bulk_insert, writer
+from registry.storage.log import append, bulk_insert, writer
 from registry.storage.log.batch import Batch, Report
 from registry.storage.log.bulk_insert import NewRows, insert
 from registry.storage.log.changes import Change
@@ -72,8 +72,8 @@ def test_an_insert_is_divided_where_a_chunk_is_full(
     size: int,
     ends: list[int],
 ) -> None:
-    monkeypatch.setattr(writer, "CHUNK_ROWS", rows)
-    monkeypatch.setattr(writer, "CHUNK_BYTES", size)
+    monkeypatch.setattr(append, "CHUNK_ROWS", rows)
+    monkeypatch.setattr(append, "CHUNK_BYTES", size)
     with registry.connect(sqlite_url) as reg:
         dataset = reg.create("blobs", {"blob": Bytes()})
         records = dataset._log.codec.encode({"blob": [b"x" * (each - 4) for each in sizes]})
@@ -93,7 +93,7 @@ def test_an_insert_is_divided_where_a_chunk_is_full(
 def test_a_row_that_fails_leaves_the_chunks_before_its_own(
     reg: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "CHUNK_ROWS", 3)
+    monkeypatch.setattr(append, "CHUNK_ROWS", 3)
     keys = [f"k{n}" for n in range(7)]
     for failing in range(7):
         dataset = reg.create(f"d{failing}", {"label": ClassLabel(200)})
@@ -110,7 +110,7 @@ def test_a_row_that_fails_leaves_the_chunks_before_its_own(
 
 
 def test_the_reports_of_chunks_add_up(labels: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(append, "CHUNK_ROWS", 2)
     keys = [f"k{n}" for n in range(9)]
     labels.append(batch(labels, keys[:6], range(6)))
     for key in keys[4:6]:

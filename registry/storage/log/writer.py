@@ -5,18 +5,16 @@ all of it or nothing. Retrying is safe: a commit whose answer was lost is recogn
 value that it would have left, which no other rows could have produced.
 
 `transact` does the locking and the retries, and `Writer` is what a caller works with in between.
-`append`, `amend` and `append_each` are the common cases.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from typing import Generic, TypeVar
 
-import numpy as np
 from sqlalchemy import Connection, Engine
 
 from registry.errors import RegistryError
@@ -26,7 +24,7 @@ from registry.storage.database.retry import PATIENCE, retrying
 from registry.storage.database.transactions import writing
 from registry.storage.log import bulk_insert, divergence
 from registry.storage.log.amended import amended, groups_of
-from registry.storage.log.batch import Amend, Batch, Outcome, Plan, Report, resolve
+from registry.storage.log.batch import Batch, Outcome, Plan, Report, resolve
 from registry.storage.log.bulk_insert import BLOCK, NewRows
 from registry.storage.log.hash_chain import NONE, extend
 from registry.storage.log.head import Head, advance_head, lock_head, was_committed
@@ -34,68 +32,7 @@ from registry.storage.log.lookup import Latest, RecordReader, latest
 from registry.storage.log.notifications import notify
 from registry.storage.log.schemas import OlderRows, Schemas
 
-CHUNK_ROWS = 1 << 16
-CHUNK_BYTES = 64 << 20
-"""A larger insert takes several transactions, so that other writers get the lock in between."""
-
 Result = TypeVar("Result")
-
-
-def append(schemas: Schemas, batch: Batch) -> Report:
-    """Append a batch: all of it or, on an error, nothing.
-
-    A batch over `CHUNK_ROWS` or `CHUNK_BYTES` is divided into chunks, each of which is appended
-    completely or not at all. If one fails, appending the same keys again completes the batch: rows
-    that are already stored count as unchanged.
-    """
-    total: Report | None = None
-    for chunk in _chunks(batch):
-        try:
-            report = _append_one(schemas, chunk)
-        except RegistryError as error:
-            if total is not None:
-                error.add_note(f"the first chunks are stored, up to position {total.head.position}")
-            raise
-        total = total + report if total else report
-    assert total is not None
-    return total
-
-
-def append_all(schemas: Schemas, batches: Iterable[Batch]) -> Report:
-    """Append batches one after another, each as `append` does; there must be at least one.
-
-    An error has a note of how many rows the batches before it had.
-    """
-    total: Report | None = None
-    rows = 0
-    try:
-        for batch in batches:
-            report = append(schemas, batch)
-            total = total + report if total else report
-            rows += len(batch.keys)
-    except RegistryError as error:
-        if rows:
-            error.add_note(f"the first {rows:,} rows are stored")
-        raise
-    assert total is not None
-    return total
-
-
-def amend(schemas: Schemas, key: str, change: Amend | None, source: str | None) -> Report:
-    """Replace a key's latest record by the result of ``change``, or retract it if that is None.
-
-    The record is read under the lock on the head, so that no concurrent revision is lost. Raises
-    `SampleNotFoundError` where the dataset never had the key.
-    """
-    return _append_one(schemas, Batch([key], [change], [source]))
-
-
-def append_each(schemas: Schemas, batches: Sequence[Batch | RegistryError]) -> list[Outcome]:
-    """Append batches in one transaction; return a report or an error for each.
-
-    A batch that fails does not affect the others.
-    """
-    return transact_in(schemas, lambda writer: writer.append(batches))
 
 
 def transact_in(
@@ -282,13 +219,6 @@ def _groups(plan: Plan) -> Sequence[str | None]:
     return [None] * len(plan.keys) if plan.groups is None else plan.groups
 
 
-def _append_one(schemas: Schemas, batch: Batch) -> Report:
-    (outcome,) = append_each(schemas, [batch])
-    if isinstance(outcome, RegistryError):
-        raise outcome
-    return outcome
-
-
 def _blocks(head: Head, plan: Plan) -> Iterator[NewRows]:
     """Yield a plan's rows, which follow a head, in blocks; each is hashed when it is asked for."""
     chain, live = head.chain, head.live
@@ -315,33 +245,3 @@ def _blocks(head: Head, plan: Plan) -> Iterator[NewRows]:
             groups=groups,
             live={len(keys) - 1: live},
         )
-
-
-def _chunks(batch: Batch) -> Iterator[Batch]:
-    """Divide a batch by rows and bytes; an empty batch is one chunk, which results in a report."""
-    # A retraction has no bytes, and the size of an amended record is not known yet.
-    sizes = [len(record) if isinstance(record, bytes) else 0 for record in batch.records]
-    ends = np.cumsum(sizes)
-    start = 0
-    while start < len(sizes):
-        before = ends[start - 1] if start else 0
-        fitting = int(np.searchsorted(ends, before + CHUNK_BYTES, side="right"))
-        # At least one row: a record may be larger than a chunk.
-        stop = min(max(fitting, start + 1), start + CHUNK_ROWS)
-        yield _cut(batch, start, stop)
-        start = stop
-    if not sizes:
-        yield batch
-
-
-def _cut(batch: Batch, start: int, stop: int) -> Batch:
-    part = slice(start, stop)
-    return replace(
-        batch,
-        keys=batch.keys[part],
-        records=batch.records[part],
-        sources=batch.sources[part],
-        groups=None if batch.groups is None else batch.groups[part],
-        default_groups=None if batch.default_groups is None else batch.default_groups[part],
-        first_row=batch.first_row + start,
-    )
