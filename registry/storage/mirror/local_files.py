@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from registry.errors import MirrorError
 from registry.samples.arrays import Positions
+from registry.storage.mirror.file_lease import FileLease
 from registry.storage.mirror.index import Index
-from registry.storage.mirror.snapshot import FileLease, View
+from registry.storage.mirror.snapshot import View
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,10 @@ from registry.storage.log.reader import Log
 from registry.storage.log.watermark import Watermark
 from registry.storage.mirror.damage_scan import record_scan, scanned_until
 from registry.storage.mirror.erase import erased_rows, read_erased
+from registry.storage.mirror.file_lease import FileLease
 from registry.storage.mirror.layouts import is_known
 from registry.storage.mirror.repair import rewrite
-from registry.storage.mirror.snapshot import FileLease, View, open_view
+from registry.storage.mirror.snapshot import View, open_view
 from registry.storage.mirror.state import StateReader, load_state
 from registry.storage.mirror.update import Updater, last_common_anchor
 from registry.storage.mirror.usage import open_folder

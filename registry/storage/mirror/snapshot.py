@@ -12,9 +12,7 @@ schema that is asked for, and to that of each row where the chain is computed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from mmap import PROT_READ, mmap
 from pathlib import Path
@@ -29,13 +27,13 @@ from registry.samples.schema import Schema
 from registry.storage.log.hash_chain import GENESIS, NONE, extend_past
 from registry.storage.log.schemas import Schemas
 from registry.storage.mirror.checksums import SealedRows
+from registry.storage.mirror.file_lease import FileLease
 from registry.storage.mirror.layout import (
     ANCHOR,
     CHANGE,
     ERASED,
     PLACE,
     file_path,
-    lock_file,
     seal_record,
 )
 from registry.storage.mirror.layouts import file_schema, schemas_between
@@ -49,24 +47,6 @@ DTYPES: dict[str, npt.DTypeLike] = {
     "anchors": ANCHOR,
     "erased": ERASED,
 }
-
-
-@dataclass(frozen=True)
-class FileLease:
-    """A shared lock on a file, which no process removes while this object lives.
-
-    The mapping duplicates the file's descriptor, so the lock outlives the file object that took it.
-    """
-
-    mapping: mmap
-    status: os.stat_result
-
-    def covers(self, path: Path) -> bool:
-        """Return whether the file at the path is still the one that is locked."""
-        try:
-            return os.path.samestat(self.status, path.stat())
-        except FileNotFoundError:
-            return False
 
 
 class View:
@@ -113,14 +93,7 @@ class View:
 
         Raises `FileNotFoundError` or `BlockingIOError` if another process is removing it.
         """
-        with self.path.open("rb") as file:
-            lock_file(file)
-            # One byte is enough: only the descriptor that the mapping duplicates is of use.
-            lease = FileLease(mmap(file.fileno(), 1, prot=PROT_READ), os.fstat(file.fileno()))
-            # It may have been removed between opening and locking.
-            if not lease.covers(self.path):
-                raise FileNotFoundError(self.path)
-            return lease
+        return FileLease.lock(self.path).checked(self.path)
 
     @cached_property
     def rows(self) -> Rows:

@@ -15,14 +15,13 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from mmap import PROT_READ, mmap
 from pathlib import Path
 from uuid import uuid4
 
 from sqlalchemy import URL
 
+from registry.storage.mirror.file_lease import FileLease
 from registry.storage.mirror.layout import lock_file
-from registry.storage.mirror.snapshot import FileLease
 from registry.storage.mirror.state import load_state
 from registry.storage.mirror.state_file import read_fields, write_fields
 
@@ -85,19 +84,14 @@ def open_folder(folder: Path) -> FileLease | None:
 def _lease(path: Path) -> FileLease | None:
     _create(path)
     try:
-        with path.open("rb") as file:
-            lock_file(file)
-            lease = FileLease(mmap(file.fileno(), 1, prot=PROT_READ), os.fstat(file.fileno()))
+        lease = FileLease.lock(path)
     except BlockingIOError:
         raise
     except OSError:
         if path.parent.exists():
             return None
         raise FileNotFoundError(path) from None
-    # It may have been removed between opening and locking.
-    if not lease.covers(path):
-        raise FileNotFoundError(path)
-    return lease
+    return lease.checked(path)
 
 
 def _create(path: Path) -> None:
