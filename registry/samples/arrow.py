@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from registry.samples.columns import FILE_MEMBERS, content_of_file
-from registry.samples.validation import NULL, UnfitValueError, unlike_column
+from registry.samples.unfit_value import NULL, UnfitValueError, unlike_column
 
 
 def values_of(column: Any) -> Sequence[Any]:

@@ -29,7 +29,8 @@ from registry.samples.features import (
     Ragged,
     Text,
 )
-from registry.samples.validation import UnfitValueError, pack_fixed, pack_variable
+from registry.samples.unfit_value import UnfitValueError
+from registry.samples.validation import pack_fixed, pack_variable
 
 Column = npt.NDArray[Any]
 

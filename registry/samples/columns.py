@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from registry.samples.features import ClassLabel, Feature, Tensor
-from registry.samples.validation import NULL, UnfitValueError, unlike_column
+from registry.samples.unfit_value import NULL, UnfitValueError, unlike_column
 
 FILE_MEMBERS = {"bytes", "path"}
 """The members of the struct in which Hugging Face datasets keep an image or another file."""

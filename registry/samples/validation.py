@@ -25,31 +25,9 @@ from registry.samples.features import (
 )
 from registry.samples.image_values import image_file
 from registry.samples.text import encode_text
+from registry.samples.unfit_value import UnfitValueError, described
 
 Array = npt.NDArray[Any]
-
-
-class UnfitValueError(Exception):
-    """A value does not fit; ``row`` is its index, or None if the whole column is invalid.
-
-    The codec turns it into the error that users see, which also names the feature and the key.
-    """
-
-    def __init__(self, reason: str, row: int | None = None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.row = row
-
-
-NULL = "the value is null; fill it, or leave the row out"
-
-
-def unlike_column(dtype: object) -> str:
-    """Return the reason for rejecting a column of times or decimals, which no feature holds."""
-    return (
-        f"a column of {dtype} fits no feature; convert it first, to a number (such as seconds "
-        "since 1970 as float64) or to text"
-    )
 
 
 def pack_fixed(feature: FixedFeature, values: Any, count: int) -> Array:
@@ -120,13 +98,13 @@ def _pack_one(feature: VariableFeature, value: Any) -> bytes:
         except ValueError as error:
             raise UnfitValueError(str(error)) from None
     if not isinstance(value, bytes | bytearray | memoryview):
-        raise UnfitValueError(f"{_name(value)} is not bytes")
+        raise UnfitValueError(f"{described(value)} is not bytes")
     return bytes(value)
 
 
 def _text(value: Any) -> bytes:
     if not isinstance(value, str):
-        raise UnfitValueError(f"{_name(value)} is not text")
+        raise UnfitValueError(f"{described(value)} is not text")
     try:
         return encode_text(value)
     except ValueError as error:
@@ -153,7 +131,7 @@ def _ragged(feature: Ragged, value: Any) -> bytes:
 
 def _ragged_problem(feature: Ragged, value: Any, array: Array) -> str:
     if not feature.shape:
-        return f"{_name(value)} is not a one-dimensional array of {feature.dtype}"
+        return f"{described(value)} is not a one-dimensional array of {feature.dtype}"
     wanted = f"(n, {', '.join(map(str, feature.shape))})"
     if array.dtype != object:
         return f"shape {array.shape} is not {wanted}"
@@ -162,7 +140,7 @@ def _ragged_problem(feature: Ragged, value: Any, array: Array) -> str:
         with suppress(ValueError, TypeError, OverflowError):
             if (shape := np.asarray(item).shape) != feature.shape:
                 return f"item {number} has shape {shape}, which is not {feature.shape}"
-    return f"{_name(value)} is not an array of {feature.dtype} and shape {wanted}"
+    return f"{described(value)} is not an array of {feature.dtype} and shape {wanted}"
 
 
 def _cast(array: Array, dtype: str, values: Any) -> Array:
@@ -239,11 +217,13 @@ def _first_unfit(feature: Tensor, values: Any) -> UnfitValueError:
         try:
             one = np.asarray(value)
         except (ValueError, TypeError, OverflowError):
-            return UnfitValueError(f"{_name(value)} is not an array of shape {feature.shape}", row)
+            return UnfitValueError(
+                f"{described(value)} is not an array of shape {feature.shape}", row
+            )
         if one.shape != feature.shape:
             return UnfitValueError(f"shape {one.shape} is not {feature.shape}", row)
         if one.dtype == object:
-            return UnfitValueError(f"{_name(value)} is not {feature.dtype}", row)
+            return UnfitValueError(f"{described(value)} is not {feature.dtype}", row)
     return UnfitValueError(f"the values do not form an array of {feature.dtype}")
 
 
@@ -280,7 +260,7 @@ def _indexes(feature: ClassLabel, values: Sequence[Any]) -> Array:
                 raise UnfitValueError(f"class index {value} is not in [0, {feature.count})", row)
             indexes[row] = value
         else:
-            raise UnfitValueError(f"{_name(value)} is not a class index or name", row)
+            raise UnfitValueError(f"{described(value)} is not a class index or name", row)
     return indexes
 
 
@@ -304,9 +284,3 @@ def _unknown(feature: ClassLabel, name: str) -> str:
         return f"class {name!r}: this feature has no names; give an index below {feature.count}"
     shown = ", ".join(map(repr, feature.names[:10])) + (", …" if feature.count > 10 else "")
     return f"unknown class {name!r}; the classes are {shown}"
-
-
-def _name(value: object) -> str:
-    if value is None or isinstance(value, str | int | float):
-        return repr(value) if len(repr(value)) < 40 else f"a {type(value).__name__}"
-    return f"a value of type {type(value).__name__}"
