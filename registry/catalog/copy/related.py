@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -13,15 +11,13 @@ from sqlalchemy import (
     Connection,
     Row,
     delete,
-    func,
     insert,
-    null,
     select,
     update,
 )
-from sqlalchemy.exc import DataError, IntegrityError
 
-from registry.catalog.copy.rows import ERASED
+from registry.catalog.copy.rejected import copy_rejected
+from registry.catalog.copy.rows import ERASED, Scope
 from registry.errors import DivergenceError
 from registry.storage.database.models import (
     Base,
@@ -38,18 +34,13 @@ from registry.storage.database.models import (
     WebhookRow,
 )
 from registry.storage.database.sql import insert_into
-from registry.storage.log.raw_text import decode, raw, readable
 from registry.training.conditions import Conditions
 
 _PART = 1000
 """Rows that are in memory or in one statement at a time."""
-_TEXTS = ("key", "fields", "action", "source", "error", "group_key")
 _TABLES = (WebhookRow, ToolAnnotationRow, DeliveryRow, RemovedRunRow)
 
 _SETTINGS = ("name", "seed", "split", "policy", "watermark", "chain", "schema")
-
-Scope = tuple[Connection, int]
-"""A connection, and the primary key of the dataset, or of a run, in that database."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +68,7 @@ def copy_related(source: Scope, target: Scope, erased: int) -> Related:
     _refuse_other_tags(source, target)
     _copy_table(TagRow, source, target)
     copied = _copy_runs(source, target)
-    rejected, left = _copy_rejected(source, target)
+    rejected, left = copy_rejected(source, target)
     return Related(copied, rejected, left, erased)
 
 
@@ -230,72 +221,3 @@ def _epochs(connection: Connection, run_id: int) -> dict[int, dict[str, Any]]:
 
 def _pinned(epoch: Mapping[str, Any]) -> dict[str, Any]:
     return {name: v for name, v in epoch.items() if name not in {"run_id", "pinned_at"}}
-
-
-def _copy_rejected(source: Scope, target: Scope) -> tuple[int, int]:
-    """Copy rejected inbox rows, each once; return how many the copy has and how many it lacks.
-
-    Rows that still wait are not copied. Both databases would move them to their logs, and a sample
-    whose key is generated then would exist twice. Nor are rows copied that only SQLite can store,
-    or whose action is unknown.
-    """
-    connection, dataset_id = source
-    waiting = select(func.count()).where(
-        InboxRow.dataset_id == dataset_id, InboxRow.error.is_(None)
-    )
-    left: int = connection.execute(waiting).scalar_one()
-    # Counted, not a set: rows that are equal are still several.
-    known = Counter(map(_identity, _read_rejected(*target)))
-    copied = known.total()
-    for row in _read_rejected(*source):
-        if known[_identity(row)]:
-            known[_identity(row)] -= 1
-        elif _insert_rejected(row, target):
-            copied += 1
-        else:
-            left += 1
-    return copied, left
-
-
-def _insert_rejected(row: Mapping[str, Any], target: Scope) -> bool:
-    """Store a rejected row; return False if the database cannot store it."""
-    connection, dataset_id = target
-    try:
-        texts = {name: None if row[name] is None else decode(row[name], name) for name in _TEXTS}
-        fields = null() if texts["fields"] is None else json.loads(texts["fields"])
-        values = {**texts, "fields": fields, "dataset_id": dataset_id}
-        # A savepoint: on PostgreSQL, an error would otherwise abort the whole transaction.
-        with connection.begin_nested():
-            connection.execute(insert(InboxRow).values(**values, created_at=row["created_at"]))
-    # ValueError: a text is not UTF-8, or the fields are not JSON. DataError: only SQLite can store
-    # the value, such as U+0000. IntegrityError: a row with an unknown action, which is older than
-    # the trigger that refuses it.
-    except (ValueError, DataError, IntegrityError):
-        return False
-    return True
-
-
-def _read_rejected(connection: Connection, dataset_id: int) -> list[dict[str, Any]]:
-    """Read the rejected rows, oldest first, with their texts as str or bytes.
-
-    On SQLite a text may not be UTF-8, and ``fields`` may not be JSON.
-    """
-    dialect = connection.dialect.name
-    query = (
-        select(
-            InboxRow.created_at,
-            *(raw(getattr(InboxRow, name), dialect).label(name) for name in _TEXTS),
-        )
-        .where(InboxRow.dataset_id == dataset_id, InboxRow.error.is_not(None))
-        .order_by(InboxRow.id)
-    )
-    return [dict(row) for row in connection.execute(query).mappings()]
-
-
-def _identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what identifies a rejected row: all but its fields.
-
-    PostgreSQL formats JSON in its own way, so equal fields can have different texts.
-    """
-    texts = (readable(row[name]) for name in _TEXTS if name != "fields")
-    return (row["created_at"], *texts)

@@ -36,6 +36,8 @@ The row that reaches the limit of bytes is still part of the block, so a block i
 """
 ERASED = b""
 """The record of an erased row; no stored record is empty."""
+Scope = tuple[Connection, int]
+"""A connection, and the primary key of the dataset, or of a run, in that database."""
 
 
 class LogRow(NamedTuple):
