@@ -27,10 +27,10 @@ from registry.errors import EpochError, TrainingError
 from registry.tensorflow import interrupts
 from registry.tensorflow.elements import Elements, Names
 from registry.tensorflow.pipelines import ChunkIterator, file_batches, generator_batches
-from registry.training.epoch import ALONE, Epoch
+from registry.training.epoch import Epoch
 from registry.training.mix import Mix
 from registry.training.run import Run
-from registry.training.sharding import Shard, Share
+from registry.training.sharding import ALONE, Shard, Share
 
 Worker: TypeAlias = Shard | Any
 """A pair of index and count, or a `tf.distribute.InputContext`."""

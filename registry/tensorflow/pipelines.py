@@ -44,8 +44,8 @@ from registry.tensorflow.from_generator import GeneratorDataset
 from registry.tensorflow.gather import GatherSignature, chunk_function
 from registry.tensorflow.graph_order import ShardParameters
 from registry.tensorflow.raw_datasets import MapDataset, RebatchDataset, map_plainly
+from registry.training.chunks import Samples
 from registry.training.epoch import Epoch
-from registry.training.interleave import Samples
 from registry.training.sharding import Share
 
 Chunk = tuple[Samples, Positions]

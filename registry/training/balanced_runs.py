@@ -19,7 +19,7 @@ from registry.storage.log.head import Head
 from registry.storage.log.reader import Log
 from registry.storage.log.watermark import Watermark
 from registry.training import run_store
-from registry.training.class_weights import class_label
+from registry.training.class_weights import class_label, count_classes
 from registry.training.conditions import AnyOf, Value
 from registry.training.mirror_source import Sources
 from registry.training.parse_conditions import parse_conditions
@@ -148,10 +148,13 @@ class BalancedRuns:
         source = self.sources.open(Watermark.of(head), head.schema)
         index = source.index(population, None)
         known = self._all
-        counts = np.zeros(len(known), np.int64)
-        for after in range(0, index.size, CHUNK_ROWS):
-            positions = index.positions(np.arange(after, min(index.size, after + CHUNK_ROWS)))
-            counts += np.bincount(source.values(self.by, positions), minlength=len(known))
+        label = class_label(self.request.features, self.by)
+        ranks = (
+            np.arange(after, min(index.size, after + CHUNK_ROWS))
+            for after in range(0, index.size, CHUNK_ROWS)
+        )
+        counts = count_classes(source, self.by, label, map(index.positions, ranks))
+        known = self._all
         lacking = [each for each in classes if not counts[known.index(each)]]
         if not lacking:
             return

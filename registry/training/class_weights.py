@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 
 from registry.errors import FeatureError
+from registry.samples.arrays import Positions
 from registry.samples.features import ClassLabel, Features
+from registry.training.source import Source
 
 
 def class_label(
@@ -24,6 +28,16 @@ def class_label(
         f"{name!r:.200} is no ClassLabel, so that {lack}; "
         + (f"give one of {', '.join(map(repr, labels))}" if labels else "there is none")
     )
+
+
+def count_classes(
+    source: Source, feature: str, label: ClassLabel, chunks: Iterable[Positions]
+) -> npt.NDArray[np.int64]:
+    """Count the samples of each class, at positions that come in chunks."""
+    counts = np.zeros(label.count, np.int64)
+    for positions in chunks:
+        counts += np.bincount(source.values(feature, positions), minlength=label.count)
+    return counts
 
 
 def balanced(counts: npt.NDArray[np.int64]) -> dict[int, float]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property, partial
-from itertools import chain
 from typing import Any, NoReturn, Self, SupportsIndex, TypeVar
 
 import numpy as np
@@ -17,30 +15,22 @@ from registry.samples.arrays import Positions, Rows
 from registry.samples.codec import Codec, Column
 from registry.samples.features import Features
 from registry.samples.schema import Schema
-from registry.storage.mirror.erase import erased_rows
 from registry.storage.mirror.index import Index
 from registry.storage.mirror.local_files import LocalFiles
-from registry.training import batching
-from registry.training.class_weights import balanced, class_label
-from registry.training.conditions import Conditions
-from registry.training.image_batches import image_batches
+from registry.training.chunks import batches_of, rows_in_chunk
+from registry.training.class_weights import balanced, class_label, count_classes
+from registry.training.erased_samples import Erased, erased_error, erased_samples, lost_samples
 from registry.training.mirror_source import Sources
 from registry.training.permutation import Permutation
 from registry.training.pin_store import Pin
 from registry.training.population import Population, contains
 from registry.training.run_store import RunSettings
-from registry.training.sharding import CHUNK_ROWS, Shard, Share
+from registry.training.sharding import ALONE, CHUNK_ROWS, Shard, Share
 from registry.training.source import Source, read_columns
 
 Part = TypeVar("Part")
 _OPENED = {"source", "index"}
 """Attributes that are not pickled, since they belong to one process."""
-ALONE: Shard = (0, 1)
-"""The shard of a single worker, which gets all samples."""
-CACHED_BYTES = 3 << 19
-"""Bytes of fixed-width samples that are gathered at a time, to stay in the processor's cache."""
-COPIED_BYTES = 3 << 21
-"""The same for variable-width samples. They are copied one by one, and larger chunks cost less."""
 
 
 class Epoch:
@@ -154,12 +144,16 @@ class Epoch:
         return self.held(self.source.erased(self._population))
 
     def _at_ranks(self, ranks: Positions) -> Positions:
+        return self._with_index(lambda index: index.positions(ranks))
+
+    def _with_index(self, use: Callable[[Index], Part]) -> Part:
+        """Return what ``use`` returns, with a new index where the present one is damaged."""
         try:
-            return self.index.positions(ranks)
+            return use(self.index)
         except MirrorError:
             # With the size given, the damaged file would be mapped again instead of replaced.
             self.index = self._make_index(None)
-            return self.index.positions(ranks)
+            return use(self.index)
 
     def local_files(self) -> LocalFiles | None:
         """Return undamaged files that can be read without Python; None if there are none.
@@ -169,10 +163,7 @@ class Epoch:
         self._refuse_erased()
         if not self.codec.fixed_width:
             return None
-        try:
-            self.index.check()
-        except MirrorError:
-            self.index = self._make_index(None)
+        self._with_index(Index.check)
         # A withheld row is blank in the files, and would fail the graph that reads them.
         files = self.source.local_files(self.index)
         return None if files is None or len(self.held(files.withheld)) else files
@@ -187,10 +178,7 @@ class Epoch:
         """
         label = class_label(self.features, feature)
         self._refuse_erased()
-        counts = np.zeros(label.count, np.int64)
-        for positions in self.ranked(CHUNK_ROWS):
-            counts += np.bincount(self.source.values(feature, positions), minlength=label.count)
-        return balanced(counts)
+        return balanced(count_classes(self.source, feature, label, self.ranked(CHUNK_ROWS)))
 
     def rows(self, offsets: Positions) -> Iterator[Rows]:
         """Yield fixed-width samples as uint8 of shape ``(count, width or more)``, in order."""
@@ -240,9 +228,8 @@ class Epoch:
 
     def chunk_rows(self, batch_size: int = 1) -> int:
         """Return how many samples to gather at a time: a multiple of ``batch_size``, a few MiB."""
-        size = CACHED_BYTES if self.codec.fixed_width else COPIED_BYTES
-        rows = min(CHUNK_ROWS, size // max(1, self.source.record_bytes))
-        return max(1, rows // batch_size) * batch_size
+        width = self.source.record_bytes
+        return rows_in_chunk(width, batch_size, fixed_width=self.codec.fixed_width)
 
     def batches(
         self,
@@ -267,11 +254,10 @@ class Epoch:
         """
         share = Share.of(batch_size, shard)
         chunks = self.chunks(share, operator.index(start), drop_remainder=drop_remainder)
-        if decode_images:
-            parts = chain.from_iterable(self.samples(chunk, share.batch_size) for chunk in chunks)
-            logs = [self.source.log]
-            return image_batches(logs, self.features, parts, share.batch_size, channels)
-        return batching.batches(chain.from_iterable(map(self.columns, chunks)), share.batch_size)
+        decoded = channels if decode_images else None
+        logs = [self.source.log] if decode_images else []
+        pairs = ((self, chunk) for chunk in chunks)
+        return batches_of(pairs, share.batch_size, logs, self.features, decoded)
 
     @contextmanager
     def _naming_erased(self) -> Iterator[None]:
@@ -292,47 +278,30 @@ class Epoch:
         # Every machine must find that, also one that has the index that was made before.
         if self.older is not None and not len(held) and len(erased) and erased[0] < self.since:
             self.index = self._make_index(None)
-        if rows := erased_rows(self.source.log, held):
-            self._refuse(sorted((row.position, row.key) for row in rows))
-
-    def _refuse_lost(self) -> None:
-        """Raise `ErasedError` with the erased samples that may have met the conditions, if any."""
-        population = self._population
-        since = 0 if population.draw is not None else population.since
-        everything = replace(population, since=since, draw=None, conditions=Conditions())
-        index, erased = self.source.index(everything, None), self.source.erased(population)
-        lost = erased[contains(index, everything, erased)] if len(erased) else erased
-        if rows := erased_rows(self.source.log, lost):
-            samples = sorted((row.position, row.key) for row in rows)
-            self._refuse(samples, "may have held")
+        if samples := erased_samples(self.source, held):
+            self._refuse(samples)
 
     def held(self, positions: Positions) -> Positions:
         """Return which of these positions, in ascending order, hold samples of the epoch."""
         if not len(positions):
             return positions
-        try:
-            return positions[contains(self.index, self._population, positions)]
-        except MirrorError:
-            self.index = self._make_index(None)
-            return positions[contains(self.index, self._population, positions)]
+        return positions[
+            self._with_index(lambda index: contains(index, self._population, positions))
+        ]
 
-    def _refuse(self, erased: list[tuple[int, str]], verb: str = "held") -> NoReturn:
+    def _refuse(self, erased: Erased, verb: str = "held") -> NoReturn:
         end = self.start + self.size
-        raise ErasedError(
-            f"epoch {self.number} of run {self.run.name!r}",
-            erased,
-            "it cannot be replayed; continue with the next epoch: "
-            f"run.record(consumed={end}), then run.epoch({self.number + 1}) or run.stream(…)",
-            verb,
-        ) from None
+        raise erased_error(self.run.name, self.number, end, erased, verb) from None
 
     def _make_index(self, size: int | None) -> Index:
         index = self.source.index(self._population, size, self.older)
         # Another size is another set of samples: training on it would not be a replay.
         if (index.size, index.older) != (self.size, self.older):
             # Samples that were erased are left out where there are conditions.
-            if self._population.conditions:
-                self._refuse_lost()
+            if self._population.conditions and (
+                lost := lost_samples(self.source, self._population)
+            ):
+                self._refuse(lost, "may have held")
             raise DivergenceError(
                 f"{self!r} was pinned with {self.size} samples, but the log has {index.size} for it"
             )

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -22,21 +21,6 @@ from registry.training.log_positions import in_log
 Group = tuple["Member", Positions]
 """An epoch of a mix, and the offsets of some of its samples."""
 Fields = Sequence[tuple[slice, slice]]
-
-
-class Samples(Protocol):
-    """What chunks of samples are read from, by offsets: an epoch, or epochs of a mix."""
-
-    def rows(self, offsets: Positions) -> Iterator[Rows]:
-        """Yield fixed-width samples as uint8 of shape ``(count, width or more)``, in order."""
-
-    def columns(self, offsets: Positions) -> Iterator[dict[str, Column]]:
-        """Yield the samples at these offsets as columns, in order, a chunk at a time."""
-
-    def samples(
-        self, offsets: Positions, batch_size: int
-    ) -> Iterator[tuple[Positions, dict[str, Column]]]:
-        """Yield positions (`log_positions`) and samples as columns, in whole batches."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,13 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from hashlib import blake2b
 from itertools import count
-from typing import NoReturn, SupportsIndex
+from typing import SupportsIndex
 
 from registry.errors import (
-    EpochError,
     FeatureError,
     MixPositionError,
-    NotAnArrayError,
     RewindError,
 )
 from registry.samples.arrays import Positions
@@ -28,17 +26,17 @@ from registry.samples.codec import Column
 from registry.samples.features import Features
 from registry.samples.schema import Schema
 from registry.storage.log.reader import Log
-from registry.training import batching
-from registry.training.epoch import ALONE
-from registry.training.image_batches import image_batches
+from registry.training.chunks import batches_of
+from registry.training.consumed import consumed_count
 from registry.training.interleave import Interleaved
 from registry.training.mix_parts import Part, parse_parts, shared_features
 from registry.training.mix_reader import MixReader
 from registry.training.mix_store import MixStore
+from registry.training.not_an_array import NotAnArray
 from registry.training.run import Run
 from registry.training.run_request import END
 from registry.training.schedule import Schedule
-from registry.training.sharding import Shard, Share
+from registry.training.sharding import ALONE, Shard, Share
 
 _TRIES, _PAUSE = 20, 0.1
 """How often the runs of several databases are read until another process has recorded in all."""
@@ -60,7 +58,7 @@ def mix(runs: Mapping[Run, float] | Iterable[tuple[Run, float]], *, seed: Suppor
     return Mix(parse_parts(runs), number)
 
 
-class Mix:
+class Mix(NotAnArray):
     """An endless stream of the samples of several runs, in shares by weight.
 
     In any 10,000 samples in a row, the share of each run is within 0.1 % of its weight. Each run
@@ -113,18 +111,6 @@ class Mix:
         return f"<mix of {', '.join([*named, *more])}: seed {self.seed}>"
 
     @property
-    def shape(self) -> NoReturn:
-        """Raises `NotAnArrayError`, as `Run.shape` does."""
-        raise NotAnArrayError(
-            f"{self!r} is no array of samples: train with registry.keras.fit(model, mix, …) or "
-            "model.fit(StreamDataset(mix, …), steps_per_epoch=…)"
-        )
-
-    def __array__(self, dtype: object = None, copy: object = None) -> NoReturn:
-        _ = self.shape
-        raise AssertionError
-
-    @property
     def consumed(self) -> int:
         """How many of the mix's samples are recorded as trained on; read from the databases.
 
@@ -146,7 +132,7 @@ class Mix:
 
         Raises `RewindError` if more of a run are recorded already, unless ``rewind`` is true.
         """
-        samples = _count(consumed)
+        samples = consumed_count(consumed)
         counts = self._before(samples)
 
         def change(stored: list[int]) -> list[int]:
@@ -160,7 +146,7 @@ class Mix:
 
     def record_at_least(self, consumed: SupportsIndex) -> None:
         """Store that the first ``consumed`` samples were trained on, unless more are recorded."""
-        counts = self._before(_count(consumed))
+        counts = self._before(consumed_count(consumed))
         self._store.change(
             lambda stored: stored if any(map(operator.gt, stored, counts)) else counts
         )
@@ -170,13 +156,13 @@ class Mix:
 
         Concurrent calls add up, as with `Run.advance`. Raises `MixPositionError` as ``consumed``.
         """
-        added = _count(samples)
+        added = consumed_count(samples)
 
         def change(stored: list[int]) -> list[int]:
             position = self._position(stored)
             if position is None:
                 raise self._no_position(stored)
-            return self._before(_count(position + added))
+            return self._before(consumed_count(position + added))
 
         return sum(self._store.change(change, retried=False))
 
@@ -185,7 +171,7 @@ class Mix:
 
         Continues after an epoch that cannot be read because samples in it were erased.
         """
-        samples = _count(consumed)
+        samples = consumed_count(consumed)
         for part, rank in zip(self._drawn, self._before(samples), strict=True):
             self.parts[part].run.pin_until(rank)
         self.record(samples)
@@ -209,16 +195,9 @@ class Mix:
         runs when the mix begins.
         """
         share = Share.of(batch_size, shard)
-        chunks = self.chunks(share, self.consumed if start is None else _count(start))
-        if decode_images:
-            samples = (
-                part
-                for chunk, offsets in chunks
-                for part in chunk.samples(offsets, share.batch_size)
-            )
-            return image_batches(self.logs, self.features, samples, share.batch_size, channels)
-        parts = (part for chunk, offsets in chunks for part in chunk.columns(offsets))
-        return batching.batches(parts, share.batch_size)
+        chunks = self.chunks(share, self.consumed if start is None else consumed_count(start))
+        decoded = channels if decode_images else None
+        return batches_of(chunks, share.batch_size, self.logs, self.features, decoded)
 
     def chunks(
         self, share: Share, start: int, batches: int | None = None
@@ -258,9 +237,3 @@ class Mix:
         names = [self.parts[part].name for part in self._drawn]
         reached = min(map(self._schedule.place, self._drawn, consumed))
         return MixPositionError(repr(self), list(zip(names, consumed, strict=True)), reached)
-
-
-def _count(samples: SupportsIndex) -> int:
-    if not 0 <= (number := operator.index(samples)) < END:
-        raise EpochError(f"{number} samples cannot have been consumed")
-    return number

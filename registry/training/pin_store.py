@@ -23,6 +23,7 @@ from sqlalchemy import (
     select,
 )
 
+from registry.errors import EpochError
 from registry.storage.database.models import EpochRow, HeadRow, RunRow, SampleRow
 from registry.storage.database.sql import insert_if_new
 from registry.storage.database.transactions import read, write
@@ -122,13 +123,17 @@ def find(engine: Engine, run: RunSettings, number: int) -> Pin | None:
     return read(engine, _find, _NUMBER, run, {"number": number})
 
 
-def find_pinned(engine: Engine, run: RunSettings, number: int) -> PinnedEpoch | None:
-    """Read an epoch's row, and when it was inserted; None while it is not pinned."""
-    if abs(number) >= END:
-        return None
-    parameters = {"run": run.id, "number": number}
-    row = read(engine, lambda connection: connection.execute(_NUMBER, parameters).one_or_none())
-    return PinnedEpoch(_pin(row), row.pinned_at) if row else None
+def pinned(engine: Engine, run: RunSettings, number: int) -> PinnedEpoch:
+    """Read an epoch's row, and when it was inserted; raises `EpochError` if it is not pinned."""
+    row = None
+    if abs(number) < END:
+        parameters = {"run": run.id, "number": number}
+        row = read(engine, lambda connection: connection.execute(_NUMBER, parameters).one_or_none())
+    if row is None:
+        newest = last(engine, run)
+        held = "none yet" if newest is None else f"epochs 0 to {newest.number}"
+        raise EpochError(f"run {run.name!r} has not pinned epoch {number}; it has {held}")
+    return PinnedEpoch(_pin(row), row.pinned_at)
 
 
 def find_before(engine: Engine, run: RunSettings, number: int) -> Pin | None:

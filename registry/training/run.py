@@ -1,26 +1,20 @@
 """Training runs: their epochs, their endless stream of samples, and how far they have come.
 
-An epoch is pinned in the database by the worker that reaches it first (`pinning`). The epochs of a
-run follow one another without a gap: sample n of the run is in the epoch with ``start <= n <
-start + size``, so that one number says how far a run has come.
+An epoch is pinned in the database by the worker that reaches it first (`pinning`). One number says
+how far a run has come (`run_stream`).
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
-from itertools import chain, count, pairwise
-from typing import Any, NoReturn, SupportsIndex
-
-import numpy as np
+from typing import Any, SupportsIndex
 
 from registry.errors import (
-    DivergenceError,
     EpochError,
     ErasedError,
-    NotAnArrayError,
     RewindError,
 )
 from registry.samples.arrays import Positions
@@ -30,22 +24,24 @@ from registry.samples.splits import Interval
 from registry.storage.log.entries import Entry
 from registry.storage.log.reader import Log
 from registry.storage.log.version import Version
-from registry.training import batching, pin_store, run_store
+from registry.training import pin_store, run_store
+from registry.training.chunks import batches_of
 from registry.training.conditions import Conditions
-from registry.training.epoch import ALONE, Epoch
-from registry.training.image_batches import image_batches
+from registry.training.consumed import consumed_count
+from registry.training.epoch import Epoch
 from registry.training.lineage import EpochLineage, entries_of, lineage_of
 from registry.training.mirror_source import Sources
+from registry.training.not_an_array import NotAnArray
 from registry.training.pin_store import Pin, PinnedEpoch
 from registry.training.pinning import Epochs
 from registry.training.policy import Policy
 from registry.training.population import Population
-from registry.training.run_request import END
 from registry.training.run_store import RunSettings
-from registry.training.sharding import Shard, Share
+from registry.training.run_stream import RunStream
+from registry.training.sharding import ALONE, Shard, Share
 
 
-class Run:
+class Run(NotAnArray):
     """A training run over a growing dataset: a name, a seed, a split and a policy.
 
     Its stream has the features that the dataset had when the run was opened (``schema``), or those
@@ -62,6 +58,7 @@ class Run:
         self.schema = schemas.newest if number is None else schemas.numbered(number)
         self._settings = settings
         self._epochs = Epochs(log, settings, interval, sources)
+        self._stream = RunStream(log, settings, self.schema, self._epochs)
 
     @property
     def settings(self) -> RunSettings:
@@ -134,7 +131,7 @@ class Run:
         It takes time that grows with the epoch, and pins nothing. Raises `EpochError` if the epoch
         is not pinned.
         """
-        pinned = self._pinned(number)
+        pinned = pin_store.pinned(self.log.engine, self._settings, operator.index(number))
         return lineage_of(self._epochs.unopened(pinned.pin), pinned, self.dataset)
 
     def entries(self, number: SupportsIndex) -> Iterator[Entry]:
@@ -143,30 +140,22 @@ class Run:
         Rows are read a few thousand at a time. Those that a replay drew come last. Raises
         `EpochError` if the epoch is not pinned.
         """
-        return entries_of(self._epochs.unopened(self._pinned(number).pin))
-
-    def _pinned(self, number: SupportsIndex) -> PinnedEpoch:
-        number = operator.index(number)
-        pinned = pin_store.find_pinned(self.log.engine, self._settings, number)
-        if pinned is None:
-            last = self.last
-            held = "none yet" if last is None else f"epochs 0 to {last.number}"
-            raise EpochError(f"run {self.name!r} has not pinned epoch {number}; it has {held}")
-        return pinned
+        pinned = pin_store.pinned(self.log.engine, self._settings, operator.index(number))
+        return entries_of(self._epochs.unopened(pinned.pin))
 
     def record(self, consumed: SupportsIndex, *, rewind: bool = False) -> None:
         """Store that the run's first ``consumed`` samples have been trained on.
 
         Raises `RewindError` if more are recorded already, unless ``rewind`` is true.
         """
-        samples = _count(consumed)
+        samples = consumed_count(consumed)
         stored = run_store.record(self.log.engine, self._settings, samples, rewind=rewind)
         if stored != samples:
             raise RewindError(f"run {self.name!r}", stored, samples)
 
     def record_at_least(self, consumed: SupportsIndex) -> None:
         """Store that the first ``consumed`` samples were trained on, unless more are recorded."""
-        run_store.record(self.log.engine, self._settings, _count(consumed))
+        run_store.record(self.log.engine, self._settings, consumed_count(consumed))
 
     def advance(self, samples: SupportsIndex) -> int:
         """Add to the number of samples that have been trained on; return the new number.
@@ -174,25 +163,10 @@ class Run:
         Concurrent calls add up. If the connection is lost meanwhile, the samples may or may not
         have been added: read ``consumed`` before trying again.
         """
-        consumed = run_store.advance(self.log.engine, self._settings, _count(samples))
+        consumed = run_store.advance(self.log.engine, self._settings, consumed_count(samples))
         if consumed is None:
             raise EpochError(f"{samples} more samples cannot have been consumed")
         return consumed
-
-    @property
-    def shape(self) -> NoReturn:
-        """Raises `NotAnArrayError`.
-
-        Keras reads the shape of what it takes for an array; a run passed as data cannot work.
-        """
-        raise NotAnArrayError(
-            f"{self!r} is no array of samples: train with registry.keras.fit(model, run, …) or "
-            "model.fit(StreamDataset(run, …), steps_per_epoch=…)"
-        )
-
-    def __array__(self, dtype: object = None, copy: object = None) -> NoReturn:
-        _ = self.shape
-        raise AssertionError
 
     def __repr__(self) -> str:
         version = f", version {str(self.version)!r}" if self.version else ""
@@ -254,19 +228,7 @@ class Run:
         The sample just past the pinned epochs is the first one of the next epoch. Raises
         `DivergenceError` for samples after that.
         """
-        if sample < 0:
-            raise EpochError(f"a run's samples count from 0, so it has no sample {sample}")
-        pin = pin_store.find_at(self.log.engine, self._settings, sample)
-        end = pin.end if pin else 0
-        if pin is not None and sample < end:
-            return pin.number, sample - pin.start
-        if sample == end:
-            return (pin.number + 1 if pin else 0), 0
-        raise DivergenceError(
-            f"run {self.name!r} is to continue at sample {sample}, but the epochs that this "
-            f"database has pinned end at sample {end}: it is older than the training; restore the "
-            "newer database, or start another run"
-        )
+        return self._stream.locate(sample)
 
     def begin(self, number: int, timeout: float | None = None) -> Epoch | None:
         """Return an epoch as `epoch` does, but wait for a first sample under any policy.
@@ -314,25 +276,7 @@ class Run:
         it, this waits, and yields None each time ``patience`` seconds have passed, so that the
         caller can stop.
         """
-        epoch = yield from self._await(self.locate(start)[0], patience)
-        # The first chunk is a single batch, so that training begins soon.
-        for after, until in pairwise(chain([0], count(share.batch_size, share.chunk))):
-            samples = share.stream_offsets(after, until) + start
-            # A chunk may span several epochs, each of which has its own order.
-            while len(samples):
-                inside = int(np.searchsorted(samples, epoch.start + epoch.size))
-                if inside:
-                    yield epoch, samples[:inside] - epoch.start
-                # Only when a sample of it is due: an epoch that is pinned early would lack the rows
-                # that come before training reaches it.
-                if inside < len(samples):
-                    epoch = yield from self._await(epoch.number + 1, patience)
-                samples = samples[inside:]
-
-    def _await(self, number: int, patience: float | None) -> Generator[None, None, Epoch]:
-        while (epoch := self._epochs.find_or_pin(number, patience)) is None:
-            yield None
-        return epoch.in_schema(self.schema)
+        return self._stream.chunks(share, start, patience)
 
     def stream(
         self,
@@ -350,20 +294,6 @@ class Run:
         """
         share = Share.of(batch_size, shard)
         first = self.consumed if start is None else operator.index(start)
-        # Generators all the way: an epoch must be pinned only when its first batch is asked for.
         chunks = filter(None, self.chunks(share, first))
-        if decode_images:
-            samples = (
-                part
-                for epoch, offsets in chunks
-                for part in epoch.samples(offsets, share.batch_size)
-            )
-            return image_batches(self.logs, self.features, samples, share.batch_size, channels)
-        parts = (part for epoch, offsets in chunks for part in epoch.columns(offsets))
-        return batching.batches(parts, share.batch_size)
-
-
-def _count(samples: SupportsIndex) -> int:
-    if not 0 <= (count := operator.index(samples)) < END:
-        raise EpochError(f"{count} samples cannot have been consumed")
-    return count
+        decoded = channels if decode_images else None
+        return batches_of(chunks, share.batch_size, self.logs, self.features, decoded)

@@ -23,6 +23,8 @@ CHUNK_ROWS = 1 << 14
 """How many samples are located at a time, unless a batch is larger."""
 Shard = tuple[int, int]
 """A worker's index and the number of workers."""
+ALONE: Shard = (0, 1)
+"""The shard of a single worker, which gets all samples."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import registry
 from registry import Dataset, Epoch, Registry, Replay, Tensor, Text
 from registry.errors import DivergenceError, EpochError, ErasedError
 from registry.training import pin_store
-from registry.training.epoch import CACHED_BYTES, COPIED_BYTES
+from registry.training.chunks import CACHED_BYTES, COPIED_BYTES
 from registry.training.mirror_source import cache_folder
 from registry.training.pin_store import Pin, insert_or_find
 from registry.training.policy import Policy
@@ -165,7 +165,7 @@ def test_positions_and_samples_are_read_in_whole_batches(
 ) -> None:
     fill(dataset, 0, 20)
     epoch = dataset.run("r").epoch(0)
-    monkeypatch.setattr("registry.training.epoch.CACHED_BYTES", 8 * epoch.source.record_bytes)
+    monkeypatch.setattr("registry.training.chunks.CACHED_BYTES", 8 * epoch.source.record_bytes)
     offsets = np.arange(1, 20)
     pairs = list(epoch.samples(offsets, 3))
     assert [len(positions) for positions, _ in pairs] == [6, 6, 6, 1]

@@ -10,10 +10,9 @@ import keras
 
 from registry.tensorflow.keras.checkpoint import Position, SavedPosition
 from registry.tensorflow.keras.progress import Progress, check_run
-from registry.training.epoch import ALONE
 from registry.training.mix import Mix
 from registry.training.run import Run
-from registry.training.sharding import Share
+from registry.training.sharding import ALONE, Share
 
 
 class Consumption(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no types

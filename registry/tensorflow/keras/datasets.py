@@ -12,9 +12,9 @@ import tensorflow as tf
 
 from registry.tensorflow.datasets import EpochDataset, MixStepsDataset
 from registry.tensorflow.keras import distribution
-from registry.training.epoch import ALONE, Epoch
+from registry.training.epoch import Epoch
 from registry.training.mix import Mix
-from registry.training.sharding import Share
+from registry.training.sharding import ALONE, Share
 
 _OF_SHARES = {"batch_size", "shard", "drop_remainder"}
 """Options that say which samples are in a batch. Those of a mix follow from its steps."""

@@ -28,10 +28,9 @@ from registry.tensorflow.keras.checkpoint import Call, SavedPosition
 from registry.tensorflow.keras.datasets import Datasets, build, scope
 from registry.tensorflow.keras.epoch_sources import EpochSource, epochs_of
 from registry.tensorflow.keras.progress import EpochProgress, check_run
-from registry.training.epoch import ALONE
 from registry.training.mix import Mix
 from registry.training.run import Run
-from registry.training.sharding import Share
+from registry.training.sharding import ALONE, Share
 
 
 def fit(  # noqa: PLR0913  # as Keras's own, all but two are given by name

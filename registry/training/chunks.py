@@ -1,0 +1,60 @@
+"""Chunks of samples that are read by offsets, and the batches that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+from registry.samples.arrays import Positions, Rows
+from registry.samples.codec import Column
+from registry.samples.features import Features
+from registry.storage.log.reader import Log
+from registry.training import batching
+from registry.training.image_batches import image_batches
+from registry.training.sharding import CHUNK_ROWS
+
+CACHED_BYTES = 3 << 19
+"""Bytes of fixed-width samples that are gathered at a time, to stay in the processor's cache."""
+COPIED_BYTES = 3 << 21
+"""The same for variable-width samples. They are copied one by one, and larger chunks cost less."""
+
+
+class Samples(Protocol):
+    """What chunks of samples are read from, by offsets: an epoch, or epochs of a mix."""
+
+    def rows(self, offsets: Positions) -> Iterator[Rows]:
+        """Yield fixed-width samples as uint8 of shape ``(count, width or more)``, in order."""
+
+    def columns(self, offsets: Positions) -> Iterator[dict[str, Column]]:
+        """Yield the samples at these offsets as columns, in order, a chunk at a time."""
+
+    def samples(
+        self, offsets: Positions, batch_size: int
+    ) -> Iterator[tuple[Positions, dict[str, Column]]]:
+        """Yield positions (`log_positions`) and samples as columns, in whole batches."""
+
+
+def rows_in_chunk(width: int, batch_size: int, *, fixed_width: bool) -> int:
+    """Return how many records of ``width`` bytes to gather at a time: whole batches, a few MiB."""
+    size = CACHED_BYTES if fixed_width else COPIED_BYTES
+    rows = min(CHUNK_ROWS, size // max(1, width))
+    return max(1, rows // batch_size) * batch_size
+
+
+def batches_of(
+    chunks: Iterable[tuple[Samples, Positions]],
+    batch_size: int,
+    logs: Sequence[Log],
+    features: Features,
+    channels: int | None,
+) -> Iterator[dict[str, Column]]:
+    """Yield batches of the samples at these offsets, in order; the last may be shorter.
+
+    With ``channels``, images are decoded as by `image_batches`; with None, they are files.
+    """
+    # Generators all the way: a run's epoch is pinned only when its first batch is asked for.
+    if channels is None:
+        columns = (part for chunk, offsets in chunks for part in chunk.columns(offsets))
+        return batching.batches(columns, batch_size)
+    parts = (part for chunk, offsets in chunks for part in chunk.samples(offsets, batch_size))
+    return image_batches(logs, features, parts, batch_size, channels)
