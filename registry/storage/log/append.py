@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from registry.errors import RegistryError
+from registry.samples.keys import check_key, check_source
 from registry.storage.log.batch import Amend, Batch, Outcome, Report
 from registry.storage.log.schemas import Schemas
 from registry.storage.log.writer import transact_in
@@ -61,8 +62,12 @@ def amend(schemas: Schemas, key: str, change: Amend | None, source: str | None) 
     """Replace a key's latest record by the result of ``change``, or retract it if that is None.
 
     The record is read under the lock on the head, so that no concurrent revision is lost. Raises
-    `SampleNotFoundError` where the dataset never had the key.
+    `SampleNotFoundError` where the dataset never had the key, and `InvalidSampleError` for a text
+    that cannot be a key or a source.
     """
+    # The database's error for a NUL would not name the key.
+    check_key(key)
+    check_source(source)
     return _append_one(schemas, Batch([key], [change], [source]))
 
 

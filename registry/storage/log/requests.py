@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import Connection
 
 from registry.errors import InvalidSampleError, RegistryError
 from registry.storage.log.batch import Batch, Outcome, Report
@@ -28,6 +30,21 @@ def append_requests(schemas: Schemas, requests: Sequence[Sequence[Change]]) -> l
         corrections = [each for each in stored if each is not None]
         discard_corrected(writer.connection, writer.dataset_id, corrections)
         return outcomes
+
+    return transact_in(schemas, work)
+
+
+def append_prepared(
+    schemas: Schemas, prepare: Callable[[Connection], Sequence[Sequence[Change]]]
+) -> list[Outcome]:
+    """Append the requests that ``prepare`` returns: see `Dataset.amend_together`."""
+
+    # All under the lock: changes that are prepared before it could be based on rows that
+    # another writer revises before they are appended.
+    def work(writer: Writer) -> list[Outcome]:
+        # Read first, so that `schema` is the one in force while ``prepare`` runs.
+        schema = writer.schema
+        return writer.append(batches(schema, prepare(writer.connection)))
 
     return transact_in(schemas, work)
 
