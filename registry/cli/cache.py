@@ -17,8 +17,8 @@ from registry.catalog.cache import CachedMirror, cached_mirrors
 from registry.cli.base import AsJson, Url, Yes, app, parse_duration
 from registry.cli.confirm import confirm
 from registry.cli.database import connect_existing
-from registry.cli.output import counted, print_error
-from registry.cli.tables import Column, Listing, printable
+from registry.cli.output import counted, print_error, print_note
+from registry.cli.tables import Column, Listing
 from registry.errors import RegistryError
 from registry.storage.mirror.usage import remove_mirror, remove_rests
 from registry.training.mirror_source import cache_folder
@@ -111,7 +111,7 @@ def _known_engine(url: str | None) -> Iterator[Engine | None]:
         try:
             engine = opened.enter_context(connect_existing(url, _TIMEOUT)).engine
         except RegistryError as error:
-            typer.echo(f"note: names are those of the last use: {printable(str(error))}", err=True)
+            print_note(f"names are those of the last use: {error}")
         yield engine
 
 

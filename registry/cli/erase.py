@@ -10,6 +10,7 @@ from registry.catalog.registry import connect
 from registry.cli.base import DatasetName, Url, Yes, app
 from registry.cli.confirm import confirm
 from registry.cli.open_to_change import open_to_change
+from registry.cli.output import print_note
 
 
 @app.command()
@@ -51,4 +52,4 @@ def erase(
     )
     if erasure.remains is not None:
         # To stderr: it is advice, and not part of the result.
-        typer.echo(f"note: {erasure.remains}", err=True)
+        print_note(erasure.remains)

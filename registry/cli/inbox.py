@@ -14,6 +14,7 @@ from registry.catalog.registry import connect
 from registry.cli.base import AsJson, Name, Url, app, parse_duration
 from registry.cli.drain import drained_line
 from registry.cli.media import Prefixes, Roots
+from registry.cli.output import print_note
 from registry.cli.tables import Column, Listing, print_properties
 from registry.io.media import media_reader
 from registry.io.retry_media import RetriedRows, retry_with_media
@@ -102,19 +103,15 @@ def retry(
             tried += f", {retried.failed:,} not read"
         typer.echo(f"{tried}: {drained_line(opened, opened.inbox.drain())}")
     if left_out.empty:
-        _note(
+        print_note(
             f"{left_out.empty:,} without fields not tried: correct the file and import it again, "
             "or discard the row"
         )
     if left_out.outdated:
-        _note(
+        print_note(
             f"{left_out.outdated:,} not tried, as the sample was changed after the row was "
             "rejected: name the row's ID to overwrite the sample, or discard the row"
         )
-
-
-def _note(text: str) -> None:
-    typer.echo(f"note: {text}", err=True)
 
 
 @inbox.command()

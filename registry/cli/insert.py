@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal
 
 import typer
 
 from registry.catalog.dataset import Dataset
-from registry.catalog.registry import Registry, connect
+from registry.catalog.registry import connect
 from registry.catalog.summary import version_at
 from registry.cli.base import AsJsonLines, Url, app, parse_pairs
+from registry.cli.insert_export import (
+    Insert,
+    asker,
+    check_export_options,
+    check_no_options,
+    export_inserter,
+)
 from registry.cli.media import Prefixes, Roots
 from registry.cli.open_to_change import open_to_change
-from registry.cli.output import print_faults
+from registry.cli.output import print_faults, print_note
 from registry.cli.progress import progress
 from registry.cli.tables import printable
 from registry.io.dry_run import DryRun
@@ -26,14 +31,9 @@ from registry.io.faults import Faults
 from registry.io.formats import FORMATS, format_of
 from registry.io.import_file import import_size, insert_file
 from registry.io.labeling.boxes import BOX_FORMATS, BoxFormat
-from registry.io.labeling.label_studio.export import insert_export
-from registry.io.labeling.mapping_store import settings_of
-from registry.io.labeling.retraction import Confirm
 from registry.io.media import media_reader
 from registry.io.recognize import LABEL_STUDIO
 from registry.storage.log.batch import Report
-
-_Insert: TypeAlias = Callable[..., Report]
 
 
 @app.command()
@@ -170,8 +170,8 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
     }
     is_export = LABEL_STUDIO in {format_name or format_of(path) for path in paths}
     if is_export:
-        _check_export_options(paths, key, group)
-        _check_no_options({**options, "rotated": None, "group": None})
+        check_export_options(paths, key, group)
+        check_no_options({**options, "rotated": None, "group": None})
     elif project is not None or no_retract or yes:
         raise typer.BadParameter(
             f"goes with --format {LABEL_STUDIO}",
@@ -184,11 +184,11 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
     ]
     with connect(url) as registry, closing(media_reader(root or (), fetch or ())) as media:
         opened = open_to_change(registry, dataset)
-        insert_one: _Insert = partial(
+        insert_one: Insert = partial(
             insert_file, form=format_name, key=key, mapping=mapping, options=options, media=media
         )
         if is_export:
-            insert_one = _export_inserter(
+            insert_one = export_inserter(
                 registry,
                 opened,
                 mapping,
@@ -196,14 +196,14 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
                 project=project,
                 media=media,
                 retract=not no_retract,
-                confirm=_asker(yes=yes, dry_run=dry_run),
+                confirm=asker(yes=yes, dry_run=dry_run),
             )
         faulty = False
         with closing(DryRun(registry.engine, opened)) as dry:
             # One for all files: a dry run compares a file with the dataset and the files before it.
+            target = dry if dry_run else opened
             for path, size in zip(paths, sizes, strict=True):
                 faults = Faults(keep_going=quarantine or dry_run)
-                target = dry if dry_run else opened
                 try:
                     with progress(path.name, size) as show:
                         report = insert_one(
@@ -213,13 +213,7 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
                     # Also before an error at which reading ends.
                     print_faults(faults)
                 if faults.outdated:
-                    rows = "row of an earlier import is"
-                    if faults.outdated > 1:
-                        rows = "rows of an earlier import are"
-                    _note(
-                        f"{path}: {faults.outdated:,} rejected {rows} corrected by it, and this "
-                        "role may not remove what is; `registry inbox discard` by the owner does"
-                    )
+                    print_note(_outdated(path, faults.outdated))
                 faulty |= faults.count > 0
                 rejected = faults.count if faults.keep_going else None
                 line = _line(opened, path, report, rejected, dry_run=dry_run, as_json=as_json)
@@ -228,64 +222,12 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
             raise typer.Exit(1)
 
 
-def _check_export_options(paths: list[Path], key: str | None, group: str | None) -> None:
-    """Reject options that an export of Label Studio cannot have."""
-    if key is not None:
-        reason = "an annotation's own number is its key"
-        raise typer.BadParameter(reason, param_hint="--key")
-    if group is not None:
-        raise typer.BadParameter("a task is the group of its annotations", param_hint="--group")
-    if len(paths) > 1:
-        # The second export would retract what the first one inserted.
-        reason = "one export at a time: what a project's export lacks is retracted"
-        raise typer.BadParameter(reason, param_hint="PATH")
-
-
-def _check_no_options(options: Mapping[str, Any]) -> None:
-    """Reject options of other formats, as `insert_file` does for its formats."""
-    for name, value in options.items():
-        if value is not None:
-            raise typer.BadParameter("not for a Label Studio export", param_hint=f"--{name}")
-
-
-def _export_inserter(
-    registry: Registry,
-    dataset: Dataset,
-    mapping: dict[str, str],
-    rotated: str | None,
-    **options: Any,
-) -> _Insert:
-    # The stored settings are those of the webhook's events: an export must use the same ones, or
-    # the two would revise each other's samples.
-    stored = settings_of(registry.engine, dataset.id, LABEL_STUDIO)
-    hull = stored.hull if rotated is None else rotated == "hull"
-    options |= {"mapping": mapping or stored.mapping, "consensus": stored.consensus, "hull": hull}
-    return partial(_insert_label_studio, **options)
-
-
-def _insert_label_studio(target: Dataset | DryRun, path: Path, **options: Any) -> Report:
-    is_dry = isinstance(target, DryRun)
-    dataset = target.dataset if isinstance(target, DryRun) else target
-    return insert_export(dataset, path, dry=is_dry, note=_note, **options)
-
-
-def _asker(*, yes: bool, dry_run: bool) -> Confirm:
-    """Return what answers the questions of an import: the options, or the terminal's user."""
-
-    def confirm(question: str) -> bool:
-        if dry_run and not yes:
-            _note(f"without --dry-run, this is asked: {question}")
-        if yes or dry_run:
-            return True
-        # Without a terminal nobody would answer: a nightly job must fail with the reason.
-        return sys.stdin.isatty() and typer.confirm(printable(question), err=True)
-
-    return confirm
-
-
-def _note(text: str) -> None:
-    # To stderr: stdout may be JSON.
-    typer.echo(f"note: {printable(text)}", err=True)
+def _outdated(path: Path, count: int) -> str:
+    rows = "row of an earlier import is" if count == 1 else "rows of an earlier import are"
+    return (
+        f"{path}: {count:,} rejected {rows} corrected by it, and this role may not remove what is; "
+        "`registry inbox discard` by the owner does"
+    )
 
 
 def _line(

@@ -45,6 +45,11 @@ def print_error(message: str, error: BaseException | None = None) -> None:
         typer.echo(f"  {printable(note)}", err=True)
 
 
+def print_note(text: str) -> None:
+    """Print a note to stderr, since stdout may be JSON."""
+    typer.echo(f"note: {printable(text)}", err=True)
+
+
 def print_faults(faults: Faults) -> None:
     """Print the first faults of a file to stderr, and how many others it has."""
     for fault in faults.first:

@@ -8,6 +8,7 @@ import typer
 
 from registry.catalog.registry import connect
 from registry.cli.base import DatasetName, Url, app
+from registry.cli.output import print_note
 
 
 @app.command()
@@ -28,4 +29,4 @@ def rename(
         tokens = registry.rename(dataset, name)
     typer.echo(f"{dataset} is now {name}")
     for old, new in tokens.items():
-        typer.echo(f"note: the token {old} is now {new}, with the same secret", err=True)
+        print_note(f"the token {old} is now {new}, with the same secret")
