@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -198,28 +199,66 @@ def insert(  # noqa: PLR0913, PLR0917  # arguments and options of the command
                 retract=not no_retract,
                 confirm=asker(yes=yes, dry_run=dry_run),
             )
-        faulty = False
         with closing(DryRun(registry.engine, opened)) as dry:
             # One for all files: a dry run compares a file with the dataset and the files before it.
             target = dry if dry_run else opened
-            for path, size in zip(paths, sizes, strict=True):
-                faults = Faults(keep_going=quarantine or dry_run)
-                try:
-                    with progress(path.name, size) as show:
-                        report = insert_one(
-                            target, path, progress=show, quarantine=quarantine, faults=faults
-                        )
-                finally:
-                    # Also before an error at which reading ends.
-                    print_faults(faults)
-                if faults.outdated:
-                    print_note(_outdated(path, faults.outdated))
-                faulty |= faults.count > 0
-                rejected = faults.count if faults.keep_going else None
-                line = _line(opened, path, report, rejected, dry_run=dry_run, as_json=as_json)
-                typer.echo(line)
-        if faulty and not quarantine:
+            inserting = _Inserting(insert_one, target, opened.name, quarantine, dry_run, as_json)
+            fitting = [
+                inserting.insert(path, size) for path, size in zip(paths, sizes, strict=True)
+            ]
+        if not all(fitting) and not quarantine:
             raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class _Inserting:
+    """Inserts files, and prints a line on each."""
+
+    insert_one: Insert
+    target: Dataset | DryRun
+    dataset: str
+    quarantine: bool
+    dry_run: bool
+    as_json: bool
+
+    def insert(self, path: Path, size: int | None) -> bool:
+        """Insert a file of ``size`` bytes; return whether all of it fits."""
+        faults = Faults(keep_going=self.quarantine or self.dry_run)
+        try:
+            with progress(path.name, size) as show:
+                report = self.insert_one(
+                    self.target, path, progress=show, quarantine=self.quarantine, faults=faults
+                )
+        finally:
+            # Also before an error at which reading ends.
+            print_faults(faults)
+        if faults.outdated:
+            print_note(_outdated(path, faults.outdated))
+        typer.echo(self._line(path, report, faults.count if faults.keep_going else None))
+        return not faults.count
+
+    def _line(self, path: Path, report: Report, rejected: int | None) -> str:
+        """Return a line on the result of inserting a file, or of its dry run.
+
+        ``rejected`` is None where the first row that does not fit is an error.
+        """
+        counts = {
+            "inserted": report.inserted,
+            "revised": report.revised,
+            "unchanged": report.unchanged,
+            "retracted": report.retracted,
+            **({} if rejected is None else {"rejected": rejected}),
+        }
+        version = str(version_at(self.dataset, report.head))
+        if self.as_json:
+            properties = {"file": str(path), **counts, "version": version}
+            return json.dumps({**properties, "dry_run": True} if self.dry_run else properties)
+        would = "would be " if self.dry_run else ""
+        rare = ("retracted", "rejected")
+        counted = ", ".join(
+            f"{count:,} {name}" for name, count in counts.items() if count or name not in rare
+        )
+        return f"{printable(str(path))}: {would}{counted}; {version}"
 
 
 def _outdated(path: Path, count: int) -> str:
@@ -228,35 +267,3 @@ def _outdated(path: Path, count: int) -> str:
         f"{path}: {count:,} rejected {rows} corrected by it, and this role may not remove what is; "
         "`registry inbox discard` by the owner does"
     )
-
-
-def _line(
-    dataset: Dataset,
-    path: Path,
-    report: Report,
-    rejected: int | None,
-    *,
-    dry_run: bool,
-    as_json: bool,
-) -> str:
-    """Return a line on the result of inserting a file, or of its dry run.
-
-    ``rejected`` is None where the first row that does not fit is an error.
-    """
-    counts = {
-        "inserted": report.inserted,
-        "revised": report.revised,
-        "unchanged": report.unchanged,
-        "retracted": report.retracted,
-        **({} if rejected is None else {"rejected": rejected}),
-    }
-    version = str(version_at(dataset.name, report.head))
-    if as_json:
-        properties = {"file": str(path), **counts, "version": version}
-        return json.dumps({**properties, "dry_run": True} if dry_run else properties)
-    would = "would be " if dry_run else ""
-    rare = ("retracted", "rejected")
-    counted = ", ".join(
-        f"{count:,} {name}" for name, count in counts.items() if count or name not in rare
-    )
-    return f"{printable(str(path))}: {would}{counted}; {version}"

@@ -171,15 +171,7 @@ def resolve(
     # first, and that link would be missing from the log.
     new_groups = batch.groups_of_new_keys()
     if batch.fresh or (not known and _all_new(batch)):
-        count = len(batch.keys)
-        return Plan(
-            batch.keys,
-            batch.records,  # type: ignore[arg-type]
-            [None] * count,
-            batch.sources,
-            inserted=count,
-            groups=new_groups,
-        )
+        return _plan_of_new_keys(batch, new_groups)
     latest = dict(known)
     keys: list[str] = []
     records: list[bytes | None] = []
@@ -225,6 +217,18 @@ def resolve(
         **counts,
         groups=groups if any(groups) else None,
         gains=gains,
+    )
+
+
+def _plan_of_new_keys(batch: Batch, groups: Sequence[str | None] | None) -> Plan:
+    count = len(batch.keys)
+    return Plan(
+        batch.keys,
+        batch.records,  # type: ignore[arg-type]
+        [None] * count,
+        batch.sources,
+        inserted=count,
+        groups=groups,
     )
 
 
