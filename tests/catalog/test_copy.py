@@ -289,6 +289,20 @@ def test_another_dataset_of_that_name_is_left_unchanged(pair: tuple[Registry, Re
         copy_dataset(source, target, "grown")
 
 
+@pytest.mark.usefixtures("origin")
+def test_a_renamed_dataset_is_copied_once_its_copy_is_renamed_too(
+    pair: tuple[Registry, Registry],
+) -> None:
+    source, target = pair
+    copy_dataset(source, target, "growing")
+    source.rename("growing", "grown")
+    with pytest.raises(DivergenceError, match="`registry rename growing grown`"):
+        copy_dataset(source, target, "grown")
+    target.rename("growing", "grown")
+    copy_dataset(source, target, "grown")
+    assert target.names() == ["grown"]
+
+
 def test_a_run_that_was_trained_on_the_copy_is_not_mixed_with_the_sources(
     pair: tuple[Registry, Registry],
     origin: Dataset,

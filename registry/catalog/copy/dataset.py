@@ -172,7 +172,13 @@ def _find_or_create_copy(target: Registry, row: Row[DatasetRow], origin: Log) ->
 
     # A name or a uid alone may be taken by another dataset, and then nothing was inserted.
     for existing in write(target.engine, find_or_create):
-        if (existing.uid, existing.name) != (row.uid, row.name):
+        if existing.uid == row.uid and existing.name != row.name:
+            raise DivergenceError(
+                f"{masked(target.engine.url)} has {row.name!r} under the name {existing.name!r}: "
+                "one of them was renamed after it was copied; rename the copy, too: `registry "
+                f"rename {existing.name} {row.name}`"
+            )
+        if existing.uid != row.uid:
             raise DivergenceError(
                 f"{masked(target.engine.url)} has another dataset named {existing.name!r} (uid "
                 f"{existing.uid}, not {row.uid}), which differs from position 0 on; drop it there, "
