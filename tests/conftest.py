@@ -9,7 +9,12 @@ import sys
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-pytest_plugins = ["tests.support.databases", "tests.support.datasets", "tests.support.figures"]
+pytest_plugins = [
+    "tests.support.databases",
+    "tests.support.datasets",
+    "tests.support.figures",
+    "tests.support.serial_samples",
+]
 
 # A shell has what it starts in the background ignore Ctrl-C, and all that it starts in turn.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +11,14 @@ import keras
 import pytest
 import tensorflow as tf
 
-import registry
 from registry import Dataset, Run
 from registry.errors import TrainingError
 from registry.keras import Lineage, fit
 from registry.tensorflow import EpochDataset
-from tests.support.models import FEATURES, BatchCounter, Crash, Stop, grow, model
+from tests.support.models import BatchCounter, Crash, Stop, grow, model
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 OPTIONS: dict[str, Any] = {"batch_size": 10, "x": "x", "y": "y", "verbose": 0}
-
-
-@pytest.fixture
-def growing(sqlite_url: str) -> Iterator[Dataset]:
-    """A dataset of 100 samples, on one database: what Keras does is the same on any."""
-    with registry.connect(sqlite_url) as reg:
-        dataset = reg.create("growing", FEATURES)
-        grow(dataset, 100)
-        yield dataset
 
 
 class Folder(keras.callbacks.TensorBoard):  # type: ignore[misc]  # Keras ships no types

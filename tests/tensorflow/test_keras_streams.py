@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import registry
 from registry import Dataset, Registry
 from registry.keras import Consumption
 from registry.tensorflow import StreamDataset
@@ -21,15 +19,6 @@ from tests.support.models import FEATURES, Crash, Stop, grow, serial_recorder, s
 
 # Keras's own, where it saves a variable.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
-@pytest.fixture
-def growing(sqlite_url: str) -> Iterator[Dataset]:
-    """A dataset of 100 samples, on one database: what Keras does is the same on any."""
-    with registry.connect(sqlite_url) as reg:
-        dataset = reg.create("growing", FEATURES)
-        grow(dataset, 100)
-        yield dataset
 
 
 def test_a_stream_under_fit_neither_loses_nor_repeats_a_sample(reg: Registry) -> None:

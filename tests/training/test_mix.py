@@ -14,14 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
     rule,
-    run_state_machine_as_test,
 )
 
 import registry
@@ -40,18 +38,10 @@ from registry.errors import (
 from registry.samples.features import Feature
 from registry.training import run_store
 from registry.training.schedule import BLOCK, SMALL_PARTS
-from registry.training.sharding import Share
 from tests.support.image_files import chunk
+from tests.support.serial_samples import NARROW, WIDE, Row, check_machine, sample
 
 numbers = itertools.count()
-NARROW: dict[str, Feature] = {"serial": Tensor("int64"), "label": ClassLabel(10)}
-WIDE: dict[str, Feature] = {**NARROW, "text": Text()}
-Row = tuple[object, ...]
-
-
-def sample(serial: int, features: Mapping[str, Feature] = NARROW) -> dict[str, object]:
-    whole = {"serial": serial, "label": serial % 10, "text": "å" * (serial % 7) + str(serial)}
-    return {name: whole[name] for name in features}
 
 
 def rows(batch: Mapping[str, Any]) -> list[Row]:
@@ -77,13 +67,6 @@ def pair(reg: Registry) -> tuple[Dataset, Dataset]:
     fill(one, *range(50))
     fill(two, *range(1000, 1020))
     return one, two
-
-
-@pytest.fixture
-def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make chunks so small that few samples cross from one to the next."""
-    monkeypatch.setattr(Share, "chunk", property(lambda self: 2 * self.batch_size))
-    monkeypatch.setattr(Epoch, "chunk_rows", lambda _, batch_size=3: 2 * batch_size)
 
 
 @dataclass
@@ -249,15 +232,7 @@ class Mixing(RuleBasedStateMachine):
 
 @pytest.mark.usefixtures("short_chunks")
 def test_a_mix_always_has_its_runs_samples_in_its_order(reg: Registry, cache: Path) -> None:
-    run_state_machine_as_test(
-        lambda: Mixing(reg, cache),  # type: ignore[arg-type]  # a factory is accepted, too
-        settings=settings(
-            max_examples=6,
-            stateful_step_count=15,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    check_machine(lambda: Mixing(reg, cache), examples=6, steps=15)
 
 
 @pytest.mark.usefixtures("short_chunks")

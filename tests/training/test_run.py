@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -24,7 +23,6 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 from sqlalchemy import delete, func, join, select
 
@@ -43,21 +41,12 @@ from registry.storage.database import models
 from registry.storage.log.head import Head
 from registry.storage.log.reader import await_growth
 from registry.training.policy import Policy
-from registry.training.sharding import Share
+from tests.support.serial_samples import NARROW, WIDE, Row, check_machine, sample
 from tests.support.workers import FEATURES, POLICIES, Epochs, keep_changing, train
 
 numbers = itertools.count()
 
-NARROW: dict[str, Feature] = {"serial": Tensor("int64"), "label": ClassLabel(10)}
-WIDE: dict[str, Feature] = {**NARROW, "text": Text()}
 SPLITS = {"train": 0.7, "test": 0.3}
-
-Row = tuple[object, ...]
-
-
-def sample(serial: int, features: Mapping[str, Feature] = NARROW) -> dict[str, object]:
-    whole = {"serial": serial, "label": serial % 10, "text": "å" * (serial % 7) + str(serial)}
-    return {name: whole[name] for name in features}
 
 
 def rows(batch: Mapping[str, Any]) -> list[Row]:
@@ -483,24 +472,9 @@ class Training(RuleBasedStateMachine):
             assert again == pinned.rows
 
 
-@pytest.fixture
-def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make chunks so small that few samples cross from one to the next."""
-    monkeypatch.setattr(Share, "chunk", property(lambda self: 2 * self.batch_size))
-    monkeypatch.setattr(Epoch, "chunk_rows", lambda _, batch_size=3: 2 * batch_size)
-
-
 @pytest.mark.usefixtures("short_chunks")
 def test_epochs_always_have_each_live_sample_once_and_replay(reg: Registry, cache: Path) -> None:
-    run_state_machine_as_test(
-        lambda: Training(reg, cache),  # type: ignore[arg-type]  # a factory is accepted, too
-        settings=settings(
-            max_examples=12,
-            stateful_step_count=30,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    check_machine(lambda: Training(reg, cache), examples=12, steps=30)
 
 
 @pytest.mark.usefixtures("short_chunks")
