@@ -100,11 +100,17 @@ GROUPS = {
         [f"{MIRROR}/*.py"], ["tests/storage/test_mirror.py", "tests/storage/test_checksums.py"]
     ),
     "order": Group(
-        [f"{TRAINING}/{name}.py" for name in ("permutation", "sharding", "population", "batching")],
+        [
+            f"{TRAINING}/{name}.py"
+            for name in ("permutation", "sharding", "population", "batching", "chunks")
+        ],
         ["tests/training"],
     ),
     "run": Group(
-        [f"{TRAINING}/*{name}*.py" for name in ("run", "pin", "epoch", "source", "policy")],
+        [
+            f"{TRAINING}/*{name}*.py"
+            for name in ("run", "pin", "epoch", "source", "policy", "erased")
+        ],
         ["tests/training"],
     ),
     "labeling": Group(
