@@ -75,7 +75,8 @@ class Extent:
             return self.version or self._version_of(head), head.live
         position, end = operator.index(at), self.end()
         if not 0 <= position <= end:
-            raise VersionError(f"{self._name!r} has positions [0, {end}), not {position}")
+            name = str(self.version or self._name)
+            raise VersionError(f"{name!r} has versions at 0 to {end}, not at {position}")
         return complete(self._log, self._name, position), self._live_at(position)
 
     def range(self, after: SupportsIndex, until: SupportsIndex | None) -> tuple[int, int]:

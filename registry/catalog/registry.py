@@ -232,7 +232,7 @@ def find_row(registry: Registry, name: str) -> Row[DatasetRow]:
     """Return the row of a dataset; raises `DatasetNotFoundError`."""
     # PostgreSQL refuses some texts in a query, such as those with NUL, with another error.
     if not is_name(name):
-        raise DatasetNotFoundError(name, ())
+        raise DatasetNotFoundError(name, registry.names())
     # Without NOT_DROPPED: a drop changes the name to one that `is_name` rejects.
     query = select(DatasetRow).where(DatasetRow.name == name)
     row = read(registry.engine, lambda connection: connection.execute(query).one_or_none())

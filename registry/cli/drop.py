@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import typer
 
 from registry.catalog.contents import Contents, contents_of
 from registry.catalog.registry import connect, find_row
 from registry.cli.base import DatasetName, Url, Yes, app
 from registry.cli.confirm import confirm
-from registry.cli.output import counted
+from registry.cli.output import counted, print_note
 from registry.cli.progress import progress
+from registry.server.tokens import tokens_of
 
 
 @app.command()
@@ -30,7 +33,11 @@ def drop(
         confirm(f"Drop {dataset} ({_text(contents)}), permanently?", yes=yes)
         with progress(dataset, contents.rows) as show:
             registry.drop(dataset, show and (lambda removed, _: show(removed, removed)))
+        tokens = [token for token in tokens_of(registry.engine) if token.dataset == dataset]
     typer.echo(f"dropped {dataset}: {_text(contents)}")
+    for token in tokens:
+        if token.usable(datetime.now(UTC)):
+            print_note(f"the token {token.name} would open a new dataset of this name; revoke it")
 
 
 def _text(contents: Contents) -> str:

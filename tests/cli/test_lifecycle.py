@@ -117,8 +117,15 @@ def test_a_dataset_is_dropped_by_a_command_only_if_the_user_agrees(
         f"error: Drop digits ({what}), permanently? Pass --yes to do it; nothing was changed\n",
     )
     assert len(trained) == 10
+    version = run("drop", "digits@3", "--yes", url=url, code=1)
+    assert version.stderr == "error: no dataset named 'digits@3'; did you mean 'digits'?\n"
+    run("token", "create", "cvat.digits", "--dataset", "digits", url=url)
+    run("token", "create", "revoked.digits", "--dataset", "digits", url=url)
+    run("token", "revoke", "revoked.digits", url=url)
     dropped = run("drop", "digits", "--yes", url=url)
     assert dropped.stdout == f"dropped digits: {what}\n"
+    note = "the token cvat.digits would open a new dataset of this name; revoke it"
+    assert dropped.stderr == f"note: {note}\n"
     with registry.connect(url) as opened:
         assert opened.names() == ["other"]
     assert "no dataset named 'digits'" in run("drop", "digits", "-y", url=url, code=1).stderr
