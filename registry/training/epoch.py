@@ -291,7 +291,7 @@ class Epoch:
 
     def _refuse(self, erased: Erased, verb: str = "held") -> NoReturn:
         end = self.start + self.size
-        raise erased_error(self.run.name, self.number, end, erased, verb) from None
+        raise erased_error(self.run, self.number, end, erased, verb) from None
 
     def _make_index(self, size: int | None) -> Index:
         index = self.source.index(self._population, size, self.older)

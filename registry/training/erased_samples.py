@@ -10,6 +10,7 @@ from registry.samples.arrays import Positions
 from registry.storage.mirror.erase import erased_rows
 from registry.training.conditions import Conditions
 from registry.training.population import Population, contains
+from registry.training.run_store import RunSettings
 from registry.training.source import Source
 
 Erased = Sequence[tuple[int, str]]
@@ -30,12 +31,20 @@ def lost_samples(source: Source, population: Population) -> Erased:
     return erased_samples(source, lost)
 
 
-def erased_error(run: str, number: int, end: int, erased: Erased, verb: str) -> ErasedError:
+def erased_error(run: RunSettings, number: int, end: int, erased: Erased, verb: str) -> ErasedError:
     """Return the error for an epoch, which ends before sample ``end`` of its run."""
-    return ErasedError(
-        f"epoch {number} of run {run!r}",
-        erased,
+    remedy = on_newer_version(run) or (
         "it cannot be replayed; continue with the next epoch: "
-        f"run.record(consumed={end}), then run.epoch({number + 1}) or run.stream(…)",
-        verb,
+        f"run.record(consumed={end}), then run.epoch({number + 1}) or run.stream(…)"
+    )
+    return ErasedError(f"epoch {number} of run {run.name!r}", erased, remedy, verb)
+
+
+def on_newer_version(run: RunSettings) -> str | None:
+    """Return what to do for a run that is on a version; None for others, which can continue."""
+    if run.watermark is None:
+        return None
+    return (
+        "as do all epochs of this run, which is on a version; take a run of another name, on a "
+        "version from after the erasure"
     )

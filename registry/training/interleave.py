@@ -16,7 +16,9 @@ from registry.errors import ErasedError
 from registry.samples.arrays import Positions, Rows
 from registry.samples.codec import Codec, Column
 from registry.training.epoch import Epoch
+from registry.training.erased_samples import on_newer_version
 from registry.training.log_positions import in_log
+from registry.training.run_store import RunSettings
 
 Group = tuple["Member", Positions]
 """An epoch of a mix, and the offsets of some of its samples."""
@@ -43,17 +45,17 @@ class Member:
         try:
             yield
         except ErasedError as error:
-            raise skipping(error, self.epoch.number, self.epoch.run.name, self.end()) from None
+            raise skipping(error, self.epoch.number, self.epoch.run, self.end()) from None
 
 
-def skipping(error: ErasedError, number: int, run: str, end: int) -> ErasedError:
+def skipping(error: ErasedError, number: int, run: RunSettings, end: int) -> ErasedError:
     """Return the error for a mix; all samples of the epoch are before its place ``end``."""
-    return ErasedError(
-        f"epoch {number} of run {run!r}",
-        zip(error.positions, error.keys, strict=True),
+    remedy = on_newer_version(run) or (
         f"the mix cannot yield the rest of it; mix.skip({end}) continues after the epoch, without "
-        "the samples of other runs up to there",
+        "the samples of other runs up to there"
     )
+    samples = zip(error.positions, error.keys, strict=True)
+    return ErasedError(f"epoch {number} of run {run.name!r}", samples, remedy)
 
 
 def fields(codec: Codec, other: Codec) -> Fields:

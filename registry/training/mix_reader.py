@@ -112,7 +112,7 @@ class MixReader:
             if pin is None:
                 raise
             place = self._schedule.place(part, pin.end)
-            raise skipping(error, number, run.name, place) from None
+            raise skipping(error, number, run.settings, place) from None
         end = epoch.start + epoch.size
         self._starts[part], self._ends[part], self._next[part] = epoch.start, end, number + 1
         self._members[part] = Member(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from itertools import islice
 
 import pytest
 from sqlalchemy import update
 
+import registry
 from registry import Dataset, Registry, Replay, Run, Tensor
-from registry.errors import DivergenceError, EpochError, FeatureError, RunMismatchError
+from registry.errors import DivergenceError, EpochError, ErasedError, FeatureError, RunMismatchError
 from registry.storage.database.models import RunRow
 from tests.support.datasets import FIXED, digit
 from tests.support.growing_datasets import due, rows, yielded
@@ -133,6 +135,20 @@ def test_the_newest_epoch_of_a_version_is_any_of_its_epochs(digits: Dataset, run
     assert run.covering(digits.head.position).number == first.number == 0
     assert run.last is not None
     assert run.last.number == 0
+
+
+def test_no_epoch_of_a_version_is_said_to_continue_after_an_erasure(
+    digits: Dataset, run: Run
+) -> None:
+    mix = registry.mix({run: 1, digits.run("other"): 1})
+    next(mix.batches(4))
+    digits.erase("k9")
+    unread = registry.mix({run: 1, digits.run("new"): 1})
+    for read in (lambda: run.epoch(1), lambda: next(mix.batches(64)), lambda: unread.begin(0)):
+        with pytest.raises(ErasedError, match="as do all epochs of this run") as error:
+            read()
+        assert "take a run of another name" in str(error.value)
+        assert not {"skip", "record"} & {*re.split(r"\W", str(error.value))}
 
 
 def test_a_run_on_another_history_is_not_continued(
