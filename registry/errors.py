@@ -171,10 +171,9 @@ class DatasetNotFoundError(RegistryError):
     ) -> None:
         """``renamed`` is the name of a dataset that holds the version asked for, and its text."""
         known = list(existing)  # an iterator could be read only once
-        close = difflib.get_close_matches(name, known, n=1) if known else []
-        # A command that takes no version was given one.
-        base = str(name).partition("@")[0]
-        close = [base] if base != name and base in known else close
+        close = difflib.get_close_matches(name[:200], known, n=1) if known else []
+        base, at, _ = name.partition("@") if known else ("", "", "")
+        close = [base] if at and base in known else close
         hint = f"did you mean {close[0]!r}?" if close else "`registry ls` lists them"
         if renamed is not None:
             hint = f"{renamed[0]!r} has this version, as {renamed[1]}: it may have been renamed"

@@ -232,7 +232,9 @@ def find_row(registry: Registry, name: str) -> Row[DatasetRow]:
     """Return the row of a dataset; raises `DatasetNotFoundError`."""
     # PostgreSQL refuses some texts in a query, such as those with NUL, with another error.
     if not is_name(name):
-        raise DatasetNotFoundError(name, registry.names())
+        # A version, where a command takes none, has a dataset to suggest.
+        version = isinstance(name, str) and is_name(name.partition("@")[0])
+        raise DatasetNotFoundError(name, registry.names() if version else ())
     # Without NOT_DROPPED: a drop changes the name to one that `is_name` rejects.
     query = select(DatasetRow).where(DatasetRow.name == name)
     row = read(registry.engine, lambda connection: connection.execute(query).one_or_none())

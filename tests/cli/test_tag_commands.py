@@ -54,7 +54,7 @@ def test_tags_are_set_listed_moved_and_deleted(tagged: str, digits: Dataset) -> 
         assert reason in run("tag", "digits", wrong, url=tagged, code=1).stderr
     for position in (-1, 6):
         stderr = run("tag", "digits", "x", "--at", position, url=tagged, code=1).stderr
-        assert stderr == f"error: 'digits' has positions [0, 5), not {position}\n"
+        assert stderr == f"error: 'digits' has versions at 0 to 5, not at {position}\n"
 
 
 @pytest.mark.parametrize("name", ["digits@gold", "digits@3"])
