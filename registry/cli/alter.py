@@ -121,7 +121,15 @@ def _json_list(option: str, text: str) -> list[str] | None:
 def _classes(features: Features, name: str, texts: list[str]) -> list[str] | int:
     """Return the names of classes to add, or how many where the classes have no names."""
     feature = features.get(name)
-    if not isinstance(feature, ClassLabel) or feature.names is not None:
+    if not isinstance(feature, ClassLabel):
+        return texts
+    if feature.names is not None:
+        if len(texts) == 1 and texts[0].isdecimal() and not any(map(str.isdecimal, feature.names)):
+            # A class is never removed, so that a mistake would stay.
+            raise FeatureError(
+                f"the classes of {name!r} have names, such as {feature.names[-1]!r}, and "
+                f"{texts[0]!r} is a number; name the classes to add"
+            )
         return texts
     counts = [int(text) for text in texts if text.isascii() and text.isdecimal() and len(text) < 11]
     if len(counts) < len(texts):

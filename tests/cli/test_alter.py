@@ -86,6 +86,7 @@ WRONG: dict[str, tuple[list[str], int]] = {
     "'boxes' is no ClassLabel": ([ADD, "boxes=lynx"], 1),
     "give how many to add": ([ADD, "kind=lynx"], 1),
     "cannot be empty": ([ADD, "label="], 1),
+    "'2' is a number; name the classes to add": ([ADD, "label=2"], 1),
 }
 
 
