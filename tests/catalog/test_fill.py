@@ -163,6 +163,12 @@ def test_a_dataset_that_cannot_be_filled_is_an_error_that_changes_nothing(
     reg.open("new").add_classes("label", ["lynx", "puma"])
     old.insert([{"text": "a", "label": "lynx", "boxes": []}], keys=["b"])
     assert filled(reg, reg).report.inserted == 1
+    old.add_feature("age", Tensor("int8"), 1)
+    reg.open("new").add_feature("age", Tensor("int8"), 2)
+    with pytest.raises(FeatureError, match="'new' have 2 as 'age', and those of 'old' have 1:"):
+        filled(reg, reg)
+    without = Selection(["boxes", "age"], {"text": "note"})
+    assert fill_dataset(reg, "old", reg, "new", without).rows == 0
     reg.drop("old")
     reg.create("old", FEATURES)
     with pytest.raises(DivergenceError, match=r"filled up to old@2:.* no version of 'old'"):

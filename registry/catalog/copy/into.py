@@ -11,6 +11,7 @@ it was, and a later one takes the rows added since.
 
 from __future__ import annotations
 
+import reprlib
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -268,12 +269,23 @@ def _check_features(filled: Dataset, source: str, wanted: Schema) -> None:
                 f"leave it out as before (--drop-feature {name}), or add what is missing by "
                 f"`registry alter {filled.name}`"
             )
+        # Its rows from before the feature was added have its own default.
+        if name in present.defaults and present.defaults[name] != wanted.defaults.get(name):
+            raise FeatureError(
+                f"older samples of {filled.name!r} have {_default(present, name)} as {name!r}, and "
+                f"those of {source!r} have {_default(wanted, name)}: leave it out "
+                f"(--drop-feature {name}), or fill a new dataset"
+            )
     for name in present.features:
         if name not in wanted.features and name not in present.defaults:
             raise FeatureError(
                 f"{filled.name!r} has the feature {name!r} without a default, which is not filled "
                 f"from {source!r} now"
             )
+
+
+def _default(schema: Schema, name: str) -> str:
+    return reprlib.repr(schema.defaults[name]) if name in schema.defaults else "no default"
 
 
 def _fits(wanted: Feature, present: Feature | None) -> bool:
