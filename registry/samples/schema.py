@@ -20,7 +20,14 @@ import numpy as np
 
 from registry.errors import FeatureError, InvalidSampleError
 from registry.samples.codec import Codec
-from registry.samples.features import ClassLabel, Feature, Features, Ragged, Tensor
+from registry.samples.features import (
+    LARGEST_RECORD,
+    ClassLabel,
+    Feature,
+    Features,
+    Ragged,
+    Tensor,
+)
 from registry.samples.json_codec import from_base64, from_fields, to_fields
 from registry.samples.projection import Projection
 
@@ -113,7 +120,14 @@ class Schema:
                 "type, fill another dataset by `registry copy --into`"
             )
         features = Features({**self.features, name: feature})
-        return self._next(features, {**self.defaults, name: _checked_form(name, feature, default)})
+        added = self._next(features, {**self.defaults, name: _checked_form(name, feature, default)})
+        bodies = [len(added.codec.default_bytes(each)) for each in added.defaults]
+        if sum(bodies) > LARGEST_RECORD:
+            raise FeatureError(
+                f"with the default of {name!r}, all defaults together take {sum(bodies):,} bytes; "
+                f"at most {LARGEST_RECORD:,} fit in a record"
+            )
+        return added
 
     def _next(self, features: Mapping[str, Feature], defaults: Mapping[str, Any]) -> Schema:
         return replace(

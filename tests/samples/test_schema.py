@@ -173,3 +173,11 @@ def test_a_number_fills_a_tensor_of_any_shape_and_is_stored_as_one_number() -> N
         (record,) = added.codec.encode({"x": [1]})
         expected = np.full((512, 512), default, dtype)
         np.testing.assert_array_equal(added.codec.decode_one(record)["mask"], expected)
+
+
+def test_defaults_that_fill_a_record_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("registry.samples.schema.LARGEST_RECORD", 100)
+    schema = Schema(0, 0, Features({"x": Text()})).with_feature("a", Bytes(), b"1" * 60)
+    with pytest.raises(FeatureError, match="default of 'b', all defaults together take 101 bytes"):
+        schema.with_feature("b", Bytes(), b"2" * 41)
+    assert schema.with_feature("b", Bytes(), b"2" * 40).number == 2
