@@ -155,7 +155,7 @@ def test_a_dataset_that_cannot_be_filled_is_an_error_that_changes_nothing(
             fill_dataset(reg, "old", reg, into, SELECTION)
     assert (reg.names(), len(reg.open("taken"))) == (["old", "taken"], 0)
     filled(reg, reg)
-    with pytest.raises(FeatureError, match=r"'new' has no such feature.*--drop-feature text"):
+    with pytest.raises(FeatureError, match=r"'text' of.*'new' has no such feature.*--drop-feature"):
         fill_dataset(reg, "old", reg, "new", Selection())
     old.add_classes("label", ["lynx"])
     with pytest.raises(FeatureError, match="registry alter new"):

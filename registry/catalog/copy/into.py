@@ -266,7 +266,7 @@ def _check_features(filled: Dataset, source: str, wanted: Schema) -> None:
             has = present.features.get(name, "no such feature")
             raise FeatureError(
                 f"feature {name!r} of {source!r} is {feature}, and {filled.name!r} has {has}: "
-                f"leave it out as before (--drop-feature {name}), or add what is missing by "
+                "leave it out as before (--drop-feature), or add what is missing by "
                 f"`registry alter {filled.name}`"
             )
         # Its rows from before the feature was added have its own default.
@@ -274,7 +274,7 @@ def _check_features(filled: Dataset, source: str, wanted: Schema) -> None:
             raise FeatureError(
                 f"older samples of {filled.name!r} have {_default(present, name)} as {name!r}, and "
                 f"those of {source!r} have {_default(wanted, name)}: leave it out "
-                f"(--drop-feature {name}), or fill a new dataset"
+                "(--drop-feature), or fill a new dataset"
             )
     for name in present.features:
         if name not in wanted.features and name not in present.defaults:
