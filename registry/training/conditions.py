@@ -100,7 +100,7 @@ class Conditions:
         try:
             _check(form and form.keys() <= {"features", SOURCE}, form)
             pairs = ((n, _from_json(each)) for n, each in form.get("features", {}).items())
-            # Sorted again: JSONB stores the names of an object in an order of its own.
+            # Sorted again: JSONB stores the names of an object in another order.
             features = tuple(sorted(pairs, key=lambda pair: pair[0]))
             source = form.get(SOURCE)
             return cls(features, None if source is None else _any_of(source))

@@ -1,6 +1,6 @@
 """A real Label Studio, driven by its API: started as a process, with its data in a folder.
 
-It is installed in a virtual environment of its own, since its dependencies exclude ours;
+It is installed in its own virtual environment, since its dependencies exclude ours;
 ``$REGISTRY_TEST_LABEL_STUDIO`` is the path of its command.
 """
 

@@ -128,7 +128,7 @@ def test_a_stream_of_a_mix_is_recorded_by_consumption(mix: Mix) -> None:
 
 def test_fit_refuses_what_a_mix_cannot_be_trained_with(reg: Registry, mix: Mix) -> None:
     for steps, message in (
-        (None, "a mix has no epochs of its own: pass steps_per_epoch="),
+        (None, "a mix has no epochs itself: pass steps_per_epoch="),
         (0, "steps_per_epoch=0 is no whole number above 0"),
         (2.5, "steps_per_epoch=2.5 is no whole number above 0"),
     ):

@@ -61,7 +61,7 @@ def _check_steps(run: Run | Mix, steps: Any) -> None:
             )
     elif steps is None:
         raise TrainingError(
-            "a mix has no epochs of its own: pass steps_per_epoch=, how many steps callbacks and "
+            "a mix has no epochs itself: pass steps_per_epoch=, how many steps callbacks and "
             "validation take for an epoch; a step is a batch of each worker"
         )
     elif not isinstance(steps, SupportsIndex) or operator.index(steps) < 1:

@@ -70,7 +70,7 @@ def fit(  # noqa: PLR0913  # as Keras's own, all but two are given by name
     Under the policies "new" and `Replay`, an epoch waits for a new sample, for ``timeout`` seconds
     or, with None, without limit. After that time it raises `EpochError`.
 
-    Instead of a run, ``run`` may be a mix. It has no epochs of its own, and is trained on in epochs
+    Instead of a run, ``run`` may be a mix. It has no epochs itself, and is trained on in epochs
     of ``steps_per_epoch`` steps: epoch n begins with step ``n * steps_per_epoch`` of the mix. It
     waits for nothing. ``validation_run`` is validated on the epoch that it pins by then.
 
