@@ -21,10 +21,12 @@ from registry import Dataset, Tensor
 from registry.catalog.doctor import settings
 from registry.catalog.doctor.examine import examine
 from registry.catalog.doctor.finding import Finding
+from registry.errors import DivergenceError
 from registry.storage.database.engine import make_engine
 from registry.storage.database.models import InboxRow
 from registry.storage.database.schema import REVISION, VERSION_TABLE, upgrade
 from registry.storage.database.transactions import writing
+from registry.storage.log.schemas import Schemas
 from tests.support.commands import process, run
 from tests.support.databases import administrator, server_folder
 from tests.support.datasets import FIXED, digit
@@ -242,6 +244,16 @@ def test_a_head_that_disagrees_with_its_log_is_found(url: str, change: str) -> N
     if first.remedy.startswith("UPDATE"):
         execute(url, first.remedy)
         assert findings_of(url) == []
+
+
+@pytest.mark.usefixtures("grown")
+def test_a_row_past_the_head_is_not_waited_for(url: str) -> None:
+    tamper(url, "UPDATE heads SET position = position - 1")
+    # Longer than a test may take.
+    with registry.connect(url, timeout=3600) as reg:
+        schemas = Schemas(reg.engine, reg.open("digits").id)
+        with pytest.raises(DivergenceError, match="ends at position 31"):
+            schemas.at(31)
 
 
 def test_gaps_and_missing_heads_are_found(url: str, grown: Dataset) -> None:

@@ -61,8 +61,10 @@ def missing_rows(
     # One statement reads one snapshot of one server. A pooler could send several statements to
     # different servers, and their answers would not belong together.
     position, now, recovery = connection.execute(select(end, count, _recovery(connection))).one()
-    # If all rows are there now, they arrived after the read that missed them.
-    if now == until - after or (recovery and (position or 0) < until):
+    reached = (position or 0) >= until
+    # If all rows are there now, they arrived after the read that missed them. Rows past the head
+    # did not: they are never read, however long one waits.
+    if (reached and now == until - after) or (recovery and not reached):
         return _behind(connection, f"positions [{after}, {until}) of the log")
     if position is None:
         return DatasetDroppedError()
