@@ -19,13 +19,18 @@ def connect_existing(url: str | None, timeout: float | None = None) -> Registry:
     engine = make_engine(url, timeout)
     if engine.dialect.name == "sqlite":
         path = engine.url.database or ""
-        # A URI, ``file:…``, is left to SQLite, which would also write into an empty file.
-        has_content = path.startswith("file:") or (
-            Path(path).is_file() and Path(path).stat().st_size > 0
-        )
         try:
-            if not has_content or revision(engine) is None:
+            # A URI, ``file:…``, is left to SQLite.
+            if not (path.startswith("file:") or _has_content(path)) or revision(engine) is None:
                 raise RegistryError(f"{url} holds no registry; name the database by --url")
         finally:
             engine.dispose()
     return connect(url, timeout=timeout)
+
+
+def _has_content(path: str) -> bool:
+    """Return whether there is a file that is not empty: SQLite would write into an empty one."""
+    try:
+        return Path(path).is_file() and Path(path).stat().st_size > 0
+    except OSError:  # no file can have this name, such as one that is too long
+        return False
