@@ -135,11 +135,11 @@ def test_mirrors_of_dropped_erased_and_other_datasets_are_named(
     missing = f"sqlite:///{tmp_path / 'missing.db'}"
     assert {each["dataset"] for each in listed(missing)} == {"erased", "theirs", "other", "renamed"}
     error = run("cache", "prune", "--dropped", "--yes", url=missing, code=1).stderr
+    assert error == f"error: {missing} holds no registry; name the database by --url\n"
+    assert not (tmp_path / "missing.db").exists()
     too_long = f"sqlite:///{'x' * 1000}"
     longer = run("cache", "prune", "--dropped", "--yes", url=too_long, code=1).stderr
     assert "holds no registry" in longer
-    assert error == f"error: {missing} holds no registry; name the database by --url\n"
-    assert not (tmp_path / "missing.db").exists()
     broken = tmp_path / "broken.db"
     broken.write_text("no database" * 1000)
     result = run("cache", "ls", url=f"sqlite:///{broken}")
