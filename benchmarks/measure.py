@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, Literal, TypeAlias
 
 from benchmarks.server import Server
@@ -30,16 +30,27 @@ class Bench:
 
 @dataclass(frozen=True)
 class Timing:
-    """The seconds that the same work on ``rows`` rows took, round by round."""
+    """The seconds that the same work on ``rows`` rows took, round by round.
+
+    ``cpu`` has this process's seconds of CPU, which other processes of the machine change less.
+    """
 
     rows: int
     seconds: tuple[float, ...]
+    cpu: tuple[float, ...] = ()
 
     def figures(self, unit: Unit) -> tuple[float, ...]:
         """Return the rate or the time of each round."""
+        return self._figures(unit, self.seconds)
+
+    def cpu_figures(self, unit: Unit) -> tuple[float, ...]:
+        """Return the rate or the time of each round by the seconds of CPU."""
+        return self._figures(unit, self.cpu)
+
+    def _figures(self, unit: Unit, seconds: tuple[float, ...]) -> tuple[float, ...]:
         if unit == "ms":
-            return tuple(1000 * spent for spent in self.seconds)
-        return tuple(self.rows / spent for spent in self.seconds)
+            return tuple(1000 * spent for spent in seconds)
+        return tuple(self.rows / spent for spent in seconds)
 
     @property
     def rate(self) -> float:
@@ -53,7 +64,7 @@ class Result:
 
     A requirement is on ours / baseline or, if there is no baseline, on ours. ``seconds`` has the
     times of each round, ours and the baseline's, which show how far the rounds differ. ``ratios``
-    has ours / baseline in each round.
+    has ours / baseline in each round, and ``cpu_ratios`` the same by the seconds of CPU.
     """
 
     what: str
@@ -64,6 +75,7 @@ class Result:
     at_most: float | None = None
     seconds: tuple[tuple[float, ...], ...] = ()
     ratios: tuple[float, ...] = ()
+    cpu_ratios: tuple[float, ...] = ()
 
     @property
     def ratio(self) -> float | None:
@@ -71,6 +83,11 @@ class Result:
         if self.ratios:
             return median(self.ratios)
         return None if self.baseline is None else self.ours / self.baseline
+
+    @property
+    def cpu_ratio(self) -> float | None:
+        """The ratio by the seconds of CPU; None if they were not measured."""
+        return median(self.cpu_ratios) if self.cpu_ratios else None
 
     @property
     def ok(self) -> bool | None:
@@ -81,7 +98,7 @@ class Result:
         return None if self.at_most is None else judged <= self.at_most
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "ratio": self.ratio, "ok": self.ok}
+        return {**asdict(self), "ratio": self.ratio, "cpu_ratio": self.cpu_ratio, "ok": self.ok}
 
 
 def ready(work: Work) -> Contender:
@@ -96,16 +113,18 @@ def interleave(contenders: Mapping[str, Contender], rounds: int) -> dict[str, Ti
     """
     rows = dict.fromkeys(contenders, 0)
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    cpu: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(1 + rounds):
         for name, contender in contenders.items():
             with contender() as work:
                 gc.collect()  # else one contender's garbage would be collected in another's time
-                start = perf_counter()
+                start, cpu_start = perf_counter(), process_time()
                 rows[name] = work()
-                spent = perf_counter() - start
+                spent, cpu_spent = perf_counter() - start, process_time() - cpu_start
             if turn:
                 seconds[name].append(spent)
-    return {name: Timing(rows[name], tuple(seconds[name])) for name in contenders}
+                cpu[name].append(cpu_spent)
+    return {name: Timing(rows[name], tuple(seconds[name]), tuple(cpu[name])) for name in contenders}
 
 
 def rate(what: str, ours: Timing) -> Result:
@@ -126,16 +145,17 @@ def compare(
     unit: Unit = "rows/s",
     at_least: float | None = None,
     at_most: float | None = None,
-    slow_baseline: bool = False,
+    other_rows: bool = False,
 ) -> Result:
     """Compare two rates, or the times of two works; the limits are for ours / baseline.
 
-    Raises `ValueError` unless both handled the same number of rows. A slow baseline may have
-    handled fewer, since its rate does not depend on the number and all rows would take minutes.
+    Raises `ValueError` unless both handled the same number of rows. With ``other_rows`` they need
+    not: where all rows would take a slow baseline minutes, and its rate does not depend on them.
     """
-    if ours.rows != baseline.rows and not slow_baseline:
+    if ours.rows != baseline.rows and not other_rows:
         raise ValueError(f"{what}: {ours.rows} rows and {baseline.rows} cannot be compared")
     figures = ours.figures(unit), baseline.figures(unit)
+    cpu_figures = ours.cpu_figures(unit), baseline.cpu_figures(unit)
     return Result(
         what,
         unit,
@@ -144,5 +164,10 @@ def compare(
         at_least=at_least,
         at_most=at_most,
         seconds=(ours.seconds, baseline.seconds),
-        ratios=tuple(one / other for one, other in zip(*figures, strict=True)),
+        ratios=_ratios(*figures),
+        cpu_ratios=_ratios(*cpu_figures),
     )
+
+
+def _ratios(ours: tuple[float, ...], baseline: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(one / other for one, other in zip(ours, baseline, strict=True))
