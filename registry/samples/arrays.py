@@ -1,6 +1,10 @@
-"""NumPy array types that several modules share."""
+"""NumPy array types that several modules share, and arrays that are used again."""
 
 from __future__ import annotations
+
+import math
+import threading
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,3 +14,26 @@ Rows = npt.NDArray[np.uint8]
 
 Positions = npt.NDArray[np.int64]
 """Positions in a log, one per row."""
+
+REUSED_BYTES = 1 << 22
+"""Larger arrays are not kept."""
+
+
+class Scratch(threading.local):
+    """Arrays for intermediate results, which the calls of a thread use again.
+
+    The first write to each page of fresh memory takes longer than most arithmetic on it.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, npt.NDArray[np.uint8]] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """Return an array of any content, the same memory for each array of a name."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if size > REUSED_BYTES:
+            return np.empty(shape, dtype)
+        buffer = self._buffers.get(name)
+        if buffer is None or len(buffer) < size:
+            buffer = self._buffers[name] = np.empty(size, np.uint8)
+        return buffer[:size].view(dtype).reshape(shape)

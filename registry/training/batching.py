@@ -28,13 +28,25 @@ def batches(
             continue
         # Joined only once there is a batch: joining each part as it comes copies rows repeatedly.
         joined = _join(pending)
-        cut = rows - rows % batch_size
-        for start in range(0, cut, batch_size):
-            yield {name: column[start : start + batch_size] for name, column in joined.items()}
-        pending = [{name: column[cut:] for name, column in joined.items()}]
-        rows -= cut
+        count, rows = divmod(rows, batch_size)
+        cut = count * batch_size
+        yield from _whole_batches({name: column[:cut] for name, column in joined.items()}, count)
+        # Not an empty rest: joining that with the next part would copy the part.
+        pending = [{name: column[cut:] for name, column in joined.items()}] if rows else []
     if rows and not drop_remainder:
         yield _join(pending)
+
+
+def _whole_batches(columns: Columns, count: int) -> Iterator[dict[str, Column]]:
+    """Yield ``count`` batches of one length, views of the columns."""
+    names = tuple(columns)
+    # Iterated over, which takes a fifth of the time of a slice for each batch and column.
+    batches = [
+        column.reshape(count, len(column) // count, *column.shape[1:])
+        for column in columns.values()
+    ]
+    for batch in zip(*batches, strict=True):
+        yield dict(zip(names, batch))  # noqa: B905  # a strict one would take as long again
 
 
 def _rows(columns: Columns) -> int:

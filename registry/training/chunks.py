@@ -11,8 +11,9 @@ from registry.samples.features import Features
 from registry.storage.log.reader import Log
 from registry.training import batching
 from registry.training.image_batches import image_batches
-from registry.training.sharding import CHUNK_ROWS
 
+GATHERED_ROWS = 1 << 14
+"""Samples that are gathered at a time, at most, unless a batch is larger."""
 CACHED_BYTES = 3 << 19
 """Bytes of fixed-width samples that are gathered at a time, to stay in the processor's cache."""
 COPIED_BYTES = 3 << 21
@@ -25,8 +26,8 @@ class Samples(Protocol):
     def rows(self, offsets: Positions) -> Iterator[Rows]:
         """Yield fixed-width samples as uint8 of shape ``(count, width or more)``, in order."""
 
-    def columns(self, offsets: Positions) -> Iterator[dict[str, Column]]:
-        """Yield the samples at these offsets as columns, in order, a chunk at a time."""
+    def columns(self, offsets: Positions, batch_size: int = 1) -> Iterator[dict[str, Column]]:
+        """Yield the samples at these offsets as columns, in order, in whole batches."""
 
     def samples(
         self, offsets: Positions, batch_size: int
@@ -37,7 +38,7 @@ class Samples(Protocol):
 def rows_in_chunk(width: int, batch_size: int, *, fixed_width: bool) -> int:
     """Return how many records of ``width`` bytes to gather at a time: whole batches, a few MiB."""
     size = CACHED_BYTES if fixed_width else COPIED_BYTES
-    rows = min(CHUNK_ROWS, size // max(1, width))
+    rows = min(GATHERED_ROWS, size // max(1, width))
     return max(1, rows // batch_size) * batch_size
 
 
@@ -54,7 +55,7 @@ def batches_of(
     """
     # Generators all the way: a run's epoch is pinned only when its first batch is asked for.
     if channels is None:
-        columns = (part for chunk, offsets in chunks for part in chunk.columns(offsets))
+        columns = (part for chunk, offsets in chunks for part in chunk.columns(offsets, batch_size))
         return batching.batches(columns, batch_size)
     parts = (part for chunk, offsets in chunks for part in chunk.samples(offsets, batch_size))
     return image_batches(logs, features, parts, batch_size, channels)

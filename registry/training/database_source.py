@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from registry.samples.arrays import Positions, Rows
+from registry.samples.codec import Column
 from registry.samples.schema import Schema
 from registry.storage.database.transactions import read
 from registry.storage.log.erasures import erased_at
@@ -61,6 +62,9 @@ class DatabaseSource:
     def take_rows(self, positions: Positions, schema: Schema) -> Rows:
         records = self.take_records(positions, schema)
         return np.frombuffer(b"".join(records), np.uint8).reshape(len(records), -1)
+
+    def take_columns(self, positions: Positions, schema: Schema) -> dict[str, Column]:
+        return schema.codec.decode_rows(self.take_rows(positions, schema))
 
     def take_records(self, positions: Positions, schema: Schema) -> Sequence[Record]:
         wanted = positions.tolist()

@@ -184,9 +184,12 @@ class Epoch:
         """Yield fixed-width samples as uint8 of shape ``(count, width or more)``, in order."""
         return self._gathered(lambda rows: self.source.take_rows(rows, self.schema), offsets)
 
-    def columns(self, offsets: Positions) -> Iterator[dict[str, Column]]:
-        """Yield the samples at these offsets as columns, in order, a chunk at a time."""
-        return self._gathered(partial(read_columns, self.source, self.schema), offsets)
+    def columns(self, offsets: Positions, batch_size: int = 1) -> Iterator[dict[str, Column]]:
+        """Yield the samples at these offsets as columns, in order, a chunk at a time.
+
+        Each chunk holds a multiple of ``batch_size`` samples, except the last.
+        """
+        return self._gathered(partial(read_columns, self.source, self.schema), offsets, batch_size)
 
     def samples(
         self, offsets: Positions, batch_size: int

@@ -105,8 +105,8 @@ class Interleaved:
                         after = until
             yield rows.take(ranks, axis=0)
 
-    def columns(self, offsets: Positions) -> Iterator[dict[str, Column]]:
-        for part in self._parts(offsets, 1):
+    def columns(self, offsets: Positions, batch_size: int = 1) -> Iterator[dict[str, Column]]:
+        for part in self._parts(offsets, batch_size):
             groups, ranks = self._groups(part)
             gathered: list[dict[str, Column]] = []
             for member, own in groups:

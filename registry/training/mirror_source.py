@@ -22,6 +22,7 @@ from platformdirs import user_cache_path
 
 from registry.errors import CacheWarning, MirrorError
 from registry.samples.arrays import Positions, Rows
+from registry.samples.codec import Column
 from registry.samples.schema import Schema
 from registry.storage.log.reader import Log
 from registry.storage.log.watermark import Watermark
@@ -133,6 +134,9 @@ class MirrorSource:
 
     def take_rows(self, positions: Positions, schema: Schema) -> Rows:
         return self._take(View.take_rows, DatabaseSource.take_rows, positions, schema)
+
+    def take_columns(self, positions: Positions, schema: Schema) -> dict[str, Column]:
+        return self._take(View.take_columns, DatabaseSource.take_columns, positions, schema)
 
     def take_records(self, positions: Positions, schema: Schema) -> Sequence[Record]:
         return self._take(View.take_records, DatabaseSource.take_records, positions, schema)

@@ -25,12 +25,15 @@ on all of v.
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
+
+from registry.samples.arrays import Scratch
 
 ROUNDS = 8
 LEAST_SIDE = 16
@@ -39,8 +42,14 @@ MULTIPLIERS = (0x85EBCA6B, 0xC2B2AE35)
 LARGEST = 1 << 62
 """The largest size. Sides are then at most 2**31, so that the sum of two terms fits in uint32."""
 
+BLOCK = 1 << 15
+"""Indices that are permuted at a time: many for each call of NumPy, in the core's cache."""
+HIGH_HALF = int(sys.byteorder == "little")
+"""Where a uint64 has its higher half, as two uint32."""
+
 Indices = npt.NDArray[np.int64]
 _Words = npt.NDArray[np.uint32]
+_SCRATCH = Scratch()
 
 
 @dataclass(frozen=True)
@@ -95,30 +104,60 @@ class Permutation:
         return images
 
     def _once(self, indices: Indices) -> Indices:
+        """Apply all rounds to indices below the rectangle's area."""
+        images = np.empty(len(indices), np.int64)
+        for start in range(0, len(indices), BLOCK):
+            part = slice(start, start + BLOCK)
+            self._permute(indices[part], images[part])
+        return images
+
+    def _permute(self, indices: Indices, images: Indices) -> None:
+        """Write the images of at most `BLOCK` indices."""
         a, b = self.sides
+        low, high, word, rest = _SCRATCH.array("words", (4, len(indices)), np.uint32)
+        products = _SCRATCH.array("products", (len(indices),), np.uint64)
         # The remainder by multiplication: a second division would take as long as the first.
-        quotient = indices // a
-        low = (indices - quotient * a).astype(np.uint32)
-        high = quotient.astype(np.uint32)
+        if a * b <= 1 << 32:
+            np.copyto(word, indices, casting="unsafe")
+            np.floor_divide(word, np.uint32(a), out=high)
+            np.multiply(high, np.uint32(a), out=rest)
+            np.subtract(word, rest, out=low)
+        else:
+            np.floor_divide(indices, a, out=images)
+            np.copyto(high, images, casting="unsafe")
+            images *= a
+            np.subtract(indices, images, out=low, casting="unsafe")
         for number, key in enumerate(self.keys):
             if number % 2 == 0:
-                _turn(low, high, key, a)
+                _turn(low, high, key, a, word, rest, products)
             else:
-                _turn(high, low, key, b)
-        return high.astype(np.int64) * a + low
+                _turn(high, low, key, b, word, rest, products)
+        np.multiply(high, a, out=images, dtype=np.int64)
+        images += low
 
 
-def _turn(side: _Words, other: _Words, key: int, length: int) -> None:
-    """Add a hash of the other side to ``side``, modulo ``length``, in place."""
-    word = other + np.uint32(key)
+def _turn(
+    side: _Words,
+    other: _Words,
+    key: int,
+    length: int,
+    word: _Words,
+    rest: _Words,
+    products: npt.NDArray[np.uint64],
+) -> None:
+    """Add a hash of the other side to ``side``, modulo ``length``, in place.
+
+    The last three arrays, of the same length, are overwritten.
+    """
+    np.add(other, np.uint32(key), out=word)
     word *= np.uint32(MULTIPLIERS[0])
-    word ^= word >> np.uint32(15)
+    np.right_shift(word, np.uint32(15), out=rest)
+    word ^= rest
     word *= np.uint32(MULTIPLIERS[1])
     # In uint64, as the product of a word and a length does not fit in uint32.
-    scaled = word.astype(np.uint64)
-    scaled *= np.uint64(length)
-    scaled >>= np.uint64(32)
-    side += scaled.astype(np.uint32)
+    np.multiply(word, np.uint64(length), out=products)
+    side += products.view(np.uint32)[HIGH_HALF::2]
     # Both terms are below the length, so the sum is the remainder or one length above it. Where the
     # sum is the remainder, the difference wraps around to something larger.
-    np.minimum(side, side - np.uint32(length), out=side)
+    np.subtract(side, np.uint32(length), out=rest)
+    np.minimum(side, rest, out=side)

@@ -43,6 +43,9 @@ class Source(Protocol):
         They are the first bytes of uint8 rows of shape ``(count, width or more)``.
         """
 
+    def take_columns(self, positions: Positions, schema: Schema) -> dict[str, Column]:
+        """Return samples of a schema of fixed width as columns, in order."""
+
     def take_records(self, positions: Positions, schema: Schema) -> Sequence[Record]:
         """Return records of a schema whose records differ in length, in order."""
 
@@ -86,5 +89,5 @@ def drawn_ranks(population: Population, new: int, older: int) -> Positions:
 def read_columns(source: Source, schema: Schema, positions: Positions) -> dict[str, Column]:
     """Return the samples at these positions as columns of a schema, in order."""
     if schema.codec.fixed_width:
-        return schema.codec.decode_rows(source.take_rows(positions, schema))
+        return source.take_columns(positions, schema)
     return schema.codec.decode_records(source.take_records(positions, schema))

@@ -15,7 +15,7 @@ import registry
 from registry import Dataset, Epoch, Registry, Replay, Tensor, Text
 from registry.errors import DivergenceError, EpochError, ErasedError
 from registry.training import pin_store
-from registry.training.chunks import CACHED_BYTES, COPIED_BYTES
+from registry.training.chunks import CACHED_BYTES, COPIED_BYTES, GATHERED_ROWS
 from registry.training.mirror_source import cache_folder
 from registry.training.pin_store import Pin, insert_or_find
 from registry.training.policy import Policy
@@ -152,7 +152,7 @@ def test_a_few_mib_of_whole_batches_are_gathered_at_a_time(sqlite_url: str, feat
     size = CACHED_BYTES if isinstance(feature, Tensor) else COPIED_BYTES
     for record_bytes in (0, 1, 96, 97, 1000, COPIED_BYTES, 4 * COPIED_BYTES):
         epoch.source = SimpleNamespace(record_bytes=record_bytes)
-        rows = max(1, min(CHUNK_ROWS, size // max(1, record_bytes)))
+        rows = max(1, min(GATHERED_ROWS, size // max(1, record_bytes)))
         for batch_size in (1, 2, 7, 1000, 2 * CHUNK_ROWS):
             chunk = epoch.chunk_rows(batch_size)
             assert chunk % batch_size == 0
@@ -175,6 +175,7 @@ def test_positions_and_samples_are_read_in_whole_batches(
     narrow = [columns["n"].tolist() for columns in epoch.columns(offsets)]
     assert [len(part) for part in narrow] == [8, 8, 3]
     assert list(itertools.chain(*narrow)) == epoch.positions(offsets).tolist()
+    assert [len(part["n"]) for part in epoch.columns(offsets, 3)] == [6, 6, 6, 1]
 
 
 def test_a_replay_refuses_exactly_the_erased_samples_that_it_drew(

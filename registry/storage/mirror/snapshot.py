@@ -22,7 +22,8 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from registry.samples.arrays import Positions, Rows
+from registry.samples.arrays import Positions, Rows, Scratch
+from registry.samples.codec import Column
 from registry.samples.schema import Schema
 from registry.storage.log.hash_chain import GENESIS, NONE, extend_past
 from registry.storage.log.schemas import Schemas
@@ -47,6 +48,7 @@ DTYPES: dict[str, npt.DTypeLike] = {
     "anchors": ANCHOR,
     "erased": ERASED,
 }
+_SCRATCH = Scratch()
 
 
 class View:
@@ -99,6 +101,10 @@ class View:
     def rows(self) -> Rows:
         """Sealed rows, uint8 of shape ``(position, stride)``. Only for fixed-width records."""
         return self.records.reshape(-1, self.seals.stride)
+
+    @cached_property
+    def _flat_rows(self) -> npt.NDArray[Any]:
+        return self.rows.view(f"V{self.seals.stride}")[:, 0]
 
     @property
     def records(self) -> npt.NDArray[np.uint8]:
@@ -176,13 +182,34 @@ class View:
             return records, broken
         return [projection.back(record) for record in records], broken
 
+    def take_columns(
+        self, positions: Positions, schema: Schema
+    ) -> tuple[dict[str, Column], npt.NDArray[np.bool_]]:
+        """Return what `take_rows` does, as columns."""
+        # The column of a single row is a view of it, which the check would overwrite.
+        if not self.fixed_width or len(positions) == 1:
+            rows, broken = self.take_rows(positions, schema)
+            return schema.codec.decode_rows(rows), broken
+        shape = len(positions), self.seals.stride
+        rows = self._copy_rows(positions, _SCRATCH.array("rows", shape, np.uint8))
+        # Copies, so that afterwards the check can overwrite the rows.
+        columns = schema.codec.decode_rows(rows)
+        return columns, self.seals.broken_in_place(rows, positions)
+
     def sealed_rows(self, positions: Positions) -> tuple[Rows, npt.NDArray[np.bool_]]:
         """Copy the sealed rows at these positions; the second array says which are broken."""
-        # As one void per row, NumPy copies each in one piece. A copy, since a row that is erased or
-        # repaired meanwhile would change between the check and its use.
-        flat = self.rows.view(f"V{self.seals.stride}")[:, 0]
-        rows = flat.take(positions).view(np.uint8).reshape(-1, self.seals.stride)
+        rows = self._copy_rows(positions, np.empty((len(positions), self.seals.stride), np.uint8))
         return rows, self.seals.broken(rows, positions)
+
+    def _copy_rows(self, positions: Positions, rows: Rows) -> Rows:
+        # A copy, since a row that is erased or repaired meanwhile would change between the check
+        # and its use. As one void per row, NumPy copies each in one piece.
+        row = f"V{self.seals.stride}"
+        if len(positions) and positions.max() >= self.position:
+            raise IndexError(f"position {positions.max()} of {self.position}")
+        # "clip", as NumPy copies the output first in the mode that raises the error.
+        self._flat_rows.take(positions, out=rows.view(row)[:, 0], mode="clip")
+        return rows
 
     def file_records(self, positions: Positions) -> tuple[list[memoryview], npt.NDArray[np.bool_]]:
         """Return variable-width records, without a copy; the second array says which are broken.
