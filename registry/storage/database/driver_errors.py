@@ -90,7 +90,7 @@ _STATES: dict[str, tuple[Callable[[str], RegistryError], str]] = {
     "3D": (DatabaseError, "create it first (createdb), then `registry init`"),
     "08": (DatabaseUnavailableError, "check that the server is up, and the URL"),
     "57P": (DatabaseUnavailableError, "check that the server is up"),
-    "53300": (DatabaseUnavailableError, "raise max_connections, or close some"),
+    "53300": (DatabaseUnavailableError, "raise max_connections, or end some of its clients"),
 }
 
 
@@ -105,6 +105,17 @@ def _from_postgresql(error: Any, message: str, database: str) -> RegistryError:
     return DatabaseError(f"{database}: {message}")
 
 
+def is_from_full_server(error: BaseException) -> bool:
+    """Return whether a connection failed because the server or pooler has no other one free."""
+    return hasattr(error, "sqlstate") and any(part in str(error) for part in _FULL)
+
+
+_FULL = (
+    "too many clients already",
+    "too many connections for",  # a role or a database that has its own limit
+    "connection slots are reserved",
+    "no more connections allowed",  # PgBouncer
+)
 _WRONG_PASSWORD = ("authentication failed", "no password supplied", "no pg_hba.conf entry")
 
 
@@ -119,6 +130,8 @@ def _connection_state(message: str) -> str:
         return "28000"
     if "FATAL" in message and "does not exist" in message:
         return "3D000"
+    if any(part in message for part in _FULL):
+        return "53300"
     if "No space left on device" in message:  # for the cache file that a new session may write
         return "53100"
     return "08006"

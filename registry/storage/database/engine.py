@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from registry.errors import DatabaseError, InvalidURLError
 from registry.storage.database import fork_safety, interrupts
+from registry.storage.database.pool import ExpiringPool
 from registry.storage.database.url import masked, parse_url, secrets, timeout_of
 
 _urls: WeakKeyDictionary[Engine, URL] = WeakKeyDictionary()
@@ -61,7 +62,7 @@ def _postgresql(url: URL, timeout: float) -> Engine:
     engine = create_engine(
         url.difference_update_query(hidden),  # str(engine.url) masks no secrets in a query
         connect_args=hidden,
-        max_overflow=-1,  # each waiting follower holds a connection; a limit would block
+        poolclass=ExpiringPool,
         isolation_level="READ COMMITTED",  # a role may have another default
         use_native_hstore=False,  # saves a query per new connection
     )
@@ -69,7 +70,7 @@ def _postgresql(url: URL, timeout: float) -> Engine:
 
     @event.listens_for(engine, "do_connect")
     def connect(_: object, __: object, ___: object, arguments: dict[str, Any]) -> object:
-        return postgresql.connect(arguments, timeout)
+        return postgresql.connect(arguments, timeout, masked(url))
 
     return engine
 

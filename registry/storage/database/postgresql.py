@@ -32,6 +32,7 @@ from sqlalchemy.exc import ArgumentError
 
 from registry.errors import EncodingError
 from registry.storage.database.deadline import seconds_left
+from registry.storage.database.full_server import connected
 
 LEAST_TIMEOUT = 10.0
 """Seconds. libpq waits two or more to connect, and time to ask and to retry must be left."""
@@ -39,6 +40,8 @@ ENCODING = "UTF8"
 """The encoding of the client, whatever the environment says, and of the database. With any other,
 keys would not be stored as Python's strings are."""
 _CONNECT_TIMEOUT = 10
+_MARGIN = 1.0
+"""Seconds before the end of the timeout in which a server without a free connection is given up."""
 _OURS = {"context", "timeout"}
 """Arguments that libpq does not know."""
 _UNANSWERED = "nothing came from the server for {:.0f} seconds"
@@ -169,9 +172,26 @@ class WatchedConnection(psycopg.Connection[Any]):
 
     def _ready(self, readiness: int) -> bool:
         """Return whether data has arrived while the second connection asked."""
+        return self._select(readiness, 0.1)
+
+    def receive_notifications(self, seconds: float) -> bool:
+        """Wait for data, for so many seconds at most; return whether any arrived.
+
+        Notifications in it are passed to the handlers.
+        """
+        # `Connection.notifies` would wake ten times a second.
+        if not self._select(selectors.EVENT_READ, seconds):
+            return False
+        self.pgconn.consume_input()
+        handle = self.pgconn.notify_handler
+        while handle and (notification := self.pgconn.notifies()) is not None:
+            handle(notification)
+        return True
+
+    def _select(self, readiness: int, seconds: float) -> bool:
         with selectors.DefaultSelector() as selector:
             selector.register(self.pgconn.socket, readiness)
-            return bool(selector.select(timeout=0.1))
+            return bool(selector.select(seconds))
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
@@ -182,9 +202,11 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         raise ArgumentError(str(error)) from error
 
 
-def connect(arguments: Mapping[str, Any], timeout: float) -> WatchedConnection:
+def connect(arguments: Mapping[str, Any], timeout: float, database: str) -> WatchedConnection:
     """Open a connection whose server may be silent for ``timeout`` seconds.
 
+    Tries again, for almost as long, while the server has no connection free; ``database`` is the
+    name for it in the log.
     As usual with libpq, missing arguments come from service files, ``PG…`` variables and the
     password file.
     """
@@ -201,7 +223,11 @@ def connect(arguments: Mapping[str, Any], timeout: float) -> WatchedConnection:
     options |= {name: arguments[name] for name in arguments.keys() - {"timeout"}}
     options["client_encoding"] = ENCODING  # overrides `options` and the role's setting
     # Autocommit, or set_config would be undone by the pool's first rollback.
-    connection = WatchedConnection.connect(**options, autocommit=True)
+    connection = connected(
+        lambda: WatchedConnection.connect(**options, autocommit=True),
+        seconds_left(timeout) - _MARGIN,
+        database,
+    )
     try:
         connection.limit(timeout)
         connection.set_up(options)
@@ -216,7 +242,9 @@ def connect(arguments: Mapping[str, Any], timeout: float) -> WatchedConnection:
 def _second_connection(arguments: Mapping[str, Any], seconds: float) -> Iterator[WatchedConnection]:
     """Yield a second connection to the same server, with a shorter timeout, in seconds."""
     options = {**arguments, "connect_timeout": max(2, int(seconds))}
-    connection = WatchedConnection.connect(**options, autocommit=True)
+    connection = connected(
+        lambda: WatchedConnection.connect(**options, autocommit=True), seconds / 2, "the database"
+    )
     try:
         connection.limit(max(2.0, seconds))
         yield connection
