@@ -204,15 +204,15 @@ def test_a_follower_of_a_file_sleeps_until_a_commit(
 ) -> None:
     with registry.connect(sqlite_url) as reg, registry.connect(sqlite_url) as other:
         digits = other.create("digits", FIXED)
-        with listening(reg.engine, digits.id) as wait:
+        with listening(reg.engine, digits.id) as watch:
             sleeps: list[float] = []
             with monkeypatch.context() as patch:
                 patch.setattr(time, "sleep", sleeps.append)
-                wait(0.01)
+                watch.wait(0.01)
             assert sleeps
             digits.insert([digit(0)])
             monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("the commit was missed"))
-            wait(3600.0)
+            watch.wait(3600.0)
 
 
 @pytest.mark.parametrize(

@@ -251,8 +251,8 @@ def test_a_follower_of_a_standby_gets_new_rows(
 ) -> None:
     catch_up(pair.follower, pair.primary)
     behind = lagging.open(dataset.name)
-    with listening(lagging.engine, dataset.id) as wait:
-        wait(0.001)  # a standby notifies nobody, and refuses to
+    with listening(lagging.engine, dataset.id) as watch:
+        watch.wait(0.001)  # a standby notifies nobody, and refuses to
     followed = behind.follow(after=33)
     kind.grow(dataset, 10)
     assert next(followed).start == 33

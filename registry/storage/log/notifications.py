@@ -3,6 +3,10 @@
 On PostgreSQL a writer sends NOTIFY after its commit and followers LISTEN. On SQLite followers poll
 ``PRAGMA data_version``. A notification is only a hint: one may be lost or never sent, so followers
 read the head after `LONGEST_POLL` in any case.
+
+A session that listens continues to when its connection returns to the pool. A follower therefore
+needs one connection: the one that it waits on is also the one that it then reads by, and waits on
+again. Notifications that arrive while other statements are executed are remembered (`_Notified`).
 """
 
 from __future__ import annotations
@@ -10,11 +14,11 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from registry.errors import ReadOnlyError, RegistryError
@@ -22,7 +26,9 @@ from registry.storage.database.driver_errors import translate
 from registry.storage.database.transactions import driver, pooled, reading
 
 if TYPE_CHECKING:
-    import psycopg
+    from psycopg import Notify
+
+    from registry.storage.database.postgresql import WatchedConnection
 
 LEAST_INTERVAL = 0.05
 """Seconds between two notifications of one process about one dataset, at least."""
@@ -33,9 +39,26 @@ _SQLITE_POLL = 0.005
 
 _last: dict[tuple[str, int], float] = {}
 """When, by the monotonic clock, a dataset (URL and id) was last notified about."""
+_NOTIFIED = "registry_notified"
+"""Key of a connection's `_Notified` in what SQLAlchemy keeps with it."""
 
-Wait = Callable[[float], None]
-"""Waits for a commit, for at most the given number of seconds; may return early."""
+
+class Watch(Protocol):
+    """A wait for commits to a dataset. Not thread-safe."""
+
+    @property
+    def connection(self) -> Connection | None:
+        """The connection that waits, to read the head by; None where another one must be used."""
+
+    @property
+    def first_poll(self) -> float:
+        """Seconds after which the head is to be read for the first time in any case."""
+
+    def wait(self, seconds: float) -> None:
+        """Wait for a commit, for at most so many seconds; may return early.
+
+        A commit since the last call counts, too.
+        """
 
 
 def notify(engine: Engine, dataset_id: int) -> None:
@@ -57,37 +80,88 @@ def notify(engine: Engine, dataset_id: int) -> None:
 
 
 @contextmanager
-def listening(engine: Engine, dataset_id: int) -> Iterator[Wait]:
-    """Yield a function that waits for commits to the dataset from now on.
+def listening(engine: Engine, dataset_id: int) -> Iterator[Watch]:
+    """Yield what waits for commits to the dataset from now on.
 
-    The function uses the connection of this block and is not thread-safe.
+    It uses the connection of this block.
     """
-    if pooled(engine):
-        # A pooler gives each transaction another session, so that LISTEN would have no effect.
-        yield time.sleep
-        return
-    with reading(engine) as connection:
-        if engine.dialect.name == "sqlite":
+    if engine.dialect.name == "sqlite":
+        with reading(engine) as connection:
             # The driver's connection: a statement through SQLAlchemy would begin a transaction.
             file = connection.connection.driver_connection
             assert isinstance(file, sqlite3.Connection)
             yield _Commits(file, _data_version(file))
-            return
+        return
+    # A pooler gives each transaction another session, so that LISTEN would have no effect.
+    if not pooled(engine):
+        with reading(engine) as connection:
+            if _listens(connection, dataset_id):
+                yield _Notifications(connection, dataset_id)
+                return
+    yield _Polling()
+
+
+def _listens(connection: Connection, dataset_id: int) -> bool:
+    """Have a session listen, if it does not yet; return False where it cannot, on a standby."""
+    notified: _Notified | None = connection.info.get(_NOTIFIED)
+    if notified is None:
+        notified = connection.info[_NOTIFIED] = _Notified()
+        # Without a handler, psycopg would keep all notifications that nobody reads.
+        driver(connection).add_notify_handler(notified)
+    if (channel := _channel(dataset_id)) not in notified.channels:
         try:
-            connection.exec_driver_sql(f"LISTEN {_channel(dataset_id)}")
+            connection.exec_driver_sql(f"LISTEN {channel}")
         except DBAPIError as error:
-            if not isinstance(translate(error, engine.url), ReadOnlyError):
+            if not isinstance(translate(error, connection.engine.url), ReadOnlyError):
                 raise
-            yield time.sleep  # a standby refuses LISTEN
-            return
-        try:
-            yield lambda seconds: _notified(driver(connection), seconds)
-        except BaseException:
-            # If the network was lost, UNLISTEN would fail as well. A connection that went back to
-            # the pool while it listens would collect notifications that nobody reads.
-            connection.invalidate()
-            raise
-        connection.exec_driver_sql(f"UNLISTEN {_channel(dataset_id)}")
+            return False
+        notified.channels.add(channel)
+    return True
+
+
+class _Notified:
+    """The channels that a session listens to, and those that a notification has come from."""
+
+    def __init__(self) -> None:
+        self.channels: set[str] = set()
+        self.pending: set[str] = set()
+
+    def __call__(self, notification: Notify) -> None:
+        self.pending.add(notification.channel)
+
+
+class _Notifications:
+    """Waits until the session is notified of a commit."""
+
+    # Followers that are notified need not poll, except for what comes right after a notification,
+    # of which no other one is sent.
+    first_poll = LEAST_INTERVAL
+
+    def __init__(self, connection: Connection, dataset_id: int) -> None:
+        self.connection = connection
+        self._session: WatchedConnection = driver(connection)
+        self._pending: set[str] = connection.info[_NOTIFIED].pending
+        self._channel = _channel(dataset_id)
+        # The head is read after this: what was committed before needs no notification.
+        self._pending.discard(self._channel)
+
+    def wait(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self._channel not in self._pending:
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._session.receive_notifications(left):
+                break
+        self._pending.discard(self._channel)
+
+
+class _Polling:
+    """Waits without a connection, where commits cannot be noticed."""
+
+    connection = None
+    first_poll = _FIRST_POLL
+
+    def wait(self, seconds: float) -> None:
+        time.sleep(seconds)
 
 
 class Pause:
@@ -96,11 +170,11 @@ class Pause:
     They are jittered, so that a thousand followers do not read it at the same moment.
     """
 
-    def __init__(self) -> None:
-        self._seconds = _FIRST_POLL
+    def __init__(self, first: float = _FIRST_POLL) -> None:
+        self._seconds = first
 
     def next(self) -> float:
-        now = self._seconds * random.uniform(0.5, 1.0)  # noqa: S311  # not a secret
+        now = self._seconds * random.uniform(1.0, 1.5)  # noqa: S311  # not a secret
         self._seconds = min(self._seconds * 1.5, LONGEST_POLL)
         return now
 
@@ -112,11 +186,14 @@ class _Commits:
     file has changed. It must be read outside of a transaction, since it does not change inside one.
     """
 
+    connection = None
+    first_poll = _FIRST_POLL
+
     def __init__(self, file: sqlite3.Connection, version: int) -> None:
         self._file = file
         self._version = version
 
-    def __call__(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while (version := _data_version(self._file)) == self._version:
             if time.monotonic() >= deadline:
@@ -128,11 +205,6 @@ class _Commits:
 def _data_version(file: sqlite3.Connection) -> int:
     version: int = file.execute("PRAGMA data_version").fetchone()[0]
     return version
-
-
-def _notified(connection: psycopg.Connection[Any], seconds: float) -> None:
-    for _ in connection.notifies(timeout=seconds, stop_after=1):
-        pass
 
 
 def _channel(dataset_id: int) -> str:

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Engine, Row
+from sqlalchemy import Connection, Engine, Row
 
 from registry.errors import (
     ConflictError,
@@ -93,13 +93,17 @@ class Log(Pickled):
         log = Log(self.replica.engine, reach.dataset_id, self.uid, self.schemas)
         return log, reach.until
 
-    def head(self) -> Head:
+    def head(self, connection: Connection | None = None) -> Head:
         """Return the log's current head, after moving waiting rows of the inbox to the log.
 
-        The inbox is skipped where the right or the space for that is missing, or where another
-        writer holds the lock for longer than a second.
+        It is read by ``connection`` if that is given, without retries. The inbox is skipped where
+        the right or the space for that is missing, or where another writer holds the lock for
+        longer than a second.
         """
-        head, waiting = read(self.engine, read_head, self.dataset_id)
+        if connection is None:
+            head, waiting = read(self.engine, read_head, self.dataset_id)
+        else:
+            head, waiting = read_head(connection, self.dataset_id)
         if waiting:
             with suppress(PermissionDeniedError, ReadOnlyError, DiskFullError, ConflictError):
                 head = self.inbox.drain(wait=_LOCK_WAIT).head
@@ -204,26 +208,23 @@ def await_growth(
     Returns None if the monotonic clock reaches ``until`` first. With ``chain``, raises
     `DivergenceError` unless that is the log's chain value at ``after``.
     """
-
-    def read_checked_head() -> Head:
-        head = log.head()
-        if chain is not None:
-            check_reader(log.engine, log.dataset_id, head, Watermark(after, chain))
-        return head
-
-    pause = Pause()
     for attempt in retrying(None, log.engine):
-        with attempt:
-            if (head := read_checked_head()).position > after:
-                return head
-            with listening(log.engine, log.dataset_id) as wait:
-                # The head is read again after LISTEN. A commit between the first read and LISTEN
-                # sends no notification to this session, and would otherwise be noticed late.
-                while (head := read_checked_head()).position <= after:
-                    if until is not None and time.monotonic() >= until:
-                        return None
-                    wait(pause.next())
-            return head
+        with attempt, listening(log.engine, log.dataset_id) as watch:
+            pause = Pause(watch.first_poll)
+            while True:
+                # After LISTEN: a commit between a read before and LISTEN would notify nobody here.
+                head = log.head(watch.connection)
+                if chain is not None:
+                    reader = Watermark(after, chain)
+                    check_reader(log.engine, log.dataset_id, head, reader, watch.connection)
+                if head.position > after:
+                    return head
+                seconds = pause.next()
+                if until is not None:
+                    seconds = min(seconds, until - time.monotonic())
+                if seconds <= 0:
+                    return None
+                watch.wait(seconds)
     raise AssertionError
 
 
