@@ -22,15 +22,17 @@ from sqlalchemy import (
     join,
     select,
 )
+from sqlalchemy.exc import IntegrityError
 
-from registry.errors import EpochError
+from registry.errors import DatabaseError, EpochError
 from registry.storage.database.models import EpochRow, HeadRow, RunRow, SampleRow
 from registry.storage.database.sql import insert_if_new
-from registry.storage.database.transactions import read, write
+from registry.storage.database.transactions import read, write_once
 from registry.storage.log.standby import refuse_if_behind
 from registry.storage.log.watermark import Watermark
+from registry.training import run_store
 from registry.training.run_request import END
-from registry.training.run_store import RunSettings, lock
+from registry.training.run_store import RunSettings
 
 # Statements are built once: SQLAlchemy takes as long to build one as SQLite to run it.
 _LAST = (
@@ -216,18 +218,26 @@ def find_covering(engine: Engine, run: RunSettings, watermark: int) -> Pin | Non
 
 
 def insert_or_find(engine: Engine, run: RunSettings, proposed: Pin) -> Pin:
-    """Insert an epoch's row unless another worker was faster; return the row that is stored."""
+    """Insert an epoch's row unless another worker was faster; return the row that is stored.
+
+    Raises `RunNotFoundError` if the run was removed, and `DatasetDroppedError`.
+    """
+    values = {"run_id": run.id, **asdict(proposed)}
 
     def store(connection: Connection) -> Pin | None:
-        lock(connection, run)
         # Not an upsert: the first row must stay, since other workers may train on it already.
-        if insert_if_new(connection, EpochRow, {"run_id": run.id, **asdict(proposed)}):
+        if insert_if_new(connection, EpochRow, values):
             return proposed
         # The INSERT has waited for the other worker's commit, which this statement sees at READ
         # COMMITTED. In a snapshot of the whole transaction, the row would be missing.
         return _find(connection, _NUMBER, run, {"number": proposed.number})
 
-    stored = write(engine, store)
+    try:
+        stored = write_once(engine, store)
+    except DatabaseError as error:
+        if isinstance(error.__cause__, IntegrityError):
+            run_store.consumed(engine, run)  # raises the error for a run that was removed
+        raise
     assert stored is not None
     return stored
 

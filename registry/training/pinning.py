@@ -133,7 +133,7 @@ class Epochs:
         """
         before = self._before(number)
         since, start = (before.watermark, before.end) if before else (0, 0)
-        head: Head | VersionEnd | None = self._version_end() or self._log.head()
+        head = self._version_end() or self._first_head(since, deadline)
         while head is not None:
             if pinned := self._propose(number, since, start, head):
                 return pinned
@@ -152,6 +152,13 @@ class Epochs:
                     return pin, None
             head = await_growth(self._log, head.position, deadline)
         return None
+
+    def _first_head(self, since: int, deadline: float | None) -> Head | VersionEnd | None:
+        """Return the first head at which an epoch may have samples; None after the deadline."""
+        if self._run.policy == "all":
+            return self._log.head()
+        # Other policies need a row that no epoch before could have.
+        return await_growth(self._log, since, deadline)
 
     def _pin_or_repeat(self, number: int) -> tuple[Pin, Source | None] | None:
         """Pin an epoch at the present head, as `_pin` does; None if there is no sample at all."""

@@ -162,17 +162,6 @@ def _removed(connection: Connection, run: RunSettings, created_at: datetime | No
     return connection.execute(query).first() is not None
 
 
-def lock(connection: Connection, run: RunSettings) -> None:
-    """Keep others from removing a run until the transaction ends.
-
-    Raises `RunNotFoundError` if it was removed, and `DatasetDroppedError`.
-    """
-    # As a foreign key does, which would raise an error of the database if the run is gone.
-    row = select(RunRow.id).where(RunRow.id == run.id).with_for_update(read=True, key_share=True)
-    if connection.execute(row).first() is None:
-        raise _gone(connection, run)
-
-
 def _gone(connection: Connection, run: RunSettings) -> RegistryError:
     """Return the error for a run that has no row: it was removed, or its dataset dropped."""
     if _has_head(connection, run.dataset_id):

@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 from sqlalchemy import delete, func, join, select
 
 import registry
-from registry import ClassLabel, Dataset, Epoch, Registry, Replay, Report, Run, Tensor, Text
+from registry import ClassLabel, Dataset, Epoch, Registry, Replay, Run, Tensor, Text
 from registry.errors import (
     DivergenceError,
     EpochError,
@@ -561,13 +561,14 @@ def test_a_waiting_worker_takes_a_pin_of_samples_since_retracted(
     fill(dataset, 0, 3)
     run, other = (dataset.run("r", policy="new") for _ in range(2))
     run.epoch(0)
-    slept: list[Report] = []
+    awake = [True]
 
     def sleep_through(*arguments: Any) -> Head | None:
-        if not slept:
+        if awake:
+            awake.clear()  # now, since the other worker waits, too
             fill(dataset, 3, 4)
             assert other.epoch(1).size == 1
-            slept.append(dataset.retract("k3"))
+            dataset.retract("k3")
         return await_growth(*arguments)
 
     monkeypatch.setattr("registry.training.pinning.await_growth", sleep_through)
