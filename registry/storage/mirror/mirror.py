@@ -12,18 +12,20 @@ beginning a new generation.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from registry.samples.arrays import Positions
 from registry.storage.database.fork_safety import ThreadLock
 from registry.storage.database.transactions import read
 from registry.storage.log.erasures import Erased
 from registry.storage.log.head import chain_and_erasures
+from registry.storage.log.notifications import Pause
 from registry.storage.log.reader import Log
 from registry.storage.log.watermark import Watermark
 from registry.storage.mirror.damage_scan import record_scan, scanned_until
@@ -40,6 +42,9 @@ SCAN_ROWS = 1 << 16
 """Rows that are checked at a time when the records are scanned."""
 REPAIR_ROWS = 4096
 """Rows of a block; where one is damaged, its whole block is read again."""
+_FIRST_PAUSE = 0.001
+_LOCK_INTERVAL = 0.05
+"""Seconds after which the lock between processes is tried again, at most."""
 
 
 class Mirror:
@@ -69,6 +74,7 @@ class Mirror:
         """
         # Always the threads' lock before the file's: the other order could deadlock.
         with self._thread_lock:
+            pause = Pause(_FIRST_PAUSE)
             while True:
                 state = self._states.load()
                 # Without the lock, which a read-only folder cannot have: another process may just
@@ -86,8 +92,13 @@ class Mirror:
                     or not self._updater.agrees(state, watermark, chain)
                 ):
                     # What was read without the lock is only a hint; the state is read again.
-                    with self._file_lock():
-                        state = self._updater.update(watermark, erased, schema)
+                    with self._try_file_lock() as locked:
+                        if locked:
+                            state = self._updater.update(watermark, erased, schema)
+                    if not locked:
+                        self._await_other(watermark, pause)
+                        continue
+                assert state is not None
                 with suppress(FileNotFoundError):  # another process has removed this generation
                     if self._view is None or self._view.state != state:
                         self._view = open_view(self.folder, state, self.log.schemas)
@@ -198,6 +209,33 @@ class Mirror:
     def _file_lock(self) -> FileLock:
         """Return the lock between processes: a new object, since one from before a fork fails."""
         return FileLock(self.folder / "lock")
+
+    @contextmanager
+    def _try_file_lock(self) -> Iterator[bool]:
+        """Yield whether the lock between processes was free; it is then held in the block."""
+        lock = self._file_lock()
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def _await_other(self, watermark: Watermark, pause: Pause) -> None:
+        """Wait for the process that holds the lock, which probably adds the rows missing here.
+
+        Returns when it has, and in any case after `_LOCK_INTERVAL`. To wait for the lock instead
+        would take until all processes that wait have had it, one after another.
+        """
+        deadline = time.monotonic() + _LOCK_INTERVAL
+        while (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, pause.next()))
+            state = load_state(self.folder)
+            if state is not None and state.position >= watermark.position:
+                return
 
     def _restart(self, view: View) -> None:
         if not view.replaced:  # else another process has replaced these files already
