@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.chart import draw
+from benchmarks.commands import commands
 from benchmarks.converting import convert
 from benchmarks.filtering import filter_
 from benchmarks.history import history
@@ -53,6 +54,7 @@ SUBJECTS: dict[str, Subject] = {
     "sqlite": sqlite,
     "sync": sync,
     "filter": filter_,
+    "commands": commands,
     "convert": convert,
     "train": imported_late("training", "train"),
     "train-photos": imported_late("photos", "train_photos"),

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from copy import copy
-from typing import Any, SupportsIndex
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from sqlalchemy import Connection, Row
 
 from registry.catalog import revisions
 from registry.catalog.describe import describe
 from registry.catalog.extent import Extent
-from registry.catalog.runs import Runs
 from registry.catalog.split import split_of
-from registry.catalog.verify import Verification, verify
-from registry.catalog.verify_images import BrokenImage, broken_images
 from registry.samples.features import Feature, Features
 from registry.samples.keys import Groups, Keys
 from registry.samples.schema import Schema
@@ -22,26 +20,31 @@ from registry.samples.splits import Interval
 from registry.storage.database.models import DatasetRow
 from registry.storage.database.transactions import read
 from registry.storage.log import entries
-from registry.storage.log.alter import alter
-from registry.storage.log.append import amend, append, append_all
-from registry.storage.log.batch import Batch, Outcome, Report
-from registry.storage.log.changes import Change, merge
 from registry.storage.log.entries import Entry, Revision
-from registry.storage.log.erase import Erasure, erase
 from registry.storage.log.head import Head
-from registry.storage.log.inbox import Inbox
-from registry.storage.log.insertions import Data, insertions
 from registry.storage.log.page import Page
 from registry.storage.log.reader import Log, follow, pages
-from registry.storage.log.requests import append_prepared, append_requests
 from registry.storage.log.schemas import Schemas
 from registry.storage.log.tags import Tag, all_tags, check_tag, delete_tag, set_tag
 from registry.storage.log.version import Version
-from registry.training.conditions import Where
-from registry.training.mirror_source import Sources
-from registry.training.mix import Mix
-from registry.training.policy import Policy
-from registry.training.run import Run
+
+# Loaded when they are first used: most commands, and processes that only write or only train, need
+# few of them, and together they take longer to load than all that is above.
+if TYPE_CHECKING:
+    from registry.catalog.runs import Runs
+    from registry.catalog.verify import Verification
+    from registry.catalog.verify_images import BrokenImage
+    from registry.catalog.writes import Writes
+    from registry.storage.log.batch import Batch, Outcome, Report
+    from registry.storage.log.changes import Change
+    from registry.storage.log.erase import Erasure
+    from registry.storage.log.inbox import Inbox
+    from registry.storage.log.insertions import Data
+    from registry.training.conditions import Where
+    from registry.training.mirror_source import Sources
+    from registry.training.mix import Mix
+    from registry.training.policy import Policy
+    from registry.training.run import Run
 
 
 class Dataset:
@@ -61,8 +64,6 @@ class Dataset:
         # JSON has no tuples: the stored intervals are lists.
         self.splits: dict[str, Interval] = {n: (a, z) for n, (a, z) in row.splits.items()}
         self._log = log
-        # Shared by all runs, so that a mirror that one run has checked is not checked again.
-        self._sources = Sources(log, self.name)
         self._extent = Extent(log, self.name, *(version or ()))
 
     @property
@@ -163,14 +164,11 @@ class Dataset:
         fit its feature. Of a table, the first million rows or 256 MiB are checked before anything
         is stored, then the next; the error's note then has the number of rows that are stored.
         """
-        self._extent.check_writable()
-        batches = insertions(self._log.schemas, data, keys, source, groups)
-        return append_all(self._log.schemas, batches)
+        return self._writes.insert(data, keys, source, groups)
 
     def append(self, batch: Batch) -> Report:
         """Append a batch of packed records, by the rules of `insert`."""
-        self._extent.check_writable()
-        return append(self._log.schemas, batch)
+        return self._writes.append(batch)
 
     def update(
         self,
@@ -185,17 +183,14 @@ class Dataset:
 
         Raises `SampleNotFoundError` if there is no such sample or it was retracted.
         """
-        self._extent.check_writable()
-        change = merge(key, {**(fields or {}), **named})
-        return amend(self._log.schemas, key, change, source)
+        return self._writes.update(key, {**(fields or {}), **named}, source)
 
     def retract(self, key: str, *, source: str | None = None) -> Report:
         """Remove a sample from all later epochs; pinned epochs keep it.
 
         Raises `SampleNotFoundError` if the dataset never had the key.
         """
-        self._extent.check_writable()
-        return amend(self._log.schemas, key, None, source)
+        return self._writes.retract(key, source)
 
     def apply(self, requests: Sequence[Sequence[Change]]) -> list[Outcome]:
         """Commit requests together in one transaction; return the outcome of each, in order.
@@ -205,8 +200,7 @@ class Dataset:
         that the requests correct are removed, which takes the privileges of a server. Raises
         `DatabaseUnavailableError` if the database cannot be reached.
         """
-        self._extent.check_writable()
-        return append_requests(self._log.schemas, requests)
+        return self._writes.apply(requests)
 
     def amend_together(
         self, prepare: Callable[[Connection], Sequence[Sequence[Change]]]
@@ -216,8 +210,7 @@ class Dataset:
         ``prepare`` may read and write other tables in the same transaction. It is called again if
         the connection was lost, and must then have the same result.
         """
-        self._extent.check_writable()
-        return append_prepared(self._log.schemas, prepare)
+        return self._writes.amend_together(prepare)
 
     def add_classes(self, feature: str, classes: Sequence[str] | int) -> Schema:
         """Add classes to a ClassLabel, after those that it has; return the schema.
@@ -250,8 +243,7 @@ class Dataset:
         It calls `Schema.with_classes` and `Schema.with_feature`, under the lock on the head, and
         is called again after a lost connection.
         """
-        self._extent.check_writable()
-        return alter(self._log.schemas, change)
+        return self._writes.alter(change)
 
     def get(self, key: str) -> dict[str, Any]:
         """Return a live sample's values by feature.
@@ -275,8 +267,7 @@ class Dataset:
         Raises `SampleNotFoundError`, before anything is erased, for a key that the dataset never
         had.
         """
-        self._extent.check_writable()
-        return erase(self._log.engine, self._log.dataset_id, keys, full=full)
+        return self._writes.erase(keys, full=full)
 
     def latest(self, key: str) -> Revision | None:
         """Return the newest revision of a key; None if there is none."""
@@ -320,6 +311,8 @@ class Dataset:
 
         Damaged rows of the mirror are first read from the database again.
         """
+        from registry.catalog.verify import verify  # noqa: PLC0415
+
         return verify(self._log, self.head)
 
     def broken_images(self) -> list[BrokenImage]:
@@ -327,6 +320,8 @@ class Dataset:
 
         Needs Pillow (the extra ``images``) or TensorFlow.
         """
+        from registry.catalog.verify_images import broken_images  # noqa: PLC0415
+
         return broken_images(self._log, self.head.position)
 
     def tag(
@@ -429,5 +424,21 @@ class Dataset:
         return runs.balanced(request, by, classes)
 
     @property
+    def _writes(self) -> Writes:
+        self._extent.check_writable()
+        from registry.catalog.writes import Writes  # noqa: PLC0415
+
+        return Writes(self._log)
+
+    # Shared by all runs, so that a mirror that one run has checked is not checked again.
+    @cached_property
+    def _sources(self) -> Sources:
+        from registry.training.mirror_source import Sources  # noqa: PLC0415
+
+        return Sources(self._log, self.name)
+
+    @property
     def _runs(self) -> Runs:
+        from registry.catalog.runs import Runs  # noqa: PLC0415
+
         return Runs(self._log, self.name, self.splits, self._sources, self._extent)

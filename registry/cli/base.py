@@ -2,20 +2,129 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import atexit
+import gc
+import importlib
 import io
+import logging
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from registry.catalog.registry import DEFAULT_URL
 from registry.cli.complete import dataset_names
-from registry.cli.output import Commands
+from registry.cli.output import print_error, printable
+from registry.errors import RegistryError
 
-app = typer.Typer(
+MODULES = {
+    "init": "init",
+    "create": "create",
+    "alter": "alter",
+    "grants": "grants",
+    "describe": "describe",
+    "rename": "rename",
+    "drop": "drop",
+    "insert": "insert",
+    "export": "export",
+    "drain": "drain",
+    "inbox": "inbox",
+    "erase": "erase",
+    "copy": "copy",
+    "token": "token",
+    "serve": "serve",
+    "webhook": "webhook",
+    "ls": "ls",
+    "show": "show",
+    "log": "log",
+    "run": "run",
+    "epoch": "epoch",
+    "tag": "tag",
+    "tags": "tag",
+    "untag": "tag",
+    "cache": "cache",
+    "verify": "verify",
+    "doctor": "doctor",
+    "demo": "demo.command",
+}
+"""The commands in the order of the help, and the module that registers each."""
+INTERRUPTED = 130
+"""The exit code of a command ended by Ctrl-C, as in shells: 128 plus SIGINT."""
+
+
+class Commands(TyperGroup):
+    """The commands, of which each module is loaded when one of its commands is needed.
+
+    Prints a `RegistryError` as a line on stderr and exits with 1.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        self._load(*MODULES)
+        return [*MODULES]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        # All of them for an unknown name: the message suggests those that are similar.
+        self._load(*([cmd_name] if cmd_name in MODULES else MODULES))
+        return super().get_command(ctx, cmd_name)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            with _printed_retries():
+                return super().invoke(ctx)
+        except RegistryError as error:
+            # "from None": a traceback would show SQL, and the values in it.
+            print_error(str(error), error)
+            raise typer.Exit(1) from None
+        # Before Click handles it, with its own message.
+        except KeyboardInterrupt as error:
+            print_error("interrupted", error)
+            raise typer.Exit(INTERRUPTED) from None
+
+    def _load(self, *names: str) -> None:
+        if missing := [name for name in names if name not in self.commands]:
+            for name in missing:
+                importlib.import_module(f"registry.cli.{MODULES[name]}")
+            self.commands = typer.main.get_group(app).commands
+        if not gc.isenabled():  # a program has begun
+            gc.freeze()
+            gc.enable()
+
+
+class _RetryPrinter(logging.Handler):
+    """Prints to stderr why an operation is retried; only its first retry."""
+
+    def emit(self, record: Any) -> None:
+        if record.attempt == 1:
+            typer.echo(f"waiting: {printable(str(record.cause))}", err=True)
+
+
+@contextmanager
+def _printed_retries() -> Iterator[None]:
+    """Print the retries in the block to stderr, rather than to the handlers of the root logger."""
+    handler, logger = _RetryPrinter(), logging.getLogger("registry.storage.database.retry")
+    logger.addHandler(handler)
+    logger.propagate = False  # otherwise `serve`, which sets up logging, prints each twice
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
+
+
+class _Program(typer.Typer):
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        # Loading modules makes many objects and no garbage. To search them for it, meanwhile and at
+        # the end, takes a third of the time of a short command.
+        gc.disable()
+        atexit.register(gc.freeze)
+        return super().__call__(*args, **options)
+
+
+app = _Program(
     cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -25,7 +134,9 @@ app = typer.Typer(
 Url = Annotated[
     str | None,
     typer.Option(
-        metavar="URL", envvar="REGISTRY_URL", help=f"The database; {DEFAULT_URL} if not given."
+        metavar="URL",
+        envvar="REGISTRY_URL",
+        help="The database; sqlite:///registry.db if not given.",
     ),
 ]
 Name = Annotated[
@@ -49,6 +160,8 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 
 def _print_version(asked: bool) -> None:
     if asked:
+        import importlib.metadata  # noqa: PLC0415  # slow, and for this alone
+
         typer.echo(f"registry {importlib.metadata.version('registry')}")
         raise typer.Exit
 

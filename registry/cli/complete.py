@@ -8,7 +8,6 @@ from contextlib import suppress
 
 import typer
 
-from registry.cli.database import connect_existing
 from registry.errors import RegistryError
 
 _SECONDS = 1.0
@@ -28,6 +27,9 @@ def dataset_names(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def _read_names(url: str | None, names: list[str]) -> None:
+    # Imported here: every command can complete names, but few runs of one do.
+    from registry.cli.database import connect_existing  # noqa: PLC0415
+
     # An error would be printed into the line that the user types.
     with suppress(RegistryError), connect_existing(url) as registry:
         names += registry.names()

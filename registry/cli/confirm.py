@@ -6,8 +6,7 @@ import sys
 
 import typer
 
-from registry.cli.output import print_error
-from registry.cli.tables import printable
+from registry.cli.output import print_error, printable
 
 
 def confirm(question: str, *, yes: bool) -> None:

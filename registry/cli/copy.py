@@ -13,8 +13,8 @@ from registry.catalog.copy.dataset import Copied, copy_dataset
 from registry.catalog.copy.into import Selection, fill_dataset
 from registry.catalog.registry import Registry, connect
 from registry.cli.base import AsJsonLines, Url, app, parse_pairs
+from registry.cli.output import printable
 from registry.cli.progress import progress
-from registry.cli.tables import printable
 from registry.errors import RegistryError
 from registry.storage.database.url import masked, may_exist, parse_url
 

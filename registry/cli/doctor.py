@@ -12,8 +12,8 @@ from registry.catalog.doctor.examine import examine
 from registry.catalog.doctor.finding import Finding
 from registry.catalog.registry import DEFAULT_URL
 from registry.cli.base import AsJson, Url, app
-from registry.cli.output import print_error
-from registry.cli.tables import Column, Listing, printable
+from registry.cli.output import print_error, printable
+from registry.cli.tables import Column, Listing
 from registry.errors import RegistryError
 from registry.storage.database.url import masked, parse_url
 

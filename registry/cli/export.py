@@ -11,8 +11,8 @@ import typer
 from registry.catalog.dataset import Dataset
 from registry.catalog.registry import connect
 from registry.cli.base import AsJsonLines, Name, Url, app, parse_pairs
+from registry.cli.output import printable
 from registry.cli.progress import progress
-from registry.cli.tables import printable
 from registry.io.detection.export_folder import export_folder
 from registry.io.export_file import export_file
 from registry.io.formats import FOLDER_FORMATS, WRITABLE

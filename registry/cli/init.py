@@ -8,7 +8,7 @@ import typer
 
 from registry.catalog.registry import DEFAULT_URL
 from registry.cli.base import Url, app
-from registry.cli.tables import printable
+from registry.cli.output import printable
 from registry.storage.database import schema
 from registry.storage.database.engine import make_engine
 from registry.storage.database.url import masked

@@ -24,9 +24,8 @@ from registry.cli.insert_export import (
 )
 from registry.cli.media import Prefixes, Roots
 from registry.cli.open_to_change import open_to_change
-from registry.cli.output import print_faults, print_note
+from registry.cli.output import print_error, print_note, printable
 from registry.cli.progress import progress
-from registry.cli.tables import printable
 from registry.io.dry_run import DryRun
 from registry.io.faults import Faults
 from registry.io.formats import FORMATS, format_of
@@ -231,7 +230,7 @@ class _Inserting:
                 )
         finally:
             # Also before an error at which reading ends.
-            print_faults(faults)
+            _print_faults(faults)
         if faults.outdated:
             print_note(_outdated(path, faults.outdated))
         typer.echo(self._line(path, report, faults.count if faults.keep_going else None))
@@ -267,3 +266,11 @@ def _outdated(path: Path, count: int) -> str:
         f"{path}: {count:,} rejected {rows} corrected by it, and this role may not remove what is; "
         "`registry inbox discard` by the owner does"
     )
+
+
+def _print_faults(faults: Faults) -> None:
+    """Print the first faults of a file to stderr, and how many others it has."""
+    for fault in faults.first:
+        print_error(str(fault), fault)
+    if others := faults.count - len(faults.first):
+        print_error(f"and {others:,} more that do not fit")

@@ -12,8 +12,7 @@ import typer
 
 from registry.catalog.dataset import Dataset
 from registry.catalog.registry import Registry
-from registry.cli.output import print_note
-from registry.cli.tables import printable
+from registry.cli.output import print_note, printable
 from registry.io.dry_run import DryRun
 from registry.io.labeling.label_studio.export import insert_export
 from registry.io.labeling.mapping_store import settings_of

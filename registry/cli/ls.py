@@ -11,7 +11,7 @@ from registry.catalog.dataset import Dataset
 from registry.catalog.registry import connect
 from registry.catalog.summary import DatasetSummary
 from registry.cli.base import AsJson, Url, app
-from registry.cli.output import dataset_json
+from registry.cli.dataset_json import dataset_json
 from registry.cli.tables import Column, Listing
 from registry.samples.feature_text import feature_text
 from registry.storage.log.head import Head

@@ -11,8 +11,8 @@ import typer
 from registry.catalog.registry import connect
 from registry.cli.base import AsJson, DatasetName, Name, Url, Yes, app
 from registry.cli.confirm import confirm
-from registry.cli.output import counted
-from registry.cli.tables import Column, Listing, print_properties, printable
+from registry.cli.output import counted, printable
+from registry.cli.tables import Column, Listing, print_properties
 from registry.cli.where import parse_where
 from registry.training.pin_store import Pin, PinnedEpoch
 from registry.training.policy import Policy, Replay, parse_policy

@@ -10,7 +10,7 @@ from registry.catalog.dataset import Dataset
 from registry.catalog.registry import connect
 from registry.catalog.summary import DatasetSummary
 from registry.cli.base import AsJson, Name, Url, app
-from registry.cli.output import dataset_json
+from registry.cli.dataset_json import dataset_json
 from registry.cli.tables import print_properties
 from registry.samples.schema_text import features_text
 

@@ -1,7 +1,6 @@
 """Tables and name-value lists, on a terminal or in a pipe, without truncated values.
 
-Names, keys and sources come from users. Rich never parses them as markup, and control characters
-are printed as escapes: a terminal would execute them.
+Names, keys and sources come from users: Rich never parses them as markup.
 """
 
 from __future__ import annotations
@@ -14,23 +13,14 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
+from registry.cli.output import printable
+
 _UNLIMITED = 1 << 20
 """Width of an output that is not a terminal, where folded lines would break programs."""
 _WIDE = 80
 """Width of a terminal from which columns may refuse to be narrowed."""
 _MOST_KEPT = 24
 """Width that the next part of a table keeps from the previous part, at most."""
-
-
-def printable(text: str) -> str:
-    """Return text with escapes for control characters and line breaks."""
-    if text.isprintable():
-        return text
-    # By character: the codec escapes all but ASCII, and would make other languages unreadable.
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import typer
 
 from registry.catalog.registry import connect
 from registry.cli.base import AsJson, Name, Url, app
-from registry.cli.output import counted
-from registry.cli.tables import Column, Listing, printable
+from registry.cli.output import counted, printable
+from registry.cli.tables import Column, Listing
 from registry.storage.log.tags import Tag
 
 TagName = Annotated[

@@ -11,7 +11,8 @@ import typer
 
 from registry.catalog.registry import connect
 from registry.cli.base import AsJson, Url, app, parse_duration
-from registry.cli.tables import Column, Listing, printable
+from registry.cli.output import printable
+from registry.cli.tables import Column, Listing
 from registry.server import tokens
 from registry.server.tokens import Token
 

@@ -151,8 +151,8 @@ def _commands(command: Any, path: str = "") -> dict[str, Any]:
     if not hasattr(command, "commands"):
         return {path: command}
     below = [
-        _commands(each, f"{path} {name}".strip())
-        for name, each in command.commands.items()
+        _commands(command.get_command(None, name), f"{path} {name}".strip())
+        for name in command.list_commands(None)
         if name not in ("serve", "demo")
     ]
     return {name: each for commands in below for name, each in commands.items()}

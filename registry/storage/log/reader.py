@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, Row
 
@@ -30,7 +31,6 @@ from registry.storage.database.retry import PATIENCE, retrying
 from registry.storage.database.transactions import read
 from registry.storage.log.divergence import check_reader
 from registry.storage.log.head import Head, chain_at, read_head
-from registry.storage.log.inbox import Inbox
 from registry.storage.log.notifications import Pause, listening
 from registry.storage.log.page import Page
 from registry.storage.log.page_queries import FIRST_ROWS, MOST_ROWS, fetch, first_rows
@@ -38,6 +38,9 @@ from registry.storage.log.replica import LAG, Replica
 from registry.storage.log.schemas import Schemas
 from registry.storage.log.standby import chain_reached
 from registry.storage.log.watermark import Watermark
+
+if TYPE_CHECKING:
+    from registry.storage.log.inbox import Inbox
 
 AHEAD = 3
 """Pages that are read at the same time, each on its own connection."""
@@ -113,6 +116,9 @@ class Log(Pickled):
     @property
     def inbox(self) -> Inbox:
         """The dataset's inbox, from which rows are moved to this log."""
+        # Loaded only here: a log whose inbox is empty is read without what writes to it.
+        from registry.storage.log.inbox import Inbox  # noqa: PLC0415
+
         return Inbox(self.engine, self.dataset_id, self.schemas)
 
     def chain_at(self, position: int) -> bytes | None:
