@@ -29,6 +29,7 @@ from registry.storage.log.reader import pages
 from registry.storage.log.standby import missing_rows
 from tests.support.clusters import set_up
 from tests.support.datasets import FIXED, digit
+from tests.support.processes import started
 from tests.support.workers import FEATURES, STOP, Journal, ReadRow, read, write
 
 WRITERS, READERS, TRANSACTIONS = 8, 4, 40
@@ -58,18 +59,14 @@ def _run_writers_and_readers(
 ) -> tuple[dict[int, Journal], list[list[ReadRow]]]:
     spawn = multiprocessing.get_context("spawn")
     journals, logs = spawn.Queue(), spawn.Queue()
-    readers = [spawn.Process(target=read, args=(url, n, logs)) for n in range(READERS)]
-    writers = [
-        spawn.Process(target=write, args=(url, n, TRANSACTIONS, journals)) for n in range(WRITERS)
-    ]
-    for process in (*readers, *writers):
-        process.start()
+    readers = [(read, (url, n, logs)) for n in range(READERS)]
+    writers = [(write, (url, n, TRANSACTIONS, journals)) for n in range(WRITERS)]
+    running = started(*readers, *writers)
     written = dict(journals.get(timeout=120) for _ in writers)
     dataset.insert([{"writer": STOP, "serial": 0}])
     read_rows = [logs.get(timeout=60)[1] for _ in readers]
-    for process in (*readers, *writers):
-        process.join()
-        assert process.exitcode == 0
+    running.join()
+    assert running.exitcode == 0
     return written, read_rows
 
 

@@ -1,9 +1,8 @@
-"""Processes that train under a strategy of tf.distribute, and print the results as JSON."""
+"""What processes do that train under a strategy of tf.distribute."""
 
 from __future__ import annotations
 
-import json
-import sys
+import os
 from typing import Any
 
 import keras
@@ -54,7 +53,8 @@ def mirrored(url: str, folder: str) -> dict[str, Any]:
     }
 
 
-def workers(url: str, folder: str) -> dict[str, Any]:
+def worker(url: str, folder: str, config: str) -> dict[str, Any]:
+    os.environ["TF_CONFIG"] = config
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     reg = registry.connect(url)
     run, test = (reg.open("growing").run(name) for name in ("r", "v"))
@@ -65,7 +65,3 @@ def workers(url: str, folder: str) -> dict[str, Any]:
         "weights": [each.tolist() for each in trained.get_weights()],
         "val_loss": history.history["val_loss"],
     }
-
-
-if __name__ == "__main__":
-    sys.stdout.write(json.dumps(globals()[sys.argv[1]](*sys.argv[2:])) + "\n")

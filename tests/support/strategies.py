@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
-from multiprocessing.queues import Queue
+from multiprocessing.connection import Connection
 from typing import Any
 
 import tensorflow as tf
@@ -12,12 +11,9 @@ import tensorflow as tf
 import registry
 from registry.tensorflow import EpochDataset
 
-Trained = tuple[int, list[int]]
-"""The process's number, and the samples that it was trained on."""
 
-
-def train(number: int, arguments: dict[str, Any], queue: Queue[Trained]) -> None:
-    """Run a step on every batch of an epoch, on every replica, and report their samples."""
+def train(arguments: dict[str, Any]) -> list[int]:
+    """Run a step on every batch of an epoch, on every replica, and return their samples."""
     if "config" in arguments:
         os.environ["TF_CONFIG"] = arguments["config"]
         strategy: Any = tf.distribute.MultiWorkerMirroredStrategy()
@@ -37,7 +33,7 @@ def train(number: int, arguments: dict[str, Any], queue: Queue[Trained]) -> None
             batches = strategy.distribute_datasets_from_function(dataset)
         else:
             batches = strategy.experimental_distribute_dataset(dataset((0, 1)))
-        queue.put((number, _train(strategy, batches)))
+        return _train(strategy, batches)
 
 
 def _train(strategy: Any, batches: Any) -> list[int]:
@@ -59,15 +55,9 @@ def _train(strategy: Any, batches: Any) -> list[int]:
     return samples
 
 
-def work(dispatcher: str) -> None:
-    """Run a worker of tf.data service until standard input ends."""
+def work(dispatcher: str, started: Connection) -> None:
+    """Run a worker of tf.data service until it is killed."""
     config = tf.data.experimental.service.WorkerConfig(dispatcher_address=dispatcher)
     server = tf.data.experimental.service.WorkerServer(config)
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    sys.stdin.read()
-    del server
-
-
-if __name__ == "__main__":
-    work(sys.argv[2])
+    started.send(None)
+    server.join()

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import socket
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +14,7 @@ from registry import Dataset, Epoch
 from registry.tensorflow import EpochDataset
 from tests.support import strategies
 from tests.support.datasets import digit
+from tests.support.processes import results_with_tensorflow, tensorflow_context
 
 SIZE = 1000
 
@@ -57,13 +54,12 @@ def test_an_iterator_restored_from_a_checkpoint_continues_exactly(
 def test_tf_data_service_gives_the_same_elements_from_another_process(epoch: Epoch) -> None:
     dispatcher = tf.data.experimental.service.DispatchServer()
     address = dispatcher.target.split("://")[1]
-    command = [sys.executable, "-m", "tests.support.strategies", "worker", address]
-    worker = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
+    context = tensorflow_context()
+    started, reported = context.Pipe(duplex=False)
+    worker = context.Process(target=strategies.work, args=(address, reported))
+    worker.start()
     try:
-        assert worker.stdout is not None
-        assert worker.stdout.readline() == b"ready\n"
+        assert started.poll(60)
         dataset = EpochDataset(epoch, batch_size=32)
         remote = dataset.apply(
             tf.data.experimental.service.distribute(
@@ -77,48 +73,24 @@ def test_tf_data_service_gives_the_same_elements_from_another_process(epoch: Epo
             np.testing.assert_array_equal(here["label"], there["label"])
     finally:
         worker.kill()
-        worker.communicate()
+        worker.join()
 
 
 def test_a_mirrored_strategy_trains_every_sample_once(digits: Dataset, url: str) -> None:
     digits.insert([digit(n) for n in range(SIZE)])
-    (samples,) = _trained([{"url": url, "batch_size": 50, "strategy": "mirrored"}])
+    mirrored = {"url": url, "batch_size": 50}
+    (samples,) = results_with_tensorflow((strategies.train, (mirrored,)))
     assert sorted(samples) == list(range(SIZE))
 
 
 def test_two_workers_train_every_sample_once(digits: Dataset, url: str) -> None:
     digits.insert([digit(n) for n in range(SIZE)])
     cluster = {"worker": [f"localhost:{_free_port()}" for _ in range(2)]}
-    first, second = _trained(
-        [
-            {
-                "url": url,
-                "batch_size": 25,
-                "strategy": "workers",
-                "config": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": n}}),
-            }
-            for n in range(2)
-        ]
-    )
+    tasks = [{"cluster": cluster, "task": {"type": "worker", "index": n}} for n in range(2)]
+    arguments = [{"url": url, "batch_size": 25, "config": json.dumps(task)} for task in tasks]
+    first, second = results_with_tensorflow(*((strategies.train, (each,)) for each in arguments))
     assert len(first) == len(second) == SIZE // 2
     assert sorted(first + second) == list(range(SIZE))
-
-
-def _trained(arguments: list[dict[str, Any]]) -> list[list[int]]:
-    """Train in one process for each of the arguments, and return the samples of each."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.support.strategies"])
-    queue = context.Queue()
-    processes = [
-        context.Process(target=strategies.train, args=(number, each, queue))
-        for number, each in enumerate(arguments)
-    ]
-    for process in processes:
-        process.start()
-    samples = dict(queue.get(timeout=120) for _ in processes)
-    for process in processes:
-        process.join()
-    return [samples[number] for number in range(len(arguments))]
 
 
 def _free_port() -> int:

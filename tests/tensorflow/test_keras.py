@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import signal
 import time
@@ -18,6 +17,7 @@ from registry import Dataset, Registry, Replay, Tensor, Text
 from registry.keras import fit
 from tests.support.figures import rounds
 from tests.support.models import FEATURES, BatchCounter, grow, model, weights
+from tests.support.processes import tensorflow_context
 from tests.support.trainers import train
 
 # Keras's own, where it saves a variable.
@@ -184,13 +184,10 @@ class _Trainer:
         folder.mkdir()
         self._folder = folder
         self._arguments = {**arguments, "folder": str(folder)}
-        # Forked from a process that has imported TensorFlow, but not used it.
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["tests.support.trainers"])
 
     def start(self) -> Any:
         (self._folder / "trained").unlink(missing_ok=True)
-        process = self._context.Process(target=train, args=(self._arguments,))
+        process = tensorflow_context().Process(target=train, args=(self._arguments,))
         process.start()
         return process
 

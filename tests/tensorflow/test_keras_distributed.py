@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import registry
 from registry import Dataset
+from tests.support.keras_distributed import mirrored, worker
 from tests.support.models import FEATURES, grow, serials_of
+from tests.support.processes import results_with_tensorflow
 
 
 @pytest.fixture
@@ -28,36 +25,10 @@ def growing(sqlite_url: str) -> Iterator[Dataset]:
         yield dataset
 
 
-def start(name: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    """Start a process that trains by this function of `tests.support.keras_distributed`."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.support.keras_distributed", name, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", **environment},
-    )
-
-
-def results(*processes: subprocess.Popen[str]) -> list[dict[str, Any]]:
-    """Return what the processes print, once all have ended."""
-    printed = []
-    with ExitStack() as stack:
-        for process in processes:
-            stack.enter_context(process)
-            stack.callback(process.kill)
-        for process in processes:
-            out, errors = process.communicate(timeout=200)
-            assert process.returncode == 0, errors[-3000:]
-            printed.append(json.loads(out.splitlines()[-1]))
-    return printed
-
-
 def test_mirrored_devices_train_on_each_sample_once_and_resume(
     growing: Dataset, sqlite_url: str, tmp_path: Path
 ) -> None:
-    (result,) = results(start("mirrored", sqlite_url, str(tmp_path / "backup")))
+    (result,) = results_with_tensorflow((mirrored, (sqlite_url, str(tmp_path / "backup"))))
     assert sorted(result["serials"]) == sorted(serials_of(growing.run("r"), 0, 1))
     assert result["consumed"] == 66
     assert result["finite"], "a device without a sample adds nothing"
@@ -72,16 +43,16 @@ def test_workers_on_two_machines_make_the_same_steps_and_share_each_epoch(
         for each in (one, two):
             each.bind(("127.0.0.1", 0))
         cluster = {"worker": [f"127.0.0.1:{each.getsockname()[1]}" for each in (one, two)]}
-    workers = [
-        start(
-            "workers",
-            sqlite_url,
-            str(tmp_path / f"backup-{index}"),
-            TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}),
-        )
+    configs = [
+        json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
         for index in range(2)
     ]
-    first, second = results(*workers)
+    first, second = results_with_tensorflow(
+        *(
+            (worker, (sqlite_url, str(tmp_path / f"backup-{index}"), config))
+            for index, config in enumerate(configs)
+        )
+    )
     run = growing.run("r")
     for number in range(2):
         parts = [

@@ -41,6 +41,7 @@ from registry.storage.database import models
 from registry.storage.log.head import Head
 from registry.storage.log.reader import await_growth
 from registry.training.policy import Policy
+from tests.support.processes import started
 from tests.support.serial_samples import NARROW, WIDE, Row, check_machine, sample
 from tests.support.workers import FEATURES, POLICIES, Epochs, keep_changing, train
 
@@ -509,21 +510,14 @@ def test_workers_agree_on_epochs_while_the_dataset_changes(
     dataset.insert([{"writer": 0, "serial": 0}])
     spawn = multiprocessing.get_context("spawn")
     start, done, reached, epochs = spawn.Barrier(4), spawn.Event(), spawn.Queue(), 4
-    changing = spawn.Process(target=keep_changing, args=(url, done))
     workers = [  # two for each of two cache directories, as on two machines
-        spawn.Process(target=train, args=(url, f"{cache}{n % 2}", start, epochs, reached))
-        for n in range(4)
+        (train, (url, f"{cache}{n % 2}", start, epochs, reached)) for n in range(4)
     ]
-    changing.start()
-    # Two epochs between which nothing is committed would have the same watermark.
-    next(dataset.follow(after=1))
-    for process in workers:
-        process.start()
+    running = started((keep_changing, (url, done)), *workers)
     results: list[dict[str, Epochs]] = [reached.get(timeout=120) for _ in workers]
     done.set()
-    for process in (changing, *workers):
-        process.join()
-        assert process.exitcode == 0
+    running.join()
+    assert running.exitcode == 0
     assert results == [results[0]] * 4
     for name in POLICIES:
         assert len(results[0][name]) == epochs
