@@ -29,6 +29,12 @@ ROOM = 4 << 30
 """Bytes that must be free there: a server needs up to one gigabyte, mostly for its log."""
 
 
+def pytest_configure() -> None:
+    """Let pytest make its folders in memory: a busy disk takes milliseconds for each commit."""
+    if "PYTEST_DEBUG_TEMPROOT" not in os.environ and has_room_in_memory():
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for the mirrors of every test, so that none writes into the user's cache."""
@@ -67,14 +73,26 @@ def server_folder() -> str:
 
     Each new database is eight megabytes, of which a busy disk writes few in a second.
     """
-    available = psutil.virtual_memory().available
-    in_memory = MEMORY.is_dir() and min(shutil.disk_usage(MEMORY).free, available) >= ROOM
     # Not pytest's folder: under root, another user runs the server, who may not enter that.
-    return tempfile.mkdtemp(prefix="registry-tests-", dir=MEMORY if in_memory else None)
+    folder = MEMORY if has_room_in_memory() else None
+    return tempfile.mkdtemp(prefix="registry-tests-", dir=folder)
+
+
+def has_room_in_memory() -> bool:
+    """Whether `MEMORY` has room for databases."""
+    available = psutil.virtual_memory().available
+    return MEMORY.is_dir() and min(shutil.disk_usage(MEMORY).free, available) >= ROOM
 
 
 @pytest.fixture(scope="session")
-def template(server: URL) -> Iterator[str]:
+def administration(server: URL) -> Iterator[Connection]:
+    """A connection that creates and drops the databases of all tests."""
+    with administrator(server) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def template(server: URL, administration: Connection) -> Iterator[str]:
     """A database with the schema, to be cloned for each test, or ``$REGISTRY_TEST_TEMPLATE``."""
     if given := os.environ.get("REGISTRY_TEST_TEMPLATE"):
         yield given
@@ -82,8 +100,7 @@ def template(server: URL) -> Iterator[str]:
     name = f"registry_template_{os.getpid()}"
     create_template(server, name)
     yield name
-    with administrator(server) as connection:
-        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    administration.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def create_template(server: URL, name: str) -> None:
@@ -106,15 +123,15 @@ def template_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def empty_postgresql_url(server: URL) -> Iterator[str]:
+def empty_postgresql_url(server: URL, administration: Connection) -> Iterator[str]:
     """A PostgreSQL database without any tables."""
-    yield from _database(server, "template1")
+    yield from _database(server, administration, "template1")
 
 
 @pytest.fixture
-def postgresql_url(server: URL, template: str) -> Iterator[str]:
+def postgresql_url(server: URL, administration: Connection, template: str) -> Iterator[str]:
     """A PostgreSQL database with the schema."""
-    yield from _database(server, template)
+    yield from _database(server, administration, template)
 
 
 @pytest.fixture
@@ -171,13 +188,11 @@ def psql(url: str, script: str) -> None:
     )
 
 
-def _database(server: URL, template: str) -> Iterator[str]:
+def _database(server: URL, administration: Connection, template: str) -> Iterator[str]:
     name = f"registry_test_{os.getpid()}_{next(_numbers)}"
-    with administrator(server) as connection:
-        # Half a thousand times in all: copying the files takes half as long as logging each page.
-        has_strategies = (connection.dialect.server_version_info or ()) >= (15,)
-        strategy = "STRATEGY FILE_COPY" if has_strategies else ""
-        connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template} {strategy}")
+    # Half a thousand times in all: copying the files takes half as long as logging each page.
+    has_strategies = (administration.dialect.server_version_info or ()) >= (15,)
+    strategy = "STRATEGY FILE_COPY" if has_strategies else ""
+    administration.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template} {strategy}")
     yield server.set(database=name).render_as_string(hide_password=False)
-    with administrator(server) as connection:
-        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    administration.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
