@@ -29,6 +29,7 @@ from registry.storage.log.watermark import Watermark
 from registry.storage.mirror.index import Index, Indexes, in_memory
 from registry.storage.mirror.local_files import LocalFiles
 from registry.storage.mirror.mirror import Mirror, open_mirror
+from registry.storage.mirror.prefixes import link_prefix
 from registry.storage.mirror.snapshot import View
 from registry.storage.mirror.usage import record_use
 from registry.training.database_source import DatabaseSource
@@ -112,8 +113,8 @@ class MirrorSource:
 
     def _name(self, population: Population, older: int | None) -> str:
         """Return the name of an index's file."""
-        # With the generation, so that an index made from another history of the log is not found.
-        name = f"{population.name}-{self.view.state.generation}"
+        # With the chain, so that an index made from another history of the log is not found.
+        name = f"{population.name}-{self._watermark.chain.hex()[:16]}"
         # With the number of older samples: once one of them is erased, the same ranks are others,
         # and so are the samples of an index of the same size.
         return name if older is None else f"{name}-{older}"
@@ -153,7 +154,15 @@ class MirrorSource:
             self.mirror.scan(self.view, self._watermark)
             with suppress(FileNotFoundError, BlockingIOError):  # replaced meanwhile: begin again
                 lease = self.view.lease()
-                return LocalFiles(self.view, index, self.mirror.withheld(self.view), lease)
+                view = self.view.named(self._named_folder(), self._watermark.position)
+                return LocalFiles(view, index, self.mirror.withheld(self.view), lease)
+
+    def _named_folder(self) -> Path:
+        """Return the name of the files' folder that other hosts have, too, where links exist."""
+        try:
+            return link_prefix(self.mirror.folder, self.view, self._watermark)
+        except OSError:  # a cache for reading only, or a file system without links
+            return self.view.path.parent
 
     def erased(self, population: Population) -> Positions:
         # Saves a query for logs in which nothing was ever erased.

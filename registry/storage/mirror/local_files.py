@@ -15,8 +15,9 @@ from registry.storage.mirror.snapshot import View
 class LocalFiles:
     """Files that may be opened by name at any time while this object lives.
 
-    The locks of ``lease`` and ``index`` keep other processes from removing them. ``withheld`` are
-    the positions of rows that are erased in the files, though the database still has them.
+    The locks of ``lease`` and ``index`` keep other processes from removing them. The names of the
+    files follow from the log (`prefixes`), so that they are the same on every host. ``withheld``
+    are the positions of rows that are erased in the files, though the database still has them.
     """
 
     view: View
@@ -26,12 +27,8 @@ class LocalFiles:
 
     def check(self) -> None:
         """Raise `MirrorError` if a file is gone, as when the cache directory was emptied."""
-        records, entries = self.view.path, self.index.path
-        for path, exists in (
-            (records, self.lease.covers(records)),
-            (entries, entries is None or entries.exists()),
-        ):
-            if not exists:
+        for path in (self.view.path, self.index.path):
+            if path is not None and not path.exists():
                 raise MirrorError(
                     f"{path} was removed while a dataset was to read it; make the dataset again, "
                     "and let `registry` alone remove files from its cache directory"

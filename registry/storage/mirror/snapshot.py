@@ -13,6 +13,7 @@ schema that is asked for, and to that of each row where the chain is computed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import cached_property
 from mmap import PROT_READ, mmap
 from pathlib import Path
@@ -71,6 +72,7 @@ class View:
         self.schema = schema
         self.fixed_width = schema.codec.fixed_width
         self._folder = folder
+        self._generation = folder / str(state.generation)
         self._schemas = schemas
         self._maps = maps
 
@@ -82,7 +84,13 @@ class View:
     @property
     def path(self) -> Path:
         """The path of the file ``records``."""
-        return file_path(self._folder, self.state.generation, "records")
+        return self._generation / "records"
+
+    def named(self, folder: Path, position: int) -> View:
+        """Return the view of the first rows, in files of another name, whatever folder has it."""
+        view = copy(self)
+        view._generation, view.position = folder, position  # noqa: SLF001  # of this class
+        return view
 
     @property
     def replaced(self) -> bool:
