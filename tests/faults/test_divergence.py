@@ -6,8 +6,6 @@ import gc
 import re
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -25,6 +23,7 @@ from registry.tensorflow import EpochDataset
 from tests.faults.test_mirror import flip
 from tests.support.databases import administrator
 from tests.support.growing_datasets import KINDS, Kind, due, rows, yielded
+from tests.support.processes import run_python
 
 
 @pytest.fixture(params=["fixed", "variable"])
@@ -236,8 +235,7 @@ def test_a_run_that_is_ahead_of_a_restored_database_stops(
 
 def _error_of_trainer(url: str, number: int) -> str:
     """Return the error that another process gets when it begins an epoch of the run."""
-    trainer = [sys.executable, "-c", TRAINER, url, str(number)]
-    return subprocess.run(trainer, check=True, capture_output=True, text=True).stdout
+    return run_python(TRAINER, url, str(number), check=True).stdout
 
 
 def test_a_run_whose_epoch_is_pinned_again_on_another_history_stops(

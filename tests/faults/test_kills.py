@@ -22,6 +22,7 @@ from tests.faults.test_server_kills import own_postgresql
 from tests.support.databases import administrator
 from tests.support.datasets import digit
 from tests.support.figures import Figure, rounds
+from tests.support.processes import run_python
 from tests.support.servers import eventually
 
 BATCH = 50
@@ -109,8 +110,7 @@ def test_an_erasure_killed_at_any_statement_is_completed_by_the_same_one(
             for key in (keys[0], f"{number}-inbox"):
                 connection.execute(insert, {"id": digits.id, "key": key})
         keys.append(f"{number}-inbox")
-        eraser = [sys.executable, "-c", ERASER, url, str(rng.randrange(5, 60)), *keys]
-        killed = subprocess.run(eraser, check=False, timeout=60).returncode
+        killed = run_python(ERASER, url, str(rng.randrange(5, 60)), *keys).returncode
         assert killed in (0, -signal.SIGKILL)
         erased = digits.head.erased - 100 * number
         midway += 0 < erased < 100

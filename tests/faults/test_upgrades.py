@@ -30,26 +30,36 @@ from registry.storage.database import schema
 from registry.storage.database.engine import make_engine
 from tests.support.datasets import FIXED, digit
 from tests.support.figures import Figure, rounds
+from tests.support.processes import run_python
 
 ROOT = Path(__file__).parent.parent.parent
 AT_ONCE = 10
 INVALID = text("SELECT count(*) FROM pg_index WHERE NOT indisvalid")
 SAMPLES_FILE = text("SELECT pg_relation_filenode('samples')")
 DEADLOCKS = text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
-ALEMBIC = """
-import logging
+BLOCKED_BY = text("SELECT count(*) FROM pg_stat_activity WHERE :pid = ANY(pg_blocking_pids(pid))")
+AT_ONCE_SCRIPT = """
+import logging, multiprocessing, sys
 import alembic.config
+
 logging.basicConfig(level=logging.INFO)
-alembic.config.main()
+fork = multiprocessing.get_context("fork")
+running = [fork.Process(target=alembic.config.main) for _ in range(int(sys.argv.pop()))]
+for process in running:
+    process.start()
+for process in running:
+    process.join()
+assert [process.exitcode for process in running] == [0] * len(running)
 """
-READY_TO_MIGRATE = """
-import sys
+# The default action of SIGALRM ends the process as abruptly as SIGKILL does.
+MIGRATION = """
+import signal, sys
 from alembic import command
 from alembic.config import Config
 from registry.storage.database.engine import make_engine
 engine = make_engine(sys.argv[1])
 engine.connect().close()
-print("ready", flush=True)
+signal.setitimer(signal.ITIMER_REAL, float(sys.argv[3]))
 command.upgrade(Config("alembic.ini", attributes={"engine": engine}), sys.argv[2])
 """
 
@@ -121,19 +131,10 @@ def test_ten_concurrent_upgrades_succeed_and_run_each_migration_once(
 
 def _upgrade_at_once(url: str) -> Counter[str]:
     """Run concurrent upgrades; return how often all of them together ran each revision."""
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", ALEMBIC, "upgrade", "head"],
-            cwd=ROOT,
-            env={**os.environ, "REGISTRY_URL": url},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(AT_ONCE)
-    ]
-    logs = [process.communicate(timeout=200)[1] for process in running]
-    assert [process.returncode for process in running] == [0] * AT_ONCE, logs
-    steps = [line for log in logs for line in log.splitlines() if "Running upgrade" in line]
+    done = run_python(
+        AT_ONCE_SCRIPT, "upgrade", "head", str(AT_ONCE), cwd=ROOT, check=True, REGISTRY_URL=url
+    )
+    steps = [line for line in done.stderr.splitlines() if "Running upgrade" in line]
     return Counter(line.split("-> ")[1].split(",")[0] for line in steps)
 
 
@@ -161,7 +162,10 @@ def test_an_upgrade_killed_at_any_moment_is_completed_by_the_next(
         command.downgrade(config(engine), before)
         began = time.monotonic()
         if number:  # the first shows how long it takes
-            _kill(empty_url, revision, rng.uniform(0, longest))
+            # 0 would be no limit.
+            limit = rng.uniform(1e-6, longest)
+            killed = run_python(MIGRATION, empty_url, revision, str(limit), cwd=ROOT)
+            assert killed.returncode in (0, -signal.SIGALRM), killed.stderr
             midway += schema.revision(engine) != revision
         command.upgrade(config(engine), revision)
         longest = max(longest, time.monotonic() - began) if not number else longest
@@ -174,22 +178,6 @@ def test_an_upgrade_killed_at_any_moment_is_completed_by_the_next(
     )
 
 
-def _kill(url: str, revision: str, after: float) -> None:
-    """Kill a migration ``after`` seconds."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", READY_TO_MIGRATE, url, revision],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(after)
-    process.send_signal(signal.SIGKILL)
-    process.stdout.close()
-    process.wait()
-
-
 def test_an_index_whose_build_was_killed_with_its_session_is_built_again(
     postgresql_url: str,
 ) -> None:
@@ -200,10 +188,11 @@ def test_an_index_whose_build_was_killed_with_its_session_is_built_again(
         reader.execute(text("SELECT count(*) FROM datasets"))
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
             building = subprocess.Popen(
-                [sys.executable, "-c", READY_TO_MIGRATE, postgresql_url, "0003"], cwd=ROOT
+                [sys.executable, "-c", MIGRATION, postgresql_url, "0003", "0"], cwd=ROOT
             )
             while not other.scalar(INVALID):
                 assert building.poll() is None
+                time.sleep(0.01)
             building.send_signal(signal.SIGKILL)
             building.wait()
             other.execute(
@@ -294,7 +283,12 @@ def test_an_upgrade_blocks_active_writers_only_briefly(
                     REGISTRY_URL=empty_postgresql_url,
                 )
             )
-            time.sleep(4)  # long enough for the upgrade to reach a lock that the reader holds
+            with engine.connect() as other:
+                while not other.scalar(BLOCKED_BY, {"pid": reader.info.backend_pid}):
+                    assert upgrading.poll() is None
+                    other.rollback()
+                    time.sleep(0.01)
+            time.sleep(2)  # it tries again and again
             assert upgrading.poll() is None
         assert upgrading.wait(timeout=200) == 0
         reports = [json.loads(each.communicate("stop\n", timeout=60)[0]) for each in writers]

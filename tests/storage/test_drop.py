@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -32,6 +30,7 @@ from registry.storage.database.transactions import reading, writing
 from registry.storage.log import drop
 from tests.catalog.test_copy import fill_related
 from tests.support.datasets import FIXED, digit
+from tests.support.processes import run_python
 
 ROOT = Path(__file__).parents[2]
 KILLED = """
@@ -155,7 +154,7 @@ def test_a_drop_whose_commit_was_not_acknowledged_is_repeated_without_effect(
 def test_a_drop_that_was_killed_is_completed(url: str, completed_by: str) -> None:
     with registry.connect(url) as reg:
         fill(reg, "digits", 1000)
-        killed = subprocess.run([sys.executable, "-c", KILLED, url], cwd=ROOT, check=False)
+        killed = run_python(KILLED, url)
         assert killed.returncode == -signal.SIGKILL
         assert reg.names() == []
         assert 0 < counts(reg)["samples"] < 1001

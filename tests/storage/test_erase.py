@@ -7,8 +7,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +44,7 @@ from tests.faults.test_mirror import flip
 from tests.support.commands import run as command
 from tests.support.databases import psql
 from tests.support.growing_datasets import Row, due, rows, yielded
+from tests.support.processes import run_python
 
 _numbers = itertools.count()
 FEATURES: dict[str, dict[str, Feature]] = {
@@ -691,8 +690,7 @@ def test_the_next_process_completes_an_erasure_killed_at_any_write(
         for step in itertools.count():
             shutil.rmtree(cache)
             shutil.copytree(saved, cache)
-            child = [sys.executable, "-c", KILLED, sqlite_url, str(step)]
-            code = subprocess.run(child, check=False, timeout=60).returncode
+            code = run_python(KILLED, sqlite_url, str(step)).returncode
             opened = reg.open("killed")
             assert yielded(opened.run("r").epoch(0)) == samples
             assert [result.differs for result in opened.verify()] == [None, None]

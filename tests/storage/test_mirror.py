@@ -39,6 +39,7 @@ from registry.training.policy import Policy
 from registry.training.run import Run
 from tests.faults.test_mirror import flip
 from tests.support.growing_datasets import KINDS, Kind, Row, due, rows, yielded
+from tests.support.processes import run_python
 
 POLICIES: list[Policy] = ["all", "new", Replay(0.5)]
 
@@ -137,7 +138,7 @@ with registry.connect(sys.argv[1]) as reg:
 
 def test_another_process_reads_no_row_that_the_mirror_has(growing: Dataset, url: str) -> None:
     yielded(growing.run("r").epoch(0))
-    subprocess.run([sys.executable, "-c", TRAINER, url], check=True)
+    run_python(TRAINER, url, check=True)
 
 
 FORK = """

@@ -6,7 +6,6 @@ import itertools
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from tests.faults.test_divergence import Backup
 from tests.faults.test_mirror import flip, in_graph, tiny_disk
 from tests.storage.test_mirror import Ranges, reads
 from tests.support.growing_datasets import KINDS, Kind, Row, rows, yielded
+from tests.support.processes import run_python
 
 __all__ = ["reads"]
 
@@ -205,9 +205,7 @@ def test_a_process_killed_while_it_converts_leaves_the_old_files_usable(
         epoch = dataset.run("r").epoch(0)
         before = yielded(epoch)
         change.apply(dataset)
-        killed = subprocess.run(
-            [sys.executable, "-c", KILLED, sqlite_url, "r", f"{call}"], check=False
-        )
+        killed = run_python(KILLED, sqlite_url, "r", f"{call}")
         assert killed.returncode == -signal.SIGKILL
         assert len(generations(cache)) == 2
         assert yielded(epoch) == before

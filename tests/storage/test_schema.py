@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import sysconfig
+import time
 import venv
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,7 @@ from registry.storage.database.transactions import driver, reading
 from registry.storage.log import lookup
 from tests.support.databases import psql
 from tests.support.growing_datasets import yielded
+from tests.support.processes import run_python
 
 ROOT = Path(__file__).parents[2]
 # Of this database: tests of other databases on the server wait for locks at the same time.
@@ -57,15 +59,8 @@ WAITING = text(
 
 
 def _alembic(url: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "alembic", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "REGISTRY_URL": url},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout
+    code = "from alembic.config import main; main(prog='alembic')"
+    return run_python(code, *arguments, cwd=ROOT, check=True, REGISTRY_URL=url).stdout
 
 
 def test_alembic_says_in_one_line_why_it_stops() -> None:
@@ -259,15 +254,24 @@ def test_the_upgrade_of_a_file_can_be_written_as_sql(
         test_the_migrations_agree_with_the_models(opened)
 
 
+INIT_AT_ONCE = """
+import multiprocessing
+from registry.cli import app
+
+fork = multiprocessing.get_context("fork")
+running = [fork.Process(target=app) for _ in range(4)]
+for process in running:
+    process.start()
+for process in running:
+    process.join()
+assert [process.exitcode for process in running] == [0] * len(running)
+"""
+
+
 def test_concurrent_upgrades_of_a_file_make_one_registry(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "registry", "init", "--url", f"sqlite:///{tmp_path}/new.db"]
-    running = [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        for _ in range(4)
-    ]
-    outputs = [process.communicate(timeout=120)[0].decode() for process in running]
-    assert [process.returncode for process in running] == [0] * 4, outputs
-    assert all(f"is at schema {REVISION}" in each for each in outputs)
+    url = f"sqlite:///{tmp_path}/new.db"
+    done = run_python(INIT_AT_ONCE, "init", "--url", url, check=True)
+    assert done.stdout.count(f"is at schema {REVISION}") == 4, done
 
 
 def test_an_upgrade_waits_for_another_without_blocking_others(
@@ -289,6 +293,7 @@ def test_an_upgrade_waits_for_another_without_blocking_others(
         )
         while other.scalar(asking) < 2:  # this query is the other one
             assert upgrading.poll() is None
+            time.sleep(0.01)
         assert other.scalar(WAITING) == 0
         assert inspect(other).get_table_names() == []
         other.execute(text("SELECT pg_advisory_unlock(:lock)"), lock)
@@ -312,6 +317,7 @@ def test_an_upgrade_yields_to_others_that_use_its_table(postgresql_url: str) -> 
                 while bool(other.scalar(WAITING)) != waits:
                     other.rollback()
                     assert upgrading.poll() is None
+                    time.sleep(0.001)
             other.execute(text("SELECT count(*) FROM inbox"))
     assert upgrading.wait(timeout=60) == 0
     engine.dispose()

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
-from collections.abc import Callable
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
+from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
+import alembic.config  # noqa: F401  # for scripts that import it
+
+from registry import Dataset, Registry  # noqa: F401
 from registry.storage.database import postgresql  # noqa: F401  # or each would import psycopg
 
 Work = tuple[Callable[..., object], tuple[Any, ...]]
@@ -40,6 +49,47 @@ def started(*works: Work) -> BaseProcess:
     process = multiprocessing.get_context("spawn").Process(target=run_all, args=works)
     process.start()
     return process
+
+
+def run_python(
+    code: str, *arguments: str, cwd: Path | None = None, check: bool = False, **environment: str
+) -> CompletedProcess[str]:
+    """Run a script as ``python -c`` does, but in a process that is forked from a warm one.
+
+    The interpreter is not finalized at the end of the script.
+    """
+    call = (code, arguments, cwd or Path.cwd(), {**os.environ, **environment})
+    done = _warm_process().submit(_run, *call).result(timeout=200)
+    if check:
+        done.check_returncode()
+    return done
+
+
+@functools.cache
+def _warm_process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+
+def _run(
+    code: str, arguments: tuple[str, ...], cwd: Path, environment: Mapping[str, str]
+) -> CompletedProcess[str]:
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+
+        def execute() -> None:
+            os.dup2(out.fileno(), 1)
+            os.dup2(errors.fileno(), 2)
+            os.chdir(cwd)
+            os.environ.clear()
+            os.environ.update(environment)
+            sys.argv = ["-c", *arguments]
+            exec(code, {"__name__": "__main__"})
+
+        process = multiprocessing.get_context("fork").Process(target=execute)
+        process.start()
+        process.join()
+        assert process.exitcode is not None
+        printed = [(file.seek(0), file.read())[1] for file in (out, errors)]
+        return CompletedProcess(["python", *arguments], process.exitcode, *printed)
 
 
 def tensorflow_context() -> ForkServerContext:
