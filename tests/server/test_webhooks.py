@@ -252,7 +252,7 @@ def test_an_argilla_event_that_fails_midway_can_be_sent_again(
         mappings.set_mapping(reg.engine, moods.id, "argilla", {"text": "fields.body"})
         for broken in (
             "registry.io.labeling.state_table.latest",
-            "registry.storage.log.writer.advance_head",
+            "registry.storage.log.writer._Sent",
         ):
             with monkeypatch.context() as patch:
                 patch.setattr(broken, fail)

@@ -12,7 +12,7 @@ from queue import SimpleQueue
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, event, make_url
+from sqlalchemy import Connection, event
 
 import registry
 from registry import Dataset, Page, Registry
@@ -23,11 +23,10 @@ from registry.errors import (
     ReplicaBehindError,
 )
 from registry.storage.database.transactions import reading
-from registry.storage.log import notifications, reader
+from registry.storage.log import few_rows, notifications, reader
 from registry.storage.log.notifications import LEAST_INTERVAL, Pause, listening
 from registry.storage.log.reader import pages
 from registry.storage.log.standby import missing_rows
-from tests.support.clusters import set_up
 from tests.support.datasets import FIXED, digit
 from tests.support.processes import started
 from tests.support.workers import FEATURES, STOP, Journal, ReadRow, read, write
@@ -246,23 +245,28 @@ def test_a_read_is_repeated_only_for_its_patience(
 
 
 def test_followers_are_notified_about_each_dataset_once_per_interval(
-    postgresql_url: str, empty_postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """After each commit that notifies, the next one is as durable as all others."""
     monkeypatch.setattr(notifications, "LEAST_INTERVAL", 1e9)
-    set_up(make_url(empty_postgresql_url))
-    for url in (postgresql_url, empty_postgresql_url):
-        with registry.connect(url) as reg:
-            sent: list[str] = []
-
-            @event.listens_for(reg.engine, "before_cursor_execute")
-            def note(_: object, __: object, statement: str, *___: object) -> None:
-                if statement.startswith("NOTIFY"):
-                    sent.append(statement)  # noqa: B023
-
-            one, other = reg.create("one", FIXED), reg.create("other", FIXED)
-            for dataset in (one, other, one, other):
-                dataset.insert([digit(0)])
-            assert sent == ["NOTIFY registry_1", "NOTIFY registry_2"]
+    dsn = postgresql_url.replace("+psycopg", "")
+    with (
+        psycopg.connect(dsn, autocommit=True) as listener,
+        registry.connect(postgresql_url) as reg,
+        registry.connect(postgresql_url) as again,
+    ):
+        listener.execute("LISTEN registry_1")
+        listener.execute("LISTEN registry_2")
+        reg.create("one", FIXED), reg.create("other", FIXED)
+        for opened in (reg, again):
+            for name in ("one", "other", "one", "other"):
+                opened.open(name).insert([digit(0)])
+                opened.open(name).insert([digit(row) for row in range(few_rows.ROWS + 1)])
+            with reading(opened.engine) as connection:
+                setting = connection.exec_driver_sql("SHOW synchronous_commit").scalar()
+            assert setting == "on"
+        channels = [each.channel for each in listener.notifies(timeout=0.1)]
+    assert channels == ["registry_1", "registry_2"] * 2
 
 
 CHANGES: list[Callable[[Dataset], object]] = [

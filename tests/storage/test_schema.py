@@ -44,7 +44,7 @@ from registry.storage.database import schema
 from registry.storage.database.engine import make_engine
 from registry.storage.database.models import metadata
 from registry.storage.database.schema import REVISION, VERSION_TABLE, migrations, upgrade
-from registry.storage.database.transactions import driver, reading
+from registry.storage.database.transactions import reading, writing
 from registry.storage.log import lookup
 from tests.support.databases import psql
 from tests.support.growing_datasets import yielded
@@ -529,10 +529,14 @@ def test_a_bulk_load_without_statistics_stays_fast(
             connection.execute(text("ANALYZE samples"))
         new = reg.create("new", {"x": Tensor("uint8")})
         new.insert({"x": [1] * 5000}, keys=[f"k{n}" for n in range(5000)])
-        with reading(reg.engine) as connection:
-            asked = {"keys": '["a", "b"]', "short": 9, "dataset_id": 2}
-            plan = driver(connection).execute(f"EXPLAIN {lookup.POSTGRESQL}", asked).fetchall()
-        assert "Index Scan using ix_samples_key" in str(plan)
+        asked = lookup.lookup(2, ["a", "b"]).statement.text.decode()
+        with writing(reg.engine) as connection:
+            connection.exec_driver_sql(f"PREPARE asked (json, int, int) AS {asked}")
+            for mode in ("force_custom_plan", "force_generic_plan"):
+                connection.exec_driver_sql(f"SET LOCAL plan_cache_mode = {mode}")
+                explain = """EXPLAIN EXECUTE asked ('["a", "b"]', 2, 9)"""
+                plan = connection.exec_driver_sql(explain).all()
+                assert "Index Scan using ix_samples_key" in str(plan)
 
 
 def _plans(reg: Registry, work: Callable[[], object]) -> list[str]:

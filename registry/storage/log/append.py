@@ -76,7 +76,7 @@ def append_each(schemas: Schemas, batches: Sequence[Batch | RegistryError]) -> l
 
     A batch that fails does not affect the others.
     """
-    return transact_in(schemas, lambda writer: writer.append(batches))
+    return transact_in(schemas, lambda writer: writer.append(batches), batches=batches)
 
 
 def _append_one(schemas: Schemas, batch: Batch) -> Report:

@@ -151,6 +151,28 @@ class Plan:
     def report(self, head: Head) -> Report:
         return Report(self.inserted, self.revised, self.retracted, self.unchanged, head)
 
+    def each_group(self) -> Sequence[str | None]:
+        """Return an item for each row, also if no row has a group."""
+        return [None] * len(self.keys) if self.groups is None else self.groups
+
+
+def joined(plans: Sequence[Plan]) -> Plan:
+    """Return the plan of the rows of several, without the counts of those that are no rows."""
+    return Plan(
+        [key for plan in plans for key in plan.keys],
+        [record for plan in plans for record in plan.records],
+        [old for plan in plans for old in plan.supersedes],
+        [source for plan in plans for source in plan.sources],
+        inserted=sum(plan.inserted for plan in plans),
+        retracted=sum(plan.retracted for plan in plans),
+        groups=(
+            [group for plan in plans for group in plan.each_group()]
+            if any(plan.groups is not None for plan in plans)
+            else None
+        ),
+        gains=[gain for plan in plans for gain in plan.gains or [1] * len(plan.keys)],
+    )
+
 
 def resolve(
     batch: Batch,

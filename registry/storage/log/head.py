@@ -6,6 +6,7 @@ Readers read it without a lock, and find every row before its position committed
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.sql import func
 
 from registry.errors import DatasetDroppedError
+from registry.storage.database.exchange import BYTEA, INT4, INT8, Query, Statement, int4, int8
 from registry.storage.database.models import HeadRow, InboxRow, SampleRow
 from registry.storage.log.hash_chain import GENESIS
 
@@ -50,6 +52,30 @@ _CHAIN_AND_ERASURES = (
         isouter=True,
     )
     .where(HeadRow.dataset_id == _DATASET)
+)
+
+
+_ADVANCE = (
+    update(HeadRow)
+    .where(HeadRow.dataset_id == _DATASET)
+    .values(
+        position=bindparam("position"),
+        live=bindparam("live"),
+        chain=bindparam("chain"),
+        updated_at=func.now(),
+    )
+)
+_LOCK_POSTGRESQL = Statement(
+    b"SELECT position, live, chain, erased, schema FROM heads WHERE dataset_id = $1"
+    b" FOR NO KEY UPDATE",
+    (INT4,),
+)
+
+
+_ADVANCE_POSTGRESQL = Statement(
+    b"UPDATE heads SET position = $2, live = $3, chain = $4, updated_at = now()"
+    b" WHERE dataset_id = $1",
+    (INT4, INT8, INT8, BYTEA),
 )
 
 
@@ -142,15 +168,30 @@ def lock_head(connection: Connection, dataset_id: int) -> Head:
     return _head(connection.execute(_LOCKED, {"dataset": dataset_id}).one_or_none())
 
 
+def lock(dataset_id: int) -> Query:
+    """Return PostgreSQL's query that does as `lock_head`; `locked` reads its result."""
+    return Query(_LOCK_POSTGRESQL, (int4(dataset_id),))
+
+
+def locked(rows: Sequence[tuple[Any, ...]]) -> Head:
+    """Return the head that the query of `lock` has locked."""
+    if not rows:
+        raise DatasetDroppedError
+    return Head(*rows[0])
+
+
 def advance_head(connection: Connection, dataset_id: int, head: Head) -> None:
     """Store a new head; the transaction must hold the lock."""
     # After the rows: on PostgreSQL, triggers refuse rows that do not continue the stored head, and
     # a head that does not end at the last row.
-    connection.execute(
-        update(HeadRow)
-        .where(HeadRow.dataset_id == dataset_id)
-        .values(position=head.position, live=head.live, chain=head.chain, updated_at=func.now())
-    )
+    values = {"position": head.position, "live": head.live, "chain": head.chain}
+    connection.execute(_ADVANCE, {"dataset": dataset_id, **values})
+
+
+def advancement(dataset_id: int, head: Head) -> Query:
+    """Return PostgreSQL's query that does as `advance_head`."""
+    values = (int4(dataset_id), int8(head.position), int8(head.live), head.chain)
+    return Query(_ADVANCE_POSTGRESQL, values)
 
 
 def store_erased_count(connection: Connection, dataset_id: int, erased: int) -> None:

@@ -11,14 +11,17 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from sqlalchemy import Connection, select, tuple_
+from sqlalchemy import Connection, Integer, bindparam, select, tuple_
 
 from registry.samples.projection import Projection
+from registry.storage.database.exchange import INT4, JSON, Query, Statement, int4
 from registry.storage.database.models import SampleRow
 from registry.storage.database.transactions import driver
 from registry.storage.log.records import LONG, fingerprint, fingerprints_at, records_at
 
 Item = TypeVar("Item")
+Row = Any
+"""A key, the position of its latest revision, the length of its record, the record, its group."""
 
 _SHORT = 2048
 """Bytes up to which a record is read with its key, even if all of them exceed `_GROUP`."""
@@ -54,18 +57,21 @@ NEVER = Latest(-1, None)
 # Each key is searched as the first entry at or after it: only ix_samples_key has this order, so the
 # planner has no other choice. The length of a record that is stored out of line (TOAST) is in the
 # row itself, so that no long record is read.
-POSTGRESQL = """
+_POSTGRESQL = Statement(
+    b"""
     SELECT wanted.key, revision.position, octet_length(revision.record),
-        CASE WHEN octet_length(revision.record) <= %(short)s THEN revision.record END,
+        CASE WHEN octet_length(revision.record) <= $3 THEN revision.record END,
         revision.group_key
-    FROM json_array_elements_text(%(keys)s::json) AS wanted (key)
+    FROM json_array_elements_text($1) AS wanted (key)
     CROSS JOIN LATERAL (
         SELECT dataset_id, key, position, record, group_key FROM samples
-        WHERE (key, dataset_id) >= (wanted.key COLLATE "C", %(dataset_id)s)
+        WHERE (key, dataset_id) >= (wanted.key COLLATE "C", $2)
         ORDER BY key, dataset_id, position DESC LIMIT 1
     ) AS revision
-    WHERE revision.dataset_id = %(dataset_id)s AND revision.key = wanted.key
-"""
+    WHERE revision.dataset_id = $2 AND revision.key = wanted.key
+    """,
+    (JSON, INT4, INT4),
+)
 # Without both hints, SQLite scans the whole log for every batch: CROSS JOIN fixes the order of the
 # tables, INDEXED BY the index that finds the maximum.
 _SQLITE = """
@@ -78,6 +84,17 @@ _SQLITE = """
     )
 """
 
+# Built once: SQLAlchemy needs as long to construct such a statement as SQLite to execute it.
+_FIRST_FROM = (
+    select(SampleRow.key)
+    .where(
+        tuple_(SampleRow.key, SampleRow.dataset_id)
+        >= tuple_(bindparam("low", type_=SampleRow.key.type), bindparam("dataset", type_=Integer()))
+    )
+    .order_by(SampleRow.key, SampleRow.dataset_id, SampleRow.position.desc())
+    .limit(1)
+)
+
 
 def latest(
     connection: Connection,
@@ -85,20 +102,23 @@ def latest(
     keys: Collection[str],
     compared: Iterable[tuple[str, bytes | None]] = (),
     older: Older | None = None,
+    rows: Sequence[Row] | None = None,
 ) -> dict[str, Latest]:
     """Return the latest revision of each key that the dataset has ever had, by key.
 
     A record is included where it equals one that ``compared`` gives for its key; others may be
     `Stored`. ``older`` has the rows that were written in an older layout than that of the compared
-    records: theirs are brought to it.
+    records: theirs are brought to it. ``rows`` are those of `lookup`, if it has been run.
     """
-    # In the order of the index, so that consecutive keys are found on the same page of it.
-    ordered = sorted(keys)
-    if not ordered or not _any_between(connection, dataset_id, ordered[0], ordered[-1]):
-        return {}
+    if rows is None:
+        # In the order of the index, so that consecutive keys are found on the same page of it.
+        ordered = sorted(keys)
+        if not ordered or not _any_between(connection, dataset_id, ordered[0], ordered[-1]):
+            return {}
+        rows = _rows(connection, dataset_id, ordered)
     revisions: dict[str, Latest] = {}
     unread = False
-    for key, position, size, record, group in _rows(connection, dataset_id, ordered):
+    for key, position, size, record, group in rows:
         if record is None and size is not None:
             revisions[key] = Latest(position, Stored(size), group)
             unread = True
@@ -209,15 +229,27 @@ def _groups(sized: Iterable[tuple[Item, int]]) -> Iterator[list[Item]]:
         yield group
 
 
-def _rows(connection: Connection, dataset_id: int, keys: Sequence[str]) -> Sequence[Any]:
-    document = json.dumps(keys, ensure_ascii=False)
-    short = max(_SHORT, min(LONG, _GROUP // len(keys)))
-    if connection.dialect.name != "postgresql":
-        parameters = (short, document, dataset_id, dataset_id)
-        return connection.exec_driver_sql(_SQLITE, parameters).fetchall()
-    named = {"keys": document, "dataset_id": dataset_id, "short": short}
-    with driver(connection).cursor(binary=True) as cursor:
-        return cursor.execute(POSTGRESQL, named).fetchall()
+def lookup(dataset_id: int, keys: Collection[str]) -> Query:
+    """Return PostgreSQL's query of the latest revisions of some keys, for `latest`."""
+    values = (_json(keys), int4(dataset_id), int4(_short(keys)))
+    return Query(_POSTGRESQL, values)
+
+
+def _rows(connection: Connection, dataset_id: int, keys: Collection[str]) -> Sequence[Row]:
+    if connection.dialect.name == "postgresql":
+        (rows,) = driver(connection).exchange([lookup(dataset_id, keys)])
+        return rows
+    parameters = (_short(keys), _json(keys).decode(), dataset_id, dataset_id)
+    return connection.exec_driver_sql(_SQLITE, parameters).fetchall()
+
+
+def _json(keys: Collection[str]) -> bytes:
+    return json.dumps([*keys], ensure_ascii=False).encode()
+
+
+def _short(keys: Collection[str]) -> int:
+    """Return up to how many bytes a record is read with its key."""
+    return max(_SHORT, min(LONG, _GROUP // len(keys)))
 
 
 def _any_between(connection: Connection, dataset_id: int, low: str, high: str) -> bool:
@@ -227,10 +259,6 @@ def _any_between(connection: Connection, dataset_id: int, low: str, high: str) -
     compare by bytes in both databases, which for UTF-8 is the order of Python's strings. In another
     order, existing keys would be treated as new.
     """
-    first = connection.execute(
-        select(SampleRow.key)
-        .where(tuple_(SampleRow.key, SampleRow.dataset_id) >= (low, dataset_id))
-        .order_by(SampleRow.key, SampleRow.dataset_id, SampleRow.position.desc())
-        .limit(1)
-    ).scalar_one_or_none()
+    parameters = {"low": low, "dataset": dataset_id}
+    first = connection.execute(_FIRST_FROM, parameters).scalar_one_or_none()
     return first is not None and first <= high

@@ -14,15 +14,17 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from registry.errors import ReadOnlyError, RegistryError
 from registry.storage.database.driver_errors import translate
+from registry.storage.database.exchange import TEXT, Query, Statement
 from registry.storage.database.transactions import driver, pooled, reading
 
 if TYPE_CHECKING:
@@ -37,10 +39,16 @@ LONGEST_POLL = 1.0
 _FIRST_POLL = 0.005
 _SQLITE_POLL = 0.005
 
-_last: dict[tuple[str, int], float] = {}
-"""When, by the monotonic clock, a dataset (URL and id) was last notified about."""
 _NOTIFIED = "registry_notified"
 """Key of a connection's `_Notified` in what SQLAlchemy keeps with it."""
+_last: WeakKeyDictionary[Engine, dict[int, float]] = WeakKeyDictionary()
+"""When, by the monotonic clock, each dataset was last notified about through an engine."""
+
+# Asynchronously: a notification is assigned a transaction ID, so that its commit would wait for the
+# disk. The setting lasts for this transaction.
+_NOTIFY = Statement(
+    b"SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, '')", (TEXT,)
+)
 
 
 class Watch(Protocol):
@@ -61,22 +69,32 @@ class Watch(Protocol):
         """
 
 
-def notify(engine: Engine, dataset_id: int) -> None:
-    """Wake the dataset's followers, at most once per `LEAST_INTERVAL`; those who miss it poll.
+def due(engine: Engine, dataset_id: int) -> Sequence[Query]:
+    """Return what wakes the dataset's followers, if the last time is `LEAST_INTERVAL` ago.
 
-    A transaction with a NOTIFY takes one lock for the whole cluster when it commits. Inside an
-    append, writers of all datasets would queue for it. So it is sent after the append, in a
-    separate transaction, and seldom. The rows are committed by then: a failure is ignored.
+    It is sent after the commit, in a separate transaction; followers who miss it poll. A
+    transaction with a notification takes one lock for the whole cluster when it commits: inside an
+    append, writers of all datasets would queue for it. After it was sent, `note` must be called.
     """
     if engine.dialect.name != "postgresql":
-        return
-    now = time.monotonic()
-    dataset = (str(engine.url), dataset_id)
-    if now - _last.get(dataset, -LEAST_INTERVAL) < LEAST_INTERVAL:
-        return
-    _last[dataset] = now
-    with suppress(RegistryError), reading(engine) as connection:
-        connection.exec_driver_sql(f"NOTIFY {_channel(dataset_id)}")
+        return ()
+    last = _last.get(engine, {}).get(dataset_id, -LEAST_INTERVAL)
+    if time.monotonic() - last < LEAST_INTERVAL:
+        return ()
+    return (Query(_NOTIFY, (_channel(dataset_id).encode(),)),)
+
+
+def note(engine: Engine, dataset_id: int) -> None:
+    """Note that the dataset's followers were notified now."""
+    _last.setdefault(engine, {})[dataset_id] = time.monotonic()
+
+
+def notify(engine: Engine, dataset_id: int) -> None:
+    """Wake the dataset's followers after a commit, as `due` says; a failure is ignored."""
+    if queries := due(engine, dataset_id):
+        note(engine, dataset_id)
+        with suppress(RegistryError), reading(engine) as connection:
+            driver(connection).exchange(queries)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def append_requests(schemas: Schemas, requests: Sequence[Sequence[Change]]) -> l
         discard_corrected(writer.connection, writer.dataset_id, corrections)
         return outcomes
 
-    return transact_in(schemas, work)
+    return transact_in(schemas, work, batches=encoded)
 
 
 def append_prepared(

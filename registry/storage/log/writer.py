@@ -4,6 +4,10 @@ One transaction locks the head, gives the rows their positions and stores the ne
 all of it or nothing. Retrying is safe: a commit whose answer was lost is recognized by the chain
 value that it would have left, which no other rows could have produced.
 
+On PostgreSQL an append of few rows takes two round trips: one that locks the head and reads the
+latest revisions of the rows' keys, and one that inserts the rows, stores the head, commits, and
+notifies followers.
+
 `transact` does the locking and the retries, and `Writer` is what a caller works with in between.
 """
 
@@ -20,26 +24,30 @@ from sqlalchemy import Connection, Engine
 from registry.errors import RegistryError
 from registry.samples.schema import Schema
 from registry.samples.splits import buckets
+from registry.storage.database.exchange import Query
 from registry.storage.database.retry import PATIENCE, retrying
-from registry.storage.database.transactions import writing
-from registry.storage.log import bulk_insert, divergence
+from registry.storage.database.transactions import driver, writing
+from registry.storage.log import bulk_insert, divergence, few_rows, notifications
 from registry.storage.log.amended import amended, groups_of
-from registry.storage.log.batch import Batch, Outcome, Plan, Report, resolve
+from registry.storage.log.batch import Batch, Outcome, Plan, Report, joined, resolve
 from registry.storage.log.bulk_insert import BLOCK, NewRows
 from registry.storage.log.hash_chain import NONE, extend
-from registry.storage.log.head import Head, advance_head, lock_head, was_committed
+from registry.storage.log.head import Head, advance_head, advancement, was_committed
+from registry.storage.log.locking import LookedUp, few_keys, lock_and_look_up
 from registry.storage.log.lookup import Latest, RecordReader, latest
-from registry.storage.log.notifications import notify
 from registry.storage.log.schemas import OlderRows, Schemas
 
 Result = TypeVar("Result")
 
 
 def transact_in(
-    schemas: Schemas, work: Callable[[Writer], Result], wait: float | None = None
+    schemas: Schemas,
+    work: Callable[[Writer], Result],
+    wait: float | None = None,
+    batches: Sequence[Batch | RegistryError] = (),
 ) -> Result:
     """Return the result of ``work`` as `transact` does, with the schemas that are known already."""
-    return transact(schemas.engine, schemas.dataset_id, work, wait, schemas)
+    return transact(schemas.engine, schemas.dataset_id, work, wait, schemas, batches)
 
 
 def transact(
@@ -48,32 +56,38 @@ def transact(
     work: Callable[[Writer], Result],
     wait: float | None = None,
     schemas: Schemas | None = None,
+    batches: Sequence[Batch | RegistryError] = (),
 ) -> Result:
     """Return the result of ``work``, called under the lock on the head, in one transaction.
 
     It may be called again after a lost connection. What it appends is appended once; if it appends
     nothing, it must be harmless when committed twice. With ``wait``, raises `ConflictError` where
-    the lock cannot be taken within about that many seconds.
+    the lock cannot be taken within about that many seconds. ``batches`` are those that it is known
+    to append first: their keys are looked up with the lock.
     """
+    keys = few_keys(batches)
     sent: _Sent[Result] | None = None
     for attempt in retrying(PATIENCE if wait is None else wait, engine):
         with attempt, writing(engine, wait) as connection:
-            head = lock_head(connection, dataset_id)
+            head, looked_up = lock_and_look_up(connection, dataset_id, keys)
             # Under the lock, so that the log cannot change during the search for the lost commit.
             if sent is not None and sent.arrived(connection, dataset_id):
                 divergence.remember(engine, dataset_id, sent.head)
                 return sent.result
             divergence.check(connection, dataset_id, head)
-            writer = Writer(connection, head, schemas or Schemas(engine, dataset_id))
+            writer = Writer(connection, head, schemas or Schemas(engine, dataset_id), looked_up)
             result = work(writer)
             if writer.last is None:
                 return result
             # Set before the commit, which is at the end of the block: its answer may get lost.
             sent = _Sent(writer.last, writer.head, result)
-    # After the commit: a head that was rolled back must not be remembered, nor followers woken.
+            notification = notifications.due(engine, dataset_id)
+            writer.finish(notification)
+    # After the commit: a head that was rolled back must not be remembered.
     assert sent is not None
     divergence.remember(engine, dataset_id, sent.head)
-    notify(engine, dataset_id)
+    if notification:
+        notifications.note(engine, dataset_id)
     return sent.result
 
 
@@ -94,15 +108,31 @@ class _Sent(Generic[Result]):
 class Writer:
     """A transaction that holds the lock on a dataset's head. Not thread-safe."""
 
-    connection: Connection
+    _connection: Connection
     head: Head
     schemas: Schemas
+    looked_up: LookedUp | None = None
     last: str | None = field(default=None, init=False)
     """The key of the last row appended, None while there is none."""
+    _unsent: list[Query] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         # Not the head after an append, which may be rolled back: nothing may be learned from it.
         self._locked = self.head
+
+    @property
+    def connection(self) -> Connection:
+        """The transaction's connection, on which all rows appended so far are inserted."""
+        if self._unsent:
+            driver(self._connection).exchange(self._unsent)
+            self._unsent = []
+        return self._connection
+
+    def finish(self, after_commit: Sequence[Query]) -> None:
+        """Have the rows inserted with the commit, and queries sent after it."""
+        if self._unsent or after_commit:
+            driver(self._connection).send_with_commit(self._unsent, after_commit)
+            self._unsent = []
 
     @property
     def dataset_id(self) -> int:
@@ -161,7 +191,7 @@ class Writer:
             plans.append(plan)
             # The rows of this batch are not in the database yet, but the next ones revise them.
             if len(batches) > 1:
-                rows = zip(plan.keys, plan.records, _groups(plan), strict=True)
+                rows = zip(plan.keys, plan.records, plan.each_group(), strict=True)
                 known |= {
                     key: Latest(position + n, record, group)
                     for n, (key, record, group) in enumerate(rows)
@@ -178,45 +208,37 @@ class Writer:
         if not keys or not self.head.position:
             return {}
         compared = chain.from_iterable(batch.compared() for batch in named)
-        return latest(self.connection, self.dataset_id, keys, compared, older)
+        read, self.looked_up = self.looked_up, None
+        rows = read.rows if read is not None and keys <= {*read.keys} else None
+        return latest(self.connection, self.dataset_id, keys, compared, older, rows)
 
     def write(self, plans: Sequence[Plan]) -> None:
         """Append the rows of plans whose positions follow this head, in order."""
-        rows = plans[0] if len(plans) == 1 else _joined(plans)
+        rows = plans[0] if len(plans) == 1 else joined(plans)
         if not rows.keys:
             return
+        self.looked_up = None
+        connection, postgresql = self.connection, self.connection.dialect.name == "postgresql"
         # Blocks are computed while they are inserted: on PostgreSQL, hashing one overlaps with the
         # server's work on the one before.
         blocks = _blocks(self.head, rows)
+        if postgresql and few_rows.are_few(rows.records):
+            few = [*blocks]
+            self._unsent = [few_rows.insertion(self.dataset_id, block) for block in few]
+            last = few[-1].chains[-1]
+        else:
+            last = bulk_insert.insert(connection, self.dataset_id, blocks)
         self.head = replace(
             self.head,
             position=self.head.position + len(rows.keys),
             live=self.head.live + rows.inserted - rows.retracted,
-            chain=bulk_insert.insert(self.connection, self.dataset_id, blocks),
+            chain=last,
         )
-        advance_head(self.connection, self.dataset_id, self.head)
+        if postgresql:
+            self._unsent.append(advancement(self.dataset_id, self.head))
+        else:
+            advance_head(connection, self.dataset_id, self.head)
         self.last = rows.keys[-1]
-
-
-def _joined(plans: Sequence[Plan]) -> Plan:
-    return Plan(
-        [key for plan in plans for key in plan.keys],
-        [record for plan in plans for record in plan.records],
-        [old for plan in plans for old in plan.supersedes],
-        [source for plan in plans for source in plan.sources],
-        inserted=sum(plan.inserted for plan in plans),
-        retracted=sum(plan.retracted for plan in plans),
-        groups=(
-            [group for plan in plans for group in _groups(plan)]
-            if any(plan.groups is not None for plan in plans)
-            else None
-        ),
-        gains=[gain for plan in plans for gain in plan.gains or [1] * len(plan.keys)],
-    )
-
-
-def _groups(plan: Plan) -> Sequence[str | None]:
-    return [None] * len(plan.keys) if plan.groups is None else plan.groups
 
 
 def _blocks(head: Head, plan: Plan) -> Iterator[NewRows]:
