@@ -24,6 +24,7 @@ from benchmarks.inserting import insert
 from benchmarks.measure import Bench, Result
 from benchmarks.memory import memory
 from benchmarks.mirroring import sync
+from benchmarks.one_row import insert_one_row
 from benchmarks.quiet import quiet
 from benchmarks.reading import flatness, read_images, read_numbers
 from benchmarks.server import postgresql
@@ -47,6 +48,7 @@ SUBJECTS: dict[str, Subject] = {
     "read": read_numbers,
     "read-images": read_images,
     "insert": insert,
+    "insert-one-row": insert_one_row,
     "import": import_,
     "flatness": flatness,
     "memory": memory,

@@ -44,9 +44,12 @@ class Codec:
     def __init__(self, features: Features, defaults: Mapping[str, Any] | None = None) -> None:
         self.features = features
         self.defaults = defaults or {}
+        self._names = frozenset(features)
+        self._required = self._names - self.defaults.keys()
         fields = [(_field(i), *_storage(f)) for i, f in enumerate(features.fixed.values())]
         lengths = [(f"l{i}", "<u4", ()) for i in range(len(features.variable))]
         self.header = np.dtype(fields + lengths)
+        self._whole = np.dtype(f"V{self.header.itemsize}")
         self.fixed_width = not lengths
         # Skips the fixed-width fields: unpacking reads the lengths alone.
         before = self.header.itemsize - 4 * len(lengths)
@@ -71,7 +74,7 @@ class Codec:
 
         A feature with a default may be missing; it is no column if no sample has it.
         """
-        names, required = set(self.features), self.features.keys() - self.defaults.keys()
+        names, required = self._names, self._required
         for row, sample in enumerate(rows):
             # The first comparison is all that most samples need.
             if not isinstance(sample, Mapping) or (
@@ -122,7 +125,7 @@ class Codec:
                     error.reason, row=error.row, key=key, feature=name
                 ) from None
         # As void values: tolist() keeps all bytes, where type S would strip trailing zeros.
-        headers: list[bytes] = header.view(f"V{self.header.itemsize}").tolist()
+        headers: list[bytes] = header.view(self._whole).tolist()
         if self.fixed_width:
             return headers
         records = [b"".join(row) for row in zip(headers, *parts, strict=True)]
@@ -236,8 +239,7 @@ class Codec:
         return {name: column[0] for name, column in self.decode(record, 1).items()}
 
     def _count(self, columns: Mapping[str, Any]) -> int:
-        required = self.features.keys() - self.defaults.keys()
-        if not required <= columns.keys() <= self.features.keys():
+        if not self._required <= columns.keys() <= self._names:
             raise InvalidSampleError(self._mismatch(columns))
         counts = {}
         for name, column in columns.items():

@@ -17,6 +17,10 @@ _HF_ROWS = 256
 """Rows that are read together from a Hugging Face dataset, of images for example."""
 
 
+_NO_TABLES = (list, dict, tuple)
+"""The types of most rows and columns; a subclass, such as Hugging Face's splits, may be a table."""
+
+
 class Table(Protocol):
     """A table that exports its rows as an Arrow stream, such as a frame of pandas or polars."""
 
@@ -33,7 +37,7 @@ class TablePart:
 
 def is_table(data: object) -> bool:
     """Return whether `parts_of` reads the data; any other data are rows, columns or a mistake."""
-    return (
+    return type(data) not in _NO_TABLES and (
         is_from(data, "pandas", "DataFrame")
         or _is_hugging_face(data)
         # A column of one library, or an array, exports a stream as well.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,10 @@ from registry.samples.text import encode_text
 from registry.samples.unfit_value import UnfitValueError, described
 
 Array = npt.NDArray[Any]
+
+_ORDERED = (list, np.ndarray, tuple)
+_WHOLE = (int, np.integer)
+_UNORDERED = (str, bytes, bytearray, AbstractSet, Mapping)
 
 
 def pack_fixed(feature: FixedFeature, values: Any, count: int) -> Array:
@@ -49,7 +54,8 @@ def pack_fixed(feature: FixedFeature, values: Any, count: int) -> Array:
 
 def _check_column(values: Any, count: int) -> None:
     """Reject columns without an order, and masked arrays, which np.asarray would unmask."""
-    if isinstance(values, str | bytes | bytearray | AbstractSet | Mapping):
+    # Most columns are arrays or lists: the check for the abstract classes takes longer.
+    if not isinstance(values, _ORDERED) and isinstance(values, _UNORDERED):
         raise UnfitValueError(f"a column of {count} values is a list, not {type(values).__name__}")
     if isinstance(values, np.ma.MaskedArray):
         raise UnfitValueError(
@@ -145,7 +151,7 @@ def _ragged_problem(feature: Ragged, value: Any, array: Array) -> str:
 
 def _cast(array: Array, dtype: str, values: Any) -> Array:
     """Cast to little-endian without loss (floats may round); raises `UnfitValueError`."""
-    target = np.dtype(dtype).newbyteorder("<")
+    target = _little_endian(dtype)
     if array.dtype == target:  # without the range checks, which this need not pay for
         return array.astype(target, copy=False)
     source, kind = array.dtype.kind, target.kind
@@ -160,7 +166,9 @@ def _cast(array: Array, dtype: str, values: Any) -> Array:
     with np.errstate(over="ignore", invalid="ignore"):
         cast = array.astype(target)
     if source == kind == "f":
-        bad = np.isinf(cast) & np.isfinite(array)
+        bad = np.isinf(cast)
+        if bad.any():
+            bad &= np.isfinite(array)
     elif kind == "f":
         bad = _inexact(array, cast)
     else:
@@ -174,6 +182,11 @@ def _cast(array: Array, dtype: str, values: Any) -> Array:
         index = tuple(int(i) for i in np.argwhere(bad)[0])
         raise UnfitValueError(f"{array[index]!s} does not fit {target.name} exactly", index[0])
     return cast
+
+
+@cache
+def _little_endian(dtype: str) -> np.dtype[Any]:
+    return np.dtype(dtype).newbyteorder("<")
 
 
 def _inexact(array: Array, cast: Array) -> npt.NDArray[np.bool_]:
@@ -228,7 +241,9 @@ def _first_unfit(feature: Tensor, values: Any) -> UnfitValueError:
 
 
 def _labels(feature: ClassLabel, values: Any, count: int) -> Array:
-    array = values if isinstance(values, np.ndarray) else _indexes(feature, values)
+    if not isinstance(values, np.ndarray):
+        return _indexes(feature, values)
+    array = values
     if array.shape != (count,):
         raise UnfitValueError(f"shape {array.shape[1:]} is not (); a class label is one value", 0)
     if array.dtype.kind == "U":
@@ -245,17 +260,19 @@ def _labels(feature: ClassLabel, values: Any, count: int) -> Array:
 
 def _indexes(feature: ClassLabel, values: Sequence[Any]) -> Array:
     """Convert a list, which may mix names and indexes, to indexes of type int64."""
-    known = {name: index for index, name in enumerate(feature.names or ())}
+    known: dict[str, int] | None = None
     indexes = np.empty(len(values), np.int64)
     for row, value in enumerate(values):
         if isinstance(value, np.ndarray) and value.shape == () and value.dtype.kind in "iu":
             value = int(value)  # noqa: PLW2901  # a 0-d array, accepted like a NumPy scalar
         if isinstance(value, str):
+            if known is None:
+                known = {name: index for index, name in enumerate(feature.names or ())}
             if value not in known:
                 raise UnfitValueError(_unknown(feature, value), row)
             indexes[row] = known[value]
         # bool is a subclass of int: True would be stored as class 1.
-        elif isinstance(value, int | np.integer) and not isinstance(value, bool):
+        elif isinstance(value, _WHOLE) and not isinstance(value, bool):
             if not 0 <= value < feature.count:
                 raise UnfitValueError(f"class index {value} is not in [0, {feature.count})", row)
             indexes[row] = value

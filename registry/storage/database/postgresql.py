@@ -151,7 +151,9 @@ class WatchedConnection(psycopg.Connection[Any]):
 
     def rollback(self) -> None:
         self.send_with_commit(())
-        super().rollback()
+        # The pool calls this whenever a connection returns to it.
+        if self.pgconn.transaction_status != TransactionStatus.IDLE:
+            super().rollback()
 
     def _exchange(self, queries: Sequence[Query]) -> list[PGresult]:
         with self.lock:

@@ -45,25 +45,63 @@ def retrying(patience: float | None = PATIENCE, engine: Engine | None = None) ->
     waits no longer than that timeout; the last error is then raised. ``patience=None`` retries
     without limit. The block must be safe to run twice: a commit whose reply was lost is repeated.
     """
+    start = time.monotonic()
+    # The first attempt, most often the only one, may use the whole timeout. It is not tenacity's,
+    # which takes longer than to read a head.
+    first = _First()
+    yield first
+    if first.error is not None:
+        yield from _retries(first.error, patience, engine, start)
+
+
+def _retries(
+    error: TransientError, patience: float | None, engine: Engine | None, start: float
+) -> Iterator[Any]:
+    """Yield the attempts after the first one, which began at ``start`` and raised an error."""
     until, longest = None, 2.0
     if patience is not None and engine is not None:
         timeout = engine.get_execution_options()["registry_timeout"]
         # An attempt that starts late would run past the timeout.
         patience = min(patience, max(0.55 * timeout, timeout - _MARGIN))
         longest = min(longest, timeout / 10)
-        until = time.monotonic() + timeout - 1
+        until = start + timeout - 1
     attempts = Retrying(
         retry=retry_if_exception_type(TransientError),
-        stop=stop_never if patience is None else stop_after_delay(patience),
+        stop=(
+            stop_never
+            if patience is None
+            else stop_after_delay(patience - (time.monotonic() - start))
+        ),
         # Jitter keeps processes that met in a conflict from meeting again.
         wait=wait_exponential(multiplier=0.05, max=longest) + wait_random(0, 0.2),
         before_sleep=lambda state: _log(state, engine),
         reraise=True,
     )
     for attempt in attempts:
-        # The first attempt may use the whole timeout, and a retry only what is left of it.
-        with deadline_at(None if attempt.retry_state.attempt_number == 1 else until):
+        if attempt.retry_state.attempt_number == 1:
+            attempt.retry_state.set_exception((type(error), error, error.__traceback__))
+            continue
+        # A retry may use what is left of the timeout.
+        with deadline_at(until):
             yield _Attempt(attempt)
+
+
+class _First:
+    """The first attempt, which keeps a transient error."""
+
+    error: TransientError | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        self.error = error if isinstance(error, TransientError) else None
+        return self.error is not None
 
 
 class _Attempt:

@@ -52,10 +52,12 @@ def writing(engine: Engine, wait: float | None = None) -> Iterator[Connection]:
     On SQLite it begins IMMEDIATE. ``wait`` is the limit for waiting for a lock, in seconds.
     """
     with open_connection(engine) as connection:
-        # Before begin(): the listener that sends SQLite's BEGIN reads these options.
-        connection.execution_options(registry_writes=True, registry_wait=wait)
+        postgresql = engine.dialect.name == "postgresql"
+        if not postgresql:
+            # Before begin(): the listener that sends SQLite's BEGIN reads these options.
+            connection.execution_options(registry_writes=True, registry_wait=wait)
         with connection.begin():
-            if engine.dialect.name == "postgresql":
+            if postgresql:
                 _set(connection, {} if wait is None else {"lock_timeout": str(round(1000 * wait))})
             yield connection
 

@@ -88,6 +88,9 @@ def _append_one(schemas: Schemas, batch: Batch) -> Report:
 
 def _chunks(batch: Batch) -> Iterator[Batch]:
     """Divide a batch by rows and bytes; an empty batch is one chunk, which results in a report."""
+    if len(batch.records) <= 1:
+        yield batch
+        return
     # A retraction has no bytes, and the size of an amended record is not known yet.
     sizes = [len(record) if isinstance(record, bytes) else 0 for record in batch.records]
     ends = np.cumsum(sizes)
@@ -99,8 +102,6 @@ def _chunks(batch: Batch) -> Iterator[Batch]:
         stop = min(max(fitting, start + 1), start + CHUNK_ROWS)
         yield _cut(batch, start, stop)
         start = stop
-    if not sizes:
-        yield batch
 
 
 def _cut(batch: Batch, start: int, stop: int) -> Batch:

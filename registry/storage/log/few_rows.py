@@ -26,30 +26,30 @@ ROWS = 256
 BYTES = 1 << 18
 """Rows, and bytes of their records, up to which this is faster than COPY."""
 
-_COLUMNS = (
-    ("position", INT8),
-    ("bucket", INT4),
-    ("chain", BYTEA),
-    ("record", BYTEA),
-    ("source", TEXT),
-    ("supersedes", INT8),
-    ("live", INT8),
-    ("key", TEXT),
-    ("group_key", TEXT),
-)
-_NAMES = ", ".join(name for name, _ in _COLUMNS)
-_ARRAYS = ", ".join(f"${number}" for number in range(2, 2 + len(_COLUMNS)))
+_COLUMNS = {
+    "position": INT8,
+    "bucket": INT4,
+    "chain": BYTEA,
+    "record": BYTEA,
+    "source": TEXT,
+    "supersedes": INT8,
+    "live": INT8,
+    "key": TEXT,
+    "group_key": TEXT,
+}
+_INTO = f"INSERT INTO samples (dataset_id, {', '.join(_COLUMNS)})"
+_VALUES = ", ".join(f"${number}" for number in range(2, 2 + len(_COLUMNS)))
+_INSERT_ONE = Statement(f"{_INTO} VALUES ($1, {_VALUES})".encode(), (INT4, *_COLUMNS.values()))
+# All rows in one statement: the trigger on the table runs once for each.
 _INSERT = Statement(
-    # Rows are inserted in the order of the arrays' items, so that those of a log are on disk in
-    # order; the trigger gets all of them at once.
-    f"INSERT INTO samples (dataset_id, {_NAMES}) SELECT $1, * FROM unnest({_ARRAYS})".encode(),  # noqa: S608  # the names are our own
-    (INT4, *(array_of(item_type) for _, item_type in _COLUMNS)),
+    f"{_INTO} SELECT $1, * FROM unnest({_VALUES})".encode(),  # noqa: S608  # the names are our own
+    (INT4, *map(array_of, _COLUMNS.values())),
 )
 
 
 def are_few(records: Sequence[bytes | None]) -> bool:
     """Return whether rows with these records should be inserted here."""
-    return len(records) <= ROWS and sum(len(record or b"") for record in records) <= BYTES
+    return len(records) <= ROWS and sum([len(record or b"") for record in records]) <= BYTES
 
 
 def insertion(dataset_id: int, rows: NewRows) -> Query:
@@ -60,15 +60,13 @@ def insertion(dataset_id: int, rows: NewRows) -> Query:
         [int4(bucket) for bucket in rows.buckets.tolist()],
         rows.chains,
         rows.records,
-        _texts(rows.sources),
+        [None if source is None else source.encode() for source in rows.sources],
         [None if old is None else int8(old) for old in rows.supersedes],
         [int8(rows.live[row]) if row in rows.live else None for row in range(count)],
-        _texts(rows.keys),
-        [None] * count if rows.groups is None else _texts(rows.groups),
+        [key.encode() for key in rows.keys],
+        [None if group is None else group.encode() for group in rows.groups or [None] * count],
     )
-    arrays = (array(item, column) for (_, item), column in zip(_COLUMNS, columns, strict=True))
+    if count == 1:
+        return Query(_INSERT_ONE, (int4(dataset_id), *[column[0] for column in columns]))
+    arrays = map(array, _COLUMNS.values(), columns)
     return Query(_INSERT, (int4(dataset_id), *arrays))
-
-
-def _texts(texts: Sequence[str | None]) -> Sequence[bytes | None]:
-    return [None if text is None else text.encode() for text in texts]

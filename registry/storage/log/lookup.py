@@ -23,6 +23,9 @@ Item = TypeVar("Item")
 Row = Any
 """A key, the position of its latest revision, the length of its record, the record, its group."""
 
+# Kept: `json.dumps` would make an encoder for each call.
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+
 _SHORT = 2048
 """Bytes up to which a record is read with its key, even if all of them exceed `_GROUP`."""
 _GROUP = 16 << 20
@@ -244,7 +247,7 @@ def _rows(connection: Connection, dataset_id: int, keys: Collection[str]) -> Seq
 
 
 def _json(keys: Collection[str]) -> bytes:
-    return json.dumps([*keys], ensure_ascii=False).encode()
+    return _ENCODER.encode([*keys]).encode()
 
 
 def _short(keys: Collection[str]) -> int:

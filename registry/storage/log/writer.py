@@ -165,7 +165,9 @@ class Writer:
                 known = self._known(group, older)
             outcomes += self._append_group(group, known, older)
         return [
-            replace(outcome, head=self.head) if isinstance(outcome, Report) else outcome
+            replace(outcome, head=self.head)
+            if isinstance(outcome, Report) and outcome.head is not self.head
+            else outcome
             for outcome in outcomes
         ]
 
