@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -24,13 +24,15 @@ from registry.errors import (
     StatementTimeoutError,
 )
 from registry.storage.database.engine import make_engine
-from registry.storage.database.transactions import reading, writing
+from registry.storage.database.exchange import TEXT, Statement
+from registry.storage.database.transactions import driver, reading, writing
 from registry.storage.database.url import masked, parse_url
+from registry.storage.log import few_rows, notifications
 from registry.storage.log.head import lock_head
 from registry.storage.log.writer import transact
 from tests.faults.test_server_kills import own_postgresql
 from tests.support.databases import administrator
-from tests.support.datasets import FIXED
+from tests.support.datasets import FIXED, digit
 from tests.support.proxy import proxied
 
 PASSWORDS = ["p%40%%zz", "at@at@at", "a/b//c", "a:b::c", "?#&=+ []", "'\"\\$", "größe-日本", "%"]
@@ -261,6 +263,33 @@ def test_the_error_of_a_roles_timeout_names_the_setting(
             with pytest.raises(StatementTimeoutError, match="raise statement_timeout") as ended:
                 transact(hasty, digits.id, lambda writer: writer.head)
         assert ended.value.setting == "statement_timeout"
+
+
+def test_inserts_work_after_rollbacks_in_their_session(postgresql_url: str) -> None:
+    """Psycopg then deallocates all prepared statements of the session, and not only its own."""
+    with registry.connect(postgresql_url) as reg:
+        digits = reg.create("digits", FIXED)
+        for number in range(3):
+            digits.insert([digit(number)], keys=[str(number)])
+            with suppress(ZeroDivisionError), writing(reg.engine) as connection:
+                driver(connection).execute("SELECT 1", prepare=True)
+                with connection.begin_nested() as savepoint:
+                    savepoint.rollback()
+                if number:
+                    raise ZeroDivisionError
+        assert [entry.key for entry in digits.entries()] == ["0", "1", "2"]
+
+
+def test_a_commit_succeeds_whose_notification_fails(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifications, "_NOTIFY", Statement(b"SELECT 1 / length($1)", (TEXT,)))
+    monkeypatch.setattr(notifications, "_channel", lambda _: "")
+    with registry.connect(postgresql_url) as reg:
+        digits = reg.create("digits", FIXED)
+        for rows in (1, few_rows.ROWS + 1):
+            digits.insert([digit(number) for number in range(rows)])
+        assert len(digits) == 1 + few_rows.ROWS + 1
 
 
 def test_the_lock_of_a_writer_that_vanishes_is_released(guarded: URL) -> None:

@@ -7,19 +7,86 @@ prepares each statement when it is first sent.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import psycopg
 from psycopg.abc import PQGen
+from psycopg.adapt import Transformer
 from psycopg.errors import OperationalError, error_from_result
-from psycopg.pq import ConnStatus, ExecStatus
+from psycopg.pq import ConnStatus, ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 from psycopg.waiting import Ready, Wait
 
-from registry.storage.database.exchange import Query, Statement
+from registry.storage.database.exchange import BEGIN, COMMIT, Query, Statement
 
 _BINARY = 1
 
 
-class Session:
+class PipelinedConnection(psycopg.Connection[Any]):
+    """A psycopg connection that can run several queries in one round trip."""
+
+    pooled = False
+    """Whether a pooler is in between, so that the next transaction has another session."""
+    _before_commit: Sequence[Query] = ()
+    _after_commit: Sequence[Query] = ()
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._session = _Session()
+        # Without this connection as its context, which would then only be closed by the garbage
+        # collector.
+        self._transformer = Transformer()
+
+    def exchange(self, queries: Sequence[Query]) -> list[list[tuple[Any, ...]]]:
+        """Run queries in one round trip, in the transaction; return the rows of each.
+
+        A transaction is begun if there is none. Raises the error of the first query that fails.
+        """
+        idle = self.pgconn.transaction_status == TransactionStatus.IDLE
+        begin = idle and not self.autocommit
+        results = self._run([BEGIN, *queries] if begin else queries)
+        _check(results)
+        rows: list[list[tuple[Any, ...]]] = []
+        for result in results[begin:]:
+            self._transformer.set_pgresult(result, format=Format.BINARY)
+            rows.append(self._transformer.load_rows(0, result.ntuples, tuple))
+        return rows
+
+    def send_with_commit(self, before: Sequence[Query], after: Sequence[Query] = ()) -> None:
+        """Send queries in the round trip of the next commit, instead of in their own.
+
+        Those ``before`` are part of the transaction. Those ``after`` are in one that follows it if
+        it was committed, and whose errors are ignored. A rollback discards all of them.
+        """
+        self._before_commit, self._after_commit = before, after
+
+    def commit(self) -> None:
+        before, after = self._before_commit, self._after_commit
+        self.send_with_commit(())
+        if not before and not after:
+            super().commit()
+            return
+        results = self._run([*before, COMMIT, *after])
+        _check(results[: len(before) + 1])
+
+    def rollback(self) -> None:
+        self.send_with_commit(())
+        # The pool calls this whenever a connection returns to it.
+        if self.pgconn.transaction_status != TransactionStatus.IDLE:
+            super().rollback()
+
+    def _run(self, queries: Sequence[Query]) -> list[PGresult]:
+        with self.lock:
+            return self.wait(self._session.exchange(self.pgconn, queries, prepare=not self.pooled))
+
+    # psycopg deallocates all statements of the session after some rollbacks, and not only its own.
+    def _deallocate(self, name: bytes | None) -> PQGen[None]:
+        if name is None:
+            self._session.forget()
+        yield from super()._deallocate(name)
+
+
+class _Session:
     """The statements that a session of PostgreSQL has prepared. Not thread-safe."""
 
     def __init__(self) -> None:
@@ -35,7 +102,7 @@ class Session:
     ) -> PQGen[list[PGresult]]:
         """Send queries; return the result of each. Without ``prepare``, no statement is kept.
 
-        A query that failed, or was skipped, has a result that `check` raises an error for.
+        A query that failed, or was skipped, has a result that `_check` raises an error for.
         """
         connection.enter_pipeline_mode()
         results: list[PGresult] = []
@@ -47,7 +114,7 @@ class Session:
             # Else the answers that are still to come would be read as those of later queries.
             connection.finish()
             # A server that ends a session sends the reason first.
-            check(results)
+            _check(results)
             raise
         for number, statement, name in new:
             # It stays prepared even if a later query fails, and the transaction is rolled back.
@@ -81,7 +148,7 @@ class Session:
         return new
 
 
-def check(results: Sequence[PGresult]) -> None:
+def _check(results: Sequence[PGresult]) -> None:
     """Raise the error of the first query that failed."""
     for result in results:
         if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):

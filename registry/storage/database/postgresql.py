@@ -21,23 +21,19 @@ import json
 import os
 import selectors
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
 from psycopg.abc import RV, PQGen
-from psycopg.adapt import Transformer
 from psycopg.conninfo import make_conninfo
-from psycopg.pq import Format, TransactionStatus
-from psycopg.pq.abc import PGresult
 from sqlalchemy.exc import ArgumentError
 
 from registry.errors import EncodingError
 from registry.storage.database.deadline import seconds_left
-from registry.storage.database.exchange import BEGIN, COMMIT, Query
 from registry.storage.database.full_server import connected
-from registry.storage.database.pipeline import Session, check
+from registry.storage.database.pipeline import PipelinedConnection
 
 LEAST_TIMEOUT = 10.0
 """Seconds. libpq waits two or more to connect, and time to ask and to retry must be left."""
@@ -95,75 +91,18 @@ _AT_WORK = """
 """
 
 
-class WatchedConnection(psycopg.Connection[Any]):
+class WatchedConnection(PipelinedConnection):
     """A psycopg connection that fails if its server is silent for too long."""
 
-    pooled = False
-    """Whether a pooler is in between, so that the next transaction has another session."""
     for_transaction: Mapping[str, str] = {}
     """Settings that every transaction must make, as the session cannot keep them."""
     _timeout = LEAST_TIMEOUT
     _arguments: Mapping[str, Any] | None = None
     """Arguments to open a second connection; None behind a pooler and while connecting."""
-    _before_commit: Sequence[Query] = ()
-    _after_commit: Sequence[Query] = ()
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._session = Session()
-        self._transformer = Transformer()
 
     # psycopg runs every exchange with the server as a generator that this method drives.
     def wait(self, gen: PQGen[RV], *args: Any, **options: Any) -> RV:
         return super().wait(self._watched(gen), *args, **options)
-
-    def exchange(self, queries: Sequence[Query]) -> list[list[tuple[Any, ...]]]:
-        """Run queries in one round trip, in the transaction; return the rows of each.
-
-        A transaction is begun if there is none. Raises the error of the first query that fails.
-        """
-        idle = self.pgconn.transaction_status == TransactionStatus.IDLE
-        begin = idle and not self.autocommit
-        results = self._exchange([BEGIN, *queries] if begin else queries)
-        check(results)
-        rows: list[list[tuple[Any, ...]]] = []
-        for result in results[begin:]:
-            self._transformer.set_pgresult(result, format=Format.BINARY)
-            rows.append(self._transformer.load_rows(0, result.ntuples, tuple))
-        return rows
-
-    def send_with_commit(self, before: Sequence[Query], after: Sequence[Query] = ()) -> None:
-        """Send queries in the round trip of the next commit, instead of in their own.
-
-        Those ``before`` are part of the transaction. Those ``after`` are in one that follows it if
-        it was committed, and whose errors are ignored. A rollback discards all of them.
-        """
-        self._before_commit, self._after_commit = before, after
-
-    def commit(self) -> None:
-        before, after = self._before_commit, self._after_commit
-        self.send_with_commit(())
-        if not before and not after:
-            super().commit()
-            return
-        results = self._exchange([*before, COMMIT, *after])
-        check(results[: len(before) + 1])
-
-    def rollback(self) -> None:
-        self.send_with_commit(())
-        # The pool calls this whenever a connection returns to it.
-        if self.pgconn.transaction_status != TransactionStatus.IDLE:
-            super().rollback()
-
-    def _exchange(self, queries: Sequence[Query]) -> list[PGresult]:
-        with self.lock:
-            return self.wait(self._session.exchange(self.pgconn, queries, prepare=not self.pooled))
-
-    # psycopg deallocates all statements of the session after some rollbacks, and not only its own.
-    def _deallocate(self, name: bytes | None) -> PQGen[None]:
-        if name is None:
-            self._session.forget()
-        yield from super()._deallocate(name)
 
     def __del__(self, *_: Any) -> None:
         # psycopg issues a ResourceWarning here for a connection that was not closed. A disposed
