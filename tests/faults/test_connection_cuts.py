@@ -47,8 +47,9 @@ def through(
 
 def _exchange(proxy: Proxy, dataset: Dataset) -> dict[Direction, int]:
     """Count the bytes of one insert in each direction."""
-    before = dict(proxy.forwarded)
-    dataset.insert([digit(1), digit(2)], keys=["w1", "w2"])
+    for number in range(2):  # the first one also prepares the statements
+        before = dict(proxy.forwarded)
+        dataset.insert([digit(1), digit(2)], keys=[f"{number}-w1", f"{number}-w2"])
     return {direction: proxy.forwarded[direction] - before[direction] for direction in DIRECTIONS}
 
 
