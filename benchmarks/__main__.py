@@ -18,12 +18,14 @@ from benchmarks.chart import draw
 from benchmarks.commands import commands
 from benchmarks.converting import convert
 from benchmarks.filtering import filter_
+from benchmarks.first_batch import first_batch
 from benchmarks.history import history
 from benchmarks.importing import import_
 from benchmarks.inserting import insert
 from benchmarks.measure import Bench, Result
 from benchmarks.memory import memory
 from benchmarks.mirroring import sync
+from benchmarks.numpy_batches import batches
 from benchmarks.one_row import insert_one_row
 from benchmarks.quiet import quiet
 from benchmarks.reading import flatness, read_images, read_numbers
@@ -59,10 +61,15 @@ SUBJECTS: dict[str, Subject] = {
     "commands": commands,
     "convert": convert,
     "train": imported_late("training", "train"),
+    "train-texts": imported_late("train_texts", "train_texts"),
+    "train-changed": imported_late("changed", "train_changed"),
+    "batches": batches,
+    "first-batch": first_batch,
     "train-photos": imported_late("photos", "train_photos"),
     "resume": imported_late("starting", "resume"),
     "latency": imported_late("latency", "latency"),
     "large": imported_late("large", "large"),
+    "large-texts": imported_late("large", "large_texts"),
     "serve": imported_late("serving", "serve"),
 }
 Name = StrEnum("Name", {name: name for name in SUBJECTS})  # type: ignore[misc]

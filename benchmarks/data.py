@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 
 import registry
 from benchmarks.server import Database
-from registry import ClassLabel, Dataset, Registry, Tensor
+from registry import ClassLabel, Dataset, Registry, Tensor, Text
 from registry.samples.features import Features
 
 SEED = 20240229
@@ -20,6 +20,9 @@ NUMBERS = Features({"x": Tensor("float32", (10,)), "label": ClassLabel(10)})
 """Records of 44 bytes."""
 IMAGES = Features({"image": Tensor("uint8", (3072,))})
 """Records of 3 KiB, the bytes of a colour image of 32 by 32 pixels."""
+TEXTS = Features({"text": Text(), "label": ClassLabel(10)})
+LONG, SHORT = (200, 4000), (20, 200)
+"""The least and the most bytes of a text."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,22 @@ def numbers(rows: int, first: int = 0) -> Samples:
     return Samples(NUMBERS, {"x": x, "label": label}, _keys(rows, first))
 
 
+def texts(rows: int, lengths: tuple[int, int], first: int = 0) -> Samples:
+    """Return rows of `TEXTS`; a text begins with the number of its row."""
+    rng = np.random.default_rng(SEED + first)
+    letters = rng.integers(ord("a"), ord("z") + 1, PIECE, np.uint8).tobytes().decode()
+    sizes = rng.integers(lengths[0], lengths[1] + 1, rows)
+    starts = rng.integers(0, len(letters) - lengths[1], rows)
+    text = [
+        f"{row:09} {letters[start : start + size - 10]}"
+        for row, start, size in zip(
+            range(first, first + rows), starts.tolist(), sizes.tolist(), strict=True
+        )
+    ]
+    label = rng.integers(0, 10, rows, np.int32)
+    return Samples(TEXTS, {"text": text, "label": label}, _keys(rows, first))
+
+
 def images(rows: int) -> Samples:
     """Return rows of `IMAGES` that hold noise: like image files, it cannot be compressed."""
     rng = np.random.default_rng(SEED)
@@ -65,10 +84,13 @@ def loaded(database: Database, datasets: dict[str, Samples]) -> Iterator[Registr
         yield reg
 
 
-def grow(dataset: Dataset, rows: int) -> None:
-    """Insert new rows of `numbers` in pieces: ten million at once would take much memory."""
+def grow(dataset: Dataset, rows: int, make: Callable[[int, int], Samples] = numbers) -> None:
+    """Insert new rows in pieces: ten million at once would take much memory.
+
+    ``make`` returns them by their count and the number of the first one.
+    """
     for after in range(0, rows, PIECE):
-        piece = numbers(min(PIECE, rows - after), dataset.head.position)
+        piece = make(min(PIECE, rows - after), dataset.head.position)
         dataset.insert(piece.columns, keys=piece.keys)
 
 

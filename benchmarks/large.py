@@ -11,7 +11,7 @@ import sys
 import registry
 from benchmarks import trainer
 from benchmarks.cache import cache
-from benchmarks.data import NUMBERS, grow
+from benchmarks.data import NUMBERS, SHORT, TEXTS, grow, texts
 from benchmarks.measure import Bench, Result, compare, duration
 from benchmarks.mirroring import PICKED_UP, pickups
 from benchmarks.server import Database
@@ -32,7 +32,7 @@ def large(bench: Bench) -> list[Result]:
         database.settle()
         return [
             *_first_batches(datasets[sizes[-1]], bench.rounds),
-            *_private_memory(database, *(datasets[size] for size in sizes[1:])),
+            *private_memory(database, "x", *(datasets[size] for size in sizes[1:])),
             _pickup(datasets[sizes[0]], datasets[sizes[-1]], bench.rounds),
         ]
 
@@ -45,21 +45,36 @@ def _first_batches(dataset: Dataset, rounds: int) -> list[Result]:
     ]
 
 
-def _private_memory(database: Database, small: Dataset, large: Dataset) -> list[Result]:
+def large_texts(bench: Bench) -> list[Result]:
+    """Measure the memory of a trainer on texts."""
+    sizes = [bench.rows, min(10**7, 10 * bench.rows)]
+    with cache(), bench.server.database() as database, registry.connect(database.url) as reg:
+        datasets = [reg.create(f"n{size}", TEXTS) for size in sizes]
+        for size, dataset in zip(sizes, datasets, strict=True):
+            grow(dataset, size, lambda rows, first: texts(rows, SHORT, first))
+        database.settle()
+        return private_memory(database, "text", *datasets)
+
+
+def private_memory(
+    database: Database, feature: str, small: Dataset, large: Dataset
+) -> list[Result]:
     """The limit is 1.1 times the memory on the smaller dataset, plus 32 MiB."""
-    less, more = (_trainer_memory(database, dataset) / 2**20 for dataset in (small, large))
+    less, more = (_trainer_memory(database, each, feature) / 2**20 for each in (small, large))
+    what = "private memory of a trainer on"
+    rows = "texts" if feature == "text" else "rows"
     return [
-        Result(f"private memory of a trainer on {len(small):,} rows", "MiB", less),
-        Result(f"private memory of a trainer on {len(large):,} rows", "MiB", more),
+        Result(f"{what} {len(small):,} {rows}", "MiB", less),
+        Result(f"{what} {len(large):,} {rows}", "MiB", more),
         Result("the latter, less 1.1 times the former", "MiB", more - 1.1 * less, at_most=32),
     ]
 
 
-def _trainer_memory(database: Database, dataset: Dataset) -> int:
+def _trainer_memory(database: Database, dataset: Dataset, feature: str) -> int:
     """Return a trainer's private bytes; the mirror exists already."""
     dataset.run(trainer.RUN).epoch(0)
     finished = subprocess.run(
-        [sys.executable, "-m", trainer.__name__, database.url, dataset.name],
+        [sys.executable, "-m", trainer.__name__, database.url, dataset.name, feature],
         check=True,
         stdout=subprocess.PIPE,
         text=True,

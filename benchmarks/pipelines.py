@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
 from benchmarks.data import Samples
-from benchmarks.measure import Work
+from benchmarks.measure import Contender, Work
 from registry.tensorflow import EpochDataset, StreamDataset
 from registry.training.mix import Mix
 from registry.training.run import Run
@@ -26,18 +27,18 @@ Make: TypeAlias = Callable[[], tf.data.Dataset]
 """Creates a dataset of ``(x, label)`` batches."""
 
 
-def streamed(run: Run | Mix, rows: int) -> tf.data.Dataset:
+def streamed(run: Run | Mix, rows: int, x: str = "x") -> tf.data.Dataset:
     """Return the first batches of the endless stream, as many as ``rows`` fill."""
-    return StreamDataset(run, batch_size=BATCH, x="x", y="label").take(rows // BATCH)
+    return StreamDataset(run, batch_size=BATCH, x=x, y="label").take(rows // BATCH)
 
 
-def epoch(run: Run) -> tf.data.Dataset:
-    return EpochDataset(run.epoch(0), batch_size=BATCH, x="x", y="label", drop_remainder=True)
+def epoch(run: Run, x: str = "x") -> tf.data.Dataset:
+    return EpochDataset(run.epoch(0), batch_size=BATCH, x=x, y="label", drop_remainder=True)
 
 
-def in_memory(samples: Samples) -> tf.data.Dataset:
+def in_memory(samples: Samples, x: str = "x") -> tf.data.Dataset:
     """Return the pipeline of TensorFlow's guides for arrays."""
-    rows = tf.data.Dataset.from_tensor_slices((samples.columns["x"], samples.columns["label"]))
+    rows = tf.data.Dataset.from_tensor_slices((samples.columns[x], samples.columns["label"]))
     return _batched(rows.shuffle(len(samples)))
 
 
@@ -57,6 +58,11 @@ def hugging_face(samples: Samples) -> tf.data.Dataset:
     )
 
 
+def contender(make: Make) -> Contender:
+    """Return the contender that takes all batches of a dataset; it is made beforehand."""
+    return lambda: nullcontext(consumer(make()))
+
+
 def consumer(dataset: tf.data.Dataset) -> Work:
     """Return the work of taking all batches in the graph, as Keras's train function does.
 
@@ -67,8 +73,11 @@ def consumer(dataset: tf.data.Dataset) -> Work:
     return lambda: BATCH * int(count())
 
 
-def check(name: str, dataset: tf.data.Dataset, samples: Samples) -> None:
-    """Check that a dataset yields each sample at most once, and drops less than a batch."""
+def check(name: str, dataset: tf.data.Dataset, samples: Samples, size: int | None = None) -> None:
+    """Check that a dataset yields each sample at most once, and drops less than a batch.
+
+    ``size`` is the number of samples that it has, if these are not all.
+    """
     batches: list[tuple[Any, Any]] = list(dataset.as_numpy_iterator())
     x, label = (np.concatenate(column) for column in zip(*batches, strict=True))
     # The bytes of the first two numbers, read as one integer, identify a row.
@@ -78,9 +87,27 @@ def check(name: str, dataset: tf.data.Dataset, samples: Samples) -> None:
     if not (
         np.array_equal(x, samples.columns["x"][rows])
         and np.array_equal(label, samples.columns["label"][rows])
-        and len(np.unique(rows)) == len(rows) == len(samples) // BATCH * BATCH
+        and len(np.unique(rows)) == len(rows) == _whole(samples, size)
     ):
         raise AssertionError(f"the samples of {name} differ from the inserted ones")
+
+
+def check_texts(name: str, dataset: tf.data.Dataset, samples: Samples) -> None:
+    """Check the same of a dataset of texts, which begin with the number of their row."""
+    text, label = samples.columns["text"], samples.columns["label"]
+    rows: list[int] = []
+    for batch, labels in dataset.as_numpy_iterator():
+        numbers = [int(value[:9]) for value in batch]
+        rows += numbers
+        if [text[row].encode() for row in numbers] != list(batch) or any(label[numbers] != labels):
+            raise AssertionError(f"the texts of {name} differ from the inserted ones")
+    if not len(set(rows)) == len(rows) == _whole(samples):
+        raise AssertionError(f"{name} yields a text twice, or not all")
+
+
+def _whole(samples: Samples, size: int | None = None) -> int:
+    """Return how many samples are in whole batches."""
+    return (len(samples) if size is None else size) // BATCH * BATCH
 
 
 def _batched(rows: tf.data.Dataset) -> tf.data.Dataset:

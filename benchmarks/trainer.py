@@ -1,6 +1,6 @@
 """A trainer in a separate process, which prints how much memory it takes.
 
-``python -m benchmarks.trainer URL DATASET`` takes the batches of a shuffled epoch.
+``python -m benchmarks.trainer URL DATASET FEATURE`` takes the batches of a shuffled epoch.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ RUN = "trainer"
 BATCHES = 2000
 
 
-def main(url: str, name: str) -> None:
+def main(url: str, name: str, feature: str) -> None:
     with registry.connect(url) as reg:
         epoch = reg.open(name).run(RUN).epoch(0)
-        batches = EpochDataset(epoch, batch_size=256, x="x", y="label").repeat().take(BATCHES)
+        batches = EpochDataset(epoch, batch_size=256, x=feature, y="label").repeat().take(BATCHES)
         batches.reduce(np.int64(0), lambda count, *_: count + 1)
         print(private())
 

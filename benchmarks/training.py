@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -10,11 +9,11 @@ import registry
 from benchmarks import permuted_gather, tfrecords
 from benchmarks.cache import cache
 from benchmarks.data import Samples, loaded, numbers
-from benchmarks.measure import Bench, Contender, Result, Timing, compare, interleave, rate
+from benchmarks.measure import Bench, Result, Timing, compare, interleave, rate
 from benchmarks.pipelines import (
     Make,
     check,
-    consumer,
+    contender,
     epoch,
     generated,
     hugging_face,
@@ -67,9 +66,7 @@ def train(bench: Bench) -> list[Result]:
         makers = {name: make for name, (make, _) in ways.items()}
         makers[MIX] = partial(streamed, mix, bench.rows)
         makers[NOTHING] = partial(permuted_gather.nothing, samples)
-        timings = interleave(
-            {name: _contender(make) for name, make in makers.items()}, bench.rounds
-        )
+        timings = interleave({name: contender(make) for name, make in makers.items()}, bench.rounds)
     fastest = max(map(_form, forms), key=lambda form: timings[form].rate)
     return [
         *(rate(name, timing) for name, timing in timings.items()),
@@ -112,10 +109,6 @@ def _compared(timings: dict[str, Timing], anchor: Timing) -> list[Result]:
         ),
         compare("a mix of two runs, next to one", timings[MIX], stream, at_least=0.7),
     ]
-
-
-def _contender(make: Make) -> Contender:
-    return lambda: nullcontext(consumer(make()))
 
 
 def _first(samples: Samples, rows: int) -> Samples:
