@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from registry.storage.log.inbox import Inbox
     from registry.storage.log.insertions import Data
     from registry.training.conditions import Where
+    from registry.training.host_mirror import HostMirror
     from registry.training.mirror_source import Sources
     from registry.training.mix import Mix
     from registry.training.policy import Policy
@@ -422,6 +423,12 @@ class Dataset:
         runs = self._runs
         request = runs.request(name, seed, split, policy, where, refresh=True)
         return runs.balanced(request, by, classes)
+
+    def mirror(self) -> HostMirror:
+        """Return this host's mirror, to be brought up to date; `registry mirror` is its command."""
+        from registry.training.host_mirror import HostMirror  # noqa: PLC0415
+
+        return HostMirror(self._log, self._sources, self.name, self.find_run)
 
     @property
     def _writes(self) -> Writes:

@@ -46,6 +46,7 @@ MODULES = {
     "tag": "tag",
     "tags": "tag",
     "untag": "tag",
+    "mirror": "mirror",
     "cache": "cache",
     "verify": "verify",
     "doctor": "doctor",

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Row,
     Select,
     bindparam,
+    func,
     join,
     select,
 )
@@ -49,6 +50,11 @@ _COVERING = (
     .order_by(EpochRow.number)
     .limit(1)
 )
+# A subquery for each run: its highest number is found by the primary key, without reading the rest.
+_NEWEST_OF_RUNS = select(
+    RunRow.name,
+    select(func.max(EpochRow.number)).where(EpochRow.run_id == RunRow.id).scalar_subquery(),
+).where(RunRow.dataset_id == bindparam("dataset"))
 # A subquery, not a join: the plan of a join, made while the log is short, may read all of it. A
 # server that caches the plan would still use it when the log has grown.
 _CHAIN = (
@@ -195,6 +201,13 @@ def newest(engine: Engine, run: RunSettings, count: int) -> list[PinnedEpoch]:
     )
     rows = read(engine, lambda connection: connection.execute(query).all())
     return [PinnedEpoch(_pin(row), row.pinned_at) for row in reversed(rows)]
+
+
+def newest_of_runs(engine: Engine, dataset_id: int) -> dict[str, int]:
+    """Read the number of the last pinned epoch of each run of a dataset that has one."""
+    parameters = {"dataset": dataset_id}
+    rows = read(engine, lambda connection: connection.execute(_NEWEST_OF_RUNS, parameters).all())
+    return {name: number for name, number in rows if number is not None}
 
 
 def find_at(engine: Engine, run: RunSettings, sample: int) -> Pin | None:

@@ -24,6 +24,7 @@ from registry.samples.splits import Interval
 from registry.storage.log.entries import Entry
 from registry.storage.log.reader import Log
 from registry.storage.log.version import Version
+from registry.storage.mirror.local_files import LocalFiles
 from registry.training import pin_store, run_store
 from registry.training.chunks import batches_of
 from registry.training.conditions import Conditions
@@ -200,6 +201,13 @@ class Run(NotAnArray):
     def pin(self, number: int) -> Pin | None:
         """Read an epoch's pin from the database; None while it is not pinned."""
         return pin_store.find(self.log.engine, self._settings, number)
+
+    def local_files(self, pin: Pin) -> LocalFiles | None:
+        """Make the local files of a pinned epoch, as `Epoch.local_files` does.
+
+        Unlike `epoch`, this does not count as training on it.
+        """
+        return self._epochs.unopened(pin).local_files()
 
     def covering(self, watermark: int) -> Epoch:
         """Return the first epoch that was pinned at or after a watermark; pin one if none was.

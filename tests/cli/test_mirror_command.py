@@ -1,0 +1,186 @@
+"""``registry mirror``: this host's mirror is brought up to date, and kept so."""
+
+from __future__ import annotations
+
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import registry
+from registry import Dataset, Registry
+from registry.storage.mirror.state import load_state
+from tests.faults.test_divergence import Backup
+from tests.faults.test_mirror import tiny_disk
+from tests.support.commands import process, run
+from tests.support.datasets import digit
+from tests.support.growing_datasets import KINDS
+
+
+@contextmanager
+def following(url: str, name: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run ``registry mirror --follow`` on another host, which has this cache."""
+    before = os.environ["REGISTRY_CACHE"]
+    os.environ["REGISTRY_CACHE"] = str(folder)
+    try:
+        with process("mirror", name, "--follow", "--url", url) as started:
+            os.environ["REGISTRY_CACHE"] = before
+            yield started
+    finally:
+        os.environ["REGISTRY_CACHE"] = before
+
+
+def grow(dataset: Dataset, count: int) -> None:
+    first = dataset.head.position
+    numbers = range(first, first + count)
+    dataset.insert([digit(n) for n in numbers], keys=[f"{n}" for n in numbers])
+
+
+def rows(folder: Path, dataset: Dataset) -> int:
+    """Return how many rows a mirror has."""
+    state = load_state(folder / dataset._log.uid)
+    return 0 if state is None else state.position
+
+
+def wait_until(condition: Callable[[], bool], started: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        if time.monotonic() >= deadline or started.poll() is not None:
+            started.kill()
+            pytest.fail(f"in vain: {started.communicate()}")
+        time.sleep(0.02)
+
+
+def test_rows_and_the_files_of_the_newest_epochs_are_brought_here(
+    url: str, digits: Dataset, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = digits.run("r", split="train")
+    names: list[list[Path]] = []
+    for number in range(3):
+        grow(digits, 50)
+        files = trained.epoch(number).local_files()
+        assert files is not None
+        assert files.index.path is not None
+        paths = files.view.path, files.index.path
+        names.append([path.relative_to(cache) for path in paths])
+    other = tmp_path / "other"
+    monkeypatch.setenv("REGISTRY_CACHE", str(other))
+    for _ in range(2):
+        output = run("mirror", "digits", url=url).stdout
+        assert output == f"digits: 150 rows, files of 2 epochs, in {other / digits._log.uid}\n"
+    assert rows(other, digits) == 150
+    assert not any((other / name).exists() for name in names[0]), "it is an older one"
+    for name in [*names[1], *names[2]]:
+        here, there = (np.fromfile(folder / name, np.uint8) for folder in (cache, other))
+        shorter = min(len(here), len(there))
+        np.testing.assert_array_equal(here[:shorter], there[:shorter])
+    assert digits._log.uid in {path.name for path in other.iterdir()}
+
+
+def test_a_followed_mirror_has_new_rows_and_epochs_of_trainers_on_other_hosts_until_sigterm(
+    url: str, digits: Dataset, cache: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    grow(digits, 50)
+    with following(url, "digits", other) as started:
+        wait_until(lambda: rows(other, digits) == 50, started)
+        epoch = digits.run("r", split="train").epoch(0)
+        files = epoch.local_files()
+        assert files is not None
+        assert files.index.path is not None
+        for path in (files.view.path, files.index.path):
+            there = other / path.relative_to(cache)
+            wait_until(there.exists, started)
+        grow(digits, 50)
+        wait_until(lambda: rows(other, digits) == 100, started)
+        started.send_signal(signal.SIGTERM)
+        out, err = started.communicate(timeout=60)
+    assert (started.returncode, err) == (0, "")
+    assert out.startswith("digits: 50 rows, files of 0 epochs")
+
+
+def test_a_followed_mirror_ends_with_an_error_when_its_dataset_is_dropped_but_not_when_renamed(
+    reg: Registry, url: str, digits: Dataset, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    grow(digits, 5)
+    with following(url, "digits", other) as started:
+        wait_until(lambda: rows(other, digits) == 5, started)
+        reg.rename("digits", "renamed")
+        grow(digits, 5)
+        wait_until(lambda: rows(other, digits) == 10, started)
+        reg.drop("renamed")
+        _, err = started.communicate(timeout=60)
+    assert started.returncode == 1
+    assert err.startswith("error: the dataset was dropped")
+
+
+def test_a_followed_mirror_that_diverges_is_cut_back_and_says_so(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    # On PostgreSQL a database that is dropped, in order to be restored, ends the command.
+    kind, other = KINDS["fixed"], tmp_path / "other"
+    with registry.connect(sqlite_url) as reg:
+        dataset = kind.create(reg)
+        kind.grow(dataset, 20)
+        backup = Backup(reg)
+        kind.grow(dataset, 10)
+        with following(sqlite_url, "growing", other) as started:
+            wait_until(lambda: rows(other, dataset) == dataset.head.position, started)
+            backup.restore()
+            backup.regrow(kind, 30, first=500)
+            wait_until(lambda: rows(other, dataset) == dataset.head.position, started)
+            started.send_signal(signal.SIGINT)
+            _, err = started.communicate(timeout=60)
+    assert started.returncode == 0
+    assert "agrees with the database only up to position" in err
+
+
+def test_a_full_disk_is_an_error_and_a_follower_waits_for_room(
+    sqlite_url: str, cache: Path
+) -> None:
+    with registry.connect(sqlite_url) as reg, tiny_disk(cache, 64):
+        digits = reg.create("digits", KINDS["fixed"].features)
+        grow(digits, 5000)
+        output = run("mirror", "digits", url=sqlite_url, code=1).stderr
+        assert "No space left on device" in output
+        assert "make room there" in output
+        with following(sqlite_url, "digits", cache) as started:
+            assert started.stderr is not None
+            assert "No space left on device" in started.stderr.readline()
+            subprocess.run(["mount", "-o", "remount,size=4m", cache], check=True)
+            assert started.stdout is not None
+            assert started.stdout.readline().startswith("digits: 5,000 rows")
+            # Somebody empties the cache, although it is in use.
+            shutil.rmtree(cache / digits._log.uid)
+            wait_until(lambda: rows(cache, digits) == 5000, started)
+            started.send_signal(signal.SIGTERM)
+            started.communicate(timeout=60)
+        assert started.returncode == 0
+
+
+def test_a_terminal_shows_how_many_rows_have_come(sqlite_url: str) -> None:
+    with registry.connect(sqlite_url) as reg:
+        digits = reg.create("digits", KINDS["fixed"].features)
+        grow(digits, 5000)
+        ours, theirs = pty.openpty()
+        # Another process holds the lock, so that there is time to draw.
+        with (
+            digits._sources.mirror().locked(),
+            process("mirror", "digits", "--url", sqlite_url, stderr=theirs),
+        ):
+            shown = ""
+            while "rows/s" not in shown:
+                shown += os.read(ours, 1 << 16).decode()
+        os.close(theirs)
+        os.close(ours)
+    assert "digits" in shown
+    assert "0 rows" in shown
