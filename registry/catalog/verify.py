@@ -24,6 +24,7 @@ from registry.storage.log.hash_chain import GENESIS
 from registry.storage.log.head import Head, read_head
 from registry.storage.log.reader import Log, pages
 from registry.storage.log.standby import missing_rows
+from registry.storage.log.watermark import Watermark
 from registry.storage.mirror.mirror import Mirror, open_mirror
 from registry.storage.mirror.snapshot import View
 from registry.training.mirror_source import cache_folder
@@ -67,7 +68,7 @@ def verify(log: Log, head: Head) -> list[Verification]:
     with suppress(OSError):
         mirror = open_mirror(log, cache_folder())
         if (view := mirror.view()) is not None:
-            results.append(verify_mirror(log, mirror, view))
+            results.append(verify_mirror(log, mirror, view, head))
     return results
 
 
@@ -98,14 +99,14 @@ def _past(log: Log, head: Head) -> int | None:
     return head.position if now.position == head.position else None
 
 
-def verify_mirror(log: Log, mirror: Mirror, view: View) -> Verification:
+def verify_mirror(log: Log, mirror: Mirror, view: View, head: Head) -> Verification:
     """Compute a mirror's chain again, and compare it to the values stored in the database.
 
-    Damaged rows are repaired first.
+    Damaged rows are repaired first, as far as the database has them.
     """
-    if view.fixed_width:
-        # ``again``: rows that a scan has checked before may have been damaged since.
-        mirror.scan(view, view.state.watermark, again=True)
+    # ``again``: rows that a scan has checked before may have been damaged since.
+    shorter = min(view.state.watermark, Watermark.of(head), key=lambda each: each.position)
+    mirror.scan(view, shorter, again=True)
     erased = sorted(view.erased)
     blocks = (_of_view(view, after, erased) for after in range(0, view.position, BLOCK))
     return _verified(log, f"mirror {mirror.folder}", view.position, blocks)

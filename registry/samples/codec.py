@@ -166,15 +166,19 @@ class Codec:
         """Unpack records of different lengths, as `decode` does; ignore bytes after a record."""
         size, names = self.header.itemsize, self.features.variable
         headers = np.frombuffer(b"".join([record[:size] for record in records]), np.uint8)
-        cuts: list[list[bytes]] = [[] for _ in names]
+        cuts: list[list[bytes | memoryview]] = [[] for _ in names]
         for record in records:
             start = size
             for cut, length in zip(cuts, self._lengths.unpack_from(record), strict=True):
-                # A copy: a view would keep the whole page in memory.
-                cut.append(bytes(record[start : start + length]))
+                cut.append(record[start : start + length])
                 start += length
-        fixed = iter(self._fixed(headers.reshape(-1, size)))
-        variable = iter(cuts)
+        return self.decode_values(headers.reshape(-1, size), cuts)
+
+    def decode_values(
+        self, headers: npt.NDArray[np.uint8], values: Sequence[list[bytes | memoryview]]
+    ) -> dict[str, Column]:
+        """Unpack uint8 rows that begin with headers, and the values of each variable feature."""
+        fixed, variable = iter(self._fixed(headers)), iter(values)
         return {
             name: next(fixed)
             if isinstance(feature, FixedFeature)
@@ -293,15 +297,16 @@ def _storage(feature: FixedFeature) -> tuple[Any, tuple[int, ...]]:
     return np.dtype(feature.dtype).newbyteorder("<"), feature.shape
 
 
-def _unpack(feature: object, values: list[bytes]) -> Column:
+def _unpack(feature: object, values: Sequence[bytes | memoryview]) -> Column:
     # Filled in place: np.array would turn ragged values of equal length into a 2-D array.
     column = np.empty(len(values), object)
     if isinstance(feature, Text):
-        column[:] = [value.decode() for value in values]
+        column[:] = [str(value, "utf-8") for value in values]
     elif isinstance(feature, Ragged):
         dtype = np.dtype(feature.dtype).newbyteorder("<")
         for row, value in enumerate(values):
-            column[row] = np.frombuffer(value, dtype).reshape(-1, *feature.shape)
+            # A copy: a view would keep all values in memory.
+            column[row] = np.frombuffer(bytes(value), dtype).reshape(-1, *feature.shape)
     else:
-        column[:] = values
+        column[:] = [bytes(value) for value in values]
     return column

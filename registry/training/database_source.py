@@ -17,6 +17,7 @@ from registry.storage.log.records import records_at
 from registry.storage.log.watermark import Watermark
 from registry.storage.mirror.index import Index, in_memory
 from registry.storage.mirror.local_files import LocalFiles
+from registry.storage.mirror.packed import Packed
 from registry.storage.mirror.repair import confirm
 from registry.training.filters import filters
 from registry.training.population import (
@@ -24,7 +25,7 @@ from registry.training.population import (
     erased_in_database,
     live_in_database,
 )
-from registry.training.source import Record, drawn_ranks, refuse_erased
+from registry.training.source import drawn_ranks, refuse_erased
 from registry.training.value_columns import ValueColumn, Values, page_values
 
 
@@ -56,17 +57,22 @@ class DatabaseSource:
 
     def values(self, feature: str, positions: Positions) -> Values:
         schema = self.log.schemas.newest
-        records = self.take_records(positions, schema)
+        records = self._records(positions, schema)
         return ValueColumn.of(feature, schema.features).of_records(schema.codec, records)
 
     def take_rows(self, positions: Positions, schema: Schema) -> Rows:
-        records = self.take_records(positions, schema)
+        records = self._records(positions, schema)
         return np.frombuffer(b"".join(records), np.uint8).reshape(len(records), -1)
 
     def take_columns(self, positions: Positions, schema: Schema) -> dict[str, Column]:
         return schema.codec.decode_rows(self.take_rows(positions, schema))
 
-    def take_records(self, positions: Positions, schema: Schema) -> Sequence[Record]:
+    def take_packed(self, positions: Positions, schema: Schema) -> Packed:
+        records = self._records(positions, schema)
+        sizes = np.fromiter(map(len, records), np.int64, len(records))
+        return Packed.of_records(schema.codec, b"".join(records), sizes)
+
+    def _records(self, positions: Positions, schema: Schema) -> Sequence[bytes]:
         wanted = positions.tolist()
         records = read(self.log.engine, records_at, self.log.dataset_id, wanted)
         # After the read: a database restored meanwhile may have other rows at these positions.

@@ -8,7 +8,6 @@ each time.
 from __future__ import annotations
 
 from contextlib import suppress
-from itertools import compress
 
 import numpy as np
 
@@ -120,13 +119,11 @@ class MirrorColumns:
             return column.of_rows(codec, view.rows[after:until])
         positions = np.arange(after, until)
         for _ in range(TRIES):
-            records, broken = view.file_records(positions)
+            values, broken = column.of_view(view, after, until)
             damaged = self._damaged(positions[broken])
             if not len(damaged):
-                values = np.zeros(len(positions), column.dtype)
-                # A retraction has no record, and an erased row one without meaning.
-                held = ~broken & (np.array([len(record) for record in records]) > 0)
-                values[held] = column.of_records(codec, [*compress(records, held.tolist())])
+                # An erased row's values have no meaning.
+                values[broken] = 0
                 return values
             self._mirror.repair(view, damaged, self._watermark)
         return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -29,6 +29,7 @@ from registry.storage.log.watermark import Watermark
 from registry.storage.mirror.index import Index, Indexes, in_memory
 from registry.storage.mirror.local_files import LocalFiles
 from registry.storage.mirror.mirror import Mirror, open_mirror
+from registry.storage.mirror.packed import Packed
 from registry.storage.mirror.prefixes import link_prefix
 from registry.storage.mirror.snapshot import View
 from registry.storage.mirror.usage import record_use
@@ -39,7 +40,7 @@ from registry.training.population import (
     Population,
     live_in_view,
 )
-from registry.training.source import Record, Source, drawn_ranks, refuse_erased
+from registry.training.source import Source, drawn_ranks, refuse_erased
 from registry.training.value_columns import ValueColumn, Values
 
 TRIES = 3
@@ -68,7 +69,8 @@ class MirrorSource:
 
     @property
     def record_bytes(self) -> int:
-        return self.view.state.sizes["records"] // max(1, self.view.position)
+        sizes = self.view.state.sizes
+        return (sizes["records"] + sizes["values"]) // max(1, self.view.position)
 
     def index(self, population: Population, size: int | None, older: int | None = None) -> Index:
         # An index without entries stands for consecutive positions. A replay's are not, so for it
@@ -139,8 +141,8 @@ class MirrorSource:
     def take_columns(self, positions: Positions, schema: Schema) -> dict[str, Column]:
         return self._take(View.take_columns, DatabaseSource.take_columns, positions, schema)
 
-    def take_records(self, positions: Positions, schema: Schema) -> Sequence[Record]:
-        return self._take(View.take_records, DatabaseSource.take_records, positions, schema)
+    def take_packed(self, positions: Positions, schema: Schema) -> Packed:
+        return self._take(View.take_packed, DatabaseSource.take_packed, positions, schema)
 
     def local_files(self, index: Index) -> LocalFiles | None:
         if index.entries is not None and index.path is None:
@@ -148,8 +150,6 @@ class MirrorSource:
         while True:
             if self.view.replaced:
                 self._map_again()
-            if not self.view.fixed_width:
-                return None
             # The graph that reads the files checks seals, but cannot repair: scan them first.
             self.mirror.scan(self.view, self._watermark)
             with suppress(FileNotFoundError, BlockingIOError):  # replaced meanwhile: begin again

@@ -14,13 +14,12 @@ from registry.samples.schema import Schema
 from registry.storage.log.reader import Log
 from registry.storage.mirror.index import Index
 from registry.storage.mirror.local_files import LocalFiles
+from registry.storage.mirror.packed import Packed
 from registry.training.permutation import Permutation
 from registry.training.population import (
     Population,
 )
 from registry.training.value_columns import Values
-
-Record = bytes | memoryview
 
 
 class Source(Protocol):
@@ -46,7 +45,7 @@ class Source(Protocol):
     def take_columns(self, positions: Positions, schema: Schema) -> dict[str, Column]:
         """Return samples of a schema of fixed width as columns, in order."""
 
-    def take_records(self, positions: Positions, schema: Schema) -> Sequence[Record]:
+    def take_packed(self, positions: Positions, schema: Schema) -> Packed:
         """Return records of a schema whose records differ in length, in order."""
 
     def values(self, feature: str, positions: Positions) -> Values:
@@ -56,7 +55,7 @@ class Source(Protocol):
         """
 
     def local_files(self, index: Index) -> LocalFiles | None:
-        """Return undamaged files with fixed-width rows and this index; None if there are none."""
+        """Return undamaged files with all rows and this index; None if there are none."""
 
     def erased(self, population: Population) -> Positions:
         """Return what `erased_in_database` does; empty if no row is known to be erased."""
@@ -90,4 +89,4 @@ def read_columns(source: Source, schema: Schema, positions: Positions) -> dict[s
     """Return the samples at these positions as columns of a schema, in order."""
     if schema.codec.fixed_width:
         return source.take_columns(positions, schema)
-    return schema.codec.decode_records(source.take_records(positions, schema))
+    return source.take_packed(positions, schema).columns(schema.codec)

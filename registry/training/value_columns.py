@@ -25,6 +25,7 @@ from registry.storage.log.page import Page
 from registry.storage.log.reader import Log, pages
 from registry.storage.log.standby import chain_reached
 from registry.storage.mirror.layouts import in_layout
+from registry.storage.mirror.snapshot import View
 
 Values = npt.NDArray[Any]
 SOURCE_ROWS = 1 << 18
@@ -59,6 +60,21 @@ class ValueColumn:
         assert self.feature is not None
         return codec.fixed_column(self.feature, rows)
 
+    def of_view(self, view: View, after: int, until: int) -> tuple[Values, npt.NDArray[np.bool_]]:
+        """Return the values of a mirror's rows, whose width varies, and which rows are broken.
+
+        The values of broken rows have no meaning, and those of retractions are 0.
+        """
+        assert self.feature is not None
+        if isinstance(view.schema.features[self.feature], FixedFeature):
+            rows, broken = view.sealed_rows(np.arange(after, until))
+            return self.of_rows(view.schema.codec, rows), broken
+        hashes, mask = np.zeros(until - after, np.uint64), np.zeros(until - after, bool)
+        for part in view.parts(after, until):
+            values, mask[part - after] = view.take_values(part, self.feature)
+            hashes[part - after] = [*map(text_hash, values)]
+        return hashes, mask
+
     def of_records(self, codec: Codec, records: Sequence[bytes | memoryview]) -> Values:
         """Return the values in whole records."""
         assert self.feature is not None
@@ -74,7 +90,7 @@ SOURCES = ValueColumn(None, "<u8")
 """The hashes of the rows' sources."""
 
 
-def text_hash(text: bytes | None) -> int:
+def text_hash(text: bytes | memoryview | None) -> int:
     """Return the hash that stands for a text in UTF-8; 0 for None."""
     # Of a cryptographic hash: nobody can write a text that counts as another one.
     if text is None:

@@ -323,7 +323,7 @@ def test_a_disk_that_fills_up_at_any_moment_changes_no_sample(
     messages = []
     with registry.connect(sqlite_url) as reg:
         dataset = kind.create(reg)
-        for kilobytes in range(4, 68, 4):
+        for kilobytes in range(4, 132, 8):
             with tiny_disk(cache, kilobytes):
                 run = dataset.run(f"on {kilobytes} KiB", split="train", policy=Replay(0.5))
                 for number in range(2):

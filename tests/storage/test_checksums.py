@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from registry.samples.arrays import Rows
 from registry.storage.mirror.checksums import POSITION_BITS, SealedRows, open_entries, seal_entries
-from registry.storage.mirror.layout import seal_record
 
 WIDTHS = st.sampled_from([1, 3, 4, 5, 7, 8, 12, 13, 44, 100, 785, 3073])
 POSITIONS = st.integers(0, (1 << POSITION_BITS) - 10)
@@ -96,17 +95,3 @@ def test_the_entries_of_an_index_never_change() -> None:
     first = seal_entries(np.array([0, 7, (1 << POSITION_BITS) - 1]), 0)
     assert first.tolist() == [6925402630407585792, 6954070197078589447, 5079018042650787839]
     assert seal_entries(np.array([5]), 10**9).tolist() == [7581403153375952901]
-
-
-@pytest.mark.parametrize(
-    ("record", "position", "end", "seal"),
-    [
-        (b"abc", 0, 3, 13878056692677930912),
-        (b"", 5, 1 << 33, 6852977411511563195),
-        (bytes(300), 10**9, 12345, 13196814206857524003),
-    ],
-)
-def test_the_seals_of_records_never_change(
-    record: bytes, position: int, end: int, seal: int
-) -> None:
-    assert seal_record(record, position, end) == seal

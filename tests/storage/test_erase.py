@@ -34,8 +34,7 @@ from registry.samples.codec import Codec
 from registry.samples.features import Feature
 from registry.storage.log import erasures
 from registry.storage.mirror import mirror
-from registry.storage.mirror.checksums import SealedRows
-from registry.storage.mirror.layout import PLACE
+from registry.storage.mirror.row_layout import RowLayout
 from registry.tensorflow import EpochDataset
 from registry.training.epoch import Epoch
 from registry.training.source import read_columns
@@ -486,12 +485,8 @@ def blocks_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def damage(cache: Path, codec: Codec, position: int) -> None:
-    """Flip a bit of a mirror's row, or of its seal where it may have no bytes."""
-    if codec.fixed_width:
-        stride = SealedRows(codec.header.itemsize).stride
-        flip(next(cache.glob("*/*/records")), position * stride, 1)
-    else:
-        flip(next(cache.glob("*/*/places")), position * PLACE.itemsize + 8, 1)
+    """Flip a bit of a mirror's row."""
+    flip(next(cache.glob("*/*/records")), position * RowLayout(codec).seals.stride, 1)
 
 
 def held_in(folder: Path, numbers: Iterable[int]) -> list[int]:

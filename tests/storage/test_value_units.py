@@ -39,7 +39,7 @@ def test_framed_values_are_those_that_come_back(values: list[bytes]) -> None:
     units, lengths = framed(values), lengths_of(values)
     counts = unit_counts(lengths)
     assert units.shape == (counts.sum(), 4)
-    assert unframed(units, counts, lengths) == values
+    assert unframed(units.tobytes(), counts, lengths) == values
     # The fewest units that have room, but for a padding of one byte, which protobuf lacks.
     assert ((counts * UNIT - lengths - 6) != 1).all()
     assert ((counts * UNIT - lengths - 6) <= UNIT + 1).all()

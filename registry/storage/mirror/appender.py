@@ -20,6 +20,7 @@ import numpy as np
 from registry.storage.log.page import Page
 from registry.storage.mirror.layout import ANCHOR, change_entries, file_path, sealed_records
 from registry.storage.mirror.state import MirrorState, publish_state
+from registry.storage.mirror.value_units import UNIT
 
 
 class Appender:
@@ -39,10 +40,11 @@ class Appender:
         The page is in the layout of the generation.
         """
         assert page.start == self.state.position
-        columns = sealed_records(page, self.state.sizes["records"])
+        columns = sealed_records(page, self.state.sizes["values"] // UNIT)
         columns["buckets"] = page.buckets.astype("<u2")
         columns["changes"] = change_entries(page)
-        end = self.state.sizes["records"] + columns["records"].nbytes
+        name = "records" if page.codec.fixed_width else "values"
+        end = self.state.sizes[name] + columns[name].nbytes
         # One anchor per page: `View.intact` checks the buckets from one anchor to the next.
         columns["anchors"] = np.array(
             [(page.stop, end, chain, crc32(columns["buckets"].data))], ANCHOR

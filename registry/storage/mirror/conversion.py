@@ -4,24 +4,23 @@ Records are converted a chunk at a time, so that little memory is used, and noth
 database. A row that is damaged or blank keeps the difference between its seal and the right one, so
 that it is still damaged or blank in the new files.
 
-Where records differ in length, the length of a damaged one is not known. Then only the rows up to
-the anchor before it are converted, and the others are read from the database as new ones are.
+Where the new records vary in width, a damaged row does not say where its values are. Then only the
+rows up to the anchor before it are converted, and the others are read from the database as new ones
+are. Damaged values of a row that is not damaged itself are copied, and still do not match its sums.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 
-from registry.samples.arrays import Positions
-from registry.samples.projection import Projection
+from registry.samples.arrays import Positions, Rows
 from registry.samples.schema import Schema
 from registry.storage.mirror.appender import write_all
 from registry.storage.mirror.checksums import SealedRows
@@ -31,29 +30,33 @@ from registry.storage.mirror.generation import (
     sizes_before,
     state_before,
 )
-from registry.storage.mirror.layout import PLACE, file_path, seal_record, sealed_places
+from registry.storage.mirror.layout import blank_rows, file_path
+from registry.storage.mirror.packed import divided
+from registry.storage.mirror.row_layout import NO_UNITS, RowLayout
 from registry.storage.mirror.snapshot import View
 from registry.storage.mirror.state import MirrorState
+from registry.storage.mirror.value_conversion import ValueConversion
+from registry.storage.mirror.value_units import NO_VALUES, UNIT, Units
 
 CHUNK_ROWS = 1 << 14
 """Rows that are converted at a time, at most."""
-CHUNK_BYTES = 1 << 22
-"""Bytes of records that are converted at a time, unless one row has more."""
+CHUNK_UNITS = 1 << 17
+"""Units of values that are converted at a time, unless one row has more."""
 BLANK = np.uint32(0xFFFFFFFF)
-"""The difference between the seal of a blank row of fixed width and the right one."""
+"""The difference between the seal of a blank row and the right one."""
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """What rows from position ``start`` on add to ``records`` and ``places``.
+    """What rows from position ``start`` on add to ``records`` and ``values``.
 
-    ``ends`` are the byte offsets in ``records`` at which the rows end.
+    ``ends`` are the bytes that the rows up to each one take, as the anchors have them.
     """
 
     start: int
-    data: memoryview
+    rows: Rows
+    values: Units
     ends: Positions
-    places: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, PLACE))
 
 
 def convert_generation(folder: Path, view: View, schema: Schema) -> MirrorState:
@@ -72,15 +75,15 @@ def convert_generation(folder: Path, view: View, schema: Schema) -> MirrorState:
 
 def _convert(folder: Path, generation: int, view: View, schema: Schema) -> MirrorState:
     anchors, position = view.anchors.copy(), 0
-    sizes = {"records": 0, "places": 0, "erased": view.state.sizes["erased"]}
+    sizes = {"records": 0, "values": 0, "erased": view.state.sizes["erased"]}
     folder.joinpath(str(generation)).mkdir()
     with (
         file_path(folder, generation, "records").open("xb", buffering=0) as records,
-        file_path(folder, generation, "places").open("xb", buffering=0) as places,
+        file_path(folder, generation, "values").open("xb", buffering=0) as values,
     ):
         for chunk in _chunks(view, schema):
-            write_all(records, chunk.data)
-            write_all(places, chunk.places.view(np.uint8).data)
+            write_all(records, chunk.rows.reshape(-1).data)
+            write_all(values, chunk.values.reshape(-1).view(np.uint8).data)
             position = chunk.start + len(chunk.ends)
             part = slice(*np.searchsorted(anchors["position"], [chunk.start + 1, position + 1]))
             anchors["bytes"][part] = chunk.ends[anchors["position"][part] - chunk.start - 1]
@@ -95,8 +98,8 @@ def _convert(folder: Path, generation: int, view: View, schema: Schema) -> Mirro
     data = anchors.tobytes()
     file_path(folder, generation, "anchors").write_bytes(data)
     if position:
-        sizes["records"] = int(anchors["bytes"][-1])
-        sizes["places"] = 0 if schema.codec.fixed_width else position * PLACE.itemsize
+        sizes["records"] = position * RowLayout(schema.codec).seals.stride
+        sizes["values"] = 0 if schema.codec.fixed_width else int(anchors["bytes"][-1])
     columns = view.path.with_name("columns")
     if position == view.position and columns.exists():
         # Values are the same in every layout, and take long to read again.
@@ -106,79 +109,57 @@ def _convert(folder: Path, generation: int, view: View, schema: Schema) -> Mirro
 
 
 def _chunks(view: View, schema: Schema) -> Iterator[_Chunk]:
-    """Yield the converted rows, up to a damaged one whose length is not known."""
-    projection = schema.projection(view.schema)
-    start = offset = 0
+    """Yield the converted rows, up to a damaged one that would have to say where its values are."""
+    start = units = 0
+    conversion = ValueConversion(view, schema)
     while start < view.position:
-        positions = np.arange(start, min(start + CHUNK_ROWS, view.position))
-        if not view.fixed_width:
-            chunk = _variable(view, projection, positions, offset)
-        elif not schema.codec.fixed_width:
-            chunk = _lengthened(view, projection, positions, offset)
+        positions: Positions = np.arange(start, min(start + CHUNK_ROWS, view.position))
+        if schema.codec.fixed_width:
+            yield _fixed(view, schema, positions)
         else:
-            chunk = _fixed(view, projection, positions)
-        if chunk is None:
-            return
-        yield chunk
-        start, offset = start + len(chunk.ends), int(chunk.ends[-1])
+            chunk = _variable(view, conversion, positions, units)
+            if chunk is None:
+                return
+            yield chunk
+            positions, units = positions[: len(chunk.ends)], int(chunk.ends[-1]) // UNIT
+        start += len(positions)
 
 
-def _fixed(view: View, projection: Projection, positions: Positions) -> _Chunk:
+def _fixed(view: View, schema: Schema, positions: Positions) -> _Chunk:
     """Convert rows of fixed width to others of fixed width."""
     rows = view.rows[positions[0] : positions[-1] + 1]
     differences = view.seals.differences(rows, positions)
-    records = projection.forward_rows(rows[:, : view.seals.width])
+    records = schema.projection(view.schema).forward_rows(rows[:, : view.seals.width])
     # Rows without a record are zeros, not defaults.
     records[_retracted(view, positions) | (differences == BLANK)] = 0
     seals = SealedRows(records.shape[1])
     sealed = seals.seal(records.view(f"V{seals.width}")[:, 0], positions)
     seals.seal_differently(sealed, differences)
-    return _Chunk(int(positions[0]), sealed.reshape(-1).data, (positions + 1) * seals.stride)
+    return _Chunk(int(positions[0]), sealed, NO_VALUES, (positions + 1) * seals.stride)
 
 
-def _lengthened(
-    view: View, projection: Projection, positions: Positions, offset: int
+def _variable(
+    view: View, conversion: ValueConversion, positions: Positions, first: int
 ) -> _Chunk | None:
-    """Convert rows of fixed width to records that differ in length; None if one is damaged."""
+    """Convert rows to those of records whose width varies; None if one of them is damaged.
+
+    ``first`` is the number of units before theirs. Blank rows lose the units that they had.
+    """
     rows = view.rows[positions[0] : positions[-1] + 1]
     differences = view.seals.differences(rows, positions)
     blank = differences == BLANK
     if (blank != (differences != 0)).any():
         return None
     held = ~(_retracted(view, positions) | blank)
-    records = projection.forward_rows(rows[held, : view.seals.width])
-    sizes = np.where(held, records.shape[1], 0)
-    return _with_places(records.tobytes(), sizes, positions, offset, blank)
-
-
-def _variable(
-    view: View, projection: Projection, positions: Positions, offset: int
-) -> _Chunk | None:
-    """Convert records that differ in length; None if one of them is damaged."""
-    ends = view.places["end"][positions]
-    before = int(view.places["end"][positions[0] - 1]) if positions[0] else 0
-    positions = positions[: max(1, int(np.searchsorted(ends, before + CHUNK_BYTES)))]
-    records, blank = view.file_records(positions)
-    for row in np.flatnonzero(blank).tolist():
-        place = view.places[positions[row]]
-        seal = seal_record(records[row], int(positions[row]), int(place["end"]))
-        if int(place["seal"]) != seal ^ 0xFFFFFFFFFFFFFFFF:
-            return None
-    # A blank record keeps its length.
-    converted = [
-        bytes(record) if is_blank else projection.forward(record)
-        for record, is_blank in zip(records, blank.tolist(), strict=True)
-    ]
-    sizes = np.fromiter(map(len, converted), np.int64, len(converted))
-    return _with_places(b"".join(converted), sizes, positions, offset, blank)
-
-
-def _with_places(
-    data: bytes, sizes: Positions, positions: Positions, offset: int, blank: npt.NDArray[np.bool_]
-) -> _Chunk:
-    start = int(positions[0])
-    places = sealed_places(data, sizes, start, offset, blank)
-    return _Chunk(start, memoryview(data), places["end"].astype(np.int64), places)
+    totals: Positions = np.zeros(len(rows), np.int64)
+    totals[held] = conversion.totals(rows[held])
+    part = next(divided(totals, CHUNK_UNITS))
+    rows, held, totals = rows[part], held[part], totals[part]
+    begins = np.where(held, first + np.cumsum(totals) - totals, NO_UNITS)
+    sealed = conversion.rows(rows, held, begins, positions[part])
+    sealed[blank[part]] = blank_rows(conversion.layout.width, positions[part][blank[part]])
+    units = conversion.units(rows[held], totals[held])
+    return _Chunk(int(positions[0]), sealed, units, (first + np.cumsum(totals)) * UNIT)
 
 
 def _retracted(view: View, positions: Positions) -> npt.NDArray[np.bool_]:

@@ -1,8 +1,8 @@
 """The position up to which a mirror's records were scanned for damage.
 
-The file ``scanned`` holds that position with the inode, size and modification time that the records
-had then. When one of these has changed, somebody else has written to the file, and all of it is
-scanned again.
+The file ``scanned`` holds that position with the inode, size and modification time that the files
+of the records and their values had then. When one of these has changed, somebody else has written
+to a file, and all rows are scanned again.
 """
 
 from __future__ import annotations
@@ -35,5 +35,6 @@ def record_scan(folder: Path, state: MirrorState, until: int) -> None:
 
 def _fingerprint(folder: Path, state: MirrorState) -> list[int]:
     # The time in ns: two writes within one second would otherwise look like one.
-    status = file_path(folder, state.generation, "records").stat()
-    return [status.st_ino, status.st_size, status.st_mtime_ns]
+    names = ("records", "values") if state.sizes["values"] else ("records",)
+    each = (file_path(folder, state.generation, name).stat() for name in names)
+    return [item for one in each for item in (one.st_ino, one.st_size, one.st_mtime_ns)]

@@ -1,15 +1,14 @@
 """Erasing rows of a mirror: they are overwritten in place, permanently.
 
-A blank row is zeros with a seal that does not match. A reader takes it for damaged and asks the
-database, which reports that it was erased. The file ``erased`` holds the row's position and the
-chain after it, which cannot be computed again. A database that still has the record, such as an
-older copy or a standby that lags, therefore cannot bring it back.
+A blank row is zeros with a seal that does not match, and its values are zeros, too. A reader takes
+it for damaged and asks the database, which reports that it was erased. The file ``erased`` holds
+the row's position and the chain after it, which cannot be computed again. A database that still has
+the record, such as an older copy or a standby that lags, therefore cannot bring it back.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,14 +24,12 @@ from registry.storage.log.page import Page
 from registry.storage.log.reader import Log
 from registry.storage.mirror import appender
 from registry.storage.mirror.columns import blank_columns
-from registry.storage.mirror.layout import ERASED, PLACE, blank_rows, blank_seals, file_path
+from registry.storage.mirror.in_place import overwrite, row_writes, unit_writes
+from registry.storage.mirror.layout import ERASED, blank_rows, file_path
 from registry.storage.mirror.snapshot import View
 from registry.storage.mirror.state import MirrorState
+from registry.storage.mirror.value_units import UNIT
 
-_Writes = list[tuple[int, memoryview]]
-"""Offsets in a file, in bytes, and what to write there."""
-_WRITE_BYTES = 1 << 20
-"""Bytes from which on adjacent rows are not written together."""
 Entries = npt.NDArray[Any]
 """Entries of the file ``erased``, of dtype `ERASED`."""
 
@@ -99,11 +96,12 @@ def erase_rows(folder: Path, view: View, rows: Sequence[Erased]) -> MirrorState 
     # Rows past the mirror's end are only listed, and will be appended without their records.
     positions = np.array([row.position for row in rows if row.position < state.position], np.int64)
     if len(positions):
-        writes = (_fixed_blanks if view.fixed_width else _variable_blanks)(view, positions)
-        if writes is None:
+        if not (view.fixed_width or _blank_values(view, positions)):
             return None
-        for name, each in writes.items():
-            _overwrite(file_path(folder, state.generation, name), each)
+        # Synced: the state could reach the disk before. After a power cut the rows would then count
+        # as erased, though the disk still has their records.
+        blanks = blank_rows(view.seals.width, positions)
+        overwrite(view.path, row_writes(blanks, positions), synced=True)
         blank_columns(folder / str(state.generation), positions)
     entries = np.array([(row.position, row.chain) for row in rows], ERASED)
     data = entries.view(np.uint8).data
@@ -120,61 +118,17 @@ def erase_rows(folder: Path, view: View, rows: Sequence[Erased]) -> MirrorState 
     )
 
 
-def _fixed_blanks(view: View, positions: Positions) -> dict[str, _Writes] | None:
-    rows = blank_rows(view.seals.width, positions)
-    stride, data = view.seals.stride, rows.reshape(-1).data
-    return {
-        "records": [
-            (position * stride, data[n * stride : (n + 1) * stride])
-            for n, position in enumerate(positions.tolist())
-        ]
-    }
-
-
-def _variable_blanks(view: View, positions: Positions) -> dict[str, _Writes] | None:
-    records, broken = view.file_records(positions)
-    places = view.places[positions]
-    blanks = [bytes(len(record)) for record in records]
-    ends = places["end"].tolist()
-    seals = blank_seals(blanks, positions, ends)
-    # A damaged row's end may be wrong, and the bytes before it those of another row, which would be
-    # lost. Rows with the seal of a blank row were erased by an attempt that did not finish.
-    if (broken & (places["seal"] != seals)).any():
-        return None
-    places["seal"] = seals
-    return {
-        # Places before records: after a crash in between, the seals already are those of blank
-        # rows. The other way round, half-erased rows would look damaged at the check above.
-        "places": [
-            (position * PLACE.itemsize, memoryview(place.tobytes()))
-            for position, place in zip(positions.tolist(), places, strict=True)
-        ],
-        "records": [
-            (end - len(record), memoryview(record))
-            for end, record in zip(ends, blanks, strict=True)
-        ],
-    }
-
-
-def _overwrite(path: Path, writes: _Writes) -> None:
-    with path.open("r+b", buffering=0) as file:
-        for offset, data in _joined(writes):
-            file.seek(offset)
-            appender.write_all(file, memoryview(data))
-        # The state could reach the disk before these writes. After a power cut the rows would then
-        # count as erased, though the disk still has their records.
-        os.fsync(file.fileno())
-
-
-def _joined(writes: _Writes) -> Iterator[tuple[int, bytearray]]:
-    """Yield the writes, with those that follow each other in the file as one, up to some size."""
-    start, joined = 0, bytearray()
-    for offset, data in writes:
-        if joined and (offset != start + len(joined) or len(joined) >= _WRITE_BYTES):
-            yield start, joined
-            joined = bytearray()
-        if not joined:
-            start = offset
-        joined += data
-    if joined:
-        yield start, joined
+def _blank_values(view: View, positions: Positions) -> bool:
+    """Overwrite the values of rows by zeros; return False if a row does not say where they are."""
+    rows, broken = view.sealed_rows(positions)
+    # Blank rows were erased by an attempt that did not finish, after their values.
+    blank = (rows == blank_rows(view.seals.width, positions)).all(axis=1)
+    if (broken & ~blank).any():
+        return False
+    fields = view.layout.fields(rows[~broken])
+    totals = view.layout.unit_counts(fields).sum(axis=1)
+    zeros = np.zeros((totals.max(initial=0), UNIT // 8), np.int64)
+    # Before the rows: a blank row no longer says where its values are.
+    writes = unit_writes((zeros[:total] for total in totals.tolist()), fields["begin"])
+    overwrite(view.values_path, writes, synced=True)
+    return True

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from registry.storage.mirror.layout import ANCHOR, CHANGE, PLACE, SUMMED, file_path, lock_file
+from registry.storage.mirror.layout import ANCHOR, CHANGE, SUMMED, file_path, lock_file
 from registry.storage.mirror.snapshot import View
 from registry.storage.mirror.state import MirrorState, checksum, load_state, publish_state
 
@@ -71,8 +71,8 @@ def copy_generation(folder: Path, view: View, position: int) -> MirrorState:
     generation = next_generation(folder)
     folder.joinpath(str(generation)).mkdir()
     sizes = {
-        "records": view.anchor(position)[1],
-        "places": position * PLACE.itemsize if len(view.places) else 0,
+        "records": position * view.seals.stride,
+        "values": 0 if view.fixed_width else view.anchor(position)[1],
         "erased": 0,
         **sizes_before(view, position),
     }
@@ -140,5 +140,8 @@ def _remove(folder: Path, generation: int) -> None:
 
 def _copy(source: Path, target: Path, length: int) -> int:
     """Copy the first ``length`` bytes of a file and return their CRC-32."""
+    if not length:  # then there may be no such file
+        target.touch()
+        return 0
     with source.open("rb") as original, target.open("wb") as copy:
         return checksum(original, length, 0, copy)

@@ -4,9 +4,8 @@ A mirror is a folder with a file ``state`` and a subfolder per generation, a num
 generation only grow, except for rows that are repaired or erased in place:
 
 =========  ====================================================================================
-records    fixed-width records as `checksums.SealedRows`, at ``position * stride``;
-           others end to end
-places     for records that differ in length: `PLACE` per position
+records    a row per position, as `RowLayout` has it, at ``position * stride``
+values     the values of variable width, as units (`value_units`)
 buckets    uint16 per position
 changes    `CHANGE` per row that supersedes or retracts
 anchors    `ANCHOR` per page that was appended: positions where the chain is known
@@ -27,33 +26,32 @@ against seals and sums, and is read from the database again.
 
 from __future__ import annotations
 
-import itertools
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
-from xxhash import xxh3_64_intdigest
 
 from registry.samples.arrays import Positions, Rows
 from registry.storage.log.page import Page
 from registry.storage.mirror.checksums import SealedRows
+from registry.storage.mirror.packed import Packed
+from registry.storage.mirror.row_layout import NO_UNITS, RowLayout
+from registry.storage.mirror.value_units import NO_VALUES
 
-PLACE = np.dtype([("end", "<u8"), ("seal", "<u8")])
-"""The byte offset in ``records`` at which a record ends, and its seal (`seal_record`)."""
 CHANGE = np.dtype([("position", "<i8"), ("supersedes", "<i8"), ("retracted", "?")])
 """A row's position, the position of the revision it replaces, and whether it is a retraction."""
 ANCHOR = np.dtype([("position", "<i8"), ("bytes", "<i8"), ("chain", "V16"), ("buckets", "<i8")])
-"""The chain after the first ``position`` rows, the bytes of their records, and the CRC-32 of the
-buckets since the anchor before."""
+"""The chain after the first ``position`` rows, the bytes that they take, and the CRC-32 of the
+buckets since the anchor before. The bytes are those in ``values`` where the records' width varies,
+and else those in ``records``."""
 ERASED = np.dtype([("position", "<i8"), ("chain", "V16")])
 """The position of a row that has lost its record permanently, and the chain after it."""
 SUMMED = ("buckets", "changes", "anchors", "erased")
 """Files that are read as a whole. The state has a CRC-32 of each."""
-FILES = ("records", "places", *SUMMED)
+FILES = ("records", "values", *SUMMED)
 
 
 def file_path(folder: Path, generation: int, name: str) -> Path:
@@ -66,25 +64,12 @@ def draft_path(path: Path) -> Path:
     return path.with_name(f".{uuid4().hex}")
 
 
-def seal_record(record: bytes | memoryview, position: int, end: int) -> int:
-    """Return the seal of a variable-width record: a hash of its bytes, position and end."""
-    return xxh3_64_intdigest(record, (position << 32) ^ end)
-
-
 def blank_rows(width: int, positions: Positions) -> Rows:
     """Return erased rows of records of a fixed width: zeros with seals that do not match."""
     rows = SealedRows(width).seal(np.zeros(len(positions), f"V{width}"), positions)
     # Inverted, a seal never matches by accident, and is the same each time a row is erased.
     rows.view("<u4")[:, -1] ^= np.uint32(0xFFFFFFFF)
     return rows
-
-
-def blank_seals(
-    records: Sequence[bytes], positions: Positions, ends: Sequence[int]
-) -> npt.NDArray[np.uint64]:
-    """Return the seals of erased rows of variable width: inverted, so that they do not match."""
-    sealed = zip(records, positions.tolist(), ends, strict=True)
-    return ~np.array([seal_record(*each) for each in sealed], np.uint64)
 
 
 def lock_file(file: IO[bytes], *, exclusive: bool = False) -> None:
@@ -102,16 +87,34 @@ def lock_file(file: IO[bytes], *, exclusive: bool = False) -> None:
 
 
 def sealed_records(page: Page, first: int) -> dict[str, npt.NDArray[Any]]:
-    """Return what a page, in the layout of the files, adds to ``records`` and ``places``.
+    """Return what a page, in the layout of the files, adds to ``records`` and ``values``.
 
-    ``first`` is the byte offset in ``records`` at which the page's records begin.
+    ``first`` is the number of units in ``values`` before those of the page.
     """
-    if page.sizes is None:
-        return {"records": _fixed_rows(page), "places": np.empty(0, PLACE)}
-    return {
-        "records": np.frombuffer(page.data, np.uint8),
-        "places": _places(page, page.sizes, first),
-    }
+    packed = pack(page)
+    if packed is None:
+        return {"records": _fixed_rows(page), "values": NO_VALUES}
+    begins = first + np.cumsum(packed.totals) - packed.totals
+    return {"records": variable_rows(page, packed, begins), "values": packed.units}
+
+
+def pack(page: Page) -> Packed | None:
+    """Return the records of a page as arrays; None if they have a fixed width."""
+    return None if page.sizes is None else Packed.of_records(page.codec, page.data, page.sizes)
+
+
+def variable_rows(page: Page, packed: Packed, begins: Positions) -> Rows:
+    """Return the rows of a page; ``begins`` are the first units of the records that it holds."""
+    layout = RowLayout(page.codec)
+    headers = np.zeros((len(page), layout.header), np.uint8)
+    headers[page.held] = packed.rows[:, : layout.header]
+    sums = np.zeros((len(page), layout.values), np.uint64)
+    sums[page.held] = packed.sums()
+    all_begins = np.full(len(page), NO_UNITS, np.int64)
+    all_begins[page.held] = begins
+    rows = layout.seal(headers, all_begins, sums, np.arange(page.start, page.stop))
+    rows[page.erased - page.start] = blank_rows(layout.width, page.erased)
+    return rows
 
 
 def _fixed_rows(page: Page) -> Rows:
@@ -127,34 +130,6 @@ def _fixed_rows(page: Page) -> Rows:
     # A retraction's slot is zeros with a seal that matches; an erased row's seal must not.
     rows[page.erased - page.start] = blank_rows(width, page.erased)
     return rows
-
-
-def _places(page: Page, record_sizes: Positions, first: int) -> npt.NDArray[Any]:
-    sizes = np.zeros(len(page), np.int64)
-    sizes[page.held] = record_sizes
-    # An erased row takes no bytes here, and gets a seal that no retraction has.
-    return sealed_places(page.data, sizes, page.start, first, page.erased - page.start)
-
-
-def sealed_places(
-    data: bytes | memoryview, sizes: Positions, start: int, first: int, blank: npt.NDArray[Any]
-) -> npt.NDArray[Any]:
-    """Return the places of the rows from position ``start`` on, dtype `PLACE`.
-
-    ``data`` has their records, of these ``sizes``, and comes at the byte offset ``first`` in
-    ``records``. ``blank`` selects the rows that are erased.
-    """
-    ends = np.cumsum(sizes)
-    places = np.empty(len(sizes), PLACE)
-    places["end"] = ends + first
-    view = memoryview(data)
-    rows = zip(itertools.count(start), sizes.tolist(), ends.tolist(), strict=False)
-    places["seal"] = [
-        seal_record(view[end - size : end], position, end + first) for position, size, end in rows
-    ]
-    # Inverted, as `blank_seals` does.
-    places["seal"][blank] = ~places["seal"][blank]
-    return places
 
 
 def change_entries(page: Page) -> npt.NDArray[Any]:

@@ -161,20 +161,17 @@ class Mirror:
         Begins a new generation if that is impossible. Raises `DivergenceError` unless the database
         still has the watermark.
         """
-        # A variable-width record begins where the one before it ends, so the entry of that one may
-        # be what is damaged.
-        before = positions if view.fixed_width else np.maximum(positions - 1, 0)
         with self._thread_lock, self._file_lock():
-            for block in np.unique(np.append(positions, before) // REPAIR_ROWS).tolist():
+            for block in np.unique(positions // REPAIR_ROWS).tolist():
                 after = block * REPAIR_ROWS
                 until = min(after + REPAIR_ROWS, watermark.position)
                 erased = self.erased_here(view)
-                if not rewrite(self.log, self.folder, view, after, until, watermark, erased):
+                if not rewrite(self.log, view, after, until, watermark, erased):
                     self._restart(view)
                     return  # the view's files have been replaced: nothing is left to repair in them
 
     def scan(self, view: View, watermark: Watermark, *, again: bool = False) -> None:
-        """Check the rows before a watermark, of fixed width, and repair those that are damaged.
+        """Check the rows before a watermark, with their values, and repair those that are damaged.
 
         Erased rows are left alone. Rows that are known to be undamaged (`damage_scan`) are
         skipped, unless ``again`` is true.
@@ -183,9 +180,7 @@ class Mirror:
         first = 0 if again else scanned_until(self.folder, view.state)
         for after in range(first, until, SCAN_ROWS):
             positions = np.arange(after, min(after + SCAN_ROWS, until))
-            # A slice of the map, not a copy as `sealed_rows` makes.
-            rows = view.rows[after : after + len(positions)]
-            broken = positions[view.seals.broken(rows, positions)]
+            broken = positions[view.broken(after, after + len(positions))]
             # Blank rows look broken, too: leave out those erased here, then those erased there.
             if len(broken):
                 broken = np.setdiff1d(broken, self.erased_here(view))

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from registry.samples.arrays import Positions, Rows
 from registry.samples.codec import Codec
 from registry.storage.mirror.checksums import SealedRows
-from registry.storage.mirror.value_units import unit_counts
+from registry.storage.mirror.value_units import Sums, unit_counts
 
 NO_UNITS = -1
 """The begin of a row that has no units."""
@@ -68,6 +68,20 @@ class RowLayout:
         ``rows`` is uint8 of shape ``(count, stride)``, which the result shares.
         """
         return rows.view(self._fields)[:, 0]
+
+    def lengths_of(self, headers: Rows) -> Positions:
+        """Return the lengths in headers, uint8 rows, as int64 of shape ``(count, values)``."""
+        part = np.ascontiguousarray(headers[:, self.lengths : self.header])
+        return part.view("<u4").astype(np.int64)
+
+    def seal(self, headers: Rows, begins: Positions, sums: Sums, positions: Positions) -> Rows:
+        """Return the rows of records by their headers, uint8 of shape ``(count, header)``."""
+        records = np.zeros((len(headers), self.width), np.uint8)
+        records[:, : self.header] = headers
+        if self.values:
+            records[:, self.begin : self.sums] = begins.astype("<i8")[:, None].view(np.uint8)
+            records[:, self.sums :] = np.ascontiguousarray(sums, "<u8").view(np.uint8)
+        return self.seals.seal(records.view(f"V{self.width}")[:, 0], positions)
 
     def unit_counts(self, fields: npt.NDArray[Any]) -> Positions:
         """Return how many units each value has, int64 of shape ``(count, values)``."""

@@ -3,8 +3,8 @@
 `open_view` maps the files that a state counts. It checks nothing: rows are checked by their seals
 when they are taken, the other files by `View.intact` when they are needed as a whole.
 
-Records of fixed width are rows of one length, so that a row is found by its position. For others,
-``places`` has the byte at which each record ends; the one before it ends where this one begins.
+A row is found by its position, and the values of variable width by what their row says of them
+(`RowLayout`). Those are checked by the sums in the row.
 
 All records are in the layout of one schema, that of the files. What is taken is projected to the
 schema that is asked for, and to that of each row where the chain is computed.
@@ -23,36 +23,31 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from registry.samples.arrays import Positions, Rows, Scratch
-from registry.samples.codec import Column
 from registry.samples.schema import Schema
 from registry.storage.log.hash_chain import GENESIS, NONE, extend_past
 from registry.storage.log.schemas import Schemas
-from registry.storage.mirror.checksums import SealedRows
 from registry.storage.mirror.file_lease import FileLease
 from registry.storage.mirror.layout import (
     ANCHOR,
     CHANGE,
     ERASED,
-    PLACE,
     file_path,
-    seal_record,
 )
 from registry.storage.mirror.layouts import file_schema, schemas_between
+from registry.storage.mirror.mapped_rows import MappedRows
 from registry.storage.mirror.state import MirrorState, load_state
 
 DTYPES: dict[str, npt.DTypeLike] = {
     "records": np.uint8,
-    "places": PLACE,
+    "values": np.int64,
     "buckets": "<u2",
     "changes": CHANGE,
     "anchors": ANCHOR,
     "erased": ERASED,
 }
-_SCRATCH = Scratch()
 
 
-class View:
+class View(MappedRows):
     """The first ``position`` rows of a log, in files that other processes may append to.
 
     ``schema`` is one with the layout of the files. Maps are backed by the page cache, so the
@@ -67,19 +62,12 @@ class View:
         schemas: Schemas,
         maps: Mapping[str, npt.NDArray[Any]],
     ) -> None:
+        super().__init__(schema, maps["records"], maps["values"])
         self.state = state
-        self.position = state.position
-        self.schema = schema
-        self.fixed_width = schema.codec.fixed_width
         self._folder = folder
         self._generation = folder / str(state.generation)
         self._schemas = schemas
         self._maps = maps
-
-    @cached_property
-    def seals(self) -> SealedRows:
-        """The layout of the rows. Only for fixed-width records."""
-        return SealedRows(self.schema.codec.header.itemsize)
 
     @property
     def path(self) -> Path:
@@ -93,6 +81,11 @@ class View:
         return view
 
     @property
+    def values_path(self) -> Path:
+        """The path of the file ``values``, which may not exist where the width is fixed."""
+        return self._generation / "values"
+
+    @property
     def replaced(self) -> bool:
         """Whether another generation has replaced these files, which stay mapped here."""
         state = load_state(self._folder)
@@ -104,25 +97,6 @@ class View:
         Raises `FileNotFoundError` or `BlockingIOError` if another process is removing it.
         """
         return FileLease.lock(self.path).checked(self.path)
-
-    @cached_property
-    def rows(self) -> Rows:
-        """Sealed rows, uint8 of shape ``(position, stride)``. Only for fixed-width records."""
-        return self.records.reshape(-1, self.seals.stride)
-
-    @cached_property
-    def _flat_rows(self) -> npt.NDArray[Any]:
-        return self.rows.view(f"V{self.seals.stride}")[:, 0]
-
-    @property
-    def records(self) -> npt.NDArray[np.uint8]:
-        """The bytes of all records, or sealed rows, end to end."""
-        return self._maps["records"]
-
-    @property
-    def places(self) -> npt.NDArray[Any]:
-        """Where each record ends, dtype `PLACE`; empty for fixed-width records."""
-        return self._maps["places"]
 
     @property
     def buckets(self) -> npt.NDArray[np.uint16]:
@@ -162,83 +136,6 @@ class View:
             start = stop
         return True
 
-    def take_rows(self, positions: Positions, schema: Schema) -> tuple[Rows, npt.NDArray[np.bool_]]:
-        """Copy records as those of a schema of fixed width, uint8 ``(count, width or more)``.
-
-        The schema is not newer than that of the files. The second array says which rows are broken;
-        if there are any, the first one has no meaning.
-        """
-        # Rows of a newer layout begin with the bytes of an older one.
-        if self.fixed_width:
-            return self.sealed_rows(positions)
-        records, broken = self.take_records(positions, schema)
-        width = schema.codec.header.itemsize
-        if broken.any():
-            return np.empty((len(positions), width), np.uint8), broken
-        return np.frombuffer(b"".join(records), np.uint8).reshape(-1, width), broken
-
-    def take_records(
-        self, positions: Positions, schema: Schema
-    ) -> tuple[Sequence[bytes | memoryview], npt.NDArray[np.bool_]]:
-        """Return records as those of a schema, which is not newer than that of the files.
-
-        The second array says which are broken, as in `take_rows`. Records may be slices of the map.
-        """
-        records, broken = self.file_records(positions)
-        projection = self.schema.projection(schema)
-        if projection.identical or broken.any():
-            return records, broken
-        return [projection.back(record) for record in records], broken
-
-    def take_columns(
-        self, positions: Positions, schema: Schema
-    ) -> tuple[dict[str, Column], npt.NDArray[np.bool_]]:
-        """Return what `take_rows` does, as columns."""
-        # The column of a single row is a view of it, which the check would overwrite.
-        if not self.fixed_width or len(positions) == 1:
-            rows, broken = self.take_rows(positions, schema)
-            return schema.codec.decode_rows(rows), broken
-        shape = len(positions), self.seals.stride
-        rows = self._copy_rows(positions, _SCRATCH.array("rows", shape, np.uint8))
-        # Copies, so that afterwards the check can overwrite the rows.
-        columns = schema.codec.decode_rows(rows)
-        return columns, self.seals.broken_in_place(rows, positions)
-
-    def sealed_rows(self, positions: Positions) -> tuple[Rows, npt.NDArray[np.bool_]]:
-        """Copy the sealed rows at these positions; the second array says which are broken."""
-        rows = self._copy_rows(positions, np.empty((len(positions), self.seals.stride), np.uint8))
-        return rows, self.seals.broken(rows, positions)
-
-    def _copy_rows(self, positions: Positions, rows: Rows) -> Rows:
-        # A copy, since a row that is erased or repaired meanwhile would change between the check
-        # and its use. As one void per row, NumPy copies each in one piece.
-        row = f"V{self.seals.stride}"
-        if len(positions) and positions.max() >= self.position:
-            raise IndexError(f"position {positions.max()} of {self.position}")
-        # "clip", as NumPy copies the output first in the mode that raises the error.
-        self._flat_rows.take(positions, out=rows.view(row)[:, 0], mode="clip")
-        return rows
-
-    def file_records(self, positions: Positions) -> tuple[list[memoryview], npt.NDArray[np.bool_]]:
-        """Return variable-width records, without a copy; the second array says which are broken.
-
-        The records are slices of the map: erasing or repairing a row changes them.
-        """
-        # Signed: a damaged end above 2**63 turns negative, and fails the check of the range below.
-        ends = self.places["end"].take(positions).astype(np.int64)
-        starts = self.places["end"].take(positions - 1, mode="clip").astype(np.int64)
-        # The first record begins at 0; "clip" has read its own end for it.
-        starts[positions == 0] = 0
-        seals = self.places["seal"].take(positions)
-        size, data = len(self.records), memoryview(self.records)  # type: ignore[arg-type]
-        records = [
-            data[start:end] if 0 <= start <= end <= size else data[:0]
-            for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
-        ]
-        sealed = zip(records, positions.tolist(), ends.tolist(), strict=True)
-        computed = np.array([seal_record(*each) for each in sealed], np.uint64)
-        return records, computed != seals
-
     def anchor(self, position: int) -> tuple[int, int, bytes]:
         """Return the last anchor at or before a position, as its position, bytes and chain."""
         index = int(np.searchsorted(self.anchors["position"], position, side="right")) - 1
@@ -262,7 +159,7 @@ class View:
         supersedes[changed] = self.changes["supersedes"][part]
         records: list[bytes | None] = []
         for start, stop, schema in schemas_between(self._schemas, after, until):
-            records += self._stored(np.arange(start, stop), schema)
+            records += self._stored(start, stop, schema)
         # A retraction's slot holds zeros in a file of fixed width, but its record counts as empty.
         for retracted in changed[self.changes["retracted"][part]].tolist():
             records[retracted] = None
@@ -270,18 +167,13 @@ class View:
         stored = {p - after: value for p, value in erased.items() if after <= p < until}
         return extend_past(stored, chain, supersedes, self.buckets[after:until], records)
 
-    def _stored(self, positions: Positions, schema: Schema) -> list[bytes]:
-        """Return the records at these positions, all of one schema, as the log has them."""
+    def _stored(self, after: int, until: int, schema: Schema) -> list[bytes]:
+        """Return the records at ``[after, until)``, all of one schema, as the log has them."""
         if self.fixed_width:
             width = schema.codec.header.itemsize
-            return [row[:width].tobytes() for row in self.sealed_rows(positions)[0]]
-        records, broken = self.file_records(positions)
-        projection = self.schema.projection(schema)
-        if projection.identical:
-            return [bytes(record) for record in records]
-        # A broken record may have any length, and no lengths to project it by.
-        pairs = zip(records, broken.tolist(), strict=True)
-        return [bytes(record) if damaged else projection.back(record) for record, damaged in pairs]
+            return [row[:width].tobytes() for row in self.sealed_rows(np.arange(after, until))[0]]
+        parts = (self.take_unchecked(part, schema) for part in self.parts(after, until))
+        return [record for part in parts for record in part.records(schema.codec)]
 
     def chain_at(self, position: int) -> bytes:
         """Compute the chain after the first ``position`` rows, from the last anchor before."""

@@ -19,8 +19,10 @@ from registry.storage.log.watermark import Watermark
 from registry.storage.mirror.layout import ERASED, FILES, SUMMED, file_path
 from registry.storage.mirror.state_file import read_fields, write_fields
 
-FORMAT = 2
-"""A mirror in another format is not read, but built again from the database."""
+FORMAT = 3
+"""A mirror in another format is not read, but filled again from the database."""
+FORMER = 2
+"""The format before. It differs only where records vary in width: these had a file ``places``."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class MirrorState:
         return cls(generation, 0, GENESIS.hex(), sizes, sums, layout=layout)
 
     @property
+    def is_former(self) -> bool:
+        """Whether the records are in the format before, which is not read any more."""
+        return "places" in self.sizes
+
+    @property
     def watermark(self) -> Watermark:
         """The position and the chain at the end of the mirror."""
         return Watermark(self.position, bytes.fromhex(self.chain))
@@ -61,10 +68,15 @@ class MirrorState:
 
 
 def load_state(folder: Path) -> MirrorState | None:
-    """Read the state; None if there is none, it is damaged or of another format."""
+    """Read the state; None if there is none, it is damaged or of an unknown format."""
     fields = read_fields(folder / "state")
-    if fields is None or fields.pop("format") != FORMAT:
+    number = None if fields is None else fields.pop("format")
+    if fields is None or number not in (FORMER, FORMAT):
         return None
+    if number == FORMER and not fields["sizes"]["places"]:
+        # Rows of fixed width, or none at all: the same files as now.
+        del fields["sizes"]["places"]
+        fields["sizes"]["values"] = 0
     return MirrorState(**fields)
 
 
@@ -93,10 +105,10 @@ class StateReader:
         self._checked: MirrorState | None = None
 
     def load(self) -> MirrorState | None:
-        """Read the state; None unless the files have its sizes and sums."""
+        """Read the state; None unless the files have its sizes and sums, and can be read."""
         state = load_state(self._folder)
         # The lengths first: the sums of a file that is too short could not be computed.
-        if state is None or not self._complete(state):
+        if state is None or state.is_former or not self._complete(state):
             return None
         if state != self._checked and not self._sums_match(state):
             return None
@@ -114,7 +126,7 @@ class StateReader:
         """
         try:
             return all(
-                file_path(self._folder, state.generation, name).stat().st_size >= size
+                not size or file_path(self._folder, state.generation, name).stat().st_size >= size
                 for name, size in state.sizes.items()
             )
         except FileNotFoundError:

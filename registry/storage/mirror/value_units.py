@@ -22,7 +22,7 @@ from hashlib import shake_128
 import numpy as np
 import numpy.typing as npt
 
-from registry.samples.arrays import Positions
+from registry.samples.arrays import Positions, Scratch
 
 UNIT = 32
 """Bytes of a unit."""
@@ -32,11 +32,15 @@ MULTIPLIERS = np.frombuffer(shake_128(b"registry mirror values").digest(UNIT), "
 """The multipliers of a unit's words."""
 BLOCK = 1 << 13
 """Units that are hashed at a time, so that they stay in the core's cache."""
+_SCRATCH = Scratch()
+_TILED = np.tile(MULTIPLIERS, BLOCK)
 
 Units = npt.NDArray[np.int64]
 """Units, of shape ``(count, 4)``: little-endian words."""
 Sums = npt.NDArray[np.uint64]
 """Sums of values, one each."""
+
+NO_VALUES: Units = np.empty((0, UNIT // 8), np.int64)
 
 
 def _padding(size: int) -> bytes:
@@ -77,12 +81,13 @@ def framed(values: Sequence[bytes | memoryview]) -> Units:
     return np.frombuffer(b"".join(parts), "<i8").reshape(-1, UNIT // 8)
 
 
-def unframed(units: Units, counts: Positions, lengths: Positions) -> list[bytes]:
-    """Return the values of units, end to end, from their numbers of units and their lengths.
+def unframed(
+    data: bytes | memoryview, counts: Positions, lengths: Positions
+) -> list[bytes | memoryview]:
+    """Return the values in the bytes of units, from their numbers of units and their lengths.
 
     The frames are not checked.
     """
-    data = units.tobytes()
     starts = (np.cumsum(counts) - counts) * UNIT + HEAD
     ends = (starts + lengths).tolist()
     return [data[start:end] for start, end in zip(starts.tolist(), ends, strict=True)]
@@ -90,17 +95,31 @@ def unframed(units: Units, counts: Positions, lengths: Positions) -> list[bytes]
 
 def sums(units: Units, counts: Positions) -> Sums:
     """Return the sums of values that have so many units each, end to end."""
-    hashes = np.empty(len(units), np.uint64)
-    for start in range(0, len(units), BLOCK):
-        words = units[start : start + BLOCK].view("<u8")
-        mixed = words >> np.uint64(32)
-        mixed ^= words
-        hashes[start : start + BLOCK] = mixed @ MULTIPLIERS
-    hashes ^= hashes >> np.uint64(32)
-    starts = np.cumsum(counts) - counts
-    ordinals = np.arange(len(units)) - np.repeat(starts, counts)
-    hashes *= (2 * ordinals + 1).view(np.uint64)
-    totals = np.zeros(len(units) + 1, np.uint64)
-    np.cumsum(hashes, out=totals[1:])
-    result: Sums = totals[starts + counts] - totals[starts]
+    hashes = _hashes(units)
+    # The sum over r of h·(2r + 1), as differences of sums over all units.
+    alone, weighted = np.zeros((2, len(units) + 1), np.uint64)
+    np.cumsum(hashes, out=alone[1:])
+    hashes *= np.arange(1, 2 * len(units), 2, dtype=np.uint64)
+    np.cumsum(hashes, out=weighted[1:])
+    ends = np.cumsum(counts)
+    starts = ends - counts
+    offsets = 2 * starts.astype(np.uint64)
+    result: Sums = weighted[ends] - weighted[starts] - offsets * (alone[ends] - alone[starts])
     return result
+
+
+def _hashes(units: Units) -> Sums:
+    """Return ``h ^ h >> 32`` of each unit."""
+    hashes, words = np.empty(len(units), np.uint64), units.reshape(-1).view("<u8")
+    for start in range(0, len(units), BLOCK):
+        part = words[4 * start : 4 * (start + BLOCK)]
+        mixed = np.right_shift(part, np.uint64(32), out=_SCRATCH.array("mixed", part.shape, "<u8"))
+        mixed ^= part
+        # Faster than a product of matrices, which NumPy does not vectorise for uint64.
+        mixed *= _TILED[: len(mixed)]
+        pairs = np.add(
+            mixed[0::2], mixed[1::2], out=_SCRATCH.array("pairs", (len(mixed) // 2,), "<u8")
+        )
+        np.add(pairs[0::2], pairs[1::2], out=hashes[start : start + BLOCK])
+    hashes ^= hashes >> np.uint64(32)
+    return hashes

@@ -1,0 +1,165 @@
+"""The rows of a mirror and their values, as memory maps that are read in any order.
+
+A row is found by its position, and the values of variable width by what their row says of them
+(`RowLayout`). What is taken is checked by seals and sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from registry.samples.arrays import Positions, Rows, Scratch
+from registry.samples.codec import Column
+from registry.samples.schema import Schema
+from registry.storage.mirror.checksums import SealedRows
+from registry.storage.mirror.packed import Packed, divided, gather_units
+from registry.storage.mirror.row_layout import RowLayout
+from registry.storage.mirror.value_units import NO_VALUES, UNIT, Sums, Units
+
+PART_UNITS = 1 << 17
+"""Units of values that are copied at a time where all rows are read."""
+_SCRATCH = Scratch()
+
+Mask = npt.NDArray[np.bool_]
+
+
+class MappedRows:
+    """Rows in the layout of a schema, and their values.
+
+    ``rows`` are sealed rows, uint8 of shape ``(position, stride)``. ``values`` are the units of all
+    values of variable width, int64 of shape ``(units, 4)``.
+    """
+
+    def __init__(
+        self, schema: Schema, records: npt.NDArray[np.uint8], values: npt.NDArray[np.int64]
+    ) -> None:
+        self.schema = schema
+        self.fixed_width = schema.codec.fixed_width
+        self.layout = RowLayout(schema.codec)
+        self.rows: Rows = records.reshape(-1, self.layout.seals.stride)
+        self.values: Units = values.reshape(-1, UNIT // 8)
+        self.position = len(self.rows)
+
+    @property
+    def seals(self) -> SealedRows:
+        """The length of the rows, and their seals."""
+        return self.layout.seals
+
+    @cached_property
+    def _flat_rows(self) -> npt.NDArray[Any]:
+        return self.rows.view(f"V{self.seals.stride}")[:, 0]
+
+    def take_rows(self, positions: Positions, schema: Schema) -> tuple[Rows, Mask]:
+        """Copy records as those of a schema of fixed width, uint8 ``(count, width or more)``.
+
+        The schema is not newer than that of the files. The second array says which rows are broken.
+        """
+        assert schema.codec.fixed_width
+        # Rows of a newer layout begin with the bytes of an older one.
+        return self.sealed_rows(positions)
+
+    def take_packed(self, positions: Positions, schema: Schema) -> tuple[Packed, Mask]:
+        """Copy records as those of a schema of variable width, not newer than that of the files.
+
+        The second array says which are broken: their rows, or their values. A broken row has no
+        units here.
+        """
+        packed, expected, broken = self._as_older(positions, schema)
+        return packed, broken | (packed.sums() != expected).any(axis=1)
+
+    def take_unchecked(self, positions: Positions, schema: Schema) -> Packed:
+        """Return what `take_packed` does, but damaged values as they are."""
+        return self._as_older(positions, schema)[0]
+
+    def take_values(
+        self, positions: Positions, feature: str
+    ) -> tuple[list[bytes | memoryview | None], Mask]:
+        """Copy the values of one feature of variable width; None where there is no record.
+
+        The second array says which are broken: their rows, or these values.
+        """
+        index = list(self.schema.features.variable).index(feature)
+        packed, expected, broken = self._gather(positions, slice(index, index + 1))
+        broken |= packed.sums()[:, 0] != expected[:, 0]
+        pairs = zip(packed.values(0), packed.totals.tolist(), strict=True)
+        return [value if total else None for value, total in pairs], broken
+
+    def _as_older(self, positions: Positions, schema: Schema) -> tuple[Packed, Sums, Mask]:
+        """Return what `_gather` does, as records of a schema that is not newer."""
+        # Its values are the first ones of each record.
+        older = RowLayout(schema.codec)
+        packed, expected, broken = self._gather(positions, slice(0, older.values))
+        if older.header != self.layout.header:
+            lengths = slice(self.layout.lengths, self.layout.lengths + 4 * older.values)
+            parts = packed.rows[:, : older.lengths], packed.rows[:, lengths]
+            packed = replace(packed, rows=np.concatenate(parts, axis=1))
+        return packed, expected, broken
+
+    def _gather(self, positions: Positions, features: slice) -> tuple[Packed, Sums, Mask]:
+        """Copy rows and the units of some features' values, with their sums in the rows.
+
+        The last array says which rows are broken; they have no units.
+        """
+        rows, broken = self.sealed_rows(positions)
+        fields = self.layout.fields(rows)
+        counts, lengths = self.layout.unit_counts(fields), fields["lengths"].astype(np.int64)
+        broken |= fields["begin"] + counts.sum(axis=1) > len(self.values)
+        # What a damaged row says of its values may be anything.
+        counts[broken] = lengths[broken] = 0
+        before, counts = counts[:, : features.start].sum(axis=1), counts[:, features]
+        packed = Packed(rows, NO_VALUES, counts, lengths[:, features])
+        begins = (fields["begin"] + before) * (packed.totals > 0)
+        units = gather_units(self.values, begins, packed.totals)
+        return replace(packed, units=units), fields["sums"][:, features] * (counts > 0), broken
+
+    def take_columns(self, positions: Positions, schema: Schema) -> tuple[dict[str, Column], Mask]:
+        """Return what `take_rows` does, as columns."""
+        # The column of a single row is a view of it, which the check would overwrite.
+        if len(positions) == 1:
+            rows, broken = self.take_rows(positions, schema)
+            return schema.codec.decode_rows(rows), broken
+        shape = len(positions), self.seals.stride
+        rows = self._copy_rows(positions, _SCRATCH.array("rows", shape, np.uint8))
+        # Copies, so that afterwards the check can overwrite the rows.
+        columns = schema.codec.decode_rows(rows)
+        return columns, self.seals.broken_in_place(rows, positions)
+
+    def sealed_rows(self, positions: Positions) -> tuple[Rows, Mask]:
+        """Copy the sealed rows at these positions; the second array says which are broken."""
+        rows = self._copy_rows(positions, np.empty((len(positions), self.seals.stride), np.uint8))
+        return rows, self.seals.broken(rows, positions)
+
+    def _copy_rows(self, positions: Positions, rows: Rows) -> Rows:
+        # A copy, since a row that is erased or repaired meanwhile would change between the check
+        # and its use. As one void per row, NumPy copies each in one piece.
+        row = f"V{self.seals.stride}"
+        if len(positions) and positions.max() >= self.position:
+            raise IndexError(f"position {positions.max()} of {self.position}")
+        # "clip", as NumPy copies the output first in the mode that raises the error.
+        self._flat_rows.take(positions, out=rows.view(row)[:, 0], mode="clip")
+        return rows
+
+    def broken(self, after: int, until: int) -> Mask:
+        """Return which rows of ``[after, until)`` are broken, or their values."""
+        if self.fixed_width:
+            # A slice of the map, not a copy as `sealed_rows` makes.
+            return self.seals.broken(self.rows[after:until], np.arange(after, until))
+        parts = self.parts(after, until)
+        checked = (self.take_packed(part, self.schema)[1] for part in parts)
+        return np.concatenate([np.empty(0, bool), *checked])
+
+    def parts(self, after: int, until: int) -> Iterator[Positions]:
+        """Yield the positions ``[after, until)``, at most `PART_UNITS` of values at a time.
+
+        A part may be a single row that has more.
+        """
+        counts = self.layout.unit_counts(self.layout.fields(self.rows[after:until])).sum(axis=1)
+        # A damaged row may have any number.
+        for part in divided(np.minimum(counts, PART_UNITS + 1), PART_UNITS):
+            yield np.arange(after + part.start, after + part.stop)

@@ -1,0 +1,118 @@
+"""Records with values of variable width as arrays: headers in rows, and values in units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+
+from registry.samples.arrays import Positions, Rows
+from registry.samples.codec import Codec, Column
+from registry.storage.mirror.row_layout import RowLayout
+from registry.storage.mirror.value_units import (
+    HEAD,
+    UNIT,
+    Sums,
+    Units,
+    framed,
+    sums,
+    unit_counts,
+)
+
+LONG = 24
+"""Units of a record from which on it is faster to copy records one by one."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Records of one schema, in order.
+
+    ``rows`` (uint8, one per record) begin with the records' headers. ``units`` (int64 of shape
+    ``(n, 4)``) are those of all values (`value_units`): of each record, those of its features in
+    order. ``counts`` and ``lengths`` (int64 of shape ``(records, values)``) have the number of
+    units and of bytes of each value. A row without a record has no units, and lengths of 0.
+    """
+
+    rows: Rows
+    units: Units
+    counts: Positions
+    lengths: Positions
+
+    @classmethod
+    def of_records(cls, codec: Codec, data: bytes | memoryview, sizes: Positions) -> Self:
+        """Return records of these sizes in bytes, which are end to end in ``data``."""
+        layout, view = RowLayout(codec), memoryview(data)
+        starts = np.cumsum(sizes) - sizes
+        size = layout.header
+        header = b"".join([view[start : start + size] for start in starts.tolist()])
+        rows = np.frombuffer(header, np.uint8).reshape(-1, size)
+        lengths = layout.lengths_of(rows)
+        ends = np.cumsum(lengths, axis=1) + starts[:, None] + size
+        ranges = zip((ends - lengths).ravel().tolist(), ends.ravel().tolist(), strict=True)
+        units = framed([view[start:end] for start, end in ranges])
+        return cls(rows, units, unit_counts(lengths), lengths)
+
+    @cached_property
+    def totals(self) -> Positions:
+        """The number of units of each record."""
+        totals: Positions = self.counts.sum(axis=1)
+        return totals
+
+    def sums(self) -> Sums:
+        """Return the sum of each value, shape ``(records, values)``; 0 where it has no units."""
+        return sums(self.units, self.counts.ravel()).reshape(self.counts.shape)
+
+    def values(self, index: int) -> list[bytes | memoryview]:
+        """Return the bytes of one variable-width feature, the ``index``-th, in each record."""
+        starts = self._starts[:, index]
+        ends, data = (starts + self.lengths[:, index]).tolist(), self._data
+        return [data[start:end] for start, end in zip(starts.tolist(), ends, strict=True)]
+
+    def columns(self, codec: Codec) -> dict[str, Column]:
+        """Return the records as columns, as `Codec.decode` does."""
+        return codec.decode_values(self.rows, [*map(self.values, range(self.counts.shape[1]))])
+
+    def records(self, codec: Codec) -> list[bytes]:
+        """Return the records. A row without one results in its header alone."""
+        size = codec.header.itemsize
+        headers = np.ascontiguousarray(self.rows[:, :size]).view(f"V{size}")[:, 0].tolist()
+        values = map(self.values, range(self.counts.shape[1]))
+        return [b"".join(parts) for parts in zip(headers, *values, strict=True)]
+
+    @cached_property
+    def _data(self) -> bytes | memoryview:
+        data = self.units.reshape(-1).view(np.uint8).data
+        # Slices of bytes are made faster, and those of a memoryview without a copy of all.
+        return data if len(data) > LONG * UNIT * len(self.rows) else data.tobytes()
+
+    @cached_property
+    def _starts(self) -> Positions:
+        ends = np.cumsum(self.counts.ravel()).reshape(self.counts.shape)
+        return (ends - self.counts) * UNIT + HEAD
+
+
+def gather_units(values: Units, begins: Positions, totals: Positions) -> Units:
+    """Copy the units of rows: ``totals`` of them each, from ``begins`` on."""
+    ends = np.cumsum(totals)
+    if len(ends) and ends[-1] > LONG * len(ends):
+        data = values.reshape(-1).view(np.uint8).data
+        ranges = zip((begins * UNIT).tolist(), ((begins + totals) * UNIT).tolist(), strict=True)
+        whole = b"".join([data[start:end] for start, end in ranges])
+        return np.frombuffer(whole, np.int64).reshape(-1, UNIT // 8)
+    offsets = np.repeat(begins - ends + totals, totals)
+    offsets += np.arange(len(offsets))
+    # As one void per unit, NumPy copies each in one piece.
+    return values.view(f"V{UNIT}")[:, 0].take(offsets).view(np.int64).reshape(-1, UNIT // 8)
+
+
+def divided(totals: Positions, limit: int) -> Iterator[slice]:
+    """Yield parts of consecutive rows that have at most ``limit`` units, or are a single row."""
+    ends, start = np.cumsum(totals), 0
+    while start < len(totals):
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + limit, side="right")))
+        yield slice(start, stop)
+        start = stop
