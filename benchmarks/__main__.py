@@ -66,10 +66,12 @@ SUBJECTS: dict[str, Subject] = {
     "batches": batches,
     "first-batch": first_batch,
     "train-photos": imported_late("photos", "train_photos"),
+    "train-resized-photos": imported_late("photos", "train_resized_photos"),
     "resume": imported_late("starting", "resume"),
     "latency": imported_late("latency", "latency"),
     "large": imported_late("large", "large"),
     "large-texts": imported_late("large", "large_texts"),
+    "scale": imported_late("scale", "scale"),
     "serve": imported_late("serving", "serve"),
 }
 Name = StrEnum("Name", {name: name for name in SUBJECTS})  # type: ignore[misc]

@@ -22,7 +22,7 @@ NOTHING = "an iterator that does nothing"
 WAYS = {"EpochDataset": 100, "StreamDataset": None, NOTHING: None}
 """The most milliseconds of each until its first batch."""
 _BATCH = 256
-_RUN = "first batch"
+RUN = "first batch"
 
 
 def first_batch(bench: Bench) -> list[Result]:
@@ -32,7 +32,7 @@ def first_batch(bench: Bench) -> list[Result]:
         bench.server.database() as database,
         loaded(database, {"samples": numbers(bench.rows)}) as reg,
     ):
-        reg.open("samples").run(_RUN).epoch(0)
+        reg.open("samples").run(RUN).epoch(0)
         return [
             result
             for way, limit in WAYS.items()
@@ -72,7 +72,7 @@ def main(url: str, name: str, way: str) -> None:
         tf.constant(0)  # devices are initialized: a model is there before its first batch
         batch = numbers(_BATCH)
     with registry.connect(url) as reg:
-        run = reg.open(name).run(_RUN)
+        run = reg.open(name).run(RUN)
         start = perf_counter()
         epoch = run.epoch(0)
         opened = perf_counter()
