@@ -28,6 +28,7 @@ from typing import Any
 import psycopg
 from psycopg.abc import RV, PQGen
 from psycopg.conninfo import make_conninfo
+from psycopg.waiting import Wait
 from sqlalchemy.exc import ArgumentError
 
 from registry.errors import EncodingError
@@ -102,7 +103,12 @@ class WatchedConnection(PipelinedConnection):
 
     # psycopg runs every exchange with the server as a generator that this method drives.
     def wait(self, gen: PQGen[RV], *args: Any, **options: Any) -> RV:
-        return super().wait(self._watched(gen), *args, **options)
+        try:
+            readiness = next(gen)
+        except StopIteration as stop:  # most settings of the connection need no exchange
+            done: RV = stop.value
+            return done
+        return super().wait(self._watched(gen, readiness), *args, **options)
 
     def __del__(self, *_: Any) -> None:
         # psycopg issues a ResourceWarning here for a connection that was not closed. A disposed
@@ -135,14 +141,16 @@ class WatchedConnection(PipelinedConnection):
         else:
             self._arguments = arguments
 
-    def _watched(self, gen: PQGen[RV]) -> PQGen[RV]:
-        """Wrap a generator of psycopg; check on the server when nothing is ready for too long."""
+    def _watched(self, gen: PQGen[RV], readiness: Wait) -> PQGen[RV]:
+        """Wrap a generator of psycopg; check on the server when nothing is ready for too long.
+
+        ``readiness`` is what it has yielded first.
+        """
         since = time.monotonic()
         budget = seconds_left(self._timeout)
         # A third each: for the silence, to connect a second time, and for its answer.
         limit = budget / 3 if self._arguments else 0.9 * budget
         try:
-            readiness = next(gen)
             while True:
                 ready = yield readiness  # 0 at each of psycopg's wait intervals without data
                 if ready:
@@ -178,14 +186,22 @@ class WatchedConnection(PipelinedConnection):
 
         Notifications in it are passed to the handlers.
         """
+        # Some may have come with the answer to a query.
+        if self._pass_notifications():
+            return True
         # `Connection.notifies` would wake ten times a second.
         if not self._select(selectors.EVENT_READ, seconds):
             return False
         self.pgconn.consume_input()
-        handle = self.pgconn.notify_handler
+        self._pass_notifications()
+        return True
+
+    def _pass_notifications(self) -> bool:
+        handle, passed = self.pgconn.notify_handler, False
         while handle and (notification := self.pgconn.notifies()) is not None:
             handle(notification)
-        return True
+            passed = True
+        return passed
 
     def _select(self, readiness: int, seconds: float) -> bool:
         with selectors.DefaultSelector() as selector:
