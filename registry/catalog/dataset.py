@@ -21,9 +21,10 @@ from registry.storage.database.models import DatasetRow
 from registry.storage.database.transactions import read
 from registry.storage.log import entries
 from registry.storage.log.entries import Entry, Revision
+from registry.storage.log.following import follow
 from registry.storage.log.head import Head
 from registry.storage.log.page import Page
-from registry.storage.log.reader import Log, follow, pages
+from registry.storage.log.reader import Log, pages
 from registry.storage.log.schemas import Schemas
 from registry.storage.log.tags import Tag, all_tags, check_tag, delete_tag, set_tag
 from registry.storage.log.version import Version

@@ -14,8 +14,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from registry.errors import MirrorError, RegistryError, TransientError
+from registry.storage.log.following import await_growth
 from registry.storage.log.head import Head
-from registry.storage.log.reader import Log, await_growth
+from registry.storage.log.reader import Log
 from registry.storage.log.watermark import Watermark
 from registry.storage.mirror.local_files import LocalFiles
 from registry.storage.mirror.state import load_state

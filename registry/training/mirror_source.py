@@ -8,6 +8,7 @@ the files cannot be written, the rows are read from the database.
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -24,6 +25,7 @@ from registry.errors import CacheWarning, MirrorError
 from registry.samples.arrays import Positions, Rows
 from registry.samples.codec import Column
 from registry.samples.schema import Schema
+from registry.storage.log.page import Page
 from registry.storage.log.reader import Log
 from registry.storage.log.watermark import Watermark
 from registry.storage.mirror.index import Index, Indexes, in_memory
@@ -45,6 +47,8 @@ from registry.training.value_columns import ValueColumn, Values
 
 TRIES = 3
 """How often broken rows are taken before giving up, with a repair in between."""
+_USE_INTERVAL = 1.0
+"""Seconds between two records of a mirror's use by one object, at least."""
 
 Taken = TypeVar("Taken")
 
@@ -248,25 +252,40 @@ class Sources:
         self._log = log
         self._name = name
         self._mirror: Mirror | None = None
+        self._used: tuple[Path | None, float] = None, 0.0
+        """The mirror's folder whose use was recorded last, and when, by the monotonic clock."""
 
     def __reduce__(self) -> tuple[type[Sources], tuple[Log, str]]:
         return Sources, (self._log, self._name)
 
-    def open(self, watermark: Watermark, schema: int, erased: int | None = None) -> Source:
+    def open(
+        self,
+        watermark: Watermark,
+        schema: int,
+        erased: int | None = None,
+        page: Page | None = None,
+    ) -> Source:
         """Return a source of the log's rows before a watermark, in the schema of this number.
 
         It can also be read in an older schema.
-        ``erased`` is the number of rows that the database has erased, if known. Warns with
-        `CacheWarning` if the cache directory cannot be written or is full.
+        ``erased`` is the number of rows that the database has erased, if known, and ``page`` the
+        last rows before the watermark, if they were read already. Warns with `CacheWarning` if the
+        cache directory cannot be written or is full.
         """
         try:
             mirror = self.mirror()
-            record_use(mirror.folder, self._log.engine.url, self._name)
-            view = mirror.sync(watermark, erased, schema)
+            self._record_use(mirror.folder)
+            view = mirror.sync(watermark, erased, schema, page)
             return MirrorSource(mirror, view, watermark, schema)
         except OSError as error:
             _warn(f"no local copy can be kept ({error}), so all is read from the database, slowly")
             return DatabaseSource(self._log, watermark)
+
+    def _record_use(self, folder: Path) -> None:
+        now = time.monotonic()
+        if folder != self._used[0] or now - self._used[1] > _USE_INTERVAL:
+            self._used = folder, now
+            record_use(folder, self._log.engine.url, self._name)
 
     def mirror(self) -> Mirror:
         """Return the mirror. Raises `OSError` if its folder cannot be used."""

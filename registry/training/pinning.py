@@ -28,8 +28,10 @@ from sqlalchemy import Connection
 from registry.errors import DivergenceError, EpochError
 from registry.samples.splits import Interval
 from registry.storage.database.transactions import read
+from registry.storage.log.following import await_growth
 from registry.storage.log.head import Head, chain_and_erasures
-from registry.storage.log.reader import Log, await_growth
+from registry.storage.log.page import Page
+from registry.storage.log.reader import Log
 from registry.storage.log.standby import refuse_if_behind
 from registry.storage.log.watermark import Watermark
 from registry.training import pin_store
@@ -133,9 +135,9 @@ class Epochs:
         """
         before = self._before(number)
         since, start = (before.watermark, before.end) if before else (0, 0)
-        head = self._version_end() or self._first_head(since, deadline)
+        head, page = self._first_head(since, deadline)
         while head is not None:
-            if pinned := self._propose(number, since, start, head):
+            if pinned := self._propose(number, since, start, head, page):
                 return pinned
             if isinstance(head, VersionEnd):
                 where = f" where {self._run.conditions}" if self._run.conditions else ""
@@ -150,15 +152,27 @@ class Epochs:
                 pin = pin_store.find(self._log.engine, self._run, number)
                 if pin is not None:
                     return pin, None
-            head = await_growth(self._log, head.position, deadline)
+            head, page = self._grown(head.position, deadline)
         return None
 
-    def _first_head(self, since: int, deadline: float | None) -> Head | VersionEnd | None:
-        """Return the first head at which an epoch may have samples; None after the deadline."""
+    def _first_head(
+        self, since: int, deadline: float | None
+    ) -> tuple[Head | VersionEnd | None, Page | None]:
+        """Return what `_grown` does, at the first head at which an epoch may have samples."""
+        if (end := self._version_end()) is not None:
+            return end, None
         if self._run.policy == "all":
-            return self._log.head()
+            return self._log.head(), None
         # Other policies need a row that no epoch before could have.
-        return await_growth(self._log, since, deadline)
+        return self._grown(since, deadline)
+
+    def _grown(self, after: int, deadline: float | None) -> tuple[Head | None, Page | None]:
+        """Return a head past a position, and its rows from there on if they were read with it.
+
+        The head is None after the deadline.
+        """
+        growth = await_growth(self._log, after, deadline)
+        return (None, None) if growth is None else (growth.head, growth.page)
 
     def _pin_or_repeat(self, number: int) -> tuple[Pin, Source | None] | None:
         """Pin an epoch at the present head, as `_pin` does; None if there is no sample at all."""
@@ -182,14 +196,19 @@ class Epochs:
         yield 0
 
     def _propose(
-        self, number: int, since: int, start: int, head: Head | VersionEnd
+        self,
+        number: int,
+        since: int,
+        start: int,
+        head: Head | VersionEnd,
+        page: Page | None = None,
     ) -> tuple[Pin, Source | None] | None:
         """Pin an epoch at a head; None if no sample since ``since`` is in it.
 
-        Another worker's pin is returned if it was faster, and without a source if it may need
-        another one.
+        ``page`` may have the last rows before the head. Another worker's pin is returned if it was
+        faster, and without a source if it may need another one.
         """
-        source = self._sources.open(Watermark.of(head), head.schema, head.erased)
+        source = self._sources.open(Watermark.of(head), head.schema, head.erased, page)
         # None: only an index that is made now counts, as its size is stored permanently.
         index = source.index(self.population(number, since, head.position), None)
         if not index.size:

@@ -23,9 +23,10 @@ from registry.errors import InvalidURLError, LogGapError, ReplicaBehindError, Re
 from registry.storage.database.retry import logger
 from registry.storage.database.transactions import reading
 from registry.storage.log import reader, replica
+from registry.storage.log.following import await_growth
 from registry.storage.log.notifications import Pause, listening
 from registry.storage.log.page_queries import fetch
-from registry.storage.log.reader import Log, await_growth, pages
+from registry.storage.log.reader import Log, pages
 from registry.storage.log.standby import missing_rows
 from registry.storage.log.watermark import Watermark
 from registry.storage.mirror.mirror import open_mirror
@@ -226,7 +227,7 @@ def test_a_reader_ahead_of_a_standby_waits_for_it(
     kind.grow(dataset, 10)
     grown = await_growth(standby_log, 46, chain=head.chain)
     assert grown is not None
-    assert grown.position > 46
+    assert grown.head.position > 46
 
 
 @FIXED_ALONE

@@ -38,8 +38,7 @@ from registry.errors import (
 )
 from registry.samples.features import Feature
 from registry.storage.database import models
-from registry.storage.log.head import Head
-from registry.storage.log.reader import await_growth
+from registry.storage.log.following import Growth, await_growth
 from registry.training.policy import Policy
 from tests.support.processes import started
 from tests.support.serial_samples import NARROW, WIDE, Row, check_machine, sample
@@ -557,7 +556,7 @@ def test_a_waiting_worker_takes_a_pin_of_samples_since_retracted(
     run.epoch(0)
     awake = [True]
 
-    def sleep_through(*arguments: Any) -> Head | None:
+    def sleep_through(*arguments: Any) -> Growth | None:
         if awake:
             awake.clear()  # now, since the other worker waits, too
             fill(dataset, 3, 4)

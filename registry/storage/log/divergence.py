@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine
@@ -69,25 +68,23 @@ def check(connection: Connection, dataset_id: int, head: Head) -> None:
     )
 
 
-def check_reader(
-    engine: Engine,
-    dataset_id: int,
-    head: Head,
-    reader: Watermark,
-    connection: Connection | None = None,
-) -> None:
+def check_reader(engine: Engine, dataset_id: int, head: Head, reader: Watermark) -> None:
     """Raise `DivergenceError` where the log does not contain what a reader has read.
 
-    ``reader`` is the reader's position and the chain that the log had there. The log is read by
-    ``connection`` if that is given. A standby that is behind raises nothing, since it may still
-    receive these rows.
+    ``reader`` is the reader's position and the chain that the log had there. A standby that is
+    behind raises nothing, since it may still receive these rows.
     """
     chain: bytes | None = head.chain
     if head.position != reader.position:
-        with nullcontext(connection) if connection else reading(engine) as source:
-            chain = chain_at(source, dataset_id, reader.position)
-            if chain is None and in_recovery(source):
+        with reading(engine) as connection:
+            chain = chain_at(connection, dataset_id, reader.position)
+            if chain is None and in_recovery(connection):
                 return
+    refuse_other(head, reader, chain)
+
+
+def refuse_other(head: Head, reader: Watermark, chain: bytes | None) -> None:
+    """Raise `DivergenceError` unless ``chain``, the log's at the reader's position, is its own."""
     if chain != reader.chain:
         lost = f"rows up to position {reader} were read"
         raise _diverged(lost, head, chain, "read again from a position where both agree")

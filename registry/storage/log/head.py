@@ -65,6 +65,15 @@ _ADVANCE = (
         updated_at=func.now(),
     )
 )
+_READ_POSTGRESQL = Statement(
+    b"SELECT position, live, chain, erased, schema, EXISTS"
+    b" (SELECT FROM inbox WHERE dataset_id = $1 AND error IS NULL)"
+    b" FROM heads WHERE dataset_id = $1",
+    (INT4,),
+)
+_CHAIN_POSTGRESQL = Statement(
+    b"SELECT chain FROM samples WHERE dataset_id = $1 AND position = $2", (INT4, INT8)
+)
 _LOCK_POSTGRESQL = Statement(
     b"SELECT position, live, chain, erased, schema FROM heads WHERE dataset_id = $1"
     b" FOR NO KEY UPDATE",
@@ -103,6 +112,24 @@ def read_head(connection: Connection, dataset_id: int) -> tuple[Head, bool]:
     """
     row = connection.execute(_HEAD_AND_WAITING, {"dataset": dataset_id}).one_or_none()
     return _head(row), bool(row and row.waiting)
+
+
+def reading_head(dataset_id: int) -> Query:
+    """Return PostgreSQL's query that does as `read_head`; `head_read` reads its result."""
+    return Query(_READ_POSTGRESQL, (int4(dataset_id),))
+
+
+def head_read(rows: Sequence[tuple[Any, ...]]) -> tuple[Head, bool]:
+    """Return the head that the query of `reading_head` has read, and whether rows wait."""
+    if not rows:
+        raise DatasetDroppedError
+    *values, waiting = rows[0]
+    return Head(*values), waiting
+
+
+def reading_chain(dataset_id: int, position: int) -> Query:
+    """Return PostgreSQL's query that does as `chain_at`, at a position after 0."""
+    return Query(_CHAIN_POSTGRESQL, (int4(dataset_id), int8(position - 1)))
 
 
 def refuse_if_dropped(connection: Connection, dataset_id: int) -> None:

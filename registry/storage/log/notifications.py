@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
 
 from registry.errors import ReadOnlyError, RegistryError
 from registry.storage.database.driver_errors import translate
@@ -127,9 +126,10 @@ def _listens(connection: Connection, dataset_id: int) -> bool:
         # Without a handler, psycopg would keep all notifications that nobody reads.
         driver(connection).add_notify_handler(notified)
     if (channel := _channel(dataset_id)) not in notified.channels:
+        session = driver(connection)
         try:
-            connection.exec_driver_sql(f"LISTEN {channel}")
-        except DBAPIError as error:
+            session.exchange([Query(Statement(b"LISTEN " + channel.encode()))])
+        except connection.dialect.loaded_dbapi.Error as error:
             if not isinstance(translate(error, connection.engine.url), ReadOnlyError):
                 raise
             return False

@@ -194,12 +194,19 @@ def _from_rows(
     rows: Sequence[tuple[Any, ...]],
 ) -> Page:
     """Return the page of (position, record, bucket, supersedes) rows from ``after`` on."""
-    codec, stop = schema.codec, until
+    stop = until
     # Only a full page may end early. Fewer rows in one that is not full are a gap in the log, which
     # `_check_dense` reports.
-    if not codec.fixed_width and sum(len(record or b"") for _, record, _, _ in rows) >= PAGE_BYTES:
+    full = not schema.codec.fixed_width and sum(len(row[1] or b"") for row in rows) >= PAGE_BYTES
+    if full:
         stop = rows[-1][0] + 1
     _check_dense(connection, dataset_id, after, stop, len(rows))
+    return page_of(schema, after, rows)
+
+
+def page_of(schema: Schema, after: int, rows: Sequence[tuple[Any, ...]]) -> Page:
+    """Return the page of (position, record, bucket, supersedes) rows, which are without gaps."""
+    codec = schema.codec
     revised = [(position, old) for position, _, _, old in rows if old is not None]
     records = [record for _, record, _, _ in rows if record is not None]
     data = b"".join(records)
@@ -209,7 +216,7 @@ def _from_rows(
     erased = [] if whole else [position for position, record, _, _ in rows if record == b""]
     return Page(
         start=after,
-        stop=stop,
+        stop=after + len(rows),
         data=data,
         buckets=np.array([bucket for _, _, bucket, _ in rows], np.uint16),
         superseding=np.array([position for position, _ in revised], np.int64),

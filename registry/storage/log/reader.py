@@ -1,4 +1,4 @@
-"""Reads the log page by page, and follows it as it grows.
+"""Reads the log page by page. `following` reads it as it grows.
 
 The state of a reader is one position. No cursor or transaction stays open in the database between
 pages, so that a reader may pause for any time, and continues on another connection after an error.
@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Engine, Row
+from sqlalchemy import Engine, Row
 
 from registry.errors import (
     ConflictError,
@@ -27,17 +27,14 @@ from registry.samples.codec import Codec
 from registry.samples.schema import Schema
 from registry.storage.database.address import Pickled
 from registry.storage.database.models import DatasetRow
-from registry.storage.database.retry import PATIENCE, retrying
+from registry.storage.database.retry import PATIENCE
 from registry.storage.database.transactions import read
-from registry.storage.log.divergence import check_reader
 from registry.storage.log.head import Head, chain_at, read_head
-from registry.storage.log.notifications import Pause, listening
 from registry.storage.log.page import Page
 from registry.storage.log.page_queries import FIRST_ROWS, MOST_ROWS, fetch, first_rows
 from registry.storage.log.replica import LAG, Replica
 from registry.storage.log.schemas import Schemas
 from registry.storage.log.standby import chain_reached
-from registry.storage.log.watermark import Watermark
 
 if TYPE_CHECKING:
     from registry.storage.log.inbox import Inbox
@@ -96,17 +93,16 @@ class Log(Pickled):
         log = Log(self.replica.engine, reach.dataset_id, self.uid, self.schemas)
         return log, reach.until
 
-    def head(self, connection: Connection | None = None) -> Head:
+    def head(self) -> Head:
         """Return the log's current head, after moving waiting rows of the inbox to the log.
 
-        It is read by ``connection`` if that is given, without retries. The inbox is skipped where
-        the right or the space for that is missing, or where another writer holds the lock for
-        longer than a second.
+        The inbox is skipped where the right or the space for that is missing, or where another
+        writer holds the lock for longer than a second.
         """
-        if connection is None:
-            head, waiting = read(self.engine, read_head, self.dataset_id)
-        else:
-            head, waiting = read_head(connection, self.dataset_id)
+        return self.drained(*read(self.engine, read_head, self.dataset_id))
+
+    def drained(self, head: Head, waiting: bool) -> Head:
+        """Return a head that was just read as `head` does; ``waiting`` is whether rows wait."""
         if waiting:
             with suppress(PermissionDeniedError, ReadOnlyError, DiskFullError, ConflictError):
                 head = self.inbox.drain(wait=_LOCK_WAIT).head
@@ -188,50 +184,6 @@ def _pages_of(
         # The size of records is not known in advance, so the number of rows grows to fill a page.
         if not codec.fixed_width:
             rows = min(MOST_ROWS, max(FIRST_ROWS, 2 * len(page)))
-
-
-def follow(log: Log, after: int) -> Generator[Page]:
-    """Yield pages from ``after`` on without end, waiting for commits at the end of the log.
-
-    A lost connection is opened again, however long it takes; no row is skipped or repeated. Raises
-    `DivergenceError` where the log has another history, before any of its rows is yielded.
-    """
-    chain = log.chain_reached(after)
-    while True:
-        head = await_growth(log, after, chain=chain)
-        assert head is not None
-        for page in pages(log, after, head.position, patience=None):
-            yield page
-            after = page.stop
-        chain = head.chain
-
-
-def await_growth(
-    log: Log, after: int, until: float | None = None, chain: bytes | None = None
-) -> Head | None:
-    """Wait until the log's head is past ``after``, and return the head.
-
-    Returns None if the monotonic clock reaches ``until`` first. With ``chain``, raises
-    `DivergenceError` unless that is the log's chain value at ``after``.
-    """
-    for attempt in retrying(None, log.engine):
-        with attempt, listening(log.engine, log.dataset_id) as watch:
-            pause = Pause(watch.first_poll)
-            while True:
-                # After LISTEN: a commit between a read before and LISTEN would notify nobody here.
-                head = log.head(watch.connection)
-                if chain is not None:
-                    reader = Watermark(after, chain)
-                    check_reader(log.engine, log.dataset_id, head, reader, watch.connection)
-                if head.position > after:
-                    return head
-                seconds = pause.next()
-                if until is not None:
-                    seconds = min(seconds, until - time.monotonic())
-                if seconds <= 0:
-                    return None
-                watch.wait(seconds)
-    raise AssertionError
 
 
 def _read_ahead(

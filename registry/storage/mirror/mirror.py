@@ -26,6 +26,7 @@ from registry.storage.database.transactions import read
 from registry.storage.log.erasures import Erased
 from registry.storage.log.head import chain_and_erasures
 from registry.storage.log.notifications import Pause
+from registry.storage.log.page import Page
 from registry.storage.log.reader import Log
 from registry.storage.log.watermark import Watermark
 from registry.storage.mirror.damage_scan import record_scan, scanned_until
@@ -63,12 +64,19 @@ class Mirror:
         self._updater = Updater(log, folder, self._states)
         self._view: View | None = None
 
-    def sync(self, watermark: Watermark, erased: int | None = None, schema: int = 0) -> View:
+    def sync(
+        self,
+        watermark: Watermark,
+        erased: int | None = None,
+        schema: int = 0,
+        page: Page | None = None,
+    ) -> View:
         """Return a view of at least the rows before a watermark of the log.
 
         Its layout is that of the schema numbered ``schema`` or a newer one.
         Only rows that the mirror lacks are read. Rows that the database has erased are overwritten;
-        ``erased`` is their number, or None if it has to be read. If the mirror and the database
+        ``erased`` is their number, or None if it has to be read. ``page`` may have the last rows
+        before the watermark, if they were read already. If the mirror and the database
         hold different histories, warns with `DivergenceWarning` and cuts the mirror back to where
         they diverge.
         """
@@ -94,7 +102,7 @@ class Mirror:
                     # What was read without the lock is only a hint; the state is read again.
                     with self._try_file_lock() as locked:
                         if locked:
-                            state = self._updater.update(watermark, erased, schema)
+                            state = self._updater.update(watermark, erased, schema, page)
                     if not locked:
                         self._await_other(watermark, pause)
                         continue

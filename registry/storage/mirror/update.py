@@ -61,15 +61,18 @@ class Updater:
     folder: Path
     states: StateReader
 
-    def update(self, watermark: Watermark, erased: int, schema: int) -> MirrorState:
+    def update(
+        self, watermark: Watermark, erased: int, schema: int, page: Page | None = None
+    ) -> MirrorState:
         """Bring the files up to a watermark and a number of erasures; return the new state.
 
+        ``page`` may have the last rows before the watermark, if they were read already.
         Their layout is then at least as new as that of the schema numbered ``schema``.
         """
         state = self.states.load()
         if state is None or not self._has_known_layout(state):
             state = self.begin()
-        missing = self._few_rows(state, watermark)
+        missing = self._few_rows(state, watermark, page)
         if missing is None and not self.agrees(state, watermark, self._chain_at(state, watermark)):
             state = self._cut_back(state, watermark.position)
         if state.position < watermark.position:
@@ -131,17 +134,23 @@ class Updater:
         reached = state.position < watermark.position
         return (self.log.chain_reached if reached else self.log.chain_at)(state.position)
 
-    def _few_rows(self, state: MirrorState, watermark: Watermark) -> list[Page] | None:
+    def _few_rows(
+        self, state: MirrorState, watermark: Watermark, page: Page | None
+    ) -> list[Page] | None:
         """Read the missing rows if they are at most `FEW_ROWS`; None unless they lead to the chain.
 
         Computing the chain here saves the queries that otherwise compare the histories.
         """
         if not 0 < watermark.position - state.position <= FEW_ROWS:
             return None
-        missing = list(pages(self.log, state.position, watermark.position))
+        after, until = state.position, watermark.position
+        if page is not None and (page.start, page.stop) == (after, until):
+            missing = [page]
+        else:
+            missing = list(pages(self.log, after, until))
         chain = state.watermark.chain
-        for page in missing:
-            chain = page.chain_values(chain)[-1]
+        for each in missing:
+            chain = each.chain_values(chain)[-1]
         return missing if chain == watermark.chain else None
 
     def _append(
