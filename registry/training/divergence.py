@@ -11,7 +11,6 @@ name begins.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict
 from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
@@ -70,7 +69,7 @@ class PinMemory:
         with suppress(OSError):  # without a cache directory, only this process remembers
             path = self._path()
             path.parent.mkdir(exist_ok=True)
-            fields = {**asdict(pin), "chain": pin.chain.hex(), "created_at": self._created_at}
+            fields = {**vars(pin), "chain": pin.chain.hex(), "created_at": self._created_at}
             write_fields(path, fields)
 
     def _recall(self) -> Pin | None:

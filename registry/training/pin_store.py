@@ -8,7 +8,7 @@ that are appended after it was pinned belong to a later epoch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -31,7 +31,7 @@ from registry.storage.database.sql import insert_if_new
 from registry.storage.database.transactions import read, write_once
 from registry.storage.log.standby import refuse_if_behind
 from registry.storage.log.watermark import Watermark
-from registry.training import run_store
+from registry.training import pin_queries, run_store
 from registry.training.run_request import END
 from registry.training.run_store import RunSettings
 
@@ -168,12 +168,16 @@ def find_with_log(
     part of the log.
     """
     # The statement always has two parameters; the same number twice returns one row.
-    other = number if known is None else known
-    parameters = {"run": run.id, "one": _as_int64(number), "other": _as_int64(other)}
+    numbers = {"one": _as_int64(number), "other": _as_int64(number if known is None else known)}
+    parameters = {"run": run.id, **numbers}
 
     def find(connection: Connection) -> dict[int, PinInLog]:
-        rows = connection.execute(_WITH_LOG, parameters).all()
-        pins = {row.number: PinInLog(_pin(row), row.log_chain, row.erased) for row in rows}
+        if connection.dialect.name == "postgresql":
+            stored = pin_queries.with_log(connection, run.id, *numbers.values())
+            pins = {row[0]: PinInLog(Pin(*row[:-2]), *row[-2:]) for row in stored}
+        else:
+            rows = connection.execute(_WITH_LOG, parameters).all()
+            pins = {row.number: PinInLog(_pin(row), row.log_chain, row.erased) for row in rows}
         if known is not None and (known not in pins or pins[known].chain is None):
             refuse_if_behind(connection, f"epoch {known} of run {run.name!r}")
         return pins
@@ -235,11 +239,12 @@ def insert_or_find(engine: Engine, run: RunSettings, proposed: Pin) -> Pin:
 
     Raises `RunNotFoundError` if the run was removed, and `DatasetDroppedError`.
     """
-    values = {"run_id": run.id, **asdict(proposed)}
 
     def store(connection: Connection) -> Pin | None:
+        if connection.dialect.name == "postgresql":
+            return Pin(*pin_queries.insert_or_find(connection, run.id, vars(proposed)))
         # Not an upsert: the first row must stay, since other workers may train on it already.
-        if insert_if_new(connection, EpochRow, values):
+        if insert_if_new(connection, EpochRow, {"run_id": run.id, **vars(proposed)}):
             return proposed
         # The INSERT has waited for the other worker's commit, which this statement sees at READ
         # COMMITTED. In a snapshot of the whole transaction, the row would be missing.
@@ -248,7 +253,8 @@ def insert_or_find(engine: Engine, run: RunSettings, proposed: Pin) -> Pin:
     try:
         stored = write_once(engine, store)
     except DatabaseError as error:
-        if isinstance(error.__cause__, IntegrityError):
+        errors = IntegrityError, engine.dialect.loaded_dbapi.IntegrityError
+        if isinstance(error.__cause__, errors):
             run_store.consumed(engine, run)  # raises the error for a run that was removed
         raise
     assert stored is not None
