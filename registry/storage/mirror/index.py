@@ -27,6 +27,8 @@ from registry.storage.mirror.layout import draft_path, lock_file
 
 CHUNK = 1 << 16
 """Entries that are checked at a time."""
+SHORT = 1 << 12
+"""Entries that are compared with a dense index before a file is made."""
 KEPT_FILES = 8
 """Index files that a mirror keeps, the last used ones, besides those in use."""
 
@@ -113,6 +115,12 @@ class Indexes:
 
         Returns ``dense``, without a file, if the index turns out to be as long.
         """
+        # A short one is usually that of a few new rows, which all have samples.
+        if 0 <= dense.size <= SHORT:
+            kept = list(parts)
+            if sum(map(len, kept)) == dense.size:
+                return dense
+            parts = iter(kept)
         self._folder.mkdir(exist_ok=True)
         path = self._folder / name
         draft = draft_path(path)

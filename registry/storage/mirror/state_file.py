@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -23,9 +24,12 @@ SLOT = 4096
 def read_fields(path: Path) -> dict[str, Any] | None:
     """Read what `write_fields` wrote last; None if there is no file or no valid slot."""
     try:
-        return _newest(path.read_bytes())[1]
+        # Not `Path.read_bytes`: these files are read several times for each batch of new rows.
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # slower
+            fields = _newest(file.read(2 * SLOT))[1]
     except FileNotFoundError:
         return None
+    return None if fields is None else json.loads(fields)
 
 
 def write_fields(path: Path, fields: dict[str, Any]) -> None:
@@ -50,19 +54,18 @@ def write_fields(path: Path, fields: dict[str, Any]) -> None:
         os.close(file)
 
 
-def _newest(data: bytes) -> tuple[int, dict[str, Any] | None]:
-    """Return the number and the fields of the slot that was written last."""
-    slots = [_parsed(data[start : start + SLOT]) for start in (0, SLOT)]
-    return max(slots, key=lambda slot: slot[0])
+def _newest(data: bytes) -> tuple[int, bytes | None]:
+    """Return the number and the fields, as JSON, of the slot that was written last."""
+    return max(_parsed(data[:SLOT]), _parsed(data[SLOT : 2 * SLOT]), key=itemgetter(0))
 
 
-def _parsed(slot: bytes) -> tuple[int, dict[str, Any] | None]:
-    """Return a slot's number and fields; 0 and None unless its checksum matches."""
+def _parsed(slot: bytes) -> tuple[int, bytes | None]:
+    """Return a slot's number and fields, as JSON; 0 and None unless its checksum matches."""
     total, _, text = slot.rstrip(b" ").partition(b" ")
     try:
         if int(total, 16) != crc32(text):
             return 0, None
         number, _, fields = text.partition(b" ")
-        return int(number), json.loads(fields)
+        return int(number), fields
     except ValueError:
         return 0, None
