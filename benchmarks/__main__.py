@@ -19,6 +19,7 @@ from benchmarks.commands import commands
 from benchmarks.converting import convert
 from benchmarks.filtering import filter_
 from benchmarks.first_batch import first_batch
+from benchmarks.followers import followers
 from benchmarks.history import history
 from benchmarks.importing import import_
 from benchmarks.inserting import insert
@@ -69,6 +70,7 @@ SUBJECTS: dict[str, Subject] = {
     "train-resized-photos": imported_late("photos", "train_resized_photos"),
     "resume": imported_late("starting", "resume"),
     "latency": imported_late("latency", "latency"),
+    "followers": followers,
     "large": imported_late("large", "large"),
     "large-texts": imported_late("large", "large_texts"),
     "scale": imported_late("scale", "scale"),

@@ -11,6 +11,8 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from statistics import median, quantiles
 
 from sqlalchemy import Engine, event
@@ -27,30 +29,35 @@ with quiet():
 
 ROWS = 200
 GAP = (0.05, 0.1)
-"""Minimum and maximum of the seconds between two commits."""
+"""Minimum and maximum of the seconds between two commits, for one trainer."""
+PROCESSES = 8
+INTERVAL = 0.1
+"""Seconds between two commits, for several trainers."""
 _NAME = "samples"
 
 
 def latency(bench: Bench) -> list[Result]:
-    """Insert rows one at a time while another process trains on new rows."""
-    with cache(), bench.server.database() as database, registry.connect(database.url) as reg:
-        dataset = reg.create(_NAME, {"serial": Tensor("int64", ())})
-        dataset.insert([{"serial": 0}])
-        committed, arrived = _observe(database, reg, dataset)
-    if sorted(arrived) != list(range(1, ROWS + 1)):
-        raise AssertionError("not every row came once")
-    waits = [1000 * (arrived[serial] - committed[serial]) for serial in arrived]
+    """Insert rows one at a time while other processes train on new rows."""
+    alone = _waits(bench, ["run"], GAP)
     what = "from commit to batch on PostgreSQL"
-    return [
-        Result(f"{what}, median", "ms", median(waits), at_most=10),
-        Result(f"{what}, 99th percentile", "ms", quantiles(waits, n=100)[98], at_most=100),
+    results = [
+        Result(f"{what}, median", "ms", median(alone), at_most=6),
+        Result(f"{what}, 99th percentile", "ms", quantiles(alone, n=100)[98], at_most=12),
     ]
+    for runs, names in (
+        ("one run", ["run"] * PROCESSES),
+        ("a run each", [f"run-{number}" for number in range(PROCESSES)]),
+    ):
+        waits = _waits(bench, names, (INTERVAL, INTERVAL))
+        what = f"from commit to batch, {PROCESSES} trainers on {runs}, median"
+        results.append(Result(what, "ms", median(waits), at_most=15))
+    return results
 
 
-def follow(url: str) -> None:
+def follow(url: str, name: str) -> None:
     """Print each serial and the time at which its batch arrived, up to the last one."""
     with registry.connect(url) as reg:
-        run = reg.open(_NAME).run("latency", policy="new")
+        run = reg.open(_NAME).run(name, policy="new")
         for number, batch in enumerate(StreamDataset(run, batch_size=1, x="serial")):
             print(int(batch[0]), time.time(), flush=True)
             if number == ROWS:
@@ -58,32 +65,56 @@ def follow(url: str) -> None:
                 os._exit(0)
 
 
+def _waits(bench: Bench, runs: Sequence[str], gap: tuple[float, float]) -> list[float]:
+    """Return the milliseconds from each commit to each batch, with a trainer for each name."""
+    with cache(), bench.server.database() as database, registry.connect(database.url) as reg:
+        dataset = reg.create(_NAME, {"serial": Tensor("int64", ())})
+        dataset.insert([{"serial": 0}])
+        committed, arrivals = _observe(database, reg, dataset, runs, gap)
+    for arrived in arrivals:
+        if sorted(arrived) != list(range(1, ROWS + 1)):
+            raise AssertionError("not every row came once")
+    return [
+        1000 * (arrived[serial] - committed[serial]) for arrived in arrivals for serial in arrived
+    ]
+
+
 def _observe(
-    database: Database, reg: Registry, dataset: Dataset
-) -> tuple[dict[int, float], dict[int, float]]:
-    """Return when each serial was committed, and when it arrived."""
-    with subprocess.Popen(
-        [sys.executable, "-m", __name__, database.url], stdout=subprocess.PIPE, text=True
-    ) as trainer:
-        assert trainer.stdout is not None
-        try:
-            if not trainer.stdout.readline():  # the first row; the trainer then waits
-                raise RuntimeError("the trainer ended before its first batch")
-            committed = _insert(reg.engine, dataset)
-            arrivals = trainer.communicate(timeout=60)[0]
-        finally:
-            trainer.kill()
-    lines = (line.split() for line in arrivals.splitlines())
-    return committed, {int(serial): float(when) for serial, when in lines}
+    database: Database,
+    reg: Registry,
+    dataset: Dataset,
+    runs: Sequence[str],
+    gap: tuple[float, float],
+) -> tuple[dict[int, float], list[dict[int, float]]]:
+    """Return when each serial was committed, and when it arrived at each trainer."""
+    with ExitStack() as stack:
+        trainers = []
+        for name in runs:
+            command = [sys.executable, "-m", __name__, database.url, name]
+            trainer = stack.enter_context(
+                subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            )
+            stack.callback(trainer.kill)
+            trainers.append(trainer)
+        for trainer in trainers:
+            # The first row; the trainer then waits.
+            if trainer.stdout is None or not trainer.stdout.readline():
+                raise RuntimeError("a trainer ended before its first batch")
+        committed = _insert(reg.engine, dataset, gap)
+        outputs = [trainer.communicate(timeout=60)[0] for trainer in trainers]
+    lines = ([line.split() for line in output.splitlines()] for output in outputs)
+    return committed, [{int(serial): float(when) for serial, when in each} for each in lines]
 
 
-def _insert(engine: Engine, dataset: Dataset) -> dict[int, float]:
+def _insert(engine: Engine, dataset: Dataset, gap: tuple[float, float]) -> dict[int, float]:
     committed = _Commits(engine)
-    return {serial: _insert_one(dataset, serial, committed) for serial in range(1, ROWS + 1)}
+    return {serial: _insert_one(dataset, serial, committed, gap) for serial in range(1, ROWS + 1)}
 
 
-def _insert_one(dataset: Dataset, serial: int, committed: _Commits) -> float:
-    time.sleep(random.uniform(*GAP))
+def _insert_one(
+    dataset: Dataset, serial: int, committed: _Commits, gap: tuple[float, float]
+) -> float:
+    time.sleep(random.uniform(*gap))
     dataset.insert([{"serial": serial}])
     return committed.last
 
