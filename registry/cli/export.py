@@ -16,7 +16,7 @@ from registry.cli.progress import progress
 from registry.io.detection.export_folder import export_folder
 from registry.io.export_file import export_file
 from registry.io.formats import FOLDER_FORMATS, WRITABLE
-from registry.io.labeling.boxes import BOX_FORMATS, BoxFormat
+from registry.samples.box_formats import BOX_FORMATS, BoxFormat
 
 
 @app.command()

@@ -30,9 +30,9 @@ from registry.io.dry_run import DryRun
 from registry.io.faults import Faults
 from registry.io.formats import FORMATS, format_of
 from registry.io.import_file import import_size, insert_file
-from registry.io.labeling.boxes import BOX_FORMATS, BoxFormat
 from registry.io.media import media_reader
 from registry.io.recognize import LABEL_STUDIO
+from registry.samples.box_formats import BOX_FORMATS, BoxFormat
 from registry.storage.log.batch import Report
 
 

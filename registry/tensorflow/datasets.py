@@ -26,6 +26,8 @@ import tensorflow as tf
 from registry.errors import EpochError, TrainingError
 from registry.tensorflow import interrupts
 from registry.tensorflow.elements import Elements, Names
+from registry.tensorflow.image_fitting import Ratio, Size
+from registry.tensorflow.image_options import Boxes, ImageOptions
 from registry.tensorflow.pipelines import ChunkIterator, file_batches, generator_batches
 from registry.training.epoch import Epoch
 from registry.training.mix import Mix
@@ -76,10 +78,15 @@ class EpochDataset(_RunDataset):
 
     A batch has the shape ``(batch_size, *shape)`` and the feature's dtype. Class labels are int32,
     `Text` and `Bytes` are strings, and `Ragged` is a RaggedTensor ``(batch_size, None, *shape)``.
-    `Image` is decoded to uint8, shape ``(batch_size, height, width, channels)``, and resized to
-    ``image_size``, ``(height, width)``, if that is given; ``channels`` is 1, 3, 4, or 0 for as many
-    as the file has. Without ``image_size``, the images of a batch must have one size. The error of
-    an image that cannot be decoded names its dataset, position, key and feature. With
+    `Image` is decoded to uint8, shape ``(batch_size, height, width, channels)``; ``channels`` is 1,
+    3, 4, or 0 for as many as the file has. With ``image_size``, ``(height, width)``, it is resized:
+    by ``ratio``, all of the image fills the size ("stretch"), or all of it is in the size between
+    black stripes ("pad"), or its center fills the size ("crop"). ``boxes`` is the feature with its
+    boxes, `Ragged` ``(4,)`` with shares of the image's sides ("rel_xyxy"), or a mapping of such
+    features to formats of `registry.samples.box_formats`; they become those in the resized image.
+    The name ``image_shape`` among x, y or weight stands for the height and width before, int32
+    ``(batch_size, 2)``. Without ``image_size``, the images of a batch must have one size. The
+    error of an image that cannot be decoded names its dataset, position, key and feature. With
     ``decode_images=False``, images stay files, as strings.
 
     With ``shard``, ``(index, count)`` or a `tf.distribute.InputContext`, the dataset holds only
@@ -108,10 +115,13 @@ class EpochDataset(_RunDataset):
         start: SupportsIndex = 0,
         drop_remainder: bool = False,
         channels: int = 3,
-        image_size: tuple[int, int] | None = None,
+        image_size: Size | None = None,
+        ratio: Ratio = "stretch",
+        boxes: Boxes | None = None,
         decode_images: bool = True,
     ) -> None:
-        elements = Elements(epoch.features, x, y, weight, channels, image_size, decode_images)
+        images = ImageOptions(channels, image_size, ratio, boxes, decode_images)
+        elements = Elements(epoch.features, x, y, weight, images)
         share = Share.of(batch_size, as_shard(shard))
         if not 0 <= (first := operator.index(start)) <= epoch.size:
             raise EpochError(f"{epoch!r} has no sample {first} to start at")
@@ -178,10 +188,13 @@ class StreamDataset(_RunDataset):
         shard: Worker = ALONE,
         start: SupportsIndex | None = None,
         channels: int = 3,
-        image_size: tuple[int, int] | None = None,
+        image_size: Size | None = None,
+        ratio: Ratio = "stretch",
+        boxes: Boxes | None = None,
         decode_images: bool = True,
     ) -> None:
-        elements = Elements(run.features, x, y, weight, channels, image_size, decode_images)
+        images = ImageOptions(channels, image_size, ratio, boxes, decode_images)
+        elements = Elements(run.features, x, y, weight, images)
         share = Share.of(batch_size, as_shard(shard))
 
         def chunks() -> ChunkIterator:
@@ -246,10 +259,13 @@ class MixStepsDataset(_RunDataset):
         y: Names | None = None,
         weight: Names | None = None,
         channels: int = 3,
-        image_size: tuple[int, int] | None = None,
+        image_size: Size | None = None,
+        ratio: Ratio = "stretch",
+        boxes: Boxes | None = None,
         decode_images: bool = True,
     ) -> None:
-        elements = Elements(mix.features, x, y, weight, channels, image_size, decode_images)
+        images = ImageOptions(channels, image_size, ratio, boxes, decode_images)
+        elements = Elements(mix.features, x, y, weight, images)
         batches = generator_batches(
             elements,
             lambda: mix.chunks(share, start, steps),

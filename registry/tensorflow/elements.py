@@ -12,7 +12,7 @@ Python yields a chunk of samples in one of two forms:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,13 @@ from registry.errors import FeatureError
 from registry.samples.codec import Codec, Column
 from registry.samples.features import ClassLabel, Feature, Features, Image, Ragged, Tensor
 from registry.tensorflow.image_decoding import decode_image
+from registry.tensorflow.image_fitting import fit_boxes, fit_image
+from registry.tensorflow.image_options import ImageOptions
 
+IMAGE_SHAPE = "image_shape"
+"""The name of the height and width that an image had before it was resized."""
+_SHAPES = "image_shape\0"
+"""The same as a column of a batch: no feature has this name."""
 Names = str | Sequence[str] | Mapping[str, str]
 """One feature's name, a sequence of names, or a mapping from a model's names to features' names."""
 
@@ -31,32 +37,31 @@ Names = str | Sequence[str] | Mapping[str, str]
 class Elements:
     """The features that a user chose as x, y and weight, and how their images are decoded.
 
-    ``image_size`` is ``(height, width)`` in pixels. Unless ``decoded``, images stay files, as
-    strings. Raises `FeatureError` for a name that is not a feature's, for y without x, for weight
-    without y, and for a number of channels that images cannot have.
+    `IMAGE_SHAPE` may be among them. Raises `FeatureError` for a name that is not a feature's, for y
+    without x, for weight without y, and for options that do not fit the features.
     """
 
     features: Features
     x: Names | None = None
     y: Names | None = None
     weight: Names | None = None
-    channels: int = 3
-    image_size: tuple[int, int] | None = None
-    decoded: bool = True
+    options: ImageOptions = field(default_factory=ImageOptions)
 
     def __post_init__(self) -> None:
         for name in self._named:
-            if name not in self.features:
+            if name not in self.features and name != IMAGE_SHAPE:
                 known = ", ".join(map(repr, self.features))
                 raise FeatureError(f"no feature named {name!r}; the features are {known}")
         if self.x is None and self.y is not None:
             raise FeatureError("y was named without x; name both, or neither for dicts")
         if self.y is None and self.weight is not None:
             raise FeatureError("weight was named without y; name x, y and weight")
-        if self.channels not in (0, 1, 3, 4):
+        if self._has_shapes and len(self.images) != 1:
             raise FeatureError(
-                f"{self.channels} channels: an image has 1, 3 or 4, or 0 for its own"
+                f"{IMAGE_SHAPE!r} is that of one decoded image, but there are {len(self.images)} "
+                "among x, y and weight"
             )
+        self.options.check(self.features, self.wanted, self.images)
 
     @property
     def wanted(self) -> list[str]:
@@ -71,13 +76,36 @@ class Elements:
     def images(self) -> list[str]:
         """The wanted features that are images to decode."""
         return [
-            name for name in self.wanted if self.decoded and isinstance(self.features[name], Image)
+            name
+            for name in self.wanted
+            if self.options.decoded and isinstance(self.features[name], Image)
         ]
 
+    @property
+    def _has_shapes(self) -> bool:
+        return IMAGE_SHAPE in self._named and IMAGE_SHAPE not in self.features
+
+    @property
+    def _boxes(self) -> list[str]:
+        """The wanted features with boxes of an image that is resized."""
+        fitted = self.options.size is not None and self.images
+        return [name for name in self.options.formats if fitted and name in self.wanted]
+
     def select(self, batch: Mapping[str, Any]) -> Any:
-        """Return x, (x, y) or (x, y, weight) of a dict by feature; without x, the dict."""
+        """Return x, (x, y) or (x, y, weight) of a dict by feature; without x, the dict.
+
+        Boxes are fitted to images that were resized.
+        """
+        batch, options = dict(batch), self.options
+        shapes = batch.pop(_SHAPES, None)
+        if options.size is not None:
+            for name in self._boxes:
+                form = options.formats[name]
+                batch[name] = fit_boxes(batch[name], form, shapes, options.size, options.ratio)
         if self.x is None:
-            return dict(batch)
+            return batch
+        if self._has_shapes:
+            batch[IMAGE_SHAPE] = shapes
         parts = [
             _pick(batch, names) for names in (self.x, self.y, self.weight) if names is not None
         ]
@@ -85,18 +113,21 @@ class Elements:
 
     def decode_images(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Return one sample with its images decoded to uint8 ``(height, width, channels)``."""
-        return {name: self._decode(name, value) for name, value in sample.items()}
+        decoded = dict(sample)
+        for name in self.images:
+            if name in sample:
+                image = self._decode(name, sample[name])
+                if self._has_shapes or self._boxes:
+                    decoded[_SHAPES] = tf.shape(image)[:2]
+                if self.options.size is not None:
+                    image = fit_image(image, self.options.size, self.options.ratio)
+                decoded[name] = image
+        return decoded
 
-    def _decode(self, name: str, value: Any) -> Any:
-        feature = self.features[name]
-        if not isinstance(feature, Image):
-            return value
-        image = decode_image(value, feature.encoding, self.channels)
-        if self.image_size is None:
-            return image
-        resized = tf.image.resize(image, self.image_size)
-        # The result is float32. Without the rounding, the cast would truncate it.
-        return tf.saturate_cast(tf.round(resized), tf.uint8)
+    def _decode(self, name: str, file: Any) -> Any:
+        image = self.features[name]
+        assert isinstance(image, Image)
+        return decode_image(file, image.encoding, self.options.channels)
 
 
 def _pick(batch: Mapping[str, Any], names: Names) -> Any:
@@ -208,7 +239,8 @@ def row_specs(features: Features, wanted: Sequence[str]) -> dict[str, Any]:
 
 def ragged_from_bytes(features: Features, batch: Mapping[str, Any]) -> dict[str, Any]:
     """Return a batch of what `row_arrays` returned, with RaggedTensors in place of the bytes."""
-    return {name: _ragged_from_bytes(features[name], column) for name, column in batch.items()}
+    ragged = {n: _ragged_from_bytes(features[n], batch[n]) for n in features if n in batch}
+    return {**batch, **ragged}
 
 
 def _ragged_from_bytes(feature: Feature, column: Any) -> Any:

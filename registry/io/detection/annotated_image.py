@@ -19,10 +19,8 @@ import numpy as np
 from registry.errors import ImportFileError, InvalidSampleError
 from registry.io.detection.image_size import image_size
 from registry.io.labeling.boxes import (
-    BOX_FORMATS,
     Array,
     BoxError,
-    BoxFormat,
     Size,
     SourceFormat,
     box_format,
@@ -31,6 +29,7 @@ from registry.io.labeling.boxes import (
 )
 from registry.io.labeling.tool_lines import select_values
 from registry.io.row import FieldMapping, FileRow, as_group, as_key, value_at
+from registry.samples.box_formats import BOX_FORMATS, BoxFormat
 from registry.samples.features import Features, Ragged
 
 _BOX_PATHS: dict[str, BoxFormat | None] = {

@@ -19,8 +19,8 @@ from registry.errors import ExportFileError, FeatureError
 from registry.io.detection.coco_writer import CocoWriter
 from registry.io.detection.exported_image import ImageSelector
 from registry.io.detection.yolo_writer import YoloWriter
-from registry.io.labeling.boxes import BoxFormat
 from registry.io.live_samples import Samples, live_samples
+from registry.samples.box_formats import BoxFormat
 from registry.samples.splits import Interval, buckets
 from registry.samples.text import path_problem
 

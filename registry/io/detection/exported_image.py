@@ -12,8 +12,9 @@ import numpy as np
 
 from registry.errors import FeatureError
 from registry.io.detection.image_size import image_size
-from registry.io.labeling.boxes import Array, BoxFormat, Size, corners_of
+from registry.io.labeling.boxes import Array, Size, corners_of
 from registry.io.live_samples import Samples
+from registry.samples.box_formats import BoxFormat
 from registry.samples.features import Feature, Features, Image, Ragged
 from registry.samples.image_header import encoding_of
 

@@ -14,7 +14,8 @@ from functools import partial
 from typing import Any, NamedTuple, TypeGuard
 
 from registry.io.labeling import boxes
-from registry.io.labeling.boxes import BOX_FORMATS, BoxFormat, Size
+from registry.io.labeling.boxes import Size
+from registry.samples.box_formats import BOX_FORMATS, BoxFormat
 from registry.samples.features import Feature
 from registry.samples.json_codec import describe
 

@@ -1,30 +1,21 @@
 """Boxes in named formats: their conversion, the checks, and the hull of a rotated box.
 
-The names are those of Keras. In between, boxes are *corners*: left, top, right and bottom as shares
-of the image's width and height, as float64 of shape (n, 4).
-
-===============  ======================================================
-``rel_xyxy``     left, top, right, bottom, from 0 to 1
-``rel_yxyx``     top, left, bottom, right, from 0 to 1
-``xyxy``         left, top, right, bottom, in pixels
-``xywh``         left, top, width, height, in pixels
-``center_xywh``  x and y of the center, width, height, in pixels
-===============  ======================================================
+The formats are those of `registry.samples.box_formats`. In between, boxes are *corners*: left, top,
+right and bottom as shares of the image's width and height, as float64 of shape (n, 4).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-BoxFormat = Literal["rel_xyxy", "rel_yxyx", "xyxy", "xywh", "center_xywh"]
-"""The formats in which boxes are stored."""
+from registry.samples.box_formats import BOX_FORMATS, BoxFormat
+
 SourceFormat = BoxFormat | Literal["rel_xywh", "rel_center_xywh"]
 """The formats in which tools write boxes: Label Studio and YOLO have their own."""
-BOX_FORMATS: tuple[BoxFormat, ...] = get_args(BoxFormat)
 _NO_AREA = "has no area within the image"
 SLACK = 0.01
 """How far a box may exceed the image, as a share of the image's side; such a box is clipped."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from registry.io.labeling.boxes import BOX_FORMATS
+from registry.samples.box_formats import BOX_FORMATS
 
 _PARTS = "|".join(["json", "percent", "pixels", "spans", "classes", *BOX_FORMATS])
 # The path is matched lazily, so that a conversion at the end is not part of it.

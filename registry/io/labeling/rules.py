@@ -14,9 +14,9 @@ from typing import Any
 from registry.errors import FeatureError
 from registry.io.labeling.annotation import PathSyntax
 from registry.io.labeling.answers import Conversion
-from registry.io.labeling.boxes import BOX_FORMATS
 from registry.io.labeling.consensus import Consensus, ConsensusRule
 from registry.io.labeling.paths import split_path
+from registry.samples.box_formats import BOX_FORMATS
 from registry.samples.features import ClassLabel, Feature, Features, Ragged, Text
 from registry.samples.text import text_problem
 

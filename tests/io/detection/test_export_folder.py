@@ -14,7 +14,8 @@ from registry import Dataset, Image, Ragged, Registry, Text
 from registry.errors import ExportFileError
 from registry.io.detection.export_folder import export_folder
 from registry.io.import_file import insert_file
-from registry.io.labeling.boxes import BOX_FORMATS, BoxFormat, Size, boxes_of
+from registry.io.labeling.boxes import Size, boxes_of
+from registry.samples.box_formats import BOX_FORMATS, BoxFormat
 from registry.samples.features import Feature
 from tests.support.commands import run
 from tests.support.image_files import photo, png

@@ -10,9 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.io.labeling.boxes import (
-    BOX_FORMATS,
     BoxError,
-    BoxFormat,
     Size,
     box_format,
     boxes_of,
@@ -20,6 +18,7 @@ from registry.io.labeling.boxes import (
     hull,
     rotate,
 )
+from registry.samples.box_formats import BOX_FORMATS, BoxFormat
 
 SIZE = Size(200, 100)
 BOX: dict[str, list[float]] = {
