@@ -31,7 +31,9 @@ ROOM = 4 << 30
 
 def pytest_configure() -> None:
     """Let pytest make its folders in memory: a busy disk takes milliseconds for each commit."""
-    if "PYTEST_DEBUG_TEMPROOT" not in os.environ and has_room_in_memory():
+    if "PYTEST_DEBUG_TEMPROOT" in os.environ or not has_room_in_memory():
+        return
+    if not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC:  # a test makes a virtual environment
         os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
 
 
