@@ -95,22 +95,24 @@ def test_every_call_fails_in_time_when_the_network_falls_silent(
     direct.insert([digit(0)])
     with proxied(make_url(postgresql_url)) as (proxy, plain):
         url = _text(plain if seconds == 30 else _with_timeout(plain, seconds))
-        silent = threading.Event()
+        silent, connected = threading.Event(), threading.Barrier(len(WORK) + 1)
         since = 0.0
 
         def timed(work: Work) -> float:
             with registry.connect(url) as reg:
+                connected.wait(60)
                 with pytest.raises(DatabaseUnavailableError, match="check that the server is up"):
                     work(reg, silent)
                 assert silent.is_set()
                 return time.monotonic() - since
 
-        with ThreadPoolExecutor(len(WORK)) as pool, registry.connect(url) as reg:
+        with ThreadPoolExecutor(len(WORK) + 1) as pool, registry.connect(url) as reg:
             pages = reg.open("digits").follow()
             assert next(pages).stop == 1
             follower = pool.submit(lambda: next(pages).stop)
             futures = {name: pool.submit(timed, work) for name, work in WORK.items()}
-            time.sleep(2)
+            connected.wait(60)
+            time.sleep(1)
             since = time.monotonic()
             proxy.black_hole = True
             silent.set()
