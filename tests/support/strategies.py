@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from multiprocessing.connection import Connection
 from typing import Any
 
 import tensorflow as tf
@@ -24,10 +23,11 @@ def train(arguments: dict[str, Any]) -> list[int]:
         )
         strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with registry.connect(arguments["url"]) as reg:
-        epoch = reg.open("digits").run("r").epoch(0)
+        epoch = reg.open(arguments.get("dataset", "digits")).run("r").epoch(0)
+        options = arguments.get("options", {})
 
         def dataset(context: Any) -> EpochDataset:
-            return EpochDataset(epoch, batch_size=arguments["batch_size"], shard=context)
+            return EpochDataset(epoch, batch_size=arguments["batch_size"], shard=context, **options)
 
         if "config" in arguments:
             batches = strategy.distribute_datasets_from_function(dataset)
@@ -44,6 +44,8 @@ def _train(strategy: Any, batches: Any) -> list[int]:
             # An all-reduce, as gradients need: workers that are out of step would hang in it.
             context = tf.distribute.get_replica_context()
             context.all_reduce("SUM", tf.cast(tf.shape(image)[0], tf.float32))
+            if "number" in batch:
+                return batch["number"]
             return image[:, 0, 0] + 256 * image[:, 0, 1]
 
         return strategy.run(on_replica, args=(batch,))
@@ -55,9 +57,16 @@ def _train(strategy: Any, batches: Any) -> list[int]:
     return samples
 
 
-def work(dispatcher: str, started: Connection) -> None:
-    """Run a worker of tf.data service until it is killed."""
-    config = tf.data.experimental.service.WorkerConfig(dispatcher_address=dispatcher)
+def work(dispatcher: str, *arguments: Any) -> None:
+    """Run a worker of tf.data service until it is killed.
+
+    ``arguments`` are its address and port, if they are given, and then a pipe that gets an item
+    when the worker has started.
+    """
+    *address, started = arguments
+    config = tf.data.experimental.service.WorkerConfig(
+        dispatcher, *address, heartbeat_interval_ms=100
+    )
     server = tf.data.experimental.service.WorkerServer(config)
     started.send(None)
     server.join()

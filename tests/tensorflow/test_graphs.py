@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from registry import Dataset, Epoch
+import registry
+from registry import Dataset, Epoch, Image, Tensor
 from registry.tensorflow import EpochDataset
 from tests.support import strategies
 from tests.support.datasets import digit
+from tests.support.image_files import JPEG
 from tests.support.processes import results_with_tensorflow, tensorflow_context
 
 SIZE = 1000
@@ -85,12 +88,29 @@ def test_a_mirrored_strategy_trains_every_sample_once(digits: Dataset, url: str)
 
 def test_two_workers_train_every_sample_once(digits: Dataset, url: str) -> None:
     digits.insert([digit(n) for n in range(SIZE)])
-    cluster = {"worker": [f"localhost:{_free_port()}" for _ in range(2)]}
-    tasks = [{"cluster": cluster, "task": {"type": "worker", "index": n}} for n in range(2)]
-    arguments = [{"url": url, "batch_size": 25, "config": json.dumps(task)} for task in tasks]
-    first, second = results_with_tensorflow(*((strategies.train, (each,)) for each in arguments))
+    first, second = _trained_by_two({"url": url, "batch_size": 25})
     assert len(first) == len(second) == SIZE // 2
     assert sorted(first + second) == list(range(SIZE))
+
+
+@pytest.mark.parametrize(("drop_remainder", "count"), [(False, 101), (True, 80)])
+def test_two_workers_with_unequal_shares_of_images_end_together(
+    url: str, drop_remainder: bool, count: int
+) -> None:
+    with registry.connect(url) as reg:
+        photos = reg.create("photos", {"image": Image(), "number": Tensor("int64")})
+        photos.insert([{"image": JPEG, "number": n} for n in range(101)])
+    options = {"drop_remainder": drop_remainder, "image_size": (4, 4)}
+    arguments = {"url": url, "dataset": "photos", "batch_size": 20, "options": options}
+    first, second = _trained_by_two(arguments)
+    assert len({*first, *second}) == len(first) + len(second) == count
+
+
+def _trained_by_two(arguments: dict[str, Any]) -> list[list[int]]:
+    cluster = {"worker": [f"localhost:{_free_port()}" for _ in range(2)]}
+    tasks = [{"cluster": cluster, "task": {"type": "worker", "index": n}} for n in range(2)]
+    works = [{**arguments, "config": json.dumps(task)} for task in tasks]
+    return results_with_tensorflow(*((strategies.train, (each,)) for each in works))
 
 
 def _free_port() -> int:
