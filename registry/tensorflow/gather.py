@@ -7,9 +7,9 @@ has ``rows`` samples of one shard. The function works in these steps:
    shard's end are replaced by that of its last sample.
 2. Offsets: `graph_order.sample_offsets` computes where these samples are in the epoch.
 3. Ranks: `graph_order.permute` maps the offsets through the epoch's order.
-4. Positions: if the index has entries, they are gathered from the mapped index file, and
-   `graph_checksums.open_entries` unpacks each into a position and verifies its checksum. Otherwise
-   the position is the rank plus the index's first position.
+4. Positions: if the index has entries, their places and then they themselves are gathered from the
+   mapped index files, and `graph_index` verifies each. Otherwise the position is the rank plus the
+   index's first position.
 5. Rows: the rows at these positions are gathered from the mapped mirror file.
    `graph_checksums.rows_intact` verifies the checksum of each, and `row_decoder` decodes them into
    columns.
@@ -42,7 +42,8 @@ from registry.storage.mirror.checksums import SealedRows
 from registry.storage.mirror.index import Index
 from registry.storage.mirror.snapshot import View
 from registry.tensorflow.elements import row_decoder
-from registry.tensorflow.graph_checksums import open_entries, rows_intact
+from registry.tensorflow.graph_checksums import rows_intact
+from registry.tensorflow.graph_index import cell_numbers, open_cells, open_entries, same_file
 from registry.tensorflow.graph_order import ShardParameters, permute, sample_offsets
 from registry.training.permutation import Permutation
 
@@ -87,13 +88,12 @@ def chunk_function(
         parameter_vector = tf.constant(parameters, tf.int64)
         keys = tf.constant(order.keys, tf.uint32)
         rows = _mapped_file(view.path, tf.uint8, [view.position, view.seals.stride])
-        # Without entries, `gather` ignores this input.
-        entries = (
-            _mapped_file(index.path, tf.int64, [index.size])
-            if signature.indexed
-            else tf.zeros(0, tf.int64)
-        )
-        columns, intact = gather(number, parameter_vector, keys, rows, entries)
+        # Without entries, `gather` ignores these inputs.
+        cells = entries = tf.zeros(0, tf.int64)
+        if index.files is not None:
+            cells = _mapped_file(index.files.cells, tf.int64, [index.cell_words])
+            entries = _mapped_file(index.files.entries, tf.int64, [index.entry_words])
+        columns, intact = gather(number, parameter_vector, keys, rows, cells, entries)
         # The raw operation: `tf.debugging.Assert` wraps it in branches that take time to start.
         with tf.control_dependencies([tf.raw_ops.Assert(condition=intact, data=[DAMAGED])]):
             # Only operations made in this block wait for the assertion, hence the identities.
@@ -115,20 +115,26 @@ def _gather(signature: GatherSignature) -> Any:
     decode = row_decoder(Codec(signature.features), signature.wanted)
 
     locate = _compiled(lambda *inputs: _locate(signature, *inputs))
-    positions_of = _compiled(open_entries)
+    places_of, positions_of = _compiled(open_cells), _compiled(open_entries)
 
     @_compiled
     def verify_and_decode(rows: Any, positions: Any) -> Any:
         return decode(rows), tf.reduce_all(rows_intact(layout, rows, positions))
 
-    def gather(number: Any, parameter_vector: Any, keys: Any, rows: Any, entries: Any) -> Any:
+    def gather(
+        number: Any, parameter_vector: Any, keys: Any, rows: Any, cells: Any, entries: Any
+    ) -> Any:
         positions, count = locate(number, parameter_vector, keys)
         entries_intact = True
         # The gathers stay outside of what XLA compiles: the files' shapes differ by epoch, and each
         # new shape would be compiled again.
         if signature.indexed:
             ranks = positions
-            positions, entries_intact = positions_of(tf.gather(entries, ranks), ranks)
+            places, cells_intact = places_of(tf.gather(cells, cell_numbers(ranks)), ranks)
+            positions, entries_intact = positions_of(tf.gather(entries, places), places)
+            entries_intact = same_file(cells, entries) & tf.reduce_all(
+                cells_intact & entries_intact
+            )
         columns, rows_are_intact = verify_and_decode(tf.gather(rows, positions), positions)
         # Cut here, as the count is not known when XLA compiles.
         cut = {name: tf.strided_slice(column, [0], count) for name, column in columns.items()}

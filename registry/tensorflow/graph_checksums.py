@@ -1,7 +1,7 @@
-"""The checksums of a mirror in graph operations: which index entries and rows are intact.
+"""The checksums of a mirror in graph operations: which rows are intact.
 
-How it works: each function gets values that were gathered from a file and what they were gathered
-by, a rank or a position. It computes their hashes and compares them with the stored checksums.
+How it works: a function gets rows that were gathered from a file, and their positions. It computes
+their hashes and compares them with the stored checksums.
 
 `registry.storage.mirror.checksums` defines the hashes and this module repeats them. If only one
 side changes, a graph reports intact rows as damaged.
@@ -14,22 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from registry.storage.mirror.checksums import ENTRY_SHIFT, MULTIPLIERS, POSITION_BITS, SealedRows
-
-
-def open_entries(entries: Any, ranks: Any) -> tuple[Any, Any]:
-    """Return the positions (int64) in the entries of some ranks, and whether all are intact."""
-    positions = tf.bitwise.bitwise_and(entries, tf.constant((1 << POSITION_BITS) - 1, tf.int64))
-    total = tf.cast(ranks + 1, tf.uint64) * _uint64(MULTIPLIERS[0])
-    total += tf.cast(positions + 1, tf.uint64) * _uint64(MULTIPLIERS[1])
-    total = _mix(total) * _uint64(MULTIPLIERS[0])
-    # Shifted before the cast: the shift of a negative int64 would fill up with ones.
-    computed = tf.cast(tf.bitwise.right_shift(total, _uint64(ENTRY_SHIFT)), tf.int64)
-    stored = tf.bitwise.right_shift(entries, tf.constant(POSITION_BITS, tf.int64))
-    intact = tf.equal(computed, stored)
-    # The position in a damaged entry may be past the end of the rows. The gather that follows would
-    # fail with an error about its indices, before the caller can report that the file is damaged.
-    return tf.where(intact, positions, tf.zeros_like(positions)), tf.reduce_all(intact)
+from registry.storage.mirror.checksums import SealedRows
 
 
 def rows_intact(layout: SealedRows, rows: Any, positions: Any) -> Any:

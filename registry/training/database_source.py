@@ -45,6 +45,8 @@ class DatabaseSource:
         population: Population,
         size: int | None,  # noqa: ARG002
         older: int | None = None,  # noqa: ARG002
+        *,
+        follow: bool = True,  # noqa: ARG002
     ) -> Index:
         positions = self._live(population, population.since, population.watermark)
         if population.draw is None:

@@ -152,7 +152,7 @@ class Epoch:
             return use(self.index)
         except MirrorError:
             # With the size given, the damaged file would be mapped again instead of replaced.
-            self.index = self._make_index(None)
+            self.index = self._make_index(None, follow=False)
             return use(self.index)
 
     def local_files(self) -> LocalFiles | None:
@@ -163,9 +163,8 @@ class Epoch:
         self._refuse_erased()
         if not self.codec.fixed_width:
             return None
-        self._with_index(Index.check)
+        files = self._with_index(self.source.local_files)
         # A withheld row is blank in the files, and would fail the graph that reads them.
-        files = self.source.local_files(self.index)
         return None if files is None or len(self.held(files.withheld)) else files
 
     def class_weights(self, feature: str) -> dict[int, float]:
@@ -296,8 +295,8 @@ class Epoch:
         end = self.start + self.size
         raise erased_error(self.run, self.number, end, erased, verb) from None
 
-    def _make_index(self, size: int | None) -> Index:
-        index = self.source.index(self._population, size, self.older)
+    def _make_index(self, size: int | None, *, follow: bool = True) -> Index:
+        index = self.source.index(self._population, size, self.older, follow=follow)
         # Another size is another set of samples: training on it would not be a replay.
         if (index.size, index.older) != (self.size, self.older):
             # Samples that were erased are left out where there are conditions.

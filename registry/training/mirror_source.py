@@ -28,7 +28,9 @@ from registry.samples.schema import Schema
 from registry.storage.log.page import Page
 from registry.storage.log.reader import Log
 from registry.storage.log.watermark import Watermark
-from registry.storage.mirror.index import Index, Indexes, in_memory
+from registry.storage.mirror.index import Index, in_memory
+from registry.storage.mirror.index_blocks import ONE_BLOCK, block_shift
+from registry.storage.mirror.index_files import Indexes
 from registry.storage.mirror.local_files import LocalFiles
 from registry.storage.mirror.mirror import Mirror, open_mirror
 from registry.storage.mirror.packed import Packed
@@ -40,6 +42,7 @@ from registry.training.filters import Matches, filters
 from registry.training.mirror_columns import MirrorColumns
 from registry.training.population import (
     Population,
+    dead_in_view,
     live_in_view,
 )
 from registry.training.source import Source, drawn_ranks, refuse_erased
@@ -76,7 +79,14 @@ class MirrorSource:
         sizes = self.view.state.sizes
         return (sizes["records"] + sizes["values"]) // max(1, self.view.position)
 
-    def index(self, population: Population, size: int | None, older: int | None = None) -> Index:
+    def index(
+        self,
+        population: Population,
+        size: int | None,
+        older: int | None = None,
+        *,
+        follow: bool = True,
+    ) -> Index:
         # An index without entries stands for consecutive positions. A replay's are not, so for it
         # the size is one that no index has.
         count = population.watermark - population.since if population.draw is None else -1
@@ -86,35 +96,61 @@ class MirrorSource:
             return dense
         if self.view.replaced:
             self._map_again()
-        if not self.view.intact(population.since if count >= 0 else 0, population.watermark):
-            self.mirror.restart(self.view)
-            self._map_again()
         try:
             if size is not None:
                 existing = self._indexes.find(self._name(population, older), size)
                 if existing is not None:
                     return replace(existing, older=older)
-            return self._made(population, dense)
+            following = self._following(population, dense) if follow else None
+            return following or self._made(population, dense)
         except OSError as error:
             _warn(f"an epoch's index cannot be stored ({error}), so it stays in memory")
             return self._made(population, None)
+
+    def _following(self, population: Population, dense: Index) -> Index | None:
+        """Return an index that is made from one of an earlier watermark, if there is one."""
+        if population.since or population.draw is not None or population.conditions:
+            return None
+        newest = self._indexes.newest(population.family, population.watermark, self._chain_at)
+        if newest is None:
+            return None
+        after, before = newest
+        self._check_view(after, population.watermark)
+        added = self._live(population, after, population.watermark, None)
+        dead = dead_in_view(self.view, after, population.watermark)
+        # Where an entry is damaged, all are made from the log.
+        with suppress(MirrorError):
+            name = self._name(population, None)
+            joined = np.concatenate([np.empty(0, np.int64), *added])
+            return self._indexes.follow(name, before, dead[dead < after], joined, dense)
+        return None
+
+    def _check_view(self, after: int, until: int) -> None:
+        """Begin new files if what an index is made of is damaged in this range."""
+        if not self.view.intact(after, until):
+            self.mirror.restart(self.view)
+            self._map_again()
 
     def _made(self, population: Population, dense: Index | None) -> Index:
         """Return an index that is made now, in memory if ``dense`` is None.
 
         ``dense`` is what stands for an index of all positions.
         """
+        after = population.since if population.draw is None else 0
+        self._check_view(after, population.watermark)
         matches = self._matches(population)
         gather = in_memory if dense is None else self._indexes.spill
         before = None
         if population.draw is not None:
             before = gather(self._live(population, 0, population.since, matches))
         older = None if before is None or matches is None else before.size
-        parts = self._parts(population, before, matches)
+        parts = partial(self._parts, population, before, matches)
         if dense is None:
-            index = in_memory(parts)
+            index = in_memory(parts())
         else:
-            index = self._indexes.make(self._name(population, older), parts, dense)
+            plain = population.draw is not None or matches is not None
+            shift = ONE_BLOCK if plain else block_shift(population.share)
+            index = self._indexes.make(self._name(population, older), parts, dense, shift)
         return replace(index, older=older)
 
     def _name(self, population: Population, older: int | None) -> str:
@@ -124,6 +160,11 @@ class MirrorSource:
         # With the number of older samples: once one of them is erased, the same ranks are others,
         # and so are the samples of an index of the same size.
         return name if older is None else f"{name}-{older}"
+
+    def _chain_at(self, position: int) -> str | None:
+        """Return the log's chain as names have it; None unless the mirror was once that long."""
+        anchor, _, chain = self.view.anchor(position)
+        return chain.hex()[:16] if anchor == position else None
 
     def _matches(self, population: Population) -> Matches | None:
         """Return the conditions of a population as a function; None if it has none."""
@@ -149,7 +190,8 @@ class MirrorSource:
         return self._take(View.take_packed, DatabaseSource.take_packed, positions, schema)
 
     def local_files(self, index: Index) -> LocalFiles | None:
-        if index.entries is not None and index.path is None:
+        self._indexes.check(index)
+        if index.entries is not None and index.files is None:
             return None
         while True:
             if self.view.replaced:

@@ -59,12 +59,31 @@ class Population:
     @property
     def name(self) -> str:
         """A name, unique among the populations of the dataset, for the file of the index."""
-        fields: list[object] = [self.watermark, self.since, *self.interval]
+        return f"{self.watermark}{self.family}"
+
+    @property
+    def family(self) -> str:
+        """The name without the watermark at its beginning."""
+        fields: list[object] = [self.since, *self.interval]
         if self.draw:
             fields += [self.draw.replay, self.draw.seed, self.draw.epoch]
         if self.conditions:
             fields.append(self.conditions.digest)
-        return "-".join(map(str, fields))
+        return "-" + "-".join(map(str, fields))
+
+    @property
+    def share(self) -> float:
+        """The share of the dataset's groups that are in the split."""
+        start, stop = self.interval
+        return (stop - start) / BUCKETS
+
+
+def dead_in_view(view: View, after: int, watermark: int) -> Positions:
+    """Return the positions, in order, that are superseded or retracted by the rows in a range."""
+    part = slice(*np.searchsorted(view.changes["position"], [after, watermark]))
+    changes = view.changes[part]
+    retractions = changes["position"][changes["retracted"]]
+    return np.sort(np.concatenate([changes["supersedes"], retractions]))
 
 
 def live_in_view(
@@ -80,12 +99,8 @@ def live_in_view(
     """
     # The view may hold rows past the watermark, and what they supersede is still live at it. A row
     # is superseded by a later one, so that those before ``after`` do not matter.
-    part = slice(*np.searchsorted(view.changes["position"], [after, population.watermark]))
-    changes = view.changes[part]
-    retractions = changes["position"][changes["retracted"]]
-    dead = np.concatenate([changes["supersedes"], retractions])
     # Sorted, so that each chunk finds its own by bisection.
-    dead = np.sort(dead[(dead >= after) & (dead < until)])
+    dead = dead_in_view(view, after, population.watermark)
     start, stop = population.interval
     for low in range(after, until, CHUNK):
         high = min(until, low + CHUNK)

@@ -28,12 +28,20 @@ class Source(Protocol):
     Indexes include rows that were erased; taking such a row raises `ErasedError`.
     """
 
-    def index(self, population: Population, size: int | None, older: int | None = None) -> Index:
+    def index(
+        self,
+        population: Population,
+        size: int | None,
+        older: int | None = None,
+        *,
+        follow: bool = True,
+    ) -> Index:
         """Return the index of a population.
 
         ``size`` is the size if it is known, and ``older`` the number of older samples where
         conditions and a draw make it count. A size of None means that it is not known, or that an
-        index made before must not be used.
+        index of the population that was made before must not be used. ``follow`` is whether it may
+        have entries of an index of an earlier watermark.
         """
 
     def take_rows(self, positions: Positions, schema: Schema) -> Rows:
@@ -55,7 +63,10 @@ class Source(Protocol):
         """
 
     def local_files(self, index: Index) -> LocalFiles | None:
-        """Return undamaged files with all rows and this index; None if there are none."""
+        """Return undamaged files with all rows and this index; None if there are none.
+
+        Raises `MirrorError` if the index is damaged.
+        """
 
     def erased(self, population: Population) -> Positions:
         """Return what `erased_in_database` does; empty if no row is known to be erased."""

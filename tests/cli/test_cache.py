@@ -90,7 +90,8 @@ def test_a_mirror_is_kept_while_a_process_maps_it_and_removed_afterwards(
         assert trainer.returncode == 0
     (mirror,) = listed(url)
     assert (mirror["rows"], mirror["in_use"], mirror["uid"]) == (21, False, digits._log.uid)
-    assert mirror["bytes"] == sum(f.stat().st_size for f in cache.rglob("*") if f.is_file())
+    held = [path.stat() for path in cache.rglob("*") if path.is_file()]
+    assert mirror["bytes"] == sum(min(each.st_size, each.st_blocks * 512) for each in held)
     assert prune(url, "--unused", "1d") == "0 mirrors removed, 0 bytes; 0 in use kept"
     assert prune(url, "--unused", "0s").startswith("1 mirror removed, ")
     assert listed(url) == []

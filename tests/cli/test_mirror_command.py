@@ -68,8 +68,8 @@ def test_rows_and_the_files_of_the_newest_epochs_are_brought_here(
         grow(digits, 50)
         files = trained.epoch(number).local_files()
         assert files is not None
-        assert files.index.path is not None
-        paths = files.view.path, files.index.path
+        assert files.index.files is not None
+        paths = files.view.path, files.index.files.entries, files.index.files.cells
         names.append([path.relative_to(cache) for path in paths])
     other = tmp_path / "other"
     monkeypatch.setenv("REGISTRY_CACHE", str(other))
@@ -78,7 +78,8 @@ def test_rows_and_the_files_of_the_newest_epochs_are_brought_here(
         assert output == f"digits: 150 rows, files of 2 epochs, in {other / digits._log.uid}\n"
     assert rows(other, digits) == 150
     assert not any((other / name).exists() for name in names[0]), "it is an older one"
-    for name in [*names[1], *names[2]]:
+    assert all((other / name).exists() for name in [*names[1], *names[2]])
+    for name in (names[1][0], names[2][0]):
         here, there = (np.fromfile(folder / name, np.uint8) for folder in (cache, other))
         shorter = min(len(here), len(there))
         np.testing.assert_array_equal(here[:shorter], there[:shorter])
@@ -95,8 +96,8 @@ def test_a_followed_mirror_has_new_rows_and_epochs_of_trainers_on_other_hosts_un
         epoch = digits.run("r", split="train").epoch(0)
         files = epoch.local_files()
         assert files is not None
-        assert files.index.path is not None
-        for path in (files.view.path, files.index.path):
+        assert files.index.files is not None
+        for path in (files.view.path, files.index.files.entries, files.index.files.cells):
             there = other / path.relative_to(cache)
             wait_until(there.exists, started)
         grow(digits, 50)

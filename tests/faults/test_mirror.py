@@ -172,11 +172,13 @@ def test_damage_changes_no_sample_in_a_graph(subject: Subject) -> None:
 def test_damage_fails_a_running_graph_and_is_repaired_for_the_next(subject: Subject) -> None:
     epoch = subject.dataset.run("all").epoch(1)
     records = next(subject.cache.glob("*/0/records"))
-    entries = next(subject.cache.glob(f"*/epochs/{epoch.watermark}-0-*"))
+    entries = next(subject.cache.glob(f"*/epochs/{epoch.watermark}-0-*.entries"))
     used = int(epoch.positions(np.array([5]))[0])
+    assert epoch.index.cells is not None
+    first_place = int(epoch.index.cells[0])
     for path, offset in (
         (records, used * SealedRows(epoch.codec.header.itemsize).stride),
-        (entries, 17),
+        (entries, 8 * first_place + 17),
     ):
         batches = EpochDataset(epoch, batch_size=7)
         flip(path, offset, 3)

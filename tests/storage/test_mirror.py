@@ -27,8 +27,9 @@ from registry.storage.log.head import chain_at
 from registry.storage.log.page import Page
 from registry.storage.log.reader import Log
 from registry.storage.log.watermark import Watermark
-from registry.storage.mirror import index
+from registry.storage.mirror import index, index_files
 from registry.storage.mirror.erase import read_erased
+from registry.storage.mirror.index_blocks import HEADER
 from registry.storage.mirror.mirror import Mirror, open_mirror
 from registry.storage.mirror.snapshot import View
 from registry.storage.mirror.state import load_state
@@ -316,7 +317,7 @@ def test_a_bucket_at_the_edge_of_two_splits_is_in_one(
 def test_index_files_in_use_stay_and_few_others_do(
     sqlite_url: str, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index, "KEPT_FILES", 2)
+    monkeypatch.setattr(index_files, "KEPT_FILES", 2)
     with registry.connect(sqlite_url) as reg:
         dataset = KINDS["fixed"].create(reg)
         epochs = []
@@ -336,19 +337,20 @@ def test_index_files_in_use_stay_and_few_others_do(
         gc.collect()
         KINDS["fixed"].grow(dataset, 10)
         dataset.run("r").epoch(5)
-        assert len(list(cache.glob("*/epochs/*"))) == 2
+        for suffix in ("cells", "entries"):
+            assert len(list(cache.glob(f"*/epochs/*.{suffix}"))) == 2
 
 
 def test_damage_to_any_entry_of_an_index_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index, "CHUNK", 4)
     whole = index.in_memory(iter([np.arange(0, 39, 3)]))
-    whole.check()
+    whole.check_entries()
     assert whole.entries is not None
-    for rank in range(whole.size):
+    for place in range(HEADER, HEADER + whole.size):
         entries = whole.entries.copy()
-        entries[rank] ^= 1
+        entries[place] ^= 1
         with pytest.raises(MirrorError, match="1 entries are damaged"):
-            replace(whole, entries=entries).check()
+            replace(whole, entries=entries).check_entries()
 
 
 @pytest.fixture

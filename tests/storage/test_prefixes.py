@@ -27,19 +27,25 @@ class Host:
         self._url = url
         self._patch = monkeypatch
 
-    def files(self, number: int, run: str = "r") -> tuple[list[Path], bytes, bytes]:
-        """Open an epoch; return the names of its files below the cache, and their contents."""
+    def files(self, number: int, run: str = "r") -> tuple[list[Path], bytes, list[int]]:
+        """Open an epoch; return the names of its files below the cache, its rows and positions.
+
+        The files of an index may differ, but a graph that was made elsewhere must be able to map
+        them.
+        """
         self._patch.setenv("REGISTRY_CACHE", str(self.cache))
         with registry.connect(self._url) as reg:
             epoch = reg.open("growing").run(run, split="train").epoch(number)
             files = epoch.local_files()
             assert files is not None
-            assert files.index.path is not None
+            index = files.index
+            assert index.files is not None
             files.check()
-            paths = [files.view.path, files.index.path]
+            paths = [files.view.path, index.files.entries, index.files.cells]
+            assert paths[1].stat().st_size >= index.entry_words * 8
             rows = np.fromfile(paths[0], np.uint8, files.view.position * files.view.seals.stride)
             names = [path.relative_to(self.cache) for path in paths]
-            return names, rows.tobytes(), paths[1].read_bytes()
+            return names, rows.tobytes(), index.positions(np.arange(index.size)).tolist()
 
     def restart(self) -> None:
         """Begin an empty generation, as damage does that cannot be repaired."""

@@ -9,8 +9,6 @@ little-endian uint64 words w with the seal taken as zero, and the seal is ``(h ^
 "Strongly universal string hashing is fast", 2014) after a mixing step: damage within one word
 always changes h, and any other damage goes unnoticed once in about 2³².
 
-An index entry is one int64: a position in the low 40 bits and above them 23 bits of such a hash.
-
 The rows of a file are read in random order through a memory map, in NumPy or in a TensorFlow graph.
 A checksum of the whole file would have to be computed before the first row is read, so each row
 carries its own. The graph computes the same hash: a change here is a change of the file format.
@@ -27,13 +25,8 @@ import numpy.typing as npt
 
 from registry.samples.arrays import Positions, Rows, Scratch
 
-MULTIPLIERS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
-"""The multipliers of an index entry's hash: its rank's and its position's."""
-POSITION_BITS = 40
 BLOCK_BYTES = 1 << 18
 """Bytes of rows that are hashed at a time, so that they stay in the core's cache."""
-ENTRY_SHIFT = 64 - 23
-"""Bits by which an entry's hash is shifted right; its highest 23 bits remain."""
 _SCRATCH = Scratch()
 
 
@@ -115,24 +108,3 @@ class SealedRows:
         totals += terms
         both = totals.view("<u4")
         np.bitwise_xor(both[0::2], both[1::2], out=hashes)
-
-
-def seal_entries(positions: Positions, first_rank: int) -> Positions:
-    """Return index entries for positions whose ranks count from ``first_rank``."""
-    ranks = np.arange(first_rank, first_rank + len(positions))
-    # 40 and 23 bits leave the sign bit clear, so that the shift in `open_entries` adds no ones.
-    return positions | (_entry_hash(ranks, positions) << np.int64(POSITION_BITS))
-
-
-def open_entries(entries: Positions, ranks: Positions) -> tuple[Positions, npt.NDArray[np.bool_]]:
-    """Return the positions in the entries, and which entries are damaged, one bool each."""
-    positions = entries & np.int64((1 << POSITION_BITS) - 1)
-    return positions, (entries >> np.int64(POSITION_BITS)) != _entry_hash(ranks, positions)
-
-
-def _entry_hash(ranks: Positions, positions: Positions) -> Positions:
-    total = (ranks + 1).astype(np.uint64) * np.uint64(MULTIPLIERS[0])
-    total += (positions + 1).astype(np.uint64) * np.uint64(MULTIPLIERS[1])
-    total ^= total >> np.uint64(32)
-    total *= np.uint64(MULTIPLIERS[0])
-    return (total >> np.uint64(ENTRY_SHIFT)).astype(np.int64)

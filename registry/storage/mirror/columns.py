@@ -25,7 +25,7 @@ from xxhash import xxh3_64_intdigest
 
 from registry.samples.arrays import Positions
 from registry.storage.mirror import appender
-from registry.storage.mirror.checksums import MULTIPLIERS
+from registry.storage.mirror.index_entries import MULTIPLIERS
 
 SEGMENT = np.dtype([("until", "<i8"), ("sum", "<u8"), ("seal", "<u8")])
 """The position after a segment's last row, the XXH3 of its values, and the hash of this entry."""

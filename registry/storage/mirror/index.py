@@ -1,39 +1,47 @@
-"""Index files: the positions of a population's samples, by rank.
+"""Indexes: the positions of a population's samples, by rank.
 
-A file is an array of sealed entries (see `checksums`), written once and then mapped by all
-processes. Each process holds a shared lock on the files that it has mapped. Files that are in use
-are not removed, because a TensorFlow graph opens its file by name whenever an iterator is made; of
-the others, the `KEPT_FILES` most recently used ones stay.
+The entry of a rank is at the place ``rank + cells[rank >> CELL_BITS]`` among the entries
+(`index_blocks`). Each entry that is read is checked (`index_entries`).
 """
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
 from registry.errors import MirrorError
-from registry.samples.arrays import Positions
-from registry.storage.mirror.checksums import open_entries, seal_entries
-from registry.storage.mirror.layout import draft_path, lock_file
+from registry.samples.arrays import Positions, Scratch
+from registry.storage.mirror.file_lease import FileLease
+from registry.storage.mirror.index_blocks import CELL_BITS, HEADER, Blocks, capacity
+from registry.storage.mirror.index_entries import (
+    POSITION_MASK,
+    intact,
+    open_entries,
+    seal_entries,
+)
 
 CHUNK = 1 << 16
 """Entries that are checked at a time."""
-SHORT = 1 << 12
-"""Entries that are compared with a dense index before a file is made."""
-KEPT_FILES = 8
-"""Index files that a mirror keeps, the last used ones, besides those in use."""
+_SCRATCH = Scratch()
 
 Parts = Iterator[Positions]
-Gather = Callable[[Parts], "Index"]
+
+
+@dataclass(frozen=True)
+class IndexFiles:
+    """The files of an index, and the lease that keeps them."""
+
+    entries: Path
+    cells: Path
+    lease: FileLease
+
+    def exist(self) -> bool:
+        """Return whether both can be opened by name."""
+        return self.entries.exists() and self.lease.covers(self.cells)
 
 
 @dataclass(frozen=True)
@@ -41,32 +49,53 @@ class Index:
     """The positions of a population's samples, by rank.
 
     ``entries`` is None if they are all positions from ``first`` on. Otherwise it holds sealed
-    entries (int64, see `checksums`), mapped from the file at ``path`` unless that is None.
-    ``older`` is the number of older samples that a replay of a run with conditions draws from.
+    entries (int64), which `cells` lead to, mapped from ``files`` unless that is None. ``older`` is
+    the number of older samples that a replay of a run with conditions draws from.
     """
 
     size: int
     first: int = 0
     entries: Positions | None = None
-    path: Path | None = None
+    cells: Positions | None = None
+    blocks: Blocks | None = None
+    files: IndexFiles | None = None
     older: int | None = None
+
+    @property
+    def cell_words(self) -> int:
+        """The words of the file of cells that a graph maps: the cells, and the file's number."""
+        return (0 if self.cells is None else len(self.cells)) + 1
+
+    @property
+    def entry_words(self) -> int:
+        """The words of the file of entries that a graph maps."""
+        return capacity(self.size)
 
     def positions(self, ranks: Positions) -> Positions:
         """Return the positions at some ranks. Raises `MirrorError` if an entry is damaged."""
         if self.entries is None:
             return ranks + self.first
-        positions, broken = open_entries(self.entries.take(ranks), ranks)
-        if broken.any():
-            raise MirrorError(f"{self.path}: {broken.sum()} entries are damaged")
+        assert self.cells is not None
+        places, entries, cells = _SCRATCH.array("places", (3, len(ranks)), np.int64)
+        np.right_shift(ranks, CELL_BITS, out=cells)
+        # "clip", as NumPy copies the output first in the mode that raises the error.
+        self.cells.take(cells, out=places, mode="clip")
+        places += ranks
+        self.entries.take(places, out=entries, mode="clip")
+        # In one pass, since nearly always none is damaged.
+        if not intact(entries, places):
+            count = open_entries(entries, places)[1].sum()
+            named = f"{self.files.entries}: " if self.files else ""
+            raise MirrorError(f"{named}{count} entries are damaged")
+        positions: Positions = entries & POSITION_MASK
         return positions
 
-    def contains(self, wanted: Positions, start: int, stop: int) -> npt.NDArray[np.bool_]:
-        """Return which positions are at ranks ``[start, stop)``, where positions must ascend."""
-        if start == stop:
-            return np.zeros(len(wanted), bool)
-        if self.entries is None:
-            return (wanted >= self.first + start) & (wanted < self.first + stop)
-        # The first rank in the range whose position is not smaller, by bisection of all at once.
+    def find(self, wanted: Positions, start: int, stop: int) -> Positions:
+        """Return, for each position, the first of ranks ``[start, stop)`` that is not before it.
+
+        Positions must ascend there; ``stop`` is returned if all of them are before it.
+        """
+        # By bisection of all at once.
         low: Positions = np.full(len(wanted), start)
         high: Positions = np.full(len(wanted), stop)
         for _ in range((stop - start).bit_length()):
@@ -75,108 +104,29 @@ class Index:
             low, high = np.where(smaller, middle + 1, low), np.where(smaller, high, middle)
             # A range that is empty stays so.
             low = np.minimum(low, high)
-        equal: npt.NDArray[np.bool_] = self.positions(np.minimum(low, stop - 1)) == wanted
+        return low
+
+    def contains(self, wanted: Positions, start: int, stop: int) -> npt.NDArray[np.bool_]:
+        """Return which positions are at ranks ``[start, stop)``, where positions must ascend."""
+        if start == stop:
+            return np.zeros(len(wanted), bool)
+        if self.entries is None:
+            return (wanted >= self.first + start) & (wanted < self.first + stop)
+        ranks = np.minimum(self.find(wanted, start, stop), stop - 1)
+        equal: npt.NDArray[np.bool_] = self.positions(ranks) == wanted
         return equal
 
-    def check(self) -> None:
-        """Check file and entries. Raises `MirrorError` if the file is gone or an entry damaged."""
-        if self.path is not None and not self.path.exists():
-            raise MirrorError(f"{self.path} is gone")
-        if self.entries is not None:
-            for after in range(0, self.size, CHUNK):
-                self.positions(np.arange(after, min(after + CHUNK, self.size)))
-
-
-class Indexes:
-    """The index files of a mirror. Methods raise `OSError` if its folder cannot be used."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def find(self, name: str, size: int) -> Index | None:
-        """Map the index of this name; None unless it exists and has this size."""
-        path = self._folder / name
-        # Another process may be removing it: then it cannot be opened, or not be locked.
-        with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
-            lock_file(file)
-            index = _mapped(file, path)
-            # It may have been replaced between opening and locking. This lock would then not keep
-            # the file that now has the name.
-            if index.size == size and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-                # Set explicitly, since most file systems do not update access times on each read.
-                # In a read-only cache this fails, but there no file is removed either.
-                with suppress(OSError):
-                    os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
-                return index
-        return None
-
-    def make(self, name: str, parts: Parts, dense: Index) -> Index:
-        """Write an index file and map it.
-
-        Returns ``dense``, without a file, if the index turns out to be as long.
-        """
-        # A short one is usually that of a few new rows, which all have samples.
-        if 0 <= dense.size <= SHORT:
-            kept = list(parts)
-            if sum(map(len, kept)) == dense.size:
-                return dense
-            parts = iter(kept)
-        self._folder.mkdir(exist_ok=True)
-        path = self._folder / name
-        draft = draft_path(path)
-        try:
-            with draft.open("x+b") as file:
-                # Locked before it has its name: another process may otherwise remove it at once.
-                lock_file(file)
-                if _write(file, parts) == dense.size:
-                    return dense
-                index = _mapped(file, path)
-                draft.replace(path)
-            self._remove_least_used()
-            return index
-        finally:
-            draft.unlink(missing_ok=True)
-
-    def spill(self, parts: Parts) -> Index:
-        """Return an index in a temporary file, which is removed when its mapping is closed."""
-        self._folder.mkdir(exist_ok=True)
-        with TemporaryFile(dir=self._folder) as file:
-            _write(file, parts)
-            return _mapped(file, None)
-
-    def _remove_least_used(self) -> None:
-        """Remove the least recently used files beyond `KEPT_FILES`, except those in use."""
-        for path in sorted(self._folder.iterdir(), key=_last_used, reverse=True)[KEPT_FILES:]:
-            with suppress(OSError), path.open("rb") as file:
-                lock_file(file, exclusive=True)
-                path.unlink()
+    def check_entries(self) -> None:
+        """Check all entries. Raises `MirrorError` if one is damaged."""
+        for after in range(0, self.size, CHUNK):
+            self.positions(np.arange(after, min(after + CHUNK, self.size)))
 
 
 def in_memory(parts: Parts) -> Index:
-    """Return an index without a file."""
+    """Return an index without files, whose entries are stored by rank."""
     positions = np.concatenate([np.empty(0, np.int64), *parts])
-    return Index(len(positions), entries=seal_entries(positions, 0))
-
-
-def _write(file: IO[bytes], parts: Parts) -> int:
-    count = 0
-    for part in parts:
-        file.write(seal_entries(part, count).tobytes())
-        count += len(part)
-    file.flush()  # `_mapped` takes the size from the system, which has not seen the buffer
-    return count
-
-
-def _mapped(file: IO[bytes], path: Path | None) -> Index:
-    # The mapping duplicates the file's descriptor, and with it keeps the lock. An empty file cannot
-    # be mapped.
-    size = os.fstat(file.fileno()).st_size // 8
-    entries = np.memmap(file, "<i8", "r", shape=(size,)).view(np.ndarray) if size else None
-    return Index(size, entries=entries, path=path)
-
-
-def _last_used(path: Path) -> float:
-    try:
-        return path.stat().st_atime
-    except FileNotFoundError:  # another process has removed it
-        return 0.0
+    header = np.zeros(HEADER, np.int64)
+    places = np.arange(HEADER, HEADER + len(positions))
+    entries = np.concatenate([header, seal_entries(positions, places)])
+    blocks = Blocks.one(len(positions))
+    return Index(len(positions), entries=entries, cells=blocks.cells(), blocks=blocks)

@@ -27,8 +27,10 @@ class LocalFiles:
 
     def check(self) -> None:
         """Raise `MirrorError` if a file is gone, as when the cache directory was emptied."""
-        for path in (self.view.path, self.index.path):
-            if path is not None and not path.exists():
+        index = self.index.files
+        paths = [self.view.path, *([index.cells, index.entries] if index else [])]
+        for path in paths:
+            if not path.exists():
                 raise MirrorError(
                     f"{path} was removed while a dataset was to read it; make the dataset again, "
                     "and let `registry` alone remove files from its cache directory"

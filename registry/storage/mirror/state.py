@@ -139,7 +139,7 @@ class StateReader:
         if (
             checked is None
             or checked.generation != state.generation
-            or checked.position > state.position
+            or any(checked.sizes[name] > state.sizes[name] for name in SUMMED)
         ):
             checked = MirrorState.empty(state.generation)
         try:

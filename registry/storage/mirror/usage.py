@@ -8,11 +8,12 @@ last modification is that of the last use.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,10 +156,20 @@ def _use_of(folder: Path) -> MirrorUse | None:
         {} if fields is None else fields["databases"],
         rows=0 if state is None else state.position,
         erased=0 if state is None else state.erased,
-        size=sum(path.stat().st_size for path in files),
+        size=_size_of(files),
         used_at=max(times, default=folder.stat().st_mtime),
         in_use=_is_open(folder),
     )
+
+
+def _size_of(files: Iterable[Path]) -> int:
+    """Return the bytes of files on the disk, of which some may have several names or holes."""
+    sizes = {}
+    for path in files:
+        status = path.stat()
+        held = getattr(status, "st_blocks", math.inf) * 512
+        sizes[status.st_ino] = int(min(status.st_size, held))
+    return sum(sizes.values())
 
 
 def _is_open(folder: Path) -> bool:
@@ -182,6 +193,8 @@ def remove_mirror(folder: Path, *, with_runs: bool) -> bool:
         for path in _files(folder):
             if path.parent.name == "runs":
                 continue  # nobody locks these, and there may be very many
+            if path.suffix == ".entries":
+                continue  # used with a file of cells; two names may be of one file
             try:
                 file = opened.enter_context(path.open("rb"))
                 # Also of files that a TensorFlow graph opens by name, and of the writers' lock.

@@ -1,0 +1,160 @@
+"""Writing the files of an index.
+
+The entries are in a file of `index_blocks.capacity` words, most of which may never be written: its
+length is the same on every host. The first words are a header: a random number, and the place
+after the last entry with a sum of both. The file of an index that follows another one is a link to
+the other's file, to which the changed blocks were appended. So a file of entries may have several
+names and is never shortened.
+
+The cells are in a file of their own for each index: the sealed cells, the number of the file of
+entries, the blocks, and a trailer with a hash of all.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from io import FileIO
+from pathlib import Path
+
+import numpy as np
+from xxhash import xxh3_64_intdigest
+
+from registry.samples.arrays import Positions
+from registry.storage.mirror.appender import write_all
+from registry.storage.mirror.index_blocks import HEADER, ONE_BLOCK, TAIL, Blocks
+from registry.storage.mirror.index_entries import open_entries, seal_cells, seal_entries
+
+WRITTEN = 1 << 18
+"""Entries that are written at a time: 2 MiB, which file systems may cache as one huge page."""
+TRAILER = 4
+"""The words of the trailer: the numbers of cells and of blocks, the shift, and the hash."""
+
+
+def open_entries_file(path: Path, mode: str) -> FileIO:
+    """Open a file of entries without a buffer, to read or to write."""
+    return FileIO(path, mode.replace("b", ""))
+
+
+class EntryWriter:
+    """Writes entries to a file, one after another.
+
+    ``end`` is the place of the next one.
+    """
+
+    def __init__(self, file: FileIO, end: int) -> None:
+        self.end = end
+        self._file = file
+        file.seek(end * 8)
+
+    def write(self, positions: Positions) -> None:
+        """Write the entries of these positions."""
+        while len(positions):
+            count = WRITTEN - self.end % WRITTEN
+            part, positions = positions[:count], positions[count:]
+            entries = seal_entries(part, np.arange(self.end, self.end + len(part)))
+            write_all(self._file, entries.view(np.uint8).data)
+            self.end += len(part)
+
+
+class BlockWriter:
+    """Writes all entries of an index block by block, from its positions in ascending order."""
+
+    def __init__(self, writer: EntryWriter, shift: int) -> None:
+        self._writer = writer
+        self._shift = shift
+        self._counts: list[Positions] = []
+        self._places: list[Positions] = []
+        self._numbers: list[Positions] = []
+        self._pending: Positions = np.empty(0, np.int64)
+
+    def add(self, positions: Positions, *, last: bool = False) -> None:
+        """Add positions, and write the blocks whose tails are complete then."""
+        pending = np.concatenate([self._pending, positions])
+        numbers = pending >> self._shift
+        starts = np.append(0, np.flatnonzero(numbers[1:] != numbers[:-1]) + 1)
+        ends = np.append(starts[1:], len(pending))
+        if not last:
+            complete = int(np.searchsorted(ends + TAIL, len(pending), "right"))
+            complete = min(complete, len(starts) - 1)
+        else:
+            complete = len(starts) if len(pending) else 0
+        starts, ends = starts[:complete], ends[:complete]
+        stops = np.minimum(ends + TAIL, len(pending))
+        places = self._writer.end + np.cumsum(stops - starts) - (stops - starts)
+        ranges = zip(starts.tolist(), stops.tolist(), strict=True)
+        written = [pending[start:stop] for start, stop in ranges]
+        self._writer.write(np.concatenate([pending[:0], *written]))
+        self._places.append(places)
+        self._numbers.append(numbers[starts])
+        self._counts.append(ends - starts)
+        self._pending = pending[ends[-1] :] if complete else pending
+
+    def blocks(self) -> Blocks:
+        """Return where the entries are, once all are written."""
+        numbers = np.concatenate([np.empty(0, np.int64), *self._numbers])
+        counts = np.zeros(int(numbers[-1]) + 1 if len(numbers) else 0, np.int64)
+        places = np.zeros_like(counts)
+        counts[numbers] = np.concatenate([np.empty(0, np.int64), *self._counts])
+        places[numbers] = np.concatenate([np.empty(0, np.int64), *self._places])
+        return Blocks(self._shift, np.concatenate([[0], np.cumsum(counts)]), places)
+
+
+def write_all_entries(file: FileIO, parts: Iterator[Positions], shift: int) -> tuple[Blocks, int]:
+    """Write a new file of entries; return their blocks, and the place after the last one."""
+    writer = EntryWriter(file, HEADER)
+    if shift == ONE_BLOCK:
+        for part in parts:
+            writer.write(part)
+        return Blocks.one(writer.end - HEADER), writer.end
+    divided = BlockWriter(writer, shift)
+    for part in parts:
+        divided.add(part)
+    divided.add(np.empty(0, np.int64), last=True)
+    return divided.blocks(), writer.end
+
+
+def write_header(file: FileIO, end: int, number: int | None = None) -> int:
+    """Write the header of a file of entries; return the file's number, a new one if None."""
+    number = number or secrets.randbits(62) | 1
+    header = np.array([number, end, 0], np.int64)
+    header[2] = xxh3_64_intdigest(header[:2].tobytes()) >> 1
+    file.seek(0)
+    write_all(file, header.view(np.uint8).data)
+    return number
+
+
+def read_header(file: FileIO) -> tuple[int, int] | None:
+    """Return the number of a file of entries, and the place after the last; None if damaged."""
+    header = np.frombuffer(os.pread(file.fileno(), 24, 0), np.int64)
+    if len(header) < 3 or header[2] != xxh3_64_intdigest(header[:2].tobytes()) >> 1:
+        return None
+    return int(header[0]), int(header[1])
+
+
+def write_cells(path: Path, blocks: Blocks, number: int) -> None:
+    """Write the file of an index's cells."""
+    cells = seal_cells(blocks.cells())
+    trailer = np.array([len(cells), len(blocks.places), blocks.shift])
+    words = np.concatenate([cells, np.array([number]), blocks.starts, blocks.places, trailer])
+    with path.open("xb") as file:
+        file.write(words.tobytes())
+        file.write(xxh3_64_intdigest(words.tobytes()).to_bytes(8, "little"))
+
+
+def read_cells(data: bytes) -> tuple[Positions, Blocks, int] | None:
+    """Return the cells, without their seals, the blocks and the file's number; None if damaged."""
+    size = len(data) - 8
+    if size < TRAILER * 8 or size % 8 or _hash(data) != int.from_bytes(data[size:], "little"):
+        return None
+    words = np.frombuffer(data, np.int64)
+    count, blocks, shift = words[-TRAILER:-1].tolist()
+    starts = words[count + 1 : count + 2 + blocks]
+    places = words[count + 2 + blocks : -TRAILER]
+    cells = open_entries(words[:count], np.arange(count))[0]
+    return cells, Blocks(shift, starts, places), int(words[count])
+
+
+def _hash(data: bytes) -> int:
+    return xxh3_64_intdigest(memoryview(data)[:-8])

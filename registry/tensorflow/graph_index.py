@@ -1,0 +1,57 @@
+"""The lookup of an index in graph operations: which positions the samples of some ranks have.
+
+How it works: ranks are divided into cells (`registry.storage.mirror.index_blocks`). The cell of
+each rank is gathered from the mapped file of cells, and `open_cells` computes the places of the
+entries from them. The entries there are gathered from the mapped file of entries, and
+`open_entries` returns their positions. Both verify what they open, as
+`registry.storage.mirror.index_entries` does. XLA compiles them; the gathers stay outside, since the
+files' shapes differ by epoch.
+
+If only one side changes, a graph reports intact entries as damaged.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from registry.storage.mirror.index_blocks import CELL_BITS
+from registry.storage.mirror.index_entries import (
+    CELL_OFFSET,
+    MULTIPLIERS,
+    POSITION_BITS,
+    POSITION_MASK,
+)
+
+
+def cell_numbers(ranks: Any) -> Any:
+    """Return the numbers of the cells of some ranks; all are int64."""
+    return tf.bitwise.right_shift(ranks, tf.constant(CELL_BITS, tf.int64))
+
+
+def open_cells(cells: Any, ranks: Any) -> tuple[Any, Any]:
+    """Return the places of the entries of some ranks, given their cells, and which are intact."""
+    shifts, intact = open_entries(cells, cell_numbers(ranks) + CELL_OFFSET)
+    # The place of a damaged cell's entry may be past the end of the file, where the gather fails
+    # before the caller can report the damage.
+    return tf.where(intact, ranks + shifts, tf.zeros_like(ranks)), intact
+
+
+def open_entries(entries: Any, places: Any) -> tuple[Any, Any]:
+    """Return the positions in the entries at some places, and which are intact; int64 and bool."""
+    total = tf.cast(entries, tf.uint64) * _uint64(MULTIPLIERS[0])
+    total += tf.cast(places, tf.uint64) * _uint64(MULTIPLIERS[1])
+    intact = tf.equal(tf.bitwise.right_shift(total, _uint64(POSITION_BITS)), _uint64(0))
+    positions = tf.bitwise.bitwise_and(entries, tf.constant(POSITION_MASK, tf.int64))
+    # As in `open_cells`: the position in a damaged entry may be past the end of the rows.
+    return tf.where(intact, positions, tf.zeros_like(positions)), intact
+
+
+def same_file(cells: Any, entries: Any) -> Any:
+    """Return whether two mapped files, of cells and of entries, belong together."""
+    return tf.equal(cells[-1], entries[0])
+
+
+def _uint64(value: int) -> Any:
+    return tf.constant(value, tf.uint64)

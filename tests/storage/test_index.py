@@ -1,0 +1,196 @@
+"""Indexes: each follows from one of an earlier watermark, and finds what a new one would find."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from registry.errors import MirrorError
+from registry.samples.arrays import Positions
+from registry.storage.mirror import index_blocks, index_files, index_writer
+from registry.storage.mirror.index import Index
+from registry.storage.mirror.index_blocks import ONE_BLOCK, Blocks
+from registry.storage.mirror.index_files import Indexes
+from tests.faults.test_mirror import flip
+
+NONE = Index(-1)
+"""Stands for all positions, of which no index here has as many."""
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few entries at a time, so that all kinds of boundaries are there."""
+    monkeypatch.setattr(index_blocks, "PART", 16)
+    monkeypatch.setattr(index_writer, "WRITTEN", 77)
+
+
+def parts(positions: Positions, size: int = 11) -> Iterator[Positions]:
+    for after in range(0, len(positions), size):
+        yield positions[after : after + size]
+
+
+def held(index: Index) -> list[int]:
+    """Return the positions of an index, which are checked as they are read."""
+    ranks = np.random.default_rng(0).permutation(index.size)
+    positions = np.empty(index.size, np.int64)
+    positions[ranks] = index.positions(ranks)
+    return positions.tolist()
+
+
+GROWTH = st.lists(st.tuples(st.integers(0, 400), st.floats(0, 1), st.floats(0, 0.4)), max_size=3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(first=st.integers(1, 2000), share=st.floats(0.01, 1), growth=GROWTH, seed=st.integers(0, 99))
+def test_an_index_that_follows_another_has_the_live_positions(
+    tmp_path_factory: pytest.TempPathFactory,
+    first: int,
+    share: float,
+    growth: list[tuple[int, float, float]],
+    seed: int,
+) -> None:
+    """However many rows came, of which parts of the log others are superseded, and how many."""
+    rng, folder = np.random.default_rng(seed), tmp_path_factory.mktemp("indexes")
+    indexes = Indexes(folder)
+    live = np.flatnonzero(rng.random(first) < share)
+    end, shift = first, index_blocks.block_shift(share) - 7
+    index = indexes.make(f"{end}-a-x", partial(parts, live), NONE, shift)
+    assert held(index) == live.tolist()
+    for count, centre, ratio in growth:
+        newest = indexes.newest("-a", end + 1, lambda _: "x")
+        assert newest is not None
+        assert newest[0] == end
+        added = end + np.flatnonzero(rng.random(count) < share)
+        end += count
+        near = np.abs(np.arange(len(live)) / max(1, len(live)) - centre) < ratio
+        dead = live[near & (rng.random(len(live)) < 0.5)]
+        absent = np.setdiff1d(np.arange(0, end - count, 97), live)
+        live = np.append(np.setdiff1d(live, dead), added)
+        everything = np.union1d(dead, absent)
+        name = f"{end}-a-x" if count else f"{end}-b-x"
+        followed = indexes.follow(name, newest[1], everything, added, NONE)
+        if followed is None:
+            followed = indexes.make(name, partial(parts, live), NONE, shift)
+        assert held(followed) == live.tolist()
+        mapped = indexes.find(name, len(live))
+        assert mapped is not None
+        assert held(mapped) == live.tolist()
+        indexes.check(mapped)
+        if not count:
+            break
+        assert held(index) != [] or not index.size  # an earlier one keeps its entries
+
+
+def test_only_the_blocks_that_changed_are_written(tmp_path: Path) -> None:
+    indexes, size = Indexes(tmp_path), 100_000
+    before = indexes.make("1-a", partial(parts, np.arange(size), 1000), NONE, 12)
+    dead, added = np.array([5, 50_000, 50_001]), np.arange(size, size + 10)
+    after = indexes.follow("2-a", before, dead, added, NONE)
+    assert after is not None
+    assert before.blocks is not None
+    assert after.blocks is not None
+    shared = before.blocks.places == after.blocks.places[: len(before.blocks.places)]
+    assert np.flatnonzero(~shared).tolist() == [0, 50_000 >> 12, size >> 12]
+    assert held(after) == np.append(np.setdiff1d(np.arange(size), dead), added).tolist()
+    assert held(before) == list(range(size))
+    assert (tmp_path / "1-a.entries").samefile(tmp_path / "2-a.entries")
+
+
+def test_indexes_that_follow_others_do_not_fill_the_disk(tmp_path: Path) -> None:
+    """Blocks that were written again take room, until all are written to a new file."""
+    indexes = Indexes(tmp_path)
+    live = np.arange(20_000)
+    index = indexes.make("0-a", partial(parts, live, 1000), NONE, 12)
+    files = set()
+    for number in range(1, 40):
+        dead, live = live[number * 100 : number * 100 + 1], np.delete(live, number * 100)
+        followed = indexes.follow(f"{number}-a", index, dead, live[:0], NONE)
+        index = followed or indexes.make(f"{number}-a", partial(parts, live, 1000), NONE, 12)
+        files.add((tmp_path / f"{number}-a.entries").stat().st_ino)
+        assert held(index) == live.tolist()
+    assert 1 < len(files) < 10
+    kept = list(tmp_path.glob("*.entries"))
+    assert len(kept) == index_files.KEPT_FILES
+    sizes = {path.stat().st_ino: path.stat().st_blocks * 512 for path in kept}
+    assert sum(sizes.values()) < 10 * 8 * len(live)
+
+
+@pytest.mark.parametrize("suffix", ["cells", "entries"])
+def test_a_flipped_bit_in_the_files_of_an_index_gives_no_other_position(
+    tmp_path: Path, suffix: str
+) -> None:
+    rng, live = np.random.default_rng(1), np.arange(0, 3000, 3)
+    Indexes(tmp_path).make("1-a", partial(parts, live), NONE, 5)
+    path = tmp_path / f"1-a.{suffix}"
+    whole, noticed = path.read_bytes(), 0
+    for _ in range(300):
+        flip(path, int(rng.integers(len(whole))), int(rng.integers(8)))
+        index = Indexes(tmp_path).find("1-a", len(live))
+        if index is None:
+            noticed += 1
+        else:
+            try:
+                assert held(index) == live.tolist()
+            except MirrorError:
+                noticed += 1
+        path.write_bytes(whole)
+    assert noticed > 50
+
+
+def test_cells_of_one_file_of_entries_are_not_used_with_another(tmp_path: Path) -> None:
+    indexes = Indexes(tmp_path)
+    for name, step in (("1-a", 2), ("2-a", 3)):
+        indexes.make(name, partial(parts, np.arange(0, 999, step)), NONE, 5)
+    (tmp_path / "1-a.entries").replace(tmp_path / "2-a.entries")
+    assert indexes.find("2-a", 333) is None
+
+
+def test_entries_are_checked_again_once_something_wrote_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[Index] = []
+    check = Index.check_entries
+
+    def check_and_count(index: Index) -> None:
+        checked.append(index)
+        check(index)
+
+    monkeypatch.setattr(Index, "check_entries", check_and_count)
+    indexes, live = Indexes(tmp_path), np.arange(0, 30_000, 3)
+    first = indexes.make("1-a", partial(parts, live, 500), NONE, 12)
+    second = indexes.follow("2-a", first, live[:1], live[:0], NONE)
+    assert second is not None
+    for index in (first, second):
+        indexes.check(index)
+    assert checked == [], "what is written here is undamaged"
+    flip(tmp_path / "1-a.entries", 8 * index_blocks.HEADER + 9, 2)
+    time.sleep(0.01)
+    with pytest.raises(MirrorError, match="1 entries are damaged"):
+        indexes.check(first)
+    indexes.check(second)
+    indexes.check(second)
+    assert len(checked) == 2
+
+
+def test_few_parts_of_the_log_with_nearly_all_samples_make_no_file_too_long(tmp_path: Path) -> None:
+    rows = np.arange(0, 1 << 22, 1 << 12)  # one sample a block
+    indexes = Indexes(tmp_path)
+    index = indexes.make("1-a", partial(parts, rows, 100), NONE, 12)
+    assert index.blocks is not None
+    assert index.blocks.shift == ONE_BLOCK
+    assert held(index) == rows.tolist()
+    assert (tmp_path / "1-a.entries").stat().st_size == index_blocks.capacity(len(rows)) * 8
+
+
+def test_a_cell_leads_to_the_block_in_which_it_begins() -> None:
+    starts = np.array([0, 300, 300, 512, 513, 1000])
+    places = np.array([8, 0, 900, 2000, 3000])
+    shifts = Blocks(12, starts, places).cells()
+    assert shifts.tolist() == [8, 8, 2000 - 512, 3000 - 513]
