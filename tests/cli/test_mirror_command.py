@@ -69,8 +69,7 @@ def test_rows_and_the_files_of_the_newest_epochs_are_brought_here(
         files = trained.epoch(number).local_files()
         assert files is not None
         assert files.index.files is not None
-        paths = files.view.path, files.index.files.entries, files.index.files.cells
-        names.append([path.relative_to(cache) for path in paths])
+        names.append([path.relative_to(cache) for path in files.paths])
     other = tmp_path / "other"
     monkeypatch.setenv("REGISTRY_CACHE", str(other))
     for _ in range(2):
@@ -97,7 +96,7 @@ def test_a_followed_mirror_has_new_rows_and_epochs_of_trainers_on_other_hosts_un
         files = epoch.local_files()
         assert files is not None
         assert files.index.files is not None
-        for path in (files.view.path, files.index.files.entries, files.index.files.cells):
+        for path in files.paths:
             there = other / path.relative_to(cache)
             wait_until(there.exists, started)
         grow(digits, 50)

@@ -80,7 +80,7 @@ def await_files(epoch: Epoch, host: Host) -> None:
     """Wait until a host has the files of an epoch."""
     files = epoch.local_files()
     assert files is not None
-    for path in filter(None, (files.view.path, files.index.path)):
+    for path in files.paths:
         there = host.folder / path.relative_to(host.cache)
         for _ in range(2000):
             if there.exists():

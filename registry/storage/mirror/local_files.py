@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from registry.errors import MirrorError
 from registry.samples.arrays import Positions
@@ -25,11 +26,15 @@ class LocalFiles:
     withheld: Positions
     lease: FileLease
 
+    @property
+    def paths(self) -> list[Path]:
+        """The files that a graph opens by name."""
+        index = self.index.files
+        return [self.view.path, *([index.cells, index.entries] if index else [])]
+
     def check(self) -> None:
         """Raise `MirrorError` if a file is gone, as when the cache directory was emptied."""
-        index = self.index.files
-        paths = [self.view.path, *([index.cells, index.entries] if index else [])]
-        for path in paths:
+        for path in self.paths:
             if not path.exists():
                 raise MirrorError(
                     f"{path} was removed while a dataset was to read it; make the dataset again, "
