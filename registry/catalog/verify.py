@@ -107,6 +107,8 @@ def verify_mirror(log: Log, mirror: Mirror, view: View, head: Head) -> Verificat
     # ``again``: rows that a scan has checked before may have been damaged since.
     shorter = min(view.state.watermark, Watermark.of(head), key=lambda each: each.position)
     mirror.scan(view, shorter, again=True)
+    if view.replaced:  # the damage could not be repaired in these files
+        view = mirror.sync(shorter)
     erased = sorted(view.erased)
     blocks = (_of_view(view, after, erased) for after in range(0, view.position, BLOCK))
     return _verified(log, f"mirror {mirror.folder}", view.position, blocks)

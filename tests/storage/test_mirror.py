@@ -275,6 +275,35 @@ def test_a_mirror_agrees_with_a_database_that_has_only_the_first_of_its_rows(
         assert not updater.agrees(state, Watermark(position, bytes(16)), None)
 
 
+def test_a_mirror_in_the_format_before_is_read_if_its_width_is_fixed_and_else_filled_again(
+    growing: Dataset, kind: Kind, cache: Path, url: str, reads: Ranges
+) -> None:
+    """Records whose width varies were in another form. What was erased here stays known."""
+    growing.run("r").epoch(0)
+    growing.erase("7")
+    epoch = growing.run("r").epoch(1)
+    before, erased = yielded(epoch), [e.position for e in growing.entries(0, 57) if e.erased]
+    state = next(cache.glob("*/state"))
+    fields = read_fields(state)
+    assert fields is not None
+    fields["format"] = 2
+    size = 16 * fields["position"] if fields["sizes"].pop("values") else 0
+    fields["sizes"]["places"] = size
+    next(cache.glob("*/0/records")).with_name("places").write_bytes(bytes(size))
+    write_fields(state, fields)
+    kept = load_state(state.parent)
+    assert kept is not None
+    assert list(read_erased(state.parent, kept)["position"]) == erased
+    reads.clear()
+    with registry.connect(url) as other:
+        assert yielded(other.open("growing").run("r").epoch(1)) == before
+    assert (reads == []) == (kind is KINDS["fixed"])
+    view = open_mirror(growing._log, cache).view()
+    assert view is not None
+    assert list(view.erased) == erased
+    assert [result.differs for result in growing.verify()] == [None, None]
+
+
 def test_a_damaged_bucket_moves_no_sample_to_another_split(sqlite_url: str, cache: Path) -> None:
     """Neither in a process that has mapped it, nor in the next."""
     kind = KINDS["fixed"]
@@ -424,3 +453,41 @@ def test_files_that_are_replaced_before_a_graph_has_locked_them_are_opened_again
     assert Mirror.scan is scan
     samples = [row for batch in batches.as_numpy_iterator() for row in rows(batch)]
     assert samples == due(dataset, epoch)
+
+
+def test_damaged_rows_and_values_are_repaired_in_place(
+    sqlite_url: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also next to erased rows, which no longer say where their values were."""
+    monkeypatch.setattr("registry.storage.mirror.mirror.REPAIR_ROWS", 4)
+    kind = KINDS["variable"]
+    with registry.connect(sqlite_url) as reg:
+        dataset = kind.create(reg)
+        for number in range(2):
+            kind.grow(dataset, 12)
+            dataset.run("r").epoch(number)
+        dataset.erase("3", "4", "9", "11", "20")
+        mirror, watermark = open_mirror(dataset._log, cache), Watermark.of(dataset.head)
+        view = mirror.sync(watermark)
+        erased = sorted(view.erased)
+        assert len(erased) == 5
+        fields = view.layout.fields(view.rows)
+        counts = view.layout.unit_counts(fields).sum(axis=1).tolist()
+        paths = (view.path, view.values_path)
+        pristine = [path.read_bytes() for path in paths]
+
+        def scanned(path: Path, *offsets: int) -> bool:
+            """Return whether the files are as before, after damage and a scan."""
+            for offset in offsets:
+                flip(path, offset, 4)
+            mirror.scan(view, watermark, again=True)
+            return not view.replaced and [each.read_bytes() for each in paths] == pristine
+
+        stride = view.seals.stride
+        for position in np.setdiff1d(np.arange(view.position - 1), [*erased, 10]).tolist():
+            following = [] if position + 1 in [*erased, 10] else [(position + 1) * stride + 5]
+            assert scanned(view.path, position * stride + 5, *following), position
+            if counts[position]:
+                assert scanned(view.values_path, int(fields["begin"][position]) * 32 + 9)
+        assert not scanned(view.path, 10 * stride), "the rows around it are erased"
+        assert yielded(dataset.run("new").epoch(0)) == due(dataset, dataset.run("new").epoch(0))

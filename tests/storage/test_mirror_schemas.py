@@ -160,6 +160,11 @@ def test_damaged_and_erased_rows_stay_so_when_a_mirror_is_converted(
                 taken, broken = view.sealed_rows(np.array(erased))
                 assert broken.all()
                 assert not taken[:, :-4].any()
+                if not view.fixed_width:
+                    taken, broken = view.sealed_rows(np.arange(view.position))
+                    fields = view.layout.fields(taken[~broken])
+                    held = view.layout.unit_counts(fields).sum()
+                    assert view.values.any(axis=1).sum() == held, "no other values are left"
 
 
 KILLED = """

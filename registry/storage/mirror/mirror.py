@@ -182,7 +182,8 @@ class Mirror:
         """Check the rows before a watermark, with their values, and repair those that are damaged.
 
         Erased rows are left alone. Rows that are known to be undamaged (`damage_scan`) are
-        skipped, unless ``again`` is true.
+        skipped, unless ``again`` is true. Where a repair had to begin a new generation, nothing is
+        left to check in the files of the view.
         """
         until = watermark.position
         first = 0 if again else scanned_until(self.folder, view.state)
@@ -195,6 +196,8 @@ class Mirror:
             damaged = np.setdiff1d(broken, [row.position for row in self.erased(broken)])
             if len(damaged):
                 self.repair(view, damaged, watermark)
+                if view.replaced:
+                    return
         if scanned_until(self.folder, view.state) < until:
             record_scan(self.folder, view.state, until)
 
