@@ -6,12 +6,13 @@ prepares each statement when it is first sent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import psycopg
-from psycopg.abc import PQGen
+from psycopg.abc import Buffer, PQGen
 from psycopg.adapt import Transformer
+from psycopg.copy import LibpqWriter
 from psycopg.errors import OperationalError, error_from_result
 from psycopg.pq import ConnStatus, ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
@@ -20,6 +21,9 @@ from psycopg.waiting import Ready, Wait
 from registry.storage.database.exchange import BEGIN, COMMIT, Query, Statement
 
 _BINARY = 1
+_PART = 1 << 20
+_MOST_KEPT = 8 << 20
+"""Bytes of a COPY that are kept until the server takes them, about."""
 
 
 class PipelinedConnection(psycopg.Connection[Any]):
@@ -51,6 +55,12 @@ class PipelinedConnection(psycopg.Connection[Any]):
             self._transformer.set_pgresult(result, format=Format.BINARY)
             rows.append(self._transformer.load_rows(0, result.ntuples, tuple))
         return rows
+
+    def copy_in(self, statement: bytes, pieces: Iterable[bytes]) -> None:
+        """Run a COPY … FROM STDIN of the pieces, each computed while the server reads others."""
+        with self.cursor() as cursor, cursor.copy(statement, writer=_CopyWriter(cursor)) as copy:
+            for piece in pieces:
+                copy.write(piece)
 
     def send_with_commit(self, before: Sequence[Query], after: Sequence[Query] = ()) -> None:
         """Send queries in the round trip of the next commit, instead of in their own.
@@ -84,6 +94,34 @@ class PipelinedConnection(psycopg.Connection[Any]):
         if name is None:
             self._session.forget()
         yield from super()._deallocate(name)
+
+
+class _CopyWriter(LibpqWriter):
+    """Sends as much data as the server takes at the moment, and keeps the rest.
+
+    psycopg's waits until the server has taken all of it. It would then have nothing to do while the
+    next data are computed.
+    """
+
+    _kept = 0
+
+    def write(self, data: Buffer) -> None:
+        # In parts: libpq may not be able to take all of it at once.
+        for start in range(0, len(data), _PART):
+            part = data[start : start + _PART]
+            if not self._pgconn.put_copy_data(part):
+                raise OperationalError(self._pgconn.get_error_message())
+            self._kept += len(part)
+            if not self._pgconn.flush():
+                self._kept = 0
+            elif self._kept > _MOST_KEPT:
+                self.connection.wait(_flush(self._pgconn))
+                self._kept = 0
+
+
+def _flush(connection: PGconn) -> PQGen[None]:
+    while connection.flush():
+        yield Wait.W
 
 
 class _Session:

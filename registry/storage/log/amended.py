@@ -14,7 +14,7 @@ AMENDED_BYTES = 16 << 20
 
 def amended(batch: Batch | RegistryError, known: Mapping[str, Latest]) -> Iterator[Latest]:
     """Yield the revisions whose records the batch amends."""
-    if isinstance(batch, Batch):
+    if isinstance(batch, Batch) and known:
         for key, record in zip(batch.keys, batch.records, strict=True):
             if callable(record) and key in known:
                 yield known[key]

@@ -91,8 +91,13 @@ def _chunks(batch: Batch) -> Iterator[Batch]:
     if len(batch.records) <= 1:
         yield batch
         return
-    # A retraction has no bytes, and the size of an amended record is not known yet.
-    sizes = [len(record) if isinstance(record, bytes) else 0 for record in batch.records]
+    count = len(batch.records)
+    try:
+        sizes = np.fromiter(map(len, batch.records), np.int64, count)  # type: ignore[arg-type]
+    except TypeError:
+        # A retraction has no bytes, and the size of an amended record is not known yet.
+        known = (len(record) if isinstance(record, bytes) else 0 for record in batch.records)
+        sizes = np.fromiter(known, np.int64, count)
     ends = np.cumsum(sizes)
     start = 0
     while start < len(sizes):

@@ -15,11 +15,10 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql import func
 
 from registry.storage.database.models import SampleRow
-from registry.storage.log.bulk_insert import BLOCK
 from registry.storage.log.standby import missing_rows
 
-SEARCHED = BLOCK
-"""Rows that are searched for a stored count: blocks have no more."""
+SEARCHED = 4096
+"""Rows that are searched for a stored count: no block (see `bulk_insert.BLOCK`) ever had more."""
 
 _DATASET = SampleRow.dataset_id == bindparam("dataset")
 # Built once: SQLAlchemy needs as long to construct a statement as a database to execute this one.

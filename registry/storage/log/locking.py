@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -18,23 +18,23 @@ from registry.storage.log.lookup import Row, lookup
 class LookedUp(NamedTuple):
     """Keys, and the rows of `lookup` for them, as of when the head was locked."""
 
-    keys: Collection[str]
+    keys: frozenset[str]
     rows: Sequence[Row]
 
 
-def few_keys(batches: Sequence[Batch | RegistryError]) -> Collection[str]:
+def few_keys(batches: Sequence[Batch | RegistryError]) -> frozenset[str]:
     """Return the keys that must be looked up before batches are appended; none if they are many."""
     keys: set[str] = set()
     for batch in batches:
         if isinstance(batch, Batch) and not batch.fresh:
             if len(keys) + len(batch.keys) > few_rows.ROWS:
-                return ()
+                return frozenset()
             keys.update(batch.keys)
-    return keys
+    return frozenset(keys)
 
 
 def lock_and_look_up(
-    connection: Connection, dataset_id: int, keys: Collection[str]
+    connection: Connection, dataset_id: int, keys: frozenset[str]
 ) -> tuple[Head, LookedUp | None]:
     """Lock the head as `lock_head` does; on PostgreSQL, also look keys up."""
     if connection.dialect.name != "postgresql":

@@ -114,11 +114,10 @@ def latest(
     records: theirs are brought to it. ``rows`` are those of `lookup`, if it has been run.
     """
     if rows is None:
-        # In the order of the index, so that consecutive keys are found on the same page of it.
-        ordered = sorted(keys)
-        if not ordered or not _any_between(connection, dataset_id, ordered[0], ordered[-1]):
+        if not keys or not _any_between(connection, dataset_id, min(keys), max(keys)):
             return {}
-        rows = _rows(connection, dataset_id, ordered)
+        # In the order of the index, so that consecutive keys are found on the same page of it.
+        rows = _rows(connection, dataset_id, sorted({*keys}))
     revisions: dict[str, Latest] = {}
     unread = False
     for key, position, size, record, group in rows:

@@ -206,12 +206,12 @@ class Writer:
         self, batches: Sequence[Batch | RegistryError], older: OlderRows | None
     ) -> dict[str, Latest]:
         named = [batch for batch in batches if isinstance(batch, Batch) and not batch.fresh]
-        keys = {key for batch in named for key in batch.keys}
+        keys = named[0].keys if len(named) == 1 else [key for batch in named for key in batch.keys]
         if not keys or not self.head.position:
             return {}
         compared = chain.from_iterable(batch.compared() for batch in named)
         read, self.looked_up = self.looked_up, None
-        rows = read.rows if read is not None and keys <= {*read.keys} else None
+        rows = read.rows if read is not None and read.keys.issuperset(keys) else None
         return latest(self.connection, self.dataset_id, keys, compared, older, rows)
 
     def write(self, plans: Sequence[Plan]) -> None:
