@@ -70,3 +70,9 @@ def work(dispatcher: str, *arguments: Any) -> None:
     server = tf.data.experimental.service.WorkerServer(config)
     started.send(None)
     server.join()
+
+
+def run_script(script: str, url: str, config: str) -> None:
+    """Run a script as a program on the database, and as the worker of a ``$TF_CONFIG``."""
+    os.environ.update(REGISTRY_URL=url, TF_CONFIG=config)
+    exec(compile(script, "script", "exec"), {"__name__": "__main__"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -106,11 +107,29 @@ def test_two_workers_with_unequal_shares_of_images_end_together(
     assert len({*first, *second}) == len(first) + len(second) == count
 
 
+def test_the_script_on_the_page_trains_on_two_machines(url: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "machines.md").read_text()
+    (script,) = re.findall(r":caption: train.py\n\n(.*?)```", page, re.DOTALL)
+    with registry.connect(url) as reg:
+        numbers = reg.create("numbers", {"x": Tensor("float32"), "y": Tensor("float32")})
+        numbers.insert({"x": np.zeros(300, "f4"), "y": np.zeros(300, "f4")})
+        works = [
+            (strategies.run_script, (script, url, config)) for config in _configs_of_two_workers()
+        ]
+        results_with_tensorflow(*works)
+        assert numbers.find_run("workers").consumed == 300
+
+
 def _trained_by_two(arguments: dict[str, Any]) -> list[list[int]]:
+    works = [{**arguments, "config": config} for config in _configs_of_two_workers()]
+    return results_with_tensorflow(*((strategies.train, (each,)) for each in works))
+
+
+def _configs_of_two_workers() -> list[str]:
+    """Return the values of $TF_CONFIG."""
     cluster = {"worker": [f"localhost:{_free_port()}" for _ in range(2)]}
     tasks = [{"cluster": cluster, "task": {"type": "worker", "index": n}} for n in range(2)]
-    works = [{**arguments, "config": json.dumps(task)} for task in tasks]
-    return results_with_tensorflow(*((strategies.train, (each,)) for each in works))
+    return [json.dumps(task) for task in tasks]
 
 
 def _free_port() -> int:
