@@ -79,8 +79,7 @@ def _run(
             os.dup2(out.fileno(), 1)
             os.dup2(errors.fileno(), 2)
             os.chdir(cwd)
-            os.environ.clear()
-            os.environ.update(environment)
+            set_environment(environment)
             sys.argv = ["-c", *arguments]
             exec(code, {"__name__": "__main__"})
 
@@ -101,6 +100,15 @@ def tensorflow_context() -> ForkServerContext:
 
 def results_with_tensorflow(*works: Work) -> list[Any]:
     """Run functions in a process each, all at the same time, and return their results."""
-    with ProcessPoolExecutor(len(works), tensorflow_context()) as pool:
+    environment = (dict(os.environ),)
+    with ProcessPoolExecutor(
+        len(works), tensorflow_context(), set_environment, environment
+    ) as pool:
         futures = [pool.submit(function, *arguments) for function, arguments in works]
         return [future.result(timeout=200) for future in futures]
+
+
+def set_environment(environment: Mapping[str, str]) -> None:
+    """Replace the environment, which of a fork server is that of the test that has started it."""
+    os.environ.clear()
+    os.environ.update(environment)

@@ -16,13 +16,15 @@ import registry
 from registry.keras import Consumption, fit
 from registry.tensorflow import StreamDataset
 from tests.support.models import model, weights
+from tests.support.processes import set_environment
 
 
-def train(arguments: dict[str, Any]) -> None:
+def train(arguments: dict[str, Any], environment: dict[str, str]) -> None:
     """Train for ``batches`` batches of 10; continue from a backup if there is one.
 
     With "fit", it backs up every 7 batches; with "stream", after each Keras epoch of 5.
     """
+    set_environment(environment)
     folder = Path(arguments["folder"])
     _repair(folder / "backup")
     frequency = 7 if arguments["way"] == "fit" else "epoch"

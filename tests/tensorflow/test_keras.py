@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import time
@@ -184,10 +185,13 @@ class _Trainer:
         folder.mkdir()
         self._folder = folder
         self._arguments = {**arguments, "folder": str(folder)}
+        self._environment = dict(os.environ)
 
     def start(self) -> Any:
         (self._folder / "trained").unlink(missing_ok=True)
-        process = tensorflow_context().Process(target=train, args=(self._arguments,))
+        process = tensorflow_context().Process(
+            target=train, args=(self._arguments, self._environment)
+        )
         process.start()
         return process
 
