@@ -7,7 +7,7 @@ How a dataset is built:
    all features have a fixed width and the epoch has local files (`Epoch.local_files`). Otherwise a
    Python generator reads the epoch. `StreamDataset` always uses a generator, because its epochs are
    pinned while it is read.
-3. `_RunDataset` adds prefetching and the options under which TensorFlow runs the whole.
+3. `_RunDataset` adds the options under which TensorFlow runs the whole.
 
 How it is read: TensorFlow's threads run the graph or call the generator, a few batches ahead of the
 training. So an exception in a generator reaches the user as an error of TensorFlow's, a signal does
@@ -29,6 +29,7 @@ from registry.tensorflow.elements import Elements, Names
 from registry.tensorflow.image_fitting import Ratio, Size
 from registry.tensorflow.image_options import Boxes, ImageOptions
 from registry.tensorflow.pipelines import ChunkIterator, file_batches, generator_batches
+from registry.tensorflow.raw_datasets import CountedDataset
 from registry.training.epoch import Epoch
 from registry.training.mix import Mix
 from registry.training.run import Run
@@ -42,7 +43,7 @@ _KERAS_ITERATOR = "keras.src.trainers.epoch_iterator"
 
 
 class _RunDataset(tf.data.Dataset):  # type: ignore[misc]  # TensorFlow ships no types
-    """A dataset of batches under the subclass's name, with prefetching and options added."""
+    """A dataset of batches under the subclass's name, with options added."""
 
     def __init__(self, batches: tf.data.Dataset) -> None:
         options = tf.data.Options()
@@ -56,7 +57,7 @@ class _RunDataset(tf.data.Dataset):  # type: ignore[misc]  # TensorFlow ships no
         # Without it, buffers still grow when they run empty, and AUTOTUNE makes as many calls in
         # parallel as there are cores.
         options.autotune.enabled = False
-        self._batches = batches.prefetch(tf.data.AUTOTUNE).with_options(options)
+        self._batches = batches.with_options(options)
         super().__init__(self._batches._variant_tensor)  # noqa: SLF001  # as tf.data's own subclasses
 
     def _inputs(self) -> list[tf.data.Dataset]:
@@ -99,8 +100,9 @@ class EpochDataset(_RunDataset):
     `with_options`.
 
     If all features have a fixed width, no Python runs while batches are made. Then
-    `tf.train.Checkpoint` saves and restores iterators, and tf.data service can run the dataset in
-    another process that sees the cache directory.
+    `tf.train.Checkpoint` saves and restores iterators, and other processes that see the cache
+    directory can run the dataset: workers of tf.data service, which may divide it, or of a
+    `tf.distribute.ParameterServerStrategy`.
     """
 
     def __init__(
@@ -146,10 +148,10 @@ class EpochDataset(_RunDataset):
                 [epoch.source.log],
                 share.batch_size,
                 drop_remainder=drop_remainder,
-            )
+            ).prefetch(tf.data.AUTOTUNE)
         size = share.size(epoch.size - first, drop_remainder=drop_remainder)
         count = -(-size // share.batch_size)
-        super().__init__(batches.apply(tf.data.experimental.assert_cardinality(count)))
+        super().__init__(CountedDataset(batches, count))
 
     def __iter__(self) -> Any:
         """Iterate over the batches, from the first one on.
@@ -220,7 +222,7 @@ class StreamDataset(_RunDataset):
             elements, chunks, run.schema, run.logs, share.batch_size, drop_remainder=True
         )
         endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-        super().__init__(batches.apply(endless))
+        super().__init__(batches.prefetch(tf.data.AUTOTUNE).apply(endless))
 
     def cardinality(self) -> Any:
         """Return `tf.data.INFINITE_CARDINALITY`.
@@ -274,7 +276,7 @@ class MixStepsDataset(_RunDataset):
             share.batch_size,
             drop_remainder=True,
         )
-        super().__init__(batches.apply(tf.data.experimental.assert_cardinality(steps)))
+        super().__init__(CountedDataset(batches.prefetch(tf.data.AUTOTUNE), steps))
 
 
 def as_shard(worker: Worker) -> Shard:

@@ -1,27 +1,32 @@
 """Gathering an epoch's fixed-width samples from the mirror's files by graph operations alone.
 
-`chunk_function` returns a graph function from the number of a chunk to the chunk's columns. A chunk
-has ``rows`` samples of one shard. The function works in these steps:
+`gathered_chunks` returns a dataset of chunks. A chunk has ``rows`` samples of one shard, as
+columns. Chunks are read block by block. For each block, a function maps the files once, and makes a
+dataset of its chunks, whose function captures the mapped tensors. (A file is mapped whenever the
+operation that maps it runs, and each mapping faults in its pages again.) Blocks are also what
+tf.data service can divide among workers. The function of a chunk works in these steps:
 
-1. Numbers: chunk n holds the shard's samples ``[n * rows, (n + 1) * rows)``. Numbers past the
-   shard's end are replaced by that of its last sample.
+1. Numbers: chunk n holds the shard's samples ``[n * rows, (n + 1) * rows)``. The last one ends with
+   the whole batches; one more chunk holds the rest, if there is one. Numbers past the shard's end
+   are replaced by that of its last sample.
 2. Offsets: `graph_order.sample_offsets` computes where these samples are in the epoch.
-3. Ranks: `graph_order.permute` maps the offsets through the epoch's order.
+3. Ranks: `graph_order.step` walks the offsets through the epoch's order.
 4. Positions: if the index has entries, their places and then they themselves are gathered from the
    mapped index files, and `graph_index` verifies each. Otherwise the position is the rank plus the
    index's first position.
-5. Rows: the rows at these positions are gathered from the mapped mirror file.
-   `graph_checksums.rows_intact` verifies the checksum of each, and `row_decoder` decodes them into
-   columns.
-6. The columns are cut to the number of samples that the chunk really has. An assertion fails the
-   step if an entry or a row is damaged.
+5. Rows: the rows at these positions are gathered from the mapped mirror file, as int64 words.
+   `graph_checksums.rows_intact` verifies the checksum of each.
+6. The rows are cut to the number of samples that the chunk really has, and `row_decoder` decodes
+   them into columns. An assertion fails the step if an entry or a row is damaged.
 
-XLA compiles steps 1 to 3, the verification in step 4, and the verification and decoding in step 5.
-TensorFlow runs the two gathers between them, because compiled code has fixed shapes and the files
-grow. The fixed shapes are also why a last chunk is padded in step 1 and cut in step 6.
+XLA compiles what computes: steps 1 to 3 as one function, and the checksums of steps 4 and 5. Each
+of these is one loop over the samples, since compiling takes most of the time until the first batch.
+TensorFlow runs the rest. The files' shapes differ by epoch, and each new shape would be compiled
+again. Compiled code has fixed shapes, which is why a last chunk is padded in step 1 and cut in step
+6.
 
-What is compiled depends on a `GatherSignature` only. The files, the seed and the shard are inputs,
-so that one compilation serves all epochs of a dataset.
+What is traced and compiled depends on a `GatherSignature` only. The files, the seed and the shard
+are inputs, so that one function serves all epochs of a dataset.
 
 No Python runs after the graph is built. So iterators can be saved, and the graph can run in another
 process that sees the files.
@@ -33,20 +38,25 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
 
 from registry.samples.codec import Codec
 from registry.samples.features import Features
 from registry.storage.mirror.checksums import SealedRows
-from registry.storage.mirror.index import Index
-from registry.storage.mirror.snapshot import View
+from registry.storage.mirror.local_files import LocalFiles
 from registry.tensorflow.elements import row_decoder
 from registry.tensorflow.graph_checksums import rows_intact
 from registry.tensorflow.graph_index import cell_numbers, open_cells, open_entries, same_file
-from registry.tensorflow.graph_order import ShardParameters, permute, sample_offsets
-from registry.training.permutation import Permutation
+from registry.tensorflow.graph_order import ShardParameters, sample_offsets, step
+from registry.tensorflow.raw_datasets import FlatMapDataset, graph_function, type_attributes
+from registry.training.permutation import LEAST_SIDE, ROUNDS, Permutation
 
+BLOCK_ROWS = 1 << 20
+"""How many samples, about, are read from one mapping of the files."""
+LARGEST_TABLE = LEAST_SIDE**2
+"""The size up to which the order is a table of all images: most of its walks are long."""
 DAMAGED = (
     "a local copy of the log is damaged; create the dataset again, which repairs what was "
     "overwritten, or run `registry verify` first, if it was the disk that lost a bit"
@@ -54,7 +64,7 @@ DAMAGED = (
 
 
 class GatherSignature(NamedTuple):
-    """What graph functions are traced and compiled for: the key of the cache of `_gather`."""
+    """What graph functions are traced and compiled for: the key of the cache of `_read_chunk`."""
 
     features: Features
     wanted: tuple[str, ...]
@@ -67,96 +77,142 @@ class GatherSignature(NamedTuple):
     """Whether the index has entries."""
     one_shard: bool
     """Whether there is only one shard."""
+    tabled: bool
+    """Whether the order is small enough to be a table of all images."""
 
 
-def chunk_function(
-    signature: GatherSignature,
-    view: View,
-    index: Index,
-    order: Permutation,
-    parameters: ShardParameters,
-) -> Callable[[Any], dict[str, Any]]:
-    """Return the graph function from a chunk's number, an int64 scalar, to its columns.
+def gathered_chunks(
+    signature: GatherSignature, files: LocalFiles, order: Permutation, parameters: ShardParameters
+) -> FlatMapDataset:
+    """Return a dataset of chunks, as dicts of columns.
 
-    The caller keeps the files of view and index: the graph opens them by name for each iterator. If
-    an entry or a row is damaged, the step fails with `InvalidArgumentError`, which says `DAMAGED`.
+    The caller keeps the files: the graph opens them by name for each iterator. If an entry or a row
+    is damaged, the step fails with `InvalidArgumentError`, which says `DAMAGED`.
     """
-    gather = _gather(signature)
+    read_chunk = _read_chunk(signature)
+    view, index = files.view, files.index
+    chunks = -(-parameters.whole // signature.rows) + (parameters.size > parameters.whole)
+    block_chunks = max(1, BLOCK_ROWS // signature.rows)
+    spec = tf.nest.map_structure(tf.TensorSpec.from_tensor, read_chunk.structured_outputs)
 
-    def read_chunk(number: Any) -> dict[str, Any]:
-        # Tensors: a compiled function is traced again for every other value of a Python number.
-        parameter_vector = tf.constant(parameters, tf.int64)
-        keys = tf.constant(order.keys, tf.uint32)
-        rows = _mapped_file(view.path, tf.uint8, [view.position, view.seals.stride])
-        # Without entries, `gather` ignores these inputs.
+    def block(number: Any) -> Any:
+        first = number * block_chunks
+        numbers = tf.raw_ops.RangeDataset(
+            start=first,
+            stop=tf.minimum(first + block_chunks, _int64(chunks)),
+            step=_int64(1),
+            **type_attributes(tf.TensorSpec((), tf.int64)),
+        )
+        rows = _mapped_file(view.path, [view.position, view.seals.stride // 8])
+        # Without entries, `read_chunk` ignores these inputs.
         cells = entries = tf.zeros(0, tf.int64)
         if index.files is not None:
-            cells = _mapped_file(index.files.cells, tf.int64, [index.cell_words])
-            entries = _mapped_file(index.files.entries, tf.int64, [index.entry_words])
-        columns, intact = gather(number, parameter_vector, keys, rows, cells, entries)
-        # The raw operation: `tf.debugging.Assert` wraps it in branches that take time to start.
-        with tf.control_dependencies([tf.raw_ops.Assert(condition=intact, data=[DAMAGED])]):
-            # Only operations made in this block wait for the assertion, hence the identities.
-            return {name: tf.identity(column) for name, column in columns.items()}
+            cells = _mapped_file(index.files.cells, [index.cell_words])
+            entries = _mapped_file(index.files.entries, [index.entry_words])
+        return tf.raw_ops.ParallelMapDatasetV2(
+            input_dataset=numbers,
+            other_arguments=[
+                tf.constant(parameters, tf.int64),
+                _order_tensor(signature, order),
+                rows,
+                cells,
+                entries,
+            ],
+            num_parallel_calls=_int64(tf.data.AUTOTUNE),
+            f=read_chunk,
+            **type_attributes(spec),
+        )
 
-    return read_chunk
+    return FlatMapDataset(tf.data.Dataset.range(-(-chunks // block_chunks)), block, spec)
 
 
 @cache
-def _gather(signature: GatherSignature) -> Any:
-    """Return the function from a chunk's number to its columns and whether they are intact.
+def _read_chunk(signature: GatherSignature) -> Any:
+    """Return the graph function that reads a chunk.
 
-    Its three parts are traced and compiled at the first use in a process, which takes half a
-    second; the cache keeps them for later epochs. None of its operations may count as stateful, or
-    iterators could not be saved.
+    It takes the chunk's number, the `ShardParameters`, the order (`_order_tensor`) and the mapped
+    files, and returns the columns. It is traced and compiled at the first use in a process; the
+    cache keeps it for later epochs. None of its operations may count as stateful, or iterators
+    could not be saved.
     """
     layout = SealedRows(signature.width)
     # Features are only appended, so that those of the epoch have the same bytes in a newer row.
     decode = row_decoder(Codec(signature.features), signature.wanted)
+    ranks_of, positions_of = _ranks(signature), _positions(signature)
+    rows_are_intact = _compiled(lambda *inputs: rows_intact(layout, *inputs))
 
-    locate = _compiled(lambda *inputs: _locate(signature, *inputs))
-    places_of, positions_of = _compiled(open_cells), _compiled(open_entries)
+    def read(number: Any, vector: Any, order: Any, rows: Any, *index: Any) -> Any:
+        parameters = ShardParameters(*tf.unstack(vector))
+        after = tf.minimum(number * signature.rows, parameters.whole)
+        end = tf.where(after < parameters.whole, parameters.whole, parameters.size)
+        count = tf.minimum(end - after, signature.rows)
+        ranks = ranks_of(after, vector, order)
+        positions, entries_intact = positions_of(ranks, parameters.first, *index)
+        words = tf.gather(rows, positions)
+        intact = tf.reduce_all(entries_intact & rows_are_intact(words, positions))
+        # The raw operation: `tf.debugging.Assert` wraps it in branches that take time to start.
+        with tf.control_dependencies([tf.raw_ops.Assert(condition=intact, data=[DAMAGED])]):
+            # Only operations made in this block wait for the assertion.
+            cut = tf.strided_slice(words, [0], [count])
+            return decode(tf.reshape(tf.bitcast(cut, tf.uint8), (-1, layout.stride)))
+
+    scalar, vector = tf.TensorSpec((), tf.int64), tf.TensorSpec((None,), tf.int64)
+    order = vector if signature.tabled else tf.TensorSpec((ROUNDS,), tf.uint32)
+    rows = tf.TensorSpec((None, layout.stride // 8), tf.int64)
+    # On no device: the function is kept, and must not stay on that of a strategy's worker.
+    with tf.device(None):
+        parameters = tf.TensorSpec((len(ShardParameters._fields),), tf.int64)
+        return graph_function(read, scalar, parameters, order, rows, vector, vector)
+
+
+def _ranks(signature: GatherSignature) -> Callable[[Any, Any, Any], Any]:
+    """Return a function from a chunk's first number, `ShardParameters` and order to ranks."""
+
+    def offsets_of(after: Any, parameters: ShardParameters) -> Any:
+        # Padding of the last chunk. Unpadded, its numbers would lead past the epoch's end.
+        numbers = after + tf.range(signature.rows, dtype=tf.int64)
+        numbers = tf.minimum(numbers, parameters.size - 1)
+        return sample_offsets(parameters, numbers, one_shard=signature.one_shard)
 
     @_compiled
-    def verify_and_decode(rows: Any, positions: Any) -> Any:
-        return decode(rows), tf.reduce_all(rows_intact(layout, rows, positions))
+    def compiled_step(after: Any, vector: Any, keys: Any, images: Any) -> Any:
+        parameters = ShardParameters(*tf.unstack(vector))
+        return step(parameters, keys, offsets_of(after, parameters), images)
 
-    def gather(
-        number: Any, parameter_vector: Any, keys: Any, rows: Any, cells: Any, entries: Any
-    ) -> Any:
-        positions, count = locate(number, parameter_vector, keys)
-        entries_intact = True
-        # The gathers stay outside of what XLA compiles: the files' shapes differ by epoch, and each
-        # new shape would be compiled again.
-        if signature.indexed:
-            ranks = positions
-            places, cells_intact = places_of(tf.gather(cells, cell_numbers(ranks)), ranks)
-            positions, entries_intact = positions_of(tf.gather(entries, places), places)
-            entries_intact = same_file(cells, entries) & tf.reduce_all(
-                cells_intact & entries_intact
-            )
-        columns, rows_are_intact = verify_and_decode(tf.gather(rows, positions), positions)
-        # Cut here, as the count is not known when XLA compiles.
-        cut = {name: tf.strided_slice(column, [0], count) for name, column in columns.items()}
-        return cut, tf.logical_and(entries_intact, rows_are_intact)
+    def walk(after: Any, vector: Any, keys: Any) -> Any:
+        length = ShardParameters(*tf.unstack(vector)).length
+        images = compiled_step(after, vector, keys, tf.fill([signature.rows], _int64(-1)))
+        return tf.while_loop(
+            lambda images: tf.reduce_max(images) >= length,
+            lambda images: [compiled_step(after, vector, keys, images)],
+            [images],
+        )[0]
 
-    return gather
+    def look_up(after: Any, vector: Any, table: Any) -> Any:
+        return tf.gather(table, offsets_of(after, ShardParameters(*tf.unstack(vector))))
+
+    return look_up if signature.tabled else walk
 
 
-def _locate(signature: GatherSignature, number: Any, parameter_vector: Any, keys: Any) -> Any:
-    """Return the ranks of a chunk's samples, or without entries their positions; and a count.
+def _positions(signature: GatherSignature) -> Callable[..., tuple[Any, Any]]:
+    """Return a function from ranks to their positions and which were looked up without damage.
 
-    The count is an int64 vector of one item, how many of the samples are no padding.
+    It takes the ranks, the first position, and the mapped files of cells and entries.
     """
-    parameters = ShardParameters(*tf.unstack(parameter_vector))
-    after = number * signature.rows
-    # Padding of the last chunk. Unpadded, its numbers would lead past the epoch's end.
-    numbers = tf.range(signature.rows, dtype=tf.int64)
-    numbers = tf.minimum(after + numbers, parameters.size - 1)
-    offsets = sample_offsets(parameters, numbers, one_shard=signature.one_shard)
-    ranks = permute(parameters, keys, offsets)
-    count = tf.minimum(tf.constant(signature.rows, tf.int64), parameters.size - after)
-    return ranks if signature.indexed else ranks + parameters.first, [count]
+    places_of, positions_of = _compiled(open_cells), _compiled(open_entries)
+
+    def look_up(ranks: Any, _: Any, cells: Any, entries: Any) -> tuple[Any, Any]:
+        places, cells_intact = places_of(tf.gather(cells, cell_numbers(ranks)), ranks)
+        positions, entries_intact = positions_of(tf.gather(entries, places), places)
+        return positions, same_file(cells, entries) & cells_intact & entries_intact
+
+    return look_up if signature.indexed else lambda ranks, first, *_: (ranks + first, True)
+
+
+def _order_tensor(signature: GatherSignature, order: Permutation) -> Any:
+    if signature.tabled:
+        return tf.constant(order(np.arange(order.size)), tf.int64)
+    return tf.constant(order.keys, tf.uint32)
 
 
 def _compiled(function: Callable[..., Any]) -> Any:
@@ -164,12 +220,16 @@ def _compiled(function: Callable[..., Any]) -> Any:
     return tf.function(function, autograph=False, jit_compile=True)
 
 
-def _mapped_file(path: Any, dtype: Any, shape: list[int]) -> Any:
-    """Return a file's content as a tensor that maps the file into memory.
+def _int64(value: int) -> Any:
+    return tf.constant(value, tf.int64)
 
-    TensorFlow opens the file by name when an iterator starts, so it must still be there then.
+
+def _mapped_file(path: Any, shape: list[int]) -> Any:
+    """Return a file's content as an int64 tensor that maps the file into memory.
+
+    TensorFlow opens the file by name when it is needed, so it must still be there then.
     """
-    content = tf.raw_ops.ImmutableConst(dtype=dtype, shape=shape, memory_region_name=str(path))
+    content = tf.raw_ops.ImmutableConst(dtype=tf.int64, shape=shape, memory_region_name=str(path))
     # Without this attribute, TensorFlow folds the constant when the graph starts: it copies the
     # file into memory, finds the copy too large for a constant, and keeps the memory. Constant
     # folding skips operations that have the attribute.

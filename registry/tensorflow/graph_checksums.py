@@ -17,9 +17,12 @@ import tensorflow as tf
 from registry.storage.mirror.checksums import SealedRows
 
 
-def rows_intact(layout: SealedRows, rows: Any, positions: Any) -> Any:
-    """Return which rows, uint8 ``(count, stride)``, have the checksums of their int64 positions."""
-    words = tf.bitcast(tf.reshape(rows, (-1, layout.stride // 8, 8)), tf.uint64)
+def rows_intact(layout: SealedRows, words: Any, positions: Any) -> Any:
+    """Return which rows have the checksums of their int64 positions.
+
+    ``words`` are the rows as int64 ``(count, stride / 8)``.
+    """
+    words = tf.bitcast(words, tf.uint64)
     # The checksum is the higher half of the last word. It counts as zero in the hash.
     stored = tf.cast(tf.bitwise.right_shift(words[:, -1], _uint64(32)), tf.uint32)
     mask = np.full(layout.stride // 8, 2**64 - 1, np.uint64)

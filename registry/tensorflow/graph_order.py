@@ -1,9 +1,9 @@
 """The order of an epoch in graph operations: which ranks a shard's samples have.
 
 How it works: `sample_offsets` computes where a shard's samples are in the epoch, as
-`registry.training.sharding` does. `permute` maps these offsets to ranks, as
-`registry.training.permutation` does. Both work on int64 vectors of a fixed length, so that XLA
-compiles them into loops over the processor's registers.
+`registry.training.sharding` does. `step` maps these offsets to ranks, one step of their walks at a
+time, as `registry.training.permutation` does. Both work on int64 vectors of a fixed length, so that
+XLA compiles them into one loop over the processor's registers.
 
 The two modules define the arithmetic and this module repeats it. If only one side changes, a graph
 yields other samples than Python does.
@@ -11,6 +11,7 @@ yields other samples than Python does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -79,24 +80,15 @@ def sample_offsets(parameters: ShardParameters, numbers: Any, *, one_shard: bool
     return offsets + parameters.start
 
 
-def permute(parameters: ShardParameters, keys: Any, offsets: Any) -> Any:
-    """Return `Permutation.__call__` of an int64 vector.
+def step(parameters: ShardParameters, keys: Any, offsets: Any, images: Any) -> Any:
+    """Return the images of int64 offsets after one more step of each walk that has not ended.
 
-    A walk applies `_permute_once` to each offset until its image is below the length.
+    `Permutation.__call__` walks until an image is below the length. ``images`` are those after the
+    steps before; before the first one, they are negative.
     """
-    area = parameters.low * parameters.high
-
-    # XLA would compile a second copy of `_permute_once` in front of the loop. So the loop makes the
-    # first step, too: offsets enter it raised by the rectangle's area, a range without images.
-    def walk(images: Any) -> Any:
-        inputs = tf.where(images >= area, images - area, images)
-        stepped = _permute_once(parameters, keys, inputs)
-        # The other images have ended their walks and must stay as they are.
-        return tf.where(images >= parameters.length, stepped, images)
-
-    return tf.while_loop(
-        lambda images: tf.reduce_any(images >= parameters.length), walk, [offsets + area]
-    )[0]
+    stepped = _permute_once(parameters, keys, tf.where(images < 0, offsets, images))
+    ended = (images >= 0) & (images < parameters.length)
+    return tf.where(ended, images, stepped)
 
 
 def _permute_once(parameters: ShardParameters, keys: Any, indices: Any) -> Any:
@@ -105,39 +97,37 @@ def _permute_once(parameters: ShardParameters, keys: Any, indices: Any) -> Any:
     # not be taken modulo 2**32, and the order would be another.
     low_side = tf.cast(parameters.low, tf.uint32)
     high_side = tf.cast(parameters.high, tf.uint32)
-    key_pairs = tf.reshape(keys, (-1, 2))
-
-    # A loop of two rounds each. Unrolled, XLA would have to compile eight rounds.
-    def two_rounds(number: Any, low: Any, high: Any) -> Any:
-        first, second = tf.unstack(tf.gather(key_pairs, number))
-        low = _turn(low, high, first, low_side)
-        return number + 1, low, _turn(high, low, second, high_side)
-
     # The remainder by multiplication: a second division would take as long as the first.
     quotient = indices // parameters.low
     low = tf.cast(indices - quotient * parameters.low, tf.uint32)
-    _, low, high = tf.while_loop(
-        lambda number, *_: number < ROUNDS // 2,
-        two_rounds,
-        (0, low, tf.cast(quotient, tf.uint32)),
-    )
+    high = tf.cast(quotient, tf.uint32)
+    turn = _turn_function()
+    # Not a loop in the graph: XLA takes several times as long to compile one.
+    for number, key in enumerate(tf.unstack(keys, ROUNDS)):
+        if number % 2 == 0:
+            low = turn(low, high, key, low_side)
+        else:
+            high = turn(high, low, key, high_side)
     return tf.cast(high, tf.int64) * parameters.low + tf.cast(low, tf.int64)
 
 
-def _turn(side: Any, other: Any, key: Any, length: Any) -> Any:
-    """Return ``side`` moved by a hash of the other side, modulo ``length``; all are uint32."""
-    word = _mix((other + key) * _uint32(MULTIPLIERS[0])) * _uint32(MULTIPLIERS[1])
-    # In uint64, as the product of a word and a length does not fit in uint32.
-    scaled = tf.cast(word, tf.uint64) * tf.cast(length, tf.uint64)
-    moved = side + tf.cast(tf.bitwise.right_shift(scaled, tf.constant(32, tf.uint64)), tf.uint32)
-    # Both terms are below the length. If `moved` is, too, the difference wraps around to a larger
-    # number, and the minimum is `moved`.
-    return tf.minimum(moved, moved - length)
+def _turn_function() -> Callable[[Any, Any, Any, Any], Any]:
+    """Return a function of a half, the other half, a key and the length of the first; all uint32.
 
+    It returns the half moved by a hash of the other one, modulo the length.
+    """
+    # Here, once for all rounds: making a constant takes as long as making an operation.
+    first, second = (tf.constant(multiplier, tf.uint32) for multiplier in MULTIPLIERS)
+    fifteen, thirty_two = tf.constant(15, tf.uint32), tf.constant(32, tf.uint64)
 
-def _mix(word: Any) -> Any:
-    return tf.bitwise.bitwise_xor(word, tf.bitwise.right_shift(word, _uint32(15)))
+    def turn(side: Any, other: Any, key: Any, length: Any) -> Any:
+        word = (other + key) * first
+        word = tf.bitwise.bitwise_xor(word, tf.bitwise.right_shift(word, fifteen)) * second
+        # In uint64, as the product of a word and a length does not fit in uint32.
+        scaled = tf.cast(word, tf.uint64) * tf.cast(length, tf.uint64)
+        moved = side + tf.cast(tf.bitwise.right_shift(scaled, thirty_two), tf.uint32)
+        # Both terms are below the length. If `moved` is, too, the difference wraps around to a
+        # larger number, and the minimum is `moved`.
+        return tf.minimum(moved, moved - length)
 
-
-def _uint32(value: int) -> Any:
-    return tf.constant(value, tf.uint32)
+    return turn

@@ -41,9 +41,9 @@ from registry.tensorflow.elements import (
     row_specs,
 )
 from registry.tensorflow.from_generator import GeneratorDataset
-from registry.tensorflow.gather import GatherSignature, chunk_function
+from registry.tensorflow.gather import LARGEST_TABLE, GatherSignature, gathered_chunks
 from registry.tensorflow.graph_order import ShardParameters
-from registry.tensorflow.raw_datasets import MapDataset, RebatchDataset, map_plainly
+from registry.tensorflow.raw_datasets import BatchDataset, MapDataset, RebatchDataset, map_plainly
 from registry.training.chunks import Samples
 from registry.training.epoch import Epoch
 from registry.training.sharding import Share
@@ -68,20 +68,20 @@ def file_batches(
     The caller keeps ``files``.
     """
     size = share.size(epoch.size - start, drop_remainder=drop_remainder)
-    rows = epoch.chunk_rows(share.batch_size)
-    gather_signature = GatherSignature(
+    parameters = ShardParameters.of(epoch.order, share, start, size, files.index.first)
+    signature = GatherSignature(
         epoch.features,
         tuple(elements.wanted),
         files.view.seals.width,
-        rows,
+        epoch.chunk_rows(share.batch_size),
         indexed=files.index.entries is not None,
         one_shard=share.count == 1,
+        tabled=epoch.size <= LARGEST_TABLE,
     )
-    parameters = ShardParameters.of(epoch.order, share, start, size, files.index.first)
-    read_chunk = chunk_function(gather_signature, files.view, files.index, epoch.order, parameters)
-    numbers = tf.data.Dataset.range(-(-size // rows))
-    chunks = MapDataset(numbers, lambda number: elements.select(read_chunk(number)))
-    return RebatchDataset(chunks, share.batch_size, drop_remainder=drop_remainder)
+    # The prefetch keeps the cores busy while a block ends and the next one begins. There is none of
+    # batches: waking a thread for each would take as long as making it.
+    chunks = gathered_chunks(signature, files, epoch.order, parameters).prefetch(1)
+    return BatchDataset(chunks, elements.select, share.batch_size, drop_remainder=drop_remainder)
 
 
 def generator_batches(

@@ -71,7 +71,7 @@ class MapDataset(RawDataset):
             # Without the captured inputs, a function that closes over a tensor or a variable would
             # be called with too few arguments.
             other_arguments=self._function.captured_inputs,
-            num_parallel_calls=tf.constant(calls, tf.int64),
+            num_parallel_calls=_int64(calls),
             f=self._function,
             # Otherwise `EpochDataset` would have no known cardinality.
             preserve_cardinality=True,
@@ -122,19 +122,80 @@ class InterleaveDataset(RawDataset):
             input_dataset=inputs._variant_tensor,  # noqa: SLF001  # as tf.data's own datasets
             other_arguments=[],
             # The present dataset and the next one.
-            cycle_length=tf.constant(2, tf.int64),
+            cycle_length=_int64(2),
             # Never go to the other dataset before this one ends: that keeps the order.
-            block_length=tf.constant(tf.int64.max, tf.int64),
-            buffer_output_elements=tf.constant(1, tf.int64),
+            block_length=_int64(tf.int64.max),
+            buffer_output_elements=_int64(1),
             # Each prefetched input is a whole chunk in memory.
-            prefetch_input_elements=tf.constant(0, tf.int64),
-            num_parallel_calls=tf.constant(2, tf.int64),
+            prefetch_input_elements=_int64(0),
+            num_parallel_calls=_int64(2),
             f=self._function,
             # "default" would follow the user's options, which may allow another order.
             deterministic="true",
             **type_attributes(spec),
         )
         super().__init__(variant, spec, inputs)
+
+
+class BatchDataset(FlatMapDataset):
+    """The batches of chunks, each of which is whole batches, or one batch that is shorter.
+
+    ``select`` makes an element of a chunk, and by that of its batches. With ``drop_remainder``
+    there is no shorter batch.
+    """
+
+    def __init__(
+        self,
+        chunks: tf.data.Dataset,
+        select: Callable[[Any], Any],
+        batch_size: int,
+        *,
+        drop_remainder: bool,
+    ) -> None:
+        rows = batch_size if drop_remainder else None
+        spec = tf.nest.map_structure(
+            lambda column: tf.TensorSpec([rows, *column.shape[1:]], column.dtype),
+            select(chunks.element_spec),
+        )
+
+        def batches(chunk: Any) -> Any:
+            columns = tf.nest.flatten(select(chunk))
+            size = tf.minimum(tf.shape(columns[0])[0], batch_size)
+            return tf.raw_ops.TensorSliceDataset(
+                components=[
+                    tf.reshape(column, [-1, size, *column.shape[1:]]) for column in columns
+                ],
+                output_shapes=type_attributes(spec)["output_shapes"],
+            )
+
+        super().__init__(chunks, batches, spec)
+
+
+class CountedDataset(RawDataset):
+    """A dataset of unknown cardinality that has ``count`` elements; the cardinality is ``count``.
+
+    Unlike after `tf.data.experimental.assert_cardinality`, an iterator may end earlier: one of a
+    worker of tf.data service does, where the dataset is divided among several.
+    """
+
+    def __init__(self, inputs: tf.data.Dataset, count: int) -> None:
+        # TensorFlow knows the cardinality of what is taken of an endless dataset, and interleaved
+        # datasets are endless if one of them is. An empty one of unknown cardinality counts as
+        # endless when it is repeated. No element is taken from it, as the selector is always zero.
+        empty = inputs.take(0).repeat()
+        zeros = tf.data.Dataset.from_tensors(_int64(0)).repeat()
+        interleaved = tf.raw_ops.DirectedInterleaveDataset(
+            selector_input_dataset=zeros._variant_tensor,  # noqa: SLF001  # as tf.data's own datasets
+            data_input_datasets=[inputs._variant_tensor, empty._variant_tensor],  # noqa: SLF001
+            stop_on_empty_dataset=True,
+            **inputs._flat_structure,  # noqa: SLF001
+        )
+        variant = tf.raw_ops.TakeDataset(
+            input_dataset=interleaved,
+            count=_int64(count),
+            **inputs._flat_structure,  # noqa: SLF001
+        )
+        super().__init__(variant, inputs.element_spec, inputs)
 
 
 class RebatchDataset(RawDataset):
@@ -152,7 +213,7 @@ class RebatchDataset(RawDataset):
         )
         variant = tf.raw_ops.RebatchDatasetV2(
             input_dataset=chunks._variant_tensor,  # noqa: SLF001  # as tf.data's own datasets
-            batch_sizes=tf.constant(batch_size, tf.int64),
+            batch_sizes=_int64(batch_size),
             drop_remainder=drop_remainder,
             **type_attributes(spec),
         )
@@ -178,3 +239,7 @@ def type_attributes(spec: Any) -> dict[str, Any]:
         "output_types": [component.dtype for component in specs],
         "output_shapes": [component.shape for component in specs],
     }
+
+
+def _int64(value: int) -> Any:
+    return tf.constant(value, tf.int64)

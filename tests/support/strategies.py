@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from typing import Any
 
 import tensorflow as tf
@@ -36,17 +37,49 @@ def train(arguments: dict[str, Any]) -> list[int]:
         return _train(strategy, batches)
 
 
+def train_on_a_cluster(url: str, batch_size: int) -> list[int]:
+    """Run a step on every batch of an epoch on the worker of a `ParameterServerStrategy`."""
+    cluster = tf.train.ClusterSpec({"worker": [_address()], "ps": [_address()]})
+    servers = [tf.distribute.Server(cluster, job_name=job, protocol="grpc") for job in cluster.jobs]
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(cluster, rpc_layer="grpc")
+    strategy = tf.distribute.ParameterServerStrategy(resolver)
+    coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+    with registry.connect(url) as reg:
+        epoch = reg.open("digits").run("r").epoch(0)
+        count = len(EpochDataset(epoch, batch_size=batch_size))
+        batches = coordinator.create_per_worker_dataset(
+            lambda: EpochDataset(epoch, batch_size=batch_size)
+        )
+        iterator = iter(batches)
+
+        @tf.function  # type: ignore[untyped-decorator]
+        def step(iterator: Any) -> Any:
+            return _numbers(next(iterator)["image"])
+
+        parts = [coordinator.schedule(step, args=(iterator,)) for _ in range(count)]
+        coordinator.join()
+        samples = [n for part in coordinator.fetch(parts) for n in part.tolist()]
+    del servers
+    return samples
+
+
+def _address() -> str:
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return f"localhost:{listener.getsockname()[1]}"
+
+
 def _train(strategy: Any, batches: Any) -> list[int]:
     @tf.function  # type: ignore[untyped-decorator]
     def step(batch: Any) -> Any:
         def on_replica(batch: Any) -> Any:
-            image = tf.cast(batch["image"], tf.int64)
+            image = batch["image"]
             # An all-reduce, as gradients need: workers that are out of step would hang in it.
             context = tf.distribute.get_replica_context()
             context.all_reduce("SUM", tf.cast(tf.shape(image)[0], tf.float32))
             if "number" in batch:
                 return batch["number"]
-            return image[:, 0, 0] + 256 * image[:, 0, 1]
+            return _numbers(image)
 
         return strategy.run(on_replica, args=(batch,))
 
@@ -55,6 +88,11 @@ def _train(strategy: Any, batches: Any) -> list[int]:
         for part in strategy.experimental_local_results(step(batch)):
             samples += part.numpy().tolist()
     return samples
+
+
+def _numbers(images: Any) -> Any:
+    images = tf.cast(images, tf.int64)
+    return images[:, 0, 0] + 256 * images[:, 0, 1]
 
 
 def work(dispatcher: str, *arguments: Any) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import tensorflow as tf
 
 import registry
 from registry import Dataset, Epoch, Image, Tensor
-from registry.tensorflow import EpochDataset
+from registry.tensorflow import EpochDataset, gather
+from registry.training import chunks
 from tests.support import strategies
 from tests.support.datasets import digit
 from tests.support.image_files import JPEG
@@ -38,46 +41,88 @@ def epoch(digits: Dataset) -> Epoch:
     return digits.run("r", seed=3, split="train").epoch(0)
 
 
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several blocks of several chunks each."""
+    monkeypatch.setattr(gather, "BLOCK_ROWS", 128)
+    monkeypatch.setattr(chunks, "CACHED_BYTES", 600)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("symbolic", [False, True])
 def test_an_iterator_restored_from_a_checkpoint_continues_exactly(
-    epoch: Epoch, tmp_path: Path
+    epoch: Epoch, tmp_path: Path, *, symbolic: bool
 ) -> None:
-    dataset = EpochDataset(epoch, batch_size=32)
+    options = tf.data.Options()
+    options.experimental_symbolic_checkpoint = symbolic
+    dataset = EpochDataset(epoch, batch_size=32).with_options(options)
     expected = [batch["image"].numpy() for batch in dataset]
-    iterator = iter(dataset)
-    for _ in range(10):
-        next(iterator)
-    path = tf.train.Checkpoint(iterator=iterator).save(tmp_path / "checkpoint")
-    resumed = iter(EpochDataset(epoch, batch_size=32))
-    tf.train.Checkpoint(iterator=resumed).restore(path).assert_consumed()
-    rest = [batch["image"].numpy() for batch in resumed]
-    assert len(rest) == len(expected) - 10
-    for one, other in zip(rest, expected[10:], strict=True):
-        np.testing.assert_array_equal(one, other)
+    for before in (0, 10, len(expected) - 1):
+        iterator = iter(dataset)
+        for _ in range(before):
+            next(iterator)
+        path = tf.train.Checkpoint(iterator=iterator).save(tmp_path / "checkpoint")
+        resumed = iter(EpochDataset(epoch, batch_size=32).with_options(options))
+        tf.train.Checkpoint(iterator=resumed).restore(path).assert_consumed()
+        rest = [batch["image"].numpy() for batch in resumed]
+        for one, other in zip(rest, expected[before:], strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
-def test_tf_data_service_gives_the_same_elements_from_another_process(epoch: Epoch) -> None:
-    dispatcher = tf.data.experimental.service.DispatchServer()
+def test_the_cardinality_is_known_after_methods_that_keep_it(epoch: Epoch) -> None:
+    dataset = EpochDataset(epoch, batch_size=32)
+    count = sum(1 for _ in dataset)
+    assert len(dataset) == len(dataset.map(lambda batch: batch["label"]).prefetch(1)) == count
+    assert len(EpochDataset(epoch, batch_size=32, drop_remainder=True)) == epoch.size // 32
+    assert len(EpochDataset(epoch, batch_size=32, start=epoch.size)) == 0
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_tf_data_service_gives_each_sample_once_also_divided_among_workers(epoch: Epoch) -> None:
+    service = tf.data.experimental.service
+    dispatcher = service.DispatchServer()
     address = dispatcher.target.split("://")[1]
+
+    def remote(mode: Any) -> tf.data.Dataset:
+        return EpochDataset(epoch, batch_size=32).apply(
+            service.distribute(processing_mode=mode, service=dispatcher.target)
+        )
+
+    with ExitStack() as stack:
+        stack.enter_context(_worker(address))
+        local = EpochDataset(epoch, batch_size=32)
+        for here, there in zip(local, remote(service.ShardingPolicy.OFF), strict=True):
+            np.testing.assert_array_equal(here["image"], there["image"])
+            np.testing.assert_array_equal(here["label"], there["label"])
+        stack.enter_context(_worker(address))
+        expected = sorted(n for batch in epoch.batches(32) for n in _images(batch))
+        for mode in (service.ShardingPolicy.DYNAMIC, "distributed_epoch"):
+            assert sorted(n for batch in remote(mode) for n in _images(batch)) == expected
+
+
+@contextmanager
+def _worker(address: str) -> Iterator[None]:
+    """Run a worker of tf.data service in another process."""
     context = tensorflow_context()
     started, reported = context.Pipe(duplex=False)
     worker = context.Process(target=strategies.work, args=(address, reported))
     worker.start()
     try:
         assert started.poll(60)
-        dataset = EpochDataset(epoch, batch_size=32)
-        remote = dataset.apply(
-            tf.data.experimental.service.distribute(
-                processing_mode=tf.data.experimental.service.ShardingPolicy.OFF,
-                service=dispatcher.target,
-            )
-        )
-        pairs = zip(dataset, remote, strict=True)
-        for here, there in pairs:
-            np.testing.assert_array_equal(here["image"], there["image"])
-            np.testing.assert_array_equal(here["label"], there["label"])
+        yield
     finally:
         worker.kill()
         worker.join()
+
+
+def _images(batch: Any) -> list[bytes]:
+    return [np.asarray(image).tobytes() for image in batch["image"]]
+
+
+def test_a_parameter_server_strategy_trains_every_sample_once(digits: Dataset, url: str) -> None:
+    digits.insert([digit(n) for n in range(SIZE)])
+    (samples,) = results_with_tensorflow((strategies.train_on_a_cluster, (url, 50)))
+    assert sorted(samples) == list(range(SIZE))
 
 
 def test_a_mirrored_strategy_trains_every_sample_once(digits: Dataset, url: str) -> None:
