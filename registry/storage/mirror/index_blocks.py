@@ -26,7 +26,7 @@ from registry.samples.arrays import Positions
 CELL_BITS = 8
 TAIL = (1 << CELL_BITS) - 1
 """How many entries of the blocks after it a block has: a cell may begin at its last rank."""
-BLOCK_BITS = 12
+BLOCK_BITS = 11
 """A block has about as many samples: the shift is larger where fewer positions are samples."""
 HEADER = 8
 """The place of the first entry in a file, in words."""
