@@ -105,16 +105,22 @@ def pack(page: Page) -> Packed | None:
 
 def variable_rows(page: Page, packed: Packed, begins: Positions) -> Rows:
     """Return the rows of a page; ``begins`` are the first units of the records that it holds."""
-    layout = RowLayout(page.codec)
-    headers = np.zeros((len(page), layout.header), np.uint8)
-    headers[page.held] = packed.rows[:, : layout.header]
-    sums = np.zeros((len(page), layout.values), np.uint64)
-    sums[page.held] = packed.sums()
-    all_begins = np.full(len(page), NO_UNITS, np.int64)
-    all_begins[page.held] = begins
-    rows = layout.seal(headers, all_begins, sums, np.arange(page.start, page.stop))
+    layout, positions = RowLayout(page.codec), np.arange(page.start, page.stop)
+    headers, sums = packed.rows[:, : layout.header], packed.sums()
+    if len(begins) < len(page):
+        held = page.held
+        headers, sums = _spread(headers, held, 0), _spread(sums, held, 0)
+        begins = _spread(begins, held, NO_UNITS)
+    rows = layout.seal(headers, begins, sums, positions)
     rows[page.erased - page.start] = blank_rows(layout.width, page.erased)
     return rows
+
+
+def _spread(values: npt.NDArray[Any], held: npt.NDArray[np.bool_], other: int) -> npt.NDArray[Any]:
+    """Return an item for each row: that of its record, or ``other`` if it has none."""
+    items = np.full((len(held), *values.shape[1:]), other, values.dtype)
+    items[held] = values
+    return items
 
 
 def _fixed_rows(page: Page) -> Rows:

@@ -42,9 +42,10 @@ class Packed:
     lengths: Positions
 
     @classmethod
-    def of_records(cls, codec: Codec, data: bytes | memoryview, sizes: Positions) -> Self:
+    def of_records(cls, codec: Codec, data: bytes, sizes: Positions) -> Self:
         """Return records of these sizes in bytes, which are end to end in ``data``."""
-        layout, view = RowLayout(codec), memoryview(data)
+        layout = RowLayout(codec)
+        view = memoryview(data) if _are_long(len(data), len(sizes)) else data
         starts = np.cumsum(sizes) - sizes
         size = layout.header
         header = b"".join([view[start : start + size] for start in starts.tolist()])
@@ -85,8 +86,7 @@ class Packed:
     @cached_property
     def _data(self) -> bytes | memoryview:
         data = self.units.reshape(-1).view(np.uint8).data
-        # Slices of bytes are made faster, and those of a memoryview without a copy of all.
-        return data if len(data) > LONG * UNIT * len(self.rows) else data.tobytes()
+        return data if _are_long(len(data), len(self.rows)) else data.tobytes()
 
     @cached_property
     def _starts(self) -> Positions:
@@ -94,8 +94,21 @@ class Packed:
         return (ends - self.counts) * UNIT + HEAD
 
 
+def _are_long(size: int, count: int) -> bool:
+    """Return whether records are cut out faster as slices of a memoryview than of bytes.
+
+    These are copies. But they are made faster, and the garbage collector does not look at them.
+    """
+    return size > LONG * UNIT * count
+
+
 def gather_units(values: Units, begins: Positions, totals: Positions) -> Units:
     """Copy the units of rows: ``totals`` of them each, from ``begins`` on."""
+    filled = totals > 0
+    if not filled.all():
+        begins, totals = begins[filled], totals[filled]
+    if len(begins) and (begins[1:] == begins[:-1] + totals[:-1]).all():
+        return values[begins[0] : begins[-1] + totals[-1]].copy()
     ends = np.cumsum(totals)
     if len(ends) and ends[-1] > LONG * len(ends):
         data = values.reshape(-1).view(np.uint8).data
