@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.samples.arrays import Positions
-from registry.storage.mirror.value_units import UNIT, framed, sums, unframed, unit_counts
+from registry.storage.mirror.packed import Packed
+from registry.storage.mirror.value_units import UNIT, framed, sums, unit_counts
 
 VALUES = st.lists(st.binary(max_size=100) | st.integers(0, 5000).map(bytes), max_size=20)
 
@@ -39,7 +40,8 @@ def test_framed_values_are_those_that_come_back(values: list[bytes]) -> None:
     units, lengths = framed(values), lengths_of(values)
     counts = unit_counts(lengths)
     assert units.shape == (counts.sum(), 4)
-    assert unframed(units.tobytes(), counts, lengths) == values
+    rows = np.empty((len(values), 0), np.uint8)
+    assert Packed(rows, units, counts[:, None], lengths[:, None]).values(0) == values
     # The fewest units that have room, but for a padding of one byte, which protobuf lacks.
     assert ((counts * UNIT - lengths - 6) != 1).all()
     assert ((counts * UNIT - lengths - 6) <= UNIT + 1).all()

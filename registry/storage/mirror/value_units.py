@@ -81,18 +81,6 @@ def framed(values: Sequence[bytes | memoryview]) -> Units:
     return np.frombuffer(b"".join(parts), "<i8").reshape(-1, UNIT // 8)
 
 
-def unframed(
-    data: bytes | memoryview, counts: Positions, lengths: Positions
-) -> list[bytes | memoryview]:
-    """Return the values in the bytes of units, from their numbers of units and their lengths.
-
-    The frames are not checked.
-    """
-    starts = (np.cumsum(counts) - counts) * UNIT + HEAD
-    ends = (starts + lengths).tolist()
-    return [data[start:end] for start, end in zip(starts.tolist(), ends, strict=True)]
-
-
 def sums(units: Units, counts: Positions) -> Sums:
     """Return the sums of values that have so many units each, end to end."""
     hashes = _hashes(units)
