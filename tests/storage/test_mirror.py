@@ -41,6 +41,7 @@ from registry.training.run import Run
 from tests.faults.test_mirror import flip
 from tests.support.growing_datasets import KINDS, Kind, Row, due, rows, yielded
 from tests.support.processes import run_python
+from tests.support.servers import eventually
 
 POLICIES: list[Policy] = ["all", "new", Replay(0.5)]
 
@@ -491,3 +492,20 @@ def test_damaged_rows_and_values_are_repaired_in_place(
                 assert scanned(view.values_path, int(fields["begin"][position]) * 32 + 9)
         assert not scanned(view.path, 10 * stride), "the rows around it are erased"
         assert yielded(dataset.run("new").epoch(0)) == due(dataset, dataset.run("new").epoch(0))
+
+
+def test_rows_that_another_process_has_added_are_read_while_it_still_holds_the_lock(
+    growing: Dataset, kind: Kind, cache: Path
+) -> None:
+    run = growing.run("r", seed=1)
+    run.epoch(0)
+    (folder,) = cache.iterdir()
+    # Two objects exclude each other as two processes do.
+    ours, theirs = Mirror(run.log, folder), Mirror(run.log, folder)
+    kind.grow(growing, 25)
+    head = Watermark.of(growing.head)
+    with ThreadPoolExecutor(1) as pool, theirs.locked():
+        waiting = pool.submit(ours.sync, head, 0)
+        eventually(waiting.running)
+        theirs._updater.update(head, 0, 0)
+        assert waiting.result(20).position == head.position

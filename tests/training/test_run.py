@@ -24,7 +24,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from sqlalchemy import delete, func, join, select
+from sqlalchemy import delete, event, func, join, select
 
 import registry
 from registry import ClassLabel, Dataset, Epoch, Registry, Replay, Run, Tensor, Text
@@ -38,6 +38,8 @@ from registry.errors import (
 )
 from registry.samples.features import Feature
 from registry.storage.database import models
+from registry.storage.database.exchange import Query
+from registry.storage.database.pipeline import PipelinedConnection
 from registry.storage.log.following import Growth, await_growth
 from registry.training.policy import Policy
 from tests.support.processes import started
@@ -545,6 +547,31 @@ def test_threads_that_share_a_run_agree_on_epochs(dataset: Dataset, policy: Poli
         assert len(epochs) == 4
         assert epochs == [epochs[0]] * 4
         fill(dataset, 40 + 20 * number, 60 + 20 * number)
+
+
+def test_new_rows_become_a_batch_in_three_exchanges_with_the_server(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchanges: list[int] = []
+    run_queries = PipelinedConnection._run
+
+    def counted(connection: PipelinedConnection, queries: Sequence[Query]) -> Any:
+        exchanges.append(len(queries))
+        return run_queries(connection, queries)
+
+    with registry.connect(postgresql_url) as reg, registry.connect(postgresql_url) as labeler:
+        dataset = reg.create("d", {"serial": Tensor("int64", ())})
+        batches = dataset.run("r", policy="new").stream(1)
+        rows = labeler.open("d")
+        for serial in range(2):
+            rows.insert([{"serial": serial}])
+            assert next(batches)["serial"].tolist() == [serial]
+        event.listen(reg.engine, "before_cursor_execute", lambda *given: pytest.fail(given[2]))
+        rows.insert([{"serial": 2}])
+        monkeypatch.setattr(PipelinedConnection, "_run", counted)
+        assert next(batches)["serial"].tolist() == [2]
+    # Whether the epoch is pinned; the head and the new rows; the pin.
+    assert exchanges == [1, 2, 2]
 
 
 def test_a_waiting_worker_takes_a_pin_of_samples_since_retracted(
