@@ -120,18 +120,19 @@ def test_a_waiting_trainer_holds_one_connection_and_others_are_closed(
                 together.wait()
             return len(dataset)
 
-        for number in range(1, 3):
-            for used in [pool.submit(use) for _ in range(4)]:
-                assert used.result() == number
-            # The one that listens; the others were idle for seconds.
-            eventually(lambda: _sessions(asking) == 1, seconds=20)
-            assert not waiting.done()
-            dataset.insert([digit(number)])
-            assert len(waiting.result(20)["label"]) == 1
-            waiting = pool.submit(next, batches)
-        dataset.insert([digit(3)])
+        try:
+            for number in range(1, 3):
+                for used in [pool.submit(use) for _ in range(4)]:
+                    assert used.result() == number
+                # The one that listens; the others were idle for seconds.
+                eventually(lambda: _sessions(asking) == 1, seconds=20)
+                assert not waiting.done()
+                dataset.insert([digit(number)])
+                assert len(waiting.result(20)["label"]) == 1
+                waiting = pool.submit(next, batches)
+        finally:
+            dataset.insert([digit(3)])  # so that nobody waits
         waiting.result(20)
-        del batches  # so that nobody waits
         eventually(lambda: _sessions(asking) == 0, seconds=20)
         assert len(dataset) == 4
 
