@@ -122,8 +122,8 @@ def _insert_one(
 class _Commits:
     """Records when the last commit ended.
 
-    That is when its connection returns to the pool. The insert itself returns later: it notifies
-    followers first, which may have the row by then.
+    That is when its connection returns to the pool. Followers are notified by then, as the server
+    does that right after the commit, in about a tenth of a millisecond.
     """
 
     def __init__(self, engine: Engine) -> None:

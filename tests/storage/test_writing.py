@@ -17,8 +17,8 @@ from registry import Bytes, ClassLabel, Dataset, Registry
 from registry.errors import InvalidSampleError, RegistryError, SampleNotFoundError
 from registry.samples.splits import buckets
 from registry.storage.database.models import SampleRow
-from registry.storage.database.transactions import read, writing
-from registry.storage.log import append, bulk_insert, writer
+from registry.storage.database.transactions import read, reading, writing
+from registry.storage.log import append, bulk_insert, few_rows, writer
 from registry.storage.log.batch import Batch, Report
 from registry.storage.log.bulk_insert import NewRows, insert
 from registry.storage.log.changes import Change
@@ -140,6 +140,46 @@ def test_an_insert_in_several_blocks_makes_the_log_of_its_rows_one_by_one(
     for log in (whole, single):
         assert [(entry.key, entry.source) for entry in log.entries()] == [(k, "tool") for k in keys]
         assert log.verify()[0].differs is None
+
+
+def test_few_rows_are_stored_as_by_copy(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One by one, some together, and all by COPY: the same rows, to the byte."""
+    rng = random.Random(5)
+    with registry.connect(postgresql_url) as reg:
+        logs = [reg.create(name, {"blob": Bytes()}) for name in ("few", "copied")]
+        for count in [1, 1, 1, 2, 3, 7, few_rows.ROWS, 1, 40, 1]:
+            keys = [rng.choice(NASTY[1:]) * rng.randint(1, 9) for _ in range(count)]
+            groups = [rng.choice([None, None, "g", "é"]) for _ in keys]
+            blobs = [rng.choice([b"", b"\0\xff", rng.randbytes(99)]) for _ in keys]
+            records = [*logs[0]._log.codec.encode({"blob": blobs})]
+            sources = [rng.choice([None, "tool", "😀"]) for _ in keys]
+            retracted = [n for n in range(1, count) if keys[n] == keys[n - 1]]
+            outcomes = []
+            for rows, log in zip((few_rows.ROWS, 0), logs, strict=True):
+                monkeypatch.setattr(few_rows, "ROWS", rows)
+                values = [None if n in retracted else record for n, record in enumerate(records)]
+                sent = Batch(keys, values, sources, default_groups=groups)
+                outcomes.append(counts(log.append(sent)))
+            monkeypatch.undo()
+            assert outcomes[0] == outcomes[1]
+        columns = [
+            column
+            for column in SampleRow.__table__.columns
+            if column.name not in ("dataset_id", "created_at")
+        ]
+        query = select(*columns).order_by(SampleRow.position)
+        with reading(reg.engine) as connection:
+            few, copied = (
+                connection.execute(query.where(SampleRow.dataset_id == log.id)).all()
+                for log in logs
+            )
+        assert few == copied
+        assert logs[0].head == logs[1].head
+        assert {row.record is None for row in few} == {True, False}
+        assert {row.supersedes is None for row in few} == {True, False}
+        assert {row.group_key for row in few} == {None, "g", "é"}
 
 
 def test_batches_of_one_transaction_follow_one_another(labels: Dataset) -> None:

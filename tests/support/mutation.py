@@ -54,8 +54,8 @@ GROUPS = {
         ["tests/catalog/test_tables.py"],
     ),
     "writer": Group(
-        [f"{LOG}/{name}.py" for name in ("writer", "append", "batch", "head")]
-        + [f"{LOG}/hash_chain.py", f"{LOG}/bulk_insert.py"],
+        [f"{LOG}/{name}.py" for name in ("writer", "append", "batch", "head", "locking")]
+        + [f"{LOG}/{name}.py" for name in ("hash_chain", "bulk_insert", "few_rows")],
         [
             "tests/catalog/test_dataset.py",
             "tests/storage/test_concurrency.py",
