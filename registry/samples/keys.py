@@ -56,7 +56,8 @@ def check_keys(keys: Keys, count: int) -> list[str]:
     try:
         joined = "".join(listed)  # raises TypeError if one is not text
         joined.encode()
-        sound = "\0" not in joined and 0 < min(map(len, listed)) <= max(map(len, listed)) <= 128
+        lengths = {*map(len, listed)}
+        sound = "\0" not in joined and 0 < min(lengths) <= max(lengths) <= 128
     except (TypeError, UnicodeEncodeError):
         sound = False
     if not sound:

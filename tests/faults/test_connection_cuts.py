@@ -14,6 +14,7 @@ import registry
 from registry import Dataset
 from registry.errors import DatasetExistsError
 from registry.server import tokens
+from registry.storage.log import few_rows
 from tests.support.datasets import FIXED, digit
 from tests.support.figures import Figure, rounds
 from tests.support.proxy import DIRECTIONS, Direction, Proxy, proxied
@@ -45,11 +46,11 @@ def through(
         yield proxy, dataset, reg
 
 
-def _exchange(proxy: Proxy, dataset: Dataset) -> dict[Direction, int]:
+def _exchange(proxy: Proxy, dataset: Dataset, key: str) -> dict[Direction, int]:
     """Count the bytes of one insert in each direction."""
     for number in range(2):  # the first one also prepares the statements
         before = dict(proxy.forwarded)
-        dataset.insert([digit(1), digit(2)], keys=[f"{number}-w1", f"{number}-w2"])
+        dataset.insert([digit(1), digit(2)], keys=[f"{key}{number}a", f"{key}{number}b"])
     return {direction: proxy.forwarded[direction] - before[direction] for direction in DIRECTIONS}
 
 
@@ -61,15 +62,23 @@ def test_a_batch_retried_after_a_cut_at_any_byte_is_stored_once(
     direction: Direction,
     rounds: int,
     figure: Figure,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """By turns with the commit and by COPY, with keys and without."""
     proxy, dataset, _ = through
-    total = _exchange(proxy, dataset)[direction]
+    sizes = [0, few_rows.ROWS]
+    totals = []
+    for size in sizes:
+        monkeypatch.setattr(few_rows, "ROWS", size)
+        totals.append(_exchange(proxy, dataset, f"{size}-")[direction])
+    total = max(totals)
     expected = [entry.key for entry in direct.entries()]
     step = max(1, total // rounds)
     longest = 0.0
     for number, after in enumerate([*range(0, total, step), *range(total - 12, total)]):
         keys = [f"{number}-a", f"{number}-b"]
         generated = number % 2 == 0
+        monkeypatch.setattr(few_rows, "ROWS", sizes[number // 2 % 2])
         since = time.monotonic()
         proxy.arm(direction, after)
         report = dataset.insert([digit(1), digit(2)], keys=None if generated else keys)

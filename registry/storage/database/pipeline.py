@@ -106,16 +106,17 @@ class _CopyWriter(LibpqWriter):
     _kept = 0
 
     def write(self, data: Buffer) -> None:
+        connection = self.connection.pgconn
         # In parts: libpq may not be able to take all of it at once.
         for start in range(0, len(data), _PART):
             part = data[start : start + _PART]
-            if not self._pgconn.put_copy_data(part):
-                raise OperationalError(self._pgconn.get_error_message())
+            if not connection.put_copy_data(part):
+                raise OperationalError(connection.get_error_message())
             self._kept += len(part)
-            if not self._pgconn.flush():
+            if not connection.flush():
                 self._kept = 0
             elif self._kept > _MOST_KEPT:
-                self.connection.wait(_flush(self._pgconn))
+                self.connection.wait(_flush(connection))
                 self._kept = 0
 
 

@@ -20,6 +20,9 @@ def append_requests(schemas: Schemas, requests: Sequence[Sequence[Change]]) -> l
     encoded = _encoded(schemas, requests)
 
     def work(writer: Writer) -> list[Outcome]:
+        # Asked for before the rows are appended: later, it would first insert them, in a round trip
+        # of their own.
+        connection = writer.connection
         outcomes = writer.append(encoded)
         stored = (
             Correction.of(change)
@@ -28,7 +31,7 @@ def append_requests(schemas: Schemas, requests: Sequence[Sequence[Change]]) -> l
             for change in changes
         )
         corrections = [each for each in stored if each is not None]
-        discard_corrected(writer.connection, writer.dataset_id, corrections)
+        discard_corrected(connection, writer.dataset_id, corrections)
         return outcomes
 
     return transact_in(schemas, work, batches=encoded)
