@@ -102,7 +102,8 @@ class EpochDataset(_RunDataset):
     If all features have a fixed width, no Python runs while batches are made. Then
     `tf.train.Checkpoint` saves and restores iterators, and other processes that see the cache
     directory can run the dataset: workers of tf.data service, which may divide it, or of a
-    `tf.distribute.ParameterServerStrategy`.
+    `tf.distribute.ParameterServerStrategy`. On another host they wait for ``wait`` seconds, until
+    `registry mirror` has made the epoch's files there; then the step fails.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class EpochDataset(_RunDataset):
         ratio: Ratio = "stretch",
         boxes: Boxes | None = None,
         decode_images: bool = True,
+        wait: float = 0,
     ) -> None:
         images = ImageOptions(channels, image_size, ratio, boxes, decode_images)
         elements = Elements(epoch.features, x, y, weight, images)
@@ -133,7 +135,7 @@ class EpochDataset(_RunDataset):
         self._files = epoch.local_files()
         if self._files is not None:
             batches = file_batches(
-                epoch, self._files, elements, share, first, drop_remainder=drop_remainder
+                epoch, self._files, elements, share, first, drop_remainder=drop_remainder, wait=wait
             )
         else:
 

@@ -47,6 +47,7 @@ from registry.samples.features import Features
 from registry.storage.mirror.checksums import SealedRows
 from registry.storage.mirror.local_files import LocalFiles
 from registry.tensorflow.elements import row_decoder
+from registry.tensorflow.file_wait import when_there
 from registry.tensorflow.graph_checksums import rows_intact
 from registry.tensorflow.graph_index import cell_numbers, open_cells, open_entries, same_file
 from registry.tensorflow.graph_order import ShardParameters, sample_offsets, step
@@ -82,9 +83,15 @@ class GatherSignature(NamedTuple):
 
 
 def gathered_chunks(
-    signature: GatherSignature, files: LocalFiles, order: Permutation, parameters: ShardParameters
+    signature: GatherSignature,
+    files: LocalFiles,
+    order: Permutation,
+    parameters: ShardParameters,
+    wait: float = 0,
 ) -> FlatMapDataset:
     """Return a dataset of chunks, as dicts of columns.
+
+    ``wait`` is in seconds, for which files that are missing on the host are waited for.
 
     The caller keeps the files: the graph opens them by name for each iterator. If an entry or a row
     is damaged, the step fails with `InvalidArgumentError`, which says `DAMAGED`.
@@ -123,7 +130,9 @@ def gathered_chunks(
             **type_attributes(spec),
         )
 
-    return FlatMapDataset(tf.data.Dataset.range(-(-chunks // block_chunks)), block, spec)
+    blocks = tf.data.Dataset.range(-(-chunks // block_chunks))
+    opened = when_there(block, files.paths, spec, wait) if wait else block
+    return FlatMapDataset(blocks, opened, spec)
 
 
 @cache

@@ -62,10 +62,11 @@ def file_batches(
     start: int,
     *,
     drop_remainder: bool,
+    wait: float,
 ) -> tf.data.Dataset:
     """Return batches that graph operations gather from the mirror's files.
 
-    The caller keeps ``files``.
+    The caller keeps ``files``; where they are missing, they are waited for, in seconds.
     """
     size = share.size(epoch.size - start, drop_remainder=drop_remainder)
     parameters = ShardParameters.of(epoch.order, share, start, size, files.index.first)
@@ -80,7 +81,7 @@ def file_batches(
     )
     # The prefetch keeps the cores busy while a block ends and the next one begins. There is none of
     # batches: waking a thread for each would take as long as making it.
-    chunks = gathered_chunks(signature, files, epoch.order, parameters).prefetch(1)
+    chunks = gathered_chunks(signature, files, epoch.order, parameters, wait).prefetch(1)
     return BatchDataset(chunks, elements.select, share.batch_size, drop_remainder=drop_remainder)
 
 

@@ -55,14 +55,15 @@ def test_an_iterator_restored_from_a_checkpoint_continues_exactly(
 ) -> None:
     options = tf.data.Options()
     options.experimental_symbolic_checkpoint = symbolic
-    dataset = EpochDataset(epoch, batch_size=32).with_options(options)
+    # With a wait for files, since that is a part of what is saved.
+    dataset = EpochDataset(epoch, batch_size=32, wait=5).with_options(options)
     expected = [batch["image"].numpy() for batch in dataset]
     for before in (0, 10, len(expected) - 1):
         iterator = iter(dataset)
         for _ in range(before):
             next(iterator)
         path = tf.train.Checkpoint(iterator=iterator).save(tmp_path / "checkpoint")
-        resumed = iter(EpochDataset(epoch, batch_size=32).with_options(options))
+        resumed = iter(EpochDataset(epoch, batch_size=32, wait=5).with_options(options))
         tf.train.Checkpoint(iterator=resumed).restore(path).assert_consumed()
         rest = [batch["image"].numpy() for batch in resumed]
         for one, other in zip(rest, expected[before:], strict=True):

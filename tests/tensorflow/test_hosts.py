@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing.context import ForkServerProcess
@@ -15,7 +14,7 @@ import tensorflow as tf
 
 import registry
 from registry import Dataset, Epoch, Tensor
-from registry.tensorflow import EpochDataset
+from registry.tensorflow import EpochDataset, gather
 from tests.support import hosts, strategies
 from tests.support.hosts import Host
 from tests.support.processes import tensorflow_context
@@ -76,19 +75,6 @@ def mirroring(host: Host, url: str) -> Iterator[None]:
     assert process.exitcode == 0
 
 
-def await_files(epoch: Epoch, host: Host) -> None:
-    """Wait until a host has the files of an epoch."""
-    files = epoch.local_files()
-    assert files is not None
-    for path in files.paths:
-        there = host.folder / path.relative_to(host.cache)
-        for _ in range(2000):
-            if there.exists():
-                break
-            time.sleep(0.02)
-        assert there.exists()
-
-
 @pytest.fixture
 def numbers(sqlite_url: str) -> Iterator[Dataset]:
     """A dataset of numbers, so that each sample is known by its value."""
@@ -128,13 +114,14 @@ def test_every_sample_comes_once_from_workers_on_two_hosts_though_one_is_killed(
     sqlite_url: str, epoch: Epoch, other: Host
 ) -> None:
     samples: list[int] = []
-    with mirroring(other, sqlite_url), ExitStack() as processes:
-        await_files(epoch, other)
+    with ExitStack() as processes:
         running = Service(processes)
         killed = running.work_there(other, 40001)
+        # Only now: the worker waits for the files.
+        processes.enter_context(mirroring(other, sqlite_url))
         # Each worker makes all batches, and begins again after it was killed: the first batch of
         # each number counts.
-        batches = EpochDataset(epoch, batch_size=10).enumerate()
+        batches = EpochDataset(epoch, batch_size=10, wait=60).enumerate()
         known: set[int] = set()
         for number, batch in distributed(batches, running, service.ShardingPolicy.OFF):
             if int(number) in known:
@@ -149,19 +136,30 @@ def test_every_sample_comes_once_from_workers_on_two_hosts_though_one_is_killed(
     assert sorted(samples) == expected(epoch)
 
 
-@pytest.mark.xfail(reason="the cardinality is asserted of what a worker gets of the epoch")
 def test_a_distributed_epoch_gives_each_sample_to_one_of_the_workers_on_two_hosts(
-    sqlite_url: str, epoch: Epoch, other: Host
+    sqlite_url: str, epoch: Epoch, other: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Blocks are what workers get, and so many samples are one.
+    monkeypatch.setattr(gather, "BLOCK_ROWS", 50)
     with mirroring(other, sqlite_url), ExitStack() as processes:
-        await_files(epoch, other)
         running = Service(processes)
         running.work_here()
         running.work_there(other, 40001)
-        batches = EpochDataset(epoch, batch_size=10)
+        batches = EpochDataset(epoch, batch_size=10, wait=60)
         samples = [
             number
             for batch in distributed(batches, running, service.ShardingPolicy.DYNAMIC)
             for number in batch["number"].numpy().tolist()
         ]
     assert sorted(samples) == expected(epoch)
+
+
+def test_a_worker_whose_host_has_no_mirror_fails_the_step_with_the_remedy(
+    epoch: Epoch, other: Host
+) -> None:
+    with ExitStack() as processes:
+        running = Service(processes)
+        running.work_there(other, 40001)
+        batches = EpochDataset(epoch, batch_size=10, wait=0.2)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="run `registry mirror DATASET"):
+            list(distributed(batches, running, service.ShardingPolicy.OFF))
