@@ -126,16 +126,17 @@ class _Closer:
 
     def _run(self, ended: threading.Event) -> None:
         while not ended.wait(_INTERVAL):
-            if not self._close_idle():
+            if not self.close_idle(IDLE):
                 self._thread = None
                 # A connection that was returned just before found the thread still there.
-                if not self._close_idle():
-                    return
-                self._thread = threading.current_thread()
+                if self.close_idle(IDLE):
+                    self._start()
+                return
         self._thread = None
 
-    def _close_idle(self) -> bool:
-        others = [pool.close_idle(IDLE) for pool in list(self._pools)]
+    def close_idle(self, seconds: float) -> bool:
+        """Do as `ExpiringPool.close_idle` in all pools."""
+        others = [pool.close_idle(seconds) for pool in list(self._pools)]
         return any(others)
 
 
@@ -143,7 +144,11 @@ _closer = _Closer()
 
 
 def _before_fork() -> None:
+    # Python warns of a fork while there are threads, and this one could be forked in the middle of
+    # closing a connection.
     _closer.stop()
+    # Nothing would close them later, if they are not used again.
+    _closer.close_idle(0)
 
 
 def _in_child() -> None:
@@ -152,6 +157,4 @@ def _in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # Ended before: Python warns of a fork while there are threads, and this one could be forked in
-    # the middle of closing a connection.
     os.register_at_fork(before=_before_fork, after_in_child=_in_child)
