@@ -4,9 +4,9 @@ How a dataset is built:
 
 1. `Elements` checks the names of features, and `Share` the batch size and the shard.
 2. `pipelines` makes batches of the samples. `EpochDataset` reads the mirror's files in the graph if
-   all features have a fixed width and the epoch has local files (`Epoch.local_files`). Otherwise a
-   Python generator reads the epoch. `StreamDataset` always uses a generator, because its epochs are
-   pinned while it is read.
+   the epoch has local files (`Epoch.local_files`), unless it decodes images. Otherwise a Python
+   generator reads the epoch. `StreamDataset` always uses a generator, because its epochs are pinned
+   while it is read.
 3. `_RunDataset` adds the options under which TensorFlow runs the whole.
 
 How it is read: TensorFlow's threads run the graph or call the generator, a few batches ahead of the
@@ -99,9 +99,9 @@ class EpochDataset(_RunDataset):
     there are cores. Autotuning is disabled, because it costs more than it gains here; enable it by
     `with_options`.
 
-    If all features have a fixed width, no Python runs while batches are made. Then
-    `tf.train.Checkpoint` saves and restores iterators, and other processes that see the cache
-    directory can run the dataset: workers of tf.data service, which may divide it, or of a
+    Unless images are decoded, no Python runs while batches are made. Then `tf.train.Checkpoint`
+    saves and restores iterators, and other processes that see the cache directory can run the
+    dataset: workers of tf.data service, which may divide it, or of a
     `tf.distribute.ParameterServerStrategy`. On another host they wait for ``wait`` seconds, until
     `registry mirror` has made the epoch's files there; then the step fails.
     """
@@ -132,7 +132,7 @@ class EpochDataset(_RunDataset):
         # Both references keep the local files. The graph opens them by name for each iterator, so
         # without the references a file could be removed between two iterations.
         self._epoch = epoch
-        self._files = epoch.local_files()
+        self._files = None if elements.images else epoch.local_files()
         if self._files is not None:
             batches = file_batches(
                 epoch, self._files, elements, share, first, drop_remainder=drop_remainder, wait=wait

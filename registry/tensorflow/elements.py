@@ -143,14 +143,23 @@ def _features(names: Names | None) -> Sequence[str]:
     return list(names.values() if isinstance(names, Mapping) else names or ())
 
 
-def row_decoder(codec: Codec, wanted: Sequence[str]) -> Callable[[Any], dict[str, Any]]:
-    """Return a graph function from fixed-width records, uint8 ``(count, width)``, to columns."""
-    fields: Mapping[str, Any] = codec.header.fields or {}
-    field_names = dict(zip(codec.features, codec.header.names or (), strict=True))
+def row_decoder(codec: Codec, wanted: Sequence[str]) -> Callable[[Any, Any], dict[str, Any]]:
+    """Return a graph function from records to columns.
 
-    def decode(rows: Any) -> dict[str, Any]:
+    It takes the records' headers, uint8 ``(count, header or more)``, and the values of the wanted
+    features of variable width, strings of shape ``(count, features)``. The column of a `Ragged`
+    feature is a pair of all items and int64 lengths.
+    """
+    fields: Mapping[str, Any] = codec.header.fields or {}
+    names = dict(zip(codec.features.fixed, codec.header.names or (), strict=False))
+    variable = [name for name in codec.features.variable if name in wanted]
+
+    def decode(rows: Any, values: Any) -> dict[str, Any]:
+        columns = dict(zip(variable, tf.unstack(values, len(variable), axis=1), strict=True))
         return {
-            name: _from_bytes(rows, codec.features[name], *fields[field_names[name]][:2])
+            name: _from_bytes(rows, codec.features[name], *fields[names[name]][:2])
+            if name in names
+            else _from_string(codec.features[name], columns[name])
             for name in wanted
         }
 
@@ -169,6 +178,11 @@ def _from_bytes(rows: Any, feature: Feature, field: np.dtype[Any], offset: int) 
     # `tf.bitcast` reads the bytes in the machine's order, which the records' must be.
     dtype = tf.int32 if isinstance(feature, ClassLabel) else tf.as_dtype(base.newbyteorder("="))
     return tf.bitcast(items, dtype)
+
+
+def _from_string(feature: Feature, column: Any) -> Any:
+    """Return the column of a feature of variable width, given the bytes of its values."""
+    return _pair_from_bytes(feature, column) if isinstance(feature, Ragged) else column
 
 
 def column_arrays(
@@ -246,10 +260,13 @@ def ragged_from_bytes(features: Features, batch: Mapping[str, Any]) -> dict[str,
 def _ragged_from_bytes(feature: Feature, column: Any) -> Any:
     if not isinstance(feature, Ragged):
         return column
+    return tf.RaggedTensor.from_row_lengths(*_pair_from_bytes(feature, column), validate=False)
+
+
+def _pair_from_bytes(feature: Ragged, column: Any) -> tuple[Any, Any]:
     item = np.dtype((feature.dtype, feature.shape))
     rows = tf.reshape(
         tf.io.decode_raw(tf.strings.reduce_join(column), tf.uint8), (-1, item.itemsize)
     )
     lengths = tf.cast(tf.strings.length(column) // item.itemsize, tf.int64)
-    items = _from_bytes(rows, feature, item, 0)
-    return tf.RaggedTensor.from_row_lengths(items, lengths, validate=False)
+    return _from_bytes(rows, feature, item, 0), lengths

@@ -1,4 +1,4 @@
-"""Gathering an epoch's fixed-width samples from the mirror's files by graph operations alone.
+"""Gathering an epoch's samples from the mirror's files by graph operations alone.
 
 `gathered_chunks` returns a dataset of chunks. A chunk has ``rows`` samples of one shard, as
 columns. Chunks are read block by block. For each block, a function maps the files once, and makes a
@@ -16,8 +16,11 @@ tf.data service can divide among workers. The function of a chunk works in these
    index's first position.
 5. Rows: the rows at these positions are gathered from the mapped mirror file, as int64 words.
    `graph_checksums.rows_intact` verifies the checksum of each.
-6. The rows are cut to the number of samples that the chunk really has, and `row_decoder` decodes
-   them into columns. An assertion fails the step if an entry or a row is damaged.
+6. The rows are cut to the number of samples that the chunk really has.
+7. Values of variable width, of the wanted features only: the units that the rows name are gathered
+   from the mapped file of values. `graph_values` verifies their sums and cuts them into strings.
+8. `row_decoder` decodes rows and strings into columns. Assertions fail the step if an entry, a row
+   or a value is damaged.
 
 XLA compiles what computes: steps 1 to 3 as one function, and the checksums of steps 4 and 5. Each
 of these is one loop over the samples, since compiling takes most of the time until the first batch.
@@ -44,8 +47,10 @@ from tensorflow.core.framework import attr_value_pb2
 
 from registry.samples.codec import Codec
 from registry.samples.features import Features
-from registry.storage.mirror.checksums import SealedRows
 from registry.storage.mirror.local_files import LocalFiles
+from registry.storage.mirror.row_layout import RowLayout
+from registry.storage.mirror.value_units import UNIT
+from registry.tensorflow import graph_values
 from registry.tensorflow.elements import row_decoder
 from registry.tensorflow.file_wait import when_there
 from registry.tensorflow.graph_checksums import rows_intact
@@ -70,8 +75,8 @@ class GatherSignature(NamedTuple):
     features: Features
     wanted: tuple[str, ...]
     """The features that a batch holds, in order."""
-    width: int
-    """Bytes of a record in the mirror's files, which may have more features."""
+    stored: Features
+    """The features in the mirror's files, of which there may be more."""
     rows: int
     """Samples of a chunk."""
     indexed: bool
@@ -80,6 +85,11 @@ class GatherSignature(NamedTuple):
     """Whether there is only one shard."""
     tabled: bool
     """Whether the order is small enough to be a table of all images."""
+
+    @property
+    def variable(self) -> list[int]:
+        """The wanted features of variable width, by their numbers among all of these."""
+        return [n for n, name in enumerate(self.features.variable) if name in self.wanted]
 
 
 def gathered_chunks(
@@ -111,8 +121,11 @@ def gathered_chunks(
             **type_attributes(tf.TensorSpec((), tf.int64)),
         )
         rows = _mapped_file(view.path, [view.position, view.seals.stride // 8])
-        # Without entries, `read_chunk` ignores these inputs.
-        cells = entries = tf.zeros(0, tf.int64)
+        # `read_chunk` ignores what it does not need.
+        values, cells = tf.zeros((0, UNIT // 8), tf.int64), tf.zeros(0, tf.int64)
+        entries = cells
+        if signature.variable:
+            values = _mapped_file(view.values_path, [*view.values.shape])
         if index.files is not None:
             cells = _mapped_file(index.files.cells, [index.cell_words])
             entries = _mapped_file(index.files.entries, [index.entry_words])
@@ -122,6 +135,7 @@ def gathered_chunks(
                 tf.constant(parameters, tf.int64),
                 _order_tensor(signature, order),
                 rows,
+                values,
                 cells,
                 entries,
             ],
@@ -144,13 +158,13 @@ def _read_chunk(signature: GatherSignature) -> Any:
     cache keeps it for later epochs. None of its operations may count as stateful, or iterators
     could not be saved.
     """
-    layout = SealedRows(signature.width)
+    layout = RowLayout(Codec(signature.stored))
     # Features are only appended, so that those of the epoch have the same bytes in a newer row.
     decode = row_decoder(Codec(signature.features), signature.wanted)
     ranks_of, positions_of = _ranks(signature), _positions(signature)
-    rows_are_intact = _compiled(lambda *inputs: rows_intact(layout, *inputs))
+    rows_are_intact = _compiled(lambda *inputs: rows_intact(layout.seals, *inputs))
 
-    def read(number: Any, vector: Any, order: Any, rows: Any, *index: Any) -> Any:
+    def read(number: Any, vector: Any, order: Any, rows: Any, values: Any, *index: Any) -> Any:
         parameters = ShardParameters(*tf.unstack(vector))
         after = tf.minimum(number * signature.rows, parameters.whole)
         end = tf.where(after < parameters.whole, parameters.whole, parameters.size)
@@ -159,19 +173,53 @@ def _read_chunk(signature: GatherSignature) -> Any:
         positions, entries_intact = positions_of(ranks, parameters.first, *index)
         words = tf.gather(rows, positions)
         intact = tf.reduce_all(entries_intact & rows_are_intact(words, positions))
-        # The raw operation: `tf.debugging.Assert` wraps it in branches that take time to start.
-        with tf.control_dependencies([tf.raw_ops.Assert(condition=intact, data=[DAMAGED])]):
-            # Only operations made in this block wait for the assertion.
+        with _unless_damaged(intact):
             cut = tf.strided_slice(words, [0], [count])
-            return decode(tf.reshape(tf.bitcast(cut, tf.uint8), (-1, layout.stride)))
+            records = tf.reshape(tf.bitcast(cut, tf.uint8), (-1, layout.seals.stride))
+            return decode(records, _values(layout, signature.variable, records, values))
 
     scalar, vector = tf.TensorSpec((), tf.int64), tf.TensorSpec((None,), tf.int64)
     order = vector if signature.tabled else tf.TensorSpec((ROUNDS,), tf.uint32)
-    rows = tf.TensorSpec((None, layout.stride // 8), tf.int64)
+    rows = tf.TensorSpec((None, layout.seals.stride // 8), tf.int64)
+    values = tf.TensorSpec((None, UNIT // 8), tf.int64)
     # On no device: the function is kept, and must not stay on that of a strategy's worker.
     with tf.device(None):
         parameters = tf.TensorSpec((len(ShardParameters._fields),), tf.int64)
-        return graph_function(read, scalar, parameters, order, rows, vector, vector)
+        return graph_function(read, scalar, parameters, order, rows, values, vector, vector)
+
+
+def _values(layout: RowLayout, features: list[int], records: Any, values: Any) -> Any:
+    """Return the values of some features in rows, strings of shape ``(count, features)``.
+
+    ``values`` are the units in the mapped file.
+    """
+    count = tf.shape(records)[0]
+    if not features:
+        return tf.zeros((count, 0), tf.string)
+    lengths = _fields(records, layout.lengths, layout.values, tf.uint32)
+    counts = graph_values.unit_counts(tf.cast(lengths, tf.int64))
+    ends = _fields(records, layout.begin, 1, tf.int64) + tf.cumsum(counts, axis=1)
+    begins = tf.reshape(tf.gather(ends - counts, features, axis=1), [-1])
+    counts = tf.reshape(tf.gather(counts, features, axis=1), [-1])
+    expected = tf.gather(_fields(records, layout.sums, layout.values, tf.int64), features, axis=1)
+    units, numbers, splits = graph_values.gather_values(values, begins, counts)
+    sums = graph_values.sums(units, numbers, splits, begins)
+    with _unless_damaged(tf.reduce_all(tf.equal(sums, tf.reshape(expected, [-1])))):
+        strings = graph_values.strings(tf.identity(units), count * len(features))
+    return tf.reshape(strings, [-1, len(features)])
+
+
+def _fields(records: Any, offset: int, count: int, dtype: Any) -> Any:
+    """Return ``count`` numbers that are at an offset in each row, shape ``(rows, count)``."""
+    part = records[:, offset : offset + count * dtype.size]
+    return tf.bitcast(tf.reshape(part, (-1, count, dtype.size)), dtype)
+
+
+def _unless_damaged(intact: Any) -> Any:
+    """Return a block, whose operations run after an assertion that nothing is damaged."""
+    # The raw operation: `tf.debugging.Assert` wraps it in branches that take time to start.
+    assertion = tf.raw_ops.Assert(condition=intact, data=[DAMAGED])
+    return tf.control_dependencies([assertion])
 
 
 def _ranks(signature: GatherSignature) -> Callable[[Any, Any, Any], Any]:

@@ -3,10 +3,9 @@
 Samples travel in chunks of a few MiB, which are then cut into batches. Chunks divide the cost of a
 call into Python, or of a graph function, among many samples.
 
-- `file_batches`: a range of chunk numbers is mapped through `gather.chunk_function`, which reads
-  the mirror's files. Iterators of a graph without Python can be saved by `tf.train.Checkpoint`, and
-  tf.data service can run it. All files must be there when it is built, and all features must have a
-  fixed width.
+- `file_batches`: `gather.gathered_chunks` reads the mirror's files. Iterators of a graph without
+  Python can be saved by `tf.train.Checkpoint`, and tf.data service can run it. All files must be
+  there when it is built, and images stay files.
 - `generator_batches`: a Python generator yields chunks that `Epoch` reads from the mirror or the
   database. What Python does with a chunk depends on the features:
 
@@ -44,7 +43,7 @@ from registry.tensorflow.from_generator import GeneratorDataset
 from registry.tensorflow.gather import LARGEST_TABLE, GatherSignature, gathered_chunks
 from registry.tensorflow.graph_order import ShardParameters
 from registry.tensorflow.raw_datasets import BatchDataset, MapDataset, RebatchDataset, map_plainly
-from registry.training.chunks import Samples
+from registry.training.chunks import Samples, rows_in_chunk
 from registry.training.epoch import Epoch
 from registry.training.sharding import Share
 
@@ -70,11 +69,14 @@ def file_batches(
     """
     size = share.size(epoch.size - start, drop_remainder=drop_remainder)
     parameters = ShardParameters.of(epoch.order, share, start, size, files.index.first)
+    view, wanted = files.view, tuple(elements.wanted)
+    variable = any(name in epoch.features.variable for name in wanted)
+    width = epoch.source.record_bytes if variable else view.seals.stride
     signature = GatherSignature(
         epoch.features,
-        tuple(elements.wanted),
-        files.view.seals.width,
-        epoch.chunk_rows(share.batch_size),
+        wanted,
+        view.schema.features,
+        rows_in_chunk(width, share.batch_size, fixed_width=True),
         indexed=files.index.entries is not None,
         one_shard=share.count == 1,
         tabled=epoch.size <= LARGEST_TABLE,
@@ -126,7 +128,8 @@ def _decoded_rows(
 
     rows = GeneratorDataset(generate, tf.TensorSpec((None, None), tf.uint8))
     decode = row_decoder(codec, elements.wanted)
-    return MapDataset(rows, lambda chunk: elements.select(decode(chunk)))
+    none = tf.zeros((0, 0), tf.string)
+    return MapDataset(rows, lambda chunk: elements.select(decode(chunk, none)))
 
 
 def _columns(

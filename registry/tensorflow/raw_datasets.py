@@ -140,8 +140,10 @@ class InterleaveDataset(RawDataset):
 class BatchDataset(FlatMapDataset):
     """The batches of chunks, each of which is whole batches, or one batch that is shorter.
 
-    ``select`` makes an element of a chunk, and by that of its batches. With ``drop_remainder``
-    there is no shorter batch.
+    Chunks are dicts of columns. That of a ragged feature is a pair: its items, one row after
+    another, and the int64 number of them in each row. ``select`` makes an element of a dict, in
+    which RaggedTensors take the place of the pairs. With ``drop_remainder`` there is no shorter
+    batch.
     """
 
     def __init__(
@@ -153,22 +155,38 @@ class BatchDataset(FlatMapDataset):
         drop_remainder: bool,
     ) -> None:
         rows = batch_size if drop_remainder else None
-        spec = tf.nest.map_structure(
-            lambda column: tf.TensorSpec([rows, *column.shape[1:]], column.dtype),
-            select(chunks.element_spec),
-        )
+        spec = select({n: _batch_spec(column, rows) for n, column in chunks.element_spec.items()})
 
         def batches(chunk: Any) -> Any:
-            columns = tf.nest.flatten(select(chunk))
-            size = tf.minimum(tf.shape(columns[0])[0], batch_size)
+            first = next(iter(chunk.values()))
+            count = tf.shape(first[1] if isinstance(first, tuple) else first, tf.int64)[0]
+            size = tf.minimum(count, batch_size)
+            batched = select({name: _batched(column, size) for name, column in chunk.items()})
             return tf.raw_ops.TensorSliceDataset(
-                components=[
-                    tf.reshape(column, [-1, size, *column.shape[1:]]) for column in columns
-                ],
+                components=tf.nest.flatten(batched),
                 output_shapes=type_attributes(spec)["output_shapes"],
             )
 
         super().__init__(chunks, batches, spec)
+
+
+def _batch_spec(column: Any, rows: int | None) -> Any:
+    """Return the spec of a batch, given that of a column of a chunk."""
+    if isinstance(column, tuple):
+        items, _ = column
+        return tf.RaggedTensorSpec([rows, None, *items.shape[1:]], items.dtype, 1, tf.int64)
+    return tf.TensorSpec([rows, *column.shape[1:]], column.dtype)
+
+
+def _batched(column: Any, size: Any) -> Any:
+    """Return a column of a chunk with a new first dimension: a batch of ``size`` rows per item."""
+    if isinstance(column, tuple):
+        # The numbers are right by construction, and validation would add assertions.
+        ragged = tf.RaggedTensor.from_row_lengths(*column, validate=False)
+        nested = tf.RaggedTensor.from_uniform_row_length(ragged, size, validate=False)
+        # As RaggedTensors are in the elements of a dataset: a variant per batch.
+        return nested._to_variant(batched_input=True)  # noqa: SLF001  # as tf.data's own
+    return tf.reshape(column, [-1, size, *column.shape[1:]])
 
 
 class CountedDataset(RawDataset):
@@ -234,10 +252,14 @@ def graph_function(function: Callable[..., Any], *spec: Any) -> Any:
 
 def type_attributes(spec: Any) -> dict[str, Any]:
     """Return the attributes that describe a dataset's elements to its operation."""
-    specs = tf.nest.flatten(spec)
+    # A RaggedTensor is a single variant in a dataset.
+    components = [
+        tf.TensorSpec((), tf.variant) if isinstance(each, tf.RaggedTensorSpec) else each
+        for each in tf.nest.flatten(spec)
+    ]
     return {
-        "output_types": [component.dtype for component in specs],
-        "output_shapes": [component.shape for component in specs],
+        "output_types": [component.dtype for component in components],
+        "output_shapes": [component.shape for component in components],
     }
 
 

@@ -161,8 +161,6 @@ class Epoch:
         The files stay for as long as the returned object and the epoch live.
         """
         self._refuse_erased()
-        if not self.codec.fixed_width:
-            return None
         files = self._with_index(self.source.local_files)
         # A withheld row is blank in the files, and would fail the graph that reads them.
         return None if files is None or len(self.held(files.withheld)) else files

@@ -30,7 +30,8 @@ class LocalFiles:
     def paths(self) -> list[Path]:
         """The files that a graph opens by name."""
         index = self.index.files
-        return [self.view.path, *([index.cells, index.entries] if index else [])]
+        values = [] if self.view.fixed_width else [self.view.values_path]
+        return [self.view.path, *values, *([index.cells, index.entries] if index else [])]
 
     def check(self) -> None:
         """Raise `MirrorError` if a file is gone, as when the cache directory was emptied."""
