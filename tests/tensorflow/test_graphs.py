@@ -68,24 +68,16 @@ def _dataset(epoch: Epoch, **options: Any) -> EpochDataset:
     return EpochDataset(epoch, batch_size=32, decode_images=False, **options)
 
 
-def _rows(batch: Any) -> list[list[bytes]]:
-    """The values of each sample of a batch, as bytes."""
+def _rows(batch: Any) -> list[list[Any]]:
+    """The values of each sample of a batch."""
     columns = []
     for column in batch.values():
-        if isinstance(column, tf.RaggedTensor):
-            values = np.split(column.values.numpy(), column.row_splits.numpy()[1:-1])
-        else:
-            values = list(np.asarray(column))
-        columns.append(
-            [
-                v.encode()
-                if isinstance(v, str)
-                else bytes(v)
-                if isinstance(v, bytes)
-                else v.tobytes()
-                for v in values
-            ]
+        values = list(
+            column.to_list() if isinstance(column, tf.RaggedTensor) else np.asarray(column)
         )
+        texts = [value.encode() if isinstance(value, str) else value for value in values]
+        # NumPy's bytes have no zeros at the end.
+        columns.append([v if isinstance(v, bytes) else np.asarray(v).tolist() for v in texts])
     return [list(row) for row in zip(*columns, strict=True)]
 
 
