@@ -69,10 +69,11 @@ def _check_column(values: Any, count: int) -> None:
 
 def _wide(array: Array, values: Any, dtype: str) -> Array:
     """Restore integers that NumPy converted to float64, as it mixes int64 with uint64."""
-    numbers = np.asarray(values, object)
-    if np.dtype(dtype).kind in "iu" and all(type(number) is int for number in numbers.flat):
-        with suppress(OverflowError):
-            return numbers.astype(dtype)
+    if _little_endian(dtype).kind in "iu":
+        numbers = np.asarray(values, object)
+        if all(type(number) is int for number in numbers.flat):
+            with suppress(OverflowError):
+                return numbers.astype(dtype)
     return array
 
 

@@ -50,11 +50,13 @@ class PipelinedConnection(psycopg.Connection[Any]):
         begin = idle and not self.autocommit
         results = self._run([BEGIN, *queries] if begin else queries)
         _check(results)
-        rows: list[list[tuple[Any, ...]]] = []
-        for result in results[begin:]:
-            self._transformer.set_pgresult(result, format=Format.BINARY)
-            rows.append(self._transformer.load_rows(0, result.ntuples, tuple))
-        return rows
+        return [self._rows(result) for result in results[begin:]]
+
+    def _rows(self, result: PGresult) -> list[tuple[Any, ...]]:
+        if not result.ntuples:
+            return []
+        self._transformer.set_pgresult(result, format=Format.BINARY)
+        return self._transformer.load_rows(0, result.ntuples, tuple)
 
     def copy_in(self, statement: bytes, pieces: Iterable[bytes]) -> None:
         """Run a COPY … FROM STDIN of the pieces, each computed while the server reads others."""

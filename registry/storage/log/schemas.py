@@ -169,7 +169,7 @@ class Schemas(Pickled):
             else:
                 self._renewed(connection, head.schema)
         elif head.schema == len(known.schemas) - 1 and head.position > known.complete:
-            self._known = replace(known, complete=head.position)
+            self._known = _Known(known.schemas, head.position)
 
     def __iter__(self) -> Iterator[Schema]:
         """Iterate over the schemas that are known, in the order of their numbers."""
