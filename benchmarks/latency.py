@@ -122,8 +122,8 @@ def _insert_one(
 class _Commits:
     """Records when the last commit ended.
 
-    That is when its connection returns to the pool. Followers are notified by then, as the server
-    does that right after the commit, in about a tenth of a millisecond.
+    That is when the server has answered it, and its connection returns to the pool. The same
+    exchange also notifies followers, who may have the row by then.
     """
 
     def __init__(self, engine: Engine) -> None:
