@@ -12,6 +12,8 @@ import registry
 from registry import Registry, Tensor
 from registry.errors import DivergenceWarning
 from registry.storage.mirror import prefixes
+from registry.storage.mirror.snapshot import View
+from registry.storage.mirror.value_units import UNIT
 from registry.tensorflow import EpochDataset
 from tests.faults.test_divergence import Backup
 from tests.support.growing_datasets import KINDS
@@ -36,7 +38,7 @@ class Host:
         self._patch.setenv("REGISTRY_CACHE", str(self.cache))
         with registry.connect(self._url) as reg:
             epoch = reg.open("growing").run(run, split="train").epoch(number)
-            files = epoch.local_files()
+            files = epoch.source.local_files(epoch.index)
             assert files is not None
             index = files.index
             assert index.files is not None
@@ -45,7 +47,24 @@ class Host:
             assert paths[1].stat().st_size >= index.entry_words * 8
             rows = np.fromfile(paths[0], np.uint8, files.view.position * files.view.seals.stride)
             names = [path.relative_to(self.cache) for path in paths]
-            return names, rows.tobytes(), index.positions(np.arange(index.size)).tolist()
+            units = files.view.values
+            if units.size:
+                mapped = np.fromfile(files.view.values_path, np.int64, units.size)
+                np.testing.assert_array_equal(mapped.reshape(units.shape), units)
+            return (
+                names,
+                rows.tobytes() + units.tobytes(),
+                index.positions(np.arange(index.size)).tolist(),
+            )
+
+    def view(self, number: int) -> View:
+        """Open an epoch; return the view by which a graph reads its files."""
+        self._patch.setenv("REGISTRY_CACHE", str(self.cache))
+        with registry.connect(self._url) as reg:
+            epoch = reg.open("growing").run("r", split="train").epoch(number)
+            files = epoch.source.local_files(epoch.index)
+            assert files is not None
+            return files.view
 
     def restart(self) -> None:
         """Begin an empty generation, as damage does that cannot be repaired."""
@@ -57,15 +76,17 @@ class Host:
             mirror.restart(view)
 
 
+@pytest.mark.parametrize("name", KINDS)
 def test_hosts_whose_mirrors_have_other_pasts_have_the_same_rows_by_the_same_names(
-    reg: Registry, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reg: Registry, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    kind = KINDS[name]
     old, new = (Host(url, tmp_path / name, monkeypatch) for name in ("old", "new"))
-    dataset = KIND.create(reg)
-    KIND.grow(dataset, 30)
+    dataset = kind.create(reg)
+    kind.grow(dataset, 30)
     before = old.files(0)
     dataset.add_feature("pose", Tensor("float32", (3,)), default=0)
-    dataset.insert([{**KIND.sample(99), "pose": [1, 2, 3]}], keys=["99"])
+    dataset.insert([{**kind.sample(99), "pose": [1, 2, 3]}], keys=["99"])
     old.files(1)
     old.restart()
     dataset.retract("99")
@@ -135,3 +156,19 @@ def test_names_that_nobody_has_used_for_long_are_removed(
     KIND.grow(dataset, 10)
     names.append(cache / host.files(4)[0][0].parent)
     assert [name.exists() for name in names] == [False, True, False, False, True]
+
+
+def test_values_can_be_mapped_by_a_graph_of_a_host_that_had_rows_before_they_were_erased(
+    reg: Registry, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = (Host(url, tmp_path / name, monkeypatch) for name in ("old", "new"))
+    kind = KINDS["variable"]
+    dataset = kind.create(reg)
+    kind.grow(dataset, 30)
+    old.files(0)
+    dataset.erase("5", "6", "7", "8")
+    kind.grow(dataset, 5, first=200)
+    units = [len(host.view(1).values) for host in (old, new)]
+    assert units[0] > units[1]
+    view = new.view(1)
+    assert view.values_path.stat().st_size >= units[0] * UNIT

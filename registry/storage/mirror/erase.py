@@ -8,6 +8,7 @@ the record, such as an older copy or a standby that lags, therefore cannot bring
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +83,19 @@ def without_records(page: Page, positions: Positions) -> Page:
         sizes=None if page.sizes is None else page.sizes[~removed],
         erased=np.union1d(page.erased, page.positions[removed]),
     )
+
+
+def lengthen_values(folder: Path, state: MirrorState) -> None:
+    """Lengthen the file of values, which takes no space on the disk.
+
+    Here, rows that were erased before they came have no values. On a host where they came earlier,
+    the file is longer, and a graph that is made there maps as much of it. The caller holds the
+    mirror's lock.
+    """
+    path, size = file_path(folder, state.generation, "values"), 2 * state.sizes["values"]
+    # To more than is asked for, so that few appends do it.
+    if size and path.stat().st_size < size:
+        os.truncate(path, 2 * size)
 
 
 def erase_rows(folder: Path, view: View, rows: Sequence[Erased]) -> MirrorState | None:

@@ -24,6 +24,8 @@ from registry.storage.mirror.value_units import NO_VALUES, UNIT, Sums, Units
 
 PART_UNITS = 1 << 17
 """Units of values that are copied at a time where all rows are read."""
+PART_ROWS = 1 << 10
+"""Rows among which the last one with values is looked for at a time."""
 _SCRATCH = Scratch()
 
 Mask = npt.NDArray[np.bool_]
@@ -117,6 +119,19 @@ class MappedRows:
         begins = (fields["begin"] + before) * (packed.totals > 0)
         units = gather_units(self.values, begins, packed.totals)
         return replace(packed, units=units), fields["sums"][:, features] * (counts > 0), broken
+
+    def units_before(self, position: int) -> int:
+        """Return how many units the rows before a position have."""
+        if not self.layout.values:
+            return 0
+        for after in range((position - 1) // PART_ROWS * PART_ROWS, -1, -PART_ROWS):
+            rows, broken = self.sealed_rows(np.arange(after, min(after + PART_ROWS, position)))
+            fields = self.layout.fields(rows)
+            ends = fields["begin"] + self.layout.unit_counts(fields).sum(axis=1)
+            # Rows without a record have none, and a damaged one may say anything.
+            if len(ends := ends[(fields["begin"] >= 0) & ~broken]):
+                return int(ends[-1])
+        return 0
 
     def take_columns(self, positions: Positions, schema: Schema) -> tuple[dict[str, Column], Mask]:
         """Return what `take_rows` does, as columns."""

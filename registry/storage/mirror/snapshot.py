@@ -78,6 +78,7 @@ class View(MappedRows):
         """Return the view of the first rows, in files of another name, whatever folder has it."""
         view = copy(self)
         view._generation, view.position = folder, position  # noqa: SLF001  # of this class
+        view.values = self.values[: self.units_before(position)]
         return view
 
     @property

@@ -36,6 +36,7 @@ from registry.storage.mirror.erase import (
     entries_match,
     erase_rows,
     erased_rows,
+    lengthen_values,
     read_erased,
     without_records,
 )
@@ -95,7 +96,9 @@ class Updater:
         # Erase last: a page that was read before an erasure still brings its record. Blank rows in
         # a page may mean that the database has erased more than ``erased`` says.
         if blank or state.erased < erased:
-            return self._erase(state, watermark, schema)
+            state = self._erase(state, watermark, schema)
+        if state.erased:
+            lengthen_values(self.folder, state)
         return state
 
     def begin(self) -> MirrorState:

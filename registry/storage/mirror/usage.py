@@ -172,6 +172,11 @@ def _size_of(files: Iterable[Path]) -> int:
     return sum(sizes.values())
 
 
+def _size_on_disk(status: os.stat_result) -> int:
+    """Return a file's size in bytes without its holes."""
+    return min(status.st_size, getattr(status, "st_blocks", status.st_size) * 512)
+
+
 def _is_open(folder: Path) -> bool:
     try:
         with (folder / "lease").open("rb") as file:
