@@ -60,6 +60,11 @@ def rows(columns: Mapping[str, Column]) -> list[Row]:
     return list(zip(*plain, strict=True))
 
 
+def plain(row: Row) -> Row:
+    """Return a row as TensorFlow yields it: text is bytes."""
+    return tuple(value.encode() if isinstance(value, str) else value for value in row)
+
+
 def yielded(epoch: Epoch, batch_size: int = 7) -> list[Row]:
     return [row for batch in epoch.batches(batch_size) for row in rows(batch)]
 
