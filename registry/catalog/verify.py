@@ -25,6 +25,7 @@ from registry.storage.log.head import Head, read_head
 from registry.storage.log.reader import Log, pages
 from registry.storage.log.standby import missing_rows
 from registry.storage.log.watermark import Watermark
+from registry.storage.mirror.index_checks import INDEX_FOLDER, IndexChecks
 from registry.storage.mirror.mirror import Mirror, open_mirror
 from registry.storage.mirror.snapshot import View
 from registry.training.mirror_source import cache_folder
@@ -107,6 +108,8 @@ def verify_mirror(log: Log, mirror: Mirror, view: View, head: Head) -> Verificat
     # ``again``: rows that a scan has checked before may have been damaged since.
     shorter = min(view.state.watermark, Watermark.of(head), key=lambda each: each.position)
     mirror.scan(view, shorter, again=True)
+    # The entries of indexes, too, when a graph is next made that reads them.
+    IndexChecks(mirror.folder / INDEX_FOLDER).forget()
     if view.replaced:  # the damage could not be repaired in these files
         view = mirror.sync(shorter)
     erased = sorted(view.erased)

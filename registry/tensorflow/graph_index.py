@@ -19,8 +19,7 @@ import tensorflow as tf
 from registry.storage.mirror.index_blocks import CELL_BITS
 from registry.storage.mirror.index_entries import (
     CELL_OFFSET,
-    MULTIPLIERS,
-    POSITION_BITS,
+    MULTIPLIER,
     POSITION_MASK,
 )
 
@@ -40,9 +39,8 @@ def open_cells(cells: Any, ranks: Any) -> tuple[Any, Any]:
 
 def open_entries(entries: Any, places: Any) -> tuple[Any, Any]:
     """Return the positions in the entries at some places, and which are intact; int64 and bool."""
-    total = tf.cast(entries, tf.uint64) * _uint64(MULTIPLIERS[0])
-    total += tf.cast(places, tf.uint64) * _uint64(MULTIPLIERS[1])
-    intact = tf.equal(tf.bitwise.right_shift(total, _uint64(POSITION_BITS)), _uint64(0))
+    products = tf.cast(entries - places, tf.uint64) * _uint64(MULTIPLIER)
+    intact = products <= _uint64(int(POSITION_MASK))
     positions = tf.bitwise.bitwise_and(entries, tf.constant(POSITION_MASK, tf.int64))
     # As in `open_cells`: the position in a damaged entry may be past the end of the rows.
     return tf.where(intact, positions, tf.zeros_like(positions)), intact

@@ -129,7 +129,9 @@ class Epoch:
 
     def positions(self, offsets: Positions) -> Positions:
         """Return the positions in the log of the samples at these offsets."""
-        return self._at_ranks(self.order(offsets))
+        ranks = self.order(offsets)
+        # In place: fresh memory would cost as much as a few passes over it.
+        return self._with_index(lambda index: index.positions(ranks, ranks))
 
     def ranked(self, rows: int) -> Iterator[Positions]:
         """Yield the positions of all samples in the order of the log, ``rows`` at a time.

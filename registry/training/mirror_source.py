@@ -30,6 +30,7 @@ from registry.storage.log.reader import Log
 from registry.storage.log.watermark import Watermark
 from registry.storage.mirror.index import Index, in_memory
 from registry.storage.mirror.index_blocks import ONE_BLOCK, block_shift
+from registry.storage.mirror.index_checks import INDEX_FOLDER
 from registry.storage.mirror.index_files import Indexes
 from registry.storage.mirror.local_files import LocalFiles
 from registry.storage.mirror.mirror import Mirror, open_mirror
@@ -68,7 +69,7 @@ class MirrorSource:
         self.view = view
         self._watermark = watermark
         self._schema = schema
-        self._indexes = Indexes(mirror.folder / "epochs")
+        self._indexes = Indexes(mirror.folder / INDEX_FOLDER)
 
     @property
     def log(self) -> Log:

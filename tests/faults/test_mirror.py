@@ -191,20 +191,25 @@ def test_damage_fails_a_running_graph_and_is_repaired_for_the_next(subject: Subj
 @pytest.mark.parametrize("kind", ["fixed"], indirect=True)
 def test_a_bit_that_the_disk_loses_is_repaired_by_verify(subject: Subject) -> None:
     epoch = subject.dataset.run("all").epoch(1)
-    records = next(subject.cache.glob("*/0/records"))
-    before = records.stat()
-    flip(
-        records,
-        int(epoch.positions(np.array([5]))[0]) * SealedRows(epoch.codec.header.itemsize).stride,
-        3,
-    )
-    os.utime(
-        records, ns=(before.st_atime_ns, before.st_mtime_ns)
-    )  # as if nothing had written to it
-    with pytest.raises(tf.errors.InvalidArgumentError, match="or run `registry verify` first"):
-        in_graph(epoch)
-    assert [result.differs for result in subject.dataset.verify()] == [None, None]
-    assert in_graph(epoch) == [plain(row) for row in subject.due["all", 1]]
+    in_graph(epoch)
+    assert epoch.index.files is not None
+    assert epoch.index.cells is not None
+    used = int(epoch.positions(np.array([5]))[0])
+    for path, offset in (
+        (
+            next(subject.cache.glob("*/0/records")),
+            used * SealedRows(epoch.codec.header.itemsize).stride,
+        ),
+        (epoch.index.files.entries, 8 * int(epoch.index.cells[0]) + 17),
+    ):
+        before = path.stat()
+        flip(path, offset, 3)
+        # As if nothing had written to it.
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        with pytest.raises(tf.errors.InvalidArgumentError, match="or run `registry verify` first"):
+            in_graph(epoch)
+        assert [result.differs for result in subject.dataset.verify()] == [None, None]
+        assert in_graph(epoch) == [plain(row) for row in subject.due["all", 1]]
 
 
 @pytest.mark.usefixtures("small")

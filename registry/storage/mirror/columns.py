@@ -25,10 +25,11 @@ from xxhash import xxh3_64_intdigest
 
 from registry.samples.arrays import Positions
 from registry.storage.mirror import appender
-from registry.storage.mirror.index_entries import MULTIPLIERS
 
 SEGMENT = np.dtype([("until", "<i8"), ("sum", "<u8"), ("seal", "<u8")])
 """The position after a segment's last row, the XXH3 of its values, and the hash of this entry."""
+MULTIPLIERS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
+"""The multipliers of an entry's hash: its rank's and its range's."""
 SEGMENT_ROWS = 1 << 16
 """Rows of a segment, at most: so many values are read to check a single one."""
 

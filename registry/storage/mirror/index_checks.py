@@ -12,6 +12,8 @@ from pathlib import Path
 
 from registry.storage.mirror.state_file import read_fields, write_fields
 
+INDEX_FOLDER = "epochs"
+"""The folder of a mirror that has its indexes."""
 REMEMBERED = 16
 """How many indexes are remembered, at most."""
 
