@@ -19,7 +19,7 @@ from registry.samples.arrays import Positions
 
 LARGEST = 1 << 30
 """The largest batch and number of shards: their product still fits in a 64-bit integer."""
-CHUNK_ROWS = 1 << 15
+CHUNK_ROWS = 1 << 16
 """How many samples are located at a time, unless a batch is larger."""
 Shard = tuple[int, int]
 """A worker's index and the number of workers."""

@@ -173,9 +173,9 @@ def test_positions_and_samples_are_read_in_whole_batches(
     for positions, columns in pairs:
         assert list(columns["n"]) == positions.tolist()
     narrow = [columns["n"].tolist() for columns in epoch.columns(offsets)]
-    assert [len(part) for part in narrow] == [8, 8, 3]
+    assert [len(part) for part in narrow] == [16, 3]
     assert list(itertools.chain(*narrow)) == epoch.positions(offsets).tolist()
-    assert [len(part["n"]) for part in epoch.columns(offsets, 3)] == [6, 6, 6, 1]
+    assert [len(part["n"]) for part in epoch.columns(offsets, 3)] == [12, 7]
 
 
 def test_a_replay_refuses_exactly_the_erased_samples_that_it_drew(

@@ -26,8 +26,8 @@ from registry.storage.mirror.index_entries import (
 
 CHUNK = 1 << 16
 """Entries that are checked at a time."""
-BLOCK = 1 << 13
-"""Entries that are looked up at a time, so that what is computed stays in the core's cache."""
+BLOCK = 1 << 15
+"""Entries that are looked up at a time."""
 _SCRATCH = Scratch()
 
 Parts = Iterator[Positions]
