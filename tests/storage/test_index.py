@@ -16,7 +16,7 @@ from registry.errors import MirrorError
 from registry.samples.arrays import Positions
 from registry.storage.mirror import index_blocks, index_files, index_writer
 from registry.storage.mirror.index import Index
-from registry.storage.mirror.index_blocks import ONE_BLOCK, Blocks
+from registry.storage.mirror.index_blocks import Blocks
 from registry.storage.mirror.index_files import Indexes
 from tests.faults.test_mirror import flip
 
@@ -177,16 +177,6 @@ def test_entries_are_checked_again_once_something_wrote_to_them(
     indexes.check(second)
     indexes.check(second)
     assert len(checked) == 2
-
-
-def test_few_parts_of_the_log_with_nearly_all_samples_make_no_file_too_long(tmp_path: Path) -> None:
-    rows = np.arange(0, 1 << 22, 1 << 12)  # one sample a block
-    indexes = Indexes(tmp_path)
-    index = indexes.make("1-a", partial(parts, rows, 100), NONE, 12)
-    assert index.blocks is not None
-    assert index.blocks.shift == ONE_BLOCK
-    assert held(index) == rows.tolist()
-    assert (tmp_path / "1-a.entries").stat().st_size == index_blocks.capacity(len(rows)) * 8
 
 
 def test_a_cell_leads_to_the_block_in_which_it_begins() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,11 @@ class Index:
     files: IndexFiles | None = None
     older: int | None = None
 
+    @cached_property
+    def by_rank(self) -> bool:
+        """Whether the entries are stored by rank, as in a new file."""
+        return self.cells is None or bool((self.cells == HEADER).all())
+
     @property
     def cell_words(self) -> int:
         """The words of the file of cells that a graph maps: the cells, and the file's number."""
@@ -91,11 +97,14 @@ class Index:
         assert self.cells is not None
         assert self.entries is not None
         places, entries, cells = _SCRATCH.array("places", (3, len(ranks)), np.int64)
-        # As unsigned: a signed shift takes twice as long.
-        np.right_shift(ranks.view(np.uint64), np.uint64(CELL_BITS), out=cells.view(np.uint64))
-        # "clip", as NumPy copies the output first in the mode that raises the error.
-        self.cells.take(cells, out=places, mode="clip")
-        places += ranks
+        if self.by_rank:
+            np.add(ranks, HEADER, out=places)
+        else:
+            # As unsigned: a signed shift takes twice as long.
+            np.right_shift(ranks.view(np.uint64), np.uint64(CELL_BITS), out=cells.view(np.uint64))
+            # "clip", as NumPy copies the output first in the mode that raises the error.
+            self.cells.take(cells, out=places, mode="clip")
+            places += ranks
         self.entries.take(places, out=entries, mode="clip")
         # In one pass, since nearly always none is damaged.
         if not intact(entries, places):

@@ -2,9 +2,10 @@
 
 A population's positions are divided into blocks of ``2 ** shift`` positions in the log. The entries
 of a block are stored end to end, by rank, and behind them the next `TAIL` entries of the blocks
-after it. Where a sample is superseded, all later ranks change, but only the block that it was in
-gets other entries, and blocks whose tail it was in. These are appended to the file of entries, and
-the others stay where they are.
+after it. In a new file these are the next blocks themselves: all entries are stored by rank. Where
+a sample is superseded, all later ranks change, but only the block that it was in gets other
+entries, and blocks whose tail it was in. These are appended to the file of entries, with tails of
+their own, and the others stay where they are.
 
 A lookup must not search for the block of a rank. So ranks are divided into cells of
 ``2 ** CELL_BITS`` ranks each. A cell says what to add to its ranks to get the places of their

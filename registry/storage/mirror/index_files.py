@@ -105,9 +105,6 @@ class Indexes:
                 blocks, end = write_all_entries(file, parts(), shift)
                 if blocks.size == dense.size:
                     return dense
-                # There are too many tails where few parts of the log have nearly all samples.
-                if end > capacity(blocks.size):
-                    blocks, end = write_all_entries(file, parts(), ONE_BLOCK)
                 number = write_header(file, end)
                 file.truncate(capacity(blocks.size) * 8)
                 with self._lock():

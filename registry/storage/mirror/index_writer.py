@@ -23,7 +23,7 @@ from xxhash import xxh3_64_intdigest
 
 from registry.samples.arrays import Positions
 from registry.storage.mirror.appender import write_all
-from registry.storage.mirror.index_blocks import HEADER, ONE_BLOCK, TAIL, Blocks
+from registry.storage.mirror.index_blocks import HEADER, Blocks
 from registry.storage.mirror.index_entries import open_entries, seal_cells, seal_entries
 
 WRITTEN = 1 << 18
@@ -58,61 +58,21 @@ class EntryWriter:
             self.end += len(part)
 
 
-class BlockWriter:
-    """Writes all entries of an index block by block, from its positions in ascending order."""
-
-    def __init__(self, writer: EntryWriter, shift: int) -> None:
-        self._writer = writer
-        self._shift = shift
-        self._counts: list[Positions] = []
-        self._places: list[Positions] = []
-        self._numbers: list[Positions] = []
-        self._pending: Positions = np.empty(0, np.int64)
-
-    def add(self, positions: Positions, *, last: bool = False) -> None:
-        """Add positions, and write the blocks whose tails are complete then."""
-        pending = np.concatenate([self._pending, positions])
-        numbers = pending >> self._shift
-        starts = np.append(0, np.flatnonzero(numbers[1:] != numbers[:-1]) + 1)
-        ends = np.append(starts[1:], len(pending))
-        if not last:
-            complete = int(np.searchsorted(ends + TAIL, len(pending), "right"))
-            complete = min(complete, len(starts) - 1)
-        else:
-            complete = len(starts) if len(pending) else 0
-        starts, ends = starts[:complete], ends[:complete]
-        stops = np.minimum(ends + TAIL, len(pending))
-        places = self._writer.end + np.cumsum(stops - starts) - (stops - starts)
-        ranges = zip(starts.tolist(), stops.tolist(), strict=True)
-        written = [pending[start:stop] for start, stop in ranges]
-        self._writer.write(np.concatenate([pending[:0], *written]))
-        self._places.append(places)
-        self._numbers.append(numbers[starts])
-        self._counts.append(ends - starts)
-        self._pending = pending[ends[-1] :] if complete else pending
-
-    def blocks(self) -> Blocks:
-        """Return where the entries are, once all are written."""
-        numbers = np.concatenate([np.empty(0, np.int64), *self._numbers])
-        counts = np.zeros(int(numbers[-1]) + 1 if len(numbers) else 0, np.int64)
-        places = np.zeros_like(counts)
-        counts[numbers] = np.concatenate([np.empty(0, np.int64), *self._counts])
-        places[numbers] = np.concatenate([np.empty(0, np.int64), *self._places])
-        return Blocks(self._shift, np.concatenate([[0], np.cumsum(counts)]), places)
-
-
 def write_all_entries(file: FileIO, parts: Iterator[Positions], shift: int) -> tuple[Blocks, int]:
-    """Write a new file of entries; return their blocks, and the place after the last one."""
+    """Write a new file of entries by rank; return their blocks, and the place after the last one.
+
+    The positions must ascend unless the shift is `ONE_BLOCK`.
+    """
     writer = EntryWriter(file, HEADER)
-    if shift == ONE_BLOCK:
-        for part in parts:
-            writer.write(part)
-        return Blocks.one(writer.end - HEADER), writer.end
-    divided = BlockWriter(writer, shift)
+    counts: Positions = np.zeros(0, np.int64)
     for part in parts:
-        divided.add(part)
-    divided.add(np.empty(0, np.int64), last=True)
-    return divided.blocks(), writer.end
+        writer.write(part)
+        total = np.bincount(part >> shift, minlength=len(counts))
+        total[: len(counts)] += counts
+        counts = total
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    # The tail of each block is the beginning of the next ones.
+    return Blocks(shift, starts, starts[:-1] + HEADER), writer.end
 
 
 def write_header(file: FileIO, end: int, number: int | None = None) -> int:
