@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing.context import ForkServerProcess
@@ -9,18 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow as tf
 
 import registry
-from registry import Dataset, Epoch, Tensor
+from registry import Epoch, Image, Tensor
 from registry.tensorflow import EpochDataset, gather
 from tests.support import hosts, strategies
 from tests.support.hosts import Host
+from tests.support.image_files import photo
 from tests.support.processes import tensorflow_context
 
 service = tf.data.experimental.service
-SIZE = 1000
+SIZE = 500
+PHOTOS = [photo(8, 8, seed) for seed in range(7)]
 
 
 @pytest.fixture
@@ -64,7 +68,7 @@ def started(
 @contextmanager
 def mirroring(host: Host, url: str) -> Iterator[None]:
     """Keep the mirror of a host up to date."""
-    arguments = ("mirror", "numbers", "--follow", "--url", url)
+    arguments = ("mirror", "photos", "--follow", "--url", url)
     process = tensorflow_context().Process(target=host.run, args=(hosts.run_command, *arguments))
     process.start()
     try:
@@ -76,27 +80,50 @@ def mirroring(host: Host, url: str) -> Iterator[None]:
 
 
 @pytest.fixture
-def numbers(sqlite_url: str) -> Iterator[Dataset]:
-    """A dataset of numbers, so that each sample is known by its value."""
+def epoch(sqlite_url: str) -> Iterator[Epoch]:
+    """An epoch of images, each of which is known by its number."""
     with registry.connect(sqlite_url) as reg:
-        dataset = reg.create(
-            "numbers", {"number": Tensor("int64")}, splits={"train": 0.8, "test": 0.2}
+        photos = reg.create(
+            "photos",
+            {"image": Image(), "number": Tensor("int64")},
+            splits={"train": 0.8, "test": 0.2},
         )
-        dataset.insert({"number": np.arange(SIZE)}, keys=range(SIZE))
-        dataset.insert({"number": np.arange(10)}, keys=range(SIZE, SIZE + 10))
-        for key in range(SIZE, SIZE + 10):
-            dataset.retract(f"{key}")
-        yield dataset
-
-
-@pytest.fixture
-def epoch(numbers: Dataset) -> Epoch:
-    return numbers.run("r", seed=3, split="train").epoch(0)
+        images = [PHOTOS[number % len(PHOTOS)] for number in range(SIZE)]
+        photos.insert({"image": images, "number": np.arange(SIZE)}, keys=range(SIZE))
+        for number in range(10):
+            photos.update(f"{number}", image=PHOTOS[number % len(PHOTOS)], number=SIZE + number)
+        photos.retract("11")
+        yield photos.run("r", seed=3, split="train").epoch(0)
 
 
 def expected(epoch: Epoch) -> list[int]:
-    """Return the numbers that an epoch holds."""
+    """Return the numbers of an epoch's samples."""
     return sorted(number for batch in epoch.batches(64) for number in batch["number"].tolist())
+
+
+def decoded(batch: dict[str, Any]) -> tuple[Any, Any]:
+    """Return the numbers of samples, and the sums of their pixels: graph operations."""
+    images = tf.map_fn(
+        lambda file: tf.reduce_sum(tf.cast(tf.io.decode_jpeg(file), tf.int64)),
+        batch["image"],
+        fn_output_signature=tf.int64,
+    )
+    return batch["number"], images
+
+
+def numbers_of(batch: tuple[Any, Any]) -> list[int]:
+    """Return the numbers of samples, after a check of what was decoded."""
+    numbers, sums = (part.numpy() for part in batch)
+    sums_of_photos = [np.asarray(PIL.Image.open(io.BytesIO(file))).sum() for file in PHOTOS]
+    kinds = numbers % SIZE % len(PHOTOS)
+    np.testing.assert_allclose(sums, np.array(sums_of_photos)[kinds], rtol=0.02)
+    return list(map(int, numbers))
+
+
+def images(epoch: Epoch, wait: float) -> tf.data.Dataset:
+    """Return batches of images that are decoded where they are read."""
+    batches = EpochDataset(epoch, batch_size=10, decode_images=False, wait=wait)
+    return batches.map(decoded)
 
 
 def distributed(batches: tf.data.Dataset, running: Service, policy: Any) -> tf.data.Dataset:
@@ -121,13 +148,13 @@ def test_every_sample_comes_once_from_workers_on_two_hosts_though_one_is_killed(
         processes.enter_context(mirroring(other, sqlite_url))
         # Each worker makes all batches, and begins again after it was killed: the first batch of
         # each number counts.
-        batches = EpochDataset(epoch, batch_size=10, wait=60).enumerate()
+        batches = images(epoch, wait=60).enumerate()
         known: set[int] = set()
         for number, batch in distributed(batches, running, service.ShardingPolicy.OFF):
             if int(number) in known:
                 continue
             known.add(int(number))
-            samples += batch["number"].numpy().tolist()
+            samples += numbers_of(batch)
             if len(known) == 10:
                 running.work_here()
             if len(known) == 20:
@@ -145,11 +172,11 @@ def test_a_distributed_epoch_gives_each_sample_to_one_of_the_workers_on_two_host
         running = Service(processes)
         running.work_here()
         running.work_there(other, 40001)
-        batches = EpochDataset(epoch, batch_size=10, wait=60)
+        batches = images(epoch, wait=60)
         samples = [
             number
             for batch in distributed(batches, running, service.ShardingPolicy.DYNAMIC)
-            for number in batch["number"].numpy().tolist()
+            for number in numbers_of(batch)
         ]
     assert sorted(samples) == expected(epoch)
 
@@ -160,6 +187,6 @@ def test_a_worker_whose_host_has_no_mirror_fails_the_step_with_the_remedy(
     with ExitStack() as processes:
         running = Service(processes)
         running.work_there(other, 40001)
-        batches = EpochDataset(epoch, batch_size=10, wait=0.2)
+        batches = images(epoch, wait=0.2)
         with pytest.raises(tf.errors.InvalidArgumentError, match="run `registry mirror DATASET"):
             list(distributed(batches, running, service.ShardingPolicy.OFF))
