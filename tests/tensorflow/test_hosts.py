@@ -163,22 +163,27 @@ def test_every_sample_comes_once_from_workers_on_two_hosts_though_one_is_killed(
     assert sorted(samples) == expected(epoch)
 
 
+@pytest.mark.parametrize("killed", [False, True])
 def test_a_distributed_epoch_gives_each_sample_to_one_of_the_workers_on_two_hosts(
-    sqlite_url: str, epoch: Epoch, other: Host, monkeypatch: pytest.MonkeyPatch
+    sqlite_url: str, epoch: Epoch, other: Host, monkeypatch: pytest.MonkeyPatch, *, killed: bool
 ) -> None:
     # Blocks are what workers get, and so many samples are one.
     monkeypatch.setattr(gather, "BLOCK_ROWS", 50)
+    samples: list[int] = []
     with mirroring(other, sqlite_url), ExitStack() as processes:
         running = Service(processes)
         running.work_here()
-        running.work_there(other, 40001)
-        batches = images(epoch, wait=60)
-        samples = [
-            number
-            for batch in distributed(batches, running, service.ShardingPolicy.DYNAMIC)
-            for number in numbers_of(batch)
-        ]
-    assert sorted(samples) == expected(epoch)
+        worker = running.work_there(other, 40001)
+        for batch in distributed(images(epoch, wait=60), running, service.ShardingPolicy.DYNAMIC):
+            samples += numbers_of(batch)
+            if killed and len(samples) == 50:
+                worker.kill()
+                running.work_there(other, 40001)
+    if killed:
+        assert len(set(samples)) == len(samples), "some are missing, but none comes twice"
+        assert set(samples) <= set(expected(epoch))
+    else:
+        assert sorted(samples) == expected(epoch)
 
 
 def test_a_worker_whose_host_has_no_mirror_fails_the_step_with_the_remedy(
