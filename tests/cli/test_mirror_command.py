@@ -22,7 +22,7 @@ from tests.faults.test_divergence import Backup
 from tests.faults.test_mirror import tiny_disk
 from tests.support.commands import process, run
 from tests.support.datasets import digit
-from tests.support.growing_datasets import KINDS
+from tests.support.growing_datasets import KINDS, due, yielded
 
 
 @contextmanager
@@ -105,6 +105,31 @@ def test_a_followed_mirror_has_new_rows_and_epochs_of_trainers_on_other_hosts_un
         out, err = started.communicate(timeout=60)
     assert (started.returncode, err) == (0, "")
     assert out.startswith("digits: 50 rows, files of 0 epochs")
+
+
+def test_followers_and_a_trainer_share_one_mirror(url: str, cache: Path) -> None:
+    kind = KINDS["variable"]
+    with registry.connect(url) as reg:
+        dataset = kind.create(reg)
+        kind.grow(dataset, 20)
+        with (
+            following(url, "growing", cache) as one,
+            following(url, "growing", cache) as two,
+        ):
+            trained = dataset.run("r", split="train")
+            for number in range(10):
+                epoch = trained.epoch(number)
+                assert yielded(epoch) == due(dataset, epoch)
+                kind.grow(dataset, 5)
+                if number == 4:
+                    dataset.erase("7")
+                    two.send_signal(signal.SIGKILL)
+            wait_until(lambda: rows(cache, dataset) == dataset.head.position, one)
+            one.send_signal(signal.SIGTERM)
+            _, err = one.communicate(timeout=60)
+        assert [each.differs for each in dataset.verify()] == [None, None]
+    assert one.returncode == 0
+    assert err.count("\n") <= 1, "an epoch that held what was erased has no files"
 
 
 def test_a_followed_mirror_ends_with_an_error_when_its_dataset_is_dropped_but_not_when_renamed(
