@@ -91,13 +91,14 @@ def test_an_index_that_follows_another_has_the_live_positions(
 def test_only_the_blocks_that_changed_are_written(tmp_path: Path) -> None:
     indexes, size = Indexes(tmp_path), 100_000
     before = indexes.make("1-a", partial(parts, np.arange(size), 1000), NONE, 12)
-    dead, added = np.array([5, 50_000, 50_001]), np.arange(size, size + 10)
+    # The second is the first of its block, and so in the tail of the block before.
+    dead, added = np.array([5, 8192, 50_000, 50_001]), np.arange(size, size + 10)
     after = indexes.follow("2-a", before, dead, added, NONE)
     assert after is not None
     assert before.blocks is not None
     assert after.blocks is not None
     shared = before.blocks.places == after.blocks.places[: len(before.blocks.places)]
-    assert np.flatnonzero(~shared).tolist() == [0, 50_000 >> 12, size >> 12]
+    assert np.flatnonzero(~shared).tolist() == [0, 1, 2, 50_000 >> 12, size >> 12]
     assert held(after) == np.append(np.setdiff1d(np.arange(size), dead), added).tolist()
     assert held(before) == list(range(size))
     assert (tmp_path / "1-a.entries").samefile(tmp_path / "2-a.entries")
