@@ -151,7 +151,7 @@ class EpochDataset(_RunDataset):
                 [epoch.source.log],
                 share.batch_size,
                 drop_remainder=drop_remainder,
-            ).prefetch(tf.data.AUTOTUNE)
+            )
         size = share.size(epoch.size - first, drop_remainder=drop_remainder)
         count = -(-size // share.batch_size)
         super().__init__(CountedDataset(batches, count))
@@ -225,7 +225,7 @@ class StreamDataset(_RunDataset):
             elements, chunks, run.schema, run.logs, share.batch_size, drop_remainder=True
         )
         endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-        super().__init__(batches.prefetch(tf.data.AUTOTUNE).apply(endless))
+        super().__init__(batches.apply(endless))
 
     def cardinality(self) -> Any:
         """Return `tf.data.INFINITE_CARDINALITY`.
@@ -279,7 +279,7 @@ class MixStepsDataset(_RunDataset):
             share.batch_size,
             drop_remainder=True,
         )
-        super().__init__(CountedDataset(batches.prefetch(tf.data.AUTOTUNE), steps))
+        super().__init__(CountedDataset(batches, steps))
 
 
 def as_shard(worker: Worker) -> Shard:

@@ -1,10 +1,9 @@
 """The elements of datasets: their dtypes and shapes, and the parts that a model takes.
 
-Python yields a chunk of samples in one of two forms:
+A chunk of samples is in one of two forms:
 
-- By column (`column_arrays`): a `Ragged` feature is a pair of all its items, one after another, and
-  the int64 number of them in each row. `ragged_from_lengths` makes RaggedTensors of the pairs in
-  the graph.
+- By column, as `row_decoder` returns it: that of a `Ragged` feature is a pair of all its items, one
+  after another, and the int64 number of them in each row.
 - By row (`row_arrays`): every feature has one value per row, so that rows can be cut apart. Of a
   `Ragged` feature it is the bytes, as a string. `ragged_from_bytes` makes RaggedTensors of them.
 """
@@ -185,49 +184,6 @@ def _from_string(feature: Feature, column: Any) -> Any:
     return _pair_from_bytes(feature, column) if isinstance(feature, Ragged) else column
 
 
-def column_arrays(
-    features: Features, columns: Mapping[str, Column], wanted: Sequence[str]
-) -> dict[str, Any]:
-    """Return columns by feature; a `Ragged` one is a pair of all items and int64 lengths."""
-    return {name: _column_array(features[name], columns[name]) for name in wanted}
-
-
-def _column_array(feature: Feature, column: Column) -> Any:
-    if isinstance(feature, Ragged):
-        # The empty array is for chunks without rows: `np.concatenate` refuses an empty list.
-        none = np.empty((0, *feature.shape), feature.dtype)
-        items = np.concatenate([none, *column], dtype=feature.dtype)
-        return items, np.array([len(value) for value in column], np.int64)
-    return column
-
-
-def column_specs(features: Features, wanted: Sequence[str]) -> dict[str, Any]:
-    """Return the specs of what `column_arrays` returns for any number of rows."""
-    return {name: _spec(features[name]) for name in wanted}
-
-
-def _spec(feature: Feature) -> Any:
-    if isinstance(feature, Tensor):
-        return tf.TensorSpec((None, *feature.shape), feature.dtype)
-    if isinstance(feature, ClassLabel):
-        return tf.TensorSpec((None,), tf.int32)
-    if isinstance(feature, Ragged):
-        items = tf.TensorSpec((None, *feature.shape), feature.dtype)
-        return items, tf.TensorSpec((None,), tf.int64)
-    return tf.TensorSpec((None,), tf.string)
-
-
-def ragged_from_lengths(columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `column_arrays` returned, with RaggedTensors in place of the pairs."""
-    return {
-        # The lengths are right by construction, and validation would add assertions to each batch.
-        name: tf.RaggedTensor.from_row_lengths(*column, validate=False)
-        if isinstance(column, tuple)
-        else column
-        for name, column in columns.items()
-    }
-
-
 def row_arrays(
     features: Features, columns: Mapping[str, Column], wanted: Sequence[str]
 ) -> dict[str, Column]:
@@ -246,9 +202,15 @@ def _row_array(feature: Feature, column: Column) -> Column:
 
 def row_specs(features: Features, wanted: Sequence[str]) -> dict[str, Any]:
     """Return the specs of what `row_arrays` returns for any number of rows."""
-    strings = tf.TensorSpec((None,), tf.string)
-    specs = column_specs(features, wanted)
-    return {name: strings if isinstance(spec, tuple) else spec for name, spec in specs.items()}
+    return {name: _spec(features[name]) for name in wanted}
+
+
+def _spec(feature: Feature) -> Any:
+    if isinstance(feature, Tensor):
+        return tf.TensorSpec((None, *feature.shape), feature.dtype)
+    if isinstance(feature, ClassLabel):
+        return tf.TensorSpec((None,), tf.int32)
+    return tf.TensorSpec((None,), tf.string)
 
 
 def ragged_from_bytes(features: Features, batch: Mapping[str, Any]) -> dict[str, Any]:

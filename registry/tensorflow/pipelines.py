@@ -29,12 +29,10 @@ from registry.samples.codec import Codec
 from registry.samples.schema import Schema
 from registry.storage.log.reader import Log
 from registry.storage.mirror.local_files import LocalFiles
+from registry.storage.mirror.value_units import UNIT
 from registry.tensorflow import images
 from registry.tensorflow.elements import (
     Elements,
-    column_arrays,
-    column_specs,
-    ragged_from_lengths,
     row_arrays,
     row_decoder,
     row_specs,
@@ -42,9 +40,11 @@ from registry.tensorflow.elements import (
 from registry.tensorflow.from_generator import GeneratorDataset
 from registry.tensorflow.gather import LARGEST_TABLE, GatherSignature, gathered_chunks
 from registry.tensorflow.graph_order import ShardParameters
-from registry.tensorflow.raw_datasets import BatchDataset, MapDataset, RebatchDataset, map_plainly
+from registry.tensorflow.graph_values import strings
+from registry.tensorflow.raw_datasets import BatchDataset, MapDataset
 from registry.training.chunks import Samples, rows_in_chunk
 from registry.training.epoch import Epoch
+from registry.training.packed_chunk import PackedChunk, in_whole_batches
 from registry.training.sharding import Share
 
 Chunk = tuple[Samples, Positions]
@@ -100,15 +100,11 @@ def generator_batches(
 
     Each iterator calls ``chunks`` once. All chunks have this schema, and positions in ``logs``.
     """
-    if schema.codec.fixed_width:
-        decoded = _decoded_rows(elements, chunks, schema.codec)
-        return RebatchDataset(decoded, batch_size, drop_remainder=drop_remainder)
     if elements.images:
         samples = _samples(elements, chunks, schema.codec, batch_size)
         return images.batches(samples, elements, logs, batch_size, drop_remainder=drop_remainder)
-    # Not `RebatchDataset`, which takes dense tensors only.
-    columns = _columns(elements, chunks, schema.codec)
-    return columns.rebatch(batch_size, drop_remainder=drop_remainder)
+    decoded = _decoded(elements, chunks, schema.codec, batch_size)
+    return BatchDataset(decoded, elements.select, batch_size, drop_remainder=drop_remainder)
 
 
 # Each generator below yields an empty chunk where `chunks` yields None. TensorFlow cannot interrupt
@@ -116,37 +112,37 @@ def generator_batches(
 # waits for a sample could not be deleted, and the process not end.
 
 
-def _decoded_rows(
-    elements: Elements, chunks: Callable[[], ChunkIterator], codec: Codec
+def _decoded(
+    elements: Elements,
+    chunks: Callable[[], ChunkIterator],
+    codec: Codec,
+    batch_size: int,
 ) -> tf.data.Dataset:
-    """Return chunks of fixed-width samples, which Python hands on as bytes."""
-    empty = np.empty((0, codec.header.itemsize), np.uint8)
+    """Return chunks of samples, which Python hands on as arrays, of whole batches each."""
+    empty = PackedChunk.empty(codec)
+    variable = [n for n, name in enumerate(codec.features.variable) if name in elements.wanted]
+
+    def packed() -> Iterator[PackedChunk]:
+        for chunk in chunks():
+            yield from chunk[0].packed(chunk[1], batch_size) if chunk else [empty]
 
     def generate() -> Iterator[Any]:
-        for chunk in chunks():
-            yield from chunk[0].rows(chunk[1]) if chunk else [empty]
+        for chunk in in_whole_batches(packed(), batch_size):
+            yield chunk.rows, chunk.units_of(variable)
 
-    rows = GeneratorDataset(generate, tf.TensorSpec((None, None), tf.uint8))
+    def decoded(arrays: Any) -> Any:
+        rows, units = arrays
+        count = tf.shape(rows)[0]
+        values = (
+            tf.reshape(strings(units, count * len(variable)), (-1, len(variable)))
+            if variable
+            else tf.zeros((count, 0), tf.string)
+        )
+        return decode(rows, values)
+
+    spec = tf.TensorSpec((None, None), tf.uint8), tf.TensorSpec((None, UNIT // 8), tf.int64)
     decode = row_decoder(codec, elements.wanted)
-    none = tf.zeros((0, 0), tf.string)
-    return MapDataset(rows, lambda chunk: elements.select(decode(chunk, none)))
-
-
-def _columns(
-    elements: Elements, chunks: Callable[[], ChunkIterator], codec: Codec
-) -> tf.data.Dataset:
-    """Return chunks of samples that Python decodes."""
-    features, wanted = codec.features, elements.wanted
-    empty = codec.decode(b"", 0)
-
-    def generate() -> Iterator[Any]:
-        for chunk in chunks():
-            for columns in chunk[0].columns(chunk[1]) if chunk else [empty]:
-                yield column_arrays(features, columns, wanted)
-
-    columns = GeneratorDataset(generate, column_specs(features, wanted))
-    # Not `MapDataset`: RaggedTensors are not dense.
-    return map_plainly(columns, lambda chunk: elements.select(ragged_from_lengths(chunk)))
+    return MapDataset(GeneratorDataset(generate, spec), decoded)
 
 
 def _samples(

@@ -160,7 +160,8 @@ class BatchDataset(FlatMapDataset):
         def batches(chunk: Any) -> Any:
             first = next(iter(chunk.values()))
             count = tf.shape(first[1] if isinstance(first, tuple) else first, tf.int64)[0]
-            size = tf.minimum(count, batch_size)
+            # At least 1, since a chunk may have no samples.
+            size = tf.maximum(tf.minimum(count, batch_size), 1)
             batched = select({name: _batched(column, size) for name, column in chunk.items()})
             return tf.raw_ops.TensorSliceDataset(
                 components=tf.nest.flatten(batched),

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
-from registry.samples.arrays import Positions, Rows
+from registry.samples.arrays import Positions
 from registry.samples.codec import Column
 from registry.samples.features import Features
 from registry.storage.log.reader import Log
 from registry.training import batching
 from registry.training.image_batches import image_batches
+from registry.training.packed_chunk import PackedChunk
 
 GATHERED_ROWS = 1 << 14
 """Samples that are gathered at a time, at most, unless a batch is larger."""
@@ -23,8 +24,8 @@ COPIED_BYTES = 3 << 21
 class Samples(Protocol):
     """What chunks of samples are read from, by offsets: an epoch, or epochs of a mix."""
 
-    def rows(self, offsets: Positions) -> Iterator[Rows]:
-        """Yield fixed-width samples as uint8 of shape ``(count, width or more)``, in order."""
+    def packed(self, offsets: Positions, batch_size: int) -> Iterator[PackedChunk]:
+        """Yield the samples at these offsets as arrays, in order, in whole batches."""
 
     def columns(self, offsets: Positions, batch_size: int = 1) -> Iterator[dict[str, Column]]:
         """Yield the samples at these offsets as columns, in order, in whole batches."""

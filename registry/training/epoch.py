@@ -11,7 +11,7 @@ from typing import Any, NoReturn, Self, SupportsIndex, TypeVar
 import numpy as np
 
 from registry.errors import DivergenceError, EpochError, ErasedError, MirrorError
-from registry.samples.arrays import Positions, Rows
+from registry.samples.arrays import Positions
 from registry.samples.codec import Codec, Column
 from registry.samples.features import Features
 from registry.samples.schema import Schema
@@ -21,12 +21,13 @@ from registry.training.chunks import batches_of, rows_in_chunk
 from registry.training.class_weights import balanced, class_label, count_classes
 from registry.training.erased_samples import Erased, erased_error, erased_samples, lost_samples
 from registry.training.mirror_source import Sources
+from registry.training.packed_chunk import PackedChunk
 from registry.training.permutation import Permutation
 from registry.training.pin_store import Pin
 from registry.training.population import Population, contains
 from registry.training.run_store import RunSettings
 from registry.training.sharding import ALONE, CHUNK_ROWS, Shard, Share
-from registry.training.source import Source, read_columns
+from registry.training.source import Source, read_columns, read_packed
 
 Part = TypeVar("Part")
 _OPENED = {"source", "index"}
@@ -179,9 +180,12 @@ class Epoch:
         self._refuse_erased()
         return balanced(count_classes(self.source, feature, label, self.ranked(CHUNK_ROWS)))
 
-    def rows(self, offsets: Positions) -> Iterator[Rows]:
-        """Yield fixed-width samples as uint8 of shape ``(count, width or more)``, in order."""
-        return self._gathered(lambda rows: self.source.take_rows(rows, self.schema), offsets)
+    def packed(self, offsets: Positions, batch_size: int = 1) -> Iterator[PackedChunk]:
+        """Yield the samples at these offsets as arrays, in order, a chunk at a time.
+
+        Each chunk holds a multiple of ``batch_size`` samples, except the last.
+        """
+        return self._gathered(partial(read_packed, self.source, self.schema), offsets, batch_size)
 
     def columns(self, offsets: Positions, batch_size: int = 1) -> Iterator[dict[str, Column]]:
         """Yield the samples at these offsets as columns, in order, a chunk at a time.

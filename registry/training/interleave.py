@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from registry.errors import ErasedError
-from registry.samples.arrays import Positions, Rows
+from registry.samples.arrays import Positions
 from registry.samples.codec import Codec, Column
 from registry.training.epoch import Epoch
 from registry.training.erased_samples import on_newer_version
 from registry.training.log_positions import in_log
+from registry.training.packed_chunk import PackedChunk
 from registry.training.run_store import RunSettings
 
 Group = tuple["Member", Positions]
@@ -29,9 +30,9 @@ Fields = Sequence[tuple[slice, slice]]
 class Member:
     """An epoch of a part of a mix.
 
-    ``log`` is the number of its log. ``fields`` are the bytes of the mix's fixed-width records, and
-    those of the epoch's that they are copied from. All samples of the epoch are before the place
-    that ``end`` returns.
+    ``log`` is the number of its log. ``fields`` are the bytes of values of fixed width in the mix's
+    records, and those of the epoch's that they are copied from. All samples of the epoch are before
+    the place that ``end`` returns.
     """
 
     epoch: Epoch
@@ -59,7 +60,7 @@ def skipping(error: ErasedError, number: int, run: RunSettings, end: int) -> Era
 
 
 def fields(codec: Codec, other: Codec) -> Fields:
-    """Return where fixed-width records of a codec have the bytes of another one's.
+    """Return where records of a codec have the values of fixed width of another one's.
 
     Both have the same features, perhaps in another order.
     """
@@ -67,14 +68,20 @@ def fields(codec: Codec, other: Codec) -> Fields:
         whole = slice(0, codec.header.itemsize)
         return [(whole, whole)]
     own, others = _bytes(codec), _bytes(other)
-    return [(own[name], others[name]) for name in codec.features]
+    return [(own[name], others[name]) for name in codec.features.fixed]
+
+
+def value_order(codec: Codec, other: Codec) -> list[int]:
+    """Return which value of variable width of another codec's records each of a codec's is."""
+    others = list(other.features.variable)
+    return [others.index(name) for name in codec.features.variable]
 
 
 def _bytes(codec: Codec) -> dict[str, slice]:
     places = [codec.header.fields[name] for name in codec.header.names or ()]  # type: ignore[index]
     return {
         name: slice(offset, offset + field.itemsize)
-        for name, (field, offset, *_) in zip(codec.features, places, strict=False)
+        for name, (field, offset, *_) in zip(codec.features.fixed, places, strict=False)
     }
 
 
@@ -91,19 +98,25 @@ class Interleaved:
     offsets: Positions
     codec: Codec
 
-    def rows(self, offsets: Positions) -> Iterator[Rows]:
-        for part in self._parts(offsets, 1):
+    def packed(self, offsets: Positions, batch_size: int) -> Iterator[PackedChunk]:
+        for part in self._parts(offsets, batch_size):
             rows = np.empty((len(part), self.codec.header.itemsize), np.uint8)
             after = 0
             groups, ranks = self._groups(part)
+            gathered: list[PackedChunk] = []
             for member, own in groups:
+                values = value_order(self.codec, member.epoch.codec)
                 with member.naming_erased():
-                    for some in member.epoch.rows(own):
-                        until = after + len(some)
+                    for some in member.epoch.packed(own):
+                        own_rows = rows[after : after + len(some)]
                         for to, origin in member.fields:
-                            rows[after:until, to] = some[:, origin]
-                        after = until
-            yield rows.take(ranks, axis=0)
+                            own_rows[:, to] = some.rows[:, origin]
+                        begins, counts = some.begins[:, values], some.counts[:, values]
+                        gathered.append(PackedChunk(own_rows, some.units, begins, counts))
+                        after += len(some)
+            joined = PackedChunk.joined(gathered)
+            begins, counts = joined.begins.take(ranks, axis=0), joined.counts.take(ranks, axis=0)
+            yield PackedChunk(rows.take(ranks, axis=0), joined.units, begins, counts)
 
     def columns(self, offsets: Positions, batch_size: int = 1) -> Iterator[dict[str, Column]]:
         for part in self._parts(offsets, batch_size):

@@ -118,6 +118,6 @@ class MixReader:
         self._members[part] = Member(
             epoch,
             self._logs[part],
-            fields(self._codec, epoch.codec) if self._codec.fixed_width else [],
+            fields(self._codec, epoch.codec),
             partial(self._schedule.place, part, end),
         )

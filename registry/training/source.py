@@ -15,6 +15,7 @@ from registry.storage.log.reader import Log
 from registry.storage.mirror.index import Index
 from registry.storage.mirror.local_files import LocalFiles
 from registry.storage.mirror.packed import Packed
+from registry.training.packed_chunk import PackedChunk
 from registry.training.permutation import Permutation
 from registry.training.population import (
     Population,
@@ -101,3 +102,10 @@ def read_columns(source: Source, schema: Schema, positions: Positions) -> dict[s
     if schema.codec.fixed_width:
         return source.take_columns(positions, schema)
     return source.take_packed(positions, schema).columns(schema.codec)
+
+
+def read_packed(source: Source, schema: Schema, positions: Positions) -> PackedChunk:
+    """Return the samples at these positions as arrays, in order."""
+    if schema.codec.fixed_width:
+        return PackedChunk.of_rows(source.take_rows(positions, schema))
+    return PackedChunk.of_packed(source.take_packed(positions, schema))
