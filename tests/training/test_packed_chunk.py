@@ -13,12 +13,11 @@ from registry.training.packed_chunk import PackedChunk, in_whole_batches
 
 CODEC = Codec(Features({"text": Text(), "number": Tensor("int32"), "other": Text()}))
 Sample = tuple[int, str, str]
+SAMPLES = st.tuples(st.integers(0, 99), st.text("aé", max_size=50), st.text("aé", max_size=50))
 
 
 @given(
-    parts=st.lists(
-        st.lists(st.tuples(st.integers(0, 99), st.text(), st.text()), max_size=7), max_size=6
-    ),
+    parts=st.lists(st.lists(SAMPLES, max_size=7), max_size=6),
     batch_size=st.integers(1, 5),
     values=st.sampled_from([[0], [1], [0, 1]]),
 )
