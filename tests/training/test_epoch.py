@@ -14,7 +14,7 @@ from platformdirs import user_cache_path
 import registry
 from registry import Dataset, Epoch, Registry, Replay, Tensor, Text
 from registry.errors import DivergenceError, EpochError, ErasedError
-from registry.training import pin_store
+from registry.training import batching, pin_store
 from registry.training.chunks import CACHED_BYTES, COPIED_BYTES, GATHERED_ROWS
 from registry.training.mirror_source import cache_folder
 from registry.training.pin_store import Pin, insert_or_find
@@ -176,6 +176,14 @@ def test_positions_and_samples_are_read_in_whole_batches(
     assert [len(part) for part in narrow] == [16, 3]
     assert list(itertools.chain(*narrow)) == epoch.positions(offsets).tolist()
     assert [len(part["n"]) for part in epoch.columns(offsets, 3)] == [12, 7]
+
+
+def test_whole_batches_are_views_of_the_parts_that_were_read() -> None:
+    parts = [{"n": np.arange(after, after + 4)} for after in (0, 4)]
+    numbers = [batch["n"] for batch in batching.batches(parts, 2)]
+    assert [number.tolist() for number in numbers] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    for number, part in zip(numbers, [parts[0], parts[0], parts[1], parts[1]], strict=True):
+        assert np.shares_memory(number, part["n"])
 
 
 def test_a_replay_refuses_exactly_the_erased_samples_that_it_drew(
