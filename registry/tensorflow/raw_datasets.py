@@ -99,6 +99,23 @@ class FlatMapDataset(RawDataset):
         super().__init__(variant, spec, inputs)
 
 
+class TakeWhileDataset(RawDataset):
+    """The elements before the first for which a function of graph operations returns False.
+
+    As ``inputs.take_while(predicate)``, which does not keep its function on one device (`LOCAL`).
+    """
+
+    def __init__(self, inputs: tf.data.Dataset, predicate: Callable[[Any], Any]) -> None:
+        self._function = graph_function(predicate, inputs.element_spec)
+        variant = tf.raw_ops.TakeWhileDataset(
+            input_dataset=inputs._variant_tensor,  # noqa: SLF001  # as tf.data's own datasets
+            other_arguments=[],
+            predicate=self._function,
+            **type_attributes(inputs.element_spec),
+        )
+        super().__init__(variant, inputs.element_spec, inputs)
+
+
 class InterleaveDataset(RawDataset):
     """The elements of the datasets that a function of graph operations makes, one after another.
 
