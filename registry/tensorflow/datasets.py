@@ -132,8 +132,7 @@ class EpochDataset(_RunDataset):
         # Both references keep the local files. The graph opens them by name for each iterator, so
         # without the references a file could be removed between two iterations.
         self._epoch = epoch
-        files = epoch.local_files()
-        self._files = None if elements.images else files
+        self._files = epoch.local_files()
         if self._files is not None:
             batches = file_batches(
                 epoch, self._files, elements, share, first, drop_remainder=drop_remainder, wait=wait

@@ -142,12 +142,14 @@ def _features(names: Names | None) -> Sequence[str]:
     return list(names.values() if isinstance(names, Mapping) else names or ())
 
 
-def row_decoder(codec: Codec, wanted: Sequence[str]) -> Callable[[Any, Any], dict[str, Any]]:
+def row_decoder(
+    codec: Codec, wanted: Sequence[str], *, by_row: bool = False
+) -> Callable[[Any, Any], dict[str, Any]]:
     """Return a graph function from records to columns.
 
     It takes the records' headers, uint8 ``(count, header or more)``, and the values of the wanted
     features of variable width, strings of shape ``(count, features)``. The column of a `Ragged`
-    feature is a pair of all items and int64 lengths.
+    feature is a pair of all items and int64 lengths, or with ``by_row`` its bytes (`row_arrays`).
     """
     fields: Mapping[str, Any] = codec.header.fields or {}
     names = dict(zip(codec.features.fixed, codec.header.names or (), strict=False))
@@ -158,6 +160,8 @@ def row_decoder(codec: Codec, wanted: Sequence[str]) -> Callable[[Any, Any], dic
         return {
             name: _from_bytes(rows, codec.features[name], *fields[names[name]][:2])
             if name in names
+            else columns[name]
+            if by_row
             else _from_string(codec.features[name], columns[name])
             for name in wanted
         }

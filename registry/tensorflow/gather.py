@@ -85,6 +85,8 @@ class GatherSignature(NamedTuple):
     """Whether there is only one shard."""
     tabled: bool
     """Whether the order is small enough to be a table of all images."""
+    by_row: bool = False
+    """Whether a chunk is a pair: the samples' positions, and columns as `row_arrays` makes them."""
 
     @property
     def variable(self) -> list[int]:
@@ -99,7 +101,7 @@ def gathered_chunks(
     parameters: ShardParameters,
     wait: float = 0,
 ) -> FlatMapDataset:
-    """Return a dataset of chunks, as dicts of columns.
+    """Return a dataset of chunks, as dicts of columns or, by row, as pairs.
 
     ``wait`` is in seconds, for which files that are missing on the host are waited for.
 
@@ -160,7 +162,7 @@ def _read_chunk(signature: GatherSignature) -> Any:
     """
     layout = RowLayout(Codec(signature.stored))
     # Features are only appended, so that those of the epoch have the same bytes in a newer row.
-    decode = row_decoder(Codec(signature.features), signature.wanted)
+    decode = row_decoder(Codec(signature.features), signature.wanted, by_row=signature.by_row)
     ranks_of, positions_of = _ranks(signature), _positions(signature)
     rows_are_intact = _compiled(lambda *inputs: rows_intact(layout.seals, *inputs))
 
@@ -176,7 +178,10 @@ def _read_chunk(signature: GatherSignature) -> Any:
         with _unless_damaged(intact):
             cut = tf.strided_slice(words, [0], [count])
             records = tf.reshape(tf.bitcast(cut, tf.uint8), (-1, layout.seals.stride))
-            return decode(records, _values(layout, signature.variable, records, values))
+            columns = decode(records, _values(layout, signature.variable, records, values))
+            if not signature.by_row:
+                return columns
+            return tf.strided_slice(positions, [0], [count]), columns
 
     scalar, vector = tf.TensorSpec((), tf.int64), tf.TensorSpec((None,), tf.int64)
     order = vector if signature.tabled else tf.TensorSpec((ROUNDS,), tf.uint32)

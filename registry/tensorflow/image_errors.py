@@ -36,11 +36,11 @@ _DECORATION = re.compile(r"\{\{[^{}]*\}\} ?| \[Op:[^\]]*\].*", re.DOTALL)
 class ImageErrors:
     """Makes datasets that fail, while it lives with Python's description of the error.
 
-    ``dataset`` is the name of the only log's dataset, for errors in other processes.
+    ``dataset`` is the name of the only log's dataset, where other processes can raise the error.
     """
 
     def __init__(
-        self, elements: Elements, logs: Sequence[Log], batch_size: int, dataset: str | None
+        self, elements: Elements, logs: Sequence[Log], batch_size: int, dataset: str | None = None
     ) -> None:
         self._elements = elements
         self._logs = logs

@@ -47,35 +47,68 @@ def batches(
     batch_size: int,
     *,
     drop_remainder: bool,
-    dataset: str | None = None,
 ) -> tf.data.Dataset:
-    """Return batches of the samples in chunks, with images decoded.
+    """Return batches of the samples in chunks of any size, with images decoded.
 
     A chunk is a pair: the positions of some samples, int64 ``(count,)``, as in `log_positions`, and
     their columns, as `row_arrays` makes them. For a batch with a sample that cannot be decoded,
-    iterators raise TensorFlow's error with the text of an `ImageError`; in another process, only
-    the position is known, and ``dataset``, the name of the only log's dataset.
+    iterators raise TensorFlow's error with the text of an `ImageError`.
     """
-    ragged = any(isinstance(elements.features[name], Ragged) for name in elements.wanted)
-    select = dict if ragged else elements.select
-    decoder = _Decoder(
-        elements, batch_size, select, ImageErrors(elements, logs, batch_size, dataset)
-    )
-    parts = _Decoded(chunks, decoder)
+    errors = ImageErrors(elements, logs, batch_size)
+    parts = _Decoded(chunks, elements, batch_size, errors, drop_remainder=False)
     rebatched = RebatchDataset(parts, batch_size, drop_remainder=drop_remainder)
-    if not ragged:
-        return rebatched
+    return _selected(rebatched, elements)
+
+
+def whole_batches(
+    chunks: tf.data.Dataset,
+    elements: Elements,
+    log: Log,
+    dataset: str,
+    batch_size: int,
+    *,
+    drop_remainder: bool,
+) -> tf.data.Dataset:
+    """Return the batches of chunks, each of which is whole batches, or one batch that is shorter.
+
+    As `batches`. No Python runs, so that other processes can run the dataset, too. Errors there
+    have the position and the name of the dataset only.
+    """
+    errors = ImageErrors(elements, [log], batch_size, dataset)
+    parts = _Decoded(chunks, elements, batch_size, errors, drop_remainder=drop_remainder)
+    return _selected(parts, elements)
+
+
+def _selected(batches: tf.data.Dataset, elements: Elements) -> tf.data.Dataset:
+    """Return the parts that a model takes of batches, if `_Decoded` did not."""
+    if not _has_ragged(elements):
+        return batches
     return map_plainly(
-        rebatched, lambda batch: elements.select(ragged_from_bytes(elements.features, batch))
+        batches, lambda batch: elements.select(ragged_from_bytes(elements.features, batch))
     )
+
+
+def _has_ragged(elements: Elements) -> bool:
+    return any(isinstance(elements.features[name], Ragged) for name in elements.wanted)
 
 
 class _Decoded(InterleaveDataset):
-    """The batches of all chunks."""
+    """The batches of each chunk; with ragged features, dicts of `row_arrays`."""
 
-    def __init__(self, chunks: tf.data.Dataset, decoder: _Decoder) -> None:
-        # TensorFlow finds the function that names an image only for as long as this keeps it.
-        self._decoder = decoder
+    def __init__(
+        self,
+        chunks: tf.data.Dataset,
+        elements: Elements,
+        batch_size: int,
+        errors: ImageErrors,
+        *,
+        drop_remainder: bool,
+    ) -> None:
+        # TensorFlow finds the functions that name an image only for as long as this keeps them.
+        self._errors = errors
+        # RaggedTensors are made at the end, as the raw operations take dense tensors only.
+        select = dict if _has_ragged(elements) else elements.select
+        decoder = _Decoder(elements, batch_size, select, errors, drop_remainder)
         super().__init__(chunks, decoder.decode_chunk)
 
 
@@ -88,24 +121,26 @@ class _Decoder:
     select: Callable[[dict[str, Any]], Any]
     """Makes an element of the columns of a batch."""
     errors: ImageErrors
+    drop_remainder: bool
 
     def decode_chunk(self, chunk: Any) -> tf.data.Dataset:
         """Return batches of the samples in a chunk."""
         positions, _ = chunk
-        decoded = MapDataset(
-            tf.data.Dataset.from_tensor_slices(chunk), self._decode, DECODERS
-        ).ignore_errors()
-        batches = decoded.batch(self.batch_size).ignore_errors()
+        samples = tf.data.Dataset.from_tensor_slices(chunk)
+        decoded = MapDataset(samples, self._decode, DECODERS).ignore_errors()
+        batches = self._batched(decoded).ignore_errors()
         # From the positions alone: the samples would be sliced twice.
-        expected = tf.data.Dataset.from_tensor_slices(positions).batch(self.batch_size)
+        expected = self._batched(tf.data.Dataset.from_tensor_slices(positions))
         pairs = TakeWhileDataset(tf.data.Dataset.zip(expected, batches), _is_complete)
         # One call: batches need no more work, and parallel ones would hold more images in memory.
         complete = MapDataset(pairs, lambda pair: self.select(pair[1][1]), 1)
         failure = self.errors.failing(positions, decoded, complete.element_spec)
         # Without the `take`, an intact chunk would fail after its last batch.
-        return complete.concatenate(failure).take(
-            -(-tf.size(positions, tf.int64) // self.batch_size)
-        )
+        count = -(-tf.size(positions, tf.int64) // self.batch_size)
+        return complete.concatenate(failure).take(count)
+
+    def _batched(self, samples: tf.data.Dataset) -> tf.data.Dataset:
+        return samples.batch(self.batch_size, drop_remainder=self.drop_remainder)
 
     def _decode(self, sample: Any) -> Any:
         position, columns = sample

@@ -3,9 +3,9 @@
 Samples travel in chunks of a few MiB, which are then cut into batches. Chunks divide the cost of a
 call into Python, or of a graph function, among many samples.
 
-- `file_batches`: `gather.gathered_chunks` reads the mirror's files. Iterators of a graph without
-  Python can be saved by `tf.train.Checkpoint`, and tf.data service can run it. All files must be
-  there when it is built, and images stay files.
+- `file_batches`: `gather.gathered_chunks` reads the mirror's files, and `images.whole_batches`
+  decodes images. Iterators of a graph without Python can be saved by `tf.train.Checkpoint`, and
+  tf.data service can run it. All files must be there when it is built.
 - `generator_batches`: a Python generator yields chunks that `Epoch` reads from the mirror or the
   database. What Python does with a chunk depends on the features:
 
@@ -27,7 +27,9 @@ import tensorflow as tf
 from registry.samples.arrays import Positions
 from registry.samples.codec import Codec
 from registry.samples.schema import Schema
+from registry.storage.database.transactions import read
 from registry.storage.log.reader import Log
+from registry.storage.log.records import dataset_name
 from registry.storage.mirror.local_files import LocalFiles
 from registry.storage.mirror.value_units import UNIT
 from registry.tensorflow import images
@@ -76,14 +78,26 @@ def file_batches(
         epoch.features,
         wanted,
         view.schema.features,
-        rows_in_chunk(width, share.batch_size, fixed_width=True),
+        # The work for a chunk of images, whose samples are a dataset, is for more of them.
+        rows_in_chunk(width, share.batch_size, fixed_width=not elements.images),
         indexed=files.index.entries is not None,
         one_shard=share.count == 1,
         tabled=epoch.size <= LARGEST_TABLE,
+        by_row=bool(elements.images),
     )
     # The prefetch keeps the cores busy while a block ends and the next one begins. There is none of
     # batches: waking a thread for each would take as long as making it.
     chunks = gathered_chunks(signature, files, epoch.order, parameters, wait).prefetch(1)
+    if elements.images:
+        log = epoch.source.log
+        return images.whole_batches(
+            chunks,
+            elements,
+            log,
+            read(log.engine, dataset_name, log.dataset_id),
+            share.batch_size,
+            drop_remainder=drop_remainder,
+        ).prefetch(tf.data.AUTOTUNE)
     return BatchDataset(chunks, elements.select, share.batch_size, drop_remainder=drop_remainder)
 
 

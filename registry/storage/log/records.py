@@ -81,6 +81,12 @@ def _values_at(
     return values
 
 
+def dataset_name(connection: Connection, dataset_id: int) -> str:
+    """Return the name of a dataset, which may have been dropped."""
+    query = select(DatasetRow.name).where(DatasetRow.id == dataset_id)
+    return str(connection.execute(query).scalar_one())
+
+
 def sample_at(connection: Connection, dataset_id: int, position: int) -> tuple[str, str, bytes]:
     """Return the dataset's name, the key and the record at a position, which must have a record."""
     query = (
