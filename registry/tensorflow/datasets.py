@@ -87,7 +87,8 @@ class EpochDataset(_RunDataset):
     features to formats of `registry.samples.box_formats`; they become those in the resized image.
     The name ``image_shape`` among x, y or weight stands for the height and width before, int32
     ``(batch_size, 2)``. Without ``image_size``, the images of a batch must have one size. The
-    error of an image that cannot be decoded names its dataset, position, key and feature. With
+    error of an image that cannot be decoded names its dataset, position, key and feature; one from
+    another process (see below) names the command that shows the key. With
     ``decode_images=False``, images stay files, as strings.
 
     With ``shard``, ``(index, count)`` or a `tf.distribute.InputContext`, the dataset holds only
@@ -99,11 +100,11 @@ class EpochDataset(_RunDataset):
     there are cores. Autotuning is disabled, because it costs more than it gains here; enable it by
     `with_options`.
 
-    Unless images are decoded, no Python runs while batches are made. Then `tf.train.Checkpoint`
-    saves and restores iterators, and other processes that see the cache directory can run the
-    dataset: workers of tf.data service, which may divide it, or of a
-    `tf.distribute.ParameterServerStrategy`. On another host they wait for ``wait`` seconds, until
-    `registry mirror` has made the epoch's files there; then the step fails.
+    No Python runs while batches are made. `tf.train.Checkpoint` saves and restores iterators, with
+    images not symbolically (`tf.data.Options.experimental_symbolic_checkpoint`). Other processes
+    that see the cache directory can run the dataset: workers of tf.data service, which may divide
+    it, or of a `tf.distribute.ParameterServerStrategy`. On another host they wait for ``wait``
+    seconds, until `registry mirror` has made the epoch's files there; then the step fails.
     """
 
     def __init__(

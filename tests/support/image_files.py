@@ -34,5 +34,11 @@ def photo(
     return file.getvalue()
 
 
+def broken(file: bytes) -> bytes:
+    """A JPEG file that is complete, with tables that no decoder accepts."""
+    start = file.index(b"\xff\xc4") + 5
+    return file[:start] + b"\xff" * 16 + file[start + 16 :]
+
+
 PNG = png()
 JPEG = photo(8, 8)

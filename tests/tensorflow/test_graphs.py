@@ -20,7 +20,7 @@ from registry.tensorflow import EpochDataset, gather
 from registry.training import chunks
 from tests.support import strategies
 from tests.support.datasets import FIXED, digit
-from tests.support.image_files import JPEG
+from tests.support.image_files import JPEG, broken, photo
 from tests.support.processes import results_with_tensorflow, tensorflow_context
 
 SIZE = 1000
@@ -58,14 +58,14 @@ def _sample(number: int) -> dict[str, Any]:
         "mask": rng.integers(0, 2, 3).astype(bool),
         "text": "é" * int(rng.integers(0, 60)),
         "blob": rng.bytes(int(rng.integers(0, 90))),
-        "photo": JPEG,
+        "photo": photo(8 + number % 3, 8, seed=number % 7),
         "tokens": np.arange(number % 4, dtype=np.int32),
         "boxes": rng.random((number % 3, 4), np.float32),
     }
 
 
 def _dataset(epoch: Epoch, **options: Any) -> EpochDataset:
-    return EpochDataset(epoch, batch_size=32, decode_images=False, **options)
+    return EpochDataset(epoch, **{"batch_size": 32, "decode_images": False, **options})
 
 
 def _rows(batch: Any) -> list[list[Any]]:
@@ -98,24 +98,28 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks of several chunks each."""
     monkeypatch.setattr(gather, "BLOCK_ROWS", 128)
     monkeypatch.setattr(chunks, "CACHED_BYTES", 600)
+    monkeypatch.setattr(chunks, "COPIED_BYTES", 100_000)
+
+
+DECODED = {"decode_images": True, "image_size": (4, 4)}
 
 
 @pytest.mark.usefixtures("small_blocks")
-@pytest.mark.parametrize("symbolic", [False, True])
+@pytest.mark.parametrize(("symbolic", "images"), [(False, {}), (True, {}), (False, DECODED)])
 def test_an_iterator_restored_from_a_checkpoint_continues_exactly(
-    epoch: Epoch, tmp_path: Path, *, symbolic: bool
+    epoch: Epoch, tmp_path: Path, *, symbolic: bool, images: dict[str, Any]
 ) -> None:
     options = tf.data.Options()
     options.experimental_symbolic_checkpoint = symbolic
     # With a wait for files, since that is a part of what is saved.
-    dataset = _dataset(epoch, wait=5).with_options(options)
+    dataset = _dataset(epoch, wait=5, **images).with_options(options)
     expected = [_rows(batch) for batch in dataset]
     for before in (0, 10, len(expected) - 1):
         iterator = iter(dataset)
         for _ in range(before):
             next(iterator)
         path = tf.train.Checkpoint(iterator=iterator).save(tmp_path / "checkpoint")
-        resumed = iter(_dataset(epoch, wait=5).with_options(options))
+        resumed = iter(_dataset(epoch, wait=5, **images).with_options(options))
         tf.train.Checkpoint(iterator=resumed).restore(path).assert_consumed()
         assert [_rows(batch) for batch in resumed] == expected[before:]
 
@@ -136,17 +140,44 @@ def test_tf_data_service_gives_each_sample_once_also_divided_among_workers(epoch
 
     def remote(mode: Any) -> tf.data.Dataset:
         distribute = service.distribute(processing_mode=mode, service=dispatcher.target)
-        return _dataset(epoch).apply(distribute)
+        return _dataset(epoch, **DECODED).apply(distribute)
 
     with ExitStack() as stack:
         stack.enter_context(_worker(address))
-        expected = [_rows(batch) for batch in _dataset(epoch)]
+        expected = [_rows(batch) for batch in _dataset(epoch, **DECODED)]
         assert [_rows(batch) for batch in remote(service.ShardingPolicy.OFF)] == expected
         stack.enter_context(_worker(address))
         # How it is divided depends on the workers' speed.
         samples = sorted(row for batch in expected for row in batch)
         for mode in (service.ShardingPolicy.DYNAMIC, "distributed_epoch"):
             assert sorted(row for batch in remote(mode) for row in _rows(batch)) == samples
+
+
+def test_another_process_names_the_position_of_an_image_that_cannot_be_decoded(
+    reg: Registry,
+) -> None:
+    photos = reg.create("photos", {"photo": Image(), "number": Tensor("int64")})
+    files = [broken(JPEG) if number in {3, 57, 58} else JPEG for number in range(99)]
+    photos.insert({"photo": files, "number": range(99)}, keys=[f"k{n}" for n in range(99)])
+    epoch = photos.run("r", seed=1).epoch(0)
+    order = [n for batch in epoch.batches(8) for n in batch["number"].tolist()]
+    first = min(order.index(number) for number in (3, 57, 58))
+    service = tf.data.experimental.service
+    dispatcher = service.DispatchServer()
+    distribute = service.distribute(service.ShardingPolicy.OFF, dispatcher.target)
+    with _worker(dispatcher.target.split("://")[1]):
+        batches = iter(EpochDataset(epoch, batch_size=8).apply(distribute))
+        for after in range(0, first // 8 * 8, 8):
+            assert next(batches)["number"].numpy().tolist() == order[after : after + 8]
+        with pytest.raises(tf.errors.OpError) as raised:
+            next(batches)
+        position = order[first]
+        assert f"dataset photos, position {position}, feature photo:" in str(raised.value)
+        assert f"`registry log photos --after {position}`" in str(raised.value)
+        for key in ("k3", "k57", "k58"):
+            photos.update(key, photo=photo(9, 8))
+        with pytest.raises(tf.errors.OpError, match="have different shapes; pass image_size"):
+            list(EpochDataset(photos.run("r").epoch(1), batch_size=99).apply(distribute))
 
 
 @contextmanager
@@ -166,6 +197,7 @@ def _worker(address: str) -> Iterator[None]:
 
 def test_a_parameter_server_strategy_trains_every_sample_once(digits: Dataset, url: str) -> None:
     digits.insert([digit(n) for n in range(SIZE)])
+    digits.add_feature("photo", Image(), default=JPEG)
     (samples,) = results_with_tensorflow((strategies.train_on_a_cluster, (url, 50)))
     assert sorted(samples) == list(range(SIZE))
 

@@ -18,6 +18,7 @@ from registry.keras import fit
 from registry.samples.features import DTYPES, Feature
 from registry.tensorflow import EpochDataset, StreamDataset
 from registry.training.run import Run
+from tests.support.image_files import broken as broken_file
 from tests.support.image_files import photo
 
 EVERYTHING: dict[str, Feature] = {
@@ -253,17 +254,11 @@ def test_images_of_different_sizes_need_an_image_size(reg: Registry, size: int) 
         assert batch["photo"].shape == (size, 8, 8, 3)
 
 
-def _broken(file: bytes) -> bytes:
-    """A complete file with tables that no decoder accepts."""
-    start = file.index(b"\xff\xc4") + 5
-    return file[:start] + b"\xff" * 16 + file[start + 16 :]
-
-
 def _photos(reg: Registry, *broken: int) -> Run:
     dataset = reg.create("photos", {"photo": Image("jpeg"), "label": ClassLabel(100)})
     files = [photo(16, 16, seed=number) for number in range(20)]
     for number in broken:
-        files[number] = _broken(files[number])
+        files[number] = broken_file(files[number])
     keys = [f"scan-{number}" for number in range(20)]
     dataset.insert({"photo": files, "label": range(20)}, keys=keys)
     # The samples are of an older schema than the run.
