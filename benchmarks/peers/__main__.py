@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -16,12 +17,14 @@ from statistics import median
 from typing import IO, Annotated, Any, get_args
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.data import LONG, numbers, texts
 from benchmarks.peers.loader import Kind, Samples
+from benchmarks.quiet import quiet
 
 PROJECTS = {
     "ours": "EpochDataset",
@@ -36,6 +39,8 @@ PROJECTS = {
 }
 SHARE: dict[Kind, int] = {"numbers": 1, "texts": 5, "images": 50}
 """Of how many rows of numbers there is one text, or one image."""
+PATIENCE = 30
+"""Seconds in which a project's process may end by itself."""
 KindName = StrEnum("KindName", {kind: kind for kind in get_args(Kind)})  # type: ignore[misc]
 ProjectName = StrEnum("ProjectName", {name: name for name in PROJECTS})  # type: ignore[misc]
 
@@ -102,13 +107,32 @@ def _worker(project: str, file: Path) -> Iterator[subprocess.Popen[str]]:
     with (
         _log(file, project).open("w") as errors,
         subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            # Some projects leave files among the temporary ones.
+            env={**os.environ, "TMPDIR": str(file.parent)},
         ) as process,
     ):
         try:
             yield process
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            pass
         finally:
-            process.kill()
+            _kill(process.pid)
+
+
+def _kill(pid: int) -> None:
+    """End a process with all its descendants, if it has not ended."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for each in [*process.children(recursive=True), process]:
+            each.kill()
 
 
 def _log(file: Path, project: str) -> Path:
@@ -127,7 +151,8 @@ def _answer(file: Path, project: str, process: subprocess.Popen[str]) -> dict[st
 
 def _samples(kind: Kind, rows: int) -> Samples:
     if kind == "images":
-        from benchmarks.photos import SMALL_SIDE, photos  # noqa: PLC0415  # it loads TensorFlow
+        with quiet():
+            from benchmarks.photos import SMALL_SIDE, photos  # noqa: PLC0415  # loads TensorFlow
 
         made = photos(rows, SMALL_SIDE)
         return Samples(kind, made.columns["image"], made.columns["label"])

@@ -1,7 +1,7 @@
 """A process that reads samples by one project: ``python -m benchmarks.peers.worker PROJECT FILE``.
 
 It writes the samples in the project's format, checks and times each loader, and keeps the fastest.
-Then it takes an epoch for each line of its input. Answers are JSON, a line each.
+Then it takes epochs for each line of its input. Answers are JSON, a line each.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ import psutil  # type: ignore[import-untyped]
 
 from benchmarks.peers.loader import Loader, Samples, check
 
+LEAST_SECONDS = 1
+"""The system counts CPU in hundredths of a second."""
+
 
 def main(project: str, file: str) -> None:
     # What libraries print must not be read as an answer.
@@ -39,26 +42,32 @@ def main(project: str, file: str) -> None:
         loaders = make(samples, Path(folder))
         for name, loader in loaders.items():
             check(f"{project}, {name}", loader, samples)
-        times = {name: timed(loader)["seconds"] for name, loader in loaders.items()}
-        fastest = min(times, key=lambda name: times[name], default=None)
+        rates = {name: rate(timed(loader)) for name, loader in loaders.items()}
+        fastest = max(rates, key=lambda name: rates[name], default=None)
         answer(fastest=fastest)
         if fastest is None:  # the project has no loader of this kind
             return
         for _ in sys.stdin:
             answer(**timed(loaders[fastest]))
-    os._exit(0)  # without waiting for what libraries left running
+        # Grain's worker processes would wait for a reader of their batches, and this process for
+        # them.
+        for child in psutil.Process().children(recursive=True):
+            if not any("resource_tracker" in argument for argument in child.cmdline()):
+                child.terminate()
 
 
 def timed(loader: Loader) -> dict[str, float]:
-    """Take an epoch; return its samples, and the seconds and those of CPU that it took."""
+    """Take epochs for a second or longer; return their samples, the seconds, and those of CPU."""
     gc.collect()
     start, cpu_start = perf_counter(), cpu()
     samples = loader.consume()
-    return {
-        "samples": samples,
-        "seconds": perf_counter() - start,
-        "cpu": cpu() - cpu_start,
-    }
+    while (seconds := perf_counter() - start) < LEAST_SECONDS:
+        samples += loader.consume()
+    return {"samples": samples, "seconds": seconds, "cpu": cpu() - cpu_start}
+
+
+def rate(timed: dict[str, float]) -> float:
+    return timed["samples"] / timed["seconds"]
 
 
 def cpu() -> float:
