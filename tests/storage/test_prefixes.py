@@ -21,6 +21,12 @@ from tests.support.growing_datasets import KINDS
 KIND = KINDS["fixed"]
 
 
+@pytest.fixture
+def url(sqlite_url: str) -> str:
+    """One kind of database: these tests are about files."""
+    return sqlite_url
+
+
 class Host:
     """A host with a cache of its own."""
 
