@@ -54,7 +54,7 @@ from registry.tensorflow import graph_values
 from registry.tensorflow.elements import row_decoder
 from registry.tensorflow.file_wait import when_there
 from registry.tensorflow.graph_checksums import rows_intact
-from registry.tensorflow.graph_index import cell_numbers, open_cells, open_entries, same_file
+from registry.tensorflow.graph_index import open_entries, places_of, same_file
 from registry.tensorflow.graph_order import ShardParameters, sample_offsets, step
 from registry.tensorflow.raw_datasets import FlatMapDataset, graph_function, type_attributes
 from registry.training.permutation import LEAST_SIDE, ROUNDS, Permutation
@@ -261,11 +261,11 @@ def _positions(signature: GatherSignature) -> Callable[..., tuple[Any, Any]]:
 
     It takes the ranks, the first position, and the mapped files of cells and entries.
     """
-    places_of, positions_of = _compiled(open_cells), _compiled(open_entries)
+    find, opened = _compiled(places_of), _compiled(open_entries)
 
     def look_up(ranks: Any, _: Any, cells: Any, entries: Any) -> tuple[Any, Any]:
-        places, cells_intact = places_of(tf.gather(cells, cell_numbers(ranks)), ranks)
-        positions, entries_intact = positions_of(tf.gather(entries, places), places)
+        places, cells_intact = find(cells, ranks)
+        positions, entries_intact = opened(tf.gather(entries, places), places)
         return positions, same_file(cells, entries) & cells_intact & entries_intact
 
     return look_up if signature.indexed else lambda ranks, first, *_: (ranks + first, True)

@@ -1,11 +1,11 @@
 """The lookup of an index in graph operations: which positions the samples of some ranks have.
 
-How it works: ranks are divided into cells (`registry.storage.mirror.index_blocks`). The cell of
-each rank is gathered from the mapped file of cells, and `open_cells` computes the places of the
-entries from them. The entries there are gathered from the mapped file of entries, and
-`open_entries` returns their positions. Both verify what they open, as
-`registry.storage.mirror.index_entries` does. XLA compiles them; the gathers stay outside, since the
-files' shapes differ by epoch.
+How it works: ranks are divided into cells (`registry.storage.mirror.index_blocks`). `places_of`
+looks up the cell of each rank in the mapped file of cells, and computes the place of its entry. The
+entries there are gathered from the mapped file of entries, and `open_entries` returns their
+positions. Both verify what they open, as `registry.storage.mirror.index_entries` does. XLA compiles
+both: for a table of cells again when an index has twice as many. The gather of entries stays
+outside.
 
 If only one side changes, a graph reports intact entries as damaged.
 """
@@ -24,14 +24,13 @@ from registry.storage.mirror.index_entries import (
 )
 
 
-def cell_numbers(ranks: Any) -> Any:
-    """Return the numbers of the cells of some ranks; all are int64."""
-    return tf.bitwise.right_shift(ranks, tf.constant(CELL_BITS, tf.int64))
+def places_of(cells: Any, ranks: Any) -> tuple[Any, Any]:
+    """Return the places of the entries of some ranks, and which of their cells are intact.
 
-
-def open_cells(cells: Any, ranks: Any) -> tuple[Any, Any]:
-    """Return the places of the entries of some ranks, given their cells, and which are intact."""
-    shifts, intact = open_entries(cells, cell_numbers(ranks) + CELL_OFFSET)
+    ``cells`` is the whole table.
+    """
+    numbers = tf.bitwise.right_shift(ranks, tf.constant(CELL_BITS, tf.int64))
+    shifts, intact = open_entries(tf.gather(cells, numbers), numbers + CELL_OFFSET)
     # The place of a damaged cell's entry may be past the end of the file, where the gather fails
     # before the caller can report the damage.
     return tf.where(intact, ranks + shifts, tf.zeros_like(ranks)), intact
@@ -42,7 +41,7 @@ def open_entries(entries: Any, places: Any) -> tuple[Any, Any]:
     products = tf.cast(entries - places, tf.uint64) * _uint64(MULTIPLIER)
     intact = products <= _uint64(int(POSITION_MASK))
     positions = tf.bitwise.bitwise_and(entries, tf.constant(POSITION_MASK, tf.int64))
-    # As in `open_cells`: the position in a damaged entry may be past the end of the rows.
+    # As in `places_of`: the position in a damaged entry may be past the end of the rows.
     return tf.where(intact, positions, tf.zeros_like(positions)), intact
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from registry.errors import MirrorError
 from registry.samples.arrays import Positions, Scratch
 from registry.storage.mirror.file_lease import FileLease
-from registry.storage.mirror.index_blocks import CELL_BITS, HEADER, Blocks, capacity
+from registry.storage.mirror.index_blocks import CELL_BITS, HEADER, Blocks, capacity, cell_words
 from registry.storage.mirror.index_entries import (
     POSITION_MASK,
     intact,
@@ -71,8 +71,8 @@ class Index:
 
     @property
     def cell_words(self) -> int:
-        """The words of the file of cells that a graph maps: the cells, and the file's number."""
-        return (0 if self.cells is None else len(self.cells)) + 1
+        """The words of the file of cells that a graph maps."""
+        return cell_words(0 if self.cells is None else len(self.cells))
 
     @property
     def entry_words(self) -> int:

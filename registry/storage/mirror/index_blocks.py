@@ -42,6 +42,11 @@ def capacity(size: int) -> int:
     return max(1 << 9, 1 << (2 * size + HEADER - 1).bit_length())
 
 
+def cell_words(cells: int) -> int:
+    """Return the words of a table of cells and one number: few sizes, as XLA compiles for each."""
+    return 1 << cells.bit_length()
+
+
 def block_shift(share: float) -> int:
     """Return the shift for a population with this share of all positions."""
     shift = BLOCK_BITS

@@ -6,8 +6,9 @@ after the last entry with a sum of both. The file of an index that follows anoth
 the other's file, to which the changed blocks were appended. So a file of entries may have several
 names and is never shortened.
 
-The cells are in a file of their own for each index: the sealed cells, the number of the file of
-entries, the blocks, and a trailer with a hash of all.
+The cells are in a file of their own for each index: a table of `index_blocks.cell_words` words,
+which has the sealed cells and last the number of the file of entries, then the blocks, and a
+trailer with a hash of all.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from xxhash import xxh3_64_intdigest
 
 from registry.samples.arrays import Positions
 from registry.storage.mirror.appender import write_all
-from registry.storage.mirror.index_blocks import HEADER, Blocks
+from registry.storage.mirror.index_blocks import HEADER, Blocks, cell_words
 from registry.storage.mirror.index_entries import open_entries, seal_cells, seal_entries
 
 WRITTEN = 1 << 18
@@ -97,7 +98,10 @@ def write_cells(path: Path, blocks: Blocks, number: int) -> None:
     """Write the file of an index's cells."""
     cells = seal_cells(blocks.cells())
     trailer = np.array([len(cells), len(blocks.places), blocks.shift])
-    words = np.concatenate([cells, np.array([number]), blocks.starts, blocks.places, trailer])
+    table = np.zeros(cell_words(len(cells)), np.int64)
+    table[: len(cells)] = cells
+    table[-1] = number
+    words = np.concatenate([table, blocks.starts, blocks.places, trailer])
     with path.open("xb") as file:
         file.write(words.tobytes())
         file.write(xxh3_64_intdigest(words.tobytes()).to_bytes(8, "little"))
@@ -110,10 +114,11 @@ def read_cells(data: bytes) -> tuple[Positions, Blocks, int] | None:
         return None
     words = np.frombuffer(data, np.int64)
     count, blocks, shift = words[-TRAILER:-1].tolist()
-    starts = words[count + 1 : count + 2 + blocks]
-    places = words[count + 2 + blocks : -TRAILER]
+    table = cell_words(count)
+    starts = words[table : table + 1 + blocks]
+    places = words[table + 1 + blocks : -TRAILER]
     cells = open_entries(words[:count], np.arange(count))[0]
-    return cells, Blocks(shift, starts, places), int(words[count])
+    return cells, Blocks(shift, starts, places), int(words[table - 1])
 
 
 def _hash(data: bytes) -> int:
