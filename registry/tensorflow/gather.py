@@ -11,9 +11,8 @@ tf.data service can divide among workers. The function of a chunk works in these
    are replaced by that of its last sample.
 2. Offsets: `graph_order.sample_offsets` computes where these samples are in the epoch.
 3. Ranks: `graph_order.step` walks the offsets through the epoch's order.
-4. Positions: if the index has entries, their places and then they themselves are gathered from the
-   mapped index files, and `graph_index` verifies each. Otherwise the position is the rank plus the
-   index's first position.
+4. Positions: if the index has entries, `graph_index` looks them up in the mapped index files and
+   verifies each. Otherwise the position is the rank plus the index's first position.
 5. Rows: the rows at these positions are gathered from the mapped mirror file, as int64 words.
    `graph_checksums.rows_intact` verifies the checksum of each.
 6. The rows are cut to the number of samples that the chunk really has.
@@ -22,11 +21,11 @@ tf.data service can divide among workers. The function of a chunk works in these
 8. `row_decoder` decodes rows and strings into columns. Assertions fail the step if an entry, a row
    or a value is damaged.
 
-XLA compiles what computes: steps 1 to 3 as one function, and the checksums of steps 4 and 5. Each
+XLA compiles what computes: steps 1 to 3 as one function, step 4, and the checksums of step 5. Each
 of these is one loop over the samples, since compiling takes most of the time until the first batch.
 TensorFlow runs the rest. The files' shapes differ by epoch, and each new shape would be compiled
-again. Compiled code has fixed shapes, which is why a last chunk is padded in step 1 and cut in step
-6.
+again; those of an index are powers of two. Compiled code has fixed shapes, which is why a last
+chunk is padded in step 1 and cut in step 6.
 
 What is traced and compiled depends on a `GatherSignature` only. The files, the seed and the shard
 are inputs, so that one function serves all epochs of a dataset.
@@ -54,7 +53,7 @@ from registry.tensorflow import graph_values
 from registry.tensorflow.elements import row_decoder
 from registry.tensorflow.file_wait import when_there
 from registry.tensorflow.graph_checksums import rows_intact
-from registry.tensorflow.graph_index import open_entries, places_of, same_file
+from registry.tensorflow.graph_index import positions_of
 from registry.tensorflow.graph_order import ShardParameters, sample_offsets, step
 from registry.tensorflow.raw_datasets import FlatMapDataset, graph_function, type_attributes
 from registry.training.permutation import LEAST_SIDE, ROUNDS, Permutation
@@ -261,12 +260,11 @@ def _positions(signature: GatherSignature) -> Callable[..., tuple[Any, Any]]:
 
     It takes the ranks, the first position, and the mapped files of cells and entries.
     """
-    find, opened = _compiled(places_of), _compiled(open_entries)
+    find = _compiled(positions_of)
 
     def look_up(ranks: Any, _: Any, cells: Any, entries: Any) -> tuple[Any, Any]:
-        places, cells_intact = find(cells, ranks)
-        positions, entries_intact = opened(tf.gather(entries, places), places)
-        return positions, same_file(cells, entries) & cells_intact & entries_intact
+        positions, intact = find(cells, entries, ranks)
+        return positions, intact
 
     return look_up if signature.indexed else lambda ranks, first, *_: (ranks + first, True)
 

@@ -1,11 +1,11 @@
 """The lookup of an index in graph operations: which positions the samples of some ranks have.
 
 How it works: ranks are divided into cells (`registry.storage.mirror.index_blocks`). `places_of`
-looks up the cell of each rank in the mapped file of cells, and computes the place of its entry. The
-entries there are gathered from the mapped file of entries, and `open_entries` returns their
-positions. Both verify what they open, as `registry.storage.mirror.index_entries` does. XLA compiles
-both: for a table of cells again when an index has twice as many. The gather of entries stays
-outside.
+looks up the cell of each rank in the mapped file of cells, and computes the place of its entry.
+`open_entries` returns the positions in the entries there, which are in another mapped file. Both
+verify what they open, as `registry.storage.mirror.index_entries` does. XLA compiles `positions_of`,
+the whole lookup. The tables have the sizes of powers of two, so that it is compiled again only for
+an index of twice the size.
 
 If only one side changes, a graph reports intact entries as damaged.
 """
@@ -22,6 +22,17 @@ from registry.storage.mirror.index_entries import (
     MULTIPLIER,
     POSITION_MASK,
 )
+
+
+def positions_of(cells: Any, entries: Any, ranks: Any) -> tuple[Any, Any]:
+    """Return the positions of some ranks (int64), and for which all that led to them is intact.
+
+    ``cells`` and ``entries`` are the whole tables, of which each ends or begins with the number of
+    the file of entries.
+    """
+    places, cells_intact = places_of(cells, ranks)
+    positions, entries_intact = open_entries(tf.gather(entries, places), places)
+    return positions, tf.equal(cells[-1], entries[0]) & cells_intact & entries_intact
 
 
 def places_of(cells: Any, ranks: Any) -> tuple[Any, Any]:
@@ -43,11 +54,6 @@ def open_entries(entries: Any, places: Any) -> tuple[Any, Any]:
     positions = tf.bitwise.bitwise_and(entries, tf.constant(POSITION_MASK, tf.int64))
     # As in `places_of`: the position in a damaged entry may be past the end of the rows.
     return tf.where(intact, positions, tf.zeros_like(positions)), intact
-
-
-def same_file(cells: Any, entries: Any) -> Any:
-    """Return whether two mapped files, of cells and of entries, belong together."""
-    return tf.equal(cells[-1], entries[0])
 
 
 def _uint64(value: int) -> Any:
