@@ -7,13 +7,9 @@ call into Python, or of a graph function, among many samples.
   decodes images. Iterators of a graph without Python can be saved by `tf.train.Checkpoint`, and
   tf.data service can run it. All files must be there when it is built.
 - `generator_batches`: a Python generator yields chunks that `Epoch` reads from the mirror or the
-  database. What Python does with a chunk depends on the features:
-
-  - Records of a fixed width are handed on as bytes, and decoded in the graph (`row_decoder`).
-  - With encoded images, Python decodes the records into columns with one value per sample, and
-    `images.batches` decodes the images sample by sample in the graph.
-  - Otherwise Python decodes the columns, and the graph only makes RaggedTensors of those that are
-    ragged.
+  database. They are handed on as arrays of rows and of units (`PackedChunk`), and decoded in the
+  graph. With encoded images, Python decodes the records into columns with one value per sample, and
+  `images.batches` decodes the images sample by sample in the graph.
 """
 
 from __future__ import annotations

@@ -1,16 +1,12 @@
-"""Datasets of dense tensors, made by TensorFlow's raw operations.
+"""Datasets that are made by TensorFlow's raw operations.
 
-Each does what a method of `tf.data.Dataset` does, and is here for the time that the method adds to
-the first batch: "first batch" of ``python -m benchmarks --only large``. The price is that elements
-are dense tensors only, and that raw operations may change with TensorFlow. Without them, on two
-cores, the time until the first batch rises
+Most do what a method of `tf.data.Dataset` does, and are here for the time that the method adds to
+the first batch: "first batch" of ``python -m benchmarks --only large``. On two cores it rose from
+47 to 77 ms with `map` in place of `MapDataset`, and from 111 to 211 ms with `interleave` in place
+of `InterleaveDataset` (JPEG files, at an equal rate in ``--only train-photos``). Others do what no
+method does. The price is that raw operations may change with TensorFlow.
 
-- with `map` in place of `MapDataset`, from 47 to 77 ms (`EpochDataset`);
-- with `rebatch` in place of `RebatchDataset`, from 30 to 36 ms (`StreamDataset`);
-- with `interleave` in place of `InterleaveDataset`, from 111 to 211 ms (JPEG files, at an equal
-  rate in ``--only train-photos``).
-
-Where elements are ragged, or a method costs nothing, the public methods are used.
+Where a method costs nothing, the public methods are used.
 """
 
 from __future__ import annotations
@@ -30,7 +26,7 @@ https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/core/data/captu
 
 
 class RawDataset(tf.data.Dataset):  # type: ignore[misc]  # TensorFlow ships no types
-    """A dataset of dense tensors that an operation makes; ``variant`` is the operation's output."""
+    """A dataset that an operation makes; ``variant`` is the operation's output."""
 
     def __init__(self, variant: Any, spec: Any, *inputs: tf.data.Dataset) -> None:
         # Without these references, the functions of the input datasets would be deleted while the

@@ -185,7 +185,9 @@ class Epoch:
 
         Each chunk holds a multiple of ``batch_size`` samples, except the last.
         """
-        return self._gathered(partial(read_packed, self.source, self.schema), offsets, batch_size)
+        # As few as of a fixed width: units are copied a few times, which pays in the cache only.
+        rows = rows_in_chunk(self.source.record_bytes, batch_size, fixed_width=True)
+        return self._gathered(partial(read_packed, self.source, self.schema), offsets, rows)
 
     def columns(self, offsets: Positions, batch_size: int = 1) -> Iterator[dict[str, Column]]:
         """Yield the samples at these offsets as columns, in order, a chunk at a time.
@@ -207,7 +209,7 @@ class Epoch:
         return self._gathered(
             lambda positions: (positions, read_columns(self.source, self.schema, positions)),
             offsets,
-            batch_size,
+            self.chunk_rows(batch_size),
         )
 
     def _gathered(
