@@ -185,3 +185,33 @@ def test_a_cell_leads_to_the_block_in_which_it_begins() -> None:
     places = np.array([8, 0, 900, 2000, 3000])
     shifts = Blocks(12, starts, places).cells()
     assert shifts.tolist() == [8, 8, 2000 - 512, 3000 - 513]
+
+
+def test_an_index_that_another_process_has_made_meanwhile_stays(tmp_path: Path) -> None:
+    """A graph of that process may be about to open its files."""
+    live, dead, name = np.arange(0, 30_000, 3), np.array([3]), "1-a"
+    before = Indexes(tmp_path).make(name, partial(parts, live, 500), NONE, 12)
+    after = Indexes(tmp_path).follow("2-a", before, dead, live[:0], NONE)
+    files = {path: path.stat() for path in tmp_path.glob("?-a.*")}
+    made = Indexes(tmp_path).make(name, partial(parts, live, 500), NONE, 12)
+    followed = Indexes(tmp_path).follow("2-a", before, dead, live[:0], NONE)
+    assert after is not None
+    assert followed is not None
+    assert held(made) == live.tolist()
+    assert held(followed) == held(after) == np.delete(live, 1).tolist()
+    assert all(files[path].st_ino == path.stat().st_ino for path in files)
+    assert (tmp_path / "1-a.entries").stat().st_mtime_ns == files[
+        tmp_path / "1-a.entries"
+    ].st_mtime_ns
+
+
+def test_no_index_follows_one_whose_files_were_replaced(tmp_path: Path) -> None:
+    """The same entries are at other places in the new file."""
+    indexes, live = Indexes(tmp_path), np.arange(0, 30_000, 3)
+    first = indexes.make("1-a", partial(parts, live, 500), NONE, 12)
+    second = indexes.follow("2-a", first, live[:1], live[:0], NONE)
+    assert second is not None
+    for path in tmp_path.glob("2-a.*"):
+        path.unlink()
+    indexes.make("2-a", partial(parts, live[1:], 500), NONE, 12)
+    assert indexes.follow("3-a", second, live[-1:], live[:0], NONE) is None

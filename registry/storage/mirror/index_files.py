@@ -108,7 +108,8 @@ class Indexes:
                 number = write_header(file, end)
                 file.truncate(capacity(blocks.size) * 8)
                 with self._lock():
-                    return self._publish(name, draft, blocks, number, [name])
+                    existing = self._undamaged(name, blocks.size)
+                    return existing or self._publish(name, draft, blocks, number, [name])
         finally:
             draft.unlink(missing_ok=True)
 
@@ -129,8 +130,11 @@ class Indexes:
             return dense
         path, words = before.files.entries, capacity(change.size)
         with self._lock(), open_entries_file(path, "r+b") as file:
+            if existing := self.find(name, change.size):
+                return existing
             header = read_header(file)
-            if header is None:
+            # Where the files were replaced, the places of their entries are others.
+            if header is None or not before.files.exist():
                 return None
             number, end = header
             blocks, changed = change.blocks(end)
@@ -173,6 +177,18 @@ class Indexes:
         if name not in self._checks.names(path):
             index.check_entries()
             self._checks.record([name], path)
+
+    def _undamaged(self, name: str, size: int) -> Index | None:
+        """Return the index of this name, if another process has made it meanwhile.
+
+        It must not be replaced: graphs may be about to open its files. The caller holds the lock.
+        """
+        index = self.find(name, size)
+        with suppress(MirrorError):
+            if index is not None:
+                index.check_entries()
+                return index
+        return None
 
     def _publish(
         self, name: str, entries: Path, blocks: Blocks, number: int, checked: list[str]
