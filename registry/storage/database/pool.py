@@ -14,7 +14,7 @@ import time
 from collections import deque
 from contextlib import suppress
 from typing import Any
-from weakref import WeakSet
+from weakref import ReferenceType, ref
 
 from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
@@ -88,15 +88,16 @@ class _Closer:
     """The thread that closes idle connections of all pools."""
 
     def __init__(self) -> None:
-        self._pools: WeakSet[ExpiringPool] = WeakSet()
+        # No WeakSet: it must not grow while another thread iterates over it.
+        self._pools: set[ReferenceType[ExpiringPool]] = set()
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
         self._starting = threading.Lock()
 
     def watch(self, pool: ExpiringPool) -> None:
         """Close the connections of a pool that has idle ones, when their time has come."""
-        if pool not in self._pools:
-            self._pools.add(pool)
+        if ref(pool) not in self._pools:
+            self._pools.add(ref(pool, self._pools.discard))
         if self._thread is None:
             self._start()
 
@@ -136,7 +137,8 @@ class _Closer:
 
     def close_idle(self, seconds: float) -> bool:
         """Do as `ExpiringPool.close_idle` in all pools."""
-        others = [pool.close_idle(seconds) for pool in list(self._pools)]
+        pools = [reference() for reference in self._pools.copy()]
+        others = [pool.close_idle(seconds) for pool in pools if pool is not None]
         return any(others)
 
 
