@@ -1,6 +1,6 @@
 """Who uses a mirror, from which databases, and since when nobody does.
 
-Each process that has a mirror open holds a shared lock on its file ``lease`` (`lease_mirror`).
+Each process that has a mirror open holds a shared lock on its file ``lease`` (`open_folder`).
 Removing a mirror needs that lock exclusively, and those of all its other files (`remove_mirror`).
 The file ``used`` names the databases that the mirror was read from (`record_use`); the time of its
 last modification is that of the last use.
@@ -170,11 +170,6 @@ def _size_of(files: Iterable[Path]) -> int:
         held = getattr(status, "st_blocks", math.inf) * 512
         sizes[status.st_ino] = int(min(status.st_size, held))
     return sum(sizes.values())
-
-
-def _size_on_disk(status: os.stat_result) -> int:
-    """Return a file's size in bytes without its holes."""
-    return min(status.st_size, getattr(status, "st_blocks", status.st_size) * 512)
 
 
 def _is_open(folder: Path) -> bool:
