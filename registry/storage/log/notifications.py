@@ -193,7 +193,7 @@ class Pause:
 
     def next(self) -> float:
         now = self._seconds * random.uniform(1.0, 1.5)  # noqa: S311  # not a secret
-        self._seconds = min(self._seconds * 1.5, LONGEST_POLL)
+        self._seconds = min(self._seconds * 1.5, LONGEST_POLL / 1.5)
         return now
 
 
