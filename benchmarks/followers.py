@@ -1,7 +1,7 @@
 """Subject: many trainers that wait for new rows, on a server with its default settings.
 
-Run as a module, it is one of them: a separate process without TensorFlow, with a cache folder and a
-run of its own, as on a machine of its own.
+Run as a module, it is one of them: a separate process without TensorFlow, with its own cache
+folder and run, as on another machine.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def test_every_command_is_listed_and_a_wrong_one_gets_the_right_one_suggested() 
     assert group.list_commands(None) == [*MODULES]  # type: ignore[attr-defined]
     for name in MODULES:
         assert group.get_command(None, name).name == name  # type: ignore[attr-defined]
-    # In a process of its own, where no command is loaded yet.
+    # In a new process, where no command is loaded yet.
     command = [sys.executable, "-m", "registry", "lss"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -4,9 +4,8 @@ How a dataset is built:
 
 1. `Elements` checks the names of features, and `Share` the batch size and the shard.
 2. `pipelines` makes batches of the samples. `EpochDataset` reads the mirror's files in the graph if
-   the epoch has local files (`Epoch.local_files`), unless it decodes images. Otherwise a Python
-   generator reads the epoch. `StreamDataset` always uses a generator, because its epochs are pinned
-   while it is read.
+   the epoch has local files (`Epoch.local_files`). Otherwise a Python generator reads the epoch.
+   `StreamDataset` always uses a generator, because its epochs are pinned while it is read.
 3. `_RunDataset` adds the options under which TensorFlow runs the whole.
 
 How it is read: TensorFlow's threads run the graph or call the generator, a few batches ahead of the
@@ -100,11 +99,12 @@ class EpochDataset(_RunDataset):
     there are cores. Autotuning is disabled, because it costs more than it gains here; enable it by
     `with_options`.
 
-    No Python runs while batches are made. `tf.train.Checkpoint` saves and restores iterators, with
-    images not symbolically (`tf.data.Options.experimental_symbolic_checkpoint`). Other processes
-    that see the cache directory can run the dataset: workers of tf.data service, which may divide
-    it, or of a `tf.distribute.ParameterServerStrategy`. On another host they wait for ``wait``
-    seconds, until `registry mirror` has made the epoch's files there; then the step fails.
+    Unless there is no local copy, no Python runs while batches are made. `tf.train.Checkpoint`
+    saves and restores iterators, with images not symbolically
+    (`tf.data.Options.experimental_symbolic_checkpoint`). Other processes that see the cache
+    directory can run the dataset: workers of tf.data service, which may divide it, or of a
+    `tf.distribute.ParameterServerStrategy`. On another host they wait for ``wait`` seconds, until
+    `registry mirror` has made the epoch's files there; then the step fails.
     """
 
     def __init__(

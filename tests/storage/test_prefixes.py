@@ -28,7 +28,7 @@ def url(sqlite_url: str) -> str:
 
 
 class Host:
-    """A host with a cache of its own."""
+    """A host with its own cache."""
 
     def __init__(self, url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.cache = cache

@@ -1,4 +1,4 @@
-"""Another host: processes that have another folder at the cache's path, and a network of their own.
+"""Another host: processes that have another folder at the cache's path, and another network.
 
 These are Linux namespaces of mounts and of networks. Where no network can be made, which takes the
 rights of root, the host has that of the test; where no file system can be mounted, tests skip.
