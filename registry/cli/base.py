@@ -96,24 +96,27 @@ class Commands(TyperGroup):
 
 
 class _RetryPrinter(logging.Handler):
-    """Prints to stderr why an operation is retried; only its first retry."""
+    """Prints to stderr why an operation is retried, or waits; only its first retry."""
 
     def emit(self, record: Any) -> None:
-        if record.attempt == 1:
+        if getattr(record, "attempt", 1) == 1:
             typer.echo(f"waiting: {printable(str(record.cause))}", err=True)
 
 
 @contextmanager
 def _printed_retries() -> Iterator[None]:
     """Print the retries in the block to stderr, rather than to the handlers of the root logger."""
-    handler, logger = _RetryPrinter(), logging.getLogger("registry.storage.database.retry")
-    logger.addHandler(handler)
-    logger.propagate = False  # otherwise `serve`, which sets up logging, prints each twice
+    names = "registry.storage.database.retry", "registry.storage.database.full_server"
+    handler, loggers = _RetryPrinter(), [logging.getLogger(name) for name in names]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.propagate = False  # otherwise `serve`, which sets up logging, prints each twice
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-        logger.propagate = True
+        for logger in loggers:
+            logger.removeHandler(handler)
+            logger.propagate = True
 
 
 class _Program(typer.Typer):

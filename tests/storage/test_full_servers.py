@@ -77,6 +77,21 @@ def test_connect_to_a_server_that_stays_full_fails_within_the_timeout(own_server
         assert time.monotonic() - since < 10
 
 
+def test_a_command_says_once_that_it_waits_for_a_full_server(own_server: URL) -> None:
+    command = [sys.executable, "-m", "registry", "ls", "--url", _text(own_server)]
+    with (
+        _full(own_server) as taken,
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process,
+    ):
+        assert process.stderr is not None
+        waiting = process.stderr.readline()
+        time.sleep(1)  # for further attempts, which must not be printed
+        taken[0].close()
+        rest = process.stderr.read()
+    assert waiting.startswith("waiting: connection failed: ")
+    assert "waiting" not in rest
+
+
 def test_every_limit_on_connections_is_known(own_server: URL) -> None:
     def refusal(user: str) -> psycopg.OperationalError:
         with pytest.raises(psycopg.OperationalError) as caught:
