@@ -16,9 +16,9 @@ from registry.training.packed_chunk import PackedChunk
 GATHERED_ROWS = 1 << 14
 """Samples that are gathered at a time, at most, unless a batch is larger."""
 CACHED_BYTES = 3 << 19
-"""Bytes of fixed-width samples that are gathered at a time, to stay in the processor's cache."""
+"""Bytes of samples that are gathered at a time as arrays, to stay in the processor's cache."""
 COPIED_BYTES = 3 << 21
-"""The same for variable-width samples. They are copied one by one, and larger chunks cost less."""
+"""The same for samples that are copied one by one, of which larger chunks cost less."""
 
 
 class Samples(Protocol):
@@ -37,7 +37,10 @@ class Samples(Protocol):
 
 
 def rows_in_chunk(width: int, batch_size: int, *, fixed_width: bool) -> int:
-    """Return how many records of ``width`` bytes to gather at a time: whole batches, a few MiB."""
+    """Return how many records of ``width`` bytes to gather at a time: whole batches, a few MiB.
+
+    Those of variable width that are gathered as arrays count as ``fixed_width``, too.
+    """
     size = CACHED_BYTES if fixed_width else COPIED_BYTES
     rows = min(GATHERED_ROWS, size // max(1, width))
     return max(1, rows // batch_size) * batch_size

@@ -197,7 +197,7 @@ class Epoch:
         take = partial(read_columns, self.source, self.schema)
         # More than fit in the cache, which costs less than twice the calls of NumPy.
         chunks = 2 if self.codec.fixed_width else 1
-        return self._gathered(take, offsets, batch_size, chunks)
+        return self._gathered(take, offsets, chunks * self.chunk_rows(batch_size))
 
     def samples(
         self, offsets: Positions, batch_size: int
@@ -213,13 +213,10 @@ class Epoch:
         )
 
     def _gathered(
-        self,
-        take: Callable[[Positions], Part],
-        offsets: Positions,
-        batch_size: int = 1,
-        chunks: int = 1,
+        self, take: Callable[[Positions], Part], offsets: Positions, rows: int
     ) -> Iterator[Part]:
-        positions, rows = self.positions(offsets), chunks * self.chunk_rows(batch_size)
+        """Yield what ``take`` returns for so many positions at a time."""
+        positions = self.positions(offsets)
         for after in range(0, len(positions), rows):
             with self._naming_erased():
                 part = take(positions[after : after + rows])
