@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from registry.errors import MirrorError, RegistryError, TransientError
+from registry.errors import MirrorError, RegistryError, RunNotFoundError, TransientError
 from registry.storage.log.following import await_growth
 from registry.storage.log.head import Head
 from registry.storage.log.reader import Log
@@ -103,8 +104,9 @@ class HostMirror:
         self._files = {run: files for run, files in self._files.items() if run in newest}
         for run, number in newest.items():
             if self._newest.get(run) != number or self._are_removed(run):
-                yield from self._keep(run)
-                self._newest[run] = number
+                with suppress(RunNotFoundError):  # removed meanwhile
+                    yield from self._keep(run)
+                    self._newest[run] = number
 
     def _keep(self, name: str) -> Iterator[str]:
         run, kept, earliest = self._find_run(name), [], datetime.now(UTC) - KEPT_TIME

@@ -18,6 +18,8 @@ import pytest
 import registry
 from registry import Dataset, Registry
 from registry.storage.mirror.state import load_state
+from registry.training.host_mirror import HostMirror
+from registry.training.run import Run
 from tests.faults.test_divergence import Backup
 from tests.faults.test_mirror import tiny_disk
 from tests.support.commands import process, run
@@ -209,3 +211,18 @@ def test_a_terminal_shows_how_many_rows_have_come(sqlite_url: str) -> None:
         os.close(ours)
     assert "digits" in shown
     assert "0 rows" in shown
+
+
+def test_a_run_that_is_removed_during_an_update_does_not_end_it(digits: Dataset) -> None:
+    grow(digits, 20)
+    for name in ("a", "b", "c"):
+        digits.run(name).epoch(0)
+
+    def find(name: str) -> Run:
+        if name == "b":
+            digits.remove_run(name)
+        return digits.find_run(name)
+
+    host = HostMirror(digits._log, digits._sources, "digits", find)
+    update = host.update(digits.head)
+    assert (update.rows, update.epochs, update.problems) == (20, 2, ())
