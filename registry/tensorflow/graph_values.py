@@ -66,7 +66,8 @@ def strings(units: Any, count: Any) -> Any:
         output_types=[tf.string],
         descriptor_source=_DESCRIPTOR,
     )
-    return tf.reshape(values, [count])
+    # Of no values, the operation makes one empty string.
+    return tf.reshape(values, [-1])[:count]
 
 
 def _differences(items: Any, splits: Any) -> Any:

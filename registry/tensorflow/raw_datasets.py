@@ -173,8 +173,8 @@ class BatchDataset(FlatMapDataset):
         def batches(chunk: Any) -> Any:
             first = next(iter(chunk.values()))
             count = tf.shape(first[1] if isinstance(first, tuple) else first, tf.int64)[0]
-            # At least 1, since a chunk may have no samples.
-            size = tf.maximum(tf.minimum(count, batch_size), 1)
+            # Without samples there is no batch, but its size must still be that of the spec.
+            size = tf.where(count > 0, tf.minimum(count, batch_size), batch_size)
             batched = select({name: _batched(column, size) for name, column in chunk.items()})
             return tf.raw_ops.TensorSliceDataset(
                 components=tf.nest.flatten(batched),

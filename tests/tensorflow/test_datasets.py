@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from registry import ClassLabel, Dataset, Image, Ragged, Registry, Tensor
 from registry.errors import FeatureError
 from registry.samples.features import DTYPES
 from registry.tensorflow import EpochDataset, StreamDataset
+from registry.tensorflow.datasets import CANCEL_INTERVAL
 from tests.support.datasets import digit
 
 _numbers = itertools.count()
@@ -49,6 +51,18 @@ def test_a_running_stream_yields_samples_that_were_inserted_after_it_started(
     assert {5, 6, 7} <= labels
     epochs = [run.epoch(number) for number in range(20)]
     assert [e.start for e in epochs[1:]] == list(itertools.accumulate(e.size for e in epochs))[:-1]
+
+
+@pytest.mark.parametrize("x", ["label", ["text", "tokens", "label"]])
+def test_a_stream_waits_for_its_first_samples(notes: Dataset, x: str | list[str]) -> None:
+    stream = StreamDataset(notes.run("r", policy="new"), batch_size=2, x=x)
+    rows = [{"text": "ab", "label": "cat", "blob": b"", "tokens": [1, 2]}] * 2
+    # Longer than the interval at which a wait can be cancelled.
+    labeler = threading.Timer(3 * CANCEL_INTERVAL, notes.insert, [rows])
+    labeler.start()
+    (batch,) = stream.take(1)
+    labeler.join()
+    assert tf.nest.flatten(batch)[-1].shape[0] == 2
 
 
 def test_every_epoch_of_the_same_samples_has_another_order(digits: Dataset) -> None:
