@@ -7,6 +7,7 @@ import sys
 from collections.abc import Generator
 
 import pytest
+from hypothesis import settings
 
 # Many containers set this, to stay small. Then each process that a test starts would compile the
 # package again, and each of pytest's workers all tests.
@@ -22,6 +23,10 @@ pytest_plugins = [
 
 # A shell has what it starts in the background ignore Ctrl-C, and all that it starts in turn.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A busy machine must not decide a test.
+settings.register_profile("registry", deadline=None)
+settings.load_profile("registry")
 
 # Modules stay. To search all of TensorFlow for garbage, again and again, takes seconds.
 gc.disable()

@@ -12,11 +12,14 @@ import numpy.typing as npt
 
 from registry.catalog.dataset import Dataset
 from registry.catalog.registry import connect
+from registry.training.run import Run
 
 BURST_SIZE = 120
 """Samples that are inserted at a time."""
-BURST_PAUSE = 1.0
+BURST_PAUSE = 0.5
 """Seconds between two bursts of labels."""
+POLL_SECONDS = 0.05
+"""Seconds between two looks at what is trained on, or at the dataset's head."""
 WRONG_SHARE = 0.05
 """The share of labels that are wrong at first."""
 
@@ -51,11 +54,18 @@ class Digits:
             dataset.update(self.keys[number], label=self.labels[number], source="reviewer")
 
 
+def training_run(digits: Dataset) -> Run:
+    """Return the run that the demo trains on."""
+    return digits.run("demo", seed=7, split="train")
+
+
 def label(dataset: Dataset) -> None:
     """Insert the test split with true labels, then the rest in bursts.
 
-    The wrong labels of a burst are corrected after the next one.
+    The wrong labels of a burst are corrected after the next one. A burst waits until the one before
+    the last is trained on, so that the dataset grows while the model trains, on a slow machine too.
     """
+    run = training_run(dataset)
     digits = Digits.load()
     splits = np.array([dataset.split_of(key) for key in digits.keys])
     # First and whole: the trainer measures its accuracy on it from the first epoch on.
@@ -67,10 +77,13 @@ def label(dataset: Dataset) -> None:
     rest = rng.permutation(np.flatnonzero(splits == "train"))
     previous: npt.NDArray[np.intp] = rest[:0]
     for burst in np.array_split(rest, -(-len(rest) // BURST_SIZE)):
+        before = dataset.head.position
         digits.insert(dataset, burst, first_labels)
         digits.correct(dataset, previous[is_wrong[previous]])
         previous = burst
         time.sleep(BURST_PAUSE)
+        while (pin := run.last) is None or pin.watermark < before:
+            time.sleep(POLL_SECONDS)
     digits.correct(dataset, previous[is_wrong[previous]])
 
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from registry.catalog.dataset import Dataset
+from registry.cli.demo.labeler import POLL_SECONDS, training_run
 from registry.tensorflow.datasets import StreamDataset
 from registry.training.epoch import Epoch
 from registry.training.run import Run
@@ -21,8 +22,6 @@ from registry.training.run import Run
 BATCH_SIZE = 32
 STEPS_PER_EPOCH = 50
 """Batches in one Keras epoch."""
-POLL_SECONDS = 0.05
-"""Seconds between two polls of the dataset's head."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def warm_up() -> None:
 
 def train(console: Console, digits: Dataset, is_labeling: Callable[[], bool]) -> list[Measurement]:
     """Train until labeling has ended and the model was trained on all of its samples."""
-    run = digits.run("demo", seed=7, split="train")
+    run = training_run(digits)
     callback = _ProgressCallback(console, digits, run, is_labeling)
     model = _model()
     model.fit(
