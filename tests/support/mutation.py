@@ -64,7 +64,8 @@ GROUPS = {
         ],
     ),
     "reader": Group(
-        [f"{LOG}/{name}.py" for name in ("reader", "page", "page_queries", "entries", "records")],
+        [f"{LOG}/{name}.py" for name in ("reader", "following", "rows_ahead", "page")]
+        + [f"{LOG}/{name}.py" for name in ("page_queries", "entries", "records")],
         [
             "tests/catalog",
             *("tests/faults/test_divergence.py", "tests/faults/test_mirror.py"),
@@ -97,7 +98,11 @@ GROUPS = {
         ],
     ),
     "mirror": Group(
-        [f"{MIRROR}/*.py"], ["tests/storage/test_mirror.py", "tests/storage/test_checksums.py"]
+        [f"{MIRROR}/*.py"],
+        [
+            f"tests/storage/test_{name}.py"
+            for name in ("mirror", "checksums", "index", "prefixes", "value_units")
+        ],
     ),
     "order": Group(
         [
