@@ -19,6 +19,8 @@ from registry.tensorflow.raw_datasets import graph_function, type_attributes
 
 _PAUSE = 0.05
 """Seconds until the files are looked for again."""
+_LONGEST = 1e7
+"""Seconds that are waited at most: TensorFlow counts in 32 bits what it skips."""
 _NUMBER = tf.TensorSpec((), tf.int64)
 _MISSING = (
     "a file of the epoch is not on this host; run `registry mirror DATASET --follow` here, with "
@@ -45,7 +47,7 @@ def when_there(
 
         function = graph_function(opened, _NUMBER)
         return tf.raw_ops.FlatMapDataset(
-            input_dataset=_once_there(patterns, math.ceil(seconds / _PAUSE)),
+            input_dataset=_once_there(patterns, math.ceil(min(seconds, _LONGEST) / _PAUSE)),
             other_arguments=function.captured_inputs,
             f=function,
             **type_attributes(spec),

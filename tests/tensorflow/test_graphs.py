@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import socket
 from collections.abc import Iterator
@@ -112,14 +113,14 @@ def test_an_iterator_restored_from_a_checkpoint_continues_exactly(
     options = tf.data.Options()
     options.experimental_symbolic_checkpoint = symbolic
     # With a wait for files, since that is a part of what is saved.
-    dataset = _dataset(epoch, wait=5, **images).with_options(options)
+    dataset = _dataset(epoch, wait=math.inf, **images).with_options(options)
     expected = [_rows(batch) for batch in dataset]
     for before in (0, 10, len(expected) - 1):
         iterator = iter(dataset)
         for _ in range(before):
             next(iterator)
         path = tf.train.Checkpoint(iterator=iterator).save(tmp_path / "checkpoint")
-        resumed = iter(_dataset(epoch, wait=5, **images).with_options(options))
+        resumed = iter(_dataset(epoch, wait=math.inf, **images).with_options(options))
         tf.train.Checkpoint(iterator=resumed).restore(path).assert_consumed()
         assert [_rows(batch) for batch in resumed] == expected[before:]
 
