@@ -43,10 +43,10 @@ if TYPE_CHECKING:
     from registry.storage.log.insertions import Data
     from registry.training.conditions import Where
     from registry.training.host_mirror import HostMirror
-    from registry.training.mirror_source import Sources
     from registry.training.mix import Mix
     from registry.training.policy import Policy
     from registry.training.run import Run
+    from registry.training.sources import Sources
 
 
 class Dataset:
@@ -441,7 +441,7 @@ class Dataset:
     # Shared by all runs, so that a mirror that one run has checked is not checked again.
     @cached_property
     def _sources(self) -> Sources:
-        from registry.training.mirror_source import Sources  # noqa: PLC0415
+        from registry.training.sources import Sources  # noqa: PLC0415
 
         return Sources(self._log, self.name)
 

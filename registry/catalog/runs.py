@@ -14,12 +14,12 @@ from registry.storage.log.reader import Log
 from registry.training import run_store
 from registry.training.balanced_runs import BalancedRuns
 from registry.training.conditions import Where
-from registry.training.mirror_source import Sources
 from registry.training.mix import Mix, mix
 from registry.training.policy import Policy
 from registry.training.run import Run
 from registry.training.run_request import RunRequest
 from registry.training.run_store import RunSettings
+from registry.training.sources import Sources
 
 
 @dataclass(frozen=True)

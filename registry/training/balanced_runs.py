@@ -21,13 +21,13 @@ from registry.storage.log.watermark import Watermark
 from registry.training import run_store
 from registry.training.class_weights import class_label, count_classes
 from registry.training.conditions import AnyOf, Value
-from registry.training.mirror_source import Sources
 from registry.training.parse_conditions import parse_conditions
 from registry.training.population import Population
 from registry.training.run_request import RunRequest
 from registry.training.run_store import RunSettings
 from registry.training.schedule import LARGEST
 from registry.training.sharding import CHUNK_ROWS
+from registry.training.sources import Sources
 
 
 @dataclass(frozen=True)

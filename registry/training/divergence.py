@@ -19,9 +19,9 @@ from registry.errors import DivergenceError
 from registry.storage.log.reader import Log
 from registry.storage.mirror.state_file import read_fields, write_fields
 from registry.training import run_store
-from registry.training.mirror_source import Sources
 from registry.training.pin_store import Pin, PinInLog, find_with_log
 from registry.training.run_store import RunSettings
+from registry.training.sources import Sources
 
 
 class PinMemory:

@@ -20,7 +20,6 @@ from registry.storage.mirror.local_files import LocalFiles
 from registry.training.chunks import batches_of, rows_in_chunk
 from registry.training.class_weights import balanced, class_label, count_classes
 from registry.training.erased_samples import Erased, erased_error, erased_samples, lost_samples
-from registry.training.mirror_source import Sources
 from registry.training.packed_chunk import PackedChunk
 from registry.training.permutation import Permutation
 from registry.training.pin_store import Pin
@@ -28,6 +27,7 @@ from registry.training.population import Population, contains
 from registry.training.run_store import RunSettings
 from registry.training.sharding import ALONE, CHUNK_ROWS, Shard, Share
 from registry.training.source import Source, read_columns, read_packed
+from registry.training.sources import Sources
 
 Part = TypeVar("Part")
 _OPENED = {"source", "index"}

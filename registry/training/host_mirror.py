@@ -23,8 +23,9 @@ from registry.storage.mirror.local_files import LocalFiles
 from registry.storage.mirror.state import load_state
 from registry.storage.mirror.usage import record_use
 from registry.training import pin_store
-from registry.training.mirror_source import Sources, cache_folder
+from registry.training.mirror_source import cache_folder
 from registry.training.run import Run
+from registry.training.sources import Sources
 
 KEPT_EPOCHS = 2
 """Epochs of a run whose files are kept, the newest ones: a worker may still read the one before."""

@@ -8,7 +8,6 @@ the files cannot be written, the rows are read from the database.
 from __future__ import annotations
 
 import os
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -25,7 +24,6 @@ from registry.errors import CacheWarning, MirrorError
 from registry.samples.arrays import Positions, Rows
 from registry.samples.codec import Column
 from registry.samples.schema import Schema
-from registry.storage.log.page import Page
 from registry.storage.log.reader import Log
 from registry.storage.log.watermark import Watermark
 from registry.storage.mirror.index import Index, in_memory
@@ -33,11 +31,10 @@ from registry.storage.mirror.index_blocks import ONE_BLOCK, block_shift
 from registry.storage.mirror.index_checks import INDEX_FOLDER
 from registry.storage.mirror.index_files import Indexes
 from registry.storage.mirror.local_files import LocalFiles
-from registry.storage.mirror.mirror import Mirror, open_mirror
+from registry.storage.mirror.mirror import Mirror
 from registry.storage.mirror.packed import Packed
 from registry.storage.mirror.prefixes import link_prefix
 from registry.storage.mirror.snapshot import View
-from registry.storage.mirror.usage import record_use
 from registry.training.database_source import DatabaseSource
 from registry.training.filters import Matches, filters
 from registry.training.mirror_columns import MirrorColumns
@@ -46,13 +43,11 @@ from registry.training.population import (
     dead_in_view,
     live_in_view,
 )
-from registry.training.source import Source, drawn_ranks, refuse_erased
+from registry.training.source import drawn_ranks, refuse_erased
 from registry.training.value_columns import ValueColumn, Values
 
 TRIES = 3
 """How often broken rows are taken before giving up, with a repair in between."""
-_USE_INTERVAL = 1.0
-"""Seconds between two records of a mirror's use by one object, at least."""
 
 Taken = TypeVar("Taken")
 
@@ -105,7 +100,7 @@ class MirrorSource:
             following = self._following(population, dense) if follow else None
             return following or self._made(population, dense)
         except OSError as error:
-            _warn(f"an epoch's index cannot be stored ({error}), so it stays in memory")
+            warn(f"an epoch's index cannot be stored ({error}), so it stays in memory")
             return self._made(population, None)
 
     def _following(self, population: Population, dense: Index) -> Index | None:
@@ -254,7 +249,7 @@ class MirrorSource:
             else:
                 self.mirror.repair(self.view, positions, self._watermark)
         except OSError as error:
-            _warn(f"damaged rows cannot be repaired ({error}), so they are read from the database")
+            warn(f"damaged rows cannot be repaired ({error}), so they are read from the database")
             return False
         return True
 
@@ -285,61 +280,8 @@ def cache_folder() -> Path:
     return Path(given) if given else user_cache_path("registry")
 
 
-class Sources:
-    """Opens a source for a watermark: the mirror, or the database if there can be no mirror.
-
-    ``name`` is the dataset's, which the mirror records. Pickles as its log and this name.
-    """
-
-    def __init__(self, log: Log, name: str) -> None:
-        self._log = log
-        self._name = name
-        self._mirror: Mirror | None = None
-        self._used: tuple[Path | None, float] = None, 0.0
-        """The mirror's folder whose use was recorded last, and when, by the monotonic clock."""
-
-    def __reduce__(self) -> tuple[type[Sources], tuple[Log, str]]:
-        return Sources, (self._log, self._name)
-
-    def open(
-        self,
-        watermark: Watermark,
-        schema: int,
-        erased: int | None = None,
-        page: Page | None = None,
-    ) -> Source:
-        """Return a source of the log's rows before a watermark, in the schema of this number.
-
-        It can also be read in an older schema.
-        ``erased`` is the number of rows that the database has erased, if known, and ``page`` the
-        last rows before the watermark, if they were read already. Warns with `CacheWarning` if the
-        cache directory cannot be written or is full.
-        """
-        try:
-            mirror = self.mirror()
-            self._record_use(mirror.folder)
-            view = mirror.sync(watermark, erased, schema, page)
-            return MirrorSource(mirror, view, watermark, schema)
-        except OSError as error:
-            _warn(f"no local copy can be kept ({error}), so all is read from the database, slowly")
-            return DatabaseSource(self._log, watermark)
-
-    def _record_use(self, folder: Path) -> None:
-        now = time.monotonic()
-        if folder != self._used[0] or now - self._used[1] > _USE_INTERVAL:
-            self._used = folder, now
-            record_use(folder, self._log.engine.url, self._name)
-
-    def mirror(self) -> Mirror:
-        """Return the mirror. Raises `OSError` if its folder cannot be used."""
-        # Read each time: $REGISTRY_CACHE may change while the process runs.
-        folder = cache_folder()
-        if self._mirror is None or self._mirror.folder.parent != folder:
-            self._mirror = open_mirror(self._log, folder)
-        return self._mirror
-
-
-def _warn(what: str) -> None:
+def warn(what: str) -> None:
+    """Warn with `CacheWarning`, and say what helps."""
     warnings.warn(
         f"{what}; point $REGISTRY_CACHE, now {cache_folder()}, to a directory with room",
         CacheWarning,

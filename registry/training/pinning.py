@@ -37,12 +37,12 @@ from registry.storage.log.watermark import Watermark
 from registry.training import pin_store
 from registry.training.divergence import PinMemory
 from registry.training.epoch import Epoch
-from registry.training.mirror_source import Sources
 from registry.training.pin_store import Pin
 from registry.training.policy import Replay
 from registry.training.population import Draw, Population
 from registry.training.run_store import RunSettings
 from registry.training.source import Source
+from registry.training.sources import Sources
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,6 @@ from registry.training.conditions import Conditions
 from registry.training.consumed import consumed_count
 from registry.training.epoch import Epoch
 from registry.training.lineage import EpochLineage, entries_of, lineage_of
-from registry.training.mirror_source import Sources
 from registry.training.not_an_array import NotAnArray
 from registry.training.pin_store import Pin, PinnedEpoch
 from registry.training.pinning import Epochs
@@ -40,6 +39,7 @@ from registry.training.population import Population
 from registry.training.run_store import RunSettings
 from registry.training.run_stream import RunStream
 from registry.training.sharding import ALONE, Shard, Share
+from registry.training.sources import Sources
 
 
 class Run(NotAnArray):
