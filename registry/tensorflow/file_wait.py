@@ -15,6 +15,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
 
+from registry.tensorflow.constants import int64
 from registry.tensorflow.raw_datasets import graph_function, type_attributes
 
 _PAUSE = 0.05
@@ -69,9 +70,9 @@ def _once_there(patterns: list[str], tries: int) -> Any:
         **numbers,
     )
     pauses = tf.raw_ops.SleepDataset(
-        input_dataset=missing, sleep_microseconds=_int64(int(_PAUSE * 1e6)), **numbers
+        input_dataset=missing, sleep_microseconds=int64(int(_PAUSE * 1e6)), **numbers
     )
-    none = tf.raw_ops.SkipDataset(input_dataset=pauses, count=_int64(tries), **numbers)
+    none = tf.raw_ops.SkipDataset(input_dataset=pauses, count=int64(tries), **numbers)
     return tf.raw_ops.ConcatenateDataset(input_dataset=none, another_dataset=_range(1), **numbers)
 
 
@@ -90,9 +91,5 @@ def _escaped(path: Path) -> str:
 
 def _range(stop: int) -> Any:
     return tf.raw_ops.RangeDataset(
-        start=_int64(0), stop=_int64(stop), step=_int64(1), **type_attributes(_NUMBER)
+        start=int64(0), stop=int64(stop), step=int64(1), **type_attributes(_NUMBER)
     )
-
-
-def _int64(value: int) -> Any:
-    return tf.constant(value, tf.int64)

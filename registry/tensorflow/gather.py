@@ -50,6 +50,7 @@ from registry.storage.mirror.local_files import LocalFiles
 from registry.storage.mirror.row_layout import RowLayout
 from registry.storage.mirror.value_units import UNIT
 from registry.tensorflow import graph_values
+from registry.tensorflow.constants import int64
 from registry.tensorflow.elements import row_decoder
 from registry.tensorflow.file_wait import when_there
 from registry.tensorflow.graph_checksums import rows_intact
@@ -117,8 +118,8 @@ def gathered_chunks(
         first = number * block_chunks
         numbers = tf.raw_ops.RangeDataset(
             start=first,
-            stop=tf.minimum(first + block_chunks, _int64(chunks)),
-            step=_int64(1),
+            stop=tf.minimum(first + block_chunks, int64(chunks)),
+            step=int64(1),
             **type_attributes(tf.TensorSpec((), tf.int64)),
         )
         rows = _mapped_file(view.path, [view.position, view.seals.stride // 8])
@@ -140,7 +141,7 @@ def gathered_chunks(
                 cells,
                 entries,
             ],
-            num_parallel_calls=_int64(tf.data.AUTOTUNE),
+            num_parallel_calls=int64(tf.data.AUTOTUNE),
             f=read_chunk,
             **type_attributes(spec),
         )
@@ -242,7 +243,7 @@ def _ranks(signature: GatherSignature) -> Callable[[Any, Any, Any], Any]:
 
     def walk(after: Any, vector: Any, keys: Any) -> Any:
         length = ShardParameters(*tf.unstack(vector)).length
-        images = compiled_step(after, vector, keys, tf.fill([signature.rows], _int64(-1)))
+        images = compiled_step(after, vector, keys, tf.fill([signature.rows], int64(-1)))
         return tf.while_loop(
             lambda images: tf.reduce_max(images) >= length,
             lambda images: [compiled_step(after, vector, keys, images)],
@@ -278,10 +279,6 @@ def _order_tensor(signature: GatherSignature, order: Permutation) -> Any:
 def _compiled(function: Callable[..., Any]) -> Any:
     """Have XLA compile a function into one loop, in place of a pass over memory per operation."""
     return tf.function(function, autograph=False, jit_compile=True)
-
-
-def _int64(value: int) -> Any:
-    return tf.constant(value, tf.int64)
 
 
 def _mapped_file(path: Any, shape: list[int]) -> Any:

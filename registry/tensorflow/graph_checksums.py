@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from registry.storage.mirror.checksums import SealedRows
+from registry.tensorflow.constants import uint64
 
 
 def rows_intact(layout: SealedRows, words: Any, positions: Any) -> Any:
@@ -24,18 +25,14 @@ def rows_intact(layout: SealedRows, words: Any, positions: Any) -> Any:
     """
     words = tf.bitcast(words, tf.uint64)
     # The checksum is the higher half of the last word. It counts as zero in the hash.
-    stored = tf.cast(tf.bitwise.right_shift(words[:, -1], _uint64(32)), tf.uint32)
+    stored = tf.cast(tf.bitwise.right_shift(words[:, -1], uint64(32)), tf.uint32)
     mask = np.full(layout.stride // 8, 2**64 - 1, np.uint64)
     mask[-1] = 2**32 - 1
     words = _mix(tf.bitwise.bitwise_and(words, tf.constant(mask)))
     total = tf.reduce_sum(words * tf.constant(layout.multipliers[:-1]), axis=1)
-    total += tf.cast(positions + 1, tf.uint64) * _uint64(int(layout.multipliers[-1]))
+    total += tf.cast(positions + 1, tf.uint64) * uint64(int(layout.multipliers[-1]))
     return tf.equal(tf.cast(_mix(total), tf.uint32), stored)
 
 
 def _mix(word: Any) -> Any:
-    return tf.bitwise.bitwise_xor(word, tf.bitwise.right_shift(word, _uint64(32)))
-
-
-def _uint64(value: int) -> Any:
-    return tf.constant(value, tf.uint64)
+    return tf.bitwise.bitwise_xor(word, tf.bitwise.right_shift(word, uint64(32)))

@@ -22,6 +22,7 @@ from registry.storage.mirror.index_entries import (
     MULTIPLIER,
     POSITION_MASK,
 )
+from registry.tensorflow.constants import uint64
 
 
 def positions_of(cells: Any, entries: Any, ranks: Any) -> tuple[Any, Any]:
@@ -49,12 +50,8 @@ def places_of(cells: Any, ranks: Any) -> tuple[Any, Any]:
 
 def open_entries(entries: Any, places: Any) -> tuple[Any, Any]:
     """Return the positions in the entries at some places, and which are intact; int64 and bool."""
-    products = tf.cast(entries - places, tf.uint64) * _uint64(MULTIPLIER)
-    intact = products <= _uint64(int(POSITION_MASK))
+    products = tf.cast(entries - places, tf.uint64) * uint64(MULTIPLIER)
+    intact = products <= uint64(int(POSITION_MASK))
     positions = tf.bitwise.bitwise_and(entries, tf.constant(POSITION_MASK, tf.int64))
     # As in `places_of`: the position in a damaged entry may be past the end of the rows.
     return tf.where(intact, positions, tf.zeros_like(positions)), intact
-
-
-def _uint64(value: int) -> Any:
-    return tf.constant(value, tf.uint64)

@@ -17,6 +17,7 @@ import tensorflow as tf
 from google.protobuf import descriptor_pb2
 
 from registry.storage.mirror.value_units import HEAD, MULTIPLIERS, UNIT
+from registry.tensorflow.constants import int64, uint64
 
 
 def unit_counts(lengths: Any) -> Any:
@@ -33,7 +34,7 @@ def gather_values(values: Any, begins: Any, counts: Any) -> tuple[Any, Any, Any]
     number of units of each value.
     """
     splits, numbers = tf.raw_ops.RaggedRange(
-        starts=begins, limits=begins + counts, deltas=_int64(1), Tsplits=tf.int64
+        starts=begins, limits=begins + counts, deltas=int64(1), Tsplits=tf.int64
     )
     return tf.gather(values, numbers), numbers, splits
 
@@ -41,12 +42,12 @@ def gather_values(values: Any, begins: Any, counts: Any) -> tuple[Any, Any, Any]
 def sums(units: Any, numbers: Any, splits: Any, begins: Any) -> Any:
     """Return the sum of each value, int64, from its units, their numbers and its first number."""
     words = tf.bitcast(units, tf.uint64)
-    mixed = tf.bitwise.bitwise_xor(words, tf.bitwise.right_shift(words, _uint64(32)))
+    mixed = tf.bitwise.bitwise_xor(words, tf.bitwise.right_shift(words, uint64(32)))
     hashes = tf.linalg.matvec(
         tf.bitcast(mixed, tf.int64), tf.constant(MULTIPLIERS.view("<i8"), tf.int64)
     )
     words = tf.bitcast(hashes, tf.uint64)
-    words = tf.bitwise.bitwise_xor(words, tf.bitwise.right_shift(words, _uint64(32)))
+    words = tf.bitwise.bitwise_xor(words, tf.bitwise.right_shift(words, uint64(32)))
     hashes = tf.bitcast(words, tf.int64)
     # The sum over a value's units r of h·(2r + 1), as differences of sums over all units.
     alone = _differences(hashes, splits)
@@ -72,7 +73,7 @@ def strings(units: Any, count: Any) -> Any:
 
 def _differences(items: Any, splits: Any) -> Any:
     """Return the sum of each part of a vector, which the splits divide."""
-    sums = tf.concat([[_int64(0)], tf.cumsum(items)], 0)
+    sums = tf.concat([[int64(0)], tf.cumsum(items)], 0)
     ends = tf.gather(sums, splits)
     return ends[1:] - ends[:-1]
 
@@ -89,11 +90,3 @@ def _descriptor() -> bytes:
 
 
 _DESCRIPTOR = _descriptor()
-
-
-def _int64(value: int) -> Any:
-    return tf.constant(value, tf.int64)
-
-
-def _uint64(value: int) -> Any:
-    return tf.constant(value, tf.uint64)

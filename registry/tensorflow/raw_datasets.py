@@ -16,6 +16,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from registry.tensorflow.constants import int64
+
 LOCAL = {"experimental_ints_on_device": True}
 """Attributes that keep a function on the device of its iterator.
 
@@ -67,7 +69,7 @@ class MapDataset(RawDataset):
             # Without the captured inputs, a function that closes over a tensor or a variable would
             # be called with too few arguments.
             other_arguments=self._function.captured_inputs,
-            num_parallel_calls=_int64(calls),
+            num_parallel_calls=int64(calls),
             f=self._function,
             # Otherwise `EpochDataset` would have no known cardinality.
             preserve_cardinality=True,
@@ -135,13 +137,13 @@ class InterleaveDataset(RawDataset):
             input_dataset=inputs._variant_tensor,  # noqa: SLF001  # as tf.data's own datasets
             other_arguments=[],
             # The present dataset and the next one.
-            cycle_length=_int64(2),
+            cycle_length=int64(2),
             # Never go to the other dataset before this one ends: that keeps the order.
-            block_length=_int64(tf.int64.max),
-            buffer_output_elements=_int64(1),
+            block_length=int64(tf.int64.max),
+            buffer_output_elements=int64(1),
             # Each prefetched input is a whole chunk in memory.
-            prefetch_input_elements=_int64(0),
-            num_parallel_calls=_int64(2),
+            prefetch_input_elements=int64(0),
+            num_parallel_calls=int64(2),
             f=self._function,
             # "default" would follow the user's options, which may allow another order.
             deterministic="true",
@@ -215,7 +217,7 @@ class CountedDataset(RawDataset):
         # datasets are endless if one of them is. An empty one of unknown cardinality counts as
         # endless when it is repeated. No element is taken from it, as the selector is always zero.
         empty = inputs.take(0).repeat()
-        zeros = tf.data.Dataset.from_tensors(_int64(0)).repeat()
+        zeros = tf.data.Dataset.from_tensors(int64(0)).repeat()
         interleaved = tf.raw_ops.DirectedInterleaveDataset(
             selector_input_dataset=zeros._variant_tensor,  # noqa: SLF001  # as tf.data's own datasets
             data_input_datasets=[inputs._variant_tensor, empty._variant_tensor],  # noqa: SLF001
@@ -224,7 +226,7 @@ class CountedDataset(RawDataset):
         )
         variant = tf.raw_ops.TakeDataset(
             input_dataset=interleaved,
-            count=_int64(count),
+            count=int64(count),
             **inputs._flat_structure,  # noqa: SLF001
         )
         super().__init__(variant, inputs.element_spec, inputs)
@@ -245,7 +247,7 @@ class RebatchDataset(RawDataset):
         )
         variant = tf.raw_ops.RebatchDatasetV2(
             input_dataset=chunks._variant_tensor,  # noqa: SLF001  # as tf.data's own datasets
-            batch_sizes=_int64(batch_size),
+            batch_sizes=int64(batch_size),
             drop_remainder=drop_remainder,
             **type_attributes(spec),
         )
@@ -275,7 +277,3 @@ def type_attributes(spec: Any) -> dict[str, Any]:
         "output_types": [component.dtype for component in components],
         "output_shapes": [component.shape for component in components],
     }
-
-
-def _int64(value: int) -> Any:
-    return tf.constant(value, tf.int64)
