@@ -182,19 +182,28 @@ def _shown(name: str, host: HostMirror, rows: int) -> Iterator[None]:
             thread.join()
 
 
+class _Ended(BaseException):
+    """SIGTERM or Ctrl-C.
+
+    Not `KeyboardInterrupt`: after one in ``exec``, which dataclasses call while modules are loaded,
+    CPython ends with the status of SIGINT, though it was caught.
+    """
+
+
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
     """End the block by SIGTERM or Ctrl-C, which is no error."""
 
     def end(*_: object) -> None:
-        raise KeyboardInterrupt
+        raise _Ended
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = {each: signal.signal(each, end) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with suppress(KeyboardInterrupt):
+        with suppress(_Ended):
             yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

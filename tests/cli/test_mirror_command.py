@@ -130,7 +130,7 @@ def test_followers_and_a_trainer_share_one_mirror(url: str, cache: Path) -> None
             one.send_signal(signal.SIGTERM)
             _, err = one.communicate(timeout=60)
         assert [each.differs for each in dataset.verify()] == [None, None]
-    assert one.returncode == 0
+    assert one.returncode == 0, err
     assert err.count("\n") <= 1, "an epoch that held what was erased has no files"
 
 
