@@ -22,7 +22,7 @@ from registry.storage.mirror.index_entries import (
     MULTIPLIER,
     POSITION_MASK,
 )
-from registry.tensorflow.constants import uint64
+from registry.tensorflow.constants import int64, uint64
 
 
 def positions_of(cells: Any, entries: Any, ranks: Any) -> tuple[Any, Any]:
@@ -41,7 +41,7 @@ def places_of(cells: Any, ranks: Any) -> tuple[Any, Any]:
 
     ``cells`` is the whole table.
     """
-    numbers = tf.bitwise.right_shift(ranks, tf.constant(CELL_BITS, tf.int64))
+    numbers = tf.bitwise.right_shift(ranks, int64(CELL_BITS))
     shifts, intact = open_entries(tf.gather(cells, numbers), numbers + CELL_OFFSET)
     # The place of a damaged cell's entry may be past the end of the file, where the gather fails
     # before the caller can report the damage.

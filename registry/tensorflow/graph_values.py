@@ -17,7 +17,8 @@ import tensorflow as tf
 from google.protobuf import descriptor_pb2
 
 from registry.storage.mirror.value_units import HEAD, MULTIPLIERS, UNIT
-from registry.tensorflow.constants import int64, uint64
+from registry.tensorflow.constants import int64
+from registry.tensorflow.graph_checksums import mix
 
 
 def unit_counts(lengths: Any) -> Any:
@@ -41,14 +42,8 @@ def gather_values(values: Any, begins: Any, counts: Any) -> tuple[Any, Any, Any]
 
 def sums(units: Any, numbers: Any, splits: Any, begins: Any) -> Any:
     """Return the sum of each value, int64, from its units, their numbers and its first number."""
-    words = tf.bitcast(units, tf.uint64)
-    mixed = tf.bitwise.bitwise_xor(words, tf.bitwise.right_shift(words, uint64(32)))
-    hashes = tf.linalg.matvec(
-        tf.bitcast(mixed, tf.int64), tf.constant(MULTIPLIERS.view("<i8"), tf.int64)
-    )
-    words = tf.bitcast(hashes, tf.uint64)
-    words = tf.bitwise.bitwise_xor(words, tf.bitwise.right_shift(words, uint64(32)))
-    hashes = tf.bitcast(words, tf.int64)
+    hashes = tf.linalg.matvec(_mixed(units), tf.constant(MULTIPLIERS.view("<i8"), tf.int64))
+    hashes = _mixed(hashes)
     # The sum over a value's units r of h·(2r + 1), as differences of sums over all units.
     alone = _differences(hashes, splits)
     return _differences(hashes * (2 * numbers + 1), splits) - 2 * begins * alone
@@ -69,6 +64,11 @@ def strings(units: Any, count: Any) -> Any:
     )
     # Of no values, the operation makes one empty string.
     return tf.reshape(values, [-1])[:count]
+
+
+def _mixed(words: Any) -> Any:
+    """Return `mix` of int64 words."""
+    return tf.bitcast(mix(tf.bitcast(words, tf.uint64)), tf.int64)
 
 
 def _differences(items: Any, splits: Any) -> Any:
