@@ -74,6 +74,16 @@ class Dataset:
         return self._log.dataset_id
 
     @property
+    def log(self) -> Log:
+        """The log, for other modules of the catalog."""
+        return self._log
+
+    @property
+    def extent(self) -> Extent:
+        """Where the dataset ends, or the version, for other modules of the catalog."""
+        return self._extent
+
+    @property
     def schemas(self) -> Schemas:
         """The schemas that the dataset has had, as far as this process knows them."""
         return self._log.schemas

@@ -1,0 +1,1 @@
+"""Statistics of a dataset, counted from the rows that came since the last count."""
