@@ -1,0 +1,1 @@
+"""The HTML of pages and of cards in notebooks, made on the server from plain values."""
