@@ -17,7 +17,17 @@ from registry.cli.output import print_error
 from registry.io.media import media_reader
 
 SECRETS_VARIABLE = "REGISTRY_WEBHOOK_SECRETS"
-_EXTRA = ("fastapi", "prometheus_client", "pydantic", "standardwebhooks", "starlette", "uvicorn")
+_EXTRA = (
+    "fastapi",
+    "itsdangerous",
+    "jinja2",
+    "markupsafe",
+    "prometheus_client",
+    "pydantic",
+    "standardwebhooks",
+    "starlette",
+    "uvicorn",
+)
 
 
 @app.command()

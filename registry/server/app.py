@@ -13,6 +13,9 @@ from starlette.routing import Match
 from registry.catalog.registry import Registry
 from registry.errors import RegistryError
 from registry.server.middleware import RequestMiddleware
+from registry.server.pages import datasets as datasets_page
+from registry.server.pages import login, static
+from registry.server.pages.errors import answer_problem
 from registry.server.problems import Problem, problem_of
 from registry.server.routes import datasets, health, inbox, webhooks
 from registry.server.service import Service
@@ -49,13 +52,14 @@ def application(registry: Registry, settings: ServerSettings | None = None) -> F
     app.state.service = service
     # Outermost of the application's own middleware, so that it measures every answer.
     app.add_middleware(RequestMiddleware, service=service)
-    for routes in (datasets, inbox, webhooks, health):
+    pages = (datasets_page, login, static)
+    for routes in (datasets, inbox, webhooks, health, *pages):
         app.include_router(routes.router)
     return app
 
 
-async def _answer_error(_: Request, error: Exception) -> Response:
-    return problem_of(error).response()
+async def _answer_error(request: Request, error: Exception) -> Response:
+    return answer_problem(request.scope, problem_of(error))
 
 
 async def _answer_unrouted(request: Request, error: Exception) -> Response:
@@ -65,7 +69,7 @@ async def _answer_unrouted(request: Request, error: Exception) -> Response:
     # Starlette sets Allow from the first route of the path, which leaves out the other routes.
     if error.status_code == 405:
         problem.headers["Allow"] = ", ".join(_methods(request))
-    return problem.response()
+    return answer_problem(request.scope, problem)
 
 
 def _methods(request: Request) -> list[str]:
@@ -80,9 +84,10 @@ def _methods(request: Request) -> list[str]:
     ]
 
 
-async def _answer_invalid(_: Request, error: Exception) -> Response:
+async def _answer_invalid(request: Request, error: Exception) -> Response:
     """Name the invalid parameter, but do not repeat its value: it may be confidential."""
     assert isinstance(error, RequestValidationError)
     # The location ends in the parameter's name. Errors of bodies are answered by the routes.
     first = error.errors()[0]
-    return Problem(422, str(first["msg"]), field=str(first["loc"][-1])).response()
+    problem = Problem(422, str(first["msg"]), field=str(first["loc"][-1]))
+    return answer_problem(request.scope, problem)

@@ -63,9 +63,9 @@ class Authenticator:
         Raises `Problem` for a missing or invalid token, and for a client over its rate.
         """
         if self._settings.insecure:
-            self._check_host(request)
+            self.check_host(request)
             return None
-        address = request.client.host if request.client else None
+        address = _address(request)
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
         token = None
         # "Token" is what Label Studio's own API takes, and its users write.
@@ -82,6 +82,25 @@ class Authenticator:
             )
         # By the token's id, not by the address: clients behind one proxy have one address.
         self._requests.take(token.id)
+        return token
+
+    async def session_token(self, request: HTTPConnection, digest: bytes) -> Token | None:
+        """Return the token of a session, by its digest; None if it was revoked or has expired.
+
+        Raises `Problem` for a token over its rate.
+        """
+        token = await self._look_up(digest, _address(request))
+        if token is not None:
+            self._requests.take(token.id)
+        return token
+
+    async def check_secret(self, request: HTTPConnection, secret: str) -> Token:
+        """Return the token with a secret that somebody typed; raises `Problem` if there is none."""
+        address = _address(request)
+        token = await self._look_up(tokens.digest(secret), address)
+        if token is None:
+            self._failures.take(address)
+            raise Problem(401, "there is no such token")
         return token
 
     async def _look_up(self, digest: bytes, address: str | None) -> Token | None:
@@ -102,7 +121,7 @@ class Authenticator:
         return token
 
     @staticmethod
-    def _check_host(request: HTTPConnection) -> None:
+    def check_host(request: HTTPConnection) -> None:
         """Reject requests whose Host is not this machine.
 
         Without this, a web page could resolve its own name to 127.0.0.1 (DNS rebinding) and read
@@ -114,3 +133,7 @@ class Authenticator:
             host = None
         if not is_loopback(host or ""):
             raise Problem(421, "a server without tokens answers to localhost only")
+
+
+def _address(request: HTTPConnection) -> str | None:
+    return request.client.host if request.client else None

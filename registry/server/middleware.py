@@ -7,6 +7,7 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.server.connections import STATE_KEY
+from registry.server.pages.errors import answer_problem
 from registry.server.problems import Problem, problem_of
 from registry.server.service import Service
 
@@ -45,7 +46,7 @@ class RequestMiddleware:
             full = self._in_progress > self._service.connections.limit and scope["path"] != HEALTH
             await (_reject if full else self._app)(scope, receive, send_and_keep_status)
         except Exception as error:  # noqa: BLE001  # the last handler; its log holds no values
-            answer = problem_of(error).response()
+            answer = answer_problem(scope, problem_of(error))
             if not status:  # once an answer has started, a second start is a protocol error
                 await answer(scope, receive, send_and_keep_status)
         finally:
@@ -68,5 +69,5 @@ class RequestMiddleware:
 
 
 async def _reject(scope: Scope, receive: Receive, send: Send) -> None:
-    answer = Problem(503, "too many requests at a time; send it again").response()
+    answer = answer_problem(scope, Problem(503, "too many requests at a time; send it again"))
     await answer(scope, receive, send)

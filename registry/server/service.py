@@ -16,12 +16,16 @@ from registry.server.connections import OpenConnections
 from registry.server.group_commit import GroupCommitter
 from registry.server.media_events import MediaEvents
 from registry.server.metrics import Metrics
+from registry.server.pages.session_key import session_key
+from registry.server.pages.sessions import Sessions
 from registry.server.request_body import BodyReader
 from registry.server.settings import ServerSettings
 from registry.server.thread_pools import ThreadPools
 from registry.storage.log.batch import Report
 from registry.storage.log.changes import Change
 from registry.storage.log.version import NAME, REFERENCE
+from registry.storage.mirror.usage import address_of
+from registry.training.mirror_source import cache_folder
 
 Result = TypeVar("Result")
 
@@ -79,6 +83,8 @@ class Service:
         self.media_events = MediaEvents(settings, self.pools)
         self.auth = Authenticator(registry, settings, self.pools)
         self.bodies = BodyReader(settings, self.metrics)
+        address = address_of(registry.engine.url)
+        self.sessions = Sessions(session_key(cache_folder()), address, settings.session_seconds)
         self._datasets: dict[str, OpenDataset] = {}
         self._committers: dict[str, GroupCommitter] = {}
 

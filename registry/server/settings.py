@@ -61,6 +61,8 @@ class ServerSettings:
     """What reads the files and URIs that annotations name. The server does not close it."""
     fetch_timeout: float = 10.0
     """How long one event may fetch; an annotation of which something is missing is rejected."""
+    session_seconds: int = 12 * 3600
+    """How long a session of the pages lasts after the login."""
     rate: float = 1000.0
     """Requests per second for each token, and a burst of twice as many."""
     # repr=False: otherwise a traceback or log that shows the settings would contain them.

@@ -1,0 +1,122 @@
+"""Charts: a drawing made on the server, its numbers as a table, and its data for the script.
+
+A page shows the drawing (`chart_svg`) at once, also without scripts, and in cards it stays. On
+pages `charts.js` then has Plotly draw the same data in its place, to zoom, to hide series and to
+read values from. The table is what screen readers read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+
+from registry.html.chart import Chart, Series
+from registry.html.chart_svg import draw, draw_sparkline
+from registry.html.formats import compact, number
+
+SERIES_COLORS = 8
+"""Series that have a color of their own; those of lower sums are added up as one."""
+_TABLE_ROWS = 100
+"""Rows of the table, at most: the last ones, which are the newest days."""
+_ROW_LABELS = 40
+"""Rows of a chart of the kind ``rows``, at most."""
+OTHERS = "others"
+
+
+def draw_chart(chart: Chart, *, script: bool = True) -> Markup:
+    """Return a ``<figure>`` with the drawing and the table of a chart.
+
+    Without ``script`` it has no data for `charts.js`, as in cards. A chart without any value says
+    so.
+    """
+    chart = _limited(chart)
+    caption = Markup("<figcaption>{}</figcaption>").format(chart.title)
+    if not chart.labels or not chart.series:
+        empty = Markup('<p class="chart-empty">No {} yet.</p>').format(chart.unit)
+        return Markup('<figure class="chart">{}{}</figure>').format(caption, empty)
+    data = Markup()
+    if script:
+        data = Markup('<script type="application/json">{}</script>').format(
+            htmlsafe_json_dumps(asdict(chart))
+        )
+    return Markup(
+        '<figure class="chart chart-{}">{}{}<div class="chart-drawing">{}</div>{}{}</figure>'
+    ).format(chart.kind, caption, _legend(chart), draw(chart), data, _table(chart))
+
+
+def sparkline(values: Sequence[float], label: str) -> Markup:
+    """Return a small line without axes; ``label`` says in words what it shows."""
+    return draw_sparkline(values, label)
+
+
+def _limited(chart: Chart) -> Chart:
+    """Return the chart with as many series as there are colors, and as many rows as fit."""
+    series = sorted(chart.series, key=lambda each: -sum(each.values))
+    if len(series) > SERIES_COLORS:
+        rest = series[SERIES_COLORS - 1 :]
+        sums = [sum(values) for values in zip(*(each.values for each in rest), strict=True)]
+        kept = {each.name for each in series[: SERIES_COLORS - 1]}
+        # In their given order, which may be that of splits.
+        first = [each for each in chart.series if each.name in kept][: SERIES_COLORS - 1]
+        chart = replace(chart, series=[*first, Series(OTHERS, sums)])
+    if chart.kind == "rows" and len(chart.labels) > _ROW_LABELS:
+        chart = _merged_rows(chart)
+    return replace(chart, labels=[*chart.labels], series=[*chart.series])
+
+
+def _merged_rows(chart: Chart) -> Chart:
+    """Return the chart with its largest rows, in their order, and the sum of the others."""
+    totals = [sum(values) for values in zip(*(s.values for s in chart.series), strict=True)]
+    by_size = sorted(range(len(totals)), key=lambda index: -totals[index])
+    kept = sorted(by_size[: _ROW_LABELS - 1])
+    rest = by_size[_ROW_LABELS - 1 :]
+    series = [
+        replace(s, values=[*(s.values[i] for i in kept), sum(s.values[i] for i in rest)])
+        for s in chart.series
+    ]
+    labels = [*(chart.labels[index] for index in kept), f"{len(rest):,} {OTHERS}"]
+    return replace(chart, labels=labels, series=series)
+
+
+def _legend(chart: Chart) -> Markup:
+    if len(chart.series) < 2:
+        return Markup()
+    items = Markup().join(
+        Markup('<li><svg class="swatch series-{}" viewBox="0 0 10 10" aria-hidden="true">').format(
+            index + 1
+        )
+        + Markup('<rect width="10" height="10" rx="2"/></svg>{}</li>').format(each.name)
+        for index, each in enumerate(chart.series)
+    )
+    return Markup('<ul class="chart-legend">{}</ul>').format(items)
+
+
+def _table(chart: Chart) -> Markup:
+    """Return the chart's numbers as a table that can be opened."""
+    first = max(0, len(chart.labels) - _TABLE_ROWS)
+    head = Markup().join(Markup('<th scope="col">{}</th>').format(s.name) for s in chart.series)
+    rows = Markup().join(
+        Markup('<tr><th scope="row">{}</th>{}</tr>').format(
+            label,
+            Markup().join(
+                Markup("<td>{}</td>").format(_exact(each.values[index])) for each in chart.series
+            ),
+        )
+        for index, label in enumerate(chart.labels[first:], first)
+    )
+    note = f"{chart.title}: {chart.unit}" + (
+        f", the last {_TABLE_ROWS} of {len(chart.labels):,} rows" if first else ""
+    )
+    return Markup(
+        '<details class="chart-table"><summary>Numbers</summary><div class="scroll" tabindex="0" '
+        'role="region" aria-label="{note}"><table><caption class="hidden">{note}</caption>'
+        '<thead><tr><th scope="col">{what}</th>{head}</tr></thead><tbody>{rows}</tbody></table>'
+        "</div></details>"
+    ).format(note=note, what="Day" if chart.days else "Name", head=head, rows=rows)
+
+
+def _exact(value: float) -> str:
+    return number(value) if float(value).is_integer() else compact(value)

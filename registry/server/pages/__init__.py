@@ -1,0 +1,1 @@
+"""The pages: HTML routes, their sessions, and the errors that people read."""

@@ -1,0 +1,154 @@
+"""Who views a page, and what they may do: `viewer_of`, `show` and `read_form` of each route."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import parse_qsl, quote, urlsplit
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from registry.html.render import render
+from registry.server.pages.responses import html
+from registry.server.pages.sessions import Session
+from registry.server.problems import Problem
+from registry.server.routes.datasets import service_of
+from registry.server.tokens import Right, Token
+
+_FORM: Final = "application/x-www-form-urlencoded"
+_MOST_FIELDS: Final = 2000
+
+
+class LoginRequired(Problem):
+    """The page needs a session; answered with the login page, which leads back to ``path``."""
+
+    def __init__(self, path: str, *, ended: bool) -> None:
+        super().__init__(401, "log in to see this page")
+        self.path = path
+        self.ended = ended
+        """Whether the browser sent a session, which is over."""
+
+    @property
+    def login(self) -> str:
+        ended = "&ended=1" if self.ended else ""
+        return f"/login?next={quote(self.path, safe='')}{ended}"
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """A visitor of a page. ``token`` is None on a server that asks for none."""
+
+    token: Token | None
+    session: Session
+    csrf: str = field(repr=False)
+
+    @property
+    def name(self) -> str | None:
+        return None if self.token is None else self.token.name
+
+    def may(self, right: Right, dataset: str | None) -> bool:
+        """Return whether the viewer has a right on a dataset; None means on every dataset."""
+        return self.token is None or self.token.opens(dataset, right)
+
+
+async def viewer_of(
+    request: Request, dataset: str | None = None, right: Right | None = "read"
+) -> Viewer:
+    """Return who views a page of a dataset, whose name may be that of a version.
+
+    Raises `LoginRequired` without a session, and `Problem` if its token has not this right. With
+    ``right`` None, any token will do.
+    """
+    service = service_of(request)
+    session = service.sessions.read(request)
+    token = None
+    if service.settings.insecure:
+        service.auth.check_host(request)
+    else:
+        if session is not None and session.digest is not None:
+            token = await service.auth.session_token(request, session.digest)
+        if token is None:
+            raise _login_required(request, session)
+    session = session or service.sessions.begin()
+    viewer = Viewer(token, session, service.sessions.form_token(session))
+    base = None if dataset is None else dataset.partition("@")[0]
+    if right is not None and not viewer.may(right, base):
+        target = "every dataset" if base is None else f"the dataset {base!r:.140}"
+        raise Problem(403, f"the token {viewer.name!r} may not {right} {target}")
+    return viewer
+
+
+def _login_required(request: Request, session: Session | None) -> LoginRequired:
+    # A visitor's session has not ended: it never was that of a token.
+    ended = service_of(request).sessions.cookie in request.cookies and (
+        session is None or session.digest is not None
+    )
+    # Of pages that are read: the path of a form has no page.
+    path = request.url.path if request.method == "GET" else "/"
+    query = request.url.query
+    return LoginRequired(f"{path}?{query}" if query and path != "/" else path, ended=ended)
+
+
+async def show(
+    request: Request,
+    viewer: Viewer,
+    template: str,
+    work: Callable[[], Mapping[str, Any]],
+    status: int = 200,
+) -> Response:
+    """Return a page: a template with the values that ``work`` reads, both in another thread."""
+    service = service_of(request)
+    text = await service.pools.read(lambda: render(template, viewer=viewer, **work()))
+    response = html(text, status)
+    if service.sessions.read(request) is None:
+        service.sessions.keep(viewer.session, request, response)
+    return response
+
+
+async def read_form(request: Request, session: Session | None) -> dict[str, list[str]]:
+    """Return the fields of a form that was posted from one of this server's pages.
+
+    Raises `Problem` for a form from elsewhere: without the token of the session.
+    """
+    service = service_of(request)
+    # Browsers send it; with it, a page of another origin is refused whatever it has found out.
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise Problem(403, "this form was sent by a page of another site")
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
+        raise Problem(415, f"send {_FORM}")
+    async with service.bodies.read(request) as body:
+        fields = await service.pools.parse(body, lambda: _fields(body))
+    (token,) = fields.get("csrf", [""])[:1]
+    if session is None or not service.sessions.is_form_token(session, token):
+        raise Problem(403, "this form is of a session that has ended; open its page again")
+    return fields
+
+
+def local_path(text: str) -> str:
+    """Return a path of this server, which ``text`` may name; ``/`` if it leads elsewhere."""
+    # "//host" and, to browsers, "/\host" are other servers.
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return "/"
+    is_path = text.startswith("/") and not text.startswith(("//", "/\\"))
+    plain = text.isascii() and text.isprintable()
+    return text if is_path and plain and not parts.scheme and not parts.netloc else "/"
+
+
+def _fields(body: bytes) -> dict[str, list[str]]:
+    fields: dict[str, list[str]] = {}
+    try:
+        pairs = parse_qsl(
+            body.decode("ascii"),
+            keep_blank_values=True,
+            errors="strict",
+            max_num_fields=_MOST_FIELDS,
+        )
+    except ValueError:
+        raise Problem(400, "the form cannot be read") from None
+    for name, value in pairs:
+        fields.setdefault(name, []).append(value)
+    return fields
