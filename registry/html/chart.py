@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+COLORS = 10
+"""Colors that there are, from 0 on."""
+
 
 @dataclass(frozen=True)
 class Series:
@@ -13,6 +16,8 @@ class Series:
 
     name: str
     values: Sequence[float]
+    color: int | None = None
+    """One of `COLORS`, as that of the class with this index; by default in the series' order."""
 
 
 @dataclass(frozen=True)

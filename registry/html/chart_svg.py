@@ -83,7 +83,7 @@ def _grid(top: float) -> Markup:
     lines = Markup()
     for part in range(5):
         y = _y(top * part / 4, top)
-        lines += Markup('<path class="grid" d="M{} {}H{}"/>').format(_LEFT, y, WIDTH - _RIGHT)
+        lines += Markup('<path class="gridline" d="M{} {}H{}"/>').format(_LEFT, y, WIDTH - _RIGHT)
         # Labels of parts of one sample would be wrong: there is no half of it.
         if part in (0, 4) or top * part / 4 >= 1 or part == 2:
             lines += Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(
@@ -111,10 +111,10 @@ def _marks(chart: Chart, top: float) -> Markup:
     count = len(chart.labels)
     below = [0.0] * count
     marks = Markup()
-    for order, each in enumerate(chart.series, 1):
+    for order, each in enumerate(chart.series):
         above = [low + value for low, value in zip(below, each.values, strict=True)]
         if chart.kind == "bars":
-            part = (0, 1) if chart.adds_up else (order - 1, len(chart.series))
+            part = (0, 1) if chart.adds_up else (order, len(chart.series))
             path = "".join(
                 _bar(index, count, (_y(low, top), _y(high, top)), part)
                 for index, (low, high) in enumerate(zip(below, above, strict=True))
@@ -127,7 +127,7 @@ def _marks(chart: Chart, top: float) -> Markup:
                 lower = [(_x(i, count), _y(value, top)) for i, value in enumerate(below)]
                 path += "L" + _path(lower[::-1])[1:] + "Z"
         shape = "line" if chart.kind == "line" else "fill"
-        marks += Markup('<path class="{} series-{}" d="{}"/>').format(shape, order, path)
+        marks += Markup('<path class="{} series-{}" d="{}"/>').format(shape, each.color, path)
         if chart.adds_up:
             below = above
     return marks
@@ -152,12 +152,12 @@ def _rows(chart: Chart) -> Markup:
             _ROW_LABEL - 8, y + 14, shortened(label, 22)
         )
         left, total = float(_ROW_LABEL), 0.0
-        for order, each in enumerate(chart.series, 1):
+        for each in chart.series:
             width = each.values[index] / largest * room
             total += each.values[index]
             body += Markup(
                 '<rect class="fill series-{}" x="{:.1f}" y="{}" width="{:.1f}" height="{}"/>'
-            ).format(order, left, y + 2, width, _ROW - 6)
+            ).format(each.color, left, y + 2, width, _ROW - 6)
             left += width
         body += Markup('<text class="value" x="{:.1f}" y="{}">{}</text>').format(
             left + 6, y + 14, number(total) if total < 10**6 else compact(total)

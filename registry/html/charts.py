@@ -13,12 +13,10 @@ from dataclasses import asdict, replace
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from registry.html.chart import Chart, Series
+from registry.html.chart import COLORS, Chart, Series
 from registry.html.chart_svg import draw, draw_sparkline
 from registry.html.formats import compact, number
 
-SERIES_COLORS = 8
-"""Series that have a color of their own; those of lower sums are added up as one."""
 _TABLE_ROWS = 100
 """Rows of the table, at most: the last ones, which are the newest days."""
 _ROW_LABELS = 40
@@ -53,18 +51,25 @@ def sparkline(values: Sequence[float], label: str) -> Markup:
 
 
 def _limited(chart: Chart) -> Chart:
-    """Return the chart with as many series as there are colors, and as many rows as fit."""
-    series = sorted(chart.series, key=lambda each: -sum(each.values))
-    if len(series) > SERIES_COLORS:
-        rest = series[SERIES_COLORS - 1 :]
+    """Return the chart with colors, as many series as there are colors, and as many rows as fit.
+
+    The series and rows of the lowest sums are added up as one.
+    """
+    by_size = sorted(chart.series, key=lambda each: -sum(each.values))
+    if len(by_size) > COLORS:
+        rest = by_size[COLORS - 1 :]
         sums = [sum(values) for values in zip(*(each.values for each in rest), strict=True)]
-        kept = {each.name for each in series[: SERIES_COLORS - 1]}
+        kept = {each.name for each in by_size[: COLORS - 1]}
         # In their given order, which may be that of splits.
-        first = [each for each in chart.series if each.name in kept][: SERIES_COLORS - 1]
-        chart = replace(chart, series=[*first, Series(OTHERS, sums)])
+        first = [each for each in chart.series if each.name in kept][: COLORS - 1]
+        chart = replace(chart, series=[*first, Series(OTHERS, sums, COLORS - 1)])
     if chart.kind == "rows" and len(chart.labels) > _ROW_LABELS:
         chart = _merged_rows(chart)
-    return replace(chart, labels=[*chart.labels], series=[*chart.series])
+    series = [
+        replace(each, color=index if each.color is None else each.color % COLORS)
+        for index, each in enumerate(chart.series)
+    ]
+    return replace(chart, series=series)
 
 
 def _merged_rows(chart: Chart) -> Chart:
@@ -86,10 +91,10 @@ def _legend(chart: Chart) -> Markup:
         return Markup()
     items = Markup().join(
         Markup('<li><svg class="swatch series-{}" viewBox="0 0 10 10" aria-hidden="true">').format(
-            index + 1
+            each.color
         )
         + Markup('<rect width="10" height="10" rx="2"/></svg>{}</li>').format(each.name)
-        for index, each in enumerate(chart.series)
+        for each in chart.series
     )
     return Markup('<ul class="chart-legend">{}</ul>').format(items)
 

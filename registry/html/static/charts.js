@@ -21,7 +21,7 @@
     return chart.series.map((series, index) => {
       const filled = chart.kind === "area";
       const bars = rows || chart.kind === "bars";
-      const shade = color(`--series-${index + 1}`);
+      const shade = color(`--class-${series.color}`);
       return {
         name: plain(short(series.name, 40)),
         type: bars ? "bar" : "scatter",
@@ -46,7 +46,7 @@
   function layout(chart, height) {
     const rows = chart.kind === "rows";
     const axis = {
-      gridcolor: color("--grid"), zerolinecolor: color("--grid"), linecolor: color("--grid"),
+      gridcolor: color("--gridline"), zerolinecolor: color("--gridline"), linecolor: color("--gridline"),
       automargin: true, fixedrange: false,
     };
     const labels = chart.days
