@@ -32,6 +32,7 @@ from benchmarks.quiet import quiet
 from benchmarks.reading import flatness, read_images, read_numbers
 from benchmarks.server import postgresql
 from benchmarks.sqlite import sqlite
+from benchmarks.tables import arrow
 
 Subject: TypeAlias = Callable[[Bench], list[Result]]
 
@@ -54,6 +55,7 @@ SUBJECTS: dict[str, Subject] = {
     "insert-one-row": insert_one_row,
     "import": import_,
     "flatness": flatness,
+    "arrow": arrow,
     "memory": memory,
     "history": history,
     "sqlite": sqlite,

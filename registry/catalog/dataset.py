@@ -14,6 +14,7 @@ from registry.catalog.describe import describe
 from registry.catalog.extent import Extent
 from registry.catalog.split import split_of
 from registry.samples.features import Feature, Features
+from registry.samples.frames import arrow_reader, arrow_table, pandas_frame, polars_frame
 from registry.samples.keys import Groups, Keys
 from registry.samples.schema import Schema
 from registry.samples.splits import Interval
@@ -33,6 +34,7 @@ from registry.storage.log.version import Version
 # few of them, and together they take longer to load than all that is above.
 if TYPE_CHECKING:
     from registry.catalog.runs import Runs
+    from registry.catalog.tables import DatasetTable
     from registry.catalog.verify import Verification
     from registry.catalog.verify_images import BrokenImage
     from registry.catalog.writes import Writes
@@ -300,6 +302,44 @@ class Dataset:
         """Yield the log's pages over ``[after, until)``; with None, up to the present head."""
         return pages(self._log, *self._extent.range(after, until))
 
+    def to_arrow(
+        self, *, keys: str | None = None, groups: str | None = None, sources: str | None = None
+    ) -> Any:
+        """Return the live samples as a `pyarrow.Table`, in the order of the log.
+
+        ``keys``, ``groups`` and ``sources`` name columns that take those of the samples. The table
+        has the metadata of Hugging Face: ``datasets.Dataset(table)`` has the classes' names and the
+        images. To read a dataset that is larger than the memory, give it to any library that reads
+        a stream of Arrow, such as ``pyarrow.RecordBatchReader.from_stream(dataset)``.
+
+        Raises `FeatureError` for a name that a feature or another column has, and `ErasedError` if
+        samples of the version were erased since.
+        """
+        return arrow_table(self._table(keys, groups, sources))
+
+    def to_pandas(
+        self, *, keys: str | None = None, groups: str | None = None, sources: str | None = None
+    ) -> Any:
+        """Return the live samples as a `pandas.DataFrame`; as `to_arrow`.
+
+        Classes with names are a categorical column. Tensors and ragged values are arrays.
+        """
+        return pandas_frame(self._table(keys, groups, sources))
+
+    def to_polars(
+        self, *, keys: str | None = None, groups: str | None = None, sources: str | None = None
+    ) -> Any:
+        """Return the live samples as a `polars.DataFrame`; as `to_arrow`.
+
+        Classes with names are a categorical column, and images are binary.
+        """
+        return polars_frame(self._table(keys, groups, sources))
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Export the live samples, without keys, as a stream of Arrow, in bounded memory."""
+        reader = arrow_reader(self._table(None, None, None))
+        return reader.__arrow_c_stream__(requested_schema)
+
     def follow(self, after: SupportsIndex = 0) -> Generator[Page]:
         """Yield pages from ``after`` on, without end: at the log's end, wait for the next commit.
 
@@ -440,6 +480,11 @@ class Dataset:
         from registry.training.host_mirror import HostMirror  # noqa: PLC0415
 
         return HostMirror(self._log, self._sources, self.name, self.find_run)
+
+    def _table(self, keys: str | None, groups: str | None, sources: str | None) -> DatasetTable:
+        from registry.catalog.tables import DatasetTable  # noqa: PLC0415
+
+        return DatasetTable.of(self, {"key": keys, "group_key": groups, "source": sources})
 
     @property
     def _writes(self) -> Writes:

@@ -77,7 +77,6 @@ def export(  # noqa: PLR0913, PLR0917  # arguments and options of the command
         with progress(path.name, None) as show:
             if format_name in FOLDER_FORMATS:
                 count = export_folder(
-                    registry.engine,
                     opened,
                     path,
                     form=format_name,
@@ -89,7 +88,6 @@ def export(  # noqa: PLR0913, PLR0917  # arguments and options of the command
             else:
                 _check_no_options(boxes, classes, mapping)
                 count = export_file(
-                    registry.engine,
                     opened,
                     path,
                     form=format_name,

@@ -10,12 +10,10 @@ import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from sqlalchemy import Engine
-
 from registry.catalog.dataset import Dataset
+from registry.catalog.live_samples import Samples, has_groups, live_samples
 from registry.errors import ExportFileError
 from registry.io.formats import Write, find_writer
-from registry.io.live_samples import Samples, has_groups, live_samples
 from registry.samples.text import path_problem, text_problem
 
 ExportProgress = Callable[[int, int], None]
@@ -23,7 +21,6 @@ ExportProgress = Callable[[int, int], None]
 
 
 def export_file(
-    engine: Engine,
     dataset: Dataset,
     path: Path,
     *,
@@ -51,7 +48,7 @@ def export_file(
     if key in dataset.features:
         reason = f"{key!r} is a feature; choose another name for the keys with --key"
         raise ExportFileError(reason, file=str(path))
-    grouped = has_groups(engine, dataset)
+    grouped = has_groups(dataset)
     if grouped and (group == key or group in dataset.features):
         taken = "the name of the keys" if group == key else "a feature"
         reason = f"{group!r} is {taken}; choose another name for the groups with --group"
@@ -69,7 +66,7 @@ def export_file(
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         try:
             with writer(part, dataset.features, key) as write:
-                count = _write_pages(write, live_samples(engine, dataset), progress)
+                count = _write_pages(write, live_samples(dataset), progress)
             # After the writer is closed: Parquet writes its footer when it is closed.
             part.replace(path)
         finally:

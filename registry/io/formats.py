@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from registry.catalog.live_samples import Samples
 from registry.errors import ExportFileError, ImportFileError
 from registry.io.detection import coco, cvat, labelme, voc, yolo
 from registry.io.files import csv, image_folder, jsonl, npz, webdataset
 from registry.io.labeling import argilla_export, conll, doccano, prodigy
-from registry.io.live_samples import Samples
 from registry.io.recognize import LABEL_STUDIO, is_recognized, recognize
 from registry.io.row import FileRow, Reader
 
@@ -71,9 +71,9 @@ def _load_parquet() -> _Functions:
 
 
 def _load_huggingface() -> _Functions:
-    from registry.io.files import huggingface, parquet  # noqa: PLC0415  # an extra
+    from registry.io.files import parquet  # noqa: PLC0415  # an extra
 
-    return _Functions(parquet.read, huggingface.writer)
+    return _Functions(parquet.read, partial(parquet.writer, huggingface=True))
 
 
 def _load_tfrecord() -> _Functions:

@@ -14,11 +14,14 @@ from registry.errors import DivergenceError, EpochError, ErasedError, MirrorErro
 from registry.samples.arrays import Positions
 from registry.samples.codec import Codec, Column
 from registry.samples.features import Features
+from registry.samples.fields import Fields
+from registry.samples.frames import arrow_reader, arrow_table, pandas_frame, polars_frame
 from registry.samples.schema import Schema
 from registry.storage.mirror.index import Index
 from registry.storage.mirror.local_files import LocalFiles
 from registry.training.chunks import batches_of, rows_in_chunk
 from registry.training.class_weights import balanced, class_label, count_classes
+from registry.training.epoch_table import EpochTable
 from registry.training.erased_samples import Erased, erased_error, erased_samples, lost_samples
 from registry.training.packed_chunk import PackedChunk
 from registry.training.permutation import Permutation
@@ -26,7 +29,7 @@ from registry.training.pin_store import Pin
 from registry.training.population import Population, contains
 from registry.training.run_store import RunSettings
 from registry.training.sharding import ALONE, CHUNK_ROWS, Shard, Share
-from registry.training.source import Source, read_columns, read_packed
+from registry.training.source import Source, read_columns, read_fields, read_packed
 from registry.training.sources import Sources
 
 Part = TypeVar("Part")
@@ -199,6 +202,11 @@ class Epoch:
         chunks = 2 if self.codec.fixed_width else 1
         return self._gathered(take, offsets, chunks * self.chunk_rows(batch_size))
 
+    def fields(self, offsets: Positions) -> Iterator[Fields]:
+        """Yield the samples at these offsets as records taken apart, a chunk at a time."""
+        take = partial(read_fields, self.source, self.schema)
+        return self._gathered(take, offsets, self.chunk_rows())
+
     def samples(
         self, offsets: Positions, batch_size: int
     ) -> Iterator[tuple[Positions, dict[str, Column]]]:
@@ -270,6 +278,22 @@ class Epoch:
         logs = [self.source.log] if decode_images else []
         pairs = ((self, chunk) for chunk in chunks)
         return batches_of(pairs, share.batch_size, logs, self.features, decoded)
+
+    def to_arrow(self) -> Any:
+        """Return the samples as a `pyarrow.Table`, in the epoch's order; as `Dataset.to_arrow`."""
+        return arrow_table(EpochTable(self))
+
+    def to_pandas(self) -> Any:
+        """Return the samples as a `pandas.DataFrame`, in the epoch's order."""
+        return pandas_frame(EpochTable(self))
+
+    def to_polars(self) -> Any:
+        """Return the samples as a `polars.DataFrame`, in the epoch's order."""
+        return polars_frame(EpochTable(self))
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Export the samples as a stream of Arrow, in the epoch's order, in bounded memory."""
+        return arrow_reader(EpochTable(self)).__arrow_c_stream__(requested_schema)
 
     @contextmanager
     def _naming_erased(self) -> Iterator[None]:

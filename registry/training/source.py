@@ -10,6 +10,7 @@ import numpy as np
 from registry.errors import ErasedError
 from registry.samples.arrays import Positions, Rows
 from registry.samples.codec import Column
+from registry.samples.fields import Fields
 from registry.samples.schema import Schema
 from registry.storage.log.reader import Log
 from registry.storage.mirror.index import Index
@@ -109,3 +110,10 @@ def read_packed(source: Source, schema: Schema, positions: Positions) -> PackedC
     if schema.codec.fixed_width:
         return PackedChunk.of_rows(source.take_rows(positions, schema))
     return PackedChunk.of_packed(source.take_packed(positions, schema))
+
+
+def read_fields(source: Source, schema: Schema, positions: Positions) -> Fields:
+    """Return the samples at these positions as records taken apart, in order."""
+    if schema.codec.fixed_width:
+        return Fields.of_rows(source.take_rows(positions, schema))
+    return source.take_packed(positions, schema).fields

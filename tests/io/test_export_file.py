@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,14 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from registry import Bytes, ClassLabel, Dataset, Image, Ragged, Registry, Tensor, Text
+from registry.catalog.live_samples import live_samples
 from registry.errors import DatasetDroppedError, ExportFileError
 from registry.io.export_file import export_file
 from registry.io.formats import WRITABLE
 from registry.io.import_file import insert_file
-from registry.io.live_samples import live_samples
 from registry.samples.features import DTYPES, Feature
 from tests.support.datasets import digit
-from tests.support.image_files import JPEG
+from tests.support.values import TEXT, value
 
 NAMES = ["cat", "1", "a,b\u2028\U0001f600", "\ufeff"]
 EVERYTHING: dict[str, Feature] = {
@@ -36,32 +34,10 @@ EVERYTHING: dict[str, Feature] = {
     "blob": Bytes(),
     "photo": Image(),
 }
-TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 KEY = TEXT.filter(lambda key: 0 < len(key.encode()) < 500)
 KEYS = st.lists(KEY, min_size=1, max_size=4)
 GROUP = st.none() | KEY
 _numbers = itertools.count()
-
-
-def value(feature: Feature, rng: np.random.Generator, text: st.DataObject) -> Any:
-    """A value of any bits: floats are NaNs of any payload, too."""
-    if isinstance(feature, ClassLabel):
-        return int(rng.integers(feature.count))
-    if isinstance(feature, Text):
-        return text.draw(TEXT)
-    if isinstance(feature, Bytes | Image):
-        return (JPEG if isinstance(feature, Image) else b"") + rng.bytes(int(rng.integers(40)))
-    shape = feature.shape if isinstance(feature, Tensor) else (int(rng.integers(4)), *feature.shape)
-    dtype = np.dtype(feature.dtype)
-    data = rng.bytes(math.prod(shape) * dtype.itemsize)
-    if dtype.kind == "b":
-        data = bytes(byte & 1 for byte in data)
-    array = np.frombuffer(data, dtype).reshape(shape).copy()
-    if dtype.kind == "f":
-        # Signaling NaNs become quiet ones wherever a processor takes them up.
-        bits = array.view(f"u{dtype.itemsize}")
-        bits[np.isnan(array)] |= np.array(np.nan, dtype).view(bits.dtype)
-    return array
 
 
 @settings(
@@ -80,7 +56,7 @@ def test_an_exported_file_is_imported_bit_for_bit(
     groups = [data.draw(GROUP) for _ in unique]
     dataset.insert(rows, keys=unique, groups=groups)
     path = tmp_path / f"{number}.{form}"
-    assert export_file(reg.engine, dataset, path, form=form) == len(unique)
+    assert export_file(dataset, path, form=form) == len(unique)
     copy = reg.create(f"copy-{number}", EVERYTHING)
     options = {"group": "group" if any(groups) else None}
     insert_file(copy, path, form=form, key="key", options=options)
@@ -95,8 +71,8 @@ def test_an_exported_file_is_imported_bit_for_bit(
 def test_the_live_samples_of_the_version_are_exported(
     reg: Registry, digits: Dataset, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("registry.io.live_samples.RANGE_ROWS", 4)
-    monkeypatch.setattr("registry.io.live_samples.PAGE_BYTES", 20)
+    monkeypatch.setattr("registry.catalog.live_samples.RANGE_ROWS", 4)
+    monkeypatch.setattr("registry.storage.log.page_queries.PAGE_BYTES", 20)
     digits.insert([digit(n) for n in range(10)], keys=[f"k{n}" for n in range(10)])
     digits.update("k3", label=9)
     digits.retract("k4")
@@ -104,7 +80,7 @@ def test_the_live_samples_of_the_version_are_exported(
     digits.update("k5", label=0)
     digits.insert([digit(10)], keys=["k10"])
     path = tmp_path / f"d.{form}"
-    assert export_file(reg.engine, reg.open(version), path, form=form, key="name") == 9
+    assert export_file(reg.open(version), path, form=form, key="name") == 9
     copy = reg.create("copy", digits.features)
     insert_file(copy, path, form=form, key="name")
     assert [e.key for e in copy.entries()] == [
@@ -124,14 +100,14 @@ def test_a_failed_export_leaves_the_old_file(
     digits.insert([digit(n) for n in range(8)])
     path = tmp_path / "d.jsonl"
     path.write_text("before")
-    monkeypatch.setattr("registry.io.live_samples.RANGE_ROWS", 4)
+    monkeypatch.setattr("registry.catalog.live_samples.RANGE_ROWS", 4)
 
     def drop(_rows: int, _bytes: int) -> None:
         assert path.read_text() == "before"
         reg.drop("digits")
 
     with pytest.raises(DatasetDroppedError):
-        export_file(reg.engine, digits, path, progress=drop)
+        export_file(digits, path, progress=drop)
     assert [each.name for each in tmp_path.glob("*d.jsonl*")] == ["d.jsonl"]
     assert path.read_text() == "before"
 
@@ -151,7 +127,6 @@ def test_a_failed_export_leaves_the_old_file(
     ],
 )
 def test_a_name_that_cannot_be_written_is_refused(
-    reg: Registry,
     digits: Dataset,
     tmp_path: Path,
     name: str,
@@ -160,35 +135,31 @@ def test_a_name_that_cannot_be_written_is_refused(
     reason: str,
 ) -> None:
     with pytest.raises(ExportFileError, match=reason):
-        export_file(reg.engine, digits, tmp_path / name, form=form, key=key)
+        export_file(digits, tmp_path / name, form=form, key=key)
 
 
-def test_an_empty_dataset_makes_an_empty_file(
-    reg: Registry, digits: Dataset, tmp_path: Path
-) -> None:
-    assert export_file(reg.engine, digits, tmp_path / "empty.jsonl") == 0
+def test_an_empty_dataset_makes_an_empty_file(digits: Dataset, tmp_path: Path) -> None:
+    assert export_file(digits, tmp_path / "empty.jsonl") == 0
     assert (tmp_path / "empty.jsonl").read_text() == ""
 
 
 def test_rows_appended_during_an_export_are_not_exported(
-    reg: Registry, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("registry.io.live_samples.RANGE_ROWS", 2)
+    monkeypatch.setattr("registry.catalog.live_samples.RANGE_ROWS", 2)
     digits.insert([digit(n) for n in range(6)], keys=[f"k{n}" for n in range(6)])
     keys: list[str] = []
-    for page in live_samples(reg.engine, digits):
+    for page in live_samples(digits):
         keys += page.keys
         digits.update("k5", label=len(keys))
         digits.insert([digit(9)], keys=[f"late-{len(keys)}"])
     assert keys == [f"k{n}" for n in range(6)]
 
 
-def test_every_line_of_an_exported_file_is_json(
-    reg: Registry, notes: Dataset, tmp_path: Path
-) -> None:
+def test_every_line_of_an_exported_file_is_json(notes: Dataset, tmp_path: Path) -> None:
     sample = {"text": "one\ntwo\u2028", "label": 1, "blob": b"\0", "tokens": [3]}
     notes.insert([sample], keys=["\u00e9"])
-    export_file(reg.engine, notes, tmp_path / "n.jsonl")
+    export_file(notes, tmp_path / "n.jsonl")
     (line,) = (tmp_path / "n.jsonl").read_text("utf-8").split("\n")[:-1]
     assert json.loads(line) == {
         "key": "\u00e9",
@@ -199,17 +170,17 @@ def test_every_line_of_an_exported_file_is_json(
     }
 
 
-def test_a_pipe_is_not_replaced(reg: Registry, digits: Dataset, tmp_path: Path) -> None:
+def test_a_pipe_is_not_replaced(digits: Dataset, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with pytest.raises(ExportFileError, match="no file that can be replaced"):
-        export_file(reg.engine, digits, pipe, form="jsonl")
+        export_file(digits, pipe, form="jsonl")
 
 
-def test_a_link_is_followed(reg: Registry, digits: Dataset, tmp_path: Path) -> None:
+def test_a_link_is_followed(digits: Dataset, tmp_path: Path) -> None:
     digits.insert([digit(1)])
     link = tmp_path / "link.jsonl"
     link.symlink_to(tmp_path / "real.jsonl")
-    assert export_file(reg.engine, digits, link) == 1
+    assert export_file(digits, link) == 1
     assert link.is_symlink()
     assert (tmp_path / "real.jsonl").read_text().count("\n") == 1

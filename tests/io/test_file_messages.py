@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from registry import Dataset, Registry
+from registry import Dataset
 from registry.errors import ExportFileError, ImportFileError
 from registry.io.export_file import export_file
 from registry.io.import_file import insert_file
@@ -43,11 +43,11 @@ def test_an_empty_folder_is_called_empty(digits: Dataset, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_the_groups_of_an_own_export_are_read_by_the_option_that_is_named(
-    reg: Registry, digits: Dataset, tmp_path: Path, suffix: str
+    digits: Dataset, tmp_path: Path, suffix: str
 ) -> None:
     path = tmp_path / f"d.{suffix}"
     digits.insert([digit(1)], keys=["a"], groups=["g"])
-    export_file(reg.engine, digits, path)
+    export_file(digits, path)
     with pytest.raises(ImportFileError, match="own export are read by --key key --group group"):
         insert_file(digits, path)
     with pytest.raises(ImportFileError, match="own export are read by --group group"):
@@ -55,8 +55,6 @@ def test_the_groups_of_an_own_export_are_read_by_the_option_that_is_named(
     assert insert_file(digits, path, key="key", options={"group": "group"}).unchanged == 1
 
 
-def test_an_export_names_the_formats_of_folders(
-    reg: Registry, digits: Dataset, tmp_path: Path
-) -> None:
+def test_an_export_names_the_formats_of_folders(digits: Dataset, tmp_path: Path) -> None:
     with pytest.raises(ExportFileError, match="or a folder by --format coco or yolo"):
-        export_file(reg.engine, digits, tmp_path / "d.csv")
+        export_file(digits, tmp_path / "d.csv")

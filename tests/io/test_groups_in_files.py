@@ -108,7 +108,7 @@ def test_an_export_has_groups_only_if_there_are_any(
     path = tmp_path / "d.jsonl"
     labels.insert([{"label": 1}], keys=["a"])
     before = str(labels.version)
-    export_file(reg.engine, labels, path)
+    export_file(labels, path)
     assert json.loads(path.read_text()) == {"key": "a", "label": 1}
     labels.insert({"label": [2, 2]}, keys=["b", "c"], groups=["p1", None])
     run("export", "labels", path, "--group=patient", url=url)
@@ -121,10 +121,10 @@ def test_an_export_has_groups_only_if_there_are_any(
     run("insert", "copy", path, "--key=key", "--group=patient", url=url)
     assert reg.open("copy").head == labels.head
     with pytest.raises(ExportFileError, match="'label' is a feature; choose another name for the"):
-        export_file(reg.engine, labels, path, group="label")
+        export_file(labels, path, group="label")
     with pytest.raises(ExportFileError, match="'key' is the name of the keys; choose another"):
-        export_file(reg.engine, labels, path, group="key")
-    export_file(reg.engine, reg.open(before), path, group="label")
+        export_file(labels, path, group="key")
+    export_file(reg.open(before), path, group="label")
     assert path.read_text() == '{"key": "a", "label": 1}\n'
 
 

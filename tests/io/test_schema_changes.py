@@ -76,15 +76,15 @@ def test_exports_of_before_and_after_a_change_make_the_same_samples(
     other = registry.connect(url)
     old = other.open("photos")
     assert list(old.features) == list(PHOTOS)
-    export_file(reg.engine, photos, before, form=form)
+    export_file(photos, before, form=form)
     change(photos)
     # With no row since, the present features are those of the export already.
-    export_file(reg.engine, photos, empty, form=form)
+    export_file(photos, empty, form=form)
     copy = reg.create("copy", photos.features)
     assert insert_file(copy, empty, form=form, **options).inserted == 2
     added = {"pose": [1, 2], "note": "new", "mask": b"1"}
     photos.insert([photo("lynx", **added)], keys=["c.png"])
-    export_file(reg.engine, old, after, form=form)
+    export_file(old, after, form=form)
     for path, unchanged in ((before, 2), (after, 3)):
         with closing(DryRun(reg.engine, photos)) as dry:
             for target in (dry, photos, old):
@@ -95,7 +95,7 @@ def test_exports_of_before_and_after_a_change_make_the_same_samples(
         assert plain(copy, key) == plain(photos, key)
     assert plain(photos, "a.png")["pose"] == [0.5, 0.5]
     # An export of the version is as it was.
-    export_file(reg.engine, reg.open("photos@2"), empty, form=form)
+    export_file(reg.open("photos@2"), empty, form=form)
     assert insert_file(reg.create("old-copy", PHOTOS), empty, form=form, **options).inserted == 2
     other.close()
 
@@ -133,7 +133,7 @@ def test_images_with_boxes_are_exported_and_imported_after_a_change(
     boxed.insert([{"image": PNG, "boxes": [[0, 0, 0.5, 1]], "kinds": [1]}], keys=["a"])
     boxed.add_feature("pose", Tensor("float32", (2,)), 0.5)
     boxed.add_feature("note", Text(), "none")
-    assert export_folder(reg.engine, boxed, tmp_path / form, form=form) == 1
+    assert export_folder(boxed, tmp_path / form, form=form) == 1
     mapping = {"image": "image", "boxes": "boxes", "kinds": "classes"}
     (path, *_) = sorted((tmp_path / form).rglob("*.json" if form == "coco" else "*.yaml"))
     assert insert_file(boxed, path, form=form, mapping=mapping).inserted == 1

@@ -465,9 +465,9 @@ def test_a_version_with_erased_samples_is_not_exported(
     before = reg.open(str(dataset.version))
     dataset.erase("k3", "k4")
     path = tmp_path / "out.jsonl"
-    assert export_file(reg.engine, dataset, path) == 8
-    with pytest.raises(ErasedError, match=r"held 2 samples .*; export a later version"):
-        export_file(reg.engine, before, path)
+    assert export_file(dataset, path) == 8
+    with pytest.raises(ErasedError, match=r"held 2 samples .*; read a later version"):
+        export_file(before, path)
     assert len(path.read_text().splitlines()) == 8
 
 

@@ -220,7 +220,7 @@ def attack_files(reg: Registry, case: Case) -> None:
     with refused_or_done():
         insert_file(dataset, Path(confined(case.text())), form="jsonl")
     with refused_or_done():
-        export_file(reg.engine, dataset, Path(confined(case.text("x.jsonl"))), form=form, key=key)
+        export_file(dataset, Path(confined(case.text("x.jsonl"))), form=form, key=key)
 
 
 def attack_settings(_: Registry, case: Case) -> None:

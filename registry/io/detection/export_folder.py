@@ -12,14 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from sqlalchemy import Engine
-
 from registry.catalog.dataset import Dataset
+from registry.catalog.live_samples import Samples, live_samples
 from registry.errors import ExportFileError, FeatureError
 from registry.io.detection.coco_writer import CocoWriter
 from registry.io.detection.exported_image import ImageSelector
 from registry.io.detection.yolo_writer import YoloWriter
-from registry.io.live_samples import Samples, live_samples
 from registry.samples.box_formats import BoxFormat
 from registry.samples.splits import Interval, buckets
 from registry.samples.text import path_problem
@@ -28,7 +26,6 @@ Progress = Callable[[int, int], None]
 
 
 def export_folder(  # options that are all given by name
-    engine: Engine,
     dataset: Dataset,
     path: Path,
     *,
@@ -65,7 +62,7 @@ def export_folder(  # options that are all given by name
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         part.mkdir()
         try:
-            count = _write(engine, dataset, part, form, selector, progress)
+            count = _write(dataset, part, form, selector, progress)
             # On Windows, a folder cannot replace another one.
             if path.exists():
                 path.rmdir()
@@ -81,7 +78,6 @@ def export_folder(  # options that are all given by name
 
 
 def _write(
-    engine: Engine,
     dataset: Dataset,
     folder: Path,
     form: str,
@@ -91,7 +87,7 @@ def _write(
     writer = CocoWriter(folder, selector) if form == "coco" else YoloWriter(folder, selector)
     count, size = 0, 0
     with closing(writer):
-        for samples in live_samples(engine, dataset):
+        for samples in live_samples(dataset):
             for image in selector.images(samples, _splits(samples, dataset.splits)):
                 writer.write(image)
             count += len(samples.keys)

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from registry.catalog.live_samples import Samples
 from registry.errors import FeatureError
 from registry.io.detection.image_size import image_size
 from registry.io.labeling.boxes import Array, Size, corners_of
-from registry.io.live_samples import Samples
 from registry.samples.box_formats import BoxFormat
 from registry.samples.features import Feature, Features, Image, Ragged
 from registry.samples.image_header import encoding_of

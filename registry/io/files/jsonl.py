@@ -20,10 +20,10 @@ from typing import Any
 
 import orjson
 
+from registry.catalog.live_samples import Samples
 from registry.errors import ImportFileError, InvalidSampleError
 from registry.io.files.json_array import elements
 from registry.io.files.lines import decode, lines
-from registry.io.live_samples import Samples
 from registry.io.row import FieldMapping, FileRow, as_group, as_key, optional, value_at
 from registry.io.row_media import unnamed
 from registry.samples.features import ClassLabel, Features, Text

@@ -1,6 +1,7 @@
 """Parquet: a column per feature, read in batches of rows.
 
-The columns are written with types that every reader of Parquet supports.
+The columns are written with types that every reader of Parquet supports or, as the format
+``huggingface``, with those of the library ``datasets``.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from registry.catalog.live_samples import Samples
 from registry.errors import ImportFileError
-from registry.io.live_samples import Samples
 from registry.io.row import (
     FieldMapping,
     FileRow,
@@ -27,16 +28,8 @@ from registry.io.row import (
     line_key,
 )
 from registry.samples.arrow import class_names, is_file, values_of
-from registry.samples.features import (
-    Bytes,
-    ClassLabel,
-    Feature,
-    Features,
-    Image,
-    Ragged,
-    Tensor,
-    Text,
-)
+from registry.samples.arrow_layout import ArrowLayout
+from registry.samples.features import ClassLabel, Feature, Features, Text
 
 BATCH_BYTES = 8 << 20
 """Bytes of rows that are decoded together, estimated from the sizes in the file's footer."""
@@ -150,93 +143,23 @@ def _batch_rows(metadata: Any) -> int:
 
 @contextmanager
 def writer(
-    path: Path, features: Features, key: str, group: str | None = None
+    path: Path,
+    features: Features,
+    key: str,
+    group: str | None = None,
+    *,
+    huggingface: bool = False,
 ) -> Iterator[Callable[[Samples], None]]:
     """Write a column of keys, one of groups if it has a name, then one per feature.
 
-    Arrays are nested lists of fixed size. Classes are dictionary-encoded names or, without names,
-    int32 indexes.
+    With ``huggingface``, ``datasets`` reads the file with all its features (`ArrowLayout`).
     """
-    types = {key: pa.string(), **({} if group is None else {group: pa.string()})}
-    types |= {name: arrow_type(feature) for name, feature in features.items()}
-    schema = pa.schema(
-        [pa.field(name, each, nullable=name == group) for name, each in types.items()]
-    )
-    with open_writer(path, schema, features, arrow_column, group) as write:
-        yield write
-
-
-@contextmanager
-def open_writer(
-    path: Path,
-    schema: Any,
-    features: Features,
-    column_of: Callable[[Feature, Any], Any],
-    group: str | None,
-) -> Iterator[Callable[[Samples], None]]:
-    """Write batches with a schema: keys, groups if they have a name, and features.
-
-    ``column_of`` returns the Arrow array of a feature's values.
-    """
-    with path.open("xb") as file, pq.ParquetWriter(file, schema) as parquet:
+    names = {key: False, **({} if group is None else {group: True})}
+    layout = ArrowLayout(features, names, huggingface)
+    with path.open("xb") as file, pq.ParquetWriter(file, layout.schema) as parquet:
 
         def write(samples: Samples) -> None:
-            columns = [column_of(features[name], each) for name, each in samples.columns.items()]
-            if group is not None:
-                columns.insert(0, pa.array(samples.groups, pa.string()))
-            keys = pa.array(samples.keys, pa.string())
-            parquet.write_batch(pa.record_batch([keys, *columns], schema=schema))
+            texts = [samples.keys, *([] if group is None else [samples.groups])]
+            parquet.write_batch(layout.batch(samples.codec, samples.fields, *texts))
 
         yield write
-
-
-def arrow_type(feature: Feature) -> Any:
-    """Return the Arrow type of a feature's values."""
-    match feature:
-        case Tensor(dtype, shape):
-            array_type = _number(dtype)
-            # From the innermost axis outwards.
-            for side in reversed(shape):
-                array_type = pa.list_(array_type, side)
-            return array_type
-        case ClassLabel(names=None):
-            return pa.int32()
-        case ClassLabel():
-            return pa.dictionary(pa.int32(), pa.string())
-        case Ragged(dtype, shape):
-            return pa.list_(arrow_type(Tensor(dtype, shape)))
-        case Text():
-            return pa.string()
-        case Bytes() | Image():
-            return pa.binary()
-
-
-def _number(dtype: str) -> Any:
-    return pa.from_numpy_dtype(np.dtype(dtype))
-
-
-def arrow_column(feature: Feature, values: Any) -> Any:
-    """Return the Arrow array of a feature's values."""
-    match feature:
-        case Tensor(dtype, shape):
-            # Arrow accepts only arrays in the byte order of this machine.
-            array = pa.array(np.ascontiguousarray(values, np.dtype(dtype)).reshape(-1))
-            # From the innermost axis outwards: each step wraps the values in lists of one axis.
-            for side in reversed(shape):
-                array = pa.FixedSizeListArray.from_arrays(array, side)
-            return array
-        case ClassLabel(names=None):
-            return pa.array(np.ascontiguousarray(values, np.int32))
-        case ClassLabel(names=names):
-            indexes = pa.array(np.ascontiguousarray(values, np.int32))
-            return pa.DictionaryArray.from_arrays(indexes, pa.array(names, pa.string()))
-        case Ragged(dtype, shape):
-            # 32 bits are enough: a page has few MiB of records, or one record.
-            offsets = np.cumsum([0, *map(len, values)], dtype=np.int32)
-            # `concatenate` raises for an empty list: the empty array prevents that.
-            items = np.concatenate([*values, np.empty((0, *shape), dtype)])
-            return pa.ListArray.from_arrays(
-                pa.array(offsets), arrow_column(Tensor(dtype, shape), items)
-            )
-        case _:
-            return pa.array(list(values), arrow_type(feature))

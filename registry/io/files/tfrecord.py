@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
+from registry.catalog.live_samples import Samples
 from registry.errors import ImportFileError
 from registry.io.files.tf_example_pb2 import Example
-from registry.io.live_samples import Samples
 from registry.io.row import FieldMapping, FileRow, as_group, as_key, columns_of
 from registry.samples.features import (
     LARGEST_RECORD,

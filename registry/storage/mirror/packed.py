@@ -11,7 +11,7 @@ import numpy as np
 
 from registry.samples.arrays import Positions, Rows
 from registry.samples.codec import Codec, Column
-from registry.storage.mirror.row_layout import RowLayout
+from registry.samples.fields import Fields
 from registry.storage.mirror.value_units import (
     HEAD,
     UNIT,
@@ -44,17 +44,17 @@ class Packed:
     @classmethod
     def of_records(cls, codec: Codec, data: bytes, sizes: Positions) -> Self:
         """Return records of these sizes in bytes, which are end to end in ``data``."""
-        layout = RowLayout(codec)
         view = memoryview(data) if _are_long(len(data), len(sizes)) else data
-        starts = np.cumsum(sizes) - sizes
-        size = layout.header
-        header = b"".join([view[start : start + size] for start in starts.tolist()])
-        rows = np.frombuffer(header, np.uint8).reshape(-1, size)
-        lengths = layout.lengths_of(rows)
-        ends = np.cumsum(lengths, axis=1) + starts[:, None] + size
-        ranges = zip((ends - lengths).ravel().tolist(), ends.ravel().tolist(), strict=True)
+        fields = Fields.of_records(codec, view, sizes)
+        starts, ends = fields.starts, fields.starts + fields.lengths
+        ranges = zip(starts.ravel().tolist(), ends.ravel().tolist(), strict=True)
         units = framed([view[start:end] for start, end in ranges])
-        return cls(rows, units, unit_counts(lengths), lengths)
+        return cls(fields.headers, units, unit_counts(fields.lengths), fields.lengths)
+
+    @property
+    def fields(self) -> Fields:
+        """The records taken apart."""
+        return Fields(self.rows, self._data, self._starts, self.lengths)
 
     @cached_property
     def totals(self) -> Positions:

@@ -69,11 +69,6 @@ class RowLayout:
         """
         return rows.view(self._fields)[:, 0]
 
-    def lengths_of(self, headers: Rows) -> Positions:
-        """Return the lengths in headers, uint8 rows, as int64 of shape ``(count, values)``."""
-        part = np.ascontiguousarray(headers[:, self.lengths : self.header])
-        return part.view("<u4").astype(np.int64)
-
     def seal(self, headers: Rows, begins: Positions, sums: Sums, positions: Positions) -> Rows:
         """Return the rows of records by their headers, uint8 of shape ``(count, header)``."""
         records = np.zeros((len(headers), self.width), np.uint8)

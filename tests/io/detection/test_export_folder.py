@@ -50,8 +50,8 @@ def fill(dataset: Dataset, form: BoxFormat = "rel_xyxy") -> Dataset:
     return dataset
 
 
-def export(reg: Registry, dataset: Dataset, path: Path, form: str, **options: Any) -> int:
-    return export_folder(reg.engine, dataset, path, form=form, **options)
+def export(dataset: Dataset, path: Path, form: str, **options: Any) -> int:
+    return export_folder(dataset, path, form=form, **options)
 
 
 def check(dataset: Dataset, keys: list[str], atol: float = 1e-6) -> None:
@@ -68,7 +68,7 @@ def test_coco_goes_out_and_comes_back(
 ) -> None:
     dataset = fill(reg.create("shapes", SHAPES, splits=splits))
     folder = tmp_path / "out"
-    assert export(reg, dataset, folder, "coco", classes=["cat", "dog", "bird"]) == 3
+    assert export(dataset, folder, "coco", classes=["cat", "dog", "bird"]) == 3
     copy = reg.create("copy", SHAPES)
     files = sorted((folder / "annotations").iterdir())
     names = {str(dataset.split_of(key)) for key in KEYS} if splits else {"all"}
@@ -82,7 +82,7 @@ def test_coco_goes_out_and_comes_back(
     for key in KEYS:
         assert copy.get(key)["image"] == dataset.get(key)["image"]
     again = tmp_path / "again"
-    export(reg, dataset, again, "coco", classes=["cat", "dog", "bird"])
+    export(dataset, again, "coco", classes=["cat", "dog", "bird"])
     for file in files:
         assert (again / "annotations" / file.name).read_bytes() == file.read_bytes()
     content = json.loads(files[0].read_text())
@@ -92,7 +92,7 @@ def test_coco_goes_out_and_comes_back(
 def test_yolo_goes_out_and_comes_back(reg: Registry, tmp_path: Path) -> None:
     dataset = fill(reg.create("shapes", SHAPES, splits=SPLITS))
     folder = tmp_path / "out"
-    assert export(reg, dataset, folder, "yolo", classes=["cat", 'a "b": c', "bird"]) == 3
+    assert export(dataset, folder, "yolo", classes=["cat", 'a "b": c', "bird"]) == 3
     config = yaml.safe_load((folder / "data.yaml").read_text())
     splits = {str(dataset.split_of(key)) for key in KEYS}
     assert config["nc"] == 3
@@ -110,7 +110,7 @@ def test_yolo_goes_out_and_comes_back(reg: Registry, tmp_path: Path) -> None:
     again = tmp_path / "again"
     without_part = reg.create("third", SHAPES)
     insert_file(without_part, folder)
-    export(reg, without_part, again, "yolo", classes=["cat", 'a "b": c', "bird"])
+    export(without_part, again, "yolo", classes=["cat", 'a "b": c', "bird"])
     labels = sorted(each.read_text() for each in folder.rglob("labels/*/*.txt"))
     assert sorted(each.read_text() for each in again.rglob("labels/*/*.txt")) == labels
 
@@ -119,7 +119,7 @@ def test_yolo_goes_out_and_comes_back(reg: Registry, tmp_path: Path) -> None:
 def test_boxes_of_every_format_are_exported(reg: Registry, tmp_path: Path, form: BoxFormat) -> None:
     dataset = fill(reg.create("shapes", SHAPES), form)
     for name in ("coco", "yolo"):
-        export(reg, dataset, tmp_path / name, name, boxes=form)
+        export(dataset, tmp_path / name, name, boxes=form)
     from_coco, from_yolo = reg.create("a", SHAPES), reg.create("b", SHAPES)
     insert_file(from_coco, tmp_path / "coco", form="coco", key="key")
     check(from_coco, KEYS, atol=1e-5)
@@ -132,7 +132,7 @@ def test_boxes_of_every_format_are_exported(reg: Registry, tmp_path: Path, form:
 def test_boxes_need_no_classes(reg: Registry, tmp_path: Path) -> None:
     dataset = reg.create("shapes", {"photo": Image(), "box": Ragged("float64", (4,))})
     dataset.insert([{"photo": photo(), "box": [[0, 0, 1, 1]]}])
-    export(reg, dataset, tmp_path / "out", "yolo")
+    export(dataset, tmp_path / "out", "yolo")
     config = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())
     assert config["names"] == {0: "object"}
 
@@ -141,12 +141,12 @@ def test_a_role_that_several_features_could_have_is_named(reg: Registry, tmp_pat
     dataset = reg.create("shapes", {**SHAPES, "tags": Ragged("int8")})
     reason = "the classes could be 'classes', 'tags'; say which by --map classes=FEATURE"
     with pytest.raises(ExportFileError, match=reason):
-        export(reg, dataset, tmp_path / "out", "coco")
+        export(dataset, tmp_path / "out", "coco")
     with pytest.raises(ExportFileError, match="'image' cannot be the classes; the features"):
-        export(reg, dataset, tmp_path / "out", "coco", mapping={"classes": "image"})
+        export(dataset, tmp_path / "out", "coco", mapping={"classes": "image"})
     with pytest.raises(ExportFileError, match="'label' is nothing to export; map image, boxes"):
-        export(reg, dataset, tmp_path / "out", "coco", mapping={"label": "tags"})
-    assert export(reg, dataset, tmp_path / "out", "coco", mapping={"classes": "tags"}) == 0
+        export(dataset, tmp_path / "out", "coco", mapping={"label": "tags"})
+    assert export(dataset, tmp_path / "out", "coco", mapping={"classes": "tags"}) == 0
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_failed_export_leaves_nothing(
         folder.mkdir()
         (folder / "mine").touch()
     with pytest.raises(ExportFileError) as caught:
-        export(reg, dataset, folder, **{"form": "coco", **options})
+        export(dataset, folder, **{"form": "coco", **options})
     assert reason in str(caught.value)
     left = ["out"] if "there already" in reason else []
     assert [each.name for each in folder.parent.iterdir()] == left
@@ -181,7 +181,7 @@ def test_a_failed_export_leaves_nothing(
 def test_a_split_that_is_no_folder_is_refused(reg: Registry, tmp_path: Path) -> None:
     dataset = reg.create("shapes", SHAPES, splits={"../x": 1})
     with pytest.raises(ExportFileError, match=r"the split '\.\./x' cannot be the name of a folder"):
-        export(reg, dataset, tmp_path / "out", "yolo")
+        export(dataset, tmp_path / "out", "yolo")
 
 
 def test_the_command_exports_a_folder(url: str, reg: Registry, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_datasets_reads_an_export_with_its_features(
     things = reg.create("things", EVERYTHING)
     things.insert(ROWS, keys=["a", "b"])
     path = tmp_path / "things.parquet"
-    export_file(reg.engine, things, path, form="huggingface")
+    export_file(things, path, form="huggingface")
     read = hf.Dataset.from_parquet(str(path), cache_dir=cache)
     assert read.features["kind"] == hf.ClassLabel(names=["cat", "dog"])
     assert isinstance(read.features["image"], hf.Image)

@@ -95,7 +95,7 @@ def test_an_exported_file_is_read_by_pyarrow(reg: Registry, tmp_path: Path) -> N
     boxes = [[[0, 0, 0.5, 1], [0.25, 0, 1, 1]], []]
     rows = [row | {"boxes": row_boxes} for row, row_boxes in zip(rows, boxes, strict=True)]
     things.insert(rows, keys=["a", "b"])
-    export_file(reg.engine, things, tmp_path / "t.parquet")
+    export_file(things, tmp_path / "t.parquet")
     table = pq.read_table(tmp_path / "t.parquet").to_pydict()
     assert list(table) == ["key", "x", "big", "animal", "tokens", "boxes"]
     assert table["key"] == ["a", "b"]

@@ -83,7 +83,7 @@ def test_an_exported_file_is_read_by_tensorflow(reg: Registry, tmp_path: Path) -
     import tensorflow as tf  # noqa: PLC0415  # takes seconds to load
 
     things = _things(reg)
-    export_file(reg.engine, things, tmp_path / "t.tfrecord")
+    export_file(things, tmp_path / "t.tfrecord")
     first, second = tf.data.TFRecordDataset([str(tmp_path / "t.tfrecord")])
     spec = {
         "key": tf.io.FixedLenFeature([], tf.string),
