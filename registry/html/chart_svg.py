@@ -26,8 +26,9 @@ def draw(chart: Chart) -> Markup:
         body = _rows(chart)
     else:
         height = HEIGHT
-        top = _nice(_largest(chart))
-        body = _grid(top) + _day_labels(chart) + _marks(chart, top)
+        ticks = _ticks(_largest(chart))
+        top = ticks[-1]
+        body = _grid(ticks) + _day_labels(chart) + _marks(chart, top)
     return Markup(
         '<svg viewBox="0 0 {} {}" width="{}" height="{}" role="img" aria-label="{}">{}</svg>'
     ).format(WIDTH, height, WIDTH, height, _in_words(chart), body)
@@ -71,24 +72,26 @@ def _largest(chart: Chart) -> float:
     return max((over(values) for values in columns), default=0)
 
 
-def _nice(value: float) -> float:
-    """Return the end of an axis: the next of 1, 2, 2.5 and 5 times a power of ten."""
-    if value <= 0:
-        return 1
-    power: float = 10 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 2, 2.5, 5, 10) if value <= step * power)
+def _ticks(largest: float) -> list[float]:
+    """Return the values at which an axis is labeled: from 0 to the first that is large enough."""
+    if largest <= 0:
+        return [0, 1]
+    power: float = 10 ** math.floor(math.log10(largest / 4))
+    step = next(part * power for part in (1, 2, 2.5, 5, 10) if largest / 4 <= part * power)
+    if float(largest).is_integer():
+        # There is no half of a sample.
+        step = max(1, step)
+    return [step * index for index in range(math.ceil(largest / step) + 1)]
 
 
-def _grid(top: float) -> Markup:
+def _grid(ticks: Sequence[float]) -> Markup:
     lines = Markup()
-    for part in range(5):
-        y = _y(top * part / 4, top)
+    for value in ticks:
+        y = _y(value, ticks[-1])
         lines += Markup('<path class="gridline" d="M{} {}H{}"/>').format(_LEFT, y, WIDTH - _RIGHT)
-        # Labels of parts of one sample would be wrong: there is no half of it.
-        if part in (0, 4) or top * part / 4 >= 1 or part == 2:
-            lines += Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(
-                _LEFT - 6, round(y + 4, 1), compact(top * part / 4)
-            )
+        lines += Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(
+            _LEFT - 6, round(y + 4, 1), compact(value)
+        )
     return lines
 
 

@@ -36,7 +36,7 @@ from registry.storage.log.inbox_changes import change_of, reason_of, too_large
 from registry.storage.log.inbox_corrections import Correction, discard_corrected
 from registry.storage.log.inbox_rejected import LeftOut, Limits, Refused
 from registry.storage.log.inbox_retry import retry_now
-from registry.storage.log.inbox_rows import InboxEntry, listed
+from registry.storage.log.inbox_rows import InboxEntry, Wanted, listed
 from registry.storage.log.inbox_waiting import RowSize, lock_waiting, measure, read_texts
 from registry.storage.log.lookup import latest, size_of
 from registry.storage.log.schemas import Schemas
@@ -130,7 +130,14 @@ class Inbox:
         At most ``limit`` rows are returned, and fewer if they are large; only an empty list is the
         end. With ``source``, the rows are those of that source, and of its parts (``SOURCE/…``).
         """
-        return read(self.engine, listed, self.dataset_id, after, limit, source)
+        return read(self.engine, listed, self.dataset_id, Wanted(after, limit, source))
+
+    def rejected_rows(
+        self, after: int, limit: int, source: str | None, largest: int
+    ) -> list[InboxEntry]:
+        """Return rejected rows as `rows` does; fields of over ``largest`` bytes are left out."""
+        wanted = Wanted(after, limit, source, largest, waiting=False)
+        return read(self.engine, listed, self.dataset_id, wanted)
 
     def retry_now(
         self, number: int, fields: Mapping[str, Any] | None = None, source: str | None = None
