@@ -212,10 +212,15 @@ class Codec:
             for i, (field, _) in enumerate(layouts)
         ]
 
+    def fixed_field(self, name: str) -> tuple[np.dtype[Any], int]:
+        """Return the dtype of a fixed-width feature in a record, and the offset of its bytes."""
+        fields: Mapping[str, Any] = self.header.fields or {}
+        dtype, offset = fields[_field(list(self.features.fixed).index(name))][:2]
+        return dtype, offset
+
     def fixed_column(self, name: str, rows: npt.NDArray[np.uint8]) -> Column:
         """Extract the column of one fixed-width feature from uint8 rows that begin with headers."""
-        fields: Mapping[str, Any] = self.header.fields or {}
-        field, offset = fields[_field(list(self.features.fixed).index(name))][:2]
+        field, offset = self.fixed_field(name)
         layout = np.dtype(
             {
                 "names": ["value"],

@@ -130,14 +130,14 @@ def sources_in_database(log: Log, after: int, until: int) -> npt.NDArray[np.uint
     hashes = np.zeros(until - after, np.uint64)
     for start in range(after, until, SOURCE_ROWS):
         stop = min(until, start + SOURCE_ROWS)
-        for position, source in read(log.engine, _sources, log.dataset_id, start, stop):
+        for position, source in read(log.engine, source_changes, log.dataset_id, start, stop):
             # Up to the next change of source, which overwrites the rest.
             value = text_hash(None if source is None else source.encode())
             hashes[position - after : stop - after] = value
     return hashes
 
 
-def _sources(
+def source_changes(
     connection: Connection, dataset_id: int, after: int, until: int
 ) -> Sequence[tuple[int, str | None]]:
     """Read the positions at which the source changes, in order, and the source from there on."""

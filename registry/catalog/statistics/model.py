@@ -56,7 +56,8 @@ class Statistics:
     no splits.
 
     ``days`` are in their order, those with rows only. ``by_source`` has at most `MOST_SOURCES`
-    sources, those with most rows first; ``other_sources`` are the rows of all others.
+    sources, those with most rows first, of the first `KEPT_SOURCES` of the log; ``other_sources``
+    are the rows of all others.
 
     ``classes`` has, for each `ClassLabel`, the number of live samples by the index of their class,
     by split as ``splits``; classes without samples are left out. ``classes_by_day`` has how these
@@ -73,7 +74,7 @@ class Statistics:
     bytes: int
     stored_bytes: int
     grouped: int
-    groups: int
+    groups: int | None
     last_row: LastRow | None
     splits: Mapping[str, int]
     days: Sequence[DayCounts]
@@ -89,6 +90,7 @@ class Statistics:
 
 
 MOST_SOURCES = 100
+KEPT_SOURCES = 256
 MOST_GROUPS = 1 << 17
 MOST_CLASSES = 1 << 16
 """Features with more classes are not counted by class."""

@@ -1,0 +1,339 @@
+"""Counting the rows of one log as it grows.
+
+`RowCounter.update` reads the rows that came since the last count, once, and adds their terms to the
+counts. It keeps the facts of each row in a `RowStore`: by them a row's term is taken away when the
+row is erased, and the row that a later one supersedes is known.
+
+The chain at the position of the counts says whether the log still has the rows that were counted.
+Where it has not, or where a file is damaged, all rows are counted again from the first. One process
+counts at a time, under a file lock; others take what is counted so far. One that is killed leaves
+counts of complete rows, and rows behind them that nobody reads.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+from sqlalchemy import Connection, select
+
+from registry.catalog.statistics.count_state import CountState, load_counts, store_counts
+from registry.catalog.statistics.model import (
+    KEPT_SOURCES,
+    MOST_CLASSES,
+    MOST_CLASSES_BY_DAY,
+    MOST_GROUPS,
+)
+from registry.catalog.statistics.row_facts import (
+    ERASED,
+    NO_CLASS,
+    CountedLabel,
+    ReadRows,
+    RowFacts,
+    counted_labels,
+    read_rows,
+    successors,
+)
+from registry.catalog.statistics.row_store import DamagedStoreError, RowStore
+from registry.catalog.statistics.tally import Terms
+from registry.errors import DivergenceError
+from registry.samples.arrays import Positions
+from registry.samples.features import ClassLabel
+from registry.samples.schema import Schema
+from registry.samples.splits import BUCKETS, Interval
+from registry.storage.database.models import SampleRow
+from registry.storage.database.transactions import read
+from registry.storage.log.erasures import Erased, erased_from
+from registry.storage.log.head import Head, chain_at, read_head
+from registry.storage.log.reader import Log
+from registry.storage.log.standby import in_recovery
+
+READ_ROWS = {"postgresql": 1 << 16, "sqlite": 1 << 14}
+"""Rows that are read at a time; SQLite's are read in Python, which lets no other thread run."""
+_TRIES = 3
+
+
+@dataclass(frozen=True)
+class LogEnd:
+    """The end of a log, and whether it has the rows that were counted."""
+
+    head: Head
+    agrees: bool
+
+
+class RowCounter:
+    """Counts the rows of a log, in a folder. Safe to share between threads.
+
+    Methods raise `OSError` if the folder cannot be used.
+    """
+
+    def __init__(self, log: Log, splits: dict[str, Interval], folder: Path) -> None:
+        self._log = log
+        self._folder = folder
+        # In the order of their buckets: JSONB stores the names of an object in another order.
+        ordered = sorted(splits.items(), key=lambda split: split[1])
+        self.splits = [name for name, _ in ordered] or [""]
+        """The names of the splits in the order of their numbers."""
+        self._stops = [stop for _, (_, stop) in ordered] or [BUCKETS]
+
+    @property
+    def path(self) -> Path:
+        """The path of the file with the counts."""
+        return self._folder / "counts"
+
+    def load(self) -> CountState:
+        """Return what was counted so far; nothing if that cannot be read."""
+        return load_counts(self.path) or CountState()
+
+    def store(self, state: CountState) -> RowStore:
+        """Return the facts of the rows that a state counts."""
+        return RowStore(self._folder / str(state.generation), state.files)
+
+    def update(self, most: int | None = None) -> tuple[CountState, int]:
+        """Count the new rows, at most ``most``; return the counts and the log's end.
+
+        While another process counts, returns what is counted so far.
+        """
+        state = self.load()
+        end = self._end(state)
+        if not self._is_current(state, end):
+            with self._try_lock() as locked:
+                if locked:
+                    # Read again: another process may have counted meanwhile.
+                    state = self.load()
+                    end = self._end(state)
+                    state = self._updated(state, end, most)
+        return state, max(end.head.position, state.position if end.agrees else 0)
+
+    def terms(self, state: CountState, counted: dict[str, bool] | None = None) -> Terms:
+        """Return what the terms of rows depend on; ``counted`` are other labels to count."""
+        counted = state.counted if counted is None else counted
+        names = [each.label.name for each in state.files.labels]
+        return Terms(
+            self._stops,
+            state.sources.keys(),
+            [name if name in counted else None for name in names],
+            {name for name, by_day in counted.items() if by_day},
+        )
+
+    def _end(self, state: CountState) -> LogEnd:
+        """Read where the log ends, and compare its chain with that of the counts."""
+        return read(self._log.engine, self._read_end, state)
+
+    def _read_end(self, connection: Connection, state: CountState) -> LogEnd:
+        dataset_id = self._log.dataset_id
+        head, _ = read_head(connection, dataset_id)
+        if head.position == state.position:
+            return LogEnd(head, head.chain == state.chain)
+        chain = chain_at(connection, dataset_id, state.position)
+        # A standby may not have received the rows yet that were counted.
+        if chain is None and in_recovery(connection):
+            return LogEnd(head, agrees=True)
+        return LogEnd(head, chain == state.chain)
+
+    def _is_current(self, state: CountState, end: LogEnd) -> bool:
+        if not end.agrees or state.position < end.head.position or state.erased != end.head.erased:
+            return False
+        schema = self._log.schemas.numbered(end.head.schema)
+        labels = [each.label for each in state.files.labels]
+        return labels == counted_labels(schema) and state.counted == counted_of(schema)
+
+    def _updated(self, state: CountState, end: LogEnd, most: int | None) -> CountState:
+        if end.agrees and end.head.position < state.position:
+            return state  # a standby that lags, or another process has counted since
+        self._log.schemas.learn(end.head)
+        schema = self._log.schemas.numbered(end.head.schema)
+        labels = counted_labels(schema)
+        for _ in range(_TRIES):
+            try:
+                if not end.agrees or not self._continues(state, end.head, labels):
+                    state, end = self._restarted(state), replace(end, agrees=True)
+                self._add_labels(state, labels, counted_of(schema))
+                until = end.head.position
+                if most is not None:
+                    until = min(until, state.position + most)
+                self._count(state, until)
+                self._erase(state)
+            except DamagedStoreError:
+                end = replace(end, agrees=False)
+                continue
+            except DivergenceError:
+                end = replace(self._end(CountState()), agrees=False)
+                continue
+            self._store(state)
+            return state
+        return self.load()
+
+    def _continues(self, state: CountState, head: Head, labels: list[CountedLabel]) -> bool:
+        """Return whether new rows can be added to the counts."""
+        known = [each.label for each in state.files.labels]
+        if labels[: len(known)] != known or state.erased > head.erased:
+            return False
+        if not state.erased:
+            return True
+        # A database that was restored may have had other erasures since.
+        last = read(self._log.engine, erased_from, self._log.dataset_id, state.erased - 1)
+        return bool(last) and last[0].position == state.last_erased
+
+    def _restarted(self, state: CountState) -> CountState:
+        """Return the counts of no rows, in a new folder."""
+        numbers = [int(path.name) for path in self._folder.iterdir() if path.name.isdecimal()]
+        return CountState(generation=max([state.generation, *numbers]) + 1)
+
+    def _add_labels(
+        self, state: CountState, labels: list[CountedLabel], counted: dict[str, bool]
+    ) -> None:
+        store = self.store(state)
+        for label in labels[len(state.files.labels) :]:
+            store.add_label(label)
+            if label.name in counted:
+                state.tally.add_label(label.name, label.default, by_day=counted[label.name])
+        for name, by_day in state.counted.items():
+            # A feature may have so many classes by now that they are not counted any more.
+            if by_day and not counted.get(name):
+                state.tally.remove_label(name, by_day_only=name in counted)
+        state.counted = counted
+
+    def _count(self, state: CountState, until: int) -> None:
+        """Count the rows up to a position, some at a time."""
+        size = READ_ROWS[self._log.engine.dialect.name]
+        while state.position < until:
+            schema, stop = self._log.schemas.cut(state.position, min(until, state.position + size))
+            labels = [each.label for each in state.files.labels]
+            rows = read(
+                self._log.engine,
+                read_rows,
+                self._log.dataset_id,
+                schema,
+                labels,
+                state.position,
+                stop,
+            )
+            if rows.chain_before != state.chain or rows.chain is None:
+                raise DivergenceError(f"the log has other rows before position {state.position}")
+            self._add(state, rows, stop)
+
+    def _add(self, state: CountState, rows: ReadRows, stop: int) -> None:
+        for source, text in rows.sources.items():
+            if len(state.sources) < KEPT_SOURCES:
+                state.sources.setdefault(source, text)
+        if len(rows.groups) and len(state.groups) < MOST_GROUPS:
+            state.groups = np.union1d(state.groups, rows.groups)[:MOST_GROUPS]
+        store = self.store(state)
+        # Before they are added to the counts: without room on the disk, nothing is counted.
+        start = state.position
+        store.append(rows.facts)
+        state.tally.add(rows.facts, before(store, rows.facts, start), self.terms(state))
+        assert rows.chain is not None
+        state.position, state.chain = stop, rows.chain
+
+    def _erase(self, state: CountState) -> None:
+        """Take the content of rows that were erased out of the counts and of the files."""
+        erased = read(self._log.engine, erased_from, self._log.dataset_id, state.erased)
+        if not erased:
+            return
+        self._erase_rows(state, erased)
+        state.erased += len(erased)
+        state.last_erased = erased[-1].position
+
+    def _erase_rows(self, state: CountState, erased: list[Erased]) -> None:
+        positions = np.array([row.position for row in erased], np.int64)
+        # Others are read without their content when it is their turn.
+        positions = np.unique(positions[positions < state.position])
+        if not len(positions):
+            return
+        later = read(
+            self._log.engine,
+            successors,
+            self._log.dataset_id,
+            positions.tolist(),
+            state.position,
+        )
+        store, terms = self.store(state), self.terms(state)
+        affected = np.union1d(positions, later)
+        for sign in (-1, 1):
+            for part in _divided(affected):
+                facts = store.take(part)
+                state.tally.add(facts, before(store, facts), terms, sign)
+            if sign < 0:
+                for part in _divided(positions):
+                    facts = store.take(part)
+                    facts.rows["size"] = np.where(facts.held, ERASED, facts.rows["size"])
+                    facts.labels[:] = NO_CLASS
+                    store.replace(part, facts)
+
+    def _store(self, state: CountState) -> None:
+        if state.position:
+            state.last_row = read(
+                self._log.engine, last_row, self._log.dataset_id, state.position - 1
+            )
+        state.counted_at = datetime.now(UTC)
+        store_counts(self.path, state)
+        for path in self._folder.iterdir():
+            if path.name.isdecimal() and int(path.name) != state.generation:
+                shutil.rmtree(path, ignore_errors=True)
+
+    @contextmanager
+    def _try_lock(self) -> Iterator[bool]:
+        """Yield whether no other process or thread counts; none does in the block."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # A new object each time: one from before a fork fails.
+        lock = FileLock(self._folder / "lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+
+def before(store: RowStore, facts: RowFacts, start: int | None = None) -> RowFacts:
+    """Return the row that each row supersedes, and any for those that supersede none.
+
+    With ``start``, ``facts`` are those at positions from ``start`` on.
+    """
+    superseded = facts.rows["supersedes"].astype(np.int64)
+    revises = superseded >= 0
+    taken = RowFacts.empty(len(facts), facts.labels.shape[1])
+    inside = revises & (superseded >= start) if start is not None else np.zeros(len(facts), bool)
+    if start is not None and inside.any():
+        among = facts[superseded[inside] - start]
+        taken.rows[inside], taken.labels[inside] = among.rows, among.labels
+    outside = revises & ~inside
+    if outside.any():
+        read_back = store.take(superseded[outside])
+        taken.rows[outside], taken.labels[outside] = read_back.rows, read_back.labels
+    return taken
+
+
+def _divided(positions: Positions) -> Iterator[Positions]:
+    for start in range(0, len(positions), 1 << 16):
+        yield positions[start : start + (1 << 16)]
+
+
+def counted_of(schema: Schema) -> dict[str, bool]:
+    """Return which labels are counted by class, and whether by day, too."""
+    return {
+        name: feature.count <= MOST_CLASSES_BY_DAY
+        for name, feature in schema.features.items()
+        if isinstance(feature, ClassLabel) and feature.count <= MOST_CLASSES
+    }
+
+
+def last_row(
+    connection: Connection, dataset_id: int, position: int
+) -> tuple[datetime, str | None] | None:
+    query = select(SampleRow.created_at, SampleRow.source).where(
+        SampleRow.dataset_id == dataset_id, SampleRow.position == position
+    )
+    row = connection.execute(query).one_or_none()
+    return None if row is None else (row.created_at, row.source)
