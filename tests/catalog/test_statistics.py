@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
 import pytest
 
-import registry
 from registry import ClassLabel, Dataset, Registry, Tensor, Text
-from registry.catalog.statistics import model, report, row_counter, row_store, version_counts
+from registry.catalog.statistics import report, row_counter, row_store, version_counts
 from registry.catalog.statistics.count import statistics_of
 from registry.catalog.statistics.model import Statistics
 from registry.samples.features import Feature
-from tests.faults.test_divergence import Backup
 from tests.support import counted_rows
 from tests.support.counted_rows import counted
 
@@ -65,11 +60,12 @@ class Labelers:
             backdate(self.dataset, self.random.randrange(1, 40))
 
     def sample(self) -> dict[str, Any]:
-        count = len(self.dataset.features["label"].names or ()) if self.kind == "variable" else 3
-        whole = {
+        label = self.dataset.features.get("label")
+        count = label.count if isinstance(label, ClassLabel) else 1
+        whole: dict[str, Any] = {
             "n": self.random.randrange(100),
             "note": "ä" * self.random.randrange(9),
-            "label": self.random.randrange(max(1, count)),
+            "label": self.random.randrange(count),
         }
         if self.kind == "fixed":
             whole["n"] = [whole["n"]] * 3
@@ -88,7 +84,8 @@ class Labelers:
         self.keys |= {*keys}
 
     def update(self) -> None:
-        live = [key for key in sorted(self.keys) if self.dataset.latest(key).sample is not None]
+        revisions = {key: self.dataset.latest(key) for key in sorted(self.keys)}
+        live = [key for key, last in revisions.items() if last and last.sample is not None]
         if live and self.kind != "unlabelled":
             source = self.random.choice(SOURCES) or None
             label = self.random.randrange(3)
@@ -130,7 +127,7 @@ def backdate(dataset: Dataset, days: int) -> None:
 
 def counts(statistics: Statistics) -> Statistics:
     """Return statistics without the time at which they were counted."""
-    return replace(statistics, counted_at=datetime.min)
+    return replace(statistics, counted_at=datetime.min.replace(tzinfo=UTC))
 
 
 @pytest.mark.parametrize("kind", KINDS)

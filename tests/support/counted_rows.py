@@ -97,7 +97,8 @@ def counted(dataset: Dataset) -> Statistics:  # noqa: C901, PLR0915  # as plain 
         rows = each["inserted"], each["revised"], each["retracted"]
         listed.append(DayCounts(day, *rows, each["relabelled"], live, size))
     by_rows = sorted(
-        list(sources)[:KEPT_SOURCES], key=lambda s: (-sum(map(Counter.total, sources[s].values())), s or "", s is None)
+        list(sources)[:KEPT_SOURCES],
+        key=lambda s: (-sum(map(Counter.total, sources[s].values())), s or "", s is None),
     )
     others: dict[date, Counter[str]] = defaultdict(Counter)
     for source in [*by_rows[MOST_SOURCES:], *list(sources)[KEPT_SOURCES:]]:
