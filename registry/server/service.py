@@ -9,6 +9,7 @@ from typing import TypeVar
 from registry.catalog.dataset import Dataset
 from registry.catalog.registry import Registry
 from registry.catalog.rename import id_of
+from registry.catalog.statistics.background import BackgroundCounts
 from registry.errors import DatasetDroppedError, DatasetNotFoundError, RegistryError
 from registry.io.row_media import is_named
 from registry.server.auth import Authenticator
@@ -81,6 +82,7 @@ class Service:
         self.connections = OpenConnections(settings, self.metrics)
         self.pools = ThreadPools(settings.database_timeout)
         self.media_events = MediaEvents(settings, self.pools)
+        self.counts = BackgroundCounts()
         self.auth = Authenticator(registry, settings, self.pools)
         self.bodies = BodyReader(settings, self.metrics)
         address = address_of(registry.engine.url)
@@ -124,4 +126,5 @@ class Service:
     def close(self) -> None:
         """Shut the thread pools down. All requests must have been answered."""
         self.media_events.close()
+        self.counts.close()
         self.pools.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hashlib import blake2b
 
 from registry.catalog.dataset import Dataset
+from registry.catalog.statistics.count_state import load_counts
 from registry.catalog.statistics.model import Statistics
 from registry.catalog.statistics.report import report
 from registry.catalog.statistics.row_counter import RowCounter
@@ -39,10 +40,20 @@ def statistics_of(dataset: Dataset, *, most: int | None = COUNTED_NOW) -> Statis
         counted = count_version(dataset.log, counter, state, version, most)
         return report(counted, version.watermark, counter.splits, with_groups=False)
     except OSError as error:
-        raise StatisticsError(
-            f"no statistics of {dataset.name!r} can be kept ({error}); point $REGISTRY_CACHE, now "
-            f"{cache_folder()}, to a directory with room"
-        ) from error
+        raise _unusable(dataset, error) from error
+
+
+def last_counted(dataset: Dataset) -> Statistics | None:
+    """Return what was last counted of a dataset, without its new rows; None if nothing was.
+
+    This reads one file, and no database. Raises `StatisticsError` as `statistics_of`.
+    """
+    counter = row_counter(dataset)
+    try:
+        state = load_counts(counter.path)
+    except OSError as error:
+        raise _unusable(dataset, error) from error
+    return None if state is None else report(state, state.position, counter.splits)
 
 
 def row_counter(dataset: Dataset) -> RowCounter:
@@ -52,3 +63,10 @@ def row_counter(dataset: Dataset) -> RowCounter:
     database = blake2b(address_of(log.engine.url).encode(), digest_size=8).hexdigest()
     # Next to the log's mirror: whoever removes that removes what was counted, too.
     return RowCounter(log, dataset.splits, cache_folder() / log.uid / "statistics" / database)
+
+
+def _unusable(dataset: Dataset, error: OSError) -> StatisticsError:
+    return StatisticsError(
+        f"no statistics of {dataset.name!r} can be kept ({error}); point $REGISTRY_CACHE, now "
+        f"{cache_folder()}, to a directory with room"
+    )
