@@ -56,7 +56,12 @@ from registry.tensorflow.file_wait import when_there
 from registry.tensorflow.graph_checksums import rows_intact
 from registry.tensorflow.graph_index import positions_of
 from registry.tensorflow.graph_order import ShardParameters, sample_offsets, step
-from registry.tensorflow.raw_datasets import FlatMapDataset, graph_function, type_attributes
+from registry.tensorflow.raw_datasets import (
+    OWN_THREADS,
+    FlatMapDataset,
+    graph_function,
+    type_attributes,
+)
 from registry.training.permutation import LEAST_SIDE, ROUNDS, Permutation
 
 BLOCK_ROWS = 1 << 20
@@ -143,6 +148,7 @@ def gathered_chunks(
             ],
             num_parallel_calls=int64(tf.data.AUTOTUNE),
             f=read_chunk,
+            **OWN_THREADS,
             **type_attributes(spec),
         )
 

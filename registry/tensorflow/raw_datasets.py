@@ -26,6 +26,13 @@ for each iterator. That takes half of the time until the first batch.
 https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/core/data/captured_function.cc
 """
 
+OWN_THREADS = {"use_unbounded_threadpool": True}
+"""Attributes with which a function that takes long runs on threads of the dataset's own.
+
+Without them it runs on the threads that also run the training step, of which there are as many as
+cores. A call for each core then leaves none, and the step waits until a chunk is ready.
+"""
+
 
 class RawDataset(tf.data.Dataset):  # type: ignore[misc]  # TensorFlow ships no types
     """A dataset that an operation makes; ``variant`` is the operation's output."""
@@ -71,6 +78,7 @@ class MapDataset(RawDataset):
             other_arguments=self._function.captured_inputs,
             num_parallel_calls=int64(calls),
             f=self._function,
+            **OWN_THREADS,
             # Otherwise `EpochDataset` would have no known cardinality.
             preserve_cardinality=True,
             **type_attributes(spec),
