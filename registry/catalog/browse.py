@@ -1,8 +1,7 @@
-"""Looking through the samples of a dataset, and at what changed between the epochs of a run."""
+"""Looking through the samples of a dataset or of a version, the newest first."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,21 +10,30 @@ from typing import Any
 import numpy as np
 
 from registry.catalog.dataset import Dataset
+from registry.catalog.epoch_changes import EpochChanges, epoch_changes
+from registry.catalog.statistics.count import row_counter
+from registry.catalog.statistics.row_facts import superseded_among
+from registry.catalog.statistics.row_search import RowSearch, divided_filters
 from registry.samples.arrays import Positions
-from registry.samples.features import ClassLabel
 from registry.samples.splits import buckets, interval
 from registry.storage.database.transactions import read
-from registry.storage.log.entries import entries_among, sources_among
+from registry.storage.log.entries import Entry, entries_among
+from registry.storage.log.head import read_head
 from registry.storage.log.records import records_at
 from registry.training.conditions import Conditions, Where
-from registry.training.filters import filters
+from registry.training.filters import Filter, filters
 from registry.training.parse_conditions import parse_conditions
-from registry.training.population import Population, live_in_database
-from registry.training.run import Run
-from registry.training.value_columns import SOURCES, text_hash
 
-SEARCHED = 1 << 12
-"""Rows that one call searches, at most."""
+__all__ = ["EpochChanges", "ListedSample", "SamplePage", "epoch_changes", "find_samples"]
+
+SEARCHED_ROWS = 1 << 20
+"""Rows that one call searches, at most; one that is read from the database counts as `READ_COST`,
+as it takes so much longer."""
+READ_COST = 16
+READ_SAMPLES = 1 << 10
+"""Samples that one call reads, at most."""
+READ_BYTES = 32 << 20
+"""Bytes of records that one call reads, at most, unless a single one has more."""
 
 
 @dataclass(frozen=True)
@@ -53,33 +61,6 @@ class SamplePage:
     cursor: int | None
 
 
-@dataclass(frozen=True)
-class Composition:
-    """How many samples, by source, and by class of each `ClassLabel`, by name or number.
-
-    Samples that were erased are in ``size`` and ``sources``, and have no class.
-    """
-
-    size: int
-    sources: Mapping[str | None, int]
-    classes: Mapping[str, Mapping[str, int]]
-
-
-@dataclass(frozen=True)
-class EpochChanges:
-    """What changed from one epoch of a run to another.
-
-    Rows of the log that only the later one holds ``came``, those that only the earlier one holds
-    ``went``; a sample that was revised is one of each. ``kept`` rows are in both.
-    """
-
-    before: int
-    after: int
-    kept: int
-    came: Composition
-    went: Composition
-
-
 def find_samples(
     dataset: Dataset,
     *,
@@ -91,92 +72,108 @@ def find_samples(
     """Return live samples of a dataset or of a version, the newest first.
 
     ``where`` has conditions as `Dataset.run` takes them, ``before`` is the cursor of the page
-    before. A bounded number of rows is searched. Raises `FeatureError` for a split or a condition
-    that cannot be.
+    before. A bounded number of rows is searched, and of samples read. Rows that wait in the inbox
+    stay there. Raises `FeatureError` for a split or a condition that no sample can meet.
     """
-    log, end = dataset.log, dataset.extent.end()
+    end = _end(dataset)
     conditions = Conditions() if where is None else parse_conditions(where, dataset.features)
-    tests = filters(conditions, dataset.features)
-    schema, population = dataset.schema, Population(end, interval(dataset.splits, split))
-    stop = end if before is None else max(0, min(before, end))
-    start = max(0, stop - SEARCHED)
-    live = read(log.engine, live_in_database, log.dataset_id, population, start, stop)
-    samples: list[ListedSample] = []
-    for part in np.array_split(live[::-1], max(1, -(-len(live) // limit))):
-        entries = {e.position: e for e in read(log.engine, entries_among, log.dataset_id, part)}
-        held = np.array([p for p in part.tolist() if not entries[p].erased], np.int64)
-        stored = read(log.engine, records_at, log.dataset_id, held.tolist())
-        records = log.schemas.brought(held.tolist(), stored, schema)
-        mask = np.ones(len(held), bool)
-        for each in tests:
-            if each.column is SOURCES:
-                sources = (entries[p].source for p in held.tolist())
-                hashes = [text_hash(None if s is None else s.encode()) for s in sources]
-                mask &= each(np.array(hashes, np.uint64))
-            elif len(held):
-                mask &= each(each.column.of_records(schema.codec, records))
-        for position, record, matches in zip(held.tolist(), records, mask.tolist(), strict=True):
-            if not matches:
-                continue
-            entry = entries[position]
-            samples.append(
-                ListedSample(
-                    position,
-                    entry.key,
-                    entry.source,
-                    entry.group,
-                    _split(dataset, entry.key, entry.group),
-                    entry.created_at,
-                    schema.codec.decode_one(record),
-                )
-            )
-            if len(samples) == limit:
-                return SamplePage(samples, position or None)
-    return SamplePage(samples, start or None)
-
-
-def epoch_changes(run: Run, before: int, after: int) -> EpochChanges:
-    """Return what changed from the pinned epoch ``before`` of a run to the one ``after``.
-
-    Raises `EpochError` if one of them is not pinned. It takes time that grows with the epochs.
-    """
-    first, second = _positions(run, before), _positions(run, after)
-    came = np.setdiff1d(second, first)
-    went = np.setdiff1d(first, second)
-    return EpochChanges(
-        before,
-        after,
-        len(second) - len(came),
-        _composition(run, came),
-        _composition(run, went),
+    known, others = divided_filters(filters(conditions, dataset.features), dataset.features)
+    search = RowSearch(
+        dataset.log,
+        row_counter(dataset),
+        dataset.schema,
+        interval(dataset.splits, split),
+        known,
     )
+    page = _Page(dataset, end, others, limit)
+    until = end if before is None else max(0, min(before, end))
+    cost = 0
+    for rows in search.backwards(until):
+        cursor = page.add(rows.positions, rows.sizes)
+        if cursor is not None:
+            return SamplePage(page.samples, cursor or None)
+        cost += (until - rows.searched) * (1 if rows.counted else READ_COST)
+        until = rows.searched
+        if cost >= SEARCHED_ROWS and until:
+            return SamplePage(page.samples, rows.searched)
+    return SamplePage(page.samples, None)
 
 
-def _positions(run: Run, number: int) -> Positions:
-    return np.array([entry.position for entry in run.entries(number)], np.int64)
+def _end(dataset: Dataset) -> int:
+    version = dataset.extent.version
+    if version is not None:
+        return version.watermark
+    log = dataset.log
+    head, _ = read(log.engine, read_head, log.dataset_id)
+    log.schemas.learn(head)
+    return head.position
 
 
-def _composition(run: Run, positions: Positions) -> Composition:
-    log = run.log
-    sources: dict[str | None, int] = {}
-    classes: dict[str, Counter[str]] = {}
-    if len(positions):
-        sources = dict(read(log.engine, sources_among, log.dataset_id, positions))
-    rows = read(log.engine, entries_among, log.dataset_id, positions) if len(positions) else []
-    held = [row.position for row in rows if not row.erased]
-    stored = read(log.engine, records_at, log.dataset_id, held)
-    schema = run.log.schemas.newest
-    for record in log.schemas.brought(held, stored, schema):
-        values = schema.codec.decode_one(record)
-        for name, feature in schema.features.items():
-            if isinstance(feature, ClassLabel):
-                index = int(values[name])
-                counts = classes.setdefault(name, Counter())
-                counts[feature.names[index] if feature.names else str(index)] += 1
-    return Composition(len(positions), sources, classes)
+class _Page:
+    """The samples of a page, to which those at positions are added until it is full."""
 
+    def __init__(self, dataset: Dataset, end: int, others: list[Filter], limit: int) -> None:
+        self.samples: list[ListedSample] = []
+        self._dataset = dataset
+        self._end = end
+        self._others = others
+        self._limit = limit
+        self._read = 0
+        self._bytes = 0
 
-def _split(dataset: Dataset, key: str, group: str | None) -> str | None:
-    bucket = int(buckets([key], [group])[0])
-    splits = dataset.splits.items()
-    return next((name for name, (start, stop) in splits if start <= bucket < stop), None)
+    def add(self, positions: Positions, sizes: np.ndarray[Any, Any]) -> int | None:
+        """Add the live ones of some rows, in order; return where to continue if that is enough."""
+        start = 0
+        while start < len(positions):
+            # As many as are missing; more where conditions are left that only records answer.
+            wanted = self._limit - len(self.samples)
+            stop = start + (max(wanted, 64) if self._others else wanted)
+            within = np.cumsum(sizes[start:stop], dtype=np.int64) <= READ_BYTES - self._bytes
+            stop = start + max(1, int(within.sum()))
+            for sample in self._live(positions[start:stop]):
+                self.samples.append(sample)
+                if len(self.samples) == self._limit:
+                    return sample.position
+            self._read += stop - start
+            self._bytes += int(sizes[start:stop].sum(dtype=np.int64))
+            if self._read >= READ_SAMPLES or self._bytes >= READ_BYTES:
+                return int(positions[stop - 1])
+            start = stop
+        return None
+
+    def _live(self, positions: Positions) -> list[ListedSample]:
+        """Return the live samples among these that meet the remaining conditions."""
+        log, schema = self._dataset.log, self._dataset.schema
+        dead = read(log.engine, superseded_among, log.dataset_id, positions.tolist(), self._end)
+        alive = positions[~np.isin(positions, dead)]
+        if not len(alive):
+            return []
+        entries = {e.position: e for e in read(log.engine, entries_among, log.dataset_id, alive)}
+        # What was erased since the rows were counted.
+        held = [position for position in alive.tolist() if not entries[position].erased]
+        stored = read(log.engine, records_at, log.dataset_id, held)
+        pairs = [(p, r) for p, r in zip(held, stored, strict=True) if r]
+        held = [position for position, _ in pairs]
+        records = log.schemas.brought(held, [record for _, record in pairs], schema)
+        mask = np.ones(len(held), bool)
+        for each in self._others:
+            if held:
+                mask &= each(each.column.of_records(schema.codec, records))
+        return [
+            self._sample(entries[position], record)
+            for position, record, matches in zip(held, records, mask.tolist(), strict=True)
+            if matches
+        ]
+
+    def _sample(self, entry: Entry, record: bytes) -> ListedSample:
+        bucket = int(buckets([entry.key], [entry.group])[0])
+        splits = self._dataset.splits.items()
+        return ListedSample(
+            entry.position,
+            entry.key,
+            entry.source,
+            entry.group,
+            next((name for name, (low, high) in splits if low <= bucket < high), None),
+            entry.created_at,
+            self._dataset.schema.codec.decode_one(record),
+        )

@@ -7,9 +7,12 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 
 from registry import ClassLabel, Dataset, Registry, Tensor, Text
+from registry.catalog import browse
+from registry.catalog.browse import ListedSample, find_samples
 from registry.catalog.statistics import report, row_counter, row_store, version_counts
 from registry.catalog.statistics.count import statistics_of
 from registry.catalog.statistics.model import Statistics
@@ -83,6 +86,13 @@ class Labelers:
         self.dataset.insert(samples, keys=keys, source=source, groups=groups)
         self.keys |= {*keys}
 
+    def where(self, dataset: Dataset) -> dict[str, Any]:
+        """Conditions that some samples meet."""
+        labels = {name: [0, 1] for name in dataset.features if name.startswith("added")}
+        note = {"note": ["", "ä", "äää"]} if self.kind == "variable" else {}
+        whole = {**labels, **note, "label": [0, 2], "source": [None, "team-a", "tool"]}
+        return {name: whole[name] for name in whole if self.random.random() < 0.4}
+
     def update(self) -> None:
         revisions = {key: self.dataset.latest(key) for key in sorted(self.keys)}
         live = [key for key, last in revisions.items() if last and last.sample is not None]
@@ -135,7 +145,7 @@ def test_what_is_counted_as_a_log_grows_is_what_all_its_rows_are(reg: Registry, 
     random = Random(kind)
     dataset = reg.create("digits", KINDS[kind], splits={"train": 0.6, "test": 0.4})
     labelers = Labelers(dataset, kind, random)
-    for _ in range(40):
+    for _ in range(30):
         labelers.step()
         if random.random() < 0.3:
             partly = statistics_of(reg.open("digits"), most=random.randrange(1, 9))
@@ -143,3 +153,68 @@ def test_what_is_counted_as_a_log_grows_is_what_all_its_rows_are(reg: Registry, 
             continue
         opened = random.choice([dataset, reg.open("digits")])
         assert counts(statistics_of(opened)) == counts(counted(opened))
+        position = random.randrange(opened.head.position + 1)
+        version = reg.open(f"digits@{position}")
+        at_version = replace(counts(counted(version)), groups=None)
+        assert counts(statistics_of(version)) == at_version
+        assert counts(statistics_of(version)) == at_version, "from its file"
+
+
+@pytest.mark.parametrize("kind", ["fixed", "variable"])
+def test_pages_of_samples_join_up_to_all_that_meet_the_conditions(
+    reg: Registry, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(browse, "SEARCHED_ROWS", 20)
+    monkeypatch.setattr(browse, "READ_COST", 2)
+    monkeypatch.setattr(browse, "READ_SAMPLES", 10)
+    monkeypatch.setattr(browse, "READ_BYTES", 60)
+    random = Random(kind)
+    dataset = reg.create("digits", KINDS[kind], splits={"train": 0.6, "test": 0.4})
+    labelers = Labelers(dataset, kind, random)
+    for _ in range(20):
+        labelers.step()
+        if random.random() < 0.5:
+            statistics_of(dataset, most=random.randrange(1, 30))
+        position = random.choice([None, random.randrange(dataset.head.position + 1)])
+        opened = dataset if position is None else reg.open(f"digits@{position}")
+        where = labelers.where(opened)
+        split = random.choice([None, "train", "test"])
+        limit = random.randrange(1, 9)
+        found, cursor = [], None
+        for _ in range(1000):
+            page = find_samples(opened, where=where, split=split, before=cursor, limit=limit)
+            assert len(page.samples) <= limit
+            found += [plain(sample) for sample in page.samples]
+            if (cursor := page.cursor) is None:
+                break
+        assert cursor is None
+        assert found == expected(opened, where, split)
+
+
+def plain(sample: ListedSample) -> tuple[Any, ...]:
+    values = {name: np.asarray(value).tolist() for name, value in sample.values.items()}
+    return sample.position, sample.key, sample.source, sample.group, sample.split, values
+
+
+def expected(dataset: Dataset, where: dict[str, Any], split: str | None) -> list[tuple[Any, ...]]:
+    """The live samples that meet the conditions, from the history of each key."""
+    entries = dataset.entries(0, dataset.head.position)
+    rows = []
+    for entry in reversed(list({entry.key: entry for entry in entries}.values())):
+        last = dataset.latest(entry.key)
+        assert last is not None
+        if last.sample is None or split not in (None, dataset.split_of(entry.key)):
+            continue
+        sample = ListedSample(
+            entry.position,
+            entry.key,
+            entry.source,
+            entry.group,
+            dataset.split_of(entry.key),
+            entry.created_at,
+            last.sample,
+        )
+        values = {**plain(sample)[-1], "source": entry.source}
+        if all(values[name] in allowed for name, allowed in where.items()):
+            rows.append(plain(sample))
+    return sorted(rows, key=lambda row: -row[0])

@@ -35,6 +35,7 @@ class BackgroundCounts:
         self._pool = ThreadPoolExecutor(1, "registry-count")
         self._lock = Lock()
         self._queued: set[_Key] = set()
+        self._counting: set[_Key] = set()
         self._recent: OrderedDict[_Key, tuple[float, Statistics]] = OrderedDict()
         self._closed = Event()
 
@@ -46,10 +47,17 @@ class BackgroundCounts:
         """
         key = _key(dataset)
         with self._lock:
-            counted_at, statistics = self._recent.get(key, (0.0, None))
-        if statistics is not None and time.monotonic() - counted_at < FRESH:
-            return statistics
-        return self._count(dataset, COUNTED_AT_ONCE)
+            counted_at, recent = self._recent.get(key, (0.0, None))
+            fresh = time.monotonic() - counted_at < FRESH or key in self._counting
+            if recent is not None and fresh:
+                return recent
+            # Others take the statistics from before meanwhile.
+            self._counting.add(key)
+        try:
+            return self._count(dataset, COUNTED_AT_ONCE)
+        finally:
+            with self._lock:
+                self._counting.discard(key)
 
     def last(self, dataset: Dataset) -> Statistics | None:
         """Return what was last counted of a dataset, however old; None if nothing was.

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, select
+from sqlalchemy import ColumnElement, Connection, select
 
 from registry.samples.arrays import Positions
 from registry.samples.features import ClassLabel
@@ -259,15 +259,31 @@ def _groups(
     return np.unique(np.array(hashes, np.uint64))
 
 
+def superseded_among(
+    connection: Connection, dataset_id: int, positions: Sequence[int], until: int
+) -> Positions:
+    """Read which rows at ``positions`` are superseded by rows before ``until``."""
+    newer = _superseding(connection, dataset_id, positions, until)
+    query = select(SampleRow.supersedes).where(*newer)
+    return np.array(connection.execute(query).scalars().all(), np.int64)
+
+
 def successors(
     connection: Connection, dataset_id: int, positions: Sequence[int], until: int
 ) -> Positions:
     """Read the positions before ``until`` of the rows that supersede those at ``positions``."""
-    query = select(SampleRow.position).where(
+    newer = _superseding(connection, dataset_id, positions, until)
+    query = select(SampleRow.position).where(*newer)
+    return np.array(connection.execute(query).scalars().all(), np.int64)
+
+
+def _superseding(
+    connection: Connection, dataset_id: int, positions: Sequence[int], until: int
+) -> list[ColumnElement[bool]]:
+    return [
         SampleRow.dataset_id == dataset_id,
         is_any_of(connection, SampleRow.supersedes, positions),
         # As the partial index says it, which is otherwise not used.
         SampleRow.supersedes.is_not(None),
         SampleRow.position < until,
-    )
-    return np.array(connection.execute(query).scalars().all(), np.int64)
+    ]
