@@ -30,6 +30,7 @@
     ├── ExportFileError            a file that cannot be written
     ├── VersionError               a dataset version that this database does not hold
     │   └── TagError                   a tag that is unknown, taken or no valid name
+    ├── QueryError                 SQL that is refused, or that fails
     ├── ImageError                 a stored image that cannot be decoded
     ├── ErasedError                samples of an epoch or version have been erased
     ├── LogGapError                the log lacks positions; never returned as a short page
@@ -309,6 +310,10 @@ class TagError(VersionError):
     def __init__(self, message: str, tag: str) -> None:
         super().__init__(message)
         self.tag = tag
+
+
+class QueryError(RegistryError):
+    """A query in SQL that is refused, or that fails; it changes nothing."""
 
 
 class ImageError(RegistryError):

@@ -49,12 +49,14 @@ class Samples:
     """Live samples in the order of the log.
 
     ``data`` has their records of one codec, one after another, and ``sizes`` the lengths of these
-    in bytes, None where all have the codec's fixed width. ``positions`` (int64) and ``texts`` have
-    a value for each sample: those that were asked for of keys, groups and sources.
+    in bytes, None where all have the codec's fixed width. ``positions`` (int64), ``buckets``
+    (uint16) and ``texts`` have a value for each sample: those that were asked for of keys, groups
+    and sources.
     """
 
     codec: Codec
     positions: Positions
+    buckets: npt.NDArray[np.uint16]
     data: bytes | memoryview
     sizes: Positions | None
     texts: Mapping[Text, Sequence[Any]] = field(default_factory=dict)
@@ -164,7 +166,8 @@ def _samples(dataset: Dataset, page: Page, dead: Positions, texts: Sequence[Text
             wanted = (positions - page.start).tolist()
             columns = [[column[row] for row in wanted] for column in columns]
     named = dict(zip(texts, columns, strict=True))
-    return Samples(dataset.schema.codec, positions, data, sizes, named)
+    buckets = page.buckets[positions - page.start]
+    return Samples(dataset.schema.codec, positions, buckets, data, sizes, named)
 
 
 def _refuse_erased(dataset: Dataset, page: Page, dead: Positions) -> None:

@@ -31,6 +31,7 @@ MODULES = {
     "drop": "drop",
     "insert": "insert",
     "export": "export",
+    "sql": "sql",
     "drain": "drain",
     "inbox": "inbox",
     "erase": "erase",

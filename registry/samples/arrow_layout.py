@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -21,7 +21,6 @@ from registry.samples.features import (
     Bytes,
     ClassLabel,
     Feature,
-    Features,
     FixedFeature,
     Image,
     Ragged,
@@ -41,12 +40,14 @@ class ArrowLayout:
     The value of a text is whether it may be null. With ``huggingface``, the types and the metadata
     are those of the library ``datasets``: a class is its index, and an image a struct ``{bytes,
     path}``. Otherwise every reader supports the types: a class is its name if it has one, and its
-    index otherwise, and an image is binary. Arrays are nested lists of fixed size.
+    index otherwise, and an image is binary. Arrays are nested lists of fixed size. Without
+    ``float16``, values of this type become float32.
     """
 
-    features: Features
-    texts: dict[str, bool] = field(default_factory=dict)
+    features: Mapping[str, Feature]
+    texts: Mapping[str, bool] = field(default_factory=dict)
     huggingface: bool = False
+    float16: bool = True
 
     @cached_property
     def schema(self) -> Any:
@@ -80,7 +81,7 @@ class ArrowLayout:
 
     def _type(self, feature: Feature) -> Any:
         if isinstance(feature, Tensor):
-            array_type = pa.from_numpy_dtype(np.dtype(feature.dtype))
+            array_type = pa.from_numpy_dtype(self._dtype(feature))
             # From the innermost axis outwards.
             for side in reversed(feature.shape):
                 array_type = pa.list_(array_type, side)
@@ -98,9 +99,13 @@ class ArrowLayout:
             return pa.int64()
         return pa.int32() if label.names is None else pa.dictionary(pa.int32(), pa.string())
 
+    def _dtype(self, feature: Tensor | Ragged) -> np.dtype[Any]:
+        name = feature.dtype
+        return np.dtype("float32" if name == "float16" and not self.float16 else name)
+
     def _fixed(self, feature: FixedFeature, values: Any) -> Any:
         if isinstance(feature, Tensor):
-            return _nested(values, feature.shape)
+            return _nested(values, feature.shape, self._dtype(feature))
         if self.huggingface:
             return pa.array(values.astype(np.int64))
         indexes = pa.array(np.ascontiguousarray(values, np.int32))
@@ -112,7 +117,7 @@ class ArrowLayout:
         if isinstance(feature, Text):
             return values.cast(pa.string())
         if isinstance(feature, Ragged):
-            return _lists(feature, values)
+            return _lists(feature, values, self._dtype(feature))
         if isinstance(feature, Image) and self.huggingface:
             return pa.StructArray.from_arrays(
                 [values, pa.nulls(len(values), pa.string())], type=_FILE
@@ -136,25 +141,26 @@ def _values(fields: Fields, index: int) -> Any:
     return parts.take(pa.array(np.arange(0, 2 * count, 2)))
 
 
-def _nested(values: Any, shape: tuple[int, ...]) -> Any:
-    """Return a NumPy array of shape ``(count, *shape)`` as lists of fixed size, without a copy."""
-    # Arrow accepts only arrays in the byte order of this machine.
-    native = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
-    array = pa.array(native.reshape(-1))
+def _nested(values: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    """Return a NumPy array of shape ``(count, *shape)`` as lists of fixed size.
+
+    It is not copied, unless it has another dtype or another byte order than this machine.
+    """
+    array = pa.array(np.ascontiguousarray(values, dtype).reshape(-1))
     # From the innermost axis outwards: each step wraps the values in lists of one axis.
     for side in reversed(shape):
         array = pa.FixedSizeListArray.from_arrays(array, side)
     return array
 
 
-def _lists(feature: Ragged, values: Any) -> Any:
+def _lists(feature: Ragged, values: Any, dtype: np.dtype[Any]) -> Any:
     """Return the values of a `Ragged`, which are binary, as lists of items."""
     _, offsets, data = values.buffers()
-    dtype = np.dtype(feature.dtype).newbyteorder("<")
+    stored = np.dtype(feature.dtype).newbyteorder("<")
     ends = np.frombuffer(offsets, np.int32, len(values) + 1)
-    items = np.frombuffer(data or b"", dtype, ends[-1] // dtype.itemsize)
-    ends = ends // (dtype.itemsize * math.prod(feature.shape))
-    return pa.ListArray.from_arrays(pa.array(ends), _nested(items, feature.shape))
+    items = np.frombuffer(data or b"", stored, ends[-1] // stored.itemsize)
+    ends = ends // (stored.itemsize * math.prod(feature.shape))
+    return pa.ListArray.from_arrays(pa.array(ends), _nested(items, feature.shape, dtype))
 
 
 def _kind(feature: Feature) -> Any:

@@ -19,7 +19,7 @@ from registry.io.detection.coco_writer import CocoWriter
 from registry.io.detection.exported_image import ImageSelector
 from registry.io.detection.yolo_writer import YoloWriter
 from registry.samples.box_formats import BoxFormat
-from registry.samples.splits import Interval, buckets
+from registry.samples.splits import Interval
 from registry.samples.text import path_problem
 
 Progress = Callable[[int, int], None]
@@ -109,5 +109,5 @@ def _splits(samples: Samples, splits: Mapping[str, Interval]) -> list[str]:
     """Return the name of each sample's split, which is "" if there is none."""
     return [
         next((name for name, (start, stop) in splits.items() if start <= bucket < stop), "")
-        for bucket in buckets(samples.keys, samples.groups)
+        for bucket in samples.buckets.tolist()
     ]
