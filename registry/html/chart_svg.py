@@ -16,7 +16,7 @@ from registry.html.formats import compact, number, shortened
 WIDTH, HEIGHT = 640, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 8, 10, 26
 _ROW, _ROW_LABEL = 22, 150
-_SPARK = (120, 28)
+_SPARK = (120, 24)
 
 
 def draw(chart: Chart) -> Markup:
@@ -129,8 +129,12 @@ def _marks(chart: Chart, top: float) -> Markup:
             if chart.kind == "area":
                 lower = [(_x(i, count), _y(value, top)) for i, value in enumerate(below)]
                 path += "L" + _path(lower[::-1])[1:] + "Z"
-        shape = "line" if chart.kind == "line" else "fill"
+        shape = {"line": "line", "area": "area"}.get(chart.kind, "fill")
         marks += Markup('<path class="{} series-{}" d="{}"/>').format(shape, each.color, path)
+        if chart.kind == "area":
+            marks += Markup('<path class="line series-{}" d="{}"/>').format(
+                each.color, _path(points)
+            )
         if chart.adds_up:
             below = above
     return marks

@@ -31,9 +31,9 @@
         y: rows ? places : series.values,
         stackgroup: filled && chart.stacked ? "all" : undefined,
         fill: filled && !chart.stacked ? "tozeroy" : undefined,
-        line: { color: shade, width: filled ? 0.5 : 2 },
+        line: { color: shade, width: 1.75 },
         marker: { color: shade },
-        fillcolor: filled ? shade : undefined,
+        fillcolor: filled ? `${shade}40` : undefined,
         text: chart.labels.map((label) => plain(short(label, 80))),
         textposition: "none",
         hovertemplate: rows

@@ -4,44 +4,88 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
+from registry.catalog.dataset import Dataset
 from registry.catalog.overview import MOST_COUNTED, DatasetOverview, overview
-from registry.catalog.registry import Registry
+from registry.catalog.statistics.model import Statistics
 from registry.server.pages.viewer import Viewer, show, viewer_of
 from registry.server.routes.datasets import service_of
+from registry.server.service import Service
 
 router = APIRouter(include_in_schema=False)
+
+DAYS: Final = 30
+"""Days of which the growth is shown."""
 
 
 @dataclass(frozen=True)
 class _Line:
-    """A dataset on the page. What is not counted yet is None."""
+    """A dataset on the page.
+
+    ``trend`` has its live samples at the end of each of the last days. ``grown`` is by how many
+    they grew in this time, ``stored`` the bytes of all its rows. ``counted`` is the share of rows
+    that these three are of, 1 for all.
+    """
 
     overview: DatasetOverview
-    grown: int | None = None
-    """Live samples more than 30 days ago."""
-    trend: Sequence[int] = ()
-    """Live samples at the end of each of these days."""
-    stored: int | None = None
-    """Bytes of the records."""
+    trend: Sequence[int]
+    grown: int
+    stored: int
+    counted: float
+
+    @classmethod
+    def of(cls, dataset: DatasetOverview, statistics: Statistics) -> _Line:
+        trend = _trend(statistics, datetime.now(UTC).date())
+        return cls(
+            dataset,
+            trend[1:],
+            trend[-1] - trend[0],
+            statistics.stored_bytes,
+            statistics.position / statistics.until if statistics.until else 1,
+        )
 
 
 @router.get("/")
 async def datasets_page(request: Request) -> Response:
     """Show the datasets that the viewer may read."""
     viewer = await viewer_of(request, right=None)
-    registry = service_of(request).registry
-    return await show(request, viewer, "datasets.html", lambda: _values(registry, viewer))
+    service = service_of(request)
+    return await show(request, viewer, "datasets.html", lambda: _values(service, viewer))
 
 
-def _values(registry: Registry, viewer: Viewer) -> dict[str, Any]:
-    readable = [each for each in overview(registry) if viewer.may("read", each.name)]
+def _values(service: Service, viewer: Viewer) -> dict[str, Any]:
+    readable = {
+        each.id: each for each in overview(service.registry) if viewer.may("read", each.name)
+    }
     return {
-        "lines": [_Line(each) for each in readable],
-        "total": sum(each.live for each in readable),
+        "lines": [
+            _Line.of(readable[dataset.id], _statistics(service, dataset, readable[dataset.id]))
+            for dataset in service.registry.datasets()
+            # Not one that was created, or renamed, since the overview was read.
+            if dataset.id in readable
+        ],
+        "total": sum(each.live for each in readable.values()),
+        "days": DAYS,
         "most_counted": MOST_COUNTED,
         "crumbs": [],
     }
+
+
+def _statistics(service: Service, dataset: Dataset, known: DatasetOverview) -> Statistics:
+    return service.statistics.of(dataset, known.position)
+
+
+def _trend(statistics: Statistics, today: date) -> list[int]:
+    """Return the live samples before the last `DAYS` days, and at the end of each of them."""
+    live = {each.day: each.live for each in statistics.days}
+    first = today - timedelta(days=DAYS)
+    before = [each.live for each in statistics.days if each.day <= first]
+    trend = [before[-1] if before else 0]
+    for number in range(1, DAYS + 1):
+        # A day without rows ends as it began.
+        trend.append(live.get(first + timedelta(days=number), trend[-1]))
+    return trend
