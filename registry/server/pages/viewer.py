@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -32,8 +32,10 @@ class LoginRequired(Problem):
 
     @property
     def login(self) -> str:
-        ended = "&ended=1" if self.ended else ""
-        return f"/login?next={quote(self.path, safe='')}{ended}"
+        query = {} if self.path == "/" else {"next": self.path}
+        if self.ended:
+            query["ended"] = "1"
+        return f"/login?{urlencode(query)}" if query else "/login"
 
 
 @dataclass(frozen=True)
