@@ -55,14 +55,15 @@ def _limited(chart: Chart) -> Chart:
 
     The series and rows of the lowest sums are added up as one.
     """
-    by_size = sorted(chart.series, key=lambda each: -sum(each.values))
-    if len(by_size) > COLORS:
-        rest = by_size[COLORS - 1 :]
-        sums = [sum(values) for values in zip(*(each.values for each in rest), strict=True)]
-        kept = {each.name for each in by_size[: COLORS - 1]}
+    if len(chart.series) > COLORS:
+        by_size = sorted(
+            range(len(chart.series)), key=lambda index: -sum(chart.series[index].values)
+        )
         # In their given order, which may be that of splits.
-        first = [each for each in chart.series if each.name in kept][: COLORS - 1]
-        chart = replace(chart, series=[*first, Series(OTHERS, sums, COLORS - 1)])
+        kept = [chart.series[index] for index in sorted(by_size[: COLORS - 1])]
+        rest = [chart.series[index].values for index in by_size[COLORS - 1 :]]
+        sums = [sum(values) for values in zip(*rest, strict=True)]
+        chart = replace(chart, series=[*kept, Series(OTHERS, sums, COLORS - 1)])
     if chart.kind == "rows" and len(chart.labels) > _ROW_LABELS:
         chart = _merged_rows(chart)
     series = [

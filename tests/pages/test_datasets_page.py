@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import registry
-from registry import Dataset, Registry
+from registry import Registry
 from registry.server import tokens
 from registry.server.settings import ServerSettings
 from tests.support.datasets import FIXED, digit
@@ -25,12 +25,13 @@ def sqlite_reg(sqlite_url: str) -> Iterator[Registry]:
 
 
 def test_somebody_logs_in_sees_the_datasets_and_logs_out(
-    reg: Registry, digits: Dataset, visit: Callable[..., Visitor]
+    sqlite_reg: Registry, visit: Callable[..., Visitor]
 ) -> None:
+    digits = sqlite_reg.open("digits")
     digits.insert([digit(number) for number in range(3)], source="scanner")
     reject(digits, "a", "b", label=99)
-    secret = tokens.create(reg.engine, "ada")
-    with serving(reg) as at:
+    secret = tokens.create(sqlite_reg.engine, "ada")
+    with serving(sqlite_reg) as at:
         visitor = visit(at)
         page = visitor.open("/")
         assert page.url == f"{at}/login"
