@@ -11,11 +11,12 @@ import psycopg
 import registry
 from benchmarks.data import Samples, numbers
 from benchmarks.measure import Bench, Result, Work, compare, interleave
+from registry.samples.buckets import buckets
 from registry.samples.codec import Codec
-from registry.samples.splits import buckets
 from registry.storage.log.append import CHUNK_ROWS
 from registry.storage.log.bulk_insert import BLOCK, COLUMNS, COPY, HEADER, TRAILER, NewRows, encode
-from registry.storage.log.hash_chain import GENESIS, NONE, extend
+from registry.storage.log.hash_chain import NONE, extend
+from registry.storage.log.watermark import GENESIS
 
 _STATEMENT = COPY.format(COLUMNS).encode()
 

@@ -13,10 +13,11 @@ from benchmarks.data import Samples, numbers
 from benchmarks.measure import Bench, Result, Work, compare, interleave, rate
 from benchmarks.readers import page_reader
 from registry import Registry
+from registry.samples.buckets import buckets
 from registry.samples.codec import Codec
-from registry.samples.splits import buckets
 from registry.storage.log.bulk_insert import COLUMNS
-from registry.storage.log.hash_chain import GENESIS, NONE, extend
+from registry.storage.log.hash_chain import NONE, extend
+from registry.storage.log.watermark import GENESIS
 
 
 def sqlite(bench: Bench) -> list[Result]:

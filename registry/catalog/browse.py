@@ -15,7 +15,8 @@ from registry.catalog.statistics.count import row_counter
 from registry.catalog.statistics.row_facts import superseded_among
 from registry.catalog.statistics.row_search import RowSearch, divided_filters
 from registry.samples.arrays import Positions
-from registry.samples.splits import buckets, interval
+from registry.samples.buckets import buckets
+from registry.samples.splits import interval
 from registry.storage.database.transactions import read
 from registry.storage.log.entries import Entry, entries_among
 from registry.storage.log.head import read_head

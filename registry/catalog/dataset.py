@@ -9,23 +9,14 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from sqlalchemy import Connection, Row
 
-from registry.catalog import revisions
 from registry.catalog.describe import describe
 from registry.catalog.extent import Extent
-from registry.catalog.split import split_of
 from registry.samples.features import Feature, Features
-from registry.samples.frames import arrow_reader, arrow_table, pandas_frame, polars_frame
-from registry.samples.keys import Groups, Keys
 from registry.samples.schema import Schema
 from registry.samples.splits import Interval
 from registry.storage.database.models import DatasetRow
-from registry.storage.database.transactions import read
-from registry.storage.log import entries
-from registry.storage.log.entries import Entry, Revision
-from registry.storage.log.following import follow
 from registry.storage.log.head import Head
-from registry.storage.log.page import Page
-from registry.storage.log.reader import Log, pages
+from registry.storage.log.reader import Log
 from registry.storage.log.schemas import Schemas
 from registry.storage.log.tags import Tag, all_tags, check_tag, delete_tag, set_tag
 from registry.storage.log.version import Version
@@ -38,11 +29,14 @@ if TYPE_CHECKING:
     from registry.catalog.verify import Verification
     from registry.catalog.verify_images import BrokenImage
     from registry.catalog.writes import Writes
+    from registry.samples.keys import Groups, Keys
     from registry.storage.log.batch import Batch, Outcome, Report
     from registry.storage.log.changes import Change
+    from registry.storage.log.entries import Entry, Revision
     from registry.storage.log.erase import Erasure
     from registry.storage.log.inbox import Inbox
     from registry.storage.log.insertions import Data
+    from registry.storage.log.page import Page
     from registry.training.conditions import Where
     from registry.training.host_mirror import HostMirror
     from registry.training.mix import Mix
@@ -264,6 +258,8 @@ class Dataset:
 
         Raises `SampleNotFoundError` if there is no such sample or it was retracted.
         """
+        from registry.catalog import revisions  # noqa: PLC0415
+
         return revisions.latest_sample(self._log, self._extent, key)
 
     def erase(self, *keys: str, full: bool = False) -> Erasure:
@@ -285,21 +281,28 @@ class Dataset:
 
     def latest(self, key: str) -> Revision | None:
         """Return the newest revision of a key; None if there is none."""
+        from registry.catalog import revisions  # noqa: PLC0415
+
         return revisions.latest(self._log, self._extent, key)
 
     def history(self, key: str) -> list[Revision]:
         """Return all revisions of a key, oldest first; an empty list if there is none."""
+        from registry.catalog import revisions  # noqa: PLC0415
+
         return revisions.history(self._log, self._extent, key)
 
     def entries(self, after: SupportsIndex = 0, until: SupportsIndex | None = None) -> list[Entry]:
         """Return the log's rows at positions ``[after, until)``, without their records."""
-        start, stop = self._extent.range(after, until)
-        return read(self._log.engine, entries.entries, self._log.dataset_id, start, stop)
+        from registry.catalog import revisions  # noqa: PLC0415
+
+        return revisions.entries_between(self._log, *self._extent.range(after, until))
 
     def pages(
         self, after: SupportsIndex = 0, until: SupportsIndex | None = None
     ) -> Generator[Page]:
         """Yield the log's pages over ``[after, until)``; with None, up to the present head."""
+        from registry.storage.log.paging import pages  # noqa: PLC0415
+
         return pages(self._log, *self._extent.range(after, until))
 
     def to_arrow(
@@ -315,7 +318,9 @@ class Dataset:
         Raises `FeatureError` for a name that a feature or another column has, and `ErasedError` if
         samples of the version were erased since.
         """
-        return arrow_table(self._table(keys, groups, sources))
+        from registry.samples import frames  # noqa: PLC0415
+
+        return frames.arrow_table(self._table(keys, groups, sources))
 
     def to_pandas(
         self, *, keys: str | None = None, groups: str | None = None, sources: str | None = None
@@ -324,7 +329,9 @@ class Dataset:
 
         Classes with names are a categorical column. Tensors and ragged values are arrays.
         """
-        return pandas_frame(self._table(keys, groups, sources))
+        from registry.samples import frames  # noqa: PLC0415
+
+        return frames.pandas_frame(self._table(keys, groups, sources))
 
     def to_polars(
         self, *, keys: str | None = None, groups: str | None = None, sources: str | None = None
@@ -333,11 +340,15 @@ class Dataset:
 
         Classes with names are a categorical column, and images are binary.
         """
-        return polars_frame(self._table(keys, groups, sources))
+        from registry.samples import frames  # noqa: PLC0415
+
+        return frames.polars_frame(self._table(keys, groups, sources))
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """Export the live samples, without keys, as a stream of Arrow, in bounded memory."""
-        reader = arrow_reader(self._table(None, None, None))
+        from registry.samples import frames  # noqa: PLC0415
+
+        reader = frames.arrow_reader(self._table(None, None, None))
         return reader.__arrow_c_stream__(requested_schema)
 
     def follow(self, after: SupportsIndex = 0) -> Generator[Page]:
@@ -345,6 +356,8 @@ class Dataset:
 
         A lost connection is opened again, and no row is skipped or yielded twice.
         """
+        from registry.storage.log.following import follow  # noqa: PLC0415
+
         # A version has no rows after its end to wait for.
         self._extent.check_writable()
         return follow(self._log, self._extent.range(after, None)[0])
@@ -356,6 +369,8 @@ class Dataset:
         ``group``, or by itself. A key that the dataset has keeps its own group, whatever ``group``
         is. Raises `InvalidSampleError` unless one of them is given.
         """
+        from registry.catalog.split import split_of  # noqa: PLC0415
+
         return split_of(self._log, self.splits, key, group)
 
     def verify(self) -> list[Verification]:

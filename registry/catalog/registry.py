@@ -32,12 +32,12 @@ from registry.storage.database.sql import insert_if_new
 from registry.storage.database.transactions import read, write
 from registry.storage.database.url import masked
 from registry.storage.log.drop import Progress, drop, remove
-from registry.storage.log.hash_chain import GENESIS
 from registry.storage.log.reader import Log
 from registry.storage.log.replica import Replica, open_replica
 from registry.storage.log.schemas import insert_schema
 from registry.storage.log.tags import resolve
 from registry.storage.log.version import Reference, is_name
+from registry.storage.log.watermark import GENESIS
 
 _OTHER_FEATURES = (
     "its features are others: classes and features are added by `registry alter`; to remove a "

@@ -35,6 +35,11 @@ def history(log: Log, extent: Extent, key: str) -> list[Revision]:
     return _decoded(log, extent, rows)
 
 
+def entries_between(log: Log, start: int, stop: int) -> list[Entry]:
+    """Return the log's rows at positions ``[start, stop)``, without their records."""
+    return read(log.engine, entries.entries, log.dataset_id, start, stop)
+
+
 def _decoded(
     log: Log, extent: Extent, rows: Sequence[tuple[Entry, bytes | None]]
 ) -> list[Revision]:

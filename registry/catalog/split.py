@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from registry.errors import InvalidSampleError
+from registry.samples.buckets import buckets
 from registry.samples.keys import check_group, check_key
-from registry.samples.splits import Interval, buckets
+from registry.samples.splits import Interval
 from registry.storage.database.transactions import read
 from registry.storage.log import entries
 from registry.storage.log.reader import Log

@@ -20,11 +20,11 @@ from registry.errors import TransientError
 from registry.storage.database.models import SampleRow
 from registry.storage.database.transactions import read
 from registry.storage.log.erasures import erased_between
-from registry.storage.log.hash_chain import GENESIS
 from registry.storage.log.head import Head, read_head
-from registry.storage.log.reader import Log, pages
+from registry.storage.log.paging import pages
+from registry.storage.log.reader import Log
 from registry.storage.log.standby import missing_rows
-from registry.storage.log.watermark import Watermark
+from registry.storage.log.watermark import GENESIS, Watermark
 from registry.storage.mirror.index_checks import INDEX_FOLDER, IndexChecks
 from registry.storage.mirror.mirror import Mirror, open_mirror
 from registry.storage.mirror.snapshot import View

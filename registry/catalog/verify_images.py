@@ -14,7 +14,8 @@ from registry.samples.pillow import opener
 from registry.storage.database.transactions import read
 from registry.storage.log.entries import entries
 from registry.storage.log.page import Page
-from registry.storage.log.reader import Log, pages
+from registry.storage.log.paging import pages
+from registry.storage.log.reader import Log
 
 Decode = Callable[[bytes], None]
 """Decodes a file; raises any `Exception` if that fails."""

@@ -7,32 +7,22 @@ brings older records to a newer schema, and back.
 
 from __future__ import annotations
 
-import binascii
 import json
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from registry.errors import FeatureError
+from registry.samples.features import LARGEST_RECORD, ClassLabel, Feature, Features
 
-from registry.errors import FeatureError, InvalidSampleError
-from registry.samples.codec import Codec
-from registry.samples.features import (
-    LARGEST_RECORD,
-    ClassLabel,
-    Feature,
-    Features,
-    Ragged,
-    Tensor,
-)
-from registry.samples.json_codec import from_base64, from_fields, to_fields
-from registry.samples.projection import Projection
-
-_LARGEST_EXACT = 2.0**53
-"""Databases may return a larger float as a whole number that no float feature accepts."""
+# Loaded when records are read or written: with NumPy, they take longer to load than the rest of
+# what a command needs that lists datasets.
+if TYPE_CHECKING:
+    from registry.samples.codec import Codec
+    from registry.samples.projection import Projection
 
 
 @dataclass(frozen=True)
@@ -67,9 +57,12 @@ class Schema:
     @cached_property
     def codec(self) -> Codec:
         """The codec of the schema's records, which also knows the defaults."""
+        from registry.samples.codec import Codec  # noqa: PLC0415
+        from registry.samples.defaults import default_value  # noqa: PLC0415
+
         return Codec(
             self.features,
-            {name: _value(self.features[name], form) for name, form in self.defaults.items()},
+            {n: default_value(self.features[n], form) for n, form in self.defaults.items()},
         )
 
     @cached_property
@@ -92,6 +85,8 @@ class Schema:
         """Return the projection between an older schema of the dataset and this one."""
         known = self._projections.get(older.layout)
         if known is None:
+            from registry.samples.projection import Projection  # noqa: PLC0415
+
             known = self._projections[older.layout] = Projection.between(older.codec, self.codec)
         return known
 
@@ -119,8 +114,11 @@ class Schema:
                 "and never changed, so choose another name; to remove it or to give it another "
                 "type, fill another dataset by `registry copy --into`"
             )
+        from registry.samples.defaults import checked_default  # noqa: PLC0415
+
         features = Features({**self.features, name: feature})
-        added = self._next(features, {**self.defaults, name: _checked_form(name, feature, default)})
+        form = checked_default(name, feature, default)
+        added = self._next(features, {**self.defaults, name: form})
         bodies = [len(added.codec.default_bytes(each)) for each in added.defaults]
         if sum(bodies) > LARGEST_RECORD:
             raise FeatureError(
@@ -165,48 +163,3 @@ def _more_classes(name: str, feature: ClassLabel, classes: Sequence[str] | int) 
         return ClassLabel([*feature.names, *given])
     except FeatureError as error:
         raise FeatureError(f"classes for {name!r}: {error}") from None
-
-
-def _checked_form(name: str, feature: Feature, default: Any) -> Any:
-    """Return the JSON value of a default; raises `FeatureError` if it does not fit."""
-    try:
-        if isinstance(feature, Tensor) and np.ndim(default) == 0:
-            # Stored as one number, however large the tensor is.
-            return _form(Tensor(feature.dtype), default)
-        return _form(feature, default)
-    except (InvalidSampleError, ValueError) as error:
-        reason = error.reason if isinstance(error, InvalidSampleError) else str(error)
-        raise FeatureError(
-            f"the default {reprlib.repr(default)} does not fit the new feature {name!r}: {reason}"
-        ) from None
-
-
-def _form(feature: Feature, default: Any) -> Any:
-    codec = Codec(Features({"default": feature}))
-    value = codec.decode_one(codec.encode({"default": [default]})[0])["default"]
-    if isinstance(feature, Tensor | Ragged) and not _survives_json(np.asarray(value)):
-        value = np.asarray(value).astype(np.dtype(feature.dtype).newbyteorder("<"))
-        return binascii.b2a_base64(value.tobytes(), newline=False).decode()
-    return to_fields(codec.features, {"default": value})["default"]
-
-
-def _survives_json(array: np.ndarray[Any, Any]) -> bool:
-    """Return whether a database's JSON keeps the values: PostgreSQL's drops the sign of -0.0."""
-    if array.dtype.kind != "f":
-        return True
-    wide = array.astype(np.float64)
-    return bool((np.abs(wide) < _LARGEST_EXACT).all() and not np.signbit(wide[wide == 0]).any())
-
-
-def _value(feature: Feature, form: Any) -> Any:
-    """Return the value of a default's JSON form, with one number as all items of a Tensor."""
-    if isinstance(feature, Tensor) and feature.shape and _is_scalar(feature, form):
-        scalar = from_fields({"default": Tensor(feature.dtype)}, {"default": form})["default"]
-        return np.full(feature.shape, scalar, feature.dtype)
-    return from_fields({"default": feature}, {"default": form})["default"]
-
-
-def _is_scalar(feature: Tensor, form: Any) -> bool:
-    if isinstance(form, str):
-        return len(from_base64(form)) == np.dtype(feature.dtype).itemsize
-    return not isinstance(form, list)

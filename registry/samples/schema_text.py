@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
 from registry.samples.feature_text import feature_text
 from registry.samples.features import ClassLabel, Tensor
 from registry.samples.schema import Schema
@@ -28,6 +26,8 @@ def default_text(schema: Schema, name: str) -> str | None:
         return None
     form = schema.defaults[name]
     if isinstance(schema.features[name], Tensor):
+        import numpy as np  # noqa: PLC0415  # slow to load, and few datasets have defaults
+
         # Not the form, which may be base64; and one number for all items that are the same.
         value = np.asarray(schema.codec.defaults[name])
         same = len({item.tobytes() for item in value.reshape(-1)}) == 1

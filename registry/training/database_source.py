@@ -12,7 +12,8 @@ from registry.samples.codec import Column
 from registry.samples.schema import Schema
 from registry.storage.database.transactions import read
 from registry.storage.log.erasures import erased_at
-from registry.storage.log.reader import Log, pages
+from registry.storage.log.paging import pages
+from registry.storage.log.reader import Log
 from registry.storage.log.records import records_at
 from registry.storage.log.watermark import Watermark
 from registry.storage.mirror.index import Index, in_memory

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection, Select, and_, exists, func, select
-from sqlalchemy.orm import aliased
 
 from registry.samples.arrays import Positions
 from registry.samples.splits import BUCKETS, Interval
@@ -167,7 +166,7 @@ def _await_watermark(connection: Connection, dataset_id: int, population: Popula
 
 
 def _live(dataset_id: int, population: Population, after: int, until: int) -> Select[Any]:
-    newer = aliased(SampleRow, name="newer")
+    newer = SampleRow.__table__.alias("newer").c
     superseded = exists().where(
         newer.dataset_id == SampleRow.dataset_id,
         newer.supersedes == SampleRow.position,

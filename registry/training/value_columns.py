@@ -22,7 +22,8 @@ from registry.samples.features import ClassLabel, Features, FixedFeature, Tensor
 from registry.storage.database.models import SampleRow
 from registry.storage.database.transactions import read
 from registry.storage.log.page import Page
-from registry.storage.log.reader import Log, pages
+from registry.storage.log.paging import pages
+from registry.storage.log.reader import Log
 from registry.storage.log.standby import chain_reached
 from registry.storage.mirror.layouts import in_layout
 from registry.storage.mirror.snapshot import View

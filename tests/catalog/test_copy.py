@@ -73,7 +73,7 @@ def contents(reg: Registry) -> dict[str, list[dict[str, Any]]]:
         columns = [c for c in table.columns if c.name not in LOCAL]
         query = select(*columns, *(c.label(n) for n, c in names.items()))
         if names:
-            query = query.select_from(table.join(names["of"].class_.__table__))
+            query = query.select_from(table.join(names["of"].table))
         with reading(reg.engine) as connection:
             rows = [dict(row) for row in connection.execute(query).mappings()]
         return sorted(rows, key=repr)

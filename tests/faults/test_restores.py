@@ -14,7 +14,7 @@ import registry
 from registry import Dataset, Page, Registry, Replay, Run
 from registry.catalog.doctor.examine import examine
 from registry.errors import DivergenceError, DivergenceWarning
-from registry.storage.log import reader
+from registry.storage.log import paging
 from registry.training.policy import Policy
 from tests.catalog.test_copy import contents
 from tests.support.clusters import Cluster, catch_up, cluster, cut_off, set_up, standby, tool
@@ -206,7 +206,7 @@ def _check_errors(
 ) -> None:
     """Check that a reader, runs, a follower and a writer each get an error with the position."""
     with pytest.raises(DivergenceError, match="to be read, but it ends at position 33 in"):
-        next(reader.pages(runs[0].log, 33, 46))
+        next(paging.pages(runs[0].log, 33, 46))
     for run_again in runs:
         with pytest.raises(DivergenceError, match=rf"epoch 1 at position 46 \({chain}\)"):
             run_again.epoch(1)

@@ -213,7 +213,7 @@ def test_an_index_whose_build_was_killed_with_its_session_is_built_again(
 WRITER = """
 import json, select, sys, time
 import psycopg
-from registry.samples.splits import buckets
+from registry.samples.buckets import buckets
 from registry.storage.log.hash_chain import NONE, extend
 url, record, fields, writer = sys.argv[1:]
 record, counts, longest = bytes.fromhex(record), [0, 0], 0.0

@@ -13,12 +13,14 @@ from hypothesis.extra import numpy as hnp
 
 from registry import Bytes, ClassLabel, Dataset, Features, Image, Ragged, Registry, Tensor, Text
 from registry.errors import FeatureError, InvalidSampleError
+from registry.samples.buckets import buckets
 from registry.samples.codec import Codec
 from registry.samples.feature_text import feature_text, parse_feature
 from registry.samples.features import DTYPES, Feature
 from registry.samples.json_codec import from_fields, to_fields
-from registry.samples.splits import buckets, intervals
-from registry.storage.log.hash_chain import GENESIS, extend
+from registry.samples.splits import intervals
+from registry.storage.log.hash_chain import extend
+from registry.storage.log.watermark import GENESIS
 from tests.support.datasets import VARIABLE, digit
 from tests.support.image_files import JPEG, PNG
 

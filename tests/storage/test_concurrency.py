@@ -23,9 +23,9 @@ from registry.errors import (
     ReplicaBehindError,
 )
 from registry.storage.database.transactions import reading
-from registry.storage.log import few_rows, notifications, reader
+from registry.storage.log import few_rows, notifications, paging
 from registry.storage.log.notifications import LEAST_INTERVAL, Pause, listening
-from registry.storage.log.reader import pages
+from registry.storage.log.paging import pages
 from registry.storage.log.standby import missing_rows
 from tests.support.datasets import FIXED, digit
 from tests.support.processes import started
@@ -239,7 +239,7 @@ def test_a_read_is_repeated_only_for_its_patience(
         assert next(attempts) == 1, "a second attempt"
         raise ConflictError("the database is busy")
 
-    monkeypatch.setattr(reader, "fetch", fail)
+    monkeypatch.setattr(paging, "fetch", fail)
     with pytest.raises(ConflictError):
         list(pages(digits.run("r").log, 0, 9, patience=0.0))
 

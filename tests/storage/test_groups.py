@@ -21,7 +21,7 @@ import registry
 from registry import ClassLabel, Dataset, Registry
 from registry.catalog.copy.dataset import copy_dataset
 from registry.errors import InvalidSampleError, SampleNotFoundError
-from registry.samples.splits import buckets
+from registry.samples.buckets import buckets
 from registry.storage.database import schema
 from registry.storage.log import append, insertions
 from registry.storage.log.batch import Batch, Report

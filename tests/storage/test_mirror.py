@@ -21,11 +21,12 @@ import pytest
 import registry
 from registry import Dataset, Registry, Replay
 from registry.errors import CacheWarning, MirrorError
-from registry.samples.splits import BUCKETS, buckets
+from registry.samples.buckets import buckets
+from registry.samples.splits import BUCKETS
 from registry.storage.database.transactions import read
+from registry.storage.log import paging
 from registry.storage.log.head import chain_at
 from registry.storage.log.page import Page
-from registry.storage.log.reader import Log
 from registry.storage.log.watermark import Watermark
 from registry.storage.mirror import index, index_files
 from registry.storage.mirror.erase import read_erased
@@ -66,14 +67,14 @@ def growing(reg: Registry, kind: Kind) -> Dataset:
 def reads(monkeypatch: pytest.MonkeyPatch) -> Ranges:
     """The ranges of the pages that this process reads from the database."""
     ranges: Ranges = []
-    page = Log.page
+    read_page = paging.read_page
 
-    def counting(log: Log, *arguments: Any) -> Page:
-        result = page(log, *arguments)
-        ranges.append((result.start, result.stop))
-        return result
+    def counting(*arguments: Any) -> Page:
+        page = read_page(*arguments)
+        ranges.append((page.start, page.stop))
+        return page
 
-    monkeypatch.setattr(Log, "page", counting)
+    monkeypatch.setattr(paging, "read_page", counting)
     return ranges
 
 
@@ -122,7 +123,7 @@ def _joined(reads: Ranges) -> tuple[int, int]:
 
 TRAINER = """
 import sys, registry
-from registry.storage.log.reader import Log
+from registry.storage.log import paging
 from tests.support.growing_datasets import due, yielded
 
 def refuse(*_):
@@ -130,10 +131,10 @@ def refuse(*_):
 
 with registry.connect(sys.argv[1]) as reg:
     dataset = reg.open("growing")
-    page, Log.page = Log.page, refuse
+    read_page, paging.read_page = paging.read_page, refuse
     epoch = dataset.run("r").epoch(0)
     samples = yielded(epoch)
-    Log.page = page
+    paging.read_page = read_page
     assert samples == due(dataset, epoch)
 """
 
@@ -146,18 +147,18 @@ def test_another_process_reads_no_row_that_the_mirror_has(growing: Dataset, url:
 FORK = """
 import os, signal, sys, threading
 import registry
-from registry.storage.log.reader import Log
+from registry.storage.log import paging
 from tests.support.growing_datasets import due, yielded
 
-page, syncing, forked = Log.page, threading.Event(), threading.Event()
+read_page, syncing, forked = paging.read_page, threading.Event(), threading.Event()
 
 def waiting(*place):
     if threading.current_thread() is not threading.main_thread():
         syncing.set()
         forked.wait()
-    return page(*place)
+    return read_page(*place)
 
-Log.page = waiting
+paging.read_page = waiting
 with registry.connect(sys.argv[1]) as reg:
     dataset = reg.open("growing")
     run = dataset.run("r")

@@ -22,11 +22,12 @@ from registry import Dataset, Page, Registry, Text
 from registry.errors import InvalidURLError, LogGapError, ReplicaBehindError, ReplicaWarning
 from registry.storage.database.retry import logger
 from registry.storage.database.transactions import reading
-from registry.storage.log import reader, replica
+from registry.storage.log import paging, replica
 from registry.storage.log.following import await_growth
 from registry.storage.log.notifications import Pause, listening
 from registry.storage.log.page_queries import fetch
-from registry.storage.log.reader import Log, pages
+from registry.storage.log.paging import pages
+from registry.storage.log.reader import Log
 from registry.storage.log.standby import missing_rows
 from registry.storage.log.watermark import Watermark
 from registry.storage.mirror.mirror import open_mirror
@@ -299,7 +300,7 @@ def read_from(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         hosts.append(str(connection.engine.url.query["host"]))
         return fetch(connection, *range_)
 
-    monkeypatch.setattr(reader, "fetch", recorded)
+    monkeypatch.setattr(paging, "fetch", recorded)
     return hosts
 
 
@@ -307,7 +308,7 @@ def read_from(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stop waiting for a replica soon, and try it again at once."""
     monkeypatch.setattr(replica, "LAG", 0.3)
-    monkeypatch.setattr(reader, "LAG", 0.3)
+    monkeypatch.setattr(paging, "LAG", 0.3)
     monkeypatch.setattr(replica, "RETRY", 0.0)
     monkeypatch.setattr(replica, "_SHARE", 0.0)
 

@@ -15,7 +15,7 @@ from sqlalchemy import event, func, select
 import registry
 from registry import Bytes, ClassLabel, Dataset, Registry
 from registry.errors import InvalidSampleError, RegistryError, SampleNotFoundError
-from registry.samples.splits import buckets
+from registry.samples.buckets import buckets
 from registry.storage.database.models import SampleRow
 from registry.storage.database.transactions import read, reading, writing
 from registry.storage.log import append, bulk_insert, few_rows, writer

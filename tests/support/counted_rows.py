@@ -17,8 +17,8 @@ from registry.catalog.statistics.model import (
     SourceDay,
     Statistics,
 )
+from registry.samples.buckets import buckets
 from registry.samples.features import ClassLabel
-from registry.samples.splits import buckets
 from registry.storage.database.transactions import read
 from registry.storage.log.entries import Entry
 from registry.storage.log.erasures import erased_positions

@@ -13,14 +13,14 @@ import psutil  # type: ignore[import-untyped]
 
 import registry
 from registry import Dataset
-from registry.storage.log import page_queries, reader
+from registry.storage.log import page_queries, paging
 
 Steps = Iterator[object]
 
 
 def pages(dataset: Dataset) -> Steps:
     """Read the log again and again, in pages of a row each."""
-    page_queries.MOST_ROWS = reader.LEAST_ROWS = 1
+    page_queries.MOST_ROWS = paging.LEAST_ROWS = 1
     while True:
         yield from dataset.pages()
 

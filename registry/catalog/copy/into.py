@@ -37,11 +37,11 @@ from registry.storage.database.sql import insert_if_new
 from registry.storage.database.transactions import read, write
 from registry.storage.database.url import masked
 from registry.storage.log.batch import Batch, Report
-from registry.storage.log.hash_chain import GENESIS
 from registry.storage.log.head import Head
 from registry.storage.log.lookup import latest
 from registry.storage.log.reader import Log
 from registry.storage.log.version import Reference, Version
+from registry.storage.log.watermark import GENESIS
 from registry.storage.log.writer import Writer, transact_in
 
 _TAG = "copied-from-"

@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 from sqlalchemy import Connection, Engine, func, select
-from sqlalchemy.orm import aliased
 
 from registry.errors import DatabaseError, DivergenceError
-from registry.samples.splits import buckets
+from registry.samples.buckets import buckets
 from registry.storage.database.models import SampleRow
 from registry.storage.database.retry import retrying
 from registry.storage.database.transactions import writing
@@ -161,7 +160,8 @@ def _gain(connection: Connection, dataset_id: int, rows: Sequence[LogRow]) -> in
     gain = sum(row.record is not None for row in rows)
     if all(row.supersedes is None for row in rows):
         return gain
-    old, new = aliased(SampleRow, name="old"), aliased(SampleRow, name="new")
+    revisions = SampleRow.__table__.alias("new")
+    old, new = SampleRow.__table__.alias("old").c, revisions.c
     # A subquery per row always looks up the primary key. A join could be planned as a scan of the
     # whole table while the statistics are out of date.
     was_alive = (
@@ -171,7 +171,7 @@ def _gain(connection: Connection, dataset_id: int, rows: Sequence[LogRow]) -> in
     )
     replaced = (
         select(func.count())
-        .select_from(new)
+        .select_from(revisions)
         .where(
             new.dataset_id == dataset_id,
             new.position >= rows[0].position,

@@ -13,10 +13,9 @@ from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Engine, Row, func, select
-from sqlalchemy.orm import aliased
 
 from registry.catalog.doctor.finding import Finding, ask
-from registry.samples.splits import buckets
+from registry.samples.buckets import buckets
 from registry.storage.database.models import DatasetRow, HeadRow, SampleRow
 from registry.storage.database.transactions import reading
 
@@ -65,7 +64,7 @@ def _beyond_ascii(dataset_id: int, start: int) -> Any:
 
     In UTF-8, only a text of ASCII has as many bytes as characters.
     """
-    newer = aliased(SampleRow, name="newer")
+    newer = SampleRow.__table__.alias("newer").c
     superseded = select(newer.position).where(
         newer.dataset_id == SampleRow.dataset_id, newer.supersedes == SampleRow.position
     )

@@ -21,7 +21,7 @@ from registry.storage.database.models import (
     SampleRow,
 )
 from registry.storage.database.transactions import reading
-from registry.storage.log.hash_chain import GENESIS
+from registry.storage.log.watermark import GENESIS
 from registry.training.population import Population, count_in_database
 
 WAITING = timedelta(hours=1)

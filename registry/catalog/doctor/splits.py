@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Engine, Row, Select, case, func, select
-from sqlalchemy.orm import aliased
 
 from registry.catalog.doctor.finding import Finding, ask
 from registry.errors import PermissionDeniedError
@@ -116,7 +115,7 @@ def _names(splits: Mapping[str, Interval]) -> list[str]:
 
 def _annotations(dataset: _Dataset) -> Select[Any]:
     """Select the live samples of annotations whose task is known."""
-    newer = aliased(SampleRow, name="newer")
+    newer = SampleRow.__table__.alias("newer").c
     superseded = select(newer.position).where(
         newer.dataset_id == dataset.id, newer.supersedes == SampleRow.position
     )
@@ -189,7 +188,7 @@ def _newest(engine: Engine, dataset: _Dataset) -> _Compared:
 
 def _live(engine: Engine, dataset: _Dataset, after: int, until: int) -> npt.NDArray[np.int64]:
     """Return position, split and size of each live sample at ``[after, until)``, newest first."""
-    newer = aliased(SampleRow, name="newer")
+    newer = SampleRow.__table__.alias("newer").c
     superseded = select(newer.position).where(
         newer.dataset_id == dataset.id, newer.supersedes == SampleRow.position
     )

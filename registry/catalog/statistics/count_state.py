@@ -18,8 +18,7 @@ from xxhash import xxh3_64_hexdigest
 from registry.catalog.statistics.row_facts import CountedLabel
 from registry.catalog.statistics.row_store import StoredFiles, StoredLabel
 from registry.catalog.statistics.tally import Tally
-from registry.storage.log.hash_chain import GENESIS
-from registry.storage.log.watermark import Watermark
+from registry.storage.log.watermark import GENESIS, Watermark
 from registry.storage.mirror.layout import draft_path
 
 FORMAT = 1

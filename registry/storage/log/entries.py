@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Any, TypeVarTuple
+from typing import TYPE_CHECKING, Any, TypeVarTuple
 
 from sqlalchemy import Connection, Row, Select, bindparam, func, select, text, tuple_
 
 from registry.errors import SampleNotFoundError
-from registry.samples.arrays import Positions
 from registry.storage.database.models import SampleRow
 from registry.storage.database.sql import is_any_of
 from registry.storage.log.standby import missing_rows
+
+if TYPE_CHECKING:
+    from registry.samples.arrays import Positions
 
 Columns = TypeVarTuple("Columns")
 

@@ -15,13 +15,13 @@ from sqlalchemy import Connection
 from registry.storage.database.retry import retrying
 from registry.storage.database.transactions import driver
 from registry.storage.log.divergence import check_reader, refuse_other
-from registry.storage.log.hash_chain import GENESIS
 from registry.storage.log.head import Head, head_read, reading_chain, reading_head
 from registry.storage.log.notifications import Pause, listening
 from registry.storage.log.page import Page
-from registry.storage.log.reader import Log, pages
+from registry.storage.log.paging import pages
+from registry.storage.log.reader import Log
 from registry.storage.log.rows_ahead import page_ahead, reading_rows
-from registry.storage.log.watermark import Watermark
+from registry.storage.log.watermark import GENESIS, Watermark
 
 
 @dataclass(frozen=True)

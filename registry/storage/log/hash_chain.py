@@ -20,7 +20,6 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
-GENESIS = bytes(16)
 NONE = -1
 """Stands for "supersedes nothing" wherever positions are kept as plain integers."""
 

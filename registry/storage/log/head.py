@@ -25,7 +25,7 @@ from sqlalchemy.sql import func
 from registry.errors import DatasetDroppedError
 from registry.storage.database.exchange import BYTEA, INT4, INT8, Query, Statement, int4, int8
 from registry.storage.database.models import HeadRow, InboxRow, SampleRow
-from registry.storage.log.hash_chain import GENESIS
+from registry.storage.log.watermark import GENESIS
 
 # Built once: SQLAlchemy needs as long to construct such a statement as SQLite to execute it.
 _DATASET: BindParameter[int] = bindparam("dataset")

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, exists, select
-from sqlalchemy.orm import aliased
 from sqlalchemy.sql import func
 
 from registry.storage.database.models import SampleRow
@@ -76,8 +75,8 @@ def _gain(restored: ColumnElement[bool]) -> Select[Any]:
     )
 
 
-_old = aliased(SampleRow, name="old")
-_new = aliased(SampleRow, name="new")
+_old = SampleRow.__table__.alias("old").c
+_new = SampleRow.__table__.alias("new").c
 _GAIN_FROM_ROW = _gain(
     SampleRow.supersedes.is_not(None)
     & exists().where(

@@ -21,10 +21,9 @@ from registry.storage.database.engine import make_engine
 from registry.storage.database.models import DatasetRow, HeadRow, SampleRow
 from registry.storage.database.transactions import read
 from registry.storage.database.url import masked, parse_url
-from registry.storage.log.hash_chain import GENESIS
 from registry.storage.log.head import chain_and_erasures, chain_at
 from registry.storage.log.notifications import Pause
-from registry.storage.log.watermark import Watermark
+from registry.storage.log.watermark import GENESIS, Watermark
 
 LAG = 5.0
 """Seconds to wait for the replica, at most: for rows to arrive, or for an answer."""

@@ -12,12 +12,11 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection, Engine, and_, bindparam, insert, select
 
 from registry.errors import DatasetDroppedError, DivergenceError, InvalidSampleError
-from registry.samples.projection import Projection
 from registry.samples.schema import Schema
 from registry.storage.database.address import Pickled
 from registry.storage.database.models import HeadRow, SchemaRow
@@ -26,6 +25,9 @@ from registry.storage.database.transactions import read
 from registry.storage.database.url import masked
 from registry.storage.log.head import Head
 from registry.storage.log.standby import missing_rows, refuse_if_behind
+
+if TYPE_CHECKING:
+    from registry.samples.projection import Projection
 
 Result = TypeVar("Result")
 

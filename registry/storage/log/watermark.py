@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, Self
 
+GENESIS = bytes(16)
+"""The chain of a log without rows."""
+
 
 class _End(Protocol):
     @property

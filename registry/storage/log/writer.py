@@ -22,8 +22,8 @@ from typing import Generic, TypeVar
 from sqlalchemy import Connection, Engine
 
 from registry.errors import RegistryError
+from registry.samples.buckets import buckets
 from registry.samples.schema import Schema
-from registry.samples.splits import buckets
 from registry.storage.database.exchange import Query
 from registry.storage.database.retry import PATIENCE, retrying
 from registry.storage.database.transactions import driver, writing

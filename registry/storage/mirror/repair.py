@@ -12,7 +12,8 @@ import numpy as np
 from registry.errors import DivergenceError
 from registry.samples.arrays import Positions
 from registry.storage.log.page import Page
-from registry.storage.log.reader import Log, pages
+from registry.storage.log.paging import pages
+from registry.storage.log.reader import Log
 from registry.storage.log.watermark import Watermark
 from registry.storage.mirror.erase import without_records
 from registry.storage.mirror.in_place import overwrite, row_writes, unit_writes

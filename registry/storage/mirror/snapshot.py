@@ -24,8 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from registry.samples.schema import Schema
-from registry.storage.log.hash_chain import GENESIS, NONE, extend_past
+from registry.storage.log.hash_chain import NONE, extend_past
 from registry.storage.log.schemas import Schemas
+from registry.storage.log.watermark import GENESIS
 from registry.storage.mirror.file_lease import FileLease
 from registry.storage.mirror.layout import (
     ANCHOR,

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 from zlib import crc32
 
-from registry.storage.log.hash_chain import GENESIS
-from registry.storage.log.watermark import Watermark
+from registry.storage.log.watermark import GENESIS, Watermark
 from registry.storage.mirror.layout import ERASED, FILES, SUMMED, file_path
 from registry.storage.mirror.state_file import read_fields, write_fields
 

@@ -26,7 +26,8 @@ from registry.storage.database.transactions import read
 from registry.storage.log.divergence import last_common
 from registry.storage.log.erasures import erased_from
 from registry.storage.log.page import Page
-from registry.storage.log.reader import Log, pages
+from registry.storage.log.paging import pages
+from registry.storage.log.reader import Log
 from registry.storage.log.watermark import Watermark
 from registry.storage.mirror.appender import open_appender
 from registry.storage.mirror.conversion import convert_generation

@@ -1,4 +1,6 @@
-"""The tables, as SQLAlchemy classes. `migrations/` creates them; a test compares the two.
+"""The tables, as classes whose attributes are SQLAlchemy columns.
+
+`migrations/` creates the tables; a test compares the two.
 
 Users may query them with a `sqlalchemy.orm.Session` on a registry's engine, read-only::
 

@@ -5,16 +5,27 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Index, String, text
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    text,
+)
 
 from registry.storage.database.models.base import (
+    DOCUMENT,
+    KEY,
     Base,
-    Count,
-    DatasetKey,
-    Key,
-    Now,
-    Position,
+    UtcDateTime,
+    bigint,
+    counter,
+    inserted_at,
+    of_dataset,
 )
 
 
@@ -23,18 +34,20 @@ class DatasetRow(Base):
 
     __tablename__ = "datasets"
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    uid: Mapped[str] = mapped_column(String(32))
+    id: ColumnElement[int] = Column(Integer, primary_key=True)
+    uid: ColumnElement[str] = Column(String(32), nullable=False)
     """Random; a copy of the dataset has the same uid, a new dataset of its name another."""
-    name: Mapped[str]
-    splits: Mapped[dict[str, Any]]
-    description: Mapped[str] = mapped_column(server_default=text("''"))
-    created_at: Mapped[Now]
-    dropped_at: Mapped[datetime | None]
+    name: ColumnElement[str] = Column(Text, nullable=False)
+    splits: ColumnElement[dict[str, Any]] = Column(DOCUMENT, nullable=False)
+    description: ColumnElement[str] = Column(Text, server_default=text("''"), nullable=False)
+    created_at = inserted_at()
+    dropped_at: ColumnElement[datetime | None] = Column(UtcDateTime)
     """When the dataset was dropped; some of its rows may not be deleted yet."""
-    rejected_retention: Mapped[int] = mapped_column(BigInteger, server_default=str(30 * 24 * 3600))
+    rejected_retention: ColumnElement[int] = Column(
+        BigInteger, server_default=str(30 * 24 * 3600), nullable=False
+    )
     """Seconds for which rejected rows of the inbox are kept."""
-    rejected_quota: Mapped[int] = mapped_column(BigInteger, server_default="100000")
+    rejected_quota: ColumnElement[int] = Column(BigInteger, server_default="100000", nullable=False)
     """Maximum number of rejected rows of the inbox that are kept."""
 
     # Without AUTOINCREMENT, SQLite would give a dropped dataset's id to a new dataset, and with it
@@ -66,17 +79,17 @@ class HeadRow(Base):
 
     __tablename__ = "heads"
 
-    dataset_id: Mapped[DatasetKey]
-    position: Mapped[Count]
+    dataset_id = of_dataset(primary_key=True)
+    position = counter()
     """Number of rows in the log, and so the position of the next one."""
-    live: Mapped[Count]
+    live = counter()
     """Number of live samples."""
-    chain: Mapped[bytes]
+    chain: ColumnElement[bytes] = Column(LargeBinary, nullable=False)
     """Hash chain over all rows of the log."""
-    updated_at: Mapped[Now]
-    erased: Mapped[Count]
+    updated_at = inserted_at()
+    erased = counter()
     """Number of this dataset's rows in `ErasureRow`."""
-    schema: Mapped[int] = mapped_column(server_default="0")
+    schema: ColumnElement[int] = Column(Integer, server_default="0", nullable=False)
     """Number of the schema in force, one of the dataset's in `SchemaRow`."""
 
     __table_args__ = ({"postgresql_with": {"fillfactor": 10}},)
@@ -87,12 +100,12 @@ class SchemaRow(Base):
 
     __tablename__ = "schemas"
 
-    dataset_id: Mapped[DatasetKey]
-    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    since: Mapped[Position]
-    features: Mapped[dict[str, Any]]
+    dataset_id = of_dataset(primary_key=True)
+    number: ColumnElement[int] = Column(Integer, primary_key=True, autoincrement=False)
+    since = bigint()
+    features: ColumnElement[dict[str, Any]] = Column(DOCUMENT, nullable=False)
     """As JSON; a feature that was added has its default, too (see `samples/schema.py`)."""
-    created_at: Mapped[Now]
+    created_at = inserted_at()
 
 
 class TagRow(Base):
@@ -100,12 +113,12 @@ class TagRow(Base):
 
     __tablename__ = "tags"
 
-    dataset_id: Mapped[DatasetKey]
-    name: Mapped[Key] = mapped_column(primary_key=True)
-    position: Mapped[Position]
-    chain: Mapped[bytes]
-    schema: Mapped[int]
-    live: Mapped[Position]
+    dataset_id = of_dataset(primary_key=True)
+    name: ColumnElement[str] = Column(KEY, primary_key=True)
+    position = bigint()
+    chain: ColumnElement[bytes] = Column(LargeBinary, nullable=False)
+    schema: ColumnElement[int] = Column(Integer, nullable=False)
+    live = bigint()
     """Number of live samples of the version."""
-    created_at: Mapped[Now]
-    note: Mapped[str] = mapped_column(server_default=text("''"))
+    created_at = inserted_at()
+    note: ColumnElement[str] = Column(Text, server_default=text("''"), nullable=False)

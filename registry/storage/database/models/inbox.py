@@ -5,10 +5,23 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Index, text
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Index,
+    Text,
+    text,
+)
 
-from registry.storage.database.models.base import Base, DatasetId, Now, OptionalKey, Serial
+from registry.storage.database.models.base import (
+    DOCUMENT,
+    KEY,
+    Base,
+    UtcDateTime,
+    inserted_at,
+    of_dataset,
+    serial,
+)
 
 
 class InboxRow(Base):
@@ -16,19 +29,19 @@ class InboxRow(Base):
 
     __tablename__ = "inbox"
 
-    id: Mapped[Serial]
-    dataset_id: Mapped[DatasetId]
-    key: Mapped[OptionalKey]
-    fields: Mapped[dict[str, Any] | None]
+    id = serial()
+    dataset_id = of_dataset()
+    key: ColumnElement[str | None] = Column(KEY)
+    fields: ColumnElement[dict[str, Any] | None] = Column(DOCUMENT)
     """The sample as JSON (see `samples/json_codec.py`)."""
-    action: Mapped[str] = mapped_column(server_default="insert")
+    action: ColumnElement[str] = Column(Text, server_default="insert", nullable=False)
     """A trigger refuses an unknown one when the row is inserted."""
-    source: Mapped[str | None]
-    created_at: Mapped[Now]
-    error: Mapped[str | None]
+    source: ColumnElement[str | None] = Column(Text)
+    created_at = inserted_at()
+    error: ColumnElement[str | None] = Column(Text)
     """Why the row was rejected; NULL while it waits."""
-    rejected_at: Mapped[datetime | None]
-    group_key: Mapped[OptionalKey]
+    rejected_at: ColumnElement[datetime | None] = Column(UtcDateTime)
+    group_key: ColumnElement[str | None] = Column(KEY)
     """The sample's group; NULL if the row names none."""
 
     __table_args__ = (

@@ -5,11 +5,27 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, PrimaryKeyConstraint, UniqueConstraint
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    PrimaryKeyConstraint,
+    Text,
+    UniqueConstraint,
+)
 
-from registry.storage.database.models.base import Base, Count, DatasetId, DatasetKey, Now, Position
+from registry.storage.database.models.base import (
+    OPTIONAL_DOCUMENT,
+    Base,
+    UtcDateTime,
+    bigint,
+    counter,
+    inserted_at,
+    of_dataset,
+)
 
 
 class RunRow(Base):
@@ -17,22 +33,20 @@ class RunRow(Base):
 
     __tablename__ = "runs"
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    dataset_id: Mapped[DatasetId]
-    name: Mapped[str]
-    seed: Mapped[Position]
-    split: Mapped[str | None]
-    policy: Mapped[str]
-    consumed: Mapped[Count]
-    created_at: Mapped[Now]
-    conditions: Mapped[dict[str, Any] | None] = mapped_column(
-        JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
-    )
+    id: ColumnElement[int] = Column(Integer, primary_key=True)
+    dataset_id = of_dataset()
+    name: ColumnElement[str] = Column(Text, nullable=False)
+    seed = bigint()
+    split: ColumnElement[str | None] = Column(Text)
+    policy: ColumnElement[str] = Column(Text, nullable=False)
+    consumed = counter()
+    created_at = inserted_at()
+    conditions: ColumnElement[dict[str, Any] | None] = Column(OPTIONAL_DOCUMENT)
     """What the run's samples have in common, as JSON; NULL if it takes all of its split."""
-    watermark: Mapped[int | None] = mapped_column(BigInteger)
+    watermark: ColumnElement[int | None] = Column(BigInteger)
     """Where the log ends for a run on a version, with its chain and schema; NULL for others."""
-    chain: Mapped[bytes | None]
-    schema: Mapped[int | None]
+    chain: ColumnElement[bytes | None] = Column(LargeBinary)
+    schema: ColumnElement[int | None] = Column(Integer)
 
     __table_args__ = (UniqueConstraint("dataset_id", "name"),)
 
@@ -46,10 +60,10 @@ class RemovedRunRow(Base):
 
     __tablename__ = "removed_runs"
 
-    dataset_id: Mapped[DatasetKey]
-    name: Mapped[str] = mapped_column(primary_key=True)
-    created_at: Mapped[datetime] = mapped_column(primary_key=True)
-    removed_at: Mapped[Now]
+    dataset_id = of_dataset(primary_key=True)
+    name: ColumnElement[str] = Column(Text, primary_key=True)
+    created_at: ColumnElement[datetime] = Column(UtcDateTime, primary_key=True)
+    removed_at = inserted_at()
 
 
 class EpochRow(Base):
@@ -60,16 +74,16 @@ class EpochRow(Base):
 
     __tablename__ = "epochs"
 
-    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
-    number: Mapped[Position]
-    since: Mapped[Position]
-    watermark: Mapped[Position]
-    chain: Mapped[bytes]
-    size: Mapped[Position]
-    start: Mapped[Position]
-    pinned_at: Mapped[Now]
-    schema: Mapped[int] = mapped_column(server_default="0")
-    older: Mapped[int | None] = mapped_column(BigInteger)
+    run_id: ColumnElement[int] = Column(ForeignKey("runs.id", ondelete="CASCADE"), nullable=False)
+    number = bigint()
+    since = bigint()
+    watermark = bigint()
+    chain: ColumnElement[bytes] = Column(LargeBinary, nullable=False)
+    size = bigint()
+    start = bigint()
+    pinned_at = inserted_at()
+    schema: ColumnElement[int] = Column(Integer, server_default="0", nullable=False)
+    older: ColumnElement[int | None] = Column(BigInteger)
     """Number of older samples that a replay of a run with conditions draws from."""
 
     __table_args__ = (PrimaryKeyConstraint("run_id", "number"),)

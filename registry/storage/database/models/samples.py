@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Index, PrimaryKeyConstraint, UniqueConstraint, text
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Index,
+    Integer,
+    LargeBinary,
+    PrimaryKeyConstraint,
+    Text,
+    UniqueConstraint,
+    text,
+)
 
 from registry.storage.database.models.base import (
+    KEY,
     Base,
-    DatasetKey,
-    Key,
-    Now,
-    OptionalKey,
-    Position,
+    bigint,
+    inserted_at,
+    of_dataset,
 )
 
 
@@ -25,23 +34,23 @@ class SampleRow(Base):
 
     __tablename__ = "samples"
 
-    position: Mapped[Position]
-    dataset_id: Mapped[int]
-    bucket: Mapped[int]
-    record: Mapped[bytes | None]
+    position = bigint()
+    dataset_id: ColumnElement[int] = Column(Integer, nullable=False)
+    bucket: ColumnElement[int] = Column(Integer, nullable=False)
+    record: ColumnElement[bytes | None] = Column(LargeBinary)
     """The packed sample (see `samples/codec.py`), NULL for a retraction, empty if erased."""
-    chain: Mapped[bytes]
-    supersedes: Mapped[Position | None]
+    chain: ColumnElement[bytes] = Column(LargeBinary, nullable=False)
+    supersedes: ColumnElement[int | None] = Column(BigInteger)
     """Position of the previous revision of the same key, NULL for the first."""
-    source: Mapped[str | None]
-    key: Mapped[Key]
-    created_at: Mapped[Now]
-    group_key: Mapped[OptionalKey]
+    source: ColumnElement[str | None] = Column(Text)
+    key: ColumnElement[str] = Column(KEY, nullable=False)
+    created_at = inserted_at()
+    group_key: ColumnElement[str | None] = Column(KEY)
     """What the key belongs to, such as a task or a patient; NULL if nothing.
 
     It determines the bucket in place of the key, and all revisions of a key have the same one.
     """
-    live: Mapped[int | None] = mapped_column(BigInteger)
+    live: ColumnElement[int | None] = Column(BigInteger)
     """Number of live samples after this row, in the last row of a commit, and in some before."""
 
     __table_args__ = (
@@ -74,9 +83,9 @@ class ErasureRow(Base):
 
     __tablename__ = "erasures"
 
-    dataset_id: Mapped[DatasetKey]
-    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    position: Mapped[Position]
-    erased_at: Mapped[Now]
+    dataset_id = of_dataset(primary_key=True)
+    number: ColumnElement[int] = Column(BigInteger, primary_key=True, autoincrement=False)
+    position = bigint()
+    erased_at = inserted_at()
 
     __table_args__ = (UniqueConstraint("dataset_id", "position"),)

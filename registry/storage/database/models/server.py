@@ -5,11 +5,30 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, Index, PrimaryKeyConstraint, UniqueConstraint, false, text
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import (
+    Boolean,
+    Column,
+    ColumnElement,
+    Index,
+    Integer,
+    LargeBinary,
+    PrimaryKeyConstraint,
+    Text,
+    UniqueConstraint,
+    false,
+    text,
+)
 
-from registry.storage.database.models.base import Base, DatasetId, Key, Now, OptionalKey, Serial
+from registry.storage.database.models.base import (
+    DOCUMENT,
+    KEY,
+    OPTIONAL_DOCUMENT,
+    Base,
+    UtcDateTime,
+    inserted_at,
+    of_dataset,
+    serial,
+)
 
 
 class ToolAnnotationRow(Base):
@@ -21,18 +40,16 @@ class ToolAnnotationRow(Base):
 
     __tablename__ = "tool_annotations"
 
-    dataset_id: Mapped[DatasetId]
-    tool: Mapped[str]
-    annotation: Mapped[Key]
-    updated_at: Mapped[datetime | None]
-    deleted: Mapped[bool] = mapped_column(server_default=false())
-    key: Mapped[OptionalKey]
-    task: Mapped[OptionalKey]
+    dataset_id = of_dataset()
+    tool: ColumnElement[str] = Column(Text, nullable=False)
+    annotation: ColumnElement[str] = Column(KEY, nullable=False)
+    updated_at: ColumnElement[datetime | None] = Column(UtcDateTime)
+    deleted: ColumnElement[bool] = Column(Boolean, server_default=false(), nullable=False)
+    key: ColumnElement[str | None] = Column(KEY)
+    task: ColumnElement[str | None] = Column(KEY)
     """The group of the annotation's task; NULL if no event has named the task yet."""
-    annotator: Mapped[str | None]
-    fields: Mapped[dict[str, Any] | None] = mapped_column(
-        JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
-    )
+    annotator: ColumnElement[str | None] = Column(Text)
+    fields: ColumnElement[dict[str, Any] | None] = Column(OPTIONAL_DOCUMENT)
     """Values that one sample per task is decided from, as JSON (see `samples/json_codec.py`)."""
 
     __table_args__ = (
@@ -54,11 +71,13 @@ class WebhookRow(Base):
 
     __tablename__ = "webhooks"
 
-    dataset_id: Mapped[DatasetId]
-    tool: Mapped[str]
-    mapping: Mapped[dict[str, Any]]
-    created_at: Mapped[Now]
-    options: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    dataset_id = of_dataset()
+    tool: ColumnElement[str] = Column(Text, nullable=False)
+    mapping: ColumnElement[dict[str, Any]] = Column(DOCUMENT, nullable=False)
+    created_at = inserted_at()
+    options: ColumnElement[dict[str, Any]] = Column(
+        DOCUMENT, server_default=text("'{}'"), nullable=False
+    )
 
     __table_args__ = (PrimaryKeyConstraint("dataset_id", "tool"),)
 
@@ -72,12 +91,12 @@ class DeliveryRow(Base):
 
     __tablename__ = "deliveries"
 
-    id: Mapped[Serial]
-    dataset_id: Mapped[DatasetId]
-    tool: Mapped[str]
-    event: Mapped[str]
-    digest: Mapped[bytes]
-    received_at: Mapped[Now]
+    id = serial()
+    dataset_id = of_dataset()
+    tool: ColumnElement[str] = Column(Text, nullable=False)
+    event: ColumnElement[str] = Column(Text, nullable=False)
+    digest: ColumnElement[bytes] = Column(LargeBinary, nullable=False)
+    received_at = inserted_at()
 
     __table_args__ = (UniqueConstraint("dataset_id", "tool", "digest"),)
 
@@ -90,11 +109,11 @@ class TokenRow(Base):
 
     __tablename__ = "tokens"
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(unique=True)
-    digest: Mapped[bytes] = mapped_column(unique=True)
-    dataset: Mapped[str | None]
-    rights: Mapped[str]
-    created_at: Mapped[Now]
-    expires_at: Mapped[datetime | None]
-    revoked_at: Mapped[datetime | None]
+    id: ColumnElement[int] = Column(Integer, primary_key=True)
+    name: ColumnElement[str] = Column(Text, unique=True, nullable=False)
+    digest: ColumnElement[bytes] = Column(LargeBinary, unique=True, nullable=False)
+    dataset: ColumnElement[str | None] = Column(Text)
+    rights: ColumnElement[str] = Column(Text, nullable=False)
+    created_at = inserted_at()
+    expires_at: ColumnElement[datetime | None] = Column(UtcDateTime)
+    revoked_at: ColumnElement[datetime | None] = Column(UtcDateTime)
