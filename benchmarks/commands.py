@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -11,8 +12,8 @@ import registry
 from benchmarks.data import NUMBERS
 from benchmarks.measure import Bench, Result, Work, compare, duration, interleave, ready
 
-LIBRARIES = "import sqlalchemy.orm, numpy, typer, pydantic"
-"""What the models, features and commands are made of. Typer needs pydantic for each option."""
+LIBRARIES = "import sqlalchemy.dialects.sqlite, typer, pydantic, rich.table"
+"""What the command needs of its libraries. Typer needs pydantic for each option."""
 
 
 def commands(bench: Bench) -> list[Result]:
@@ -40,8 +41,14 @@ def commands(bench: Bench) -> list[Result]:
 
 
 def _process(*arguments: str) -> Work:
+    # The first round, which does not count, writes the bytecode, as an installation does.
+    environment = {**os.environ}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+
     def work() -> int:
-        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, env=environment
+        )
         return 1
 
     return work
