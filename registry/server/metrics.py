@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.registry import Collector
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -59,6 +60,10 @@ class Metrics:
         self.events = counter(
             "registry_webhook_events", "Webhook deliveries.", ["dataset", "tool", "outcome"]
         )
+
+    def add(self, collector: Collector) -> None:
+        """Add what has metrics of its own."""
+        self._registry.register(collector)
 
     def text(self) -> bytes:
         return generate_latest(self._registry)

@@ -14,6 +14,7 @@ from registry.errors import DatasetDroppedError, DatasetNotFoundError, RegistryE
 from registry.io.row_media import is_named
 from registry.server.auth import Authenticator
 from registry.server.connections import OpenConnections
+from registry.server.data_metrics import DataMetrics
 from registry.server.group_commit import GroupCommitter
 from registry.server.media_events import MediaEvents
 from registry.server.metrics import Metrics
@@ -84,6 +85,7 @@ class Service:
         self.pools = ThreadPools(settings.database_timeout)
         self.media_events = MediaEvents(settings, self.pools)
         self.counts = BackgroundCounts()
+        self.data_metrics = DataMetrics(registry, self.metrics, self.counts)
         self.auth = Authenticator(registry, settings, self.pools)
         self.bodies = BodyReader(settings, self.metrics)
         address = address_of(registry.engine.url)
@@ -128,5 +130,6 @@ class Service:
     def close(self) -> None:
         """Shut the thread pools down. All requests must have been answered."""
         self.media_events.close()
+        self.data_metrics.close()
         self.counts.close()
         self.pools.close()

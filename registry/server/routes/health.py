@@ -43,4 +43,4 @@ async def prometheus(request: Request) -> Response:
     service = service_of(request)
     # For all datasets: the metrics name each of them.
     await service.auth.require(request, "read", None)
-    return Response(service.metrics.text(), media_type=metrics.MEDIA_TYPE)
+    return Response(await service.data_metrics.text(), media_type=metrics.MEDIA_TYPE)
