@@ -70,7 +70,7 @@ def serve(  # noqa: PLR0913, PLR0917  # all of them are options
     fetch: Prefixes = None,
     url: Url = None,
 ) -> None:
-    """Serve labeling tools over HTTP: samples, webhooks, health and metrics."""
+    """Serve tools and people over HTTP: samples, webhooks, pages, health and metrics."""
     try:
         # Imported here: they need an extra, which the other commands must work without.
         from registry.server import serve as server  # noqa: PLC0415

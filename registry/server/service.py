@@ -18,7 +18,6 @@ from registry.server.data_metrics import DataMetrics
 from registry.server.group_commit import GroupCommitter
 from registry.server.media_events import MediaEvents
 from registry.server.metrics import Metrics
-from registry.server.pages.recent_statistics import RecentStatistics
 from registry.server.pages.session_key import session_key
 from registry.server.pages.sessions import Sessions
 from registry.server.request_body import BodyReader
@@ -90,7 +89,6 @@ class Service:
         self.bodies = BodyReader(settings, self.metrics)
         address = address_of(registry.engine.url)
         self.sessions = Sessions(session_key(cache_folder()), address, settings.session_seconds)
-        self.statistics = RecentStatistics()
         self._datasets: dict[str, OpenDataset] = {}
         self._committers: dict[str, GroupCommitter] = {}
 

@@ -20,7 +20,10 @@ COUNTED_BEHIND = 1 << 17
 FRESH = 1.0
 """Seconds for which statistics are returned again: a dataset that grows all the time is counted
 once in this time, however many requests ask for it."""
-_KEPT = 64
+UNCHANGED = 60.0
+"""Seconds for which they are where the log has no new rows: it may have been altered, or restored
+from a backup."""
+_KEPT = 256
 
 logger = logging.getLogger(__name__)
 logger.addHandler(logging.NullHandler())
@@ -39,8 +42,10 @@ class BackgroundCounts:
         self._recent: OrderedDict[_Key, tuple[float, Statistics]] = OrderedDict()
         self._closed = Event()
 
-    def of(self, dataset: Dataset) -> Statistics:
+    def of(self, dataset: Dataset, position: int | None = None) -> Statistics:
         """Return the statistics of a dataset or of a version, at most `FRESH` seconds old.
+
+        If the log is known to end at ``position``, those of all its rows are used for `UNCHANGED`.
 
         Where there are many new rows, they are those of the rows that were counted so far, and the
         rest is counted in the background. Raises `StatisticsError` as `statistics_of` does. Blocks.
@@ -48,9 +53,11 @@ class BackgroundCounts:
         key = _key(dataset)
         with self._lock:
             counted_at, recent = self._recent.get(key, (0.0, None))
-            fresh = time.monotonic() - counted_at < FRESH or key in self._counting
-            if recent is not None and fresh:
-                return recent
+            if recent is not None:
+                unchanged = recent.complete and recent.until == position
+                age = time.monotonic() - counted_at
+                if age < (UNCHANGED if unchanged else FRESH) or key in self._counting:
+                    return recent
             # Others take the statistics from before meanwhile.
             self._counting.add(key)
         try:

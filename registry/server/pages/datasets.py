@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -11,11 +12,13 @@ from fastapi import APIRouter, Request, Response
 
 from registry.catalog.dataset import Dataset
 from registry.catalog.overview import MOST_COUNTED, DatasetOverview, overview
+from registry.catalog.statistics.count import StatisticsError
 from registry.catalog.statistics.model import Statistics
 from registry.server.pages.viewer import Viewer, show, viewer_of
 from registry.server.routes.datasets import service_of
 from registry.server.service import Service
 
+logger = logging.getLogger("registry.server")
 router = APIRouter(include_in_schema=False)
 
 DAYS: Final = 30
@@ -23,30 +26,36 @@ DAYS: Final = 30
 
 
 @dataclass(frozen=True)
-class _Line:
-    """A dataset on the page.
+class _Growth:
+    """What was counted of a dataset.
 
     ``trend`` has its live samples at the end of each of the last days. ``grown`` is by how many
     they grew in this time, ``stored`` the bytes of all its rows. ``counted`` is the share of rows
     that these three are of, 1 for all.
     """
 
-    overview: DatasetOverview
     trend: Sequence[int]
     grown: int
     stored: int
     counted: float
 
     @classmethod
-    def of(cls, dataset: DatasetOverview, statistics: Statistics) -> _Line:
+    def of(cls, statistics: Statistics) -> _Growth:
         trend = _trend(statistics, datetime.now(UTC).date())
         return cls(
-            dataset,
             trend[1:],
             trend[-1] - trend[0],
             statistics.stored_bytes,
             statistics.position / statistics.until if statistics.until else 1,
         )
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A dataset on the page; ``growth`` is None where the folder of the counts is unusable."""
+
+    overview: DatasetOverview
+    growth: _Growth | None
 
 
 @router.get("/")
@@ -63,9 +72,9 @@ def _values(service: Service, viewer: Viewer) -> dict[str, Any]:
     }
     return {
         "lines": [
-            _Line.of(readable[dataset.id], _statistics(service, dataset, readable[dataset.id]))
+            _Line(readable[dataset.id], _growth(service, dataset, readable[dataset.id].position))
             for dataset in service.registry.datasets()
-            # Not one that was created, or renamed, since the overview was read.
+            # Not one that was created since the overview was read.
             if dataset.id in readable
         ],
         "total": sum(each.live for each in readable.values()),
@@ -75,8 +84,13 @@ def _values(service: Service, viewer: Viewer) -> dict[str, Any]:
     }
 
 
-def _statistics(service: Service, dataset: Dataset, known: DatasetOverview) -> Statistics:
-    return service.statistics.of(dataset, known.position)
+def _growth(service: Service, dataset: Dataset, position: int) -> _Growth | None:
+    try:
+        return _Growth.of(service.counts.of(dataset, position))
+    except StatisticsError as error:
+        # The page has more to say than this; only its numbers of growth are missing.
+        logger.warning("%s", error)
+        return None
 
 
 def _trend(statistics: Statistics, today: date) -> list[int]:
