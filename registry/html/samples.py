@@ -36,6 +36,7 @@ _INLINE = 64
 """The longer side of an array, in items, up to which its picture is part of the page."""
 _COARSE = 96
 """The longer side of an image, in pixels, up to which it is enlarged, pixel by pixel."""
+_LABEL_WIDTH = 38.0
 _LISTED = 12
 """Numbers that are listed."""
 _TIMES = "\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}"
@@ -54,9 +55,18 @@ class DrawnBox:
     changed: bool
 
     @property
+    def label_width(self) -> float:
+        """The room for the label: the width of the box, but enough for a short word."""
+        return max(self.width, _LABEL_WIDTH)
+
+    @property
+    def label_left(self) -> float:
+        return max(0.0, self.left + min(0.0, 100 - self.left - self.label_width))
+
+    @property
     def at_right(self) -> bool:
         """Whether the label ends at the right side of the box: there is no room to its right."""
-        return self.left > 60
+        return self.label_left < self.left
 
     @property
     def at_top(self) -> bool:
@@ -114,6 +124,7 @@ class Words:
     parts: list[Part]
     left_out: int = 0
     """Characters that are not shown."""
+    caption: str = ""
     changed: bool = False
 
 
@@ -125,6 +136,7 @@ class ClassName:
     name: str
     text: str
     color: int
+    caption: str = ""
     changed: bool = False
 
 
@@ -159,6 +171,7 @@ class Style:
 
 
 GALLERY = Style()
+COMPACT = Style(side=112, characters=140)
 SAMPLE = Style(side=480, characters=20_000, boxes=500, whole=True)
 
 
@@ -206,7 +219,7 @@ class _Drawer:
             index = int(value)
             named = feature.names is not None and 0 <= index < feature.count
             text = feature.names[index] if feature.names and named else str(index)
-            return ClassName(name, text, index % COLORS, changed)
+            return ClassName(name, text, index % COLORS, changed=changed)
         if isinstance(value, bytes):
             more = "…" if len(value) > _LISTED else ""
             text = value[:_LISTED].hex(" ") + more
@@ -252,7 +265,7 @@ class _Drawer:
         parts = [Part(text[:limit])] if text else []
         if changed and self.older is not None and isinstance(self.older.get(name), str):
             parts = text_difference(self.older[name][:limit], text[:limit])
-        return Words(name, parts, max(0, len(text) - limit), changed)
+        return Words(name, parts, max(0, len(text) - limit), changed=changed)
 
     def _array(self, name: str, array: np.ndarray[Any, Any], *, changed: bool) -> Drawing:
         shape = _TIMES.join(map(str, array.shape))
@@ -338,13 +351,15 @@ def _equal(older: Mapping[str, Any], newer: Mapping[str, Any], name: str) -> boo
 
 
 def _listed(array: np.ndarray[Any, Any]) -> str:
+    if not array.size:
+        return "empty"
     if array.ndim > 1:
         row = [f"[{_listed(each)}]" for each in array[:4]] if array.ndim == 2 else []
         if row and array.shape[1] <= _LISTED:
             return ", ".join(row) + (f" … {len(array):,} in all" if len(array) > 4 else "")
         return _range(array)
     items = [_number(item) for item in array.reshape(-1)[:_LISTED].tolist()]
-    return ", ".join(items) + (" …" if array.size > _LISTED else "") if items else "empty"
+    return ", ".join(items) + (" …" if array.size > _LISTED else "")
 
 
 def _range(array: np.ndarray[Any, Any]) -> str:

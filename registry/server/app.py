@@ -13,8 +13,9 @@ from starlette.routing import Match
 from registry.catalog.registry import Registry
 from registry.errors import RegistryError
 from registry.server.middleware import RequestMiddleware
+from registry.server.pages import dataset as dataset_page
 from registry.server.pages import datasets as datasets_page
-from registry.server.pages import login, rejected, static
+from registry.server.pages import login, rejected, runs, sample, static
 from registry.server.pages.errors import answer_problem
 from registry.server.problems import Problem, problem_of
 from registry.server.routes import datasets, health, inbox, webhooks
@@ -52,7 +53,7 @@ def application(registry: Registry, settings: ServerSettings | None = None) -> F
     app.state.service = service
     # Outermost of the application's own middleware, so that it measures every answer.
     app.add_middleware(RequestMiddleware, service=service)
-    pages = (datasets_page, rejected, login, static)
+    pages = (datasets_page, dataset_page, sample, runs, rejected, login, static)
     for routes in (datasets, inbox, webhooks, health, *pages):
         app.include_router(routes.router)
     return app

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from registry.catalog.dataset import Dataset
+from registry.catalog.epoch_comparisons import EpochComparisons
 from registry.catalog.registry import Registry
 from registry.catalog.rename import id_of
 from registry.catalog.statistics.background import BackgroundCounts
@@ -85,6 +86,7 @@ class Service:
         self.media_events = MediaEvents(settings, self.pools)
         self.counts = BackgroundCounts()
         self.data_metrics = DataMetrics(registry, self.metrics, self.counts)
+        self.comparisons = EpochComparisons()
         self.auth = Authenticator(registry, settings, self.pools)
         self.bodies = BodyReader(settings, self.metrics)
         address = address_of(registry.engine.url)
@@ -130,4 +132,5 @@ class Service:
         self.media_events.close()
         self.data_metrics.close()
         self.counts.close()
+        self.comparisons.close()
         self.pools.close()

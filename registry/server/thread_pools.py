@@ -16,12 +16,14 @@ READERS = 16
 WRITERS = 16
 PARSERS = 2
 """Parsing holds the GIL: more threads would not be faster, but hold more bodies in memory."""
+DRAWERS = 2
+"""Each may hold an image of 100 MB in memory while it makes a thumbnail."""
 _LARGE_BODY = 1 << 16
 """Bytes of a body from which parsing would block the event loop for about a millisecond."""
 
 
 class ThreadPools:
-    """Separate pools for reads, writes and parsing, so that none waits for the threads of another.
+    """Separate pools for reads, writes, parsing and images, which do not wait for each other.
 
     ``timeout`` is how long a request waits, in seconds. A thread cannot be cancelled: its work
     continues after the request has been answered with 503.
@@ -32,6 +34,7 @@ class ThreadPools:
         self._readers = ThreadPoolExecutor(READERS, "registry-read")
         self.writers = ThreadPoolExecutor(WRITERS, "registry-write")
         self._parsers = ThreadPoolExecutor(PARSERS, "registry-parse")
+        self._drawers = ThreadPoolExecutor(DRAWERS, "registry-draw")
 
     async def read(
         self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
@@ -40,6 +43,15 @@ class ThreadPools:
         loop = asyncio.get_running_loop()
         return await self.in_time(
             loop.run_in_executor(self._readers, lambda: work(*args, **kwargs))
+        )
+
+    async def draw(
+        self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Result:
+        """Return the result of ``work``, which decodes an image, as `read` does."""
+        loop = asyncio.get_running_loop()
+        return await self.in_time(
+            loop.run_in_executor(self._drawers, lambda: work(*args, **kwargs))
         )
 
     async def write(
@@ -71,5 +83,6 @@ class ThreadPools:
         """Shut the pools down without waiting: a thread may wait for a database that is down."""
         self._readers.shutdown(wait=False, cancel_futures=True)
         self._parsers.shutdown(wait=False, cancel_futures=True)
+        self._drawers.shutdown(wait=False, cancel_futures=True)
         # Queued writes are not cancelled: each may be a commit of many requests.
         self.writers.shutdown(wait=False)

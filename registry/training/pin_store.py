@@ -195,11 +195,15 @@ def last(engine: Engine, run: RunSettings) -> Pin | None:
     return read(engine, _find, _LAST, run, {})
 
 
-def newest(engine: Engine, run: RunSettings, count: int) -> list[PinnedEpoch]:
-    """Read the rows of the last ``count`` epochs, in their order."""
+def newest(
+    engine: Engine, run: RunSettings, count: int, before: int | None = None
+) -> list[PinnedEpoch]:
+    """Read the rows of the last ``count`` epochs before a number, in their order."""
     query = (
         select(EpochRow)
-        .where(EpochRow.run_id == run.id)
+        .where(
+            EpochRow.run_id == run.id, EpochRow.number <= (END if before is None else before) - 1
+        )
         .order_by(EpochRow.number.desc())
         .limit(count)
     )

@@ -126,6 +126,10 @@ class Run(NotAnArray):
         """Read the last ``count`` pinned epochs from the database, in their order."""
         return pin_store.newest(self.log.engine, self._settings, count)
 
+    def epochs_before(self, number: int | None, count: int) -> list[PinnedEpoch]:
+        """Read the last ``count`` pinned epochs before a number, in their order; None: of all."""
+        return pin_store.newest(self.log.engine, self._settings, count, number)
+
     def lineage(self, number: SupportsIndex) -> EpochLineage:
         """Return what a pinned epoch was made of: its version, and its samples by their origin.
 

@@ -14,6 +14,9 @@
   const color = (name) =>
     getComputedStyle(document.querySelector(".registry")).getPropertyValue(name).trim();
 
+  const span = ({ labels }) =>
+    (new Date(labels[labels.length - 1]) - new Date(labels[0])) / 86_400_000;
+
   function traces(chart) {
     const rows = chart.kind === "rows";
     // By their indexes: two labels may be equal once they are cut, and Plotly would merge them.
@@ -50,7 +53,9 @@
       automargin: true, fixedrange: false,
     };
     const labels = chart.days
-      ? { ...axis, type: "date", showgrid: false, hoverformat: "%Y-%m-%d" }
+      ? { ...axis, type: "date", showgrid: false, hoverformat: "%Y-%m-%d",
+          // In one line: Plotly styles the lines of a text by attributes, which the policy refuses.
+          tickformat: span(chart) > 400 ? "%b %Y" : "%b %-d" }
       : {
           ...axis, showgrid: false, fixedrange: true,
           tickvals: chart.labels.map((_, index) => index),

@@ -1,0 +1,292 @@
+"""The pages of the runs of a dataset: which there are, and the epochs of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query, Request, Response
+
+from registry.catalog.dataset import Dataset
+from registry.catalog.epoch_changes import Composition, EpochChanges
+from registry.catalog.epoch_origins import EpochOrigins, epoch_origins
+from registry.errors import EpochError, ErasedError, RunNotFoundError
+from registry.html.chart import Chart, Series
+from registry.samples.features import ClassLabel
+from registry.samples.schema import Schema
+from registry.server.pages.dataset import frame
+from registry.server.pages.paths import dataset_path, run_path
+from registry.server.pages.viewer import show, viewer_of
+from registry.server.problems import Problem
+from registry.server.routes.datasets import service_of
+from registry.server.service import Service
+from registry.training.pin_store import Pin, PinnedEpoch
+from registry.training.run import Run
+
+router = APIRouter(include_in_schema=False)
+
+_RUNS: Final = 50
+"""Runs of a page."""
+_EPOCHS: Final = 25
+"""Epochs of a page."""
+
+_Number = Annotated[int | None, Query(ge=0, lt=1 << 63)]
+
+
+@dataclass(frozen=True)
+class _RunLine:
+    """A run on the page of all runs; ``sizes`` are those of its newest epochs, in their order."""
+
+    run: Run
+    url: str
+    last: Pin | None
+    consumed: int
+    sizes: Sequence[int]
+
+
+@dataclass(frozen=True)
+class _EpochLine:
+    """An epoch of a run. Its origins are None where they are not known."""
+
+    pin: Pin
+    pinned_at: Any
+    version: str
+    version_url: str
+    origins: EpochOrigins | None
+    rows: int
+    compare_url: str | None
+    consumed: float
+    """The share of its samples that was trained on."""
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """How many samples of a class or source came and went."""
+
+    name: str
+    came: int
+    went: int
+
+
+@router.get("/datasets/{name}/runs")
+async def runs_page(
+    name: str,
+    request: Request,
+    after: str = "",
+    run: str | None = None,
+    before: _Number = None,
+) -> Response:
+    """Show the runs of a dataset, in the order of their names."""
+    if run is not None:
+        return await _show_run(name, run, request, before, None, None)
+    viewer = await viewer_of(request, name)
+    dataset = await service_of(request).open(name)
+    return await show(
+        request,
+        viewer,
+        "runs.html",
+        lambda: dataset.use(lambda opened: _runs(opened, name, after)),
+    )
+
+
+@router.get("/datasets/{name}/runs/{run:key}")
+async def run_page(
+    name: str,
+    run: str,
+    request: Request,
+    before: _Number = None,
+    since: _Number = None,
+    until: _Number = None,
+) -> Response:
+    """Show a run's epochs, the newest first, and what changed from one epoch to another."""
+    return await _show_run(name, run, request, before, since, until)
+
+
+async def _show_run(
+    name: str,
+    run: str,
+    request: Request,
+    before: int | None,
+    since: int | None,
+    until: int | None,
+) -> Response:
+    viewer = await viewer_of(request, name)
+    service = service_of(request)
+    dataset = await service.open(name)
+    compared = None if since is None or until is None else (since, until)
+    return await show(
+        request,
+        viewer,
+        "run.html",
+        lambda: dataset.use(lambda opened: _run(service, opened, name, run, before, compared)),
+    )
+
+
+def _runs(dataset: Dataset, name: str, after: str) -> Mapping[str, Any]:
+    named = [run for run in dataset.runs() if run.name > after]
+    shown = named[:_RUNS]
+    following = None
+    if len(named) > _RUNS:
+        following = f"{dataset_path(name, 'runs')}?after={shown[-1].name}"
+    return {
+        **frame(dataset, name, "Runs"),
+        "lines": [_run_line(name, run) for run in shown],
+        "first_url": dataset_path(name, "runs") if after else None,
+        "next_url": following,
+    }
+
+
+def _run_line(name: str, run: Run) -> _RunLine:
+    epochs = [each.pin for each in run.epochs(_EPOCHS)]
+    return _RunLine(
+        run,
+        run_path(name, run.name),
+        epochs[-1] if epochs else None,
+        run.consumed,
+        [pin.size for pin in epochs],
+    )
+
+
+def _run(
+    service: Service,
+    dataset: Dataset,
+    name: str,
+    run_name: str,
+    before: int | None,
+    compared: tuple[int, int] | None,
+) -> Mapping[str, Any]:
+    try:
+        run = dataset.find_run(run_name)
+    except RunNotFoundError as error:
+        raise Problem(404, str(error)) from None
+    last, consumed = run.last, run.consumed
+    pinned = run.epochs_before(before, _EPOCHS + 1)
+    shown = pinned[-_EPOCHS:][::-1]
+    origins = epoch_origins(dataset, run.settings, [each.pin for each in shown])
+    lines = [_epoch_line(name, run, each, origins, consumed) for each in shown]
+    changes, problem = None, ""
+    if compared is not None:
+        changes, problem = _changes(service, run, compared)
+    following = None
+    if len(pinned) > _EPOCHS:
+        following = run_path(name, run_name, {"before": shown[-1].pin.number})
+    base = frame(dataset, name, "Runs")
+    return {
+        **base,
+        "crumbs": [
+            (name, dataset_path(name)),
+            ("Runs", dataset_path(name, "runs")),
+            (run_name, None),
+        ],
+        "run": run,
+        "run_url": run_path(name, run_name),
+        "last": last,
+        "consumed": consumed,
+        "position": _position(run, last, consumed),
+        "lines": lines,
+        "charts": _charts(lines),
+        "compared": compared,
+        "changes": changes,
+        "change_charts": [] if changes is None else _change_charts(changes, run.log.schemas.newest),
+        "problem": problem,
+        "first_url": run_path(name, run_name) if before is not None else None,
+        "next_url": following,
+    }
+
+
+def _epoch_line(
+    name: str, run: Run, pinned: PinnedEpoch, origins: Mapping[int, EpochOrigins], consumed: int
+) -> _EpochLine:
+    pin = pinned.pin
+    base = name.partition("@")[0]
+    version = f"{base}@{pin.watermark}:{pin.chain.hex()}"
+    compare = None
+    if pin.number:
+        compare = run_path(name, run.name, {"since": pin.number - 1, "until": pin.number})
+    share = min(1.0, max(0.0, (consumed - pin.start) / pin.size)) if pin.size else 1.0
+    return _EpochLine(
+        pin,
+        pinned.pinned_at,
+        version,
+        dataset_path(f"{base}@{pin.watermark}:{pin.chain.hex()[:8]}"),
+        origins.get(pin.number),
+        pin.watermark - pin.since,
+        None if compare is None else f"{compare}#changes",
+        share,
+    )
+
+
+def _position(run: Run, last: Pin | None, consumed: int) -> str:
+    """Return where training stands, in words."""
+    if last is None:
+        return "no epoch is pinned yet"
+    if consumed >= last.end:
+        return f"all of epoch {last.number}"
+    number, offset = run.locate(consumed)
+    return f"in epoch {number}, after {offset:,} samples"
+
+
+def _charts(lines: Sequence[_EpochLine]) -> list[Chart]:
+    """Return the sizes of the epochs by their origins, where these are known."""
+    ordered = [*reversed(lines)]
+    if len(ordered) < 2:
+        return []
+    labels = [str(each.pin.number) for each in ordered]
+    new = [each.origins.new if each.origins else 0 for each in ordered]
+    revised = [each.origins.revised if each.origins else 0 for each in ordered]
+    parts = zip(ordered, new, revised, strict=True)
+    rest = [each.pin.size - fresh - changed for each, fresh, changed in parts]
+    series = [Series("as before", rest, 9), Series("new", new, 0), Series("revised", revised, 1)]
+    return [Chart("Samples by epoch", labels, [each for each in series if any(each.values)])]
+
+
+def _changes(
+    service: Service, run: Run, compared: tuple[int, int]
+) -> tuple[EpochChanges | None, str]:
+    """Return what changed, or why it cannot be said now."""
+    try:
+        changes = service.comparisons.of(run, *compared)
+    except (EpochError, ErasedError) as error:
+        return None, str(error)
+    if changes is None:
+        return None, "The epochs are being compared. Load the page again in a few seconds."
+    return changes, ""
+
+
+def _change_charts(changes: EpochChanges, schema: Schema) -> list[Chart]:
+    charts = []
+    for name, feature in schema.features.items():
+        if isinstance(feature, ClassLabel):
+            came, went = (each.classes.get(name, {}) for each in (changes.came, changes.went))
+            # In the order of the classes, as in the other charts.
+            order = feature.names or [str(index) for index in range(feature.count)]
+            title = f"{name}: classes that came and went"
+            charts.append(_difference_chart(title, _differences(order, came, went)))
+    came_from, went_from = _sources(changes.came), _sources(changes.went)
+    differences = _differences([*came_from, *went_from], came_from, went_from)
+    return [*charts, _difference_chart("Sources that came and went", differences)]
+
+
+def _sources(composition: Composition) -> dict[str, int]:
+    return {
+        "(no source)" if source is None else source: count
+        for source, count in composition.sources.items()
+    }
+
+
+def _differences(
+    names: Sequence[str], came: Mapping[str, int], went: Mapping[str, int]
+) -> list[_Difference]:
+    """Return the names of which any sample came or went, each once."""
+    each = [_Difference(name, came.get(name, 0), went.get(name, 0)) for name in {}.fromkeys(names)]
+    return [difference for difference in each if difference.came or difference.went]
+
+
+def _difference_chart(title: str, differences: Sequence[_Difference]) -> Chart:
+    series = [
+        Series("came", [each.came for each in differences], 2),
+        Series("went", [each.went for each in differences], 7),
+    ]
+    labels = [each.name for each in differences]
+    return Chart(title, labels, series, "bars" if len(labels) <= 16 else "rows", stacked=False)

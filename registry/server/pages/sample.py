@@ -1,0 +1,193 @@
+"""The page of one sample, with its revisions side by side, and pictures of values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from registry.catalog.dataset import Dataset
+from registry.catalog.sample_history import (
+    MOST_EPOCHS,
+    MOST_RUNS,
+    HoldingEpochs,
+    ListedRevision,
+    epochs_holding,
+    newest_revisions,
+    value_at,
+)
+from registry.errors import InvalidSampleError, SampleNotFoundError
+from registry.html.render import render
+from registry.html.samples import SAMPLE, Drawing, draw_sample, picture_of
+from registry.html.thumbnails import Thumbnail, ThumbnailError
+from registry.server.pages.paths import dataset_path, picture_path, run_path, sample_path
+from registry.server.pages.responses import secured
+from registry.server.pages.viewer import show, viewer_of
+from registry.server.problems import Problem
+from registry.server.routes.datasets import service_of
+
+router = APIRouter(include_in_schema=False)
+
+_REVISIONS: Final = 6
+"""Revisions of a page."""
+_LARGEST_SIDE: Final = 2048
+_SECONDS: Final = 3600
+"""How long browsers keep a picture. What is at a position never changes, but it can be erased."""
+
+_Position = Annotated[int, Path(ge=0, lt=1 << 63)]
+_Before = Annotated[int | None, Query(ge=0, lt=1 << 63)]
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A revision on the page: its drawings by feature, and the epochs that held it."""
+
+    revision: ListedRevision
+    drawings: Mapping[str, Drawing]
+    epochs: Sequence[tuple[HoldingEpochs, str]]
+
+    @property
+    def state(self) -> str:
+        """Why there is nothing to draw; empty if there is something."""
+        entry = self.revision.entry
+        if self.revision.sample is not None:
+            return ""
+        if entry.action == "retract":
+            return "Retracted: later epochs do not hold the sample."
+        if entry.erased:
+            return "Erased: its content was removed permanently."
+        return f"Not shown: the record has {self.revision.size / 1e6:,.0f} MB."
+
+
+@router.get("/datasets/{name}/samples/{key:key}")
+async def sample_page(name: str, key: str, request: Request, before: _Before = None) -> Response:
+    """Show the revisions of a sample, the newest first."""
+    return await show_sample(name, key, request, before)
+
+
+async def show_sample(name: str, key: str, request: Request, before: int | None) -> Response:
+    """Return the page of a sample."""
+    viewer = await viewer_of(request, name)
+    dataset = await service_of(request).open(name)
+    return await show(
+        request,
+        viewer,
+        "sample.html",
+        lambda: dataset.use(lambda opened: _values(opened, name, key, before)),
+    )
+
+
+@router.get("/datasets/{name}/images/{position}/{feature:key}")
+async def picture(
+    name: str,
+    position: _Position,
+    feature: str,
+    request: Request,
+    side: Annotated[int, Query(ge=16, le=_LARGEST_SIDE)] = 352,
+) -> Response:
+    """Send the picture of a value; one that cannot be drawn is a picture that says why."""
+    await viewer_of(request, name)
+    return await _send_picture(name, position, feature, request, side)
+
+
+@router.get("/datasets/{name}/images/{position}")
+async def picture_of_parameter(
+    name: str,
+    position: _Position,
+    request: Request,
+    feature: str = "",
+    side: Annotated[int, Query(ge=16, le=_LARGEST_SIDE)] = 352,
+) -> Response:
+    """Send a picture as `picture` does, of a feature whose name is no part of a path."""
+    await viewer_of(request, name)
+    return await _send_picture(name, position, feature, request, side)
+
+
+async def _send_picture(
+    name: str, position: int, feature: str, request: Request, side: int
+) -> Response:
+    service = service_of(request)
+    opened = await service.open(name)
+    # In a pool of few threads, as each one may hold a large image in memory.
+    file = await service.pools.draw(
+        opened.use, lambda dataset: _picture(dataset, position, feature, side)
+    )
+    response = Response(file.data, media_type=file.media_type)
+    return secured(response, cache=f"private, max-age={_SECONDS}")
+
+
+def _picture(dataset: Dataset, position: int, feature: str, side: int) -> Thumbnail:
+    value = value_at(dataset, position, feature)
+    if value is None:
+        return _placeholder("there is no picture here")
+    try:
+        return picture_of(dataset.features[feature], value, side)
+    except ThumbnailError as error:
+        return _placeholder(str(error))
+
+
+def _placeholder(reason: str) -> Thumbnail:
+    text = render("placeholder.svg", reason=reason)
+    return Thumbnail(text.encode(), "image/svg+xml", 160, 120)
+
+
+def _values(dataset: Dataset, name: str, key: str, before: int | None) -> dict[str, Any]:
+    try:
+        # One more than are shown: the last one is compared with it.
+        revisions = newest_revisions(dataset, key, before=before, limit=_REVISIONS + 1)
+    except InvalidSampleError as error:
+        raise Problem(404, str(error)) from None
+    if not revisions:
+        raise Problem(404, str(SampleNotFoundError(key)))
+    shown = revisions[:_REVISIONS]
+    held = epochs_holding(dataset, shown)
+    columns = [
+        _column(dataset, name, revision, older, epochs)
+        for revision, older, epochs in zip_longest(shown, revisions[1 : len(shown) + 1], held)
+    ]
+    newest = shown[0].entry
+    group = newest.group
+    more = len(revisions) > _REVISIONS
+    return {
+        "name": name,
+        "key": key,
+        "columns": columns,
+        "features": list(dataset.features),
+        "split": dataset.split_of(key),
+        "has_splits": bool(dataset.splits),
+        "group": group,
+        "is_newest": before is None,
+        "newest": shown[0],
+        "older_url": sample_path(name, key, shown[-1].entry.position) if more else None,
+        "newest_url": sample_path(name, key) if before is not None else None,
+        "most_epochs": MOST_EPOCHS,
+        "most_runs": MOST_RUNS,
+        "crumbs": [
+            (name, dataset_path(name)),
+            ("Samples", dataset_path(name, "samples")),
+            (key, None),
+        ],
+    }
+
+
+def _column(
+    dataset: Dataset,
+    name: str,
+    revision: ListedRevision,
+    older: ListedRevision | None,
+    epochs: Sequence[HoldingEpochs],
+) -> _Column:
+    base = name.partition("@")[0]
+    position = revision.entry.position
+    style = replace(
+        SAMPLE, address=lambda feature: picture_path(base, position, feature, 2 * SAMPLE.side)
+    )
+    drawings: dict[str, Drawing] = {}
+    if revision.sample is not None:
+        before = None if older is None else older.sample
+        drawn = draw_sample(dataset.features, revision.sample, style, before)
+        drawings = {each.name: each for each in drawn}
+    return _Column(revision, drawings, [(each, run_path(base, each.run)) for each in epochs])
