@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from registry.catalog.dataset import Dataset
 from registry.catalog.epoch_comparisons import EpochComparisons
 from registry.catalog.registry import Registry
 from registry.catalog.rename import id_of
-from registry.catalog.statistics.background import BackgroundCounts
+from registry.catalog.statistics.background import FRESH, BackgroundCounts
 from registry.errors import DatasetDroppedError, DatasetNotFoundError, RegistryError
 from registry.io.row_media import is_named
 from registry.server.auth import Authenticator
@@ -19,6 +19,7 @@ from registry.server.data_metrics import DataMetrics
 from registry.server.group_commit import GroupCommitter
 from registry.server.media_events import MediaEvents
 from registry.server.metrics import Metrics
+from registry.server.pages.recent import Recent
 from registry.server.pages.session_key import session_key
 from registry.server.pages.sessions import Sessions
 from registry.server.request_body import BodyReader
@@ -91,6 +92,8 @@ class Service:
         self.bodies = BodyReader(settings, self.metrics)
         address = address_of(registry.engine.url)
         self.sessions = Sessions(session_key(cache_folder()), address, settings.session_seconds)
+        self.overview: Recent[Any] = Recent(FRESH)
+        """What the page of all datasets has of each (see `pages/datasets.py`)."""
         self._datasets: dict[str, OpenDataset] = {}
         self._committers: dict[str, GroupCommitter] = {}
 

@@ -67,21 +67,25 @@ async def datasets_page(request: Request) -> Response:
 
 
 def _values(service: Service, viewer: Viewer) -> dict[str, Any]:
-    readable = {
-        each.id: each for each in overview(service.registry) if viewer.may("read", each.name)
-    }
+    lines: list[_Line] = service.overview.get(lambda: _read(service))
+    readable = [line for line in lines if viewer.may("read", line.overview.name)]
     return {
-        "lines": [
-            _Line(readable[dataset.id], _growth(service, dataset, readable[dataset.id].position))
-            for dataset in service.registry.datasets()
-            # Not one that was created since the overview was read.
-            if dataset.id in readable
-        ],
-        "total": sum(each.live for each in readable.values()),
+        "lines": readable,
+        "total": sum(line.overview.live for line in readable),
         "days": DAYS,
         "most_counted": MOST_COUNTED,
         "crumbs": [],
     }
+
+
+def _read(service: Service) -> list[_Line]:
+    known = {each.id: each for each in overview(service.registry)}
+    return [
+        _Line(known[dataset.id], _growth(service, dataset, known[dataset.id].position))
+        for dataset in service.registry.datasets()
+        # Not one that was created since the overview was read.
+        if dataset.id in known
+    ]
 
 
 def _growth(service: Service, dataset: Dataset, position: int) -> _Growth | None:

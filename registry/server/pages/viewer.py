@@ -45,6 +45,8 @@ class Viewer:
     token: Token | None
     session: Session
     csrf: str = field(repr=False)
+    begun: bool = False
+    """Whether the session begins with this request, so that its cookie must be set."""
 
     @property
     def name(self) -> str | None:
@@ -73,8 +75,9 @@ async def viewer_of(
             token = await service.auth.session_token(request, session.digest)
         if token is None:
             raise _login_required(request, session)
+    begun = session is None
     session = session or service.sessions.begin()
-    viewer = Viewer(token, session, service.sessions.form_token(session))
+    viewer = Viewer(token, session, service.sessions.form_token(session), begun)
     base = None if dataset is None else dataset.partition("@")[0]
     if right is not None and not viewer.may(right, base):
         target = "every dataset" if base is None else f"the dataset {base!r:.140}"
@@ -104,7 +107,7 @@ async def show(
     service = service_of(request)
     text = await service.pools.read(lambda: render(template, viewer=viewer, **work()))
     response = html(text, status)
-    if service.sessions.read(request) is None:
+    if viewer.begun:
         service.sessions.keep(viewer.session, request, response)
     return response
 

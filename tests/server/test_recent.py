@@ -1,0 +1,43 @@
+"""Values that many requests of pages share."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from registry.server.pages.recent import Recent
+
+
+def test_one_thread_reads_and_others_get_the_result_from_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("registry.server.pages.recent.time.monotonic", lambda: now[0])
+    recent: Recent[int] = Recent(1.0)
+    calls: list[int] = []
+    reading, go = threading.Event(), threading.Event()
+
+    def read() -> int:
+        calls.append(len(calls))
+        if len(calls) > 1:
+            reading.set()
+            assert go.wait(30)
+        return calls[-1]
+
+    def failing() -> int:
+        raise OSError
+
+    assert [recent.get(read), recent.get(read)] == [0, 0]
+    now[0] += 1.5
+    with pytest.raises(OSError):  # noqa: PT011  # it has no message
+        recent.get(failing)
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(recent.get, read)
+        assert reading.wait(30)
+        assert recent.get(read) == 0
+        go.set()
+        assert slow.result() == 1
+    assert recent.get(read) == 1
+    assert calls == [0, 1]
