@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from registry.training.permutation import LARGEST, Indices, Permutation
+from registry.training.permutation import LARGEST, TABLE_SIDE, Indices, Permutation
 
 FROZEN = {
     # (size, seed, epoch): the images of 0, 1, 2 …
@@ -80,6 +81,17 @@ def test_the_documentation_is_enough_to_implement_it_again() -> None:
         offsets = [0, n - 1, *(rng.randrange(n) for _ in range(6))]
         expected = [by_the_documentation(x, n, seed, epoch) for x in offsets]
         assert Permutation.keyed(n, seed, epoch)(offsets).tolist() == expected
+
+
+def test_orders_with_the_longest_tables_are_those_without() -> None:
+    """The largest sums of the halves, one below 2¹⁶, are there, too."""
+    rng = random.Random(2)
+    for n in (TABLE_SIDE**2 - 1, TABLE_SIDE**2, TABLE_SIDE**2 + 1):
+        seed, offsets = rng.randrange(2**63), [0, n - 1, *(rng.randrange(n) for _ in range(400))]
+        expected = [by_the_documentation(x, n, seed, 3) for x in offsets]
+        order = Permutation.keyed(n, seed, 3)
+        assert order(offsets).tolist() == expected
+        assert len(pickle.dumps(order)) < 1000, "the tables are made again"
 
 
 def test_it_is_a_permutation_of_every_size_up_to_2000() -> None:
