@@ -101,7 +101,8 @@ class SealedRows:
         # As `words ^= words >> 32`, in half the time.
         halves[:, 0::2] ^= halves[:, 1::2]
         totals, terms = _SCRATCH.array("totals", (2, len(words)), np.uint64)
-        np.matmul(words, self.multipliers[:-1], out=totals)
+        # Not `matmul`, which keeps the sum of integers in memory.
+        np.vecdot(words, self.multipliers[:-1], out=totals)
         # Viewed first: NumPy promotes int64 with uint64 to float64, which loses the low bits.
         np.add(positions.view(np.uint64), np.uint64(1), out=terms)
         terms *= self.multipliers[-1]
