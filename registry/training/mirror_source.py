@@ -28,8 +28,6 @@ from registry.storage.log.reader import Log
 from registry.storage.log.watermark import Watermark
 from registry.storage.mirror.index import Index, in_memory
 from registry.storage.mirror.index_blocks import ONE_BLOCK, block_shift
-from registry.storage.mirror.index_checks import INDEX_FOLDER
-from registry.storage.mirror.index_files import Indexes
 from registry.storage.mirror.local_files import LocalFiles
 from registry.storage.mirror.mirror import Mirror
 from registry.storage.mirror.packed import Packed
@@ -64,7 +62,6 @@ class MirrorSource:
         self.view = view
         self._watermark = watermark
         self._schema = schema
-        self._indexes = Indexes(mirror.folder / INDEX_FOLDER)
 
     @property
     def log(self) -> Log:
@@ -94,7 +91,7 @@ class MirrorSource:
             self._map_again()
         try:
             if size is not None:
-                existing = self._indexes.find(self._name(population, older), size)
+                existing = self.mirror.indexes.find(self._name(population, older), size)
                 if existing is not None:
                     return replace(existing, older=older)
             following = self._following(population, dense) if follow else None
@@ -107,7 +104,7 @@ class MirrorSource:
         """Return an index that is made from one of an earlier watermark, if there is one."""
         if population.since or population.draw is not None or population.conditions:
             return None
-        newest = self._indexes.newest(population.family, population.watermark, self._chain_at)
+        newest = self.mirror.indexes.newest(population.family, population.watermark, self._chain_at)
         if newest is None:
             return None
         after, before = newest
@@ -118,7 +115,7 @@ class MirrorSource:
         with suppress(MirrorError):
             name = self._name(population, None)
             joined = np.concatenate([np.empty(0, np.int64), *added])
-            return self._indexes.follow(name, before, dead[dead < after], joined, dense)
+            return self.mirror.indexes.follow(name, before, dead[dead < after], joined, dense)
         return None
 
     def _check_view(self, after: int, until: int) -> None:
@@ -135,7 +132,7 @@ class MirrorSource:
         after = population.since if population.draw is None else 0
         self._check_view(after, population.watermark)
         matches = self._matches(population)
-        gather = in_memory if dense is None else self._indexes.spill
+        gather = in_memory if dense is None else self.mirror.indexes.spill
         before = None
         if population.draw is not None:
             before = gather(self._live(population, 0, population.since, matches))
@@ -146,7 +143,7 @@ class MirrorSource:
         else:
             plain = population.draw is not None or matches is not None
             shift = ONE_BLOCK if plain else block_shift(population.share)
-            index = self._indexes.make(self._name(population, older), parts, dense, shift)
+            index = self.mirror.indexes.make(self._name(population, older), parts, dense, shift)
         return replace(index, older=older)
 
     def _name(self, population: Population, older: int | None) -> str:
@@ -186,7 +183,7 @@ class MirrorSource:
         return self._take(View.take_packed, DatabaseSource.take_packed, positions, schema)
 
     def local_files(self, index: Index) -> LocalFiles | None:
-        self._indexes.check(index)
+        self.mirror.indexes.check(index)
         if index.entries is not None and index.files is None:
             return None
         while True:

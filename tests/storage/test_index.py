@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from registry.errors import MirrorError
 from registry.samples.arrays import Positions
+from registry.storage.mirror import index as lookup
 from registry.storage.mirror import index_blocks, index_files, index_writer
-from registry.storage.mirror.index import Index
+from registry.storage.mirror.index import Index, in_memory
 from registry.storage.mirror.index_blocks import Blocks
 from registry.storage.mirror.index_files import Indexes
 from tests.faults.test_mirror import flip
@@ -26,9 +27,10 @@ NONE = Index(-1)
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few entries at a time, so that all kinds of boundaries are there."""
+    """Few entries at a time, so that all kinds of boundaries are there; none stay in memory."""
     monkeypatch.setattr(index_blocks, "PART", 16)
     monkeypatch.setattr(index_writer, "WRITTEN", 77)
+    monkeypatch.setattr(lookup, "DECODED_ENTRIES", 0)
 
 
 def parts(positions: Positions, size: int = 11) -> Iterator[Positions]:
@@ -215,3 +217,87 @@ def test_no_index_follows_one_whose_files_were_replaced(tmp_path: Path) -> None:
         path.unlink()
     indexes.make("2-a", partial(parts, live[1:], 500), NONE, 12)
     assert indexes.follow("3-a", second, live[-1:], live[:0], NONE) is None
+
+
+def in_memory_of(index: Index) -> list[int] | None:
+    """Return the positions of an index that are in memory."""
+    positions = index.decoded.positions
+    return None if positions is None else positions.tolist()
+
+
+LARGE = 1 << 20
+"""More entries than any index here has."""
+
+
+@pytest.mark.parametrize("first", [0, 1 << 33])
+@pytest.mark.parametrize("size", [1, 255, 70_000])
+def test_positions_in_memory_are_those_of_the_entries(
+    monkeypatch: pytest.MonkeyPatch, first: int, size: int
+) -> None:
+    """In any order, as a replay has them, and past what fits in 32 bits."""
+    rng = np.random.default_rng(size)
+    expected = rng.permutation(size) + np.where(rng.random(size) < 0.5, 0, first)
+    made = in_memory(iter([expected]))
+    monkeypatch.setattr(lookup, "DECODED_ENTRIES", size)
+    ranks = rng.integers(0, size, 2 * size)
+    assert made.positions(ranks).tolist() == expected[ranks].tolist()
+    assert made.decoded.positions is not None
+    assert made.decoded.positions.itemsize == (8 if expected.max() >> 32 else 4)
+    wanted = expected[ranks]
+    made.positions(ranks, ranks)
+    assert ranks.tolist() == wanted.tolist(), "in place"
+    assert made.positions(ranks[:0]).tolist() == []
+
+
+def test_positions_are_in_memory_where_many_of_a_short_index_are_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = np.arange(0, 30_000, 3)
+    made = Indexes(tmp_path).make("1-a", partial(parts, live, 500), NONE, 12)
+    few, many = len(live) // lookup.DECODED_LOOKUPS - 1, len(live) // lookup.DECODED_LOOKUPS
+    made.positions(np.arange(many))
+    assert in_memory_of(made) is None, "longer than is allowed"
+    monkeypatch.setattr(lookup, "DECODED_ENTRIES", len(live))
+    made.positions(np.arange(few))
+    assert in_memory_of(made) is None
+    made.positions(np.arange(many))
+    assert in_memory_of(made) == live.tolist()
+
+
+def test_positions_in_memory_are_checked_and_the_files_stay_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookup, "DECODED_ENTRIES", LARGE)
+    indexes, live = Indexes(tmp_path), np.arange(0, 30_000, 3)
+    made = indexes.make("1-a", partial(parts, live, 500), NONE, 12)
+    ranks = np.arange(len(live) // 2)
+    assert made.positions(ranks).tolist() == live[: len(ranks)].tolist()
+    # In the other half: all entries are checked before one is used.
+    flip(tmp_path / "1-a.entries", 8 * (len(live) - 9), 5)
+    assert made.positions(ranks).tolist() == live[: len(ranks)].tolist()
+    with pytest.raises(MirrorError, match="1 entries are damaged"):
+        made.check_entries()
+    opened = Indexes(tmp_path).find("1-a", len(live))
+    assert opened is not None
+    with pytest.raises(MirrorError, match="1 entries are damaged"):
+        opened.positions(ranks)
+
+
+def test_the_positions_of_an_index_stay_in_memory_until_others_have_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epochs of the same samples each map the index, and decode it once."""
+    monkeypatch.setattr(lookup, "DECODED_ENTRIES", LARGE)
+    indexes, live = Indexes(tmp_path), np.arange(0, 30_000, 3)
+    made = indexes.make("1-a", partial(parts, live, 500), NONE, 12)
+    assert held(made) == live.tolist()
+    mapped = indexes.find("1-a", len(live))
+    assert mapped is not None
+    assert mapped.decoded is made.decoded
+    followed = indexes.follow("2-a", made, live[:1], live[:0], NONE)
+    assert followed is not None
+    assert in_memory_of(followed) is None
+    assert held(followed) == live[1:].tolist()
+    for path in tmp_path.glob("?-a.*"):
+        path.unlink()
+    assert held(indexes.make("1-a", partial(parts, live + 1, 500), NONE, 12)) == (live + 1).tolist()

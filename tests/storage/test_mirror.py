@@ -373,7 +373,7 @@ def test_index_files_in_use_stay_and_few_others_do(
 
 
 def test_damage_to_any_entry_of_an_index_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index, "CHUNK", 4)
+    monkeypatch.setattr(index, "BLOCK", 4)
     whole = index.in_memory(iter([np.arange(0, 39, 3)]))
     whole.check_entries()
     assert whole.entries is not None

@@ -1,15 +1,18 @@
 """Indexes: the positions of a population's samples, by rank.
 
 The entry of a rank is at the place ``rank + cells[rank >> CELL_BITS]`` among the entries
-(`index_blocks`). Each entry that is read is checked (`index_entries`).
+(`index_blocks`). Each entry that is read is checked (`index_entries`). Where many are looked up in
+a short index, all entries are read and checked once, in their order, and the positions stay in
+memory: half as many bytes, which stay in the processor's cache for longer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +28,14 @@ from registry.storage.mirror.index_entries import (
     seal_entries,
 )
 
-CHUNK = 1 << 16
-"""Entries that are checked at a time."""
 BLOCK = 1 << 15
 """Entries that are looked up at a time."""
+DECODED_ENTRIES = 1 << 22
+"""Entries that are decoded to memory, at most: 16 MiB."""
+DECODED_LOOKUPS = 1 << 4
+"""All entries are decoded when more than one in so many is looked up at once."""
+FETCHED_LOOKUPS = 1 << 2
+"""The same for fetching all decoded positions into the cache."""
 _SCRATCH = Scratch()
 
 Parts = Iterator[Positions]
@@ -47,6 +54,16 @@ class IndexFiles:
         return self.entries.exists() and self.lease.covers(self.cells)
 
 
+@dataclass
+class Decoded:
+    """The positions of an index by rank, in memory: uint32 if they fit, otherwise int64.
+
+    None until they are needed. All objects of the same index may share them.
+    """
+
+    positions: npt.NDArray[Any] | None = None
+
+
 @dataclass(frozen=True)
 class Index:
     """The positions of a population's samples, by rank.
@@ -63,6 +80,7 @@ class Index:
     blocks: Blocks | None = None
     files: IndexFiles | None = None
     older: int | None = None
+    decoded: Decoded = field(default_factory=Decoded, compare=False)
 
     @cached_property
     def by_rank(self) -> bool:
@@ -87,10 +105,39 @@ class Index:
         if self.entries is None:
             return np.add(ranks, self.first, out=out)
         positions = np.empty_like(ranks) if out is None else out
+        decoded = self._in_memory(len(ranks))
+        if decoded is not None and self.size <= len(ranks) * FETCHED_LOOKUPS:
+            # Reads all in their order, which the processor fetches ahead into its cache: otherwise
+            # each lookup would wait for the memory.
+            decoded.max(initial=0)
         for start in range(0, len(ranks), BLOCK):
             part = slice(start, start + BLOCK)
-            self._look_up(ranks[part], positions[part])
+            if decoded is None:
+                self._look_up(ranks[part], positions[part])
+            else:
+                short = _SCRATCH.array("decoded", ranks[part].shape, decoded.dtype)
+                positions[part] = decoded.take(ranks[part], out=short, mode="clip")
         return positions
+
+    def _in_memory(self, lookups: int) -> npt.NDArray[Any] | None:
+        """Return all positions by rank, decoded now if that is worth it for so many lookups."""
+        if self.decoded.positions is None and self.size <= min(
+            DECODED_ENTRIES, lookups * DECODED_LOOKUPS
+        ):
+            decoded: npt.NDArray[Any] = np.empty(self.size, np.uint32)
+            for start, positions in self._in_order():
+                if decoded.dtype == np.uint32 and positions.max() >> 32:
+                    decoded = decoded.astype(np.int64)
+                decoded[start : start + len(positions)] = positions
+            self.decoded.positions = decoded
+        return self.decoded.positions
+
+    def _in_order(self) -> Iterator[tuple[int, Positions]]:
+        """Yield the position at each rank, as entries have it, from the rank that is yielded on."""
+        for start in range(0, self.size, BLOCK):
+            ranks = np.arange(start, min(start + BLOCK, self.size))
+            self._look_up(ranks, ranks)
+            yield start, ranks
 
     def _look_up(self, ranks: Positions, positions: Positions) -> None:
         """Write the positions at some ranks, at most a block of them."""
@@ -141,8 +188,9 @@ class Index:
 
     def check_entries(self) -> None:
         """Check all entries. Raises `MirrorError` if one is damaged."""
-        for after in range(0, self.size, CHUNK):
-            self.positions(np.arange(after, min(after + CHUNK, self.size)))
+        if self.entries is not None:
+            for _ in self._in_order():
+                pass
 
 
 def in_memory(parts: Parts) -> Index:

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from io import FileIO
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -22,7 +23,7 @@ from filelock import FileLock
 from registry.errors import MirrorError
 from registry.samples.arrays import Positions
 from registry.storage.mirror.file_lease import FileLease
-from registry.storage.mirror.index import Index, IndexFiles, Parts
+from registry.storage.mirror.index import Decoded, Index, IndexFiles, Parts
 from registry.storage.mirror.index_blocks import ONE_BLOCK, Blocks, Succession, capacity
 from registry.storage.mirror.index_checks import IndexChecks
 from registry.storage.mirror.index_writer import (
@@ -42,6 +43,8 @@ SHORT = 1 << 12
 """Entries that are compared with a dense index before a file is made."""
 ABANDONED = 3600
 """Seconds after which a draft that is not locked is removed."""
+DECODED_INDEXES = 2
+"""Indexes whose positions stay in memory for the next epoch: say, of two splits."""
 CHANGED_SHARE = 0.5
 """Where more of the entries change, all are written to a new file,"""
 CHANGED_ENTRIES = 1 << 12
@@ -54,6 +57,9 @@ class Indexes:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._checks = IndexChecks(folder)
+        # One object for all mappings of an index, as each epoch of the same samples has its own.
+        # The entries that it leads to never change in a file of this number.
+        self._decoded = lru_cache(DECODED_INDEXES)(lambda _name, _number, _size: Decoded())
 
     def find(self, name: str, size: int | None = None) -> Index | None:
         """Map the index of this name; None unless it exists and has this size, if that is given."""
@@ -230,7 +236,8 @@ class Indexes:
                 return None
             entries = _map(file, words)
         files = IndexFiles(named, cells, lease)
-        return Index(blocks.size, 0, entries, rank_cells, blocks, files)
+        decoded = self._decoded(name, number, blocks.size)
+        return Index(blocks.size, 0, entries, rank_cells, blocks, files, decoded=decoded)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:

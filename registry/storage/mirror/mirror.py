@@ -32,6 +32,8 @@ from registry.storage.log.watermark import Watermark
 from registry.storage.mirror.damage_scan import record_scan, scanned_until
 from registry.storage.mirror.erase import erased_rows, read_erased
 from registry.storage.mirror.file_lease import FileLease
+from registry.storage.mirror.index_checks import INDEX_FOLDER
+from registry.storage.mirror.index_files import Indexes
 from registry.storage.mirror.layouts import is_known
 from registry.storage.mirror.repair import rewrite
 from registry.storage.mirror.snapshot import View, open_view
@@ -63,6 +65,7 @@ class Mirror:
         self._states = StateReader(folder)
         self._updater = Updater(log, folder, self._states)
         self._view: View | None = None
+        self.indexes = Indexes(folder / INDEX_FOLDER)
 
     def sync(
         self,
