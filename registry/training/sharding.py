@@ -19,8 +19,9 @@ from registry.samples.arrays import Positions
 
 LARGEST = 1 << 30
 """The largest batch and number of shards: their product still fits in a 64-bit integer."""
-CHUNK_ROWS = 1 << 16
-"""How many samples are located at a time, unless a batch is larger."""
+CHUNK_ROWS = 1 << 18
+"""How many samples are located at a time, unless a batch is larger: of an index in memory, the
+processor's cache then gets each line once for a few samples."""
 Shard = tuple[int, int]
 """A worker's index and the number of workers."""
 ALONE: Shard = (0, 1)
