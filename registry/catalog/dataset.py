@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row
 
 from registry.catalog.describe import describe
 from registry.catalog.extent import Extent
+from registry.html.card import card_html
 from registry.samples.features import Feature, Features
 from registry.samples.schema import Schema
 from registry.samples.splits import Interval
@@ -138,6 +139,11 @@ class Dataset:
 
     def __repr__(self) -> str:
         return f"<dataset {str(self._extent.version or self.name)!r}>"
+
+    def _repr_html_(self) -> str | None:
+        from registry.catalog.cards import dataset_card  # noqa: PLC0415
+
+        return card_html("Dataset", self.name, lambda: dataset_card(self))
 
     def insert(
         self,

@@ -21,6 +21,7 @@ from registry.errors import (
     FeatureError,
     RegistryError,
 )
+from registry.html.card import card_html
 from registry.samples.features import Feature, Features
 from registry.samples.schema import Schema
 from registry.samples.splits import intervals
@@ -115,6 +116,11 @@ class Registry(Pickled):
     def __repr__(self) -> str:
         replica = f", replica {masked(self.replica.engine.url)}" if self.replica else ""
         return f"<registry at {masked(self.engine.url)}{replica}>"
+
+    def _repr_html_(self) -> str | None:
+        from registry.catalog.cards import registry_card  # noqa: PLC0415
+
+        return card_html("Registry", masked(self.engine.url), lambda: registry_card(self))
 
     def create(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from registry.errors import FeatureError
 from registry.samples.features import Bytes, ClassLabel, Feature, Image, Ragged, Tensor, Text
@@ -53,6 +53,11 @@ def feature_text(feature: Feature, *, brief: bool = False) -> str:
             return "text"
         case Bytes():
             return "bytes"
+
+
+def feature_texts(features: Mapping[str, Feature]) -> list[tuple[str, str]]:
+    """Return the name and the text form of each feature."""
+    return [(name, feature_text(feature)) for name, feature in features.items()]
 
 
 def _array_text(dtype: str, shape: Sequence[int]) -> str:

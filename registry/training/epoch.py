@@ -11,6 +11,7 @@ from typing import Any, NoReturn, Self, SupportsIndex, TypeVar
 import numpy as np
 
 from registry.errors import DivergenceError, EpochError, ErasedError, MirrorError
+from registry.html.card import card_html
 from registry.samples.arrays import Positions
 from registry.samples.codec import Codec, Column
 from registry.samples.features import Features
@@ -121,6 +122,11 @@ class Epoch:
 
     def __repr__(self) -> str:
         return f"<epoch {self.number} of run {self.run.name!r}: {self.size} samples>"
+
+    def _repr_html_(self) -> str | None:
+        from registry.training.cards import epoch_card  # noqa: PLC0415
+
+        return card_html("Epoch", repr(self), lambda: epoch_card(self))
 
     @property
     def codec(self) -> Codec:

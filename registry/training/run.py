@@ -17,6 +17,7 @@ from registry.errors import (
     ErasedError,
     RewindError,
 )
+from registry.html.card import card_html
 from registry.samples.arrays import Positions
 from registry.samples.codec import Column
 from registry.samples.features import Features
@@ -176,6 +177,11 @@ class Run(NotAnArray):
     def __repr__(self) -> str:
         version = f", version {str(self.version)!r}" if self.version else ""
         return f"<run {self.name!r}: split {self.split!r}, policy {self.policy!r}{version}>"
+
+    def _repr_html_(self) -> str | None:
+        from registry.training.cards import run_card  # noqa: PLC0415
+
+        return card_html("Run", self.name, lambda: run_card(self))
 
     def population(self, number: int, since: int, watermark: int) -> Population:
         """Return the samples that an epoch with these watermarks holds."""

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from registry.html.card import card_html
 from registry.samples.codec import Codec, Column
 from registry.samples.schema import Schema
 from registry.storage.log.hash_chain import NONE, extend_past
@@ -50,6 +51,11 @@ class Page:
 
     def __repr__(self) -> str:
         return f"<page [{self.start}, {self.stop})>"
+
+    def _repr_html_(self) -> str | None:
+        from registry.storage.log.page_card import page_card  # noqa: PLC0415
+
+        return card_html("Page of a log", repr(self), lambda: page_card(self))
 
     def __getitem__(self, feature: str) -> Column:
         return self.columns[feature]
