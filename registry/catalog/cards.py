@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from registry.catalog.browse import find_samples
 from registry.catalog.dataset import Dataset
 from registry.catalog.overview import DatasetOverview, overview
 from registry.catalog.registry import Registry
+from registry.catalog.statistics.charts import card_charts
 from registry.catalog.statistics.count import StatisticsError, statistics_of
 from registry.catalog.statistics.model import Statistics
 from registry.html.card import MOST_SAMPLES, Card, CardTable, Fact, card_sample
+from registry.html.chart import Chart
 from registry.html.formats import filesize
 from registry.samples.feature_text import feature_texts
 from registry.samples.splits import BUCKETS
@@ -65,6 +67,7 @@ def dataset_card(dataset: Dataset) -> Card:
         dataset.description,
         facts=[*_facts(dataset, statistics)],
         features=feature_texts(dataset.features),
+        charts=_charts(dataset, statistics),
         samples_title="Newest samples",
         samples=samples,
         notice=_notice(statistics),
@@ -85,6 +88,13 @@ def _facts(dataset: Dataset, statistics: Statistics | None) -> list[Fact]:
     if shares:
         facts.append(("splits", ", ".join(f"{name} {share:.0%}" for name, share in shares.items())))
     return facts
+
+
+def _charts(dataset: Dataset, statistics: Statistics | None) -> list[Chart]:
+    if statistics is None or not statistics.complete:
+        return []
+    today = datetime.now(UTC).date()
+    return card_charts(statistics, dataset.features, [*dataset.splits], today)
 
 
 def _time(moment: datetime) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from registry.errors import RegistryError
@@ -24,6 +25,8 @@ LARGEST = 100_000
 MOST_SAMPLES = 8
 _MOST_ROWS, _FEW_ROWS = 50, 10
 """Features, and rows of a table, that a card shows."""
+_MOST_DRAWN_FEATURES = 16
+"""Features that are drawn, some as parts of an image."""
 _MOST_DRAWINGS = 4
 """Values of a sample that are drawn."""
 _SIDE = 96
@@ -119,7 +122,8 @@ def card_sample(
     from registry.html.samples import Style, draw_sample  # noqa: PLC0415  # Pillow is an extra
 
     style = Style(side=_SIDE, characters=_CHARACTERS, boxes=20)
-    drawings = draw_sample(features, values, style)[:_MOST_DRAWINGS]
+    first = dict(islice(features.items(), _MOST_DRAWN_FEATURES))
+    drawings = draw_sample(first, values, style)[:_MOST_DRAWINGS]
     return CardSample([note for note in notes if note], drawings)
 
 

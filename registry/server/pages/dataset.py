@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query, Request, Response
 
 from registry.catalog.dataset import Dataset
+from registry.catalog.statistics.charts import charts_of, class_text
 from registry.catalog.statistics.model import Statistics
 from registry.catalog.summary import DatasetSummary
 from registry.errors import FeatureError, InvalidSampleError
@@ -19,7 +20,6 @@ from registry.samples.feature_text import feature_text
 from registry.samples.features import ClassLabel
 from registry.samples.schema_text import default_text
 from registry.server.pages import gallery
-from registry.server.pages.dataset_charts import charts_of, class_text
 from registry.server.pages.gallery import NO_SOURCE_VALUE, cards_of
 from registry.server.pages.paths import dataset_path, samples_path
 from registry.server.pages.responses import redirect

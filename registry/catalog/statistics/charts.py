@@ -10,6 +10,8 @@ from registry.catalog.statistics.model import DayCounts, SourceDay, Statistics
 from registry.html.chart import Chart, Series
 from registry.samples.features import ClassLabel, Feature
 
+_SHOWN_CLASSES = 20
+"""Classes up to which a card shows their balance."""
 _MOST_DAYS = 120
 """Days that are shown one by one; longer times are shown by week."""
 _MOST_WEEKS = 160
@@ -84,6 +86,27 @@ def charts_of(
         if name in statistics.classes_by_day:
             charts.append(_over_time(calendar, name, feature, statistics.classes_by_day[name]))
     return [*charts, _sources(calendar, statistics)]
+
+
+def card_charts(
+    statistics: Statistics,
+    features: Mapping[str, Feature],
+    splits: Sequence[str],
+    today: date,
+) -> list[Chart]:
+    """Return the charts of a card: the growth, and the balance of the first classes."""
+    if not statistics.days:
+        return []
+    calendar = Calendar.of([each.day for each in statistics.days], today)
+    growth = [_growth(calendar, statistics.days)] if len(calendar.starts) > 1 else []
+    balance = [
+        _balance(name, feature, statistics.classes[name], splits)
+        for name, feature in features.items()
+        if isinstance(feature, ClassLabel)
+        and name in statistics.classes
+        and feature.count <= _SHOWN_CLASSES
+    ]
+    return [*growth, *balance[:1]]
 
 
 def class_text(feature: ClassLabel, index: int) -> str:
