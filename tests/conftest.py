@@ -18,6 +18,7 @@ pytest_plugins = [
     "tests.support.databases",
     "tests.support.datasets",
     "tests.support.figures",
+    "tests.support.labelers",
     "tests.support.serial_samples",
 ]
 

@@ -39,7 +39,7 @@ from registry.training.policy import Policy
 from registry.training.population import Population
 from registry.training.run_store import RunSettings
 from registry.training.run_stream import RunStream
-from registry.training.sharding import ALONE, Shard, Share
+from registry.training.sharding import ALONE, CHUNK_ROWS, Shard, Share
 from registry.training.sources import Sources
 
 
@@ -148,6 +148,11 @@ class Run(NotAnArray):
         """
         pinned = pin_store.pinned(self.log.engine, self._settings, operator.index(number))
         return entries_of(self._epochs.unopened(pinned.pin))
+
+    def positions(self, number: SupportsIndex) -> Iterator[Positions]:
+        """Yield where in the log the samples of a pinned epoch are, as `entries` does, in parts."""
+        pin = pin_store.pinned(self.log.engine, self._settings, operator.index(number)).pin
+        return self._epochs.unopened(pin).ranked(CHUNK_ROWS)
 
     def record(self, consumed: SupportsIndex, *, rewind: bool = False) -> None:
         """Store that the run's first ``consumed`` samples have been trained on.

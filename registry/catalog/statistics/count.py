@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import blake2b
+from typing import Self
 
 from registry.catalog.dataset import Dataset
 from registry.catalog.statistics.count_state import load_counts
@@ -11,6 +13,8 @@ from registry.catalog.statistics.report import report
 from registry.catalog.statistics.row_counter import RowCounter
 from registry.catalog.statistics.version_counts import count_version
 from registry.errors import RegistryError
+from registry.samples.splits import Interval
+from registry.storage.log.reader import Log
 from registry.storage.mirror.usage import address_of
 from registry.training.mirror_source import cache_folder
 
@@ -19,7 +23,15 @@ COUNTED_NOW = 1 << 16
 
 
 class StatisticsError(RegistryError):
-    """The folder in which statistics are kept cannot be used."""
+    """Statistics cannot be kept or read."""
+
+    @classmethod
+    def unusable(cls, dataset: str, error: OSError) -> Self:
+        """Return the error for a folder that cannot be used."""
+        return cls(
+            f"no statistics of {dataset!r} can be kept ({error}); point $REGISTRY_CACHE, now "
+            f"{cache_folder()}, to a directory with room"
+        )
 
 
 def statistics_of(dataset: Dataset, *, most: int | None = COUNTED_NOW) -> Statistics:
@@ -40,7 +52,7 @@ def statistics_of(dataset: Dataset, *, most: int | None = COUNTED_NOW) -> Statis
         counted = count_version(dataset.log, counter, state, version, most)
         return report(counted, version.watermark, counter.splits, with_groups=False)
     except OSError as error:
-        raise _unusable(dataset, error) from error
+        raise StatisticsError.unusable(dataset.name, error) from error
 
 
 def last_counted(dataset: Dataset) -> Statistics | None:
@@ -52,21 +64,18 @@ def last_counted(dataset: Dataset) -> Statistics | None:
     try:
         state = load_counts(counter.path)
     except OSError as error:
-        raise _unusable(dataset, error) from error
+        raise StatisticsError.unusable(dataset.name, error) from error
     return None if state is None else report(state, state.position, counter.splits)
 
 
 def row_counter(dataset: Dataset) -> RowCounter:
     """Return what counts the rows of a dataset."""
-    log = dataset.log
+    return log_counter(dataset.log, dataset.splits)
+
+
+def log_counter(log: Log, splits: Mapping[str, Interval] | None = None) -> RowCounter:
+    """Return what counts the rows of a log; the dataset's splits are read if they are not given."""
     # Of this database alone: a copy of the dataset, or an older one, has other rows and erasures.
     database = blake2b(address_of(log.engine.url).encode(), digest_size=8).hexdigest()
     # Next to the log's mirror: whoever removes that removes what was counted, too.
-    return RowCounter(log, dataset.splits, cache_folder() / log.uid / "statistics" / database)
-
-
-def _unusable(dataset: Dataset, error: OSError) -> StatisticsError:
-    return StatisticsError(
-        f"no statistics of {dataset.name!r} can be kept ({error}); point $REGISTRY_CACHE, now "
-        f"{cache_folder()}, to a directory with room"
-    )
+    return RowCounter(log, splits, cache_folder() / log.uid / "statistics" / database)

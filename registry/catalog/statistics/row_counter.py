@@ -13,10 +13,11 @@ counts of complete rows, and rows behind them that nobody reads.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ from registry.samples.arrays import Positions
 from registry.samples.features import ClassLabel
 from registry.samples.schema import Schema
 from registry.samples.splits import BUCKETS, Interval
-from registry.storage.database.models import SampleRow
+from registry.storage.database.models import DatasetRow, SampleRow
 from registry.storage.database.transactions import read
 from registry.storage.log.erasures import Erased, erased_from
 from registry.storage.log.head import Head, chain_at, read_head
@@ -73,14 +74,23 @@ class RowCounter:
     Methods raise `OSError` if the folder cannot be used.
     """
 
-    def __init__(self, log: Log, splits: dict[str, Interval], folder: Path) -> None:
+    def __init__(self, log: Log, splits: Mapping[str, Interval] | None, folder: Path) -> None:
         self._log = log
         self._folder = folder
+        self._given = splits
+
+    @cached_property
+    def _splits(self) -> list[tuple[str, Interval]]:
+        splits = self._given
+        if splits is None:
+            splits = read(self._log.engine, _read_splits, self._log.dataset_id)
         # In the order of their buckets: JSONB stores the names of an object in another order.
-        ordered = sorted(splits.items(), key=lambda split: split[1])
-        self.splits = [name for name, _ in ordered] or [""]
+        return sorted(splits.items(), key=lambda split: split[1])
+
+    @property
+    def splits(self) -> list[str]:
         """The names of the splits in the order of their numbers."""
-        self._stops = [stop for _, (_, stop) in ordered] or [BUCKETS]
+        return [name for name, _ in self._splits] or [""]
 
     @property
     def path(self) -> Path:
@@ -116,7 +126,7 @@ class RowCounter:
         counted = state.counted if counted is None else counted
         names = [each.label.name for each in state.files.labels]
         return Terms(
-            self._stops,
+            [stop for _, (_, stop) in self._splits] or [BUCKETS],
             state.sources.keys(),
             [name if name in counted else None for name in names],
             {name for name, by_day in counted.items() if by_day},
@@ -327,6 +337,12 @@ def counted_of(schema: Schema) -> dict[str, bool]:
         for name, feature in schema.features.items()
         if isinstance(feature, ClassLabel) and feature.count <= MOST_CLASSES
     }
+
+
+def _read_splits(connection: Connection, dataset_id: int) -> dict[str, Interval]:
+    query = select(DatasetRow.splits).where(DatasetRow.id == dataset_id)
+    stored = connection.execute(query).scalar_one()
+    return {name: (start, stop) for name, (start, stop) in stored.items()}
 
 
 def last_row(
