@@ -28,8 +28,13 @@ from registry.tensorflow.raw_datasets import FlatMapDataset, graph_function, typ
 
 KEPT_BYTES = 32 << 20
 """Free bytes at the end of the heap that the process keeps."""
-_M_TRIM_THRESHOLD = -1
-"""The number of this option of ``mallopt`` in glibc's ``malloc.h``."""
+HEAP_BYTES = 8 << 20
+"""Bytes from which on an array has memory of its own, which is returned once it is free."""
+_KEPT = (
+    (-1, "MALLOC_TRIM_THRESHOLD_", KEPT_BYTES),
+    (-3, "MALLOC_MMAP_THRESHOLD_", HEAP_BYTES),
+)
+"""Options of ``mallopt`` by their numbers in glibc's ``malloc.h``, and variables that set them."""
 
 
 class GeneratorDataset(FlatMapDataset):
@@ -41,7 +46,6 @@ class GeneratorDataset(FlatMapDataset):
     """
 
     def __init__(self, make: Callable[[], Iterator[Any]], spec: Any) -> None:
-        _keep_freed_memory()
         generators = _Generators(make)
         specs = tf.nest.flatten(spec)
         dtypes = [component.dtype for component in specs]
@@ -91,6 +95,7 @@ class _Generators:
         self._running: dict[int, Iterator[Any]] = {}
 
     def start(self) -> np.int64:
+        _keep_freed_memory()
         number = next(self._numbers)
         self._running[number] = self._make()
         return np.int64(number)
@@ -109,19 +114,28 @@ class _Generators:
         return number
 
 
-@cache
 def _keep_freed_memory() -> None:
     """Have the C library keep freed memory, so that the next chunk of samples reuses it.
 
-    By default the GNU C library returns free memory at the end of the heap once it is 128 KiB. The
-    next chunk then costs a page fault for each page, a tenth of all time with images
-    (``python -m benchmarks --only train-photos``). The library normally raises this threshold by
-    what is freed, but TensorFlow switches that off when it makes a generator dataset
-    (`ApplyPython311MemoryPatch` in
-    https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/core/kernels/data/generator_dataset_op.cc).
-    The setting holds for the whole process. ``MALLOC_TRIM_THRESHOLD_`` in the environment wins.
+    By default the GNU C library maps memory for each array of 128 KiB or more, and returns free
+    memory at the end of the heap once it is 128 KiB. The next chunk then costs a page fault for
+    each page: half of all time with texts (``python -m benchmarks --only train-texts``), a tenth
+    with images (``train-photos``). The library normally raises both thresholds by what is freed.
+    But TensorFlow sets the first one to 128 KiB whenever it makes the operation of a generator
+    dataset (`ApplyPython311MemoryPatch` in
+    https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/core/kernels/data/generator_dataset_op.cc),
+    which switches that off. So this is called at the start of each iterator, after that.
+
+    The settings hold for the whole process. ``MALLOC_MMAP_THRESHOLD_`` and
+    ``MALLOC_TRIM_THRESHOLD_`` in the environment win.
     """
-    if sys.platform == "linux" and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
-        set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
-        if set_option is not None:
-            set_option(_M_TRIM_THRESHOLD, KEPT_BYTES)
+    for option, variable, size in _KEPT:
+        if variable not in os.environ and _mallopt() is not None:
+            _mallopt()(option, size)
+
+
+@cache
+def _mallopt() -> Any:
+    """Return the function that sets an option of ``malloc``; None if there is none."""
+    # Other C libraries have none, and the options are those of the GNU C library.
+    return getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
