@@ -213,8 +213,8 @@ def _values(layout: RowLayout, features: list[int], records: Any, values: Any) -
     begins = tf.reshape(tf.gather(ends - counts, features, axis=1), [-1])
     counts = tf.reshape(tf.gather(counts, features, axis=1), [-1])
     expected = tf.gather(_fields(records, layout.sums, layout.values, tf.int64), features, axis=1)
-    units, numbers, splits = graph_values.gather_values(values, begins, counts)
-    sums = graph_values.sums(units, numbers, splits, begins)
+    units = graph_values.gather_values(values, begins, counts)
+    sums = graph_values.sums(units, counts)
     with _unless_damaged(tf.reduce_all(tf.equal(sums, tf.reshape(expected, [-1])))):
         strings = graph_values.strings(tf.identity(units), count * len(features))
     return tf.reshape(strings, [-1, len(features)])

@@ -28,12 +28,12 @@ def rows_intact(layout: SealedRows, words: Any, positions: Any) -> Any:
     stored = tf.cast(tf.bitwise.right_shift(words[:, -1], uint64(32)), tf.uint32)
     mask = np.full(layout.stride // 8, 2**64 - 1, np.uint64)
     mask[-1] = 2**32 - 1
-    words = mix(tf.bitwise.bitwise_and(words, tf.constant(mask)))
+    words = _mix(tf.bitwise.bitwise_and(words, tf.constant(mask)))
     total = tf.reduce_sum(words * tf.constant(layout.multipliers[:-1]), axis=1)
     total += tf.cast(positions + 1, tf.uint64) * uint64(int(layout.multipliers[-1]))
-    return tf.equal(tf.cast(mix(total), tf.uint32), stored)
+    return tf.equal(tf.cast(_mix(total), tf.uint32), stored)
 
 
-def mix(word: Any) -> Any:
+def _mix(word: Any) -> Any:
     """Return uint64 words, whose lower halves are XORed with the higher ones."""
     return tf.bitwise.bitwise_xor(word, tf.bitwise.right_shift(word, uint64(32)))

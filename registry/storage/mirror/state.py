@@ -18,10 +18,13 @@ from registry.storage.log.watermark import GENESIS, Watermark
 from registry.storage.mirror.layout import ERASED, FILES, SUMMED, file_path
 from registry.storage.mirror.state_file import read_fields, write_fields
 
-FORMAT = 3
+FORMAT = 4
 """A mirror in another format is not read, but filled again from the database."""
-FORMER = 2
-"""The format before. It differs only where records vary in width: these had a file ``places``."""
+FORMER = 2, 3
+"""Formats before. They differ only where records vary in width: format 2 had a file ``places``, and
+format 3 other sums of values."""
+_FORMER_VALUES = "former values"
+"""What stands for ``values`` in the sizes of a mirror whose values are in a format before."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ class MirrorState:
 
     @property
     def is_former(self) -> bool:
-        """Whether the records are in the format before, which is not read any more."""
-        return "places" in self.sizes
+        """Whether the records are in a format before, which is not read any more."""
+        return _FORMER_VALUES in self.sizes
 
     @property
     def watermark(self) -> Watermark:
@@ -70,12 +73,13 @@ def load_state(folder: Path) -> MirrorState | None:
     """Read the state; None if there is none, it is damaged or of an unknown format."""
     fields = read_fields(folder / "state")
     number = None if fields is None else fields.pop("format")
-    if fields is None or number not in (FORMER, FORMAT):
+    if fields is None or number not in (*FORMER, FORMAT):
         return None
-    if number == FORMER and not fields["sizes"]["places"]:
-        # Rows of fixed width, or none at all: the same files as now.
-        del fields["sizes"]["places"]
-        fields["sizes"]["values"] = 0
+    if number != FORMAT:
+        sizes = fields["sizes"]
+        # Without values, the files are the same as now.
+        values = sizes.pop("places" if number == 2 else "values")
+        sizes["values" if not values else _FORMER_VALUES] = values
     return MirrorState(**fields)
 
 

@@ -1,15 +1,15 @@
 """Values of variable width as units of a file, which TensorFlow cuts out without a copy per value.
 
 Each value is a field of a protobuf message: the byte 0x42 (field 8, bytes), the length as a varint
-of 5 bytes, the value's bytes, and padding up to a multiple of `UNIT` bytes. Padding is field 3, a
-varint of zero, as often as needed: 0x18 and 1 to 10 bytes. So any number of values, end to end, is
-one message, whatever their order, and one operation of a graph parses it. A padding of one byte
-does not exist; a unit more takes its place. The number of units follows from the length alone.
+of 5 bytes, the value's bytes, and padding up to a multiple of `UNIT` bytes. Padding is a
+field 3 of zeros: 0x1A, their number, and they. So any number of values, end to end, is one message,
+whatever their order, and one operation of a graph parses it. A padding of one byte does not exist;
+a unit more takes its place. The number of units follows from the length alone.
 
 A value's sum is a hash of its units, which vectorises in NumPy and in a graph:
-``Σ (h[r] ^ h[r] >> 32) · (2r + 1)`` modulo 2⁶⁴ over the units r = 0, 1, … of the value, where
-``h[r] = Σ (w[j] ^ w[j] >> 32) · m[j]`` is the multilinear hash of a unit's four little-endian
-uint64 words w. The multipliers m are odd, from SHAKE-128 as those of `checksums`.
+``Σ h[r] · (2r + 1)`` modulo 2⁶⁴ over the units r = 0, 1, … of the value, where h[r] is the 64-bit
+fingerprint of a unit by FarmHash (https://github.com/google/farmhash), for which TensorFlow has an
+operation. Damage, and another order of units, goes unnoticed once in about 2⁶⁴.
 
 A graph computes the same: a change here is a change of the file format.
 """
@@ -17,7 +17,6 @@ A graph computes the same: a change here is a change of the file format.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import shake_128
 
 import numpy as np
 import numpy.typing as npt
@@ -28,12 +27,12 @@ UNIT = 32
 """Bytes of a unit."""
 HEAD = 6
 """Bytes before a value in its first unit."""
-MULTIPLIERS = np.frombuffer(shake_128(b"registry mirror values").digest(UNIT), "<u8") | np.uint64(1)
-"""The multipliers of a unit's words."""
 BLOCK = 1 << 13
 """Units that are hashed at a time, so that they stay in the core's cache."""
 _SCRATCH = Scratch()
-_TILED = np.tile(MULTIPLIERS, BLOCK)
+# Constants of FarmHash. The last one depends on the length of what is hashed.
+_K1, _K2 = np.uint64(0xB492B66FBE98F273), np.uint64(0x9AE16A3B2F90404F)
+_MULTIPLIER = np.uint64((int(_K2) + 2 * UNIT) % 2**64)
 
 Units = npt.NDArray[np.int64]
 """Units, of shape ``(count, 4)``: little-endian words."""
@@ -43,18 +42,10 @@ Sums = npt.NDArray[np.uint64]
 NO_VALUES: Units = np.empty((0, UNIT // 8), np.int64)
 
 
-def _padding(size: int) -> bytes:
-    """Return fields of ``size`` bytes that are skipped: 0, or 2 and more."""
-    parts = []
-    while size:
-        # A field takes 2 to 11 bytes, and must not leave one byte over.
-        width = min(size, 11) if size != 12 else 10
-        parts.append(b"\x18" + b"\x80" * (width - 2) + b"\x00")
-        size -= width
-    return b"".join(parts)
-
-
-_PADDINGS = [b"" if size == 1 else _padding(size) for size in range(UNIT + 2)]
+_PADDINGS = [
+    b"\x1a" + bytes([size - 2]) + bytes(size - 2) if size > 1 else b"" for size in range(UNIT + 2)
+]
+"""Fields by their size, which is never 1."""
 
 
 def unit_counts(lengths: npt.NDArray[np.integer]) -> Positions:
@@ -83,7 +74,7 @@ def framed(values: Sequence[bytes | memoryview]) -> Units:
 
 def sums(units: Units, counts: Positions) -> Sums:
     """Return the sums of values that have so many units each, end to end."""
-    hashes = _hashes(units)
+    hashes = fingerprints(units)
     # The sum over r of h·(2r + 1), as differences of sums over all units.
     alone, weighted = np.zeros((2, len(units) + 1), np.uint64)
     np.cumsum(hashes, out=alone[1:])
@@ -96,18 +87,42 @@ def sums(units: Units, counts: Positions) -> Sums:
     return result
 
 
-def _hashes(units: Units) -> Sums:
-    """Return ``h ^ h >> 32`` of each unit."""
-    hashes, words = np.empty(len(units), np.uint64), units.reshape(-1).view("<u8")
+def fingerprints(units: Units) -> Sums:
+    """Return FarmHash's fingerprint of each unit, as ``Fingerprint64`` of its 32 bytes."""
+    words, hashes = units.view("<u8"), np.empty(len(units), np.uint64)
     for start in range(0, len(units), BLOCK):
-        part = words[4 * start : 4 * (start + BLOCK)]
-        mixed = np.right_shift(part, np.uint64(32), out=_SCRATCH.array("mixed", part.shape, "<u8"))
-        mixed ^= part
-        # Faster than a product of matrices, which NumPy does not vectorise for uint64.
-        mixed *= _TILED[: len(mixed)]
-        pairs = np.add(
-            mixed[0::2], mixed[1::2], out=_SCRATCH.array("pairs", (len(mixed) // 2,), "<u8")
-        )
-        np.add(pairs[0::2], pairs[1::2], out=hashes[start : start + BLOCK])
-    hashes ^= hashes >> np.uint64(32)
+        part = slice(start, start + BLOCK)
+        _fingerprint(words[part], hashes[part])
     return hashes
+
+
+def _fingerprint(words: Sums, result: Sums) -> None:
+    """Write the fingerprints of a few units: of each, the hash of 17 to 32 bytes in FarmHash."""
+    first, second, third, last = words.T
+    arrays = _SCRATCH.array("hashed", (5, len(words)), np.uint64)
+    total, rotated, product, other, shifted = arrays
+    np.multiply(first, _K1, out=total)
+    np.multiply(last, _MULTIPLIER, out=product)
+    np.multiply(third, _K2, out=other)
+    np.add(second, _K2, out=rotated)
+    np.add(total, second, out=result)
+    _rotate(rotated, 18, shifted)
+    total += rotated
+    total += product
+    _rotate(result, 43, shifted)
+    _rotate(product, 30, shifted)
+    result += product
+    result += other
+    # The two halves, made one.
+    for _ in range(2):
+        result ^= total
+        result *= _MULTIPLIER
+        result ^= np.right_shift(result, np.uint64(47), out=shifted)
+    result *= _MULTIPLIER
+
+
+def _rotate(words: Sums, bits: int, shifted: Sums) -> None:
+    """Rotate words to the right in place; ``shifted`` is overwritten."""
+    np.right_shift(words, np.uint64(bits), out=shifted)
+    np.left_shift(words, np.uint64(64 - bits), out=words)
+    words |= shifted
