@@ -74,19 +74,21 @@ class BodyReader:
         self._gauge = metrics.body_memory
 
     @asynccontextmanager
-    async def read(self, request: Request) -> AsyncIterator[bytes]:
+    async def read(self, request: Request, most: int | None = None) -> AsyncIterator[bytes]:
         """Read a request's body; raises `Problem` if it is too large, too slow or compressed.
 
-        Its estimated memory counts as used until the block ends, so parse it within the block.
+        ``most`` is a lower limit on its bytes than that of the settings. Its estimated memory
+        counts as used until the block ends, so parse it within the block.
         """
         size = reserved = 0
         memory = _MemoryEstimate()
         parts: list[bytes] = []
-        self._check_head(request)
+        most = min(most or self._settings.body_bytes, self._settings.body_bytes)
+        self._check_head(request, most)
         try:
             async for part in self._stream(request):
                 size += len(part)
-                self._check_size(size)
+                _check_size(size, most)
                 memory.add(part)
                 self._reserve(memory.estimate - reserved)
                 reserved = memory.estimate
@@ -102,7 +104,8 @@ class BodyReader:
         self._reserved += size
         self._gauge.set(self._reserved)
 
-    def _check_head(self, request: Request) -> None:
+    @staticmethod
+    def _check_head(request: Request, most: int) -> None:
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         if encoding != "identity":
             # A compressed body of a few KiB can expand to gigabytes.
@@ -110,14 +113,7 @@ class BodyReader:
         length = request.headers.get("content-length", "")
         if length.isdecimal():
             # int() raises ValueError for more than 4300 digits; 20 are over any limit.
-            self._check_size(int(length[:20]))
-
-    def _check_size(self, size: int) -> None:
-        if size > self._settings.body_bytes:
-            raise Problem(
-                413,
-                f"a body may have {self._settings.body_bytes:,} bytes; send the samples in several",
-            )
+            _check_size(int(length[:20]), most)
 
     def _check_memory(self, reserved: int) -> None:
         limit = self._settings.body_memory
@@ -149,6 +145,11 @@ class BodyReader:
                 raise Problem(400, "the connection was closed within the body") from None
             if part:
                 yield part
+
+
+def _check_size(size: int, most: int) -> None:
+    if size > most:
+        raise Problem(413, f"a body may have {most:,} bytes; send the samples in several")
 
 
 def media_type(request: Request) -> str:

@@ -38,7 +38,7 @@ def test_somebody_logs_in_sees_the_datasets_and_logs_out(
         visitor.refused = True
         page.get_by_label("Token").fill("rgy_wrong")
         page.keyboard.press("Enter")
-        assert "no token of this server" in page.get_by_role("alert").inner_text()
+        assert "token is unknown" in page.get_by_role("alert").inner_text()
         page.get_by_label("Token").fill(secret)
         page.keyboard.press("Enter")
         page.wait_for_url(f"{at}/")

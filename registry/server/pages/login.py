@@ -14,6 +14,9 @@ from registry.server.tokens import digest
 
 router = APIRouter(include_in_schema=False)
 
+_UNKNOWN = "This token is unknown, revoked or expired."
+_MOST_BYTES = 1 << 13
+"""Bytes of the form. Anybody may send it, and bodies of tools need the memory for theirs."""
 _ENDED = "The session has ended. Log in again."
 
 
@@ -33,7 +36,7 @@ async def login(request: Request) -> Response:
     service = _checked(request)
     if service.settings.insecure:
         return redirect("/")
-    fields = await read_form(request, service.sessions.read(request))
+    fields = await read_form(request, service.sessions.read(request), _MOST_BYTES)
     path = local_path(fields.get("next", ["/"])[0])
     secret = fields.get("token", [""])[0].strip()
     try:
@@ -41,7 +44,7 @@ async def login(request: Request) -> Response:
     except Problem as problem:
         if problem.status != 401:
             raise
-        return _form(request, path, error="This is no token of this server, or it is over.")
+        return _form(request, path, error=_UNKNOWN)
     response = redirect(path)
     service.sessions.keep(service.sessions.begin(digest(secret)), request, response)
     return response

@@ -20,6 +20,7 @@ from registry.server.pages.viewer import Viewer, read_form, show, viewer_of
 from registry.server.problems import Problem
 from registry.server.routes.datasets import service_of
 from registry.server.service import OpenDataset
+from registry.storage.log.inbox_changes import reason_of
 from registry.storage.log.inbox_retry import RejectedRowNotFoundError
 
 router = APIRouter(include_in_schema=False)
@@ -148,7 +149,7 @@ def _retry(dataset: Dataset, form: _Form, source: str | None, media: MediaReader
             outcome = replace(outcome, gone=outcome.gone + 1)
         except (InvalidSampleError, SampleNotFoundError) as error:
             if form.fields is not None:
-                raise _UnfitError(number, str(error)) from None
+                raise _UnfitError(number, reason_of(error)) from None
             outcome = replace(outcome, rejected=outcome.rejected + 1)
         else:
             outcome = replace(outcome, stored=outcome.stored + 1)

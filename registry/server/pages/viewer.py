@@ -19,6 +19,8 @@ from registry.server.tokens import Right, Token
 
 _FORM: Final = "application/x-www-form-urlencoded"
 _MOST_FIELDS: Final = 2000
+MOST_BYTES: Final = 1 << 20
+"""Bytes of a form, at most."""
 
 
 class LoginRequired(Problem):
@@ -112,10 +114,13 @@ async def show(
     return response
 
 
-async def read_form(request: Request, session: Session | None) -> dict[str, list[str]]:
+async def read_form(
+    request: Request, session: Session | None, most: int = MOST_BYTES
+) -> dict[str, list[str]]:
     """Return the fields of a form that was posted from one of this server's pages.
 
-    Raises `Problem` for a form from elsewhere: without the token of the session.
+    Raises `Problem` for a form from elsewhere, without the token of the session, and for one of
+    more than ``most`` bytes.
     """
     service = service_of(request)
     # Browsers send it; with it, a page of another origin is refused whatever it has found out.
@@ -123,7 +128,7 @@ async def read_form(request: Request, session: Session | None) -> dict[str, list
         raise Problem(403, "this form was sent by a page of another site")
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
         raise Problem(415, f"send {_FORM}")
-    async with service.bodies.read(request) as body:
+    async with service.bodies.read(request, most) as body:
         fields = await service.pools.parse(body, lambda: _fields(body))
     (token,) = fields.get("csrf", [""])[:1]
     if session is None or not service.sessions.is_form_token(session, token):
