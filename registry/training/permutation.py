@@ -45,8 +45,8 @@ MULTIPLIERS = (0x85EBCA6B, 0xC2B2AE35)
 LARGEST = 1 << 62
 """The largest size. Sides are then at most 2**31, so that the sum of two terms fits in uint32."""
 
-TABLE_SIDE = (1 << 16) // (ROUNDS // 2 + 1)
-"""The longest side for which there are tables: the sums of a half fit in uint16."""
+TABLE_SIDE = 1 << 15
+"""The longest side for which there are tables: the sum of two terms fits in uint16."""
 BLOCK = 1 << 16
 """Indices that are permuted at a time. With fewer, the calls of NumPy would take longer than what
 they compute outside of the core's cache."""
@@ -126,49 +126,40 @@ class Permutation:
         return images
 
     @cached_property
-    def _tables(self) -> tuple[list[_Halves], Indices, _Words]:
-        """What each round adds, by the other half, and what each half contributes to the image.
-
-        Halves are reduced at the end only. A table repeats as often as the half, which has grown by
-        less than a length in each of its rounds, needs it.
-        """
+    def _tables(self) -> list[_Halves]:
+        """What each round adds, by the other half."""
         a, b = self.sides
-        rounds = []
+        tables = []
         for number, key in enumerate(self.keys):
             length, other = (a, b) if number % 2 == 0 else (b, a)
             added, word, rest = np.zeros((3, other), np.uint32)
             values, products = np.arange(other, dtype=np.uint32), np.empty(other, np.uint64)
             _turn(added, values, key, length, word, rest, products)
-            rounds.append(np.tile(added.astype(np.uint16), 1 + (number + 1) // 2))
-        repeated = ROUNDS // 2 + 1
-        high = np.tile(np.arange(b) * a, repeated)
-        return rounds, high, np.tile(np.arange(a, dtype=np.uint32), repeated)
+            tables.append(added.astype(np.uint16))
+        return tables
 
     def _permute_by_tables(self, indices: Indices, images: Indices) -> None:
         """Do what `_permute` does, for sides of at most `TABLE_SIDE`."""
-        count = len(indices)
+        count, (a, b) = len(indices), self.sides
         low, high, term = _SCRATCH.array("halves", (3, count), np.uint16)
         word, rest = _SCRATCH.array("words", (2, count), np.uint32)
         places = _SCRATCH.array("places", (count,), np.int64)
-        rounds, high_images, low_images = self._tables
-        a, _ = self.sides
         np.copyto(word, indices, casting="unsafe")
         np.floor_divide(word, np.uint32(a), out=rest)
         np.copyto(high, rest, casting="unsafe")
         rest *= np.uint32(a)
-        word -= rest
-        np.copyto(low, word, casting="unsafe")
-        for number, table in enumerate(rounds):
-            side, other = (low, high) if number % 2 == 0 else (high, low)
+        np.subtract(word, rest, out=low, casting="unsafe")
+        for number, table in enumerate(self._tables):
+            side, other, length = (low, high, a) if number % 2 == 0 else (high, low, b)
             np.copyto(places, other)
             # "clip", as NumPy copies the output first in the mode that raises an error.
             table.take(places, out=term, mode="clip")
             side += term
-        np.copyto(places, high)
-        high_images.take(places, out=images, mode="clip")
-        np.copyto(places, low)
-        low_images.take(places, out=word, mode="clip")
-        images += word
+            # As in `_turn`.
+            np.subtract(side, np.uint16(length), out=term)
+            np.minimum(side, term, out=side)
+        np.multiply(high, a, out=images, dtype=np.int64)
+        images += low
 
     def _permute(self, indices: Indices, images: Indices) -> None:
         """Write the images of at most `BLOCK` indices."""

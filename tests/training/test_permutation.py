@@ -84,7 +84,7 @@ def test_the_documentation_is_enough_to_implement_it_again() -> None:
 
 
 def test_orders_with_the_longest_tables_are_those_without() -> None:
-    """The largest sums of the halves, one below 2¹⁶, are there, too."""
+    """The largest sums of two terms, just below 2¹⁶, are there, too."""
     rng = random.Random(2)
     for n in (TABLE_SIDE**2 - 1, TABLE_SIDE**2, TABLE_SIDE**2 + 1):
         seed, offsets = rng.randrange(2**63), [0, n - 1, *(rng.randrange(n) for _ in range(400))]
