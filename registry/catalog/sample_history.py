@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from sqlalchemy import Connection, func, select
@@ -25,6 +25,9 @@ from registry.training.filters import filters
 from registry.training.policy import Replay
 from registry.training.run_store import RunSettings
 from registry.training.value_columns import SOURCES, text_hash
+
+_Stored: TypeAlias = tuple[key_lookup.StoredRevision, int | None]
+"""A revision, and the position of the one that replaced it."""
 
 MOST_BYTES = 32 << 20
 """Bytes of records that one call reads, together."""
@@ -76,7 +79,7 @@ def newest_revisions(
     log, end = dataset.log, dataset.extent.end()
     until = end if before is None else min(before, end)
 
-    def work(connection: Connection) -> list[tuple[key_lookup.StoredRevision, int | None]]:
+    def work(connection: Connection) -> list[_Stored]:
         positions = key_lookup.newest_positions(connection, log.dataset_id, key, until, limit)
         rows = key_lookup.stored_revisions(connection, log.dataset_id, positions, MOST_BYTES)
         newer = None
@@ -85,10 +88,29 @@ def newest_revisions(
         followers = [newer if newer is not None and newer < end else None, *positions]
         return list(zip(rows, followers, strict=False))
 
-    rows = read(log.engine, work)
+    return _listed(dataset, read(log.engine, work))
+
+
+def newest_of_keys(dataset: Dataset, keys: Sequence[str]) -> list[ListedRevision]:
+    """Return the newest revision of each key that the dataset, or the version, has."""
+    log, end = dataset.log, dataset.extent.end()
+
+    def work(connection: Connection) -> list[_Stored]:
+        positions = [
+            position
+            for key in keys
+            for position in key_lookup.newest_positions(connection, log.dataset_id, key, end, 1)
+        ]
+        rows = key_lookup.stored_revisions(connection, log.dataset_id, positions, MOST_BYTES)
+        return [(row, None) for row in rows]
+
+    return _listed(dataset, read(log.engine, work))
+
+
+def _listed(dataset: Dataset, rows: Sequence[_Stored]) -> list[ListedRevision]:
     schema = dataset.schema
     held = [(row.entry.position, row.record) for row, _ in rows if row.record is not None]
-    brought = log.schemas.brought([p for p, _ in held], [r for _, r in held], schema)
+    brought = dataset.log.schemas.brought([p for p, _ in held], [r for _, r in held], schema)
     samples = dict(zip((p for p, _ in held), map(schema.codec.decode_one, brought), strict=True))
     return [
         ListedRevision(row.entry, row.size, samples.get(row.entry.position), superseded)

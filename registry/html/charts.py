@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from jinja2.utils import htmlsafe_json_dumps
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from registry.html.chart import COLORS, Chart, Series
 from registry.html.chart_svg import draw, draw_sparkline
@@ -104,14 +104,15 @@ def _table(chart: Chart) -> Markup:
     """Return the chart's numbers as a table that can be opened."""
     first = max(0, len(chart.labels) - _TABLE_ROWS)
     head = Markup().join(Markup('<th scope="col">{}</th>').format(s.name) for s in chart.series)
-    rows = Markup().join(
-        Markup('<tr><th scope="row">{}</th>{}</tr>').format(
-            label,
-            Markup().join(
-                Markup("<td>{}</td>").format(_exact(each.values[index])) for each in chart.series
-            ),
+    # Joined as plain text, each part of which is escaped or a number: a table has a thousand cells.
+    cells = zip(
+        *([f"<td>{_exact(v)}</td>" for v in s.values[first:]] for s in chart.series), strict=True
+    )
+    rows = Markup(  # noqa: S704
+        "".join(
+            f'<tr><th scope="row">{escape(label)}</th>{"".join(row)}</tr>'
+            for label, row in zip(chart.labels[first:], cells, strict=True)
         )
-        for index, label in enumerate(chart.labels[first:], first)
     )
     note = f"{chart.title}: {chart.unit}" + (
         f", the last {_TABLE_ROWS} of {len(chart.labels):,} rows" if first else ""

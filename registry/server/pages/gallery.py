@@ -9,9 +9,10 @@ from typing import Any, Final, get_args
 
 from registry.catalog.browse import ListedSample, find_samples
 from registry.catalog.dataset import Dataset
-from registry.catalog.sample_history import find_keys, newest_revisions
+from registry.catalog.sample_history import ListedRevision, find_keys, newest_of_keys
 from registry.html.samples import GALLERY, Drawing, Style, draw_sample
 from registry.samples.box_formats import BOX_FORMATS, BoxFormat
+from registry.samples.buckets import buckets
 from registry.samples.features import ClassLabel, Features
 from registry.server.pages.paths import picture_path, sample_path
 from registry.server.problems import Problem
@@ -115,7 +116,9 @@ class Cards:
 def cards_of(dataset: Dataset, name: str, query: Query, limit: int = CARDS) -> Cards:
     """Return the samples that a query looks for, the newest first; by their keys if it has one."""
     if query.key:
-        return Cards([_card_of_key(dataset, name, query, key) for key in _keys(dataset, query)])
+        keys = find_keys(dataset, query.key, limit=CARDS)
+        revisions = newest_of_keys(dataset, keys)
+        return Cards([_card_of_revision(dataset, name, query, each) for each in revisions])
     samples: list[ListedSample] = []
     where, until = query.where(dataset.features), time.monotonic() + _SECONDS
     cursor = query.before
@@ -136,10 +139,6 @@ def cards_of(dataset: Dataset, name: str, query: Query, limit: int = CARDS) -> C
     return Cards(cards, cursor, searched=cursor is not None and not full)
 
 
-def _keys(dataset: Dataset, query: Query) -> list[str]:
-    return find_keys(dataset, query.key, limit=CARDS)
-
-
 def _card(dataset: Dataset, name: str, query: Query, sample: ListedSample) -> Card:
     return Card(
         sample_path(name, sample.key),
@@ -152,14 +151,13 @@ def _card(dataset: Dataset, name: str, query: Query, sample: ListedSample) -> Ca
     )
 
 
-def _card_of_key(dataset: Dataset, name: str, query: Query, key: str) -> Card:
-    split = dataset.split_of(key)
-    url = sample_path(name, key)
-    revisions = newest_revisions(dataset, key, limit=1)
-    if not revisions:
-        return Card(url, key, 0, None, split, None, state="not in this version")
-    revision, entry = revisions[0], revisions[0].entry
-    card = Card(url, key, entry.position, entry.source, split, entry.created_at)
+def _card_of_revision(dataset: Dataset, name: str, query: Query, revision: ListedRevision) -> Card:
+    entry = revision.entry
+    bucket = int(buckets([entry.key], [entry.group])[0])
+    splits = dataset.splits.items()
+    split = next((each for each, (low, high) in splits if low <= bucket < high), None)
+    url = sample_path(name, entry.key)
+    card = Card(url, entry.key, entry.position, entry.source, split, entry.created_at)
     if revision.sample is None:
         erased = "erased" if entry.erased else "too large to be drawn here"
         return replace(card, state="retracted" if entry.action == "retract" else erased)
