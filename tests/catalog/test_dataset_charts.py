@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import registry
 from registry import ClassLabel, Registry
+from registry.catalog.statistics.charts import Calendar, charts_of
 from registry.catalog.statistics.count import statistics_of
-from registry.server.pages.dataset_charts import Calendar, charts_of
 
 days = st.dates(date(2019, 1, 1), date(2026, 12, 31))
 
