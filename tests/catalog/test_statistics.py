@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from random import Random
 
 import pytest
 
-from registry import Registry
-from registry.catalog.statistics.count import statistics_of
+import registry
+from registry import ClassLabel, Registry, Text
+from registry.catalog.statistics.count import StatisticsError, statistics_of
 from registry.catalog.statistics.model import Statistics
+from tests.support.backups import Backup
 from tests.support.counted_rows import counted
 from tests.support.labelers import KINDS, Labelers
+from tests.support.processes import run_python, started
 
 pytestmark = pytest.mark.usefixtures("small_parts")
 
@@ -27,7 +35,7 @@ def test_what_is_counted_as_a_log_grows_is_what_all_its_rows_are(reg: Registry, 
     random = Random(kind)
     dataset = reg.create("digits", KINDS[kind], splits={"train": 0.6, "test": 0.4})
     labelers = Labelers(dataset, kind, random)
-    for _ in range(30):
+    for _ in range(20):
         labelers.step()
         if random.random() < 0.3:
             partly = statistics_of(reg.open("digits"), most=random.randrange(1, 9))
@@ -40,3 +48,167 @@ def test_what_is_counted_as_a_log_grows_is_what_all_its_rows_are(reg: Registry, 
         at_version = replace(counts(counted(version)), groups=None)
         assert counts(statistics_of(version)) == at_version
         assert counts(statistics_of(version)) == at_version, "from its file"
+
+
+@pytest.fixture
+def backups() -> Iterator[list[Backup]]:
+    """Backups, which are removed at the end."""
+    made: list[Backup] = []
+    yield made
+    for backup in made:
+        backup.remove()
+
+
+def test_a_database_restored_to_an_older_dump_is_counted_again(
+    reg: Registry, backups: list[Backup]
+) -> None:
+    random = Random(5)
+    dataset = reg.create("digits", KINDS["fixed"], splits={"train": 0.6, "test": 0.4})
+    labelers = Labelers(dataset, "fixed", random)
+    for _ in range(6):
+        labelers.step()
+    statistics_of(dataset)
+    backups.append(backup := Backup(reg))
+    kept = {*labelers.keys}
+    url = reg.engine.url.render_as_string(hide_password=False)
+    # Each time it has fewer rows than were counted, as many, or more; and other erasures.
+    for steps in (0, 2, 12):
+        with registry.connect(url) as now:
+            labelers.dataset = now.open("digits")
+            for _ in range(8):
+                labelers.step()
+            statistics_of(labelers.dataset)
+        backup.restore()
+        labelers.keys = {*kept}
+        with registry.connect(url) as now:
+            labelers.dataset = now.open("digits")
+            for _ in range(steps):
+                labelers.step()
+            assert counts(statistics_of(labelers.dataset)) == counts(counted(labelers.dataset))
+
+
+COUNTER = """
+import os, signal, sys
+from pathlib import Path
+import registry
+from registry.catalog.statistics import row_counter, row_store
+from registry.catalog.statistics.count import statistics_of
+from registry.storage.mirror import appender
+
+row_store.BLOCK = 4
+row_counter.READ_ROWS, row_counter.MOST_GROUPS = {"sqlite": 7}, 3
+left, write_all, write_bytes = int(sys.argv[2]), appender.write_all, Path.write_bytes
+
+def killed(write):
+    def write_a_part(file, data):
+        global left
+        left -= 1
+        write(file, data if left else data[: len(data) // 2])
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return write_a_part
+
+appender.write_all, Path.write_bytes = killed(write_all), killed(write_bytes)
+with registry.connect(sys.argv[1]) as reg:
+    statistics_of(reg.open("digits"))
+"""
+
+
+def test_a_counter_that_is_killed_at_any_write_leaves_nothing_wrong(
+    sqlite_url: str, cache: Path
+) -> None:
+    with registry.connect(sqlite_url) as reg:
+        dataset = reg.create("digits", KINDS["fixed"], splits={"train": 0.6, "test": 0.4})
+        labelers = Labelers(dataset, "fixed", Random(3))
+        for _ in range(4):
+            labelers.insert()
+        statistics_of(dataset)
+        shutil.copytree(cache, before := cache.with_name("before"))
+        labelers.erase()
+        labelers.alter()
+        labelers.add(3)
+        truth = counts(counted(dataset))
+        ends = set()
+        for write in range(1, 100):
+            shutil.rmtree(cache)
+            shutil.copytree(before, cache)
+            ends.add(run_python(COUNTER, sqlite_url, str(write)).returncode)
+            assert counts(statistics_of(reg.open("digits"))) == truth
+            assert [path.name for path in cache.glob("*/statistics/*/.*")] == []
+            if 0 in ends:
+                break
+        assert ends == {0, -signal.SIGKILL}
+        assert write > 5, write
+
+
+def test_damage_of_any_file_is_noticed(sqlite_url: str, cache: Path) -> None:
+    with registry.connect(sqlite_url) as reg:
+        dataset = reg.create("digits", KINDS["fixed"])
+        labelers = Labelers(dataset, "fixed", Random(1))
+        for _ in range(4):
+            labelers.insert()
+        statistics_of(dataset)
+        shutil.copytree(cache, before := cache.with_name("before"))
+        labelers.insert()
+        labelers.update()
+        labelers.erase()
+        truth = counts(counted(dataset))
+        files = [path.relative_to(cache) for path in cache.rglob("*") if path.stat().st_size]
+        damaged = [path for path in files if (cache / path).is_file()]
+        assert len(damaged) >= 3
+        for path in damaged:
+            for change in (lambda data: data[:-1], lambda data: flipped(data, len(data) // 2)):
+                shutil.rmtree(cache)
+                shutil.copytree(before, cache)
+                (cache / path).write_bytes(change((cache / path).read_bytes()))
+                assert counts(statistics_of(dataset)) == truth
+
+
+def flipped(data: bytes, offset: int) -> bytes:
+    return data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :]
+
+
+def count_often(url: str, cache: str, rows: int) -> None:
+    """Count until so many rows are counted."""
+    os.environ["REGISTRY_CACHE"] = cache
+    with registry.connect(url) as reg:
+        dataset = reg.open("digits")
+        while (statistics := statistics_of(dataset, most=40)).position < rows:
+            assert statistics.live == sum(statistics.splits.values())
+            assert statistics.live == sum(statistics.classes["label"].get("train", {}).values())
+
+
+def test_several_processes_count_each_row_once(reg: Registry, cache: Path) -> None:
+    dataset = reg.create("digits", {"label": ClassLabel(3)}, splits={"train": 1.0})
+    url = reg.engine.url.render_as_string(hide_password=False)
+    counters = started(*[(count_often, (url, str(cache), 300))] * 2)
+    for start in range(0, 300, 20):
+        keys = [f"k{number % 100}" for number in range(start, start + 20)]
+        dataset.insert([{"label": (number + start // 100) % 3} for number in range(20)], keys=keys)
+        statistics_of(dataset, most=30)
+    counters.join()
+    assert counters.exitcode == 0
+    assert dataset.head.position == 300
+    assert counts(statistics_of(dataset)) == counts(counted(dataset))
+
+
+def test_nothing_of_an_erased_sample_stays_in_the_cache(reg: Registry, cache: Path) -> None:
+    label = 0x5A17C3D1
+    dataset = reg.create("digits", {"label": ClassLabel(2**31 - 1), "note": Text()})
+    dataset.insert([{"label": label, "note": "a"}, {"label": 7, "note": "b"}], keys=["k1", "k2"])
+    statistics_of(dataset)
+    kept = label.to_bytes(4, "little")
+    assert any(kept in path.read_bytes() for path in cache.rglob("*") if path.is_file())
+    dataset.erase("k1")
+    assert statistics_of(dataset).live == 1
+    assert not any(kept in path.read_bytes() for path in cache.rglob("*") if path.is_file())
+
+
+def test_a_cache_that_cannot_be_written_is_named(
+    reg: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = reg.create("digits", KINDS["fixed"])
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("REGISTRY_CACHE", str(tmp_path / "file"))
+    with pytest.raises(StatisticsError, match=r"no statistics of 'digits'.*REGISTRY_CACHE, now"):
+        statistics_of(dataset)

@@ -20,8 +20,8 @@ from registry import Dataset, Registry
 from registry.storage.mirror.state import load_state
 from registry.training.host_mirror import HostMirror
 from registry.training.run import Run
-from tests.faults.test_divergence import Backup
 from tests.faults.test_mirror import tiny_disk
+from tests.support.backups import Backup
 from tests.support.commands import process, run
 from tests.support.datasets import digit
 from tests.support.growing_datasets import KINDS, due, yielded

@@ -38,8 +38,8 @@ from registry.storage.mirror.row_layout import RowLayout
 from registry.tensorflow import EpochDataset
 from registry.training.epoch import Epoch
 from registry.training.source import read_columns
-from tests.faults.test_divergence import Backup
 from tests.faults.test_mirror import flip
+from tests.support.backups import Backup
 from tests.support.commands import run as command
 from tests.support.databases import psql
 from tests.support.growing_datasets import Row, due, rows, yielded

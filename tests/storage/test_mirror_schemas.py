@@ -25,9 +25,9 @@ from registry.storage.mirror.mirror import Mirror, open_mirror
 from registry.storage.mirror.state_file import read_fields, write_fields
 from registry.tensorflow import EpochDataset, StreamDataset
 from registry.training.mirror_source import MirrorSource
-from tests.faults.test_divergence import Backup
 from tests.faults.test_mirror import flip, in_graph, tiny_disk
 from tests.storage.test_mirror import Ranges, reads
+from tests.support.backups import Backup
 from tests.support.growing_datasets import KINDS, Kind, Row, plain, rows, yielded
 from tests.support.processes import run_python
 

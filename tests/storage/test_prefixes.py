@@ -15,7 +15,7 @@ from registry.storage.mirror import prefixes
 from registry.storage.mirror.snapshot import View
 from registry.storage.mirror.value_units import UNIT
 from registry.tensorflow import EpochDataset
-from tests.faults.test_divergence import Backup
+from tests.support.backups import Backup
 from tests.support.growing_datasets import KINDS
 
 KIND = KINDS["fixed"]

@@ -288,6 +288,8 @@ class RowCounter:
         for path in self._folder.iterdir():
             if path.name.isdecimal() and int(path.name) != state.generation:
                 shutil.rmtree(path, ignore_errors=True)
+            elif path.name.startswith("."):  # a draft of a counter that was killed
+                path.unlink(missing_ok=True)
 
     @contextmanager
     def _try_lock(self) -> Iterator[bool]:
