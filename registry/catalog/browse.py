@@ -19,7 +19,6 @@ from registry.samples.buckets import buckets
 from registry.samples.splits import interval
 from registry.storage.database.transactions import read
 from registry.storage.log.entries import Entry, entries_among
-from registry.storage.log.head import read_head
 from registry.storage.log.records import records_at
 from registry.training.conditions import Conditions, Where
 from registry.training.filters import Filter, filters
@@ -76,7 +75,7 @@ def find_samples(
     before. A bounded number of rows is searched, and of samples read. Rows that wait in the inbox
     stay there. Raises `FeatureError` for a split or a condition that no sample can meet.
     """
-    end = _end(dataset)
+    end = dataset.extent.stored_end()
     conditions = Conditions() if where is None else parse_conditions(where, dataset.features)
     known, others = divided_filters(filters(conditions, dataset.features), dataset.features)
     search = RowSearch(
@@ -98,16 +97,6 @@ def find_samples(
         if cost >= SEARCHED_ROWS and until:
             return SamplePage(page.samples, rows.searched)
     return SamplePage(page.samples, None)
-
-
-def _end(dataset: Dataset) -> int:
-    version = dataset.extent.version
-    if version is not None:
-        return version.watermark
-    log = dataset.log
-    head, _ = read(log.engine, read_head, log.dataset_id)
-    log.schemas.learn(head)
-    return head.position
 
 
 class _Page:

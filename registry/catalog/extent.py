@@ -10,7 +10,7 @@ from registry.catalog.rename import name_of
 from registry.errors import VersionError
 from registry.samples.schema import Schema
 from registry.storage.database.transactions import read
-from registry.storage.log.head import Head
+from registry.storage.log.head import Head, read_head
 from registry.storage.log.live_count import live_count
 from registry.storage.log.reader import Log
 from registry.storage.log.version import Version, complete
@@ -46,6 +46,18 @@ class Extent:
             self._live = self._live_at(self.version.watermark)
         chain = bytes.fromhex(self.version.chain)
         return Head(self.version.watermark, self._live, chain, schema=self.schema.number)
+
+    def stored_head(self) -> Head:
+        """Return the end; rows that wait in the inbox stay there, so that nothing is written."""
+        if self.version is not None:
+            return self.head()
+        head, _ = read(self._log.engine, read_head, self._log.dataset_id)
+        self._log.schemas.learn(head)
+        return head
+
+    def stored_end(self) -> int:
+        """Return the position of the end, as `stored_head` does."""
+        return self.version.watermark if self.version else self.stored_head().position
 
     def end(self) -> int:
         """Return the position of the end, as `head` does."""

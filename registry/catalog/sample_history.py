@@ -1,6 +1,7 @@
 """A sample as people look at it: its newest revisions, and the epochs that held each one.
 
-Every call does a bounded amount of work, whatever the log and the runs have.
+Every call does a bounded amount of work, whatever the log and the runs have, and writes nothing:
+rows that wait in the inbox stay there.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def newest_revisions(
     Raises `InvalidSampleError` for a text that is no key.
     """
     check_key(key)
-    log, end = dataset.log, dataset.extent.end()
+    log, end = dataset.log, dataset.extent.stored_end()
     until = end if before is None else min(before, end)
 
     def work(connection: Connection) -> list[_Stored]:
@@ -93,7 +94,7 @@ def newest_revisions(
 
 def newest_of_keys(dataset: Dataset, keys: Sequence[str]) -> list[ListedRevision]:
     """Return the newest revision of each key that the dataset, or the version, has."""
-    log, end = dataset.log, dataset.extent.end()
+    log, end = dataset.log, dataset.extent.stored_end()
 
     def work(connection: Connection) -> list[_Stored]:
         positions = [
@@ -136,7 +137,7 @@ def value_at(dataset: Dataset, position: int, feature: str) -> Any:
     such feature.
     """
     schema, log = dataset.schema, dataset.log
-    if feature not in schema.features or not 0 <= position < dataset.extent.end():
+    if feature not in schema.features or not 0 <= position < dataset.extent.stored_end():
         return None
     (row,) = read(
         log.engine, key_lookup.stored_revisions, log.dataset_id, [position], LARGEST_VALUE

@@ -168,11 +168,13 @@ class Style:
     form: BoxFormat | None = None
     address: Address | None = None
     whole: bool = False
+    most: int | None = 8
+    """Features that are drawn, at most: pictures first. None draws all, in their order."""
 
 
 GALLERY = Style()
-COMPACT = Style(side=112, characters=140)
-SAMPLE = Style(side=480, characters=20_000, boxes=500, whole=True)
+COMPACT = Style(side=112, characters=140, most=3)
+SAMPLE = Style(side=480, characters=20_000, boxes=500, whole=True, most=None)
 
 
 def draw_sample(
@@ -181,7 +183,7 @@ def draw_sample(
     style: Style = GALLERY,
     older: Mapping[str, Any] | None = None,
 ) -> list[Drawing]:
-    """Return the drawings of a sample's values, in the order of the features.
+    """Return the drawings of a sample's values, in the order that ``style`` says.
 
     What differs from the ``older`` values of the sample is marked. Nothing here raises an error for
     a value that the features accept: what cannot be drawn is a placeholder.
@@ -190,7 +192,11 @@ def draw_sample(
     groups = box_features(shown)
     parts = set() if style.whole else {part for each in groups for part in _parts(each)}
     drawer = _Drawer(shown, sample, style, older, groups)
-    return [drawer.draw(name) for name in shown if name not in parts]
+    names = [name for name in shown if name not in parts]
+    if style.most is not None:
+        # Sorting is stable: others stay in their order.
+        names = sorted(names, key=lambda name: not _is_picture(shown[name]))[: style.most]
+    return [drawer.draw(name) for name in names]
 
 
 def differing(
@@ -312,6 +318,12 @@ def picture_of(feature: Feature, value: Any, side: int) -> Thumbnail:
     if pixels is None:
         raise ThumbnailError("the value is no image")
     return thumbnail_of_array(pixels, side)
+
+
+def _is_picture(feature: Feature) -> bool:
+    return isinstance(feature, Image) or (
+        isinstance(feature, Tensor) and plots.is_image(feature.shape)
+    )
 
 
 def _parts(group: BoxFeatures) -> set[str]:

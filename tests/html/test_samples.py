@@ -117,6 +117,18 @@ def test_classes_of_boxes_have_the_names_that_a_text_lists() -> None:
         assert [box.label for box in picture.boxes] == shown
 
 
+def test_a_gallery_draws_pictures_first_and_only_some_features() -> None:
+    names = [f"n{number}" for number in range(20)]
+    features = Features(
+        {name: ClassLabel(2) for name in names}
+        | {"mask": Tensor("uint8", (9, 9)), "photo": Image(), "wide": Tensor("uint8", (9, 2))}
+    )
+    sample = {**dict.fromkeys(names, 1), "mask": np.eye(9), "photo": FILE, "wide": np.zeros((9, 2))}
+    drawn = [each.name for each in draw_sample(features, sample)]
+    assert drawn == ["mask", "photo", *names[:6]]
+    assert [each.name for each in draw_sample(features, sample, SAMPLE)] == list(features)
+
+
 def test_boxes_that_a_revision_changed_are_marked() -> None:
     features = Features({"image": Image(), "boxes": Ragged("float32", (4,))})
     kept, new = (0.25, 0.25, 0.5, 0.5), (0, 0, 0.5, 0.25)

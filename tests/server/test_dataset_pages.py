@@ -14,11 +14,13 @@ import pytest
 from PIL import Image as Pillow
 
 from registry import ClassLabel, Image, Ragged, Registry, Replay, Tensor, Text
+from registry.catalog.overview import overview
 from registry.errors import InvalidSampleError
 from registry.samples.features import Feature
 from registry.samples.keys import check_key
 from registry.server import tokens
 from registry.server.settings import ServerSettings
+from tests.storage.test_inbox import put
 from tests.support.hostile_input import NAMES
 from tests.support.image_files import broken, photo, png
 from tests.support.page_clients import log_in
@@ -28,6 +30,8 @@ PETS: dict[str, Feature] = {
     "image": Tensor("uint8", (8, 8)),
     "label": ClassLabel(["cat", "dog", "lynx"]),
 }
+
+PATHS = ("", "/samples", "/samples?key=a", "/samples/a", "/images/0/image", "/runs", "/runs/run")
 
 
 @pytest.fixture
@@ -247,25 +251,28 @@ def test_the_page_of_a_run_says_what_changed_between_two_epochs(
     assert http.get("/datasets/pets/runs/none").status_code == 404
 
 
+def test_pages_leave_the_rows_that_wait_in_the_inbox(reg: Registry, http: httpx.Client) -> None:
+    pets = reg.create("pets", PETS)
+    pets.insert([pet(0)], keys=["a"])
+    pets.run("run").epoch(0)
+    with reg.engine.begin() as connection:
+        put(connection, pets, "b", {"image": [[0] * 8] * 8, "label": "dog"})
+    for path in PATHS:
+        assert http.get(f"/datasets/pets{path}").status_code == 200, path
+    assert [each.waiting for each in overview(reg)] == [1]
+    assert pets.head.position == 2
+
+
 def test_pages_and_pictures_are_for_those_who_may_read_the_dataset(reg: Registry) -> None:
     for name in ("pets", "secret"):
         reg.create(name, PETS).insert([pet(0)], keys=["a"])
         reg.open(name).run("run").epoch(0)
     secret = tokens.create(reg.engine, "ada", dataset="pets")
-    pages = (
-        "",
-        "/samples",
-        "/samples?key=a",
-        "/samples/a",
-        "/images/0/image",
-        "/runs",
-        "/runs/run",
-    )
     with serving(reg) as at, httpx.Client(base_url=at) as http:
-        for path in pages:
+        for path in PATHS:
             assert http.get(f"/datasets/pets{path}").headers["location"].startswith("/login?next=")
         log_in(http, secret)
-        for path in pages:
+        for path in PATHS:
             assert http.get(f"/datasets/pets{path}").status_code == 200, path
             assert http.get(f"/datasets/pets%401{path}").status_code == 200, path
             for other in ("secret", "secret%401"):

@@ -34,6 +34,8 @@ _LATEST: Final = 12
 """Samples on the first page of a dataset."""
 _MOST_OPTIONS: Final = 500
 """Classes that a filter lists; those of larger features are typed."""
+_MOST_FILTERS: Final = 8
+"""Features with classes that have a filter; others are filtered by the URL."""
 _MOST_TAGS: Final = 200
 
 Before = Annotated[int | None, Query(ge=0, lt=1 << 63)]
@@ -95,7 +97,7 @@ def frame(dataset: Dataset, name: str, page: str) -> dict[str, Any]:
 
 
 def _overview(dataset: Dataset, name: str, statistics: Statistics) -> Mapping[str, Any]:
-    head = dataset.head
+    head = dataset.extent.stored_head()
     today = datetime.now(UTC).date()
     summary = DatasetSummary.of(dataset, head)
     schema = dataset.schemas.numbered(summary.schema)
@@ -164,7 +166,7 @@ def _class_filters(dataset: Dataset, query: gallery.Query) -> list[dict[str, Any
         }
         for name, feature in dataset.features.items()
         if isinstance(feature, ClassLabel)
-    ]
+    ][:_MOST_FILTERS]
 
 
 def _sources(statistics: Statistics) -> Sequence[tuple[str, str]]:

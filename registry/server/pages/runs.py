@@ -11,7 +11,9 @@ from fastapi import APIRouter, Query, Request, Response
 from registry.catalog.dataset import Dataset
 from registry.catalog.epoch_changes import Composition, EpochChanges
 from registry.catalog.epoch_origins import EpochOrigins, epoch_origins
-from registry.errors import EpochError, ErasedError, RunNotFoundError
+from registry.catalog.statistics.charts import NO_SOURCE, OTHERS
+from registry.catalog.statistics.count import StatisticsError
+from registry.errors import DivergenceError, EpochError, ErasedError, RunNotFoundError
 from registry.html.chart import Chart, Series
 from registry.samples.features import ClassLabel
 from registry.samples.schema import Schema
@@ -247,7 +249,7 @@ def _changes(
     """Return what changed, or why it cannot be said now."""
     try:
         changes = service.comparisons.of(run, *compared)
-    except (EpochError, ErasedError) as error:
+    except (EpochError, ErasedError, DivergenceError, StatisticsError) as error:
         return None, str(error)
     if changes is None:
         return None, "The epochs are being compared. Load the page again in a few seconds."
@@ -269,10 +271,10 @@ def _change_charts(changes: EpochChanges, schema: Schema) -> list[Chart]:
 
 
 def _sources(composition: Composition) -> dict[str, int]:
-    return {
-        "(no source)" if source is None else source: count
-        for source, count in composition.sources.items()
+    named = {
+        NO_SOURCE if source is None else source: n for source, n in composition.sources.items()
     }
+    return {**named, OTHERS: composition.other_sources}
 
 
 def _differences(
