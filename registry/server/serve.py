@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 import uvicorn
+from fastapi import APIRouter
 
 from registry.catalog.registry import Registry
 from registry.server import tokens
@@ -41,13 +42,17 @@ def check_access(registry: Registry, host: str, settings: ServerSettings) -> Non
         )
 
 
-def make_server(registry: Registry, settings: ServerSettings) -> uvicorn.Server:
-    """Return a server that is not running yet.
+def make_server(
+    registry: Registry, settings: ServerSettings, *routers: APIRouter
+) -> uvicorn.Server:
+    """Return a server that is not running yet; ``routers`` are those of further pages.
 
     On SIGINT, SIGTERM or ``should_exit`` it answers the accepted requests, for up to
     `_SHUTDOWN_SECONDS`, and then returns from ``run``.
     """
     app = application(registry, settings)
+    for router in routers:
+        app.include_router(router)
     config = uvicorn.Config(
         app,
         lifespan="on",

@@ -10,22 +10,25 @@ import typer
 from registry.cli.base import app
 from registry.cli.output import print_error
 
-_DEMO_EXTRA = ("keras", "matplotlib", "sklearn", "tensorflow")
+_DEMO_EXTRA = ("fastapi", "jinja2", "keras", "markupsafe", "sklearn", "tensorflow", "uvicorn")
 
 
 @app.command()
 def demo(
     folder: Annotated[
         Path,
-        typer.Option(metavar="FOLDER", file_okay=False, help="Where its database and chart go."),
+        typer.Option(metavar="FOLDER", file_okay=False, help="Where its database and page go."),
     ] = Path("registry-demo"),
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Then serve the pages to this machine, until Ctrl-C.")
+    ] = False,
 ) -> None:
-    """Train a model on a dataset while another process labels it."""
+    """Train a model on a dataset while another process labels it, and show how it went."""
     try:
         # Imported here: the demo needs an extra, which the other commands must work without.
         from registry.cli.demo.run import run  # noqa: PLC0415
 
-        run(folder)
+        run(folder, stay=serve)
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in _DEMO_EXTRA:
             raise  # a broken import in our own code is not a missing extra

@@ -8,8 +8,10 @@ only a database file.
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
+import webbrowser
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,27 +23,31 @@ from registry.errors import RegistryError
 from registry.samples.features import ClassLabel, Tensor
 
 
-def run(folder: Path) -> None:
-    """Run the demo; it writes a database, a chart and TensorFlow's messages to ``folder``.
+def run(folder: Path, *, stay: bool = False) -> None:
+    """Run the demo; it writes a database, a page and TensorFlow's messages to ``folder``.
 
-    Raises `ImportError` before it creates the dataset if the ``[demo]`` extra is not installed.
+    With ``stay``, it serves the pages afterwards, until Ctrl-C. Raises `ImportError` before it
+    creates the dataset if the ``[demo]`` extra is not installed.
     """
-    import matplotlib as mpl  # noqa: PLC0415  # heavy, and an extra
-    import sklearn.datasets  # noqa: F401, PLC0415
+    import sklearn.datasets  # noqa: F401, PLC0415  # heavy, and an extra
 
-    mpl.use("agg")  # the default backend may need a display
+    from registry.cli.demo import pages, report  # noqa: PLC0415
+
     console = Console(highlight=False)
     folder.mkdir(parents=True, exist_ok=True)
     # The pattern includes the -wal and -shm files, which belong to the old database.
     for old in folder.glob("digits.db*"):
         old.unlink()
     url = f"sqlite:///{folder / 'digits.db'}"
-    with console.status("Loading TensorFlow …"), native_messages_in(folder / "tensorflow.log"):
-        # Imported within the block: TensorFlow prints its messages while it is imported.
-        from registry.cli.demo import trainer  # noqa: PLC0415
+    with contextlib.ExitStack() as stack:
+        # Before the training, so that nobody waits for it in vain where no socket can be opened.
+        listener = stack.enter_context(pages.open_socket()) if stay else None
+        with console.status("Loading TensorFlow …"), native_messages_in(folder / "tensorflow.log"):
+            # Imported within the block: TensorFlow prints its messages while it is imported.
+            from registry.cli.demo import trainer  # noqa: PLC0415
 
-        trainer.warm_up()
-    with connect(url) as registry:
+            trainer.warm_up()
+        registry = stack.enter_context(connect(url))
         digits = registry.create(
             "digits",
             {"image": Tensor("uint8", (8, 8)), "label": ClassLabel(10)},
@@ -54,13 +60,30 @@ def run(folder: Path) -> None:
         )
         with _labeling_process(url) as is_labeling:
             measurements = trainer.train(console, digits, is_labeling)
-    chart = trainer.draw(measurements, folder / "accuracy.png")
-    console.print(
-        f"\nThe chart is in {chart}. To look further:\n"
-        f"  registry show digits --url {url}\n"
-        f"  registry log digits --url {url}\n",
-        soft_wrap=True,
-    )
+        page = report.write_page(digits, measurements, folder / "index.html").resolve().as_uri()
+        console.print(
+            f"\nThe accuracy, the growth and the corrected labels: {page}\n"
+            "To look further:\n"
+            f"  registry show digits --url {url}\n"
+            f"  registry log digits --url {url}\n",
+            soft_wrap=True,
+        )
+        address = page if listener is None else pages.address_of(listener)
+        if listener is not None:
+            console.print(f"serving {address} until Ctrl-C", soft_wrap=True)
+        _open(address)
+        if listener is not None:
+            # Ctrl-C is the only way to end this, so it must not be reported as an error.
+            with contextlib.suppress(KeyboardInterrupt):
+                pages.serve(registry, measurements, listener)
+
+
+def _open(address: str) -> None:
+    """Open an address in a browser, where somebody sits in front of a screen."""
+    screen = sys.platform in {"darwin", "win32"} or {"DISPLAY", "WAYLAND_DISPLAY"} & {*os.environ}
+    # A browser for the terminal would take it over.
+    if sys.stdout.isatty() and screen:
+        webbrowser.open(address)
 
 
 @contextlib.contextmanager

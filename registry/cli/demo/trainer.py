@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from registry.catalog.dataset import Dataset
 from registry.cli.demo.labeler import POLL_SECONDS, training_run
+from registry.cli.demo.measurement import Measurement
 from registry.tensorflow.datasets import StreamDataset
 from registry.training.epoch import Epoch
 from registry.training.run import Run
@@ -22,14 +22,6 @@ from registry.training.run import Run
 BATCH_SIZE = 32
 STEPS_PER_EPOCH = 50
 """Batches in one Keras epoch."""
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """State after an epoch: samples of the training split, and accuracy on the test split."""
-
-    samples: int
-    accuracy: float
 
 
 def warm_up() -> None:
@@ -90,7 +82,9 @@ class _ProgressCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Kera
         self.console.print(head, style="bold")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
-        reached = self._reach((epoch + 1) * STEPS_PER_EPOCH * BATCH_SIZE)
+        consumed = (epoch + 1) * STEPS_PER_EPOCH * BATCH_SIZE
+        self.run.record_at_least(consumed)
+        reached = self._reach(consumed)
         # Epoch 0 stays as it was pinned: every measurement is on the same samples.
         test = self.digits.run("demo-test", split="test").epoch(0)
         batch = next(test.batches(test.size))
@@ -101,7 +95,7 @@ class _ProgressCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Kera
             if self.digits.split_of(entry.key) == self.run.split
         )
         self._reported = reached.watermark
-        self.measurements.append(Measurement(reached.size, accuracy))
+        self.measurements.append(Measurement(reached.size, actions["revise"], accuracy))
         self.console.print(
             f"{epoch:>5}  {reached.size:>7}  {actions['insert']:>5}  {actions['revise']:>7}"
             f"  {accuracy:>8.1%}"
@@ -125,25 +119,3 @@ class _ProgressCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Kera
                 self.model.stop_training = self.digits.head.position == watermark
                 return
             time.sleep(POLL_SECONDS)
-
-
-def draw(measurements: list[Measurement], path: Path) -> Path:
-    """Plot accuracy against samples to a PNG file."""
-    from matplotlib import pyplot as plt  # noqa: PLC0415  # heavy, and needed at the end only
-
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    axes.plot(
-        [each.samples for each in measurements],
-        [each.accuracy for each in measurements],
-        marker="o",
-    )
-    axes.set(
-        title="Accuracy while the dataset grows",
-        xlabel="samples in the training split",
-        ylabel="accuracy on the test split",
-    )
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return path
