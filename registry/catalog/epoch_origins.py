@@ -6,7 +6,7 @@ This reads a bounded number of rows that a server has counted already.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -30,10 +30,14 @@ MOST_ROWS = 1 << 20
 
 @dataclass(frozen=True)
 class EpochOrigins:
-    """Of an epoch's samples, how many have keys that are ``new``, and how many were ``revised``."""
+    """Of an epoch's samples, how many have keys that are ``new``, and how many were ``revised``.
+
+    ``classes`` has the number of both together by the index of their class, for each `ClassLabel`.
+    """
 
     new: int
     revised: int
+    classes: Mapping[str, Mapping[int, int]]
 
 
 def epoch_origins(
@@ -63,7 +67,7 @@ class _Counts:
     def __init__(self, dataset: Dataset, run: RunSettings, store: RowStore) -> None:
         self._store = store
         self._buckets = interval(dataset.splits, run.split)
-        labels = [each.label.name for each in store.files.labels]
+        self._labels = labels = [each.label.name for each in store.files.labels]
         tests, others = divided_filters(filters(run.conditions, dataset.features), dataset.features)
         self._tests = [
             (None if test.column is SOURCES else labels.index(name or ""), test)
@@ -85,7 +89,11 @@ class _Counts:
             first = again
         # Epoch 0 has no epoch before, of which a sample could be a revision.
         old = supersedes[first] >= 0 if pin.since else np.zeros(len(facts), bool)
-        return EpochOrigins(int((live & ~old).sum()), int((live & old).sum()))
+        classes = {
+            name: _counted(facts.labels[live & facts.held, column])
+            for column, name in enumerate(self._labels)
+        }
+        return EpochOrigins(int((live & ~old).sum()), int((live & old).sum()), classes)
 
     def _inside(self, facts: RowFacts) -> npt.NDArray[np.bool_]:
         """Return which rows are samples of the run, of those that are live."""
@@ -96,3 +104,8 @@ class _Counts:
         for column, test in self._tests:
             inside &= test(facts.rows["source"] if column is None else facts.labels[:, column])
         return inside
+
+
+def _counted(indexes: npt.NDArray[np.int32]) -> dict[int, int]:
+    values, counts = np.unique(indexes, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))

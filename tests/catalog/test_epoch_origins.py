@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from registry import ClassLabel, Dataset, Registry, Replay, Tensor
-from registry.catalog import epoch_origins as origins
-from registry.catalog.epoch_origins import EpochOrigins, epoch_origins
+from registry.catalog import epoch_origins as module
+from registry.catalog.epoch_origins import epoch_origins
 from registry.catalog.statistics.count import statistics_of
 from registry.samples.features import Feature
 
@@ -45,9 +46,19 @@ def test_the_origins_of_epochs_are_those_of_their_lineage(reg: Registry) -> None
     statistics_of(pets)
     for name, run in runs.items():
         pins = [each.pin for each in run.epochs(10)]
-        lineages = {pin.number: run.lineage(pin.number) for pin in pins}
-        expected = {n: EpochOrigins(each.new, each.revised) for n, each in lineages.items()}
-        assert epoch_origins(pets, run.settings, pins) == expected, name
+        counted = epoch_origins(pets, run.settings, pins)
+        assert [*counted] == [0, 1, 2, 3]
+        for pin in pins:
+            lineage, origins = run.lineage(pin.number), counted[pin.number]
+            assert (origins.new, origins.revised) == (lineage.new, lineage.revised), name
+            since = {each.position for each in run.entries(pin.number)}
+            labels = [_label(pets, each) for each in since if each >= pin.since]
+            assert origins.classes == {"label": Counter(labels)}, name
+
+
+def _label(pets: Dataset, position: int) -> int:
+    (page,) = pets.pages(position, position + 1)
+    return int(page["label"][0])
 
 
 def test_epochs_whose_rows_are_not_known_are_left_out(
@@ -65,5 +76,5 @@ def test_epochs_whose_rows_are_not_known_are_left_out(
     # Epoch 2 ends after the rows that were counted.
     assert [*epoch_origins(pets, run.settings, pins)] == [0, 1]
     assert epoch_origins(pets, sized.settings, [each.pin for each in sized.epochs(10)]) == {}
-    monkeypatch.setattr(origins, "MOST_ROWS", pins[0].watermark)
+    monkeypatch.setattr(module, "MOST_ROWS", pins[0].watermark)
     assert [*epoch_origins(pets, run.settings, pins)] == [0]

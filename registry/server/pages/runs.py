@@ -11,11 +11,11 @@ from fastapi import APIRouter, Query, Request, Response
 from registry.catalog.dataset import Dataset
 from registry.catalog.epoch_changes import Composition, EpochChanges
 from registry.catalog.epoch_origins import EpochOrigins, epoch_origins
-from registry.catalog.statistics.charts import NO_SOURCE, OTHERS
+from registry.catalog.statistics.charts import NO_SOURCE, OTHERS, class_text
 from registry.catalog.statistics.count import StatisticsError
 from registry.errors import DivergenceError, EpochError, ErasedError, RunNotFoundError
 from registry.html.chart import Chart, Series
-from registry.samples.features import ClassLabel
+from registry.samples.features import ClassLabel, Feature
 from registry.samples.schema import Schema
 from registry.server.pages.dataset import frame
 from registry.server.pages.paths import dataset_path, run_path
@@ -32,6 +32,8 @@ _RUNS: Final = 50
 """Runs of a page."""
 _EPOCHS: Final = 25
 """Epochs of a page."""
+
+_MOST_CHARTS: Final = 5
 
 _Number = Annotated[int | None, Query(ge=0, lt=1 << 63)]
 
@@ -187,7 +189,7 @@ def _run(
         "consumed": consumed,
         "position": _position(run, last, consumed),
         "lines": lines,
-        "charts": _charts(lines),
+        "charts": _charts(lines, run.log.schemas.newest.features),
         "compared": compared,
         "changes": changes,
         "change_charts": [] if changes is None else _change_charts(changes, run.log.schemas.newest),
@@ -229,18 +231,31 @@ def _position(run: Run, last: Pin | None, consumed: int) -> str:
     return f"in epoch {number}, after {offset:,} samples"
 
 
-def _charts(lines: Sequence[_EpochLine]) -> list[Chart]:
-    """Return the sizes of the epochs by their origins, where these are known."""
+def _charts(lines: Sequence[_EpochLine], features: Mapping[str, Feature]) -> list[Chart]:
+    """Return the epochs by the origins of their samples, and the classes of what is new in each."""
     ordered = [*reversed(lines)]
     if len(ordered) < 2:
         return []
     labels = [str(each.pin.number) for each in ordered]
-    new = [each.origins.new if each.origins else 0 for each in ordered]
-    revised = [each.origins.revised if each.origins else 0 for each in ordered]
+    origins = [each.origins or EpochOrigins(0, 0, {}) for each in ordered]
+    new, revised = [each.new for each in origins], [each.revised for each in origins]
     parts = zip(ordered, new, revised, strict=True)
     rest = [each.pin.size - fresh - changed for each, fresh, changed in parts]
     series = [Series("as before", rest, 9), Series("new", new, 0), Series("revised", revised, 1)]
-    return [Chart("Samples by epoch", labels, [each for each in series if any(each.values)])]
+    charts = [Chart("Samples by epoch", labels, [each for each in series if any(each.values)])]
+    for name, feature in features.items():
+        present = sorted({index for each in origins for index in each.classes.get(name, {})})
+        if isinstance(feature, ClassLabel) and present:
+            counts = [
+                Series(
+                    class_text(feature, index),
+                    [each.classes.get(name, {}).get(index, 0) for each in origins],
+                    index,
+                )
+                for index in present
+            ]
+            charts.append(Chart(f"{name}: new and revised samples by epoch", labels, counts))
+    return charts[:_MOST_CHARTS]
 
 
 def _changes(
