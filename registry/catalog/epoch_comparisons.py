@@ -1,33 +1,60 @@
-"""Comparisons of epochs for a server: made in the background, and kept, as epochs never change."""
+"""What a server says of epochs: found out in the background or in part, and kept.
+
+An epoch never changes. Only what was erased since is still counted with its class.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 
+from registry.catalog.dataset import Dataset
 from registry.catalog.epoch_changes import EpochChanges, epoch_changes
+from registry.catalog.epoch_origins import EpochOrigins, epoch_origins
+from registry.training.pin_store import Pin
 from registry.training.run import Run
+from registry.training.run_store import RunSettings
 
 _SECONDS = 0.4
 """How long a request waits for a comparison; most take less."""
 _KEPT = 128
+_KEPT_EPOCHS = 4096
 _QUEUED = 16
 
 logger = logging.getLogger(__name__)
 logger.addHandler(logging.NullHandler())
 
 _Key = tuple[str, int, int, int]
+_Epoch = tuple[str, int, Pin]
 
 
 class EpochComparisons:
-    """What changed between epochs, and one thread that finds it out. Thread-safe."""
+    """What changed between epochs, one thread that finds it out, and origins. Thread-safe."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, "registry-compare")
         self._lock = Lock()
         self._known: OrderedDict[_Key, Future[EpochChanges]] = OrderedDict()
+        self._origins: OrderedDict[_Epoch, EpochOrigins] = OrderedDict()
+
+    def origins(
+        self, dataset: Dataset, run: RunSettings, pins: Sequence[Pin]
+    ) -> dict[int, EpochOrigins]:
+        """Return what `epoch_origins` says, and what it said before; the next call says more."""
+        uid = dataset.log.uid
+        with self._lock:
+            known = {pin.number: self._origins.get((uid, run.id, pin)) for pin in pins}
+        new = epoch_origins(dataset, run, [pin for pin in pins if known[pin.number] is None])
+        with self._lock:
+            for pin in pins:
+                if pin.number in new:
+                    self._origins[uid, run.id, pin] = new[pin.number]
+            while len(self._origins) > _KEPT_EPOCHS:
+                self._origins.popitem(last=False)
+        return {number: each for number, each in (known | new).items() if each is not None}
 
     def of(self, run: Run, before: int, after: int) -> EpochChanges | None:
         """Return what changed from one epoch to another; None while that is not known yet.

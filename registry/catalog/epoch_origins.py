@@ -25,7 +25,9 @@ from registry.training.run_store import RunSettings
 from registry.training.value_columns import SOURCES
 
 MOST_ROWS = 1 << 20
-"""Rows that one call reads, at most."""
+"""Rows that one epoch may have since the epoch before, so that its origins are counted."""
+READ_ROWS = 1 << 18
+"""Rows after which a call stops."""
 
 
 @dataclass(frozen=True)
@@ -45,21 +47,21 @@ def epoch_origins(
 ) -> dict[int, EpochOrigins]:
     """Return the origins of the samples of epochs, by their numbers, for the first ``pins``.
 
-    Epochs are left out once `MOST_ROWS` were read, where their rows are not counted yet, and if
-    the run has conditions that are neither on classes nor on sources.
+    Others are left out after `READ_ROWS`. Also left out are epochs of more than `MOST_ROWS`, those
+    whose rows are not counted yet, and all of a run with conditions that are neither on classes
+    nor on sources.
     """
     counter = row_counter(dataset)
     origins: dict[int, EpochOrigins] = {}
     with suppress(OSError, DamagedStoreError):
         state = counter.load()
         counts = _Counts(dataset, run, counter.store(state))
-        left = MOST_ROWS
+        left = READ_ROWS
         for pin in pins:
-            left -= pin.watermark - pin.since
-            if left < 0:
-                break
-            if pin.watermark <= state.position and counts.known:
+            rows = pin.watermark - pin.since
+            if left > 0 and rows <= MOST_ROWS and pin.watermark <= state.position and counts.known:
                 origins[pin.number] = counts.of(pin)
+                left -= rows
     return origins
 
 

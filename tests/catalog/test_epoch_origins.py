@@ -9,6 +9,7 @@ import pytest
 
 from registry import ClassLabel, Dataset, Registry, Replay, Tensor
 from registry.catalog import epoch_origins as module
+from registry.catalog.epoch_comparisons import EpochComparisons
 from registry.catalog.epoch_origins import epoch_origins
 from registry.catalog.statistics.count import statistics_of
 from registry.samples.features import Feature
@@ -76,5 +77,12 @@ def test_epochs_whose_rows_are_not_known_are_left_out(
     # Epoch 2 ends after the rows that were counted.
     assert [*epoch_origins(pets, run.settings, pins)] == [0, 1]
     assert epoch_origins(pets, sized.settings, [each.pin for each in sized.epochs(10)]) == {}
-    monkeypatch.setattr(module, "MOST_ROWS", pins[0].watermark)
+    monkeypatch.setattr(module, "READ_ROWS", pins[0].watermark)
     assert [*epoch_origins(pets, run.settings, pins)] == [0]
+    # What was found out once is kept, so that the next call finds out more.
+    comparisons = EpochComparisons()
+    for expected in ([0], [0, 1], [0, 1]):
+        assert [*comparisons.origins(pets, run.settings, pins)] == expected
+    comparisons.close()
+    monkeypatch.setattr(module, "MOST_ROWS", pins[0].watermark - 1)
+    assert 0 not in epoch_origins(pets, run.settings, pins)

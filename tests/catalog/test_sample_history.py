@@ -5,15 +5,19 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import text
 
-from registry import ClassLabel, Registry, Replay, Text
+from registry import ClassLabel, Dataset, Registry, Replay, Text
 from registry.catalog.sample_history import (
     epochs_holding,
     find_keys,
+    newest_of_keys,
     newest_revisions,
     value_at,
 )
 from registry.errors import InvalidSampleError
+from tests.storage.test_newest_revision import plans
+from tests.support.datasets import FIXED, digit
 
 _STEPS = st.lists(
     st.tuples(
@@ -78,9 +82,9 @@ def test_the_epochs_that_held_a_revision_are_those_that_list_its_position(
 
 def test_the_newest_revisions_of_a_key_come_with_what_superseded_them(reg: Registry) -> None:
     notes = reg.create("notes", {"text": Text()})
-    for text in "abc":
-        notes.insert([{"text": text}], keys=["one"])
-        notes.insert([{"text": text}], keys=["two"])
+    for letter in "abc":
+        notes.insert([{"text": letter}], keys=["one"])
+        notes.insert([{"text": letter}], keys=["two"])
     notes.retract("one")
     listed = newest_revisions(notes, "one", limit=3)
     assert [(r.entry.position, r.sample, r.superseded_at) for r in listed] == [
@@ -126,3 +130,17 @@ def test_keys_are_listed_by_their_beginning_whatever_other_datasets_have(
     assert find_keys(opened[1], "")[0] == "a"
     with pytest.raises(InvalidSampleError):
         find_keys(opened[1], "\0")
+
+
+def test_revisions_and_keys_are_read_by_their_index(reg: Registry, digits: Dataset) -> None:
+    digits.insert([digit(n) for n in range(50)], keys=[f"k{n}" for n in range(50)])
+    with reg.engine.begin() as connection:
+        connection.execute(text("ANALYZE"))
+    revised = reg.create("revised", FIXED)
+    revised.insert([digit(n) for n in range(300)], keys=["k"] * 300)
+    with plans(reg.engine) as used:
+        assert len(newest_revisions(revised, "k", limit=3)) == 3
+        assert [each.entry.position for each in newest_of_keys(revised, ["k", "none"])] == [299]
+        assert find_keys(revised, "k") == ["k"]
+    assert any("ix_samples_key" in line for line in used)
+    assert not any("Seq Scan" in line or "SCAN samples" in line for line in used), used

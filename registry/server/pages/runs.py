@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from registry.catalog.dataset import Dataset
 from registry.catalog.epoch_changes import Composition, EpochChanges
-from registry.catalog.epoch_origins import EpochOrigins, epoch_origins
+from registry.catalog.epoch_origins import EpochOrigins
 from registry.catalog.statistics.charts import NO_SOURCE, OTHERS, class_text
 from registry.catalog.statistics.count import StatisticsError
 from registry.errors import DivergenceError, EpochError, ErasedError, RunNotFoundError
@@ -167,7 +167,7 @@ def _run(
     last, consumed = run.last, run.consumed
     pinned = run.epochs_before(before, _EPOCHS + 1)
     shown = pinned[-_EPOCHS:][::-1]
-    origins = epoch_origins(dataset, run.settings, [each.pin for each in shown])
+    origins = service.comparisons.origins(dataset, run.settings, [each.pin for each in shown])
     lines = [_epoch_line(name, run, each, origins, consumed) for each in shown]
     changes, problem = None, ""
     if compared is not None:
