@@ -7,6 +7,8 @@ from typing import Any
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import ConsoleMessage, Dialog, Page, Request
 
+_REPORTED = ("error", "warning", "trace")
+"""Messages of the console that are problems; Plotly warns by ``trace``."""
 THEMES = ("light", "dark")
 WIDTHS = (390, 1440)
 """CSS pixels of a phone and of a screen."""
@@ -15,7 +17,8 @@ WIDTHS = (390, 1440)
 class Visitor:
     """A page of a browser at the address of a server.
 
-    It records errors of the console, dialogs that nobody expected, and requests to other servers.
+    It records errors and warnings of the console, dialogs that nobody expected, and requests to
+    other servers.
     """
 
     def __init__(self, page: Page, at: str) -> None:
@@ -60,7 +63,7 @@ class Visitor:
         assert self.problems == []
 
     def _console(self, message: ConsoleMessage) -> None:
-        if message.type == "error" and not (self.refused and "status of 4" in message.text):
+        if message.type in _REPORTED and not (self.refused and "status of 4" in message.text):
             self.problems.append(f"console: {message.text}")
 
     def _request(self, request: Request) -> None:
