@@ -225,6 +225,36 @@ def in_memory_of(index: Index) -> list[int] | None:
     return None if positions is None else positions.tolist()
 
 
+@pytest.mark.parametrize("following", [False, True])
+def test_the_names_of_a_damaged_index_stay_while_it_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, following: bool
+) -> None:
+    """A graph may open them at any time."""
+    indexes, live = Indexes(tmp_path), np.arange(0, 30_000, 3)
+    first = indexes.make("1-a", partial(parts, live, 500), NONE, 12)
+    indexes.make("2-a", partial(parts, live[1:], 500), NONE, 12)
+    flip(tmp_path / "2-a.cells", 9, 2)
+    names = [tmp_path / "2-a.cells", tmp_path / "2-a.entries"]
+    replace, replaced = Path.replace, []
+
+    def replace_with_names(path: Path, target: Path) -> Path:
+        assert all(name.exists() for name in names)
+        replaced.append(target)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace_with_names)
+    if following:
+        again = indexes.follow("2-a", first, live[:1], live[:0], NONE)
+    else:
+        again = indexes.make("2-a", partial(parts, live[1:], 500), NONE, 12)
+    assert set(names) <= set(replaced)
+    assert again is not None
+    assert held(again) == live[1:].tolist()
+    assert sorted(path.name for path in tmp_path.glob("*-a.*")) == sorted(
+        f"{number}-a.{suffix}" for number in (1, 2) for suffix in ("cells", "entries")
+    )
+
+
 LARGE = 1 << 20
 """More entries than any index here has."""
 

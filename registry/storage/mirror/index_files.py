@@ -200,21 +200,23 @@ class Indexes:
         self, name: str, entries: Path, blocks: Blocks, number: int, checked: list[str]
     ) -> Index:
         """Give an index its names and map it. The caller holds the lock."""
-        new = entries.suffix != ".entries"
         cells, named = self._folder / f"{name}.cells", self._folder / f"{name}.entries"
-        draft = draft_path(cells)
-        # First: cells of an earlier index would lead to entries of this one.
-        cells.unlink(missing_ok=True)
+        draft, link = draft_path(cells), draft_path(named)
         try:
             write_cells(draft, blocks, number)
             lease = FileLease.lock(draft)
-            if not (named.exists() and named.samefile(entries)):
-                named.unlink(missing_ok=True)
-                # A link, where the file is that of another index.
-                entries.rename(named) if new else named.hardlink_to(entries)
+            # Replaced, not removed: a graph may open the names at any time. Cells first, by which
+            # those who hold a replaced index know it. Until the entries follow, the numbers differ,
+            # so that nobody reads one with the other.
             draft.replace(cells)
+            if entries.suffix != ".entries":
+                entries.replace(named)
+            elif not (named.exists() and named.samefile(entries)):
+                link.hardlink_to(entries)
+                link.replace(named)
         finally:
             draft.unlink(missing_ok=True)
+            link.unlink(missing_ok=True)
         self._checks.record(checked, named)
         index = self._mapped(name, lease)
         assert index is not None
