@@ -164,16 +164,18 @@ def test_names_that_nobody_has_used_for_long_are_removed(
     assert [name.exists() for name in names] == [False, True, False, False, True]
 
 
+@pytest.mark.parametrize("erased", [range(5, 9), range(2, 30)])
 def test_values_can_be_mapped_by_a_graph_of_a_host_that_had_rows_before_they_were_erased(
-    reg: Registry, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reg: Registry, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, erased: range
 ) -> None:
+    """Few of the values, or nearly all."""
     old, new = (Host(url, tmp_path / name, monkeypatch) for name in ("old", "new"))
     kind = KINDS["variable"]
     dataset = kind.create(reg)
     kind.grow(dataset, 30)
     old.files(0)
-    dataset.erase("5", "6", "7", "8")
-    kind.grow(dataset, 5, first=200)
+    dataset.erase(*map(str, erased))
+    kind.grow(dataset, 2, first=200)
     units = [len(host.view(1).values) for host in (old, new)]
     assert units[0] > units[1]
     view = new.view(1)

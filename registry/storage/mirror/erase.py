@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from registry.storage.mirror.snapshot import View
 from registry.storage.mirror.state import MirrorState
 from registry.storage.mirror.value_units import UNIT
 
+MAPPED_BYTES = 1 << 30
+"""The least length of a file of values that lacks some of what was erased."""
 Entries = npt.NDArray[Any]
 """Entries of the file ``erased``, of dtype `ERASED`."""
 
@@ -89,13 +92,16 @@ def lengthen_values(folder: Path, state: MirrorState) -> None:
     """Lengthen the file of values, which takes no space on the disk.
 
     Here, rows that were erased before they came have no values. On a host where they came earlier,
-    the file is longer, and a graph that is made there maps as much of it. The caller holds the
-    mirror's lock.
+    the file is longer, and a graph that is made there maps as much of it: at most `MAPPED_BYTES`,
+    or twice what is here where that is more. How much it was cannot be known here. The caller holds
+    the mirror's lock.
     """
     path, size = file_path(folder, state.generation, "values"), 2 * state.sizes["values"]
-    # To more than is asked for, so that few appends do it.
-    if size and path.stat().st_size < size:
-        os.truncate(path, 2 * size)
+    # Where files may not be so long, this host can still read its own graphs.
+    with suppress(OSError):
+        if path.stat().st_size < max(size, MAPPED_BYTES):
+            # To more than is asked for, so that few appends do it.
+            os.truncate(path, max(2 * size, MAPPED_BYTES))
 
 
 def erase_rows(folder: Path, view: View, rows: Sequence[Erased]) -> MirrorState | None:

@@ -98,7 +98,7 @@ class Updater:
         # a page may mean that the database has erased more than ``erased`` says.
         if blank or state.erased < erased:
             state = self._erase(state, watermark, schema)
-        if state.erased:
+        if state.erased and not self._fixed_width(state):
             lengthen_values(self.folder, state)
         return state
 
@@ -114,6 +114,10 @@ class Updater:
         """
         present = file_schema(self.log.schemas, state)
         return present is not None and present.number >= schema
+
+    def _fixed_width(self, state: MirrorState) -> bool:
+        schema = file_schema(self.log.schemas, state)
+        return schema is not None and schema.codec.fixed_width
 
     def agrees(self, state: MirrorState, watermark: Watermark, chain: bytes | None) -> bool:
         """Return whether mirror and database hold the same rows, as far as both have them.
