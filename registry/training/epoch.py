@@ -139,9 +139,14 @@ class Epoch:
 
     def positions(self, offsets: Positions) -> Positions:
         """Return the positions in the log of the samples at these offsets."""
-        ranks = self.order(offsets)
-        # In place: fresh memory would cost as much as a few passes over it.
-        return self._with_index(lambda index: index.positions(ranks, ranks))
+
+        def located(index: Index) -> Positions:
+            # Made again for another index, since they are overwritten: fresh memory would cost as
+            # much as a few passes over it.
+            ranks = self.order(offsets)
+            return index.positions(ranks, ranks)
+
+        return self._with_index(located)
 
     def ranked(self, rows: int) -> Iterator[Positions]:
         """Yield the positions of all samples in the order of the log, ``rows`` at a time.

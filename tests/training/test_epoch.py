@@ -14,12 +14,14 @@ from platformdirs import user_cache_path
 import registry
 from registry import Dataset, Epoch, Registry, Replay, Tensor, Text
 from registry.errors import DivergenceError, EpochError, ErasedError
+from registry.storage.mirror import index
 from registry.training import batching, pin_store
 from registry.training.chunks import CACHED_BYTES, COPIED_BYTES, GATHERED_ROWS
 from registry.training.mirror_source import cache_folder
 from registry.training.pin_store import Pin, insert_or_find
 from registry.training.policy import Policy
 from registry.training.sharding import CHUNK_ROWS, Share
+from tests.faults.test_mirror import flip
 
 
 @pytest.fixture
@@ -46,6 +48,22 @@ def test_an_epoch_without_samples_says_what_holds_none(reg: Registry) -> None:
         with pytest.raises(EpochError, match=f"the {holder} holds {lack}$"):
             run.epoch(0, timeout=0)
         assert run.begin(0, timeout=0) is None
+
+
+def test_damage_that_is_noticed_amid_a_lookup_changes_no_sample(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "BLOCK", 4)
+    monkeypatch.setattr(index, "DECODED_ENTRIES", 0)
+    fill(dataset, 0, 40)
+    dataset.retract("k3")
+    epoch = dataset.run("r").epoch(0)
+    expected = serials(epoch)
+    assert epoch.index.files is not None
+    assert epoch.index.cells is not None
+    last = epoch.order([epoch.size - 1])[0]
+    flip(epoch.index.files.entries, 8 * int(epoch.index.cells[0] + last), 3)
+    assert serials(epoch) == expected
 
 
 @pytest.mark.parametrize("size", [3, 5])
