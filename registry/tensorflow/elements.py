@@ -144,19 +144,19 @@ def _features(names: Names | None) -> Sequence[str]:
 
 def row_decoder(
     codec: Codec, wanted: Sequence[str], *, by_row: bool = False
-) -> Callable[[Any, Any], dict[str, Any]]:
+) -> Callable[[Any, Sequence[Any]], dict[str, Any]]:
     """Return a graph function from records to columns.
 
     It takes the records' headers, uint8 ``(count, header or more)``, and the values of the wanted
-    features of variable width, strings of shape ``(count, features)``. The column of a `Ragged`
-    feature is a pair of all items and int64 lengths, or with ``by_row`` its bytes (`row_arrays`).
+    features of variable width, a vector of strings each. The column of a `Ragged` feature is a pair
+    of all items and int64 lengths, or with ``by_row`` its bytes (`row_arrays`).
     """
     fields: Mapping[str, Any] = codec.header.fields or {}
     names = dict(zip(codec.features.fixed, codec.header.names or (), strict=False))
     variable = [name for name in codec.features.variable if name in wanted]
 
-    def decode(rows: Any, values: Any) -> dict[str, Any]:
-        columns = dict(zip(variable, tf.unstack(values, len(variable), axis=1), strict=True))
+    def decode(rows: Any, values: Sequence[Any]) -> dict[str, Any]:
+        columns = dict(zip(variable, values, strict=True))
         return {
             name: _from_bytes(rows, codec.features[name], *fields[names[name]][:2])
             if name in names

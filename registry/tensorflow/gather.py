@@ -199,14 +199,14 @@ def _read_chunk(signature: GatherSignature) -> Any:
         return graph_function(read, scalar, parameters, order, rows, values, vector, vector)
 
 
-def _values(layout: RowLayout, features: list[int], records: Any, values: Any) -> Any:
-    """Return the values of some features in rows, strings of shape ``(count, features)``.
+def _values(layout: RowLayout, features: list[int], records: Any, values: Any) -> list[Any]:
+    """Return the values of some features in rows, a vector of strings each.
 
     ``values`` are the units in the mapped file.
     """
-    count = tf.shape(records)[0]
     if not features:
-        return tf.zeros((count, 0), tf.string)
+        return []
+    count = tf.shape(records)[0]
     lengths = _fields(records, layout.lengths, layout.values, tf.uint32)
     counts = graph_values.unit_counts(tf.cast(lengths, tf.int64))
     ends = _fields(records, layout.begin, 1, tf.int64) + tf.cumsum(counts, axis=1)
@@ -216,8 +216,8 @@ def _values(layout: RowLayout, features: list[int], records: Any, values: Any) -
     units = graph_values.gather_values(values, begins, counts)
     sums = graph_values.sums(units, counts)
     with _unless_damaged(tf.reduce_all(tf.equal(sums, tf.reshape(expected, [-1])))):
-        strings = graph_values.strings(tf.identity(units), count * len(features))
-    return tf.reshape(strings, [-1, len(features)])
+        message = graph_values.message_of(tf.identity(units))
+    return graph_values.string_columns(message, count, len(features))
 
 
 def _fields(records: Any, offset: int, count: int, dtype: Any) -> Any:

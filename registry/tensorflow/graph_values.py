@@ -55,21 +55,33 @@ def sums(units: Any, counts: Any) -> Any:
     return bins[:, 0]
 
 
-def strings(units: Any, count: Any) -> Any:
-    """Return the values in units, which are end to end, as a vector of ``count`` strings."""
+def message_of(units: Any) -> Any:
+    """Return units as a string, the message that they are."""
     # Serialized, a tensor is its bytes after a short header.
     size = tf.size(units, tf.int64) * units.dtype.size
-    message = tf.io.serialize_tensor(units)
-    header = tf.cast(tf.strings.length(message), tf.int64) - size
+    serialized = tf.io.serialize_tensor(units)
+    header = tf.cast(tf.strings.length(serialized), tf.int64) - size
+    return tf.strings.substr(serialized, header, size)
+
+
+def string_columns(message: Any, count: Any, features: int) -> list[Any]:
+    """Return the values in a message, those of a sample after those of the one before, by feature.
+
+    The result is a vector of ``count`` strings for each of the ``features``.
+    """
+    if not features:
+        return []
     _, (values,) = tf.raw_ops.DecodeProtoV2(
-        bytes=tf.strings.substr(message, header, size),
+        bytes=message,
         message_type="units.Values",
         field_names=["value"],
         output_types=[tf.string],
         descriptor_source=_DESCRIPTOR,
     )
     # Of no values, the operation makes one empty string.
-    return tf.reshape(values, [-1])[:count]
+    strings = tf.reshape(values, [-1])[: count * features]
+    # `tf.unstack` copies each string, also those of a single feature.
+    return [strings] if features == 1 else tf.unstack(tf.reshape(strings, [-1, features]), axis=1)
 
 
 def _descriptor() -> bytes:

@@ -17,6 +17,8 @@ GATHERED_ROWS = 1 << 14
 """Samples that are gathered at a time, at most, unless a batch is larger."""
 CACHED_BYTES = 3 << 19
 """Bytes of samples that are gathered at a time as arrays, to stay in the processor's cache."""
+PACKED_BYTES = 2 * CACHED_BYTES
+"""The same for samples of variable width, for which a graph runs more operations a chunk."""
 COPIED_BYTES = 3 << 21
 """The same for samples that are copied one by one, of which larger chunks cost less."""
 
@@ -36,12 +38,13 @@ class Samples(Protocol):
         """Yield positions (`log_positions`) and samples as columns, in whole batches."""
 
 
-def rows_in_chunk(width: int, batch_size: int, *, fixed_width: bool) -> int:
+def rows_in_chunk(width: int, batch_size: int, *, fixed_width: bool, as_arrays: bool = True) -> int:
     """Return how many records of ``width`` bytes to gather at a time: whole batches, a few MiB.
 
-    Those of variable width that are gathered as arrays count as ``fixed_width``, too.
+    ``as_arrays`` says of those of variable width whether they are gathered in arrays, as those of
+    fixed width are, or one by one.
     """
-    size = CACHED_BYTES if fixed_width else COPIED_BYTES
+    size = CACHED_BYTES if fixed_width else PACKED_BYTES if as_arrays else COPIED_BYTES
     rows = min(GATHERED_ROWS, size // max(1, width))
     return max(1, rows // batch_size) * batch_size
 

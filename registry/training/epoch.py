@@ -199,8 +199,8 @@ class Epoch:
 
         Each chunk holds a multiple of ``batch_size`` samples, except the last.
         """
-        # As few as of a fixed width: units are copied a few times, which pays in the cache only.
-        rows = rows_in_chunk(self.source.record_bytes, batch_size, fixed_width=True)
+        width, fixed_width = self.source.record_bytes, self.codec.fixed_width
+        rows = rows_in_chunk(width, batch_size, fixed_width=fixed_width)
         return self._gathered(partial(read_packed, self.source, self.schema), offsets, rows)
 
     def columns(self, offsets: Positions, batch_size: int = 1) -> Iterator[dict[str, Column]]:
@@ -259,8 +259,8 @@ class Epoch:
 
     def chunk_rows(self, batch_size: int = 1) -> int:
         """Return how many samples to gather at a time: a multiple of ``batch_size``, a few MiB."""
-        width = self.source.record_bytes
-        return rows_in_chunk(width, batch_size, fixed_width=self.codec.fixed_width)
+        width, fixed_width = self.source.record_bytes, self.codec.fixed_width
+        return rows_in_chunk(width, batch_size, fixed_width=fixed_width, as_arrays=False)
 
     def batches(
         self,

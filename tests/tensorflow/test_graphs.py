@@ -99,6 +99,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks of several chunks each."""
     monkeypatch.setattr(gather, "BLOCK_ROWS", 128)
     monkeypatch.setattr(chunks, "CACHED_BYTES", 600)
+    monkeypatch.setattr(chunks, "PACKED_BYTES", 600)
     monkeypatch.setattr(chunks, "COPIED_BYTES", 100_000)
 
 
