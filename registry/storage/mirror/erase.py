@@ -32,8 +32,9 @@ from registry.storage.mirror.snapshot import View
 from registry.storage.mirror.state import MirrorState
 from registry.storage.mirror.value_units import UNIT
 
-MAPPED_BYTES = 1 << 30
-"""The least length of a file of values that lacks some of what was erased."""
+MAPPED_BYTES = 1 << 20
+"""The least length of a file of values that lacks some of what was erased. Programs that copy files
+may write all of it."""
 Entries = npt.NDArray[Any]
 """Entries of the file ``erased``, of dtype `ERASED`."""
 
