@@ -49,6 +49,8 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visitor]]:
 @contextmanager
 def _context(browser: Browser, **options: object) -> Iterator[BrowserContext]:
     context = browser.new_context(**options)  # type: ignore[arg-type]
+    # A busy machine must not decide a test.
+    context.set_default_timeout(120_000)
     try:
         yield context
     finally:
