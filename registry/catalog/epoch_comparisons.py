@@ -14,6 +14,7 @@ from threading import Lock
 from registry.catalog.dataset import Dataset
 from registry.catalog.epoch_changes import EpochChanges, epoch_changes
 from registry.catalog.epoch_origins import EpochOrigins, epoch_origins
+from registry.errors import RegistryError
 from registry.training.pin_store import Pin
 from registry.training.run import Run
 from registry.training.run_store import RunSettings
@@ -39,22 +40,52 @@ class EpochComparisons:
         self._lock = Lock()
         self._known: OrderedDict[_Key, Future[EpochChanges]] = OrderedDict()
         self._origins: OrderedDict[_Epoch, EpochOrigins] = OrderedDict()
+        self._counted: set[tuple[str, int]] = set()
+        """The runs whose epochs are counted in the background now."""
 
     def origins(
         self, dataset: Dataset, run: RunSettings, pins: Sequence[Pin]
     ) -> dict[int, EpochOrigins]:
-        """Return what `epoch_origins` says, and what it said before; the next call says more."""
-        uid = dataset.log.uid
+        """Return what `epoch_origins` says of epochs now, and what it said before.
+
+        What it leaves out is found out in the background.
+        """
+        if self._add_origins(dataset, run, pins):
+            with self._lock:
+                idle = (dataset.log.uid, run.id) not in self._counted
+                self._counted.add((dataset.log.uid, run.id))
+            if idle:
+                self._pool.submit(self._count_all, dataset, run, pins)
+        known = self._known_origins(dataset, run, pins)
+        return {number: each for number, each in known.items() if each is not None}
+
+    def _known_origins(
+        self, dataset: Dataset, run: RunSettings, pins: Sequence[Pin]
+    ) -> dict[int, EpochOrigins | None]:
         with self._lock:
-            known = {pin.number: self._origins.get((uid, run.id, pin)) for pin in pins}
+            return {pin.number: self._origins.get((dataset.log.uid, run.id, pin)) for pin in pins}
+
+    def _add_origins(self, dataset: Dataset, run: RunSettings, pins: Sequence[Pin]) -> bool:
+        """Find out some of what is not known; return whether there was any progress."""
+        known = self._known_origins(dataset, run, pins)
         new = epoch_origins(dataset, run, [pin for pin in pins if known[pin.number] is None])
         with self._lock:
             for pin in pins:
                 if pin.number in new:
-                    self._origins[uid, run.id, pin] = new[pin.number]
+                    self._origins[dataset.log.uid, run.id, pin] = new[pin.number]
             while len(self._origins) > _KEPT_EPOCHS:
                 self._origins.popitem(last=False)
-        return {number: each for number, each in (known | new).items() if each is not None}
+        return bool(new)
+
+    def _count_all(self, dataset: Dataset, run: RunSettings, pins: Sequence[Pin]) -> None:
+        try:
+            while self._add_origins(dataset, run, pins):
+                pass
+        except RegistryError as error:  # the next page tries it again
+            logger.info("%s: %s", dataset.name, error)
+        finally:
+            with self._lock:
+                self._counted.discard((dataset.log.uid, run.id))
 
     def of(self, run: Run, before: int, after: int) -> EpochChanges | None:
         """Return what changed from one epoch to another; None while that is not known yet.

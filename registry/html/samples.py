@@ -37,6 +37,9 @@ _INLINE = 64
 _COARSE = 96
 """The longer side of an image, in pixels, up to which it is enlarged, pixel by pixel."""
 _LABEL_WIDTH = 38.0
+"""Percent of the width of a picture that a label may take, if its box is narrower."""
+_LABELLED_SIDE = 150
+"""The longer side of a picture, in CSS pixels, from which on labels have room."""
 _LISTED = 12
 """Numbers that are listed."""
 _TIMES = "\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}"
@@ -91,6 +94,8 @@ class Picture:
     boxes: list[DrawnBox] = field(default_factory=list)
     more: int = 0
     """Boxes that are not drawn."""
+    labelled: bool = True
+    """Whether the labels of boxes are written over the picture."""
     problem: str = ""
     changed: bool = False
 
@@ -252,6 +257,7 @@ class _Drawer:
             coarse=max(width, height) <= _COARSE,
             boxes=boxes[: style.boxes],
             more=max(0, len(boxes) - style.boxes),
+            labelled=style.side >= _LABELLED_SIDE,
             changed=changed or any(box.changed for box in boxes),
         )
 

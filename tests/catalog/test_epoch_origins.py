@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import Any
 
@@ -79,10 +80,11 @@ def test_epochs_whose_rows_are_not_known_are_left_out(
     assert epoch_origins(pets, sized.settings, [each.pin for each in sized.epochs(10)]) == {}
     monkeypatch.setattr(module, "READ_ROWS", pins[0].watermark)
     assert [*epoch_origins(pets, run.settings, pins)] == [0]
-    # What was found out once is kept, so that the next call finds out more.
+    # The rest is found out behind the call, and kept.
     comparisons = EpochComparisons()
-    for expected in ([0], [0, 1], [0, 1]):
-        assert [*comparisons.origins(pets, run.settings, pins)] == expected
+    assert 0 in comparisons.origins(pets, run.settings, pins)
+    while [*comparisons.origins(pets, run.settings, pins)] != [0, 1]:
+        time.sleep(0.01)
     comparisons.close()
     monkeypatch.setattr(module, "MOST_ROWS", pins[0].watermark - 1)
     assert 0 not in epoch_origins(pets, run.settings, pins)

@@ -55,7 +55,9 @@
     const labels = chart.days
       ? { ...axis, type: "date", showgrid: false, hoverformat: "%Y-%m-%d",
           // In one line: Plotly styles the lines of a text by attributes, which the policy refuses.
-          tickformat: span(chart) > 400 ? "%b %Y" : "%b %-d" }
+          tickformat: span(chart) > 400 ? "%b %Y" : "%b %-d",
+          // No label between two days.
+          ...(span(chart) < 10 ? { dtick: 86_400_000, tick0: chart.labels[0] } : {}) }
       : {
           ...axis, showgrid: false, fixedrange: true,
           tickvals: chart.labels.map((_, index) => index),

@@ -194,6 +194,7 @@ def _run(
         "changes": changes,
         "change_charts": [] if changes is None else _change_charts(changes, run.log.schemas.newest),
         "problem": problem,
+        "uncounted": any(each.origins is None for each in lines),
         "first_url": run_path(name, run_name) if before is not None else None,
         "next_url": following,
     }
@@ -225,6 +226,8 @@ def _position(run: Run, last: Pin | None, consumed: int) -> str:
     """Return where training stands, in words."""
     if last is None:
         return "no epoch is pinned yet"
+    if not consumed:
+        return "nothing yet"
     if consumed >= last.end:
         return f"all of epoch {last.number}"
     number, offset = run.locate(consumed)
@@ -239,9 +242,13 @@ def _charts(lines: Sequence[_EpochLine], features: Mapping[str, Feature]) -> lis
     labels = [str(each.pin.number) for each in ordered]
     origins = [each.origins or EpochOrigins(0, 0, {}) for each in ordered]
     new, revised = [each.new for each in origins], [each.revised for each in origins]
-    parts = zip(ordered, new, revised, strict=True)
-    rest = [each.pin.size - fresh - changed for each, fresh, changed in parts]
-    series = [Series("as before", rest, 9), Series("new", new, 0), Series("revised", revised, 1)]
+    parts = list(zip(ordered, new, revised, strict=True))
+    series = [
+        Series("as before", [e.pin.size - n - r if e.origins else 0 for e, n, r in parts], 9),
+        Series("new", new, 0),
+        Series("revised", revised, 1),
+        Series("not counted yet", [0 if e.origins else e.pin.size for e, _, _ in parts], 4),
+    ]
     charts = [Chart("Samples by epoch", labels, [each for each in series if any(each.values)])]
     for name, feature in features.items():
         present = sorted({index for each in origins for index in each.classes.get(name, {})})
@@ -261,13 +268,13 @@ def _charts(lines: Sequence[_EpochLine], features: Mapping[str, Feature]) -> lis
 def _changes(
     service: Service, run: Run, compared: tuple[int, int]
 ) -> tuple[EpochChanges | None, str]:
-    """Return what changed, or why it cannot be said now."""
+    """Return what changed, None while it is not known, and why it cannot be said."""
     try:
         changes = service.comparisons.of(run, *compared)
     except (EpochError, ErasedError, DivergenceError, StatisticsError) as error:
         return None, str(error)
     if changes is None:
-        return None, "The epochs are being compared. Load the page again in a few seconds."
+        return None, ""
     return changes, ""
 
 
