@@ -26,7 +26,7 @@ from registry.training.parse_conditions import parse_conditions
 
 __all__ = ["EpochChanges", "ListedSample", "SamplePage", "epoch_changes", "find_samples"]
 
-SEARCHED_ROWS = 1 << 20
+SEARCHED_ROWS = 1 << 19
 """Rows that one call searches, at most; one that is read from the database counts as `READ_COST`,
 as it takes so much longer."""
 READ_COST = 16

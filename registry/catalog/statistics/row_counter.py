@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from sqlalchemy import Connection, select
 
 from registry.catalog.statistics.count_state import CountState, load_counts, store_counts
+from registry.catalog.statistics.erased_rows import erase_counted
 from registry.catalog.statistics.model import (
     KEPT_SOURCES,
     MOST_CLASSES,
@@ -32,30 +33,25 @@ from registry.catalog.statistics.model import (
     MOST_GROUPS,
 )
 from registry.catalog.statistics.row_facts import (
-    ERASED,
-    NO_CLASS,
     CountedLabel,
     ReadRows,
-    RowFacts,
     counted_labels,
     read_rows,
-    successors,
 )
 from registry.catalog.statistics.row_store import DamagedStoreError, RowStore
 from registry.catalog.statistics.tally import Terms
 from registry.errors import DivergenceError
-from registry.samples.arrays import Positions
 from registry.samples.features import ClassLabel
 from registry.samples.schema import Schema
 from registry.samples.splits import BUCKETS, Interval
 from registry.storage.database.models import DatasetRow, SampleRow
 from registry.storage.database.transactions import read
-from registry.storage.log.erasures import Erased, erased_from
+from registry.storage.log.erasures import erased_from
 from registry.storage.log.head import Head, chain_at, read_head
 from registry.storage.log.reader import Log
 from registry.storage.log.standby import in_recovery
 
-READ_ROWS = {"postgresql": 1 << 16, "sqlite": 1 << 14}
+READ_ROWS = {"postgresql": 1 << 16, "sqlite": 1 << 12}
 """Rows that are read at a time; SQLite's are read in Python, which lets no other thread run."""
 _TRIES = 3
 
@@ -169,7 +165,7 @@ class RowCounter:
                 if most is not None:
                     until = min(until, state.position + most)
                 self._count(state, until)
-                self._erase(state)
+                erase_counted(self._log, self.store(state), state, self.terms(state))
             except DamagedStoreError:
                 end = replace(end, agrees=False)
                 continue
@@ -239,44 +235,9 @@ class RowCounter:
         # Before they are added to the counts: without room on the disk, nothing is counted.
         start = state.position
         store.append(rows.facts)
-        state.tally.add(rows.facts, before(store, rows.facts, start), self.terms(state))
+        state.tally.add(rows.facts, store.superseded(rows.facts, start), self.terms(state))
         assert rows.chain is not None
         state.position, state.chain = stop, rows.chain
-
-    def _erase(self, state: CountState) -> None:
-        """Take the content of rows that were erased out of the counts and of the files."""
-        erased = read(self._log.engine, erased_from, self._log.dataset_id, state.erased)
-        if not erased:
-            return
-        self._erase_rows(state, erased)
-        state.erased += len(erased)
-        state.last_erased = erased[-1].position
-
-    def _erase_rows(self, state: CountState, erased: list[Erased]) -> None:
-        positions = np.array([row.position for row in erased], np.int64)
-        # Others are read without their content when it is their turn.
-        positions = np.unique(positions[positions < state.position])
-        if not len(positions):
-            return
-        later = read(
-            self._log.engine,
-            successors,
-            self._log.dataset_id,
-            positions.tolist(),
-            state.position,
-        )
-        store, terms = self.store(state), self.terms(state)
-        affected = np.union1d(positions, later)
-        for sign in (-1, 1):
-            for part in _divided(affected):
-                facts = store.take(part)
-                state.tally.add(facts, before(store, facts), terms, sign)
-            if sign < 0:
-                for part in _divided(positions):
-                    facts = store.take(part)
-                    facts.rows["size"] = np.where(facts.held, ERASED, facts.rows["size"])
-                    facts.labels[:] = NO_CLASS
-                    store.replace(part, facts)
 
     def _store(self, state: CountState) -> None:
         if state.position:
@@ -306,30 +267,6 @@ class RowCounter:
             yield True
         finally:
             lock.release()
-
-
-def before(store: RowStore, facts: RowFacts, start: int | None = None) -> RowFacts:
-    """Return the row that each row supersedes, and any for those that supersede none.
-
-    With ``start``, ``facts`` are those at positions from ``start`` on.
-    """
-    superseded = facts.rows["supersedes"].astype(np.int64)
-    revises = superseded >= 0
-    taken = RowFacts.empty(len(facts), facts.labels.shape[1])
-    inside = revises & (superseded >= start) if start is not None else np.zeros(len(facts), bool)
-    if start is not None and inside.any():
-        among = facts[superseded[inside] - start]
-        taken.rows[inside], taken.labels[inside] = among.rows, among.labels
-    outside = revises & ~inside
-    if outside.any():
-        read_back = store.take(superseded[outside])
-        taken.rows[outside], taken.labels[outside] = read_back.rows, read_back.labels
-    return taken
-
-
-def _divided(positions: Positions) -> Iterator[Positions]:
-    for start in range(0, len(positions), 1 << 16):
-        yield positions[start : start + (1 << 16)]
 
 
 def counted_of(schema: Schema) -> dict[str, bool]:

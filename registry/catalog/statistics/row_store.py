@@ -97,6 +97,24 @@ class RowStore:
             facts.rows[inside], facts.labels[inside] = part.rows, part.labels
         return facts
 
+    def superseded(self, facts: RowFacts, start: int | None = None) -> RowFacts:
+        """Return the row that each row supersedes, and any for those that supersede none.
+
+        With ``start``, ``facts`` are those at the positions from ``start`` on, which may not be
+        stored yet.
+        """
+        positions = facts.rows["supersedes"].astype(np.int64)
+        superseded = RowFacts.empty(len(facts), len(self.files.labels))
+        among = positions >= (len(facts) + self.files.position if start is None else start)
+        stored = (positions >= 0) & ~among
+        if stored.any():
+            taken = self.take(positions[stored])
+            superseded.rows[stored], superseded.labels[stored] = taken.rows, taken.labels
+        if start is not None and among.any():
+            taken = facts[positions[among] - start]
+            superseded.rows[among], superseded.labels[among] = taken.rows, taken.labels
+        return superseded
+
     def append(self, facts: RowFacts) -> None:
         """Append rows, with the columns of the store's labels."""
         position = self.files.position

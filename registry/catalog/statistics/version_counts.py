@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from registry.catalog.statistics.count_state import CountState, load_counts, store_counts
-from registry.catalog.statistics.row_counter import RowCounter, before, counted_of, last_row
+from registry.catalog.statistics.row_counter import RowCounter, counted_of, last_row
 from registry.catalog.statistics.row_store import BLOCK, DamagedStoreError
 from registry.samples.schema import Schema
 from registry.storage.database.transactions import read
@@ -54,7 +54,7 @@ def _count(
     while state.position < until:
         start, stop = state.position, min(until, (state.position // BLOCK + 1) * BLOCK)
         facts = store.read(start, stop)
-        state.tally.add(facts, before(store, facts, start), terms)
+        state.tally.add(facts, store.superseded(facts, start), terms)
         state.position = stop
 
 
