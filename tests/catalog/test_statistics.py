@@ -12,9 +12,10 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from filelock import FileLock
 
 import registry
-from registry import ClassLabel, Registry, Text
+from registry import ClassLabel, Registry, Tensor, Text
 from registry.catalog.statistics.count import StatisticsError, statistics_of
 from registry.catalog.statistics.model import Statistics
 from tests.support.backups import Backup
@@ -85,6 +86,56 @@ def test_a_database_restored_to_an_older_dump_is_counted_again(
             for _ in range(steps):
                 labelers.step()
             assert counts(statistics_of(labelers.dataset)) == counts(counted(labelers.dataset))
+
+
+def test_other_rows_at_the_same_positions_are_noticed(reg: Registry, backups: list[Backup]) -> None:
+    dataset = reg.create("digits", {"label": ClassLabel(3)})
+    dataset.insert([{"label": 0}] * 4)
+    backups.append(backup := Backup(reg))
+    for label in (1, 2):
+        url = reg.engine.url.render_as_string(hide_password=False)
+        with registry.connect(url) as now:
+            now.open("digits").insert([{"label": label}] * 3)
+            assert statistics_of(now.open("digits")).classes["label"][""] == {0: 4, label: 3}
+        backup.restore()
+
+
+def test_other_erasures_of_the_same_rows_are_noticed(reg: Registry, backups: list[Backup]) -> None:
+    dataset = reg.create("digits", {"label": ClassLabel(3)})
+    dataset.insert([{"label": n % 3} for n in range(9)], keys=[f"k{n}" for n in range(9)])
+    backups.append(backup := Backup(reg))
+    for key, left in (("k1", {0: 3, 1: 2, 2: 3}), ("k2", {0: 3, 1: 3, 2: 2})):
+        url = reg.engine.url.render_as_string(hide_password=False)
+        with registry.connect(url) as now:
+            opened = now.open("digits")
+            # Fewer rows than both have: their chain does not show which rows were erased since.
+            statistics_of(opened, most=5)
+            opened.erase(key)
+            statistics_of(opened, most=0)
+            if key == "k2":
+                assert statistics_of(opened).classes["label"][""] == left
+        backup.restore()
+
+
+def test_rows_from_before_a_feature_have_its_default(reg: Registry) -> None:
+    dataset = reg.create("digits", {"n": Tensor("int8")})
+    dataset.insert([{"n": 1}] * 3)
+    dataset.add_feature("label", ClassLabel(5), 3)
+    dataset.insert([{"n": 1, "label": 1}])
+    assert statistics_of(dataset).classes == {"label": {"": {1: 1, 3: 3}}}
+    dataset.add_feature("other", ClassLabel(5), 4)
+    assert statistics_of(dataset).classes["other"] == {"": {4: 4}}
+
+
+def test_nobody_waits_for_another_process_that_counts(reg: Registry, cache: Path) -> None:
+    dataset = reg.create("digits", KINDS["fixed"])
+    Labelers(dataset, "fixed", Random(1)).add(9)
+    statistics_of(dataset, most=4)
+    (lock,) = cache.rglob("lock")
+    with FileLock(lock):
+        counted_so_far = statistics_of(dataset)
+        assert (counted_so_far.position, counted_so_far.until) == (4, 9)
+    assert statistics_of(dataset).position == 9
 
 
 COUNTER = """

@@ -158,7 +158,7 @@ class RowCounter:
         labels = counted_labels(schema)
         for _ in range(_TRIES):
             try:
-                if not end.agrees or not self._continues(state, end.head, labels):
+                if not end.agrees or not self._continues(state, labels):
                     state, end = self._restarted(state), replace(end, agrees=True)
                 self._add_labels(state, labels, counted_of(schema))
                 until = end.head.position
@@ -176,10 +176,10 @@ class RowCounter:
             return state
         return self.load()
 
-    def _continues(self, state: CountState, head: Head, labels: list[CountedLabel]) -> bool:
+    def _continues(self, state: CountState, labels: list[CountedLabel]) -> bool:
         """Return whether new rows can be added to the counts."""
         known = [each.label for each in state.files.labels]
-        if labels[: len(known)] != known or state.erased > head.erased:
+        if labels[: len(known)] != known:
             return False
         if not state.erased:
             return True
