@@ -166,16 +166,19 @@ def test_an_epoch_that_lost_samples_to_an_erasure_says_so(reg: Registry, cache: 
     dataset.insert(
         [{"n": [n] * 3, "label": n % 3} for n in range(9)], keys=[f"k{n}" for n in range(9)]
     )
-    plain, some = dataset.run("plain"), dataset.run("some", where={"label": [1]})
-    for run in (plain, some):
+    conditions = {"labels": {"label": [1]}, "sources": {"source": [None]}}
+    some = [dataset.run(name, where=where) for name, where in conditions.items()]
+    runs = [dataset.run("plain"), *some]
+    for run in runs:
         run.epoch(0)
     dataset.erase("k1")
-    for run in (plain, some):
+    for run in runs:
         run.epoch(1)
-    for run in (plain, some):
+    for run in runs:
         changes = epoch_changes(run, 0, 1)
         assert (changes.went.size, changes.went.classes) == (1, {"label": {}})
     # On another machine, nobody knows which of the erased samples met the conditions.
     shutil.rmtree(cache)
-    with pytest.raises(ErasedError, match="k1"):
-        epoch_changes(reg.open("digits").find_run("some"), 0, 1)
+    for name in conditions:
+        with pytest.raises(ErasedError, match="k1"):
+            epoch_changes(reg.open("digits").find_run(name), 0, 1)
