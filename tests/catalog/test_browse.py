@@ -20,6 +20,7 @@ from registry.catalog.statistics.count import statistics_of
 from registry.errors import ErasedError
 from registry.samples.arrays import Positions
 from registry.storage.log.entries import Entry
+from registry.training.conditions import Where
 from tests.support.labelers import KINDS, Labelers
 
 pytestmark = pytest.mark.usefixtures("small_parts")
@@ -166,7 +167,8 @@ def test_an_epoch_that_lost_samples_to_an_erasure_says_so(reg: Registry, cache: 
     dataset.insert(
         [{"n": [n] * 3, "label": n % 3} for n in range(9)], keys=[f"k{n}" for n in range(9)]
     )
-    conditions = {"labels": {"label": [1]}, "sources": {"source": [None]}}
+    dataset.insert([{"n": [9] * 3, "label": 0}], source="tool")
+    conditions: dict[str, Where] = {"labels": {"label": [1]}, "sources": {"source": [None]}}
     some = [dataset.run(name, where=where) for name, where in conditions.items()]
     runs = [dataset.run("plain"), *some]
     for run in runs:
