@@ -1,4 +1,4 @@
-"""Drawings of charts as SVG: no scripts, no styles of their own, colors by classes.
+"""Drawings of charts as SVG: without scripts and styles, with colors by classes.
 
 Coordinates are pixels of the drawing, which the page scales to its width.
 """

@@ -60,7 +60,7 @@ def test_every_chart_is_drawn_within_its_frame_and_adds_up(chart: Chart) -> None
     kept = json.loads(data)
     assert len(kept["series"]) <= COLORS
     assert all(0 <= each["color"] < COLORS for each in kept["series"])
-    # What has no color or no row of its own is in the sum of the others.
+    # Series without a color, and rows without room, are in the sum of the others.
     total = sum(sum(each.values) for each in chart.series)
     assert sum(sum(each["values"]) for each in kept["series"]) == pytest.approx(total)
 

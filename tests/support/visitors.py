@@ -45,10 +45,10 @@ class Visitor:
 
     def accessible(self) -> None:
         """Check the page by axe's rules, among them WCAG's level AA."""
-        found = Axe().run(self.page).response["violations"]
+        violations = Axe().run(self.page).response["violations"]
         serious = [
             f"{each['id']}: {node['html'][:200]} {node.get('failureSummary', '')[:300]}"
-            for each in found
+            for each in violations
             if each["impact"] in ("serious", "critical")
             for node in each["nodes"]
         ]

@@ -123,7 +123,7 @@ async def read_form(
     more than ``most`` bytes.
     """
     service = service_of(request)
-    # Browsers send it; with it, a page of another origin is refused whatever it has found out.
+    # Browsers send it; with it, a page of another origin is refused, whatever it knows.
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         raise Problem(403, "this form was sent by a page of another site")
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
