@@ -11,10 +11,10 @@ from fastapi import APIRouter, Query, Request, Response
 
 from registry.catalog.dataset import Dataset
 from registry.errors import InvalidSampleError, SampleNotFoundError
-from registry.html.formats import url_path
 from registry.io.media import MediaReader
 from registry.io.retry_media import retry_row
 from registry.samples.json_codec import parse_json
+from registry.server.pages.paths import dataset_path
 from registry.server.pages.responses import redirect
 from registry.server.pages.viewer import Viewer, read_form, show, viewer_of
 from registry.server.problems import Problem
@@ -108,7 +108,7 @@ async def change_rejected(name: str, request: Request, after: _After = 0) -> Res
         correction = _Correction(error.id, fields["fields"][0], str(error))
         return await _show_again(request, viewer, dataset, after, correction)
     counts = {key: value for key, value in vars(outcome).items() if value}
-    return redirect(f"/datasets/{url_path(name)}/rejected?{urlencode({**counts, 'after': after})}")
+    return redirect(f"{dataset_path(name, 'rejected')}?{urlencode({**counts, 'after': after})}")
 
 
 class _UnfitError(Exception):
@@ -191,7 +191,7 @@ def _values(
         "outcome": outcome or _Outcome(),
         "correction": correction,
         "crumbs": [
-            (dataset.name, f"/datasets/{url_path(dataset.name)}"),
+            (dataset.name, dataset_path(dataset.name)),
             ("Rejected rows", None),
         ],
     }

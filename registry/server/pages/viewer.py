@@ -93,9 +93,12 @@ def _login_required(request: Request, session: Session | None) -> LoginRequired:
         session is None or session.digest is not None
     )
     # Of pages that are read: the path of a form has no page.
-    path = request.url.path if request.method == "GET" else "/"
-    query = request.url.query
-    return LoginRequired(f"{path}?{query}" if query and path != "/" else path, ended=ended)
+    path, query = "/", ""
+    if request.method == "GET":
+        # As it was sent: the decoded path of a key may have a "?".
+        path = request.scope["raw_path"].decode("ascii", "replace")
+        query = request.scope["query_string"].decode("ascii", "replace")
+    return LoginRequired(f"{path}?{query}" if query else path, ended=ended)
 
 
 async def show(
