@@ -17,7 +17,7 @@ from registry.html.chart import Chart
 from registry.samples.features import Feature
 
 if TYPE_CHECKING:
-    from registry.html.samples import Drawing
+    from registry.html.drawings import Drawing
 
 _PACKAGES = ("jinja2", "PIL")
 LARGEST = 100_000
@@ -119,7 +119,8 @@ def card_sample(
     features: Mapping[str, Feature], values: Mapping[str, Any], *notes: str | None
 ) -> CardSample:
     """Return a sample as a card shows it: its notes, and drawings of its first values."""
-    from registry.html.samples import Style, draw_sample  # noqa: PLC0415  # Pillow is an extra
+    from registry.html.drawings import Style  # noqa: PLC0415
+    from registry.html.samples import draw_sample  # noqa: PLC0415  # Pillow is an extra
 
     style = Style(side=_SIDE, characters=_CHARACTERS, boxes=20)
     first = dict(islice(features.items(), _MOST_DRAWN_FEATURES))

@@ -16,8 +16,9 @@ from PIL import Image as Pillow
 
 from registry import ClassLabel, Features, Image, Ragged, Tensor, Text
 from registry.html.boxes import box_features
+from registry.html.drawings import SAMPLE, Picture, Plot
 from registry.html.plots import HEIGHT, lines_of, pixels_of
-from registry.html.samples import SAMPLE, Picture, Plot, draw_sample
+from registry.html.samples import draw_sample
 from registry.html.text_difference import text_difference
 from registry.html.thumbnails import ThumbnailError, thumbnail_of_file
 from registry.samples.box_formats import BOX_FORMATS

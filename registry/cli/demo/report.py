@@ -11,8 +11,9 @@ from typing import Any
 from registry.catalog.dataset import Dataset
 from registry.cli.demo.measurement import Measurement
 from registry.html.chart import Chart, Series
+from registry.html.drawings import Drawing, Style
 from registry.html.render import render
-from registry.html.samples import Drawing, Style, draw_sample
+from registry.html.samples import draw_sample
 
 _SHOWN = 24
 """Corrected labels that are shown."""

@@ -14,7 +14,7 @@ from registry.catalog.statistics.model import Statistics
 from registry.catalog.summary import DatasetSummary
 from registry.errors import FeatureError, InvalidSampleError
 from registry.html.boxes import box_features
-from registry.html.samples import COMPACT
+from registry.html.drawings import COMPACT
 from registry.samples.box_formats import BOX_FORMATS
 from registry.samples.feature_text import feature_text
 from registry.samples.features import ClassLabel

@@ -10,7 +10,8 @@ from typing import Any, Final, get_args
 from registry.catalog.browse import ListedSample, find_samples
 from registry.catalog.dataset import Dataset
 from registry.catalog.sample_history import ListedRevision, find_keys, newest_of_keys
-from registry.html.samples import GALLERY, Drawing, Style, draw_sample
+from registry.html.drawings import GALLERY, Drawing, Style
+from registry.html.samples import draw_sample
 from registry.samples.box_formats import BOX_FORMATS, BoxFormat
 from registry.samples.buckets import buckets
 from registry.samples.features import ClassLabel, Features
@@ -136,7 +137,9 @@ def cards_of(dataset: Dataset, name: str, query: Query, limit: int = CARDS) -> C
         if cursor is None or full or time.monotonic() > until:
             break
     cards = [_card(dataset, name, query, each) for each in samples]
-    return Cards(cards, cursor, searched=cursor is not None and not full)
+    # Without a condition, a page is short only where its samples are large.
+    searched = query.narrows and cursor is not None and not full
+    return Cards(cards, cursor, searched=searched)
 
 
 def _card(dataset: Dataset, name: str, query: Query, sample: ListedSample) -> Card:

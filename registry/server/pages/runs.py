@@ -9,16 +9,13 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query, Request, Response
 
 from registry.catalog.dataset import Dataset
-from registry.catalog.epoch_changes import Composition, EpochChanges
+from registry.catalog.epoch_changes import EpochChanges
 from registry.catalog.epoch_origins import EpochOrigins
-from registry.catalog.statistics.charts import NO_SOURCE, OTHERS, class_text
 from registry.catalog.statistics.count import StatisticsError
 from registry.errors import DivergenceError, EpochError, ErasedError, RunNotFoundError
-from registry.html.chart import Chart, Series
-from registry.samples.features import ClassLabel, Feature
-from registry.samples.schema import Schema
 from registry.server.pages.dataset import frame
 from registry.server.pages.paths import dataset_path, run_path
+from registry.server.pages.run_charts import change_charts, epoch_charts
 from registry.server.pages.viewer import show, viewer_of
 from registry.server.problems import Problem
 from registry.server.routes.datasets import service_of
@@ -62,15 +59,6 @@ class _EpochLine:
     compare_url: str | None
     consumed: float
     """The share of its samples that was trained on."""
-
-
-@dataclass(frozen=True)
-class _Difference:
-    """How many samples of a class or source came and went."""
-
-    name: str
-    came: int
-    went: int
 
 
 @router.get("/datasets/{name}/runs")
@@ -167,7 +155,8 @@ def _run(
     last, consumed = run.last, run.consumed
     pinned = run.epochs_before(before, _EPOCHS + 1)
     shown = pinned[-_EPOCHS:][::-1]
-    origins = service.comparisons.origins(dataset, run.settings, [each.pin for each in shown])
+    pins = [each.pin for each in shown]
+    origins = service.comparisons.origins(dataset, run.settings, pins)
     lines = [_epoch_line(name, run, each, origins, consumed) for each in shown]
     changes, problem = None, ""
     if compared is not None:
@@ -175,24 +164,21 @@ def _run(
     following = None
     if len(pinned) > _EPOCHS:
         following = run_path(name, run_name, {"before": shown[-1].pin.number})
-    base = frame(dataset, name, "Runs")
+    runs = dataset_path(name, "runs")
+    schema = run.log.schemas.newest
     return {
-        **base,
-        "crumbs": [
-            (name, dataset_path(name)),
-            ("Runs", dataset_path(name, "runs")),
-            (run_name, None),
-        ],
+        **frame(dataset, name, "Runs"),
+        "crumbs": [(name, dataset_path(name)), ("Runs", runs), (run_name, None)],
         "run": run,
         "run_url": run_path(name, run_name),
         "last": last,
         "consumed": consumed,
         "position": _position(run, last, consumed),
         "lines": lines,
-        "charts": _charts(lines, run.log.schemas.newest.features),
+        "charts": epoch_charts(pins[::-1], origins, schema.features),
         "compared": compared,
         "changes": changes,
-        "change_charts": [] if changes is None else _change_charts(changes, run.log.schemas.newest),
+        "change_charts": [] if changes is None else change_charts(changes, schema),
         "problem": problem,
         "uncounted": any(each.origins is None for each in lines),
         "first_url": run_path(name, run_name) if before is not None else None,
@@ -234,37 +220,6 @@ def _position(run: Run, last: Pin | None, consumed: int) -> str:
     return f"in epoch {number}, after {offset:,} samples"
 
 
-def _charts(lines: Sequence[_EpochLine], features: Mapping[str, Feature]) -> list[Chart]:
-    """Return the epochs by the origins of their samples, and the classes of what is new in each."""
-    ordered = [*reversed(lines)]
-    if len(ordered) < 2:
-        return []
-    labels = [str(each.pin.number) for each in ordered]
-    origins = [each.origins or EpochOrigins(0, 0, {}) for each in ordered]
-    new, revised = [each.new for each in origins], [each.revised for each in origins]
-    parts = list(zip(ordered, new, revised, strict=True))
-    series = [
-        Series("as before", [e.pin.size - n - r if e.origins else 0 for e, n, r in parts], 9),
-        Series("new", new, 0),
-        Series("revised", revised, 1),
-        Series("not counted yet", [0 if e.origins else e.pin.size for e, _, _ in parts], 4),
-    ]
-    charts = [Chart("Samples by epoch", labels, [each for each in series if any(each.values)])]
-    for name, feature in features.items():
-        present = sorted({index for each in origins for index in each.classes.get(name, {})})
-        if isinstance(feature, ClassLabel) and present:
-            counts = [
-                Series(
-                    class_text(feature, index),
-                    [each.classes.get(name, {}).get(index, 0) for each in origins],
-                    index,
-                )
-                for index in present
-            ]
-            charts.append(Chart(f"{name}: new and revised samples by epoch", labels, counts))
-    return charts[:_MOST_CHARTS]
-
-
 def _changes(
     service: Service, run: Run, compared: tuple[int, int]
 ) -> tuple[EpochChanges | None, str]:
@@ -276,41 +231,3 @@ def _changes(
     if changes is None:
         return None, ""
     return changes, ""
-
-
-def _change_charts(changes: EpochChanges, schema: Schema) -> list[Chart]:
-    charts = []
-    for name, feature in schema.features.items():
-        if isinstance(feature, ClassLabel):
-            came, went = (each.classes.get(name, {}) for each in (changes.came, changes.went))
-            # In the order of the classes, as in the other charts.
-            order = feature.names or [str(index) for index in range(feature.count)]
-            title = f"{name}: classes that came and went"
-            charts.append(_difference_chart(title, _differences(order, came, went)))
-    came_from, went_from = _sources(changes.came), _sources(changes.went)
-    differences = _differences([*came_from, *went_from], came_from, went_from)
-    return [*charts, _difference_chart("Sources that came and went", differences)]
-
-
-def _sources(composition: Composition) -> dict[str, int]:
-    named = {
-        NO_SOURCE if source is None else source: n for source, n in composition.sources.items()
-    }
-    return {**named, OTHERS: composition.other_sources}
-
-
-def _differences(
-    names: Sequence[str], came: Mapping[str, int], went: Mapping[str, int]
-) -> list[_Difference]:
-    """Return the names of which any sample came or went, each once."""
-    each = [_Difference(name, came.get(name, 0), went.get(name, 0)) for name in {}.fromkeys(names)]
-    return [difference for difference in each if difference.came or difference.went]
-
-
-def _difference_chart(title: str, differences: Sequence[_Difference]) -> Chart:
-    series = [
-        Series("came", [each.came for each in differences], 2),
-        Series("went", [each.went for each in differences], 7),
-    ]
-    labels = [each.name for each in differences]
-    return Chart(title, labels, series, "bars" if len(labels) <= 16 else "rows", stacked=False)

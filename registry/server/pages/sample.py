@@ -20,8 +20,9 @@ from registry.catalog.sample_history import (
     value_at,
 )
 from registry.errors import InvalidSampleError, SampleNotFoundError
+from registry.html.drawings import SAMPLE, Drawing
 from registry.html.render import render
-from registry.html.samples import SAMPLE, Drawing, draw_sample, picture_of
+from registry.html.samples import draw_sample, picture_of
 from registry.html.thumbnails import Thumbnail, ThumbnailError
 from registry.server.pages.paths import dataset_path, picture_path, run_path, sample_path
 from registry.server.pages.responses import secured

@@ -1,0 +1,156 @@
+"""What is shown of a sample's values: plain text and numbers, which the templates escape.
+
+The macros of ``templates/samples.html`` show each by its ``kind``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, TypeAlias
+
+from registry.html.text_difference import Part
+from registry.samples.box_formats import BoxFormat
+
+Address: TypeAlias = Callable[[str], str]
+"""Returns the URL of the picture of a feature."""
+
+_LABEL_WIDTH = 38.0
+"""Percent of the width of a picture that a label may take, if its box is narrower."""
+
+
+@dataclass(frozen=True)
+class DrawnBox:
+    """A box over a picture; places and sizes are in percent of the picture's sides."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    label: str
+    color: int
+    changed: bool
+
+    @property
+    def label_width(self) -> float:
+        """The room for the label: the width of the box, but enough for a short word."""
+        return max(self.width, _LABEL_WIDTH)
+
+    @property
+    def label_left(self) -> float:
+        return max(0.0, self.left + min(0.0, 100 - self.left - self.label_width))
+
+    @property
+    def at_right(self) -> bool:
+        """Whether the label ends at the right side of the box: there is no room to its right."""
+        return self.label_left < self.left
+
+    @property
+    def at_top(self) -> bool:
+        """Whether the label is inside of the box: there is no room above."""
+        return self.top < 12
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image, or a placeholder with the ``problem`` why there is none.
+
+    ``width`` and ``height`` are those at which it is shown, in CSS pixels.
+    """
+
+    kind: ClassVar = "picture"
+    name: str
+    caption: str
+    source: str = ""
+    width: int = 0
+    height: int = 0
+    coarse: bool = False
+    boxes: list[DrawnBox] = field(default_factory=list)
+    more: int = 0
+    """Boxes that are not drawn."""
+    labelled: bool = True
+    """Whether the labels of boxes are written over the picture."""
+    problem: str = ""
+    changed: bool = False
+
+    @property
+    def alt(self) -> str:
+        labels = ", ".join(box.label or "box" for box in self.boxes[:10])
+        more = len(self.boxes) + self.more - 10
+        boxes = f": {labels}" + (f" and {more} more" if more > 0 else "") if labels else ""
+        return f"{self.name}, {self.caption}{boxes}"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Lines of numbers, with the least and the largest of them as text."""
+
+    kind: ClassVar = "plot"
+    name: str
+    caption: str
+    paths: list[str]
+    low: str
+    high: str
+    changed: bool = False
+
+
+@dataclass(frozen=True)
+class Words:
+    """Text in parts, which are marked where they differ from another text."""
+
+    kind: ClassVar = "words"
+    name: str
+    parts: list[Part]
+    left_out: int = 0
+    """Characters that are not shown."""
+    caption: str = ""
+    changed: bool = False
+
+
+@dataclass(frozen=True)
+class ClassName:
+    """The class of a sample; ``color`` counts from 0."""
+
+    kind: ClassVar = "class"
+    name: str
+    text: str
+    color: int
+    caption: str = ""
+    changed: bool = False
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Numbers or bytes as text."""
+
+    kind: ClassVar = "numbers"
+    name: str
+    text: str
+    caption: str = ""
+    changed: bool = False
+
+
+Drawing: TypeAlias = Picture | Plot | Words | ClassName | Numbers
+
+
+@dataclass(frozen=True)
+class Style:
+    """How samples are drawn. ``side`` is the longer side of a picture in CSS pixels.
+
+    Pictures have the address that ``address`` returns, or are part of the page without one. With
+    ``whole``, values that are drawn as parts of an image are shown by themselves, too.
+    """
+
+    side: int = 176
+    characters: int = 280
+    boxes: int = 50
+    form: BoxFormat | None = None
+    address: Address | None = None
+    whole: bool = False
+    most: int | None = 8
+    """Features that are drawn, at most: pictures first. None draws all, in their order."""
+
+
+GALLERY = Style()
+COMPACT = Style(side=112, characters=140, most=3)
+SAMPLE = Style(side=480, characters=20_000, boxes=500, whole=True, most=None)
