@@ -48,7 +48,9 @@ def cached_mirrors(root: Path, engine: Engine | None) -> list[CachedMirror]:
 def _cached(use: MirrorUse, known: tuple[str, int] | None, here: str) -> CachedMirror:
     if known is not None:
         name, erased = known
-        return CachedMirror(use, name, unerased=max(0, erased - use.erased))
+        # Without rows, there is no mirror, but what was counted of the log.
+        unerased = max(0, erased - use.erased) if use.rows else 0
+        return CachedMirror(use, name, unerased=unerased)
     others = [address for address in use.databases if address != here]
     if here in use.databases and not others:
         return CachedMirror(use, use.databases[here], dropped=True)

@@ -15,6 +15,7 @@ import pytest
 import registry
 from registry import Dataset, Registry
 from registry.catalog.doctor.mirrors import check_mirrors
+from registry.catalog.statistics.count import statistics_of
 from registry.storage.mirror.layout import lock_file
 from registry.storage.mirror.usage import mirrors, remove_mirror
 from tests.support.commands import run
@@ -223,3 +224,18 @@ def test_a_mirror_that_is_opened_while_it_is_removed_is_made_again(
             time.sleep(0.01)
     assert opener.returncode == 0
     assert removed > 1
+
+
+def test_statistics_without_a_mirror_are_listed_and_removed(url: str, reg: Registry) -> None:
+    digits = reg.create("digits", FIXED)
+    digits.insert([digit(1), digit(2)], keys=["k1", "k2"])
+    statistics_of(digits)
+    digits.erase("k1")
+    statistics_of(digits)
+    (mirror,) = listed(url)
+    assert (mirror["dataset"], mirror["rows"], mirror["unerased"]) == ("digits", 0, 0)
+    assert mirror["bytes"] > 0
+    reg.drop("digits")
+    assert listed(url)[0]["dropped"]
+    assert "1 mirror removed" in prune(url, "--dropped")
+    assert listed(url) == []

@@ -83,10 +83,10 @@ class BackgroundCounts:
             self._queued.add(key)
         self._pool.submit(self._count_all, dataset, key)
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = False) -> None:
         """End the thread after the rows that it counts now."""
         self._closed.set()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=wait, cancel_futures=True)
 
     def _count(self, dataset: Dataset, most: int) -> Statistics:
         statistics = statistics_of(dataset, most=most)

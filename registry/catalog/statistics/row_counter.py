@@ -24,6 +24,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from sqlalchemy import Connection, select
 
+from registry.catalog.rename import name_of
 from registry.catalog.statistics.count_state import CountState, load_counts, store_counts
 from registry.catalog.statistics.erased_rows import erase_counted
 from registry.catalog.statistics.model import (
@@ -50,6 +51,7 @@ from registry.storage.log.erasures import erased_from
 from registry.storage.log.head import Head, chain_at, read_head
 from registry.storage.log.reader import Log
 from registry.storage.log.standby import in_recovery
+from registry.storage.mirror.usage import record_use
 
 READ_ROWS = {"postgresql": 1 << 16, "sqlite": 1 << 12}
 """Rows that are read at a time; SQLite's are read in Python, which lets no other thread run."""
@@ -240,12 +242,13 @@ class RowCounter:
         state.position, state.chain = stop, rows.chain
 
     def _store(self, state: CountState) -> None:
+        engine = self._log.engine
         if state.position:
-            state.last_row = read(
-                self._log.engine, last_row, self._log.dataset_id, state.position - 1
-            )
+            state.last_row = read(engine, last_row, self._log.dataset_id, state.position - 1)
         state.counted_at = datetime.now(UTC)
         store_counts(self.path, state)
+        # By this, `registry cache` knows whose counts these are.
+        record_use(self._folder.parents[1], engine.url, name_of(engine, self._log.dataset_id))
         for path in self._folder.iterdir():
             if path.name.isdecimal() and int(path.name) != state.generation:
                 shutil.rmtree(path, ignore_errors=True)

@@ -143,7 +143,8 @@ def is_mirror(folder: Path) -> bool:
 
 
 def _use_of(folder: Path) -> MirrorUse | None:
-    if not is_mirror(folder):
+    # What was counted of a log is kept with its mirror, and also where there is none.
+    if not is_mirror(folder) and not (folder / "statistics").is_dir():
         return None
     state, record = load_state(folder), folder / "used"
     files = list(_files(folder))
