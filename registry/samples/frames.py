@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -51,9 +52,11 @@ def arrow_reader(data: Tabular) -> Any:
 
 
 def polars_frame(data: Tabular) -> Any:
-    """Return samples as a `polars.DataFrame`."""
+    """Return samples as a `polars.DataFrame`; float16 as float32 where polars lacks it."""
     pl = _library("polars")
     pa, layout = _layout(data, huggingface=False)
+    # Versions without this type would abort.
+    layout = replace(layout, float16=hasattr(pl, "Float16"))
     return pl.from_arrow(pa.Table.from_batches(data.batches(layout), layout.schema))
 
 
