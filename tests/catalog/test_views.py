@@ -138,13 +138,15 @@ def test_older_samples_have_the_defaults_of_later_features(reg: Registry) -> Non
         ]
 
 
-def test_hugging_face_has_the_names_of_classes_and_the_images(reg: Registry) -> None:
+def test_classes_have_their_names_and_images_are_files(reg: Registry) -> None:
     pets = reg.create("pets", {"image": Image(), "kind": ClassLabel(["cat", "dog"])})
     assert datasets.Dataset(pets.to_arrow()).features["kind"].names == ["cat", "dog"]
     pets.insert([{"image": JPEG, "kind": "dog"}])
     (row,) = table = datasets.Dataset(pets.to_arrow())
     assert table.features["kind"].int2str(row["kind"]) == "dog"
     assert row["image"].format == "JPEG"
+    for frame in (pets.to_pandas(), pets.to_polars()):
+        assert ([*frame["kind"]], [*frame["image"]]) == (["dog"], [JPEG])
 
 
 def test_an_epoch_is_a_table_in_its_order(reg: Registry, revised: Dataset) -> None:
