@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.samples.arrays import Positions
+from registry.storage.mirror import value_units
 from registry.storage.mirror.packed import Packed
 from registry.storage.mirror.value_units import UNIT, framed, sums, unit_counts
 
@@ -76,9 +78,11 @@ def test_the_sum_of_a_value_does_not_depend_on_those_around_it(values: list[byte
     assert sums(framed(values), counts).tolist() == alone
 
 
-def test_frames_and_sums_never_change() -> None:
+def test_frames_and_sums_never_change(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise every mirror that exists would count as damaged."""
     for value, (total, units) in FROZEN.items():
         assert framed([value]).tobytes().hex() == units
         assert sums(framed([value]), unit_counts(lengths_of([value]))).tolist() == [total]
-    assert sums(framed([LONG]), np.array([321])).tolist() == [8345169033458432740]
+    for block in (value_units.BLOCK, 100):
+        monkeypatch.setattr(value_units, "BLOCK", block)
+        assert sums(framed([LONG]), np.array([321])).tolist() == [8345169033458432740]

@@ -27,7 +27,7 @@ UNIT = 32
 """Bytes of a unit."""
 HEAD = 6
 """Bytes before a value in its first unit."""
-BLOCK = 1 << 13
+BLOCK = 1 << 14
 """Units that are hashed at a time, so that they stay in the core's cache."""
 _SCRATCH = Scratch()
 # Constants of FarmHash. The last one depends on the length of what is hashed.
