@@ -17,6 +17,7 @@ A graph computes the same: a change here is a change of the file format.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,8 @@ HEAD = 6
 """Bytes before a value in its first unit."""
 BLOCK = 1 << 14
 """Units that are hashed at a time, so that they stay in the core's cache."""
+KEPT_NUMBERS = 1 << 17
+"""Odd numbers that are kept, a MiB, for as many units."""
 _SCRATCH = Scratch()
 # Constants of FarmHash. The last one depends on the length of what is hashed.
 _K1, _K2 = np.uint64(0xB492B66FBE98F273), np.uint64(0x9AE16A3B2F90404F)
@@ -74,11 +77,12 @@ def framed(values: Sequence[bytes | memoryview]) -> Units:
 
 def sums(units: Units, counts: Positions) -> Sums:
     """Return the sums of values that have so many units each, end to end."""
-    hashes = fingerprints(units)
+    hashes = _fingerprints(units)
     # The sum over r of h·(2r + 1), as differences of sums over all units.
-    alone, weighted = np.zeros((2, len(units) + 1), np.uint64)
+    alone, weighted = _SCRATCH.array("sums", (2, len(units) + 1), np.uint64)
+    alone[0] = weighted[0] = 0
     np.cumsum(hashes, out=alone[1:])
-    hashes *= np.arange(1, 2 * len(units), 2, dtype=np.uint64)
+    hashes *= _odd_numbers(len(units))
     np.cumsum(hashes, out=weighted[1:])
     ends = np.cumsum(counts)
     starts = ends - counts
@@ -87,9 +91,22 @@ def sums(units: Units, counts: Positions) -> Sums:
     return result
 
 
-def fingerprints(units: Units) -> Sums:
-    """Return FarmHash's fingerprint of each unit, as ``Fingerprint64`` of its 32 bytes."""
-    words, hashes = units.view("<u8"), np.empty(len(units), np.uint64)
+def _odd_numbers(count: int) -> Sums:
+    """Return 1, 3, 5, …, which nobody writes to."""
+    if count > KEPT_NUMBERS:
+        return np.arange(1, 2 * count, 2, np.uint64)
+    return _kept_numbers()[:count]
+
+
+@cache
+def _kept_numbers() -> Sums:
+    return np.arange(1, 2 * KEPT_NUMBERS, 2, np.uint64)
+
+
+def _fingerprints(units: Units) -> Sums:
+    """Return the fingerprint of each unit, in an array that the next call overwrites."""
+    words = units.view("<u8")
+    hashes = _SCRATCH.array("hashes", (len(units),), np.uint64)
     for start in range(0, len(units), BLOCK):
         part = slice(start, start + BLOCK)
         _fingerprint(words[part], hashes[part])
@@ -99,7 +116,7 @@ def fingerprints(units: Units) -> Sums:
 def _fingerprint(words: Sums, result: Sums) -> None:
     """Write the fingerprints of a few units: of each, the hash of 17 to 32 bytes in FarmHash."""
     first, second, third, last = words.T
-    arrays = _SCRATCH.array("hashed", (5, len(words)), np.uint64)
+    arrays = _SCRATCH.array("words", (5, len(words)), np.uint64)
     total, rotated, product, other, shifted = arrays
     np.multiply(first, _K1, out=total)
     np.multiply(last, _MULTIPLIER, out=product)
