@@ -4,41 +4,29 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cached_property, partial
-from typing import Any, NoReturn, Self, SupportsIndex, TypeVar
+from functools import partial
+from typing import Any, SupportsIndex, TypeVar
 
-import numpy as np
-
-from registry.errors import DivergenceError, EpochError, ErasedError, MirrorError
+from registry.errors import EpochError
 from registry.html.card import card_html
 from registry.samples.arrays import Positions
 from registry.samples.codec import Codec, Column
 from registry.samples.features import Features
 from registry.samples.fields import Fields
 from registry.samples.frames import arrow_reader, arrow_table, pandas_frame, polars_frame
-from registry.samples.schema import Schema
-from registry.storage.mirror.index import Index
 from registry.storage.mirror.local_files import LocalFiles
 from registry.training.chunks import batches_of, rows_in_chunk
 from registry.training.class_weights import balanced, class_label, count_classes
 from registry.training.epoch_table import EpochTable
-from registry.training.erased_samples import Erased, erased_error, erased_samples, lost_samples
 from registry.training.packed_chunk import PackedChunk
-from registry.training.permutation import Permutation
-from registry.training.pin_store import Pin
-from registry.training.population import Population, contains
-from registry.training.run_store import RunSettings
+from registry.training.pinned_samples import PinnedSamples
 from registry.training.sharding import ALONE, CHUNK_ROWS, Shard, Share
-from registry.training.source import Source, read_columns, read_fields, read_packed
-from registry.training.sources import Sources
+from registry.training.source import read_columns, read_fields, read_packed
 
 Part = TypeVar("Part")
-_OPENED = {"source", "index"}
-"""Attributes that are not pickled, since they belong to one process."""
 
 
-class Epoch:
+class Epoch(PinnedSamples):
     """One pinned epoch of a run: a fixed set of samples in a fixed order.
 
     ``run`` holds the run's settings; ``number``, ``since``, ``watermark``, ``chain``, ``size``,
@@ -49,79 +37,6 @@ class Epoch:
     Raises `ErasedError` if samples of the epoch were erased: when it is opened, or when they are
     read.
     """
-
-    def __init__(
-        self, run: RunSettings, pin: Pin, schema: Schema, population: Population, sources: Sources
-    ) -> None:
-        self.run = run
-        self.schema = schema
-        self.number = pin.number
-        self.since = pin.since
-        self.watermark = pin.watermark
-        self.chain = pin.chain
-        self.size = pin.size
-        self.start = pin.start
-        self.older = pin.older
-        self.order = Permutation.keyed(pin.size, run.seed, pin.number)
-        self._log_end = pin.log_end
-        self._population = population
-        self._sources = sources
-
-    @classmethod
-    def open(
-        cls,
-        run: RunSettings,
-        pin: Pin,
-        schema: Schema,
-        population: Population,
-        sources: Sources,
-        source: Source | None = None,
-    ) -> Self:
-        """Return a pinned epoch whose source and index are open.
-
-        ``source`` is one that is open at the pin's watermark already. Raises `ErasedError` where
-        samples of the epoch were erased, and `DivergenceError` where the log has another number of
-        samples for it.
-        """
-        epoch = cls(run, pin, schema, population, sources)
-        if source is not None:
-            epoch.source = source
-        # Used now, so that these errors are raised here and not by the first batch.
-        _ = epoch.index
-        epoch._refuse_erased()
-        return epoch
-
-    def in_schema(self, schema: Schema) -> Self:
-        """Return the epoch with its samples in another schema of the dataset."""
-        if schema.number == self.schema.number:
-            return self
-        other = object.__new__(type(self))
-        vars(other).update(vars(self), schema=schema)
-        # The mirror's files may have an older layout than this schema.
-        if schema.number > self.schema.number:
-            vars(other).pop("source", None)
-        return other
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Without memory maps and locks, which another process cannot use.
-        return {name: value for name, value in vars(self).items() if name not in _OPENED}
-
-    # Cached without a lock: two threads may both open it, and either result is right.
-    @cached_property
-    def source(self) -> Source:
-        """The mirror or the database, from which samples are read."""
-        return self._sources.open(self._log_end, self.schema.number)
-
-    @cached_property
-    def index(self) -> Index:
-        """The positions in the log of the epoch's samples, by rank."""
-        return self._make_index(self.size)
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __repr__(self) -> str:
-        return f"<epoch {self.number} of run {self.run.name!r}: {self.size} samples>"
 
     def _repr_html_(self) -> str | None:
         from registry.training.cards import epoch_card  # noqa: PLC0415
@@ -136,41 +51,6 @@ class Epoch:
     @property
     def features(self) -> Features:
         return self.schema.features
-
-    def positions(self, offsets: Positions) -> Positions:
-        """Return the positions in the log of the samples at these offsets."""
-
-        def located(index: Index) -> Positions:
-            # Made again for another index, since they are overwritten: fresh memory would cost as
-            # much as a few passes over it.
-            ranks = self.order(offsets)
-            return index.positions(ranks, ranks)
-
-        return self._with_index(located)
-
-    def ranked(self, rows: int) -> Iterator[Positions]:
-        """Yield the positions of all samples in the order of the log, ``rows`` at a time.
-
-        Those that a replay draws come last, in no order.
-        """
-        for after in range(0, self.size, rows):
-            yield self._at_ranks(np.arange(after, min(self.size, after + rows)))
-
-    def erased_positions(self) -> Positions:
-        """Return the positions of the epoch's samples that were erased, in ascending order."""
-        return self.held(self.source.erased(self._population))
-
-    def _at_ranks(self, ranks: Positions) -> Positions:
-        return self._with_index(lambda index: index.positions(ranks))
-
-    def _with_index(self, use: Callable[[Index], Part]) -> Part:
-        """Return what ``use`` returns, with a new index where the present one is damaged."""
-        try:
-            return use(self.index)
-        except MirrorError:
-            # With the size given, the damaged file would be mapped again instead of replaced.
-            self.index = self._make_index(None, follow=False)
-            return use(self.index)
 
     def local_files(self) -> LocalFiles | None:
         """Return undamaged files that can be read without Python; None if there are none.
@@ -305,51 +185,3 @@ class Epoch:
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """Export the samples as a stream of Arrow, in the epoch's order, in bounded memory."""
         return arrow_reader(EpochTable(self)).__arrow_c_stream__(requested_schema)
-
-    @contextmanager
-    def _naming_erased(self) -> Iterator[None]:
-        """Name the epoch in an `ErasedError` that is raised while reading."""
-        try:
-            yield
-        except ErasedError as error:
-            # First with all erased samples of the epoch; else with those that were just read.
-            self._refuse_erased()
-            self._refuse(list(zip(error.positions, error.keys, strict=True)))
-
-    def _refuse_erased(self) -> None:
-        """Raise `ErasedError` with all samples of the epoch that are known to be erased."""
-        # An erased sample is retracted, too: later epochs do not hold it, and ask for no key.
-        erased = self.source.erased(self._population)
-        held = self.held(erased)
-        # Where an older sample that met the conditions is lost, the same ranks draw other samples.
-        # Every machine must find that, also one that has the index that was made before.
-        if self.older is not None and not len(held) and len(erased) and erased[0] < self.since:
-            self.index = self._make_index(None)
-        if samples := erased_samples(self.source, held):
-            self._refuse(samples)
-
-    def held(self, positions: Positions) -> Positions:
-        """Return which of these positions, in ascending order, hold samples of the epoch."""
-        if not len(positions):
-            return positions
-        return positions[
-            self._with_index(lambda index: contains(index, self._population, positions))
-        ]
-
-    def _refuse(self, erased: Erased, verb: str = "held") -> NoReturn:
-        end = self.start + self.size
-        raise erased_error(self.run, self.number, end, erased, verb) from None
-
-    def _make_index(self, size: int | None, *, follow: bool = True) -> Index:
-        index = self.source.index(self._population, size, self.older, follow=follow)
-        # Another size is another set of samples: training on it would not be a replay.
-        if (index.size, index.older) != (self.size, self.older):
-            # Samples that were erased are left out where there are conditions.
-            if self._population.conditions and (
-                lost := lost_samples(self.source, self._population)
-            ):
-                self._refuse(lost, "may have held")
-            raise DivergenceError(
-                f"{self!r} was pinned with {self.size} samples, but the log has {index.size} for it"
-            )
-        return index
