@@ -87,7 +87,7 @@ def _ticks(largest: float) -> list[float]:
 def _grid(ticks: Sequence[float]) -> Markup:
     lines = Markup()
     for value in ticks:
-        y = _y(value, ticks[-1])
+        y = round(_y(value, ticks[-1]), 1)
         lines += Markup('<path class="gridline" d="M{} {}H{}"/>').format(_LEFT, y, WIDTH - _RIGHT)
         lines += Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(
             _LEFT - 6, round(y + 4, 1), compact(value)
@@ -177,7 +177,7 @@ def _x(index: int, count: int) -> float:
 
 
 def _y(value: float, top: float) -> float:
-    return round(HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * value / top, 1)
+    return HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * value / top
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:

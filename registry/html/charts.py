@@ -8,7 +8,8 @@ read values from. The table is what screen readers read.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
+from functools import lru_cache
 
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup, escape
@@ -21,6 +22,8 @@ _TABLE_ROWS = 100
 """Rows of the table, at most: the last ones, which are the newest days."""
 _ROW_LABELS = 40
 """Rows of a chart of the kind ``rows``, at most."""
+_KEPT = 64
+"""Drawings that are kept, at most; each has up to 100 KB."""
 OTHERS = "others"
 
 
@@ -30,6 +33,15 @@ def draw_chart(chart: Chart, *, script: bool = True) -> Markup:
     Without ``script`` it has no data for `charts.js`, as in cards. A chart without any value says
     so.
     """
+    series = (replace(each, values=tuple(each.values)) for each in chart.series)
+    # Sequences of any kind, as tuples, by which the drawing is kept.
+    return _drawn(replace(chart, labels=tuple(chart.labels), series=tuple(series)), script)
+
+
+# A drawing takes a millisecond or more, and each request of a page needs it. Its numbers change
+# once a second at most.
+@lru_cache(_KEPT)
+def _drawn(chart: Chart, script: bool) -> Markup:
     chart = _limited(chart)
     caption = Markup("<figcaption>{}</figcaption>").format(chart.title)
     if not chart.labels or not chart.series:
@@ -38,7 +50,7 @@ def draw_chart(chart: Chart, *, script: bool = True) -> Markup:
     data = Markup()
     if script:
         data = Markup('<script type="application/json">{}</script>').format(
-            htmlsafe_json_dumps(asdict(chart))
+            htmlsafe_json_dumps({**vars(chart), "series": [*map(vars, chart.series)]})
         )
     return Markup(
         '<figure class="chart chart-{}">{}{}<div class="chart-drawing">{}</div>{}{}</figure>'
