@@ -19,7 +19,7 @@ from registry.server.data_metrics import DataMetrics
 from registry.server.group_commit import GroupCommitter
 from registry.server.media_events import MediaEvents
 from registry.server.metrics import Metrics
-from registry.server.pages.recent import Recent
+from registry.server.pages.recent import Recent, RecentOf
 from registry.server.pages.session_key import session_key
 from registry.server.pages.sessions import Sessions
 from registry.server.request_body import BodyReader
@@ -93,6 +93,7 @@ class Service:
         address = address_of(registry.engine.url)
         self.sessions = Sessions(session_key(cache_folder()), address, settings.session_seconds)
         self.overview: Recent[Any] = Recent(FRESH)
+        self.shared_pages: RecentOf[str] = RecentOf(FRESH, 128)
         """What the page of all datasets has of each (see `pages/datasets.py`)."""
         self._datasets: dict[str, OpenDataset] = {}
         self._committers: dict[str, GroupCommitter] = {}

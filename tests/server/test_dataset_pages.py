@@ -277,3 +277,24 @@ def test_pages_and_pictures_are_for_those_who_may_read_the_dataset(reg: Registry
             assert http.get(f"/datasets/pets%401{path}").status_code == 200, path
             for other in ("secret", "secret%401"):
                 assert http.get(f"/datasets/{other}{path}").status_code == 403, path
+
+
+def test_a_page_that_viewers_share_has_the_session_of_each(reg: Registry) -> None:
+    reg.create("pets", PETS).insert([pet(0)], keys=["<!--session-->"])
+    secrets = {name: tokens.create(reg.engine, name) for name in ("ada", "bob")}
+    with serving(reg) as at, httpx.Client(base_url=at) as ada, httpx.Client(base_url=at) as bob:
+        clients = {"ada": ada, "bob": bob}
+        for name, client in clients.items():
+            log_in(client, secrets[name])
+        for path in ("", "/samples"):
+            pages = {n: client.get(f"/datasets/pets{path}").text for n, client in clients.items()}
+            for name, page in pages.items():
+                assert re.findall(r'class="who[^>]* title="([^"]*)"', page) == [name]
+                assert "<!--" not in page
+        # The token of its form is its own.
+        for name, page in pages.items():
+            csrf = re.findall(r'name="csrf" value="([^"]*)"', page)
+            assert len({*csrf}) == 1
+            ended = clients[name].post("/logout", data={"csrf": csrf[0]})
+            assert ended.headers["location"] == "/login"
+            assert clients[name].get("/datasets/pets").status_code == 303

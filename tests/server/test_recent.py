@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from registry.server.pages.recent import Recent
+from registry.server.pages.recent import Recent, RecentOf
 
 
 def test_one_thread_reads_and_others_get_the_result_from_before(
@@ -41,3 +42,21 @@ def test_one_thread_reads_and_others_get_the_result_from_before(
         assert slow.result() == 1
     assert recent.get(read) == 1
     assert calls == [0, 1]
+
+
+def test_recent_results_are_kept_for_their_time_and_for_the_last_keys() -> None:
+    calls: list[str] = []
+
+    def work(key: str) -> Callable[[], str]:
+        return lambda: calls.append(key) or key  # type: ignore[func-returns-value]
+
+    kept = RecentOf[str](1000, 2)
+    for key in "aabbcb":
+        assert kept.get(key, work(key)) == key
+    assert calls == ["a", "b", "c"]
+    kept.get("a", work("a"))  # of three keys, it was asked for least
+    assert calls == ["a", "b", "c", "a"]
+    fresh = RecentOf[str](0, 2)
+    for _ in range(2):
+        fresh.get("d", work("d"))
+    assert calls[4:] == ["d", "d"]

@@ -24,7 +24,7 @@ from registry.server.pages.gallery import NO_SOURCE_VALUE, cards_of
 from registry.server.pages.paths import dataset_path, samples_path
 from registry.server.pages.responses import redirect
 from registry.server.pages.sample import show_sample
-from registry.server.pages.viewer import show, viewer_of
+from registry.server.pages.viewer import show_shared, viewer_of
 from registry.server.problems import Problem
 from registry.server.routes.datasets import service_of
 
@@ -47,7 +47,7 @@ async def dataset_page(name: str, request: Request) -> Response:
     viewer = await viewer_of(request, name)
     service = service_of(request)
     dataset = await service.open(name)
-    return await show(
+    return await show_shared(
         request,
         viewer,
         "dataset.html",
@@ -71,7 +71,7 @@ async def samples_page(name: str, request: Request, before: Before = None) -> Re
             return redirect(samples_path(named, query.parameters()))
     service = service_of(request)
     dataset = await service.open(name)
-    return await show(
+    return await show_shared(
         request,
         viewer,
         "samples_page.html",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
@@ -40,3 +41,33 @@ class Recent(Generic[Value]):
             return value
         finally:
             self._lock.release()
+
+
+class RecentOf(Generic[Value]):
+    """The `Recent` of each key that was asked for in the last seconds, at most ``most`` of them.
+
+    Thread-safe.
+    """
+
+    def __init__(self, seconds: float, most: int) -> None:
+        self._seconds = seconds
+        self._most = most
+        self._lock = threading.Lock()
+        self._used: OrderedDict[Hashable, tuple[float, Recent[Value]]] = OrderedDict()
+        """When each was asked for, the last one last."""
+
+    def get(self, key: Hashable, work: Callable[[], Value]) -> Value:
+        """Return the last result of ``work`` for a key, or call it, as `Recent.get` does."""
+        now = time.monotonic()
+        with self._lock:
+            _, recent = self._used.pop(key, (now, None))
+            if recent is None:
+                recent = Recent(self._seconds)
+            self._used[key] = now, recent
+            # Also the unused ones: they may hold what is erased by now.
+            while len(self._used) > self._most or self._oldest() < now - self._seconds:
+                self._used.popitem(last=False)
+        return recent.get(work)
+
+    def _oldest(self) -> float:
+        return next(iter(self._used.values()))[0]

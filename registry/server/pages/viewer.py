@@ -18,6 +18,8 @@ from registry.server.routes.datasets import service_of
 from registry.server.tokens import Right, Token
 
 _FORM: Final = "application/x-www-form-urlencoded"
+_SESSION: Final = "<!--session-->"
+"""Where the layout has the session of the viewer, if it is not known to the template."""
 _MOST_FIELDS: Final = 2000
 MOST_BYTES: Final = 1 << 20
 """Bytes of a form, at most."""
@@ -109,11 +111,33 @@ async def show(
     status: int = 200,
 ) -> Response:
     """Return a page: a template with the values that ``work`` reads, both in another thread."""
+    text = await service_of(request).pools.read(lambda: render(template, viewer=viewer, **work()))
+    return _answer(request, viewer, text, status)
+
+
+async def show_shared(
+    request: Request, viewer: Viewer, template: str, work: Callable[[], Mapping[str, Any]]
+) -> Response:
+    """Return a page as `show` does, which is the same for all who may see it.
+
+    It is made again only as often as a person could notice, however many requests there are.
+    """
     service = service_of(request)
-    text = await service.pools.read(lambda: render(template, viewer=viewer, **work()))
+    key = request.scope["raw_path"], request.scope["query_string"]
+
+    def read() -> str:
+        text = service.shared_pages.get(key, lambda: render(template, viewer=None, **work()))
+        session = render("session.html", viewer=viewer)
+        # No value can hold this: every "<" of one is escaped.
+        return text.replace(_SESSION, session, 1)
+
+    return _answer(request, viewer, await service.pools.read(read), 200)
+
+
+def _answer(request: Request, viewer: Viewer, text: str, status: int) -> Response:
     response = html(text, status)
     if viewer.begun:
-        service.sessions.keep(viewer.session, request, response)
+        service_of(request).sessions.keep(viewer.session, request, response)
     return response
 
 
