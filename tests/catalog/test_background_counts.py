@@ -37,6 +37,7 @@ def test_what_a_request_does_not_count_is_counted_behind_it(
     reg: Registry, digits: Dataset, counts: BackgroundCounts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(background, "FRESH", 0.0)
+    monkeypatch.setattr(background, "BUSY", 0.0)
     fill(digits, 60)
     assert counts.last(reg.open("digits")) is None
     first = counts.of(digits)
@@ -81,3 +82,15 @@ def test_a_dataset_that_was_dropped_ends_nothing_else(
     counts.request(digits)
     counts.request(other)
     eventually(lambda: (last := counts.last(other)) is not None and last.live == 20)
+
+
+def test_a_request_soon_after_another_has_new_rows_counted_behind_it(
+    digits: Dataset, counts: BackgroundCounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "FRESH", 0.0)
+    monkeypatch.setattr(background, "BUSY", 3600.0)
+    fill(digits, 3)
+    assert counts.of(digits).live == 3
+    fill(digits, 3)
+    assert counts.of(digits).live == 3
+    eventually(lambda: counts.of(digits).live == 6)

@@ -20,6 +20,9 @@ COUNTED_BEHIND = 1 << 17
 FRESH = 1.0
 """Seconds for which statistics are returned again: a dataset that grows all the time is counted
 once in this time, however many requests ask for it."""
+BUSY = 5.0
+"""Seconds for which a request takes the statistics that there are, and has the new rows counted in
+the background: pages that are asked for all the time never count."""
 UNCHANGED = 60.0
 """Seconds for which they are where the log has no new rows: it may have been altered, or restored
 from a backup."""
@@ -43,7 +46,7 @@ class BackgroundCounts:
         self._closed = Event()
 
     def of(self, dataset: Dataset, position: int | None = None) -> Statistics:
-        """Return the statistics of a dataset or of a version, at most `FRESH` seconds old.
+        """Return the statistics of a dataset or of a version, at most `BUSY` seconds old.
 
         If the log is known to end at ``position``, those of all its rows are used for `UNCHANGED`.
 
@@ -53,13 +56,18 @@ class BackgroundCounts:
         key = _key(dataset)
         with self._lock:
             counted_at, recent = self._recent.get(key, (0.0, None))
+            age = time.monotonic() - counted_at
             if recent is not None:
                 unchanged = recent.complete and recent.until == position
-                age = time.monotonic() - counted_at
+                # While one request counts, others take the statistics from before.
                 if age < (UNCHANGED if unchanged else FRESH) or key in self._counting:
                     return recent
-            # Others take the statistics from before meanwhile.
-            self._counting.add(key)
+            if recent is None or age >= BUSY:
+                self._counting.add(key)
+                recent = None
+        if recent is not None:
+            self.request(dataset)
+            return recent
         try:
             return self._count(dataset, COUNTED_AT_ONCE)
         finally:
