@@ -130,6 +130,14 @@ def find_keys(dataset: Dataset, start: str, *, limit: int = 24) -> list[str]:
     return read(log.engine, key_lookup.keys_beginning, log.dataset_id, start, limit)
 
 
+def chain_of_value(dataset: Dataset, position: int) -> bytes | None:
+    """Return what identifies the values at a position of the log; None where there are none."""
+    log = dataset.log
+    if not 0 <= position < dataset.extent.stored_end():
+        return None
+    return read(log.engine, key_lookup.chain_of_record, log.dataset_id, position)
+
+
 def value_at(dataset: Dataset, position: int, feature: str) -> Any:
     """Return the value of a feature at a position of the log.
 

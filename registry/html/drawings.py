@@ -70,6 +70,8 @@ class Picture:
     """Boxes that are not drawn."""
     labelled: bool = True
     """Whether the labels of boxes are written over the picture."""
+    large: str = ""
+    """The address of the picture at a larger size; empty if there is none."""
     problem: str = ""
     changed: bool = False
 
@@ -137,7 +139,8 @@ Drawing: TypeAlias = Picture | Plot | Words | ClassName | Numbers
 class Style:
     """How samples are drawn. ``side`` is the longer side of a picture in CSS pixels.
 
-    Pictures have the address that ``address`` returns, or are part of the page without one. With
+    Pictures have the address that ``address`` returns, or are part of the page without one. Those
+    that are shown smaller than they are have a link to what ``large`` returns. With
     ``whole``, values that are drawn as parts of an image are shown by themselves, too.
     """
 
@@ -146,6 +149,7 @@ class Style:
     boxes: int = 50
     form: BoxFormat | None = None
     address: Address | None = None
+    large: Address | None = None
     whole: bool = False
     most: int | None = 8
     """Features that are drawn, at most: pictures first. None draws all, in their order."""

@@ -125,6 +125,7 @@ class _Drawer:
             boxes=boxes[: style.boxes],
             more=max(0, len(boxes) - style.boxes),
             labelled=style.side >= _LABELLED_SIDE,
+            large=style.large(name) if style.large and max(width, height) > style.side else "",
             changed=changed or any(box.changed for box in boxes),
         )
 

@@ -197,7 +197,7 @@ def test_pictures_are_small_and_those_that_cannot_be_drawn_say_why(
     for source in sources:
         answer = http.get(source)
         assert answer.status_code == 200, source
-        assert answer.headers["cache-control"] == "private, max-age=3600"
+        assert answer.headers["cache-control"] == "private, max-age=60"
         if "/2/photo" in source:
             assert answer.headers["content-type"] == "image/svg+xml"
             assert "damaged" in answer.text
@@ -208,8 +208,13 @@ def test_pictures_are_small_and_those_that_cannot_be_drawn_say_why(
         answer = http.get(f"/datasets/street/images{path}")
         assert answer.headers["content-type"] == "image/svg+xml", path
         assert b"no " in answer.content
+    tag = {"if-none-match": http.get(sources[-1]).headers["etag"]}
+    again = http.get(sources[-1], headers=tag)
+    assert (again.status_code, again.content) == (304, b"")
+    assert http.get(sources[-1].replace("352", "300"), headers=tag).status_code == 200
     street.erase("ok")
-    assert http.get(sources[-1]).headers["content-type"] == "image/svg+xml"
+    erased = http.get(sources[-1], headers=tag)
+    assert (erased.status_code, erased.headers["content-type"]) == (200, "image/svg+xml")
     assert http.get("/datasets/street/images/0/photo?side=9").status_code == 422
 
 

@@ -15,6 +15,7 @@ from registry.catalog.sample_history import (
     MOST_RUNS,
     HoldingEpochs,
     ListedRevision,
+    chain_of_value,
     epochs_holding,
     newest_revisions,
     value_at,
@@ -35,8 +36,8 @@ router = APIRouter(include_in_schema=False)
 _REVISIONS: Final = 6
 """Revisions of a page."""
 _LARGEST_SIDE: Final = 2048
-_SECONDS: Final = 3600
-"""How long browsers keep a picture. What is at a position never changes, but it can be erased."""
+_SECONDS: Final = 60
+"""How long browsers show a picture again without asking: it may be erased, or the session end."""
 
 _Position = Annotated[int, Path(ge=0, lt=1 << 63)]
 _Before = Annotated[int | None, Query(ge=0, lt=1 << 63)]
@@ -112,12 +113,22 @@ async def _send_picture(
 ) -> Response:
     service = service_of(request)
     opened = await service.open(name)
+    chain = await service.pools.read(opened.use, lambda each: chain_of_value(each, position))
+    # Which value it is, and how it is drawn; the path has the rest.
+    tag = None if chain is None else f'"{chain.hex()}-{side}"'
+    headers = {"cache-control": f"private, max-age={_SECONDS}"}
+    if tag is not None:
+        headers["etag"] = tag
+        if tag in request.headers.get("if-none-match", ""):
+            return secured(
+                Response(status_code=304, headers=headers), cache=headers["cache-control"]
+            )
     # In a pool of few threads, as each one may hold a large image in memory.
     file = await service.pools.draw(
-        opened.use, lambda dataset: _picture(dataset, position, feature, side)
+        opened.use, lambda each: _picture(each, position, feature, side)
     )
-    response = Response(file.data, media_type=file.media_type)
-    return secured(response, cache=f"private, max-age={_SECONDS}")
+    response = Response(file.data, headers=headers, media_type=file.media_type)
+    return secured(response, cache=headers["cache-control"])
 
 
 def _picture(dataset: Dataset, position: int, feature: str, side: int) -> Thumbnail:
@@ -184,7 +195,9 @@ def _column(
     base = name.partition("@")[0]
     position = revision.entry.position
     style = replace(
-        SAMPLE, address=lambda feature: picture_path(base, position, feature, 2 * SAMPLE.side)
+        SAMPLE,
+        address=lambda feature: picture_path(base, position, feature, 2 * SAMPLE.side),
+        large=lambda feature: picture_path(base, position, feature, _LARGEST_SIDE),
     )
     drawings: dict[str, Drawing] = {}
     if revision.sample is not None:

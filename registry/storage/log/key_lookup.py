@@ -93,6 +93,19 @@ def stored_revisions(
     return [StoredRevision(entries[at], sizes[at], records.get(at)) for at in positions]
 
 
+def chain_of_record(connection: Connection, dataset_id: int, position: int) -> bytes | None:
+    """Return the chain of the row at a position, which says what it holds and all rows before.
+
+    None if it holds nothing: if there is no such row, and for retractions and erased rows.
+    """
+    query = select(SampleRow.chain).where(
+        SampleRow.dataset_id == dataset_id,
+        SampleRow.position == position,
+        func.length(SampleRow.record) > 0,
+    )
+    return connection.execute(query).scalar_one_or_none()
+
+
 def superseded_at(connection: Connection, dataset_id: int, position: int) -> int | None:
     """Return the position of the row that supersedes the one at a position; None if none does."""
     query = select(SampleRow.position).where(
