@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from registry.storage.database.models import SampleRow
 from registry.storage.database.transactions import read
 from registry.storage.log.erasures import erased_at
 from registry.storage.log.page import Page
-from registry.storage.log.page_queries import rows_within
+from registry.storage.log.row_texts import RowText, row_texts
 from registry.storage.log.superseded import superseded
 
 if TYPE_CHECKING:
@@ -39,9 +39,7 @@ _LONG_STRETCH = 1 << 12
 _SEARCHED_ROWS = 1 << 18
 """Positions that one statement searches for a group."""
 
-Text: TypeAlias = Literal["key", "group_key", "source"]
-"""A column of the log."""
-KEYS_AND_GROUPS: tuple[Text, ...] = ("key", "group_key")
+KEYS_AND_GROUPS: tuple[RowText, ...] = ("key", "group_key")
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Samples:
     buckets: npt.NDArray[np.uint16]
     data: bytes | memoryview
     sizes: Positions | None
-    texts: Mapping[Text, Sequence[Any]] = field(default_factory=dict)
+    texts: Mapping[RowText, Sequence[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -89,7 +87,7 @@ class Samples:
         return self.codec.decode(self.data, len(self))
 
 
-def live_samples(dataset: Dataset, texts: Sequence[Text] = KEYS_AND_GROUPS) -> Iterator[Samples]:
+def live_samples(dataset: Dataset, texts: Sequence[RowText] = KEYS_AND_GROUPS) -> Iterator[Samples]:
     """Yield the samples alive at the dataset's head, which is read at the first iteration.
 
     ``texts`` are the columns of the log that are read with them. Raises `ErasedError` if some of
@@ -148,7 +146,7 @@ def _stretches(after: int, until: int, dead: Positions) -> Iterator[tuple[int, i
         yield after, until
 
 
-def _samples(dataset: Dataset, page: Page, dead: Positions, texts: Sequence[Text]) -> Samples:
+def _samples(dataset: Dataset, page: Page, dead: Positions, texts: Sequence[RowText]) -> Samples:
     """Return a page's live samples in the dataset's schema."""
     _refuse_erased(dataset, page, dead)
     alive = ~np.isin(page.positions, dead, assume_unique=True)
@@ -159,9 +157,8 @@ def _samples(dataset: Dataset, page: Page, dead: Positions, texts: Sequence[Text
     positions = page.positions[alive]
     columns: list[Sequence[Any]] = [()] * len(texts)
     if texts and len(positions):
-        arguments = dataset.id, (*texts,), page.start, page.stop, None
-        rows = read(dataset.schemas.engine, rows_within, *arguments)
-        columns = [*zip(*rows, strict=True)]
+        arguments = dataset.id, texts, page.start, page.stop
+        columns = [*read(dataset.schemas.engine, row_texts, *arguments)]
         if len(positions) < len(page):
             wanted = (positions - page.start).tolist()
             columns = [[column[row] for row in wanted] for column in columns]

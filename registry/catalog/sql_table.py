@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.dataset as arrow_dataset
 
 from registry.catalog.dataset import Dataset
-from registry.catalog.live_samples import Samples, Text, live_samples
+from registry.catalog.live_samples import Samples, live_samples
 from registry.samples.arrow_layout import ArrowLayout
 from registry.samples.splits import Interval
+from registry.storage.log.row_texts import RowText
 
-_TEXTS: tuple[Text, ...] = ("key", "group_key", "source")
+_TEXTS: tuple[RowText, ...] = ("key", "group_key", "source")
 _POSITION, _SPLIT = "position", "split"
 
 

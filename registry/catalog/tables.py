@@ -6,16 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from registry.catalog.live_samples import Text, live_samples
+from registry.catalog.live_samples import live_samples
 from registry.errors import FeatureError
 from registry.samples.codec import Column
 from registry.samples.features import Features
+from registry.storage.log.row_texts import RowText
 
 if TYPE_CHECKING:
     from registry.catalog.dataset import Dataset
     from registry.samples.arrow_layout import ArrowLayout
 
-_WORDS: dict[Text, str] = {"key": "keys", "group_key": "groups", "source": "sources"}
+_WORDS: dict[RowText, str] = {"key": "keys", "group_key": "groups", "source": "sources"}
 
 
 @dataclass(frozen=True)
@@ -26,15 +27,15 @@ class DatasetTable:
     """
 
     dataset: Dataset
-    names: Mapping[Text, str]
+    names: Mapping[RowText, str]
 
     @classmethod
-    def of(cls, dataset: Dataset, names: Mapping[Text, str | None]) -> DatasetTable:
+    def of(cls, dataset: Dataset, names: Mapping[RowText, str | None]) -> DatasetTable:
         """Return the table of a dataset as it is now; raises `FeatureError` for a name twice."""
         # One version with its features, for the schema and all rows.
         version = dataset.snapshot()
         taken = dict.fromkeys(version.features, "a feature")
-        named: dict[Text, str] = {}
+        named: dict[RowText, str] = {}
         for text, name in names.items():
             if name is None:
                 continue
