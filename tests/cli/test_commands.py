@@ -206,11 +206,9 @@ def test_an_interrupted_import_says_what_is_stored(
 def test_the_demo_names_the_extra_that_it_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     result = run("demo", "--folder", tmp_path / "demo", code=1)
-    assert result.stderr == (
-        "error: the demo needs matplotlib; run: pip install 'registry[demo]'\n"
-    )
+    assert result.stderr == ("error: the demo needs sklearn; run: pip install 'registry[demo]'\n")
 
 
 def test_commands_take_a_url_and_listings_give_json() -> None:
