@@ -30,7 +30,8 @@ def demo(
 
         run(folder, stay=serve)
     except ImportError as error:
-        if (error.name or "").partition(".")[0] not in _DEMO_EXTRA:
+        package = (error.name or "").partition(".")[0]
+        if package not in _DEMO_EXTRA:
             raise  # a broken import in our own code is not a missing extra
-        print_error(f"the demo needs {error.name}; run: pip install 'registry[demo]'")
+        print_error(f"the demo needs {package}; run: pip install 'registry[demo]'")
         raise typer.Exit(1) from None
