@@ -89,8 +89,7 @@ class _Counts:
         first = np.where(supersedes >= pin.since, supersedes - pin.since, rows)
         while not np.array_equal(again := first[first], first):
             first = again
-        # Epoch 0 has no epoch before, of which a sample could be a revision.
-        old = supersedes[first] >= 0 if pin.since else np.zeros(len(facts), bool)
+        old = supersedes[first] >= 0
         classes = {
             name: _counted(facts.labels[live & facts.held, column])
             for column, name in enumerate(self._labels)

@@ -121,11 +121,11 @@ def _shrunk(image: Any, side: int) -> Any:
 def _saved(image: Any) -> Thumbnail:
     lossless = image.mode == "RGBA" or max(image.size) <= _LOSSLESS_SIDE
     file = io.BytesIO()
-    # Without the original's metadata: a photo can say where it was taken, and browsers would turn
-    # it by its EXIF data.
+    # Pillow would copy the comment and the color profile of the original; it leaves EXIF data out,
+    # by which browsers would turn the picture.
     image.info = {}
     if lossless:
         image.save(file, "PNG", optimize=False, compress_level=6)
     else:
-        image.save(file, "JPEG", quality=_QUALITY, exif=b"")
+        image.save(file, "JPEG", quality=_QUALITY)
     return Thumbnail(file.getvalue(), "image/png" if lossless else "image/jpeg", *image.size)

@@ -163,11 +163,12 @@ def test_images_that_exceed_a_limit_or_are_damaged_are_placeholders() -> None:
 def test_thumbnails_are_small_and_without_the_metadata_of_a_photo() -> None:
     exif = Pillow.Exif()
     exif[0x0112], exif[0x010E] = 6, "where it was taken"  # turned by 90 degrees
-    file = photo(300, 600, exif=exif.tobytes())
-    assert b"where it was taken" in file
+    file = photo(300, 600, exif=exif.tobytes(), comment="said by a person")
+    texts = (b"where it was taken", b"said by a person")
+    assert all(text in file for text in texts)
     small = thumbnail_of_file(file, 120)
     assert (small.width, small.height, small.media_type) == (120, 60, "image/jpeg")
-    assert b"where it was taken" not in small.data
+    assert not any(text in small.data for text in texts)
     with Pillow.open(io.BytesIO(small.data)) as image:
         assert image.size == (120, 60)
         assert not image.getexif()
@@ -215,7 +216,7 @@ def test_arrays_become_images_whose_values_use_the_range_from_black_to_white() -
 
 def test_lines_keep_the_peaks_of_long_arrays_and_leave_gaps() -> None:
     array = np.zeros(100_000, np.float32)
-    array[61_803] = 5
+    array[61_801] = 5
     lines = lines_of(array)
     assert lines is not None
     (path,) = lines.paths
