@@ -113,32 +113,36 @@ async def _send_picture(
 ) -> Response:
     service = service_of(request)
     opened = await service.open(name)
-    chain = await service.pools.read(opened.use, lambda each: chain_of_value(each, position))
-    # Which value it is, and how it is drawn; the path has the rest.
-    tag = None if chain is None else f'"{chain.hex()}-{side}"'
-    headers = {"cache-control": f"private, max-age={_SECONDS}"}
-    if tag is not None:
-        headers["etag"] = tag
-        if tag in request.headers.get("if-none-match", ""):
-            return secured(
-                Response(status_code=304, headers=headers), cache=headers["cache-control"]
-            )
+    known = request.headers.get("if-none-match", "")
     # In a pool of few threads, as each one may hold a large image in memory.
-    file = await service.pools.draw(
-        opened.use, lambda each: _picture(each, position, feature, side)
+    tag, file = await service.pools.draw(
+        opened.use, lambda dataset: _picture(dataset, position, feature, side, known)
     )
-    response = Response(file.data, headers=headers, media_type=file.media_type)
-    return secured(response, cache=headers["cache-control"])
+    status, data, media_type = (
+        (304, b"", None) if file is None else (200, file.data, file.media_type)
+    )
+    response = Response(data, status, media_type=media_type)
+    if tag:
+        response.headers["etag"] = tag
+    return secured(response, cache=f"private, max-age={_SECONDS}")
 
 
-def _picture(dataset: Dataset, position: int, feature: str, side: int) -> Thumbnail:
-    value = value_at(dataset, position, feature)
+def _picture(
+    dataset: Dataset, position: int, feature: str, side: int, known: str
+) -> tuple[str, Thumbnail | None]:
+    """Return the tag of a picture, and the picture unless the browser has the one with this tag."""
+    chain = chain_of_value(dataset, position)
+    # Which value it is, and how it is drawn; the path has the rest.
+    tag = "" if chain is None else f'"{chain.hex()}-{side}"'
+    if tag and tag in known:
+        return tag, None
+    value = value_at(dataset, position, feature) if tag else None
     if value is None:
-        return _placeholder("there is no picture here")
+        return "", _placeholder("there is no picture here")
     try:
-        return picture_of(dataset.features[feature], value, side)
+        return tag, picture_of(dataset.features[feature], value, side)
     except ThumbnailError as error:
-        return _placeholder(str(error))
+        return tag, _placeholder(str(error))
 
 
 def _placeholder(reason: str) -> Thumbnail:
