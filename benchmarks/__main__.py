@@ -17,6 +17,7 @@ from rich.table import Table
 from benchmarks.chart import draw
 from benchmarks.commands import commands
 from benchmarks.converting import convert
+from benchmarks.counting import counting
 from benchmarks.filtering import filter_
 from benchmarks.first_batch import first_batch
 from benchmarks.followers import followers
@@ -61,6 +62,7 @@ SUBJECTS: dict[str, Subject] = {
     "sqlite": sqlite,
     "sync": sync,
     "filter": filter_,
+    "count": counting,
     "commands": commands,
     "convert": convert,
     "train": imported_late("training", "train"),

@@ -55,6 +55,8 @@ from registry.storage.mirror.usage import record_use
 
 READ_ROWS = {"postgresql": 1 << 16, "sqlite": 1 << 12}
 """Rows that are read at a time; SQLite's are read in Python, which lets no other thread run."""
+READ_BYTES = 64 << 20
+"""Bytes of fixed-width values that a database may have to read for their class labels at a time."""
 _TRIES = 3
 
 
@@ -210,9 +212,9 @@ class RowCounter:
 
     def _count(self, state: CountState, until: int) -> None:
         """Count the rows up to a position, some at a time."""
-        size = READ_ROWS[self._log.engine.dialect.name]
         while state.position < until:
-            schema, stop = self._log.schemas.cut(state.position, min(until, state.position + size))
+            schema, stop = self._log.schemas.cut(state.position, until)
+            stop = min(stop, state.position + rows_at_once(self._log, schema))
             labels = [each.label for each in state.files.labels]
             rows = read(
                 self._log.engine,
@@ -270,6 +272,13 @@ class RowCounter:
             yield True
         finally:
             lock.release()
+
+
+def rows_at_once(log: Log, schema: Schema) -> int:
+    """Return how many rows of a schema are read at a time."""
+    return max(
+        1, min(READ_ROWS[log.engine.dialect.name], READ_BYTES // schema.codec.header.itemsize)
+    )
 
 
 def counted_of(schema: Schema) -> dict[str, bool]:

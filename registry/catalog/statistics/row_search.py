@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from registry.catalog.statistics.count_state import CountState
-from registry.catalog.statistics.row_counter import READ_ROWS, RowCounter
+from registry.catalog.statistics.row_counter import RowCounter, rows_at_once
 from registry.catalog.statistics.row_facts import CountedLabel, RowFacts, counted_labels, read_rows
 from registry.catalog.statistics.row_store import BLOCK, DamagedStoreError
 from registry.samples.arrays import Positions
@@ -79,7 +79,7 @@ class RowSearch:
         """Yield what is found before position ``until``, some rows at a time."""
         state = self._counted()
         while until:
-            step, counted = READ_ROWS[self._log.engine.dialect.name] // 16, None
+            counted = None
             if until <= state.position:
                 with suppress(DamagedStoreError, OSError):
                     after = (until - 1) // BLOCK * BLOCK
@@ -89,7 +89,7 @@ class RowSearch:
                 mask = self._matches(counted, labels)
                 facts = counted
             else:
-                after = max(state.position if until > state.position else 0, until - step)
+                after = state.position if until > state.position else 0
                 after, facts = self._read(after, until)
                 mask = self._matches(facts, self._labels)
             inside = np.flatnonzero(mask)[::-1]
@@ -106,9 +106,10 @@ class RowSearch:
         return CountState()
 
     def _read(self, after: int, until: int) -> tuple[int, RowFacts]:
-        """Read the last rows of a range from the database, and return where they begin."""
+        """Read the last rows of a range from the database; return where they begin, and them."""
         schema = self._log.schemas.at(until - 1)
-        start = max(after, schema.since)
+        # Fewer than are counted at a time: the first of them may be enough.
+        start = max(after, schema.since, until - max(1, rows_at_once(self._log, schema) // 16))
         rows = read(
             self._log.engine, read_rows, self._log.dataset_id, schema, self._labels, start, until
         )
