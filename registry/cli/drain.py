@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -11,6 +10,7 @@ import typer
 from registry.catalog.dataset import Dataset
 from registry.catalog.registry import Registry, connect
 from registry.cli.base import Url, app
+from registry.cli.signals import ended_by_signals
 from registry.storage.database.retry import retrying
 from registry.storage.log.inbox import Drained
 
@@ -25,7 +25,7 @@ def drain(
         typer.Argument(metavar="DATASET", help="Datasets; all if none is given."),
     ] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Continue as rows arrive, until Ctrl-C.")
+        bool, typer.Option("--watch", help="Continue as rows arrive, until Ctrl-C or SIGTERM.")
     ] = False,
     url: Url = None,
 ) -> None:
@@ -34,8 +34,7 @@ def drain(
         for dataset in _open(registry, datasets):
             typer.echo(drained_line(dataset, dataset.inbox.drain()))
         if watch:
-            # Ctrl-C is the only way to end this, so it must not be reported as an error.
-            with suppress(KeyboardInterrupt):
+            with ended_by_signals():
                 _watch(registry, datasets)
 
 

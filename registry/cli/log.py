@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated
 
@@ -14,6 +13,7 @@ from sqlalchemy import Engine
 from registry.catalog.dataset import Dataset
 from registry.catalog.registry import connect
 from registry.cli.base import AsJsonLines, Name, Url, app
+from registry.cli.signals import ended_by_signals
 from registry.cli.tables import Column, Listing
 from registry.storage.database.retry import retrying
 from registry.storage.log.entries import Entry
@@ -28,7 +28,7 @@ def log(
     dataset: Name,
     follow: Annotated[
         bool,
-        typer.Option("--follow", "-f", help="Continue with rows as they arrive, until Ctrl-C."),
+        typer.Option("--follow", "-f", help="Continue with new rows, until Ctrl-C or SIGTERM."),
     ] = False,
     after: Annotated[
         int | None, typer.Option(min=0, metavar="POSITION", help="Begin at this position.")
@@ -58,8 +58,7 @@ def log(
         for position in range(start, head, _CHUNK_ROWS):
             print_entries(opened.entries(position, min(head, position + _CHUNK_ROWS)))
         if follow:
-            # Ctrl-C is the only way to end this, so it must not be reported as an error.
-            with suppress(KeyboardInterrupt):
+            with ended_by_signals():
                 for entries in _follow(opened, registry.engine, max(start, head)):
                     print_entries(entries)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +17,7 @@ from registry.cli.base import DatasetName, Url, app
 from registry.cli.database import connect_existing
 from registry.cli.output import counted, print_error, print_note, printable
 from registry.cli.progress import progress
+from registry.cli.signals import ended_by_signals
 from registry.storage.database.retry import retrying
 from registry.storage.log.head import Head
 from registry.training.host_mirror import HostMirror, MirrorUpdate
@@ -50,7 +50,9 @@ def mirror(
     Exit codes: 0 if the mirror is up to date, or --follow was ended; 1 for an
     error, such as a database that cannot be reached, a dropped dataset, or a full
     disk; 2 for wrong arguments; 130 for Ctrl-C without --follow. With --follow,
-    connections are opened again, and a full disk is tried again.
+    connections are opened again, and a full disk of this host is tried again.
+    Epochs whose files cannot be made are reported and tried again every minute.
+    Errors that remain, such as a missing privilege, end it.
 
     A systemd unit:
 
@@ -82,7 +84,7 @@ def mirror(
         opened = registry.open(dataset)
         host = opened.mirror()
         if follow:
-            with _ended_by_signals():
+            with ended_by_signals():
                 _follow(opened, host, registry.engine)
             return
         try:
@@ -180,30 +182,6 @@ def _shown(name: str, host: HostMirror, rows: int) -> Iterator[None]:
         finally:
             done.set()
             thread.join()
-
-
-class _Ended(BaseException):
-    """SIGTERM or Ctrl-C.
-
-    Not `KeyboardInterrupt`: after one in ``exec``, which dataclasses call while modules are loaded,
-    CPython ends with the status of SIGINT, though it was caught.
-    """
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """End the block by SIGTERM or Ctrl-C, which is no error."""
-
-    def end(*_: object) -> None:
-        raise _Ended
-
-    before = {each: signal.signal(each, end) for each in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        with suppress(_Ended):
-            yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import os
 import pty
 import signal
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Iterable
 from contextlib import closing
@@ -19,7 +20,7 @@ from registry import Dataset
 from registry.storage.database.schema import REVISION
 from registry.storage.log.batch import Batch
 from tests.support.commands import process, run
-from tests.support.datasets import digit
+from tests.support.datasets import FIXED, digit
 
 CREATE = ["create", "digits", "--feature", "image=uint8[2,2]", "--feature", "label=class:10"]
 
@@ -239,6 +240,27 @@ def test_the_log_is_followed_until_ctrl_c(url: str, digits: Dataset) -> None:
         started.send_signal(signal.SIGINT)
         out, err = started.communicate(timeout=60)
     assert (started.returncode, out, err) == (0, "", "")
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        ("_follow", ["log", "digits", "--follow"]),
+        ("_follow", ["mirror", "digits", "--follow"]),
+        ("_watch", ["drain", "--watch"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_command_that_follows_ends_without_error_while_modules_are_loaded(
+    sqlite_url: str, number: str, function: str, arguments: list[str]
+) -> None:
+    with registry.connect(sqlite_url) as reg:
+        reg.create("digits", FIXED)
+    script = ["-m", "tests.support.interrupted_command", arguments[0], function, number]
+    command = [sys.executable, *script, *arguments, "--url", sqlite_url]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 def test_a_command_that_waits_for_the_database_says_why(sqlite_url: str) -> None:
