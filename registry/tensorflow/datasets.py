@@ -25,6 +25,7 @@ import tensorflow as tf
 from registry.errors import EpochError, TrainingError
 from registry.tensorflow import interrupts
 from registry.tensorflow.elements import Elements, Names
+from registry.tensorflow.file_wait import check_wait
 from registry.tensorflow.image_fitting import Ratio, Size
 from registry.tensorflow.image_options import Boxes, ImageOptions
 from registry.tensorflow.pipelines import ChunkIterator, file_batches, generator_batches
@@ -130,6 +131,7 @@ class EpochDataset(_RunDataset):
         share = Share.of(batch_size, as_shard(shard))
         if not 0 <= (first := operator.index(start)) <= epoch.size:
             raise EpochError(f"{epoch!r} has no sample {first} to start at")
+        check_wait(wait)
         # Both references keep the local files. The graph opens them by name for each iterator, so
         # without the references a file could be removed between two iterations.
         self._epoch = epoch

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
 
+from registry.errors import FeatureError
 from registry.tensorflow.constants import int64
 from registry.tensorflow.raw_datasets import graph_function, type_attributes
 
@@ -23,10 +26,21 @@ _PAUSE = 0.05
 _LONGEST = 1e7
 """Seconds that are waited at most: TensorFlow counts in 32 bits what it skips."""
 _NUMBER = tf.TensorSpec((), tf.int64)
+_NUMBERS = int | float | np.integer | np.floating
 _MISSING = (
     "a file of the epoch is not on this host; run `registry mirror DATASET --follow` here, with "
     "the trainer's $REGISTRY_CACHE: "
 )
+
+
+def check_wait(seconds: Any) -> None:
+    """Raise `FeatureError` unless these are seconds to wait: a number from 0 on, or infinity."""
+    # "not >=" instead of "<" so that NaN is rejected, too.
+    is_number = isinstance(seconds, _NUMBERS) and not isinstance(seconds, bool)
+    if not is_number or not seconds >= 0:
+        raise FeatureError(
+            f"wait={reprlib.repr(seconds)} is no number of seconds from 0 on; give 60, for example"
+        )
 
 
 def when_there(

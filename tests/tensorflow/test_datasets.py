@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from typing import Any
 
@@ -215,6 +216,15 @@ def test_an_unknown_feature_is_refused_by_name(digits: Dataset) -> None:
         StreamDataset(digits.run("r"), batch_size=4, x="img", y="label")
     with pytest.raises(FeatureError, match="y was named without x"):
         StreamDataset(digits.run("r"), batch_size=4, y="label")
+
+
+def test_a_wait_that_is_no_number_of_seconds_is_refused(digits: Dataset) -> None:
+    digits.insert([digit(0)])
+    epoch = digits.run("r").epoch(0)
+    values: list[Any] = [math.nan, -1, "60", None, True]
+    for wait in values:
+        with pytest.raises(FeatureError, match="no number of seconds from 0 on; give 60"):
+            EpochDataset(epoch, batch_size=4, wait=wait)
 
 
 def test_autosharding_and_autotuning_are_off_unless_options_enable_them(digits: Dataset) -> None:
