@@ -17,8 +17,12 @@ import pytest
 
 import registry
 from registry import Dataset, Registry
+from registry.errors import MirrorError
+from registry.storage.mirror.local_files import LocalFiles
 from registry.storage.mirror.state import load_state
-from registry.training.host_mirror import HostMirror
+from registry.training import host_mirror
+from registry.training.host_mirror import HostMirror, MirrorUpdate
+from registry.training.pin_store import Pin
 from registry.training.run import Run
 from tests.faults.test_mirror import tiny_disk
 from tests.support.backups import Backup
@@ -169,6 +173,35 @@ def test_a_followed_mirror_that_diverges_is_cut_back_and_says_so(
             _, err = started.communicate(timeout=60)
     assert started.returncode == 0
     assert "agrees with the database only up to position" in err
+
+
+def test_an_epoch_whose_files_could_not_be_made_is_reported_once_and_tried_again(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grow(digits, 50)
+    for name in ("broken", "sound"):
+        digits.run(name, split="train").epoch(0)
+    make = Run.local_files
+
+    def fail(run: Run, pin: Pin) -> LocalFiles | None:
+        if run.name == "broken":
+            raise MirrorError("the row at position 3 is damaged, and stays so")
+        return make(run, pin)
+
+    def updated(minutes: int) -> MirrorUpdate:
+        monkeypatch.setattr(host_mirror, "monotonic", lambda: began + 60 * minutes)
+        return host.update(digits.head)
+
+    began, host = time.monotonic(), digits.mirror()
+    with monkeypatch.context() as damaged:
+        damaged.setattr(Run, "local_files", fail)
+        updates = [updated(minutes) for minutes in (0, 1)]
+    assert [update.epochs for update in updates] == [1, 1]
+    (problem,) = updates[0].problems
+    assert "epoch 0 of run 'broken': the row at position 3 is damaged" in problem
+    assert updates[1].problems == ()
+    assert updated(1).epochs == 1  # tried again a minute after the last time
+    assert updated(2).epochs == 2
 
 
 def test_a_full_disk_is_an_error_and_a_follower_waits_for_room(
