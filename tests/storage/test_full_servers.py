@@ -68,13 +68,18 @@ def test_connect_waits_until_a_full_server_has_a_connection_and_says_so_once(
     assert "no connection is free, trying again for 29 s: " in messages[0]
 
 
-def test_connect_to_a_server_that_stays_full_fails_within_the_timeout(own_server: URL) -> None:
+def test_connect_to_a_server_that_stays_full_fails_within_the_timeout(
+    own_server: URL, caplog: pytest.LogCaptureFixture
+) -> None:
     url = _text(own_server.update_query_dict({"timeout": "10"}))
-    with _full(own_server):
-        since = time.monotonic()
-        with pytest.raises(DatabaseUnavailableError, match="raise max_connections, or end some"):
-            registry.connect(url)
-        assert time.monotonic() - since < 10
+    with (
+        _full(own_server),
+        caplog.at_level(logging.WARNING, "registry"),
+        pytest.raises(DatabaseUnavailableError, match="raise max_connections, or end some"),
+    ):
+        registry.connect(url)
+    # Not the time that it took: a busy machine could need any.
+    assert "no connection is free, trying again for 9 s: " in caplog.records[0].getMessage()
 
 
 def test_a_command_says_once_that_it_waits_for_a_full_server(own_server: URL) -> None:
