@@ -38,6 +38,8 @@ class PinMemory:
         self._created_at: str | None = run.created_at.isoformat()
         """When the run of the last epoch was created; None in files that do not say it."""
         self._forgotten: set[str | None] = set()
+        self._file: tuple[Path, Path] | None = None
+        """The mirror's folder, and the run's file in it."""
 
     @property
     def last(self) -> Pin | None:
@@ -68,9 +70,12 @@ class PinMemory:
         self._last, self._created_at = pin, self._run.created_at.isoformat()
         with suppress(OSError):  # without a cache directory, only this process remembers
             path = self._path()
-            path.parent.mkdir(exist_ok=True)
             fields = {**vars(pin), "chain": pin.chain.hex(), "created_at": self._created_at}
-            write_fields(path, fields)
+            try:
+                write_fields(path, fields)
+            except FileNotFoundError:
+                path.parent.mkdir(exist_ok=True)
+                write_fields(path, fields)
 
     def _recall(self) -> Pin | None:
         # Read each time: another process of the run may have reached a later epoch.
@@ -114,9 +119,12 @@ class PinMemory:
         self._last = None
 
     def _path(self) -> Path:
-        # Hashed, as a run's name may hold characters that no file name can.
-        name = blake2b(self._run.name.encode(), digest_size=16).hexdigest()
-        return self._sources.mirror().folder / "runs" / f"{name}.json"
+        folder = self._sources.mirror().folder
+        if self._file is None or self._file[0] is not folder:
+            # Hashed, as a run's name may hold characters that no file name can.
+            name = blake2b(self._run.name.encode(), digest_size=16).hexdigest()
+            self._file = folder, folder / "runs" / f"{name}.json"
+        return self._file[1]
 
     def _common(self, last: Pin) -> str:
         """Return the part of the message that says how far the logs agree, if that is known."""

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -274,7 +274,11 @@ class MirrorSource:
 def cache_folder() -> Path:
     """Return the folder of the mirrors: ``$REGISTRY_CACHE``, or the user's cache directory."""
     given = os.environ.get("REGISTRY_CACHE")
-    return Path(given) if given else user_cache_path("registry")
+    return _path(given) if given else user_cache_path("registry")
+
+
+# Asked for several times for each batch of new rows. The same object has its hash and text already.
+_path = lru_cache(maxsize=16)(Path)
 
 
 def warn(what: str) -> None:

@@ -86,6 +86,9 @@ class PipelinedConnection(psycopg.Connection[Any]):
         # The pool calls this whenever a connection returns to it.
         if self.pgconn.transaction_status != TransactionStatus.IDLE:
             super().rollback()
+        # For this use of the connection alone: the next one may be a transaction.
+        if self.autocommit:
+            self.autocommit = False
 
     def _run(self, queries: Sequence[Query]) -> list[PGresult]:
         with self.lock:

@@ -2,7 +2,9 @@
 
 `reading` and `writing` make one attempt; `read` and `write` retry after transient errors. All of
 them borrow a connection by `open_connection`, which checks for forks, ends interrupted
-transactions and translates errors. Engines are thread-safe; a connection belongs to one thread.
+transactions and translates errors. Autocommit is set on the driver's connection, which ends it when
+it returns to the pool: SQLAlchemy's own setting takes longer than a read of the head. Engines are
+thread-safe; a connection belongs to one thread.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
             if driver(connection).pooled:
                 _set(connection, {})
             else:
-                connection.execution_options(isolation_level="AUTOCOMMIT")
+                driver(connection).autocommit = True
         yield connection
 
 
@@ -70,7 +72,7 @@ def writing_once(engine: Engine) -> Iterator[Connection]:
     """
     with open_connection(engine) as connection:
         if engine.dialect.name == "postgresql" and not driver(connection).pooled:
-            connection.execution_options(isolation_level="AUTOCOMMIT")
+            driver(connection).autocommit = True
             yield connection
             return
     with writing(engine) as connection:

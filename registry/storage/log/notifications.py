@@ -24,7 +24,7 @@ from sqlalchemy import Connection, Engine
 from registry.errors import ReadOnlyError, RegistryError
 from registry.storage.database.driver_errors import translate
 from registry.storage.database.exchange import TEXT, Query, Statement
-from registry.storage.database.transactions import driver, pooled, reading
+from registry.storage.database.transactions import driver, reading
 
 if TYPE_CHECKING:
     from psycopg import Notify
@@ -110,11 +110,10 @@ def listening(engine: Engine, dataset_id: int) -> Iterator[Watch]:
             yield _Commits(file, _data_version(file))
         return
     # A pooler gives each transaction another session, so that LISTEN would have no effect.
-    if not pooled(engine):
-        with reading(engine) as connection:
-            if _listens(connection, dataset_id):
-                yield _Notifications(connection, dataset_id)
-                return
+    with reading(engine) as connection:
+        if not driver(connection).pooled and _listens(connection, dataset_id):
+            yield _Notifications(connection, dataset_id)
+            return
     yield _Polling()
 
 

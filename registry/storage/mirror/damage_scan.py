@@ -10,14 +10,14 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from registry.storage.mirror.layout import file_path
+from registry.storage.mirror.layout import file_path, top_path
 from registry.storage.mirror.state import MirrorState
 from registry.storage.mirror.state_file import read_fields, write_fields
 
 
 def scanned_until(folder: Path, state: MirrorState) -> int:
     """Return the position up to which the records are known to be undamaged; 0 if unknown."""
-    fields = read_fields(folder / "scanned")
+    fields = read_fields(top_path(folder, "scanned"))
     if fields is None or fields["file"] != _fingerprint(folder, state):
         return 0
     return int(fields["until"])
@@ -30,7 +30,9 @@ def record_scan(folder: Path, state: MirrorState, until: int) -> None:
     without a new entry the next reader scans the whole file.
     """
     with suppress(OSError):  # then they are scanned again
-        write_fields(folder / "scanned", {"file": _fingerprint(folder, state), "until": until})
+        write_fields(
+            top_path(folder, "scanned"), {"file": _fingerprint(folder, state), "until": until}
+        )
 
 
 def _fingerprint(folder: Path, state: MirrorState) -> list[int]:

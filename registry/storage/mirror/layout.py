@@ -27,6 +27,7 @@ against seals and sums, and is read from the database again.
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
@@ -54,6 +55,14 @@ SUMMED = ("buckets", "changes", "anchors", "erased")
 FILES = ("records", "values", *SUMMED)
 
 
+# A new batch of rows asks for some twenty paths, and making one takes longer than reading the file.
+@lru_cache(maxsize=64)
+def top_path(folder: Path, name: str) -> Path:
+    """Return the path of a file of the mirror that belongs to no generation."""
+    return folder / name
+
+
+@lru_cache(maxsize=256)
 def file_path(folder: Path, generation: int, name: str) -> Path:
     """Return the path of a generation's file, one of `FILES`."""
     return folder.joinpath(str(generation), name)

@@ -12,6 +12,7 @@ beginning a new generation.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -66,6 +67,7 @@ class Mirror:
         self._updater = Updater(log, folder, self._states)
         self._view: View | None = None
         self.indexes = Indexes(folder / INDEX_FOLDER)
+        self._lock: tuple[int, FileLock] | None = None
 
     def sync(
         self,
@@ -216,8 +218,11 @@ class Mirror:
             yield
 
     def _file_lock(self) -> FileLock:
-        """Return the lock between processes: a new object, since one from before a fork fails."""
-        return FileLock(self.folder / "lock")
+        """Return the lock between processes: not an object from before a fork, which fails."""
+        process = os.getpid()
+        if self._lock is None or self._lock[0] != process:
+            self._lock = process, FileLock(self.folder / "lock")
+        return self._lock[1]
 
     @contextmanager
     def _try_file_lock(self) -> Iterator[bool]:

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from zlib import crc32
 
 from registry.storage.log.watermark import GENESIS, Watermark
-from registry.storage.mirror.layout import ERASED, FILES, SUMMED, file_path
+from registry.storage.mirror.layout import ERASED, FILES, SUMMED, file_path, top_path
 from registry.storage.mirror.state_file import read_fields, write_fields
 
 FORMAT = 4
@@ -71,7 +71,7 @@ class MirrorState:
 
 def load_state(folder: Path) -> MirrorState | None:
     """Read the state; None if there is none, it is damaged or of an unknown format."""
-    fields = read_fields(folder / "state")
+    fields = read_fields(top_path(folder, "state"))
     number = None if fields is None else fields.pop("format")
     if fields is None or number not in (*FORMER, FORMAT):
         return None
@@ -85,7 +85,7 @@ def load_state(folder: Path) -> MirrorState | None:
 
 def publish_state(folder: Path, state: MirrorState) -> None:
     """Make a state the current one, atomically. The caller holds the mirror's lock."""
-    write_fields(folder / "state", {"format": FORMAT, **vars(state)})
+    write_fields(top_path(folder, "state"), {"format": FORMAT, **vars(state)})
 
 
 def checksum(file: BinaryIO, length: int, start: int, copy: BinaryIO | None = None) -> int:

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 import os
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 SLOT = 4096
 """Bytes of a slot; more than that cannot be written."""
+_SUM = 9
+"""Bytes of the checksum and the space after it."""
 
 
 def read_fields(path: Path) -> dict[str, Any] | None:
@@ -56,7 +57,19 @@ def write_fields(path: Path, fields: dict[str, Any]) -> None:
 
 def _newest(data: bytes) -> tuple[int, bytes | None]:
     """Return the number and the fields, as JSON, of the slot that was written last."""
-    return max(_parsed(data[:SLOT]), _parsed(data[SLOT : 2 * SLOT]), key=itemgetter(0))
+    first, second = data[:SLOT], data[SLOT : 2 * SLOT]
+    # The one with the greater number, as it stands there, is read; the other if this one is broken.
+    for slot in (first, second) if _number(first) > _number(second) else (second, first):
+        parsed = _parsed(slot)
+        if parsed[1] is not None:
+            return parsed
+    return 0, None
+
+
+def _number(slot: bytes) -> int:
+    """Return the number in a slot that may be broken; 0 if there is none."""
+    number = slot[_SUM : slot.find(b" ", _SUM)]
+    return int(number) if number.isdigit() else 0
 
 
 def _parsed(slot: bytes) -> tuple[int, bytes | None]:
