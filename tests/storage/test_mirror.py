@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -13,10 +14,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock, Timeout
 
 import registry
 from registry import Dataset, Registry, Replay
@@ -32,6 +35,7 @@ from registry.storage.mirror import index, index_files
 from registry.storage.mirror.erase import read_erased
 from registry.storage.mirror.index_blocks import HEADER
 from registry.storage.mirror.mirror import Mirror, open_mirror
+from registry.storage.mirror.process_lock import try_lock
 from registry.storage.mirror.snapshot import View
 from registry.storage.mirror.state import FORMER, load_state
 from registry.storage.mirror.state_file import SLOT, read_fields, write_fields
@@ -512,3 +516,39 @@ def test_rows_that_another_process_has_added_are_read_while_it_still_holds_the_l
         eventually(waiting.running)
         theirs._updater.update(head, 0, 0)
         assert waiting.result(20).position == head.position
+
+
+def test_the_lock_of_a_mirror_excludes_every_other(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    for _ in range(2):
+        with try_lock(path) as first, try_lock(path) as second:
+            assert (first, second) == (True, False)
+            with pytest.raises(Timeout):
+                FileLock(path).acquire(blocking=False)
+        with FileLock(path), try_lock(path) as locked:
+            assert not locked
+
+
+LOCKING = """
+import os, signal, sys
+from pathlib import Path
+from registry.storage.mirror.process_lock import try_lock
+
+with try_lock(Path(sys.argv[1])) as locked:
+    assert locked
+    if os.fork():
+        os.kill(os.getpid(), signal.SIGKILL)
+    print("forked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_forked_child_does_not_keep_the_lock_of_a_process_that_was_killed(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    command = [sys.executable, "-c", LOCKING, str(path)]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "forked\n"
+        assert process.wait() == -signal.SIGKILL
+        with try_lock(path) as locked:
+            assert locked

@@ -12,14 +12,13 @@ beginning a new generation.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from registry.samples.arrays import Positions
 from registry.storage.database.fork_safety import ThreadLock
@@ -35,7 +34,9 @@ from registry.storage.mirror.erase import erased_rows, read_erased
 from registry.storage.mirror.file_lease import FileLease
 from registry.storage.mirror.index_checks import INDEX_FOLDER
 from registry.storage.mirror.index_files import Indexes
+from registry.storage.mirror.layout import top_path
 from registry.storage.mirror.layouts import is_known
+from registry.storage.mirror.process_lock import try_lock
 from registry.storage.mirror.repair import rewrite
 from registry.storage.mirror.snapshot import View, open_view
 from registry.storage.mirror.state import StateReader, load_state
@@ -67,7 +68,6 @@ class Mirror:
         self._updater = Updater(log, folder, self._states)
         self._view: View | None = None
         self.indexes = Indexes(folder / INDEX_FOLDER)
-        self._lock: tuple[int, FileLock] | None = None
 
     def sync(
         self,
@@ -105,7 +105,7 @@ class Mirror:
                     or not self._updater.agrees(state, watermark, chain)
                 ):
                     # What was read without the lock is only a hint; the state is read again.
-                    with self._try_file_lock() as locked:
+                    with try_lock(top_path(self.folder, "lock")) as locked:
                         if locked:
                             state = self._updater.update(watermark, erased, schema, page)
                     if not locked:
@@ -218,25 +218,8 @@ class Mirror:
             yield
 
     def _file_lock(self) -> FileLock:
-        """Return the lock between processes: not an object from before a fork, which fails."""
-        process = os.getpid()
-        if self._lock is None or self._lock[0] != process:
-            self._lock = process, FileLock(self.folder / "lock")
-        return self._lock[1]
-
-    @contextmanager
-    def _try_file_lock(self) -> Iterator[bool]:
-        """Yield whether the lock between processes was free; it is then held in the block."""
-        lock = self._file_lock()
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
+        """Return the lock between processes: a new object, since one from before a fork fails."""
+        return FileLock(self.folder / "lock")
 
     def _await_other(self, watermark: Watermark, pause: Pause) -> None:
         """Wait for the process that holds the lock, which probably adds the rows missing here.
