@@ -14,12 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import registry
 from registry import Bytes, ClassLabel, Dataset, Image, Ragged, Registry, Tensor, Text
 from registry.catalog.sql import query
 from registry.errors import ErasedError
 from registry.samples.features import DTYPES, Feature
 from tests.support.commands import run
-from tests.support.datasets import digit
+from tests.support.datasets import FIXED, digit
 from tests.support.values import value
 
 EVERYTHING: dict[str, Feature] = {
@@ -160,17 +161,20 @@ REFUSED = {
 
 
 def test_a_query_reaches_nothing_but_datasets(
-    ten: Dataset, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with registry.connect(sqlite_url) as reg:
+        digits = reg.create("digits", FIXED)
+    digits.insert([digit(1)])
     monkeypatch.chdir(tmp_path)
     (tmp_path / "secret.csv").write_text("a,b\n1,2\n")
-    before = {*tmp_path.iterdir()}, ten.head
+    before = {*tmp_path.iterdir()}, digits.head
     for sql, reason in REFUSED.items():
-        result = run("sql", sql, url=url, code=1)
+        result = run("sql", sql, url=sqlite_url, code=1)
         assert result.stderr.startswith("error: ")
         assert reason in result.stderr
         assert (result.stdout, result.stderr.count("\n")) == ("", 1)
-    assert ({*tmp_path.iterdir()}, ten.head) == before
+    assert ({*tmp_path.iterdir()}, digits.head) == before
 
 
 def test_datasets_whose_names_differ_in_case_are_not_mixed_up(reg: Registry, url: str) -> None:
