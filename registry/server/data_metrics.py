@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,6 +24,7 @@ from registry.catalog.overview import DatasetOverview, overview
 from registry.catalog.registry import Registry
 from registry.catalog.run_progress import RunProgress, run_progress
 from registry.catalog.statistics.background import BackgroundCounts
+from registry.catalog.statistics.count import StatisticsError
 from registry.catalog.statistics.model import Statistics
 from registry.errors import RegistryError
 from registry.server.metrics import Metrics
@@ -166,10 +168,12 @@ class DataMetrics:
             dataset = self._datasets.get(each.id)
             if dataset is None:
                 continue
-            if counted := self._counts.last(dataset):
-                statistics[each.name] = counted
-            if (state := load_state(cache_folder() / dataset.log.uid)) is not None:
-                mirrors[each.name] = state
+            # Without a cache folder, the other numbers are still shown.
+            with suppress(StatisticsError, OSError):
+                if counted := self._counts.last(dataset):
+                    statistics[each.name] = counted
+                if (state := load_state(cache_folder() / dataset.log.uid)) is not None:
+                    mirrors[each.name] = state
         return _Read(
             time.monotonic(),
             datasets,

@@ -97,6 +97,18 @@ def test_the_number_of_series_is_limited(
         assert read["registry_data_left_out"] == {("dataset",): 2, ("run",): 2}
 
 
+def test_a_cache_that_cannot_be_used_hides_only_what_it_keeps(
+    reg: Registry, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digits.insert([digit(1)])
+    (tmp_path / "file").touch()
+    with client(reg) as http:
+        monkeypatch.setenv("REGISTRY_CACHE", str(tmp_path / "file"))
+        read = numbers(http)
+        assert read["registry_dataset_samples"] == {("digits",): 1}
+        assert "registry_dataset_bytes" not in read
+
+
 def test_a_scrape_does_not_wait_for_a_database_that_is_down(
     request: pytest.FixtureRequest, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
