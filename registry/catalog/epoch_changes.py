@@ -102,8 +102,8 @@ class _Rows:
     @classmethod
     def of(cls, run: Run, until: int) -> _Rows:
         """Return the facts of the rows before a position, which are counted now if need be."""
-        counter = log_counter(run.log)
         try:
+            counter = log_counter(run.log)
             state, _ = counter.update()
         except OSError as error:
             raise StatisticsError.unusable(run.dataset, error) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -255,11 +256,18 @@ def test_nothing_of_an_erased_sample_stays_in_the_cache(reg: Registry, cache: Pa
     assert not any(kept in path.read_bytes() for path in cache.rglob("*") if path.is_file())
 
 
-def test_a_cache_that_cannot_be_written_is_named(
+def test_each_process_counts_for_itself_where_no_cache_can_be_written(
     reg: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = reg.create("digits", KINDS["fixed"])
     (tmp_path / "file").touch()
     monkeypatch.setenv("REGISTRY_CACHE", str(tmp_path / "file"))
+    labelers = Labelers(dataset, "fixed", Random(1))
+    for _ in range(2):
+        labelers.add(9)
+        assert counts(statistics_of(dataset)) == counts(counted(dataset))
+    # Nor can temporary files.
+    monkeypatch.setenv("REGISTRY_CACHE", str(tmp_path / "file" / "below"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
     with pytest.raises(StatisticsError, match=r"no statistics of 'digits'.*REGISTRY_CACHE, now"):
         statistics_of(dataset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +98,18 @@ def test_the_number_of_series_is_limited(
         assert read["registry_data_left_out"] == {("dataset",): 2, ("run",): 2}
 
 
-def test_a_cache_that_cannot_be_used_hides_only_what_it_keeps(
+def test_a_cache_that_cannot_be_used_hides_no_number(
     reg: Registry, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digits.insert([digit(1)])
     (tmp_path / "file").touch()
     with client(reg) as http:
         monkeypatch.setenv("REGISTRY_CACHE", str(tmp_path / "file"))
+        assert numbers(http)["registry_dataset_samples"] == {("digits",): 1}
+        eventually(lambda: numbers(http).get("registry_dataset_bytes") == {("digits",): 8})
+        # Nor can temporary files.
+        monkeypatch.setenv("REGISTRY_CACHE", str(tmp_path / "file" / "below"))
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
         read = numbers(http)
         assert read["registry_dataset_samples"] == {("digits",): 1}
         assert "registry_dataset_bytes" not in read

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from hashlib import blake2b
 from typing import Self
 
 from registry.catalog.dataset import Dataset
 from registry.catalog.statistics.count_state import load_counts
+from registry.catalog.statistics.folder import statistics_folder
 from registry.catalog.statistics.model import Statistics
 from registry.catalog.statistics.report import report
 from registry.catalog.statistics.row_counter import RowCounter
@@ -15,7 +15,6 @@ from registry.catalog.statistics.version_counts import count_version
 from registry.errors import RegistryError
 from registry.samples.splits import Interval
 from registry.storage.log.reader import Log
-from registry.storage.mirror.usage import address_of
 from registry.training.mirror_source import cache_folder
 
 COUNTED_NOW = 1 << 16
@@ -39,9 +38,10 @@ def statistics_of(dataset: Dataset, *, most: int | None = COUNTED_NOW) -> Statis
 
     At most ``most`` rows are counted now, None is no limit: where there are more, or while another
     process counts them, the statistics are those of the rows so far. They are kept in
-    ``$REGISTRY_CACHE``. Rows that wait in the inbox stay there.
+    ``$REGISTRY_CACHE``, or by this process alone if that cannot be written. Rows that wait in the
+    inbox stay there.
 
-    Raises `StatisticsError` if that folder cannot be used.
+    Raises `StatisticsError` if a disk is full, or there is no folder for temporary files either.
     """
     try:
         counter = row_counter(dataset)
@@ -60,8 +60,8 @@ def last_counted(dataset: Dataset) -> Statistics | None:
 
     This reads one file, and no database. Raises `StatisticsError` as `statistics_of`.
     """
-    counter = row_counter(dataset)
     try:
+        counter = row_counter(dataset)
         state = load_counts(counter.path)
     except OSError as error:
         raise StatisticsError.unusable(dataset.name, error) from error
@@ -75,7 +75,4 @@ def row_counter(dataset: Dataset) -> RowCounter:
 
 def log_counter(log: Log, splits: Mapping[str, Interval] | None = None) -> RowCounter:
     """Return what counts the rows of a log; the dataset's splits are read if they are not given."""
-    # Of this database alone: a copy of the dataset, or an older one, has other rows and erasures.
-    database = blake2b(address_of(log.engine.url).encode(), digest_size=8).hexdigest()
-    # Next to the log's mirror: whoever removes that removes what was counted, too.
-    return RowCounter(log, splits, cache_folder() / log.uid / "statistics" / database)
+    return RowCounter(log, splits, statistics_folder(log))
