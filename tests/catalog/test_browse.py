@@ -37,7 +37,7 @@ def test_pages_of_samples_join_up_to_all_that_meet_the_conditions(
     random = Random(kind)
     dataset = reg.create("digits", KINDS[kind], splits={"train": 0.6, "test": 0.4})
     labelers = Labelers(dataset, kind, random)
-    for _ in range(20):
+    for _ in range(12):
         labelers.step()
         if random.random() < 0.5:
             statistics_of(dataset, most=random.randrange(1, 30))

@@ -34,6 +34,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a few rows be several blocks, reads and kept sources."""
     for module in (row_store, version_counts, row_search, epoch_changes):
         monkeypatch.setattr(module, "BLOCK", 4)
+    monkeypatch.setattr(version_counts, "KEPT_VERSIONS", 3)
     monkeypatch.setattr(row_counter, "READ_ROWS", {"sqlite": 7, "postgresql": 7})
     for module in (row_counter, counted_rows):
         monkeypatch.setattr(module, "KEPT_SOURCES", 5)

@@ -18,6 +18,7 @@ from typing import Any
 import alembic.config  # noqa: F401  # for scripts that import it
 
 from registry import Dataset, Registry  # noqa: F401
+from registry.catalog.statistics import count  # noqa: F401  # as psycopg
 from registry.storage.database import postgresql  # noqa: F401  # or each would import psycopg
 
 Work = tuple[Callable[..., object], tuple[Any, ...]]
