@@ -128,6 +128,8 @@ def _overview(dataset: Dataset, name: str, statistics: Statistics) -> Mapping[st
 def _samples(
     dataset: Dataset, name: str, query: gallery.Query, statistics: Statistics
 ) -> Mapping[str, Any]:
+    sources = [source for source in statistics.by_source if source is not None]
+    query = query.as_named(dataset.features, dataset.splits, sources)
     try:
         cards = cards_of(dataset, name, query)
     except (FeatureError, InvalidSampleError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -74,6 +75,18 @@ class Query:
             "boxes": self.boxes,
             "before": before,
         }
+
+    def as_named(self, features: Features, splits: Iterable[str], sources: Iterable[str]) -> Query:
+        """Return the query with names as they are here, of which forms change line breaks."""
+        return replace(
+            self,
+            classes={
+                name: _named(value, getattr(features.get(name), "names", None) or ())
+                for name, value in self.classes.items()
+            },
+            source=_named(self.source, sources),
+            split=_named(self.split, splits),
+        )
 
     def where(self, features: Features) -> dict[str, Any] | None:
         """Return the conditions as `find_samples` takes them."""
@@ -179,6 +192,13 @@ def _drawn(
         address=lambda feature: picture_path(base, position, feature, 2 * query.style.side),
     )
     return draw_sample(dataset.features, values, style)
+
+
+def _named(text: str, names: Iterable[str]) -> str:
+    """Return the name that a form sends as ``text``: with CR LF for each line break of it."""
+    if "\n" not in text or text in (known := list(names)):
+        return text
+    return next((each for each in known if re.sub(r"\r\n?|\n", "\r\n", each) == text), text)
 
 
 def _index(name: str, value: str) -> int:
