@@ -20,6 +20,7 @@ import tensorflow as tf
 from registry.errors import FeatureError
 from registry.samples.codec import Codec, Column
 from registry.samples.features import ClassLabel, Feature, Features, Image, Ragged, Tensor
+from registry.tensorflow.graph_definition import operation
 from registry.tensorflow.image_decoding import decode_image
 from registry.tensorflow.image_fitting import fit_boxes, fit_image
 from registry.tensorflow.image_options import ImageOptions
@@ -172,15 +173,20 @@ def row_decoder(
 def _from_bytes(rows: Any, feature: Feature, field: np.dtype[Any], offset: int) -> Any:
     """Return the column of a field that is ``offset`` bytes into each row."""
     base = field.base
-    items = tf.reshape(rows[:, offset : offset + field.itemsize], (-1, *field.shape, base.itemsize))
-    if base == np.bool_:  # which `tf.bitcast` cannot make
-        return tf.not_equal(items[..., 0], 0)
-    # `tf.bitcast` drops the last dimension only if the size of an item changes.
-    if base.itemsize == 1:
-        items = items[..., 0]
-    # `tf.bitcast` reads the bytes in the machine's order, which the records' must be.
+    part = operation(
+        "Slice", rows, np.array([0, offset], np.int32), np.array([-1, field.itemsize], np.int32)
+    )
+    shape = [-1, *field.shape]
+    if base == np.bool_:  # which `Bitcast` cannot make
+        return operation(
+            "NotEqual", operation("Reshape", part, np.array(shape, np.int32)), np.uint8(0)
+        )
+    # `Bitcast` drops the last dimension only if the size of an item changes.
+    if base.itemsize > 1:
+        shape.append(base.itemsize)
+    # `Bitcast` reads the bytes in the machine's order, which the records' must be.
     dtype = tf.int32 if isinstance(feature, ClassLabel) else tf.as_dtype(base.newbyteorder("="))
-    return tf.bitcast(items, dtype)
+    return operation("Bitcast", operation("Reshape", part, np.array(shape, np.int32)), type=dtype)
 
 
 def _from_string(feature: Feature, column: Any) -> Any:
@@ -215,6 +221,20 @@ def _spec(feature: Feature) -> Any:
     if isinstance(feature, ClassLabel):
         return tf.TensorSpec((None,), tf.int32)
     return tf.TensorSpec((None,), tf.string)
+
+
+def column_specs(features: Features, wanted: Sequence[str], *, by_row: bool) -> dict[str, Any]:
+    """Return the specs of what `row_decoder` makes."""
+    if by_row:
+        return row_specs(features, wanted)
+    return {name: _column_spec(features[name]) for name in wanted}
+
+
+def _column_spec(feature: Feature) -> Any:
+    if not isinstance(feature, Ragged):
+        return _spec(feature)
+    items = tf.TensorSpec((None, *feature.shape), feature.dtype)
+    return items, tf.TensorSpec((None,), tf.int64)
 
 
 def ragged_from_bytes(features: Features, batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,31 +9,27 @@ side changes, a graph reports intact rows as damaged.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import tensorflow as tf
 
 from registry.storage.mirror.checksums import SealedRows
-from registry.tensorflow.constants import uint64
+from registry.tensorflow.graph_definition import Symbol
 
 
-def rows_intact(layout: SealedRows, words: Any, positions: Any) -> Any:
+def rows_intact(layout: SealedRows, words: Symbol, positions: Symbol) -> Symbol:
     """Return which rows have the checksums of their int64 positions.
 
     ``words`` are the rows as int64 ``(count, stride / 8)``.
     """
-    words = tf.bitcast(words, tf.uint64)
+    words = words.bitcast(tf.uint64)
+    *multipliers, of_position = layout.multipliers
     # The checksum is the higher half of the last word. It counts as zero in the hash.
-    stored = tf.cast(tf.bitwise.right_shift(words[:, -1], uint64(32)), tf.uint32)
+    stored = (words.column(-1) >> 32).cast(tf.uint32)
     mask = np.full(layout.stride // 8, 2**64 - 1, np.uint64)
     mask[-1] = 2**32 - 1
-    words = _mix(tf.bitwise.bitwise_and(words, tf.constant(mask)))
-    total = tf.reduce_sum(words * tf.constant(layout.multipliers[:-1]), axis=1)
-    total += tf.cast(positions + 1, tf.uint64) * uint64(int(layout.multipliers[-1]))
-    return tf.equal(tf.cast(_mix(total), tf.uint32), stored)
-
-
-def _mix(word: Any) -> Any:
-    """Return uint64 words, whose lower halves are XORed with the higher ones."""
-    return tf.bitwise.bitwise_xor(word, tf.bitwise.right_shift(word, uint64(32)))
+    words = words & words.constant(mask, tf.uint64)
+    words = (words ^ (words >> 32)) * words.constant(multipliers, tf.uint64)
+    total = words.then("Sum", words.constant([1], tf.int32))
+    total += (positions + 1).cast(tf.uint64) * int(of_position)
+    hashes: Symbol = (total ^ (total >> 32)).cast(tf.uint32)
+    return hashes.equal(stored)

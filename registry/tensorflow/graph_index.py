@@ -12,8 +12,6 @@ If only one side changes, a graph reports intact entries as damaged.
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 
 from registry.storage.mirror.index_blocks import CELL_BITS
@@ -22,36 +20,38 @@ from registry.storage.mirror.index_entries import (
     MULTIPLIER,
     POSITION_MASK,
 )
-from registry.tensorflow.constants import int64, uint64
+from registry.tensorflow.graph_definition import Symbol
+
+_MASK = int(POSITION_MASK)
 
 
-def positions_of(cells: Any, entries: Any, ranks: Any) -> tuple[Any, Any]:
+def positions_of(cells: Symbol, entries: Symbol, ranks: Symbol) -> tuple[Symbol, Symbol]:
     """Return the positions of some ranks (int64), and for which all that led to them is intact.
 
     ``cells`` and ``entries`` are the whole tables, of which each ends or begins with the number of
     the file of entries.
     """
     places, cells_intact = places_of(cells, ranks)
-    positions, entries_intact = open_entries(tf.gather(entries, places), places)
-    return positions, tf.equal(cells[-1], entries[0]) & cells_intact & entries_intact
+    positions, entries_intact = open_entries(entries.gather(places), places)
+    last = cells.then("Size", out_type=tf.int32) - 1
+    same_file = cells.gather(last).equal(entries.gather(entries.constant(0, tf.int32)))
+    return positions, same_file & cells_intact & entries_intact
 
 
-def places_of(cells: Any, ranks: Any) -> tuple[Any, Any]:
+def places_of(cells: Symbol, ranks: Symbol) -> tuple[Symbol, Symbol]:
     """Return the places of the entries of some ranks, and which of their cells are intact.
 
     ``cells`` is the whole table.
     """
-    numbers = tf.bitwise.right_shift(ranks, int64(CELL_BITS))
-    shifts, intact = open_entries(tf.gather(cells, numbers), numbers + CELL_OFFSET)
+    numbers = ranks >> CELL_BITS
+    shifts, intact = open_entries(cells.gather(numbers), numbers + CELL_OFFSET)
     # The place of a damaged cell's entry may be past the end of the file, where the gather fails
     # before the caller can report the damage.
-    return tf.where(intact, ranks + shifts, tf.zeros_like(ranks)), intact
+    return intact.where(ranks + shifts, 0), intact
 
 
-def open_entries(entries: Any, places: Any) -> tuple[Any, Any]:
+def open_entries(entries: Symbol, places: Symbol) -> tuple[Symbol, Symbol]:
     """Return the positions in the entries at some places, and which are intact; int64 and bool."""
-    products = tf.cast(entries - places, tf.uint64) * uint64(MULTIPLIER)
-    intact = products <= uint64(int(POSITION_MASK))
-    positions = tf.bitwise.bitwise_and(entries, tf.constant(POSITION_MASK, tf.int64))
+    intact = (entries - places).cast(tf.uint64) * MULTIPLIER <= _MASK
     # As in `places_of`: the position in a damaged entry may be past the end of the rows.
-    return tf.where(intact, positions, tf.zeros_like(positions)), intact
+    return intact.where(entries & _MASK, 0), intact

@@ -1,9 +1,9 @@
 """The order of an epoch in graph operations: which ranks a shard's samples have.
 
 How it works: `sample_offsets` computes where a shard's samples are in the epoch, as
-`registry.training.sharding` does. `step` maps these offsets to ranks, one step of their walks at a
-time, as `registry.training.permutation` does. Both work on int64 vectors of a fixed length, so that
-XLA compiles them into one loop over the processor's registers.
+`registry.training.sharding` does. `permuted_once` maps these offsets to images, the first step of
+their walks to ranks, as `registry.training.permutation` does. XLA can compile both into one loop
+over the processor's registers.
 
 The two modules define the arithmetic and this module repeats it. If only one side changes, a graph
 yields other samples than Python does.
@@ -11,11 +11,11 @@ yields other samples than Python does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from registry.tensorflow.graph_definition import Symbol
 from registry.training.permutation import MULTIPLIERS, ROUNDS, Permutation
 from registry.training.sharding import Share
 
@@ -67,67 +67,45 @@ class ShardParameters(NamedTuple):
         )
 
 
-def sample_offsets(parameters: ShardParameters, numbers: Any, *, one_shard: bool) -> Any:
+def sample_offsets(parameters: ShardParameters, numbers: Symbol, *, one_shard: bool) -> Symbol:
     """Return a shard's samples by their offsets: `Share.epoch_offsets` plus the start."""
     # The samples of a single shard are consecutive: the division below would be wasted on them.
+    start: Symbol = parameters.start
     if one_shard:
-        return numbers + parameters.start
+        return numbers + start
     step = numbers // parameters.batch_size
     others = parameters.step - parameters.batch_size
     in_whole_step = step * others + numbers + parameters.before
     in_last_step = numbers + parameters.shift
-    offsets = tf.where(numbers < parameters.whole, in_whole_step, in_last_step)
-    return offsets + parameters.start
+    offsets: Symbol = (numbers < parameters.whole).where(in_whole_step, in_last_step)
+    return offsets + start
 
 
-def step(parameters: ShardParameters, keys: Any, offsets: Any, images: Any) -> Any:
-    """Return the images of int64 offsets after one more step of each walk that has not ended.
-
-    `Permutation.__call__` walks until an image is below the length. ``images`` are those after the
-    steps before; before the first one, they are negative.
-    """
-    stepped = _permute_once(parameters, keys, tf.where(images < 0, offsets, images))
-    ended = (images >= 0) & (images < parameters.length)
-    return tf.where(ended, images, stepped)
-
-
-def _permute_once(parameters: ShardParameters, keys: Any, indices: Any) -> Any:
-    """Apply all rounds to indices below the rectangle's area."""
+def permuted_once(parameters: ShardParameters, keys: Symbol, indices: Symbol) -> Symbol:
+    """Apply all rounds to int64 indices below the rectangle's area."""
+    side: Symbol = parameters.low
     # The halves are uint32 and wrap around, as those of `Permutation` do. In int64 the sums would
     # not be taken modulo 2**32, and the order would be another.
-    low_side = tf.cast(parameters.low, tf.uint32)
-    high_side = tf.cast(parameters.high, tf.uint32)
+    low_side, high_side = side.cast(tf.uint32), parameters.high.cast(tf.uint32)
     # The remainder by multiplication: a second division would take as long as the first.
-    quotient = indices // parameters.low
-    low = tf.cast(indices - quotient * parameters.low, tf.uint32)
-    high = tf.cast(quotient, tf.uint32)
-    turn = _turn_function()
+    quotient = indices // side
+    low, high = (indices - quotient * side).cast(tf.uint32), quotient.cast(tf.uint32)
     # Not a loop in the graph: XLA takes several times as long to compile one.
-    for number, key in enumerate(tf.unstack(keys, ROUNDS)):
+    for number, key in enumerate(keys.unpack(ROUNDS)):
         if number % 2 == 0:
-            low = turn(low, high, key, low_side)
+            low = _turn(low, high, key, low_side)
         else:
-            high = turn(high, low, key, high_side)
-    return tf.cast(high, tf.int64) * parameters.low + tf.cast(low, tf.int64)
+            high = _turn(high, low, key, high_side)
+    return high.cast(tf.int64) * side + low.cast(tf.int64)
 
 
-def _turn_function() -> Callable[[Any, Any, Any, Any], Any]:
-    """Return a function of a half, the other half, a key and the length of the first; all uint32.
-
-    It returns the half moved by a hash of the other one, modulo the length.
-    """
-    # Here, once for all rounds: making a constant takes as long as making an operation.
-    first, second = (tf.constant(multiplier, tf.uint32) for multiplier in MULTIPLIERS)
-    fifteen, thirty_two = tf.constant(15, tf.uint32), tf.constant(32, tf.uint64)
-
-    def turn(side: Any, other: Any, key: Any, length: Any) -> Any:
-        word = (other + key) * first
-        word = tf.bitwise.bitwise_xor(word, tf.bitwise.right_shift(word, fifteen)) * second
-        # In uint64, as the product of a word and a length does not fit in uint32.
-        scaled = tf.cast(word, tf.uint64) * tf.cast(length, tf.uint64)
-        moved = side + tf.cast(tf.bitwise.right_shift(scaled, thirty_two), tf.uint32)
-        # Both terms are below the length. If `moved` is, too, the difference wraps around to a
-        # larger number, and the minimum is `moved`.
-        return tf.minimum(moved, moved - length)
-
-    return turn
+def _turn(side: Symbol, other: Symbol, key: Symbol, length: Symbol) -> Symbol:
+    """Return a half moved by a hash of the other one, modulo the length; all are uint32."""
+    word = (other + key) * MULTIPLIERS[0]
+    word = (word ^ (word >> 15)) * MULTIPLIERS[1]
+    # In uint64, as the product of a word and a length does not fit in uint32.
+    scaled = word.cast(tf.uint64) * length.cast(tf.uint64)
+    moved = side + (scaled >> 32).cast(tf.uint32)
+    # Both terms are below the length. If `moved` is, too, the difference wraps around to a larger
+    # number, and the minimum is `moved`.
+    return moved.minimum(moved - length)

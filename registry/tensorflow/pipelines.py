@@ -28,6 +28,8 @@ from registry.storage.log.reader import Log
 from registry.storage.log.records import dataset_name
 from registry.storage.mirror.local_files import LocalFiles
 from registry.tensorflow import images
+from registry.tensorflow.batch_dataset import BatchDataset
+from registry.tensorflow.chunk_functions import LARGEST_TABLE, GatherSignature
 from registry.tensorflow.elements import (
     Elements,
     row_arrays,
@@ -35,10 +37,10 @@ from registry.tensorflow.elements import (
     row_specs,
 )
 from registry.tensorflow.from_generator import GeneratorDataset
-from registry.tensorflow.gather import LARGEST_TABLE, GatherSignature, gathered_chunks
+from registry.tensorflow.gather import gathered_chunks
 from registry.tensorflow.graph_order import ShardParameters
 from registry.tensorflow.graph_values import string_columns
-from registry.tensorflow.raw_datasets import BatchDataset, MapDataset
+from registry.tensorflow.raw_datasets import MapDataset
 from registry.training.chunks import Samples, rows_in_chunk
 from registry.training.epoch import Epoch
 from registry.training.packed_chunk import PackedChunk, in_whole_batches
@@ -79,9 +81,8 @@ def file_batches(
         tabled=epoch.size <= LARGEST_TABLE,
         by_row=bool(elements.images),
     )
-    # The prefetch keeps the cores busy while a block ends and the next one begins. There is none of
-    # batches: waking a thread for each would take as long as making it.
-    chunks = gathered_chunks(signature, files, epoch.order, parameters, wait).prefetch(1)
+    # There is no prefetch of batches: waking a thread for each would take as long as making it.
+    chunks = gathered_chunks(signature, files, epoch.order, parameters, wait)
     if elements.images:
         log = epoch.source.log
         return images.whole_batches(

@@ -1,12 +1,13 @@
 """Datasets that are made by TensorFlow's raw operations.
 
 Most do what a method of `tf.data.Dataset` does, and are here for the time that the method adds to
-the first batch: "first batch" of ``python -m benchmarks --only large``. On two cores it rose from
-47 to 77 ms with `map` in place of `MapDataset`, and from 111 to 211 ms with `interleave` in place
-of `InterleaveDataset` (JPEG files, at an equal rate in ``--only train-photos``). Others do what no
+the first batch: ``python -m benchmarks --only first-batch``. On two cores it rose from 47 to 77 ms
+with `map` in place of `MapDataset`, and from 111 to 211 ms with `interleave` in place of
+`InterleaveDataset` (JPEG files, at an equal rate in ``--only train-photos``). Others do what no
 method does. The price is that raw operations may change with TensorFlow.
 
-Where a method costs nothing, the public methods are used.
+`DefinedDataset` runs several operations as one function. Alone, the first use of each takes
+milliseconds. Where a method costs nothing, the public methods are used.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import tensorflow as tf
 
 from registry.tensorflow.constants import int64
+from registry.tensorflow.graph_definition import Function, Symbol, define, evaluate, operation
 
 LOCAL = {"experimental_ints_on_device": True}
 """Attributes that keep a function on the device of its iterator.
@@ -25,7 +27,6 @@ Without them, TensorFlow partitions the function over devices, and first optimiz
 for each iterator. That takes half of the time until the first batch.
 https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/core/data/captured_function.cc
 """
-
 OWN_THREADS = {"use_unbounded_threadpool": True}
 """Attributes with which a function that takes long runs on threads of the dataset's own.
 
@@ -51,6 +52,19 @@ class RawDataset(tf.data.Dataset):  # type: ignore[misc]  # TensorFlow ships no 
     def element_spec(self) -> Any:
         """The dtypes and shapes of an element."""
         return self._spec
+
+
+class DefinedDataset(RawDataset):
+    """A dataset that a function of symbols makes, given those of its inputs' variants.
+
+    Without inputs, the function is given a constant.
+    """
+
+    def __init__(self, make: Callable[..., Symbol], spec: Any, *inputs: tf.data.Dataset) -> None:
+        # An attribute, so that the functions live for as long as the operations that call them.
+        self._made_by = define("dataset", lambda *each: [make(*each)], [tf.variant] * len(inputs))
+        variants = [each._variant_tensor for each in inputs]  # noqa: SLF001  # as tf.data's own
+        super().__init__(evaluate(self._made_by, *variants), spec, *inputs)
 
 
 class MapDataset(RawDataset):
@@ -86,23 +100,23 @@ class MapDataset(RawDataset):
         super().__init__(variant, spec, inputs)
 
 
-class FlatMapDataset(RawDataset):
+class FlatMapDataset(DefinedDataset):
     """The elements of the datasets that a function of graph operations makes, one after another.
 
     As ``inputs.flat_map(function)``, which does not keep its function on one device (`LOCAL`).
     Here ``function`` returns the variant of a dataset, whose elements have the structure of
-    ``spec``.
+    ``spec``. It can be defined already, with the attributes `LOCAL`.
     """
 
-    def __init__(self, inputs: tf.data.Dataset, function: Callable[[Any], Any], spec: Any) -> None:
-        self._function = graph_function(function, inputs.element_spec)
-        variant = tf.raw_ops.FlatMapDataset(
-            input_dataset=inputs._variant_tensor,  # noqa: SLF001  # as tf.data's own datasets
-            other_arguments=[],
-            f=self._function,
-            **type_attributes(spec),
+    def __init__(
+        self, inputs: tf.data.Dataset, function: Callable[[Any], Any] | Function, spec: Any
+    ) -> None:
+        if not isinstance(function, Function):
+            function = graph_function(function, inputs.element_spec)
+        types = type_attributes(spec)
+        super().__init__(
+            lambda dataset: dataset.then("FlatMapDataset", [], f=function, **types), spec, inputs
         )
-        super().__init__(variant, spec, inputs)
 
 
 class TakeWhileDataset(RawDataset):
@@ -160,60 +174,7 @@ class InterleaveDataset(RawDataset):
         super().__init__(variant, spec, inputs)
 
 
-class BatchDataset(FlatMapDataset):
-    """The batches of chunks, each of which is whole batches, or one batch that is shorter.
-
-    Chunks are dicts of columns. That of a ragged feature is a pair: its items, one row after
-    another, and the int64 number of them in each row. ``select`` makes an element of a dict, in
-    which RaggedTensors take the place of the pairs. With ``drop_remainder`` there is no shorter
-    batch.
-    """
-
-    def __init__(
-        self,
-        chunks: tf.data.Dataset,
-        select: Callable[[Any], Any],
-        batch_size: int,
-        *,
-        drop_remainder: bool,
-    ) -> None:
-        rows = batch_size if drop_remainder else None
-        spec = select({n: _batch_spec(column, rows) for n, column in chunks.element_spec.items()})
-
-        def batches(chunk: Any) -> Any:
-            first = next(iter(chunk.values()))
-            count = tf.shape(first[1] if isinstance(first, tuple) else first, tf.int64)[0]
-            # Without samples there is no batch, but its size must still be that of the spec.
-            size = tf.where(count > 0, tf.minimum(count, batch_size), batch_size)
-            batched = select({name: _batched(column, size) for name, column in chunk.items()})
-            return tf.raw_ops.TensorSliceDataset(
-                components=tf.nest.flatten(batched),
-                output_shapes=type_attributes(spec)["output_shapes"],
-            )
-
-        super().__init__(chunks, batches, spec)
-
-
-def _batch_spec(column: Any, rows: int | None) -> Any:
-    """Return the spec of a batch, given that of a column of a chunk."""
-    if isinstance(column, tuple):
-        items, _ = column
-        return tf.RaggedTensorSpec([rows, None, *items.shape[1:]], items.dtype, 1, tf.int64)
-    return tf.TensorSpec([rows, *column.shape[1:]], column.dtype)
-
-
-def _batched(column: Any, size: Any) -> Any:
-    """Return a column of a chunk with a new first dimension: a batch of ``size`` rows per item."""
-    if isinstance(column, tuple):
-        # The numbers are right by construction, and validation would add assertions.
-        ragged = tf.RaggedTensor.from_row_lengths(*column, validate=False)
-        nested = tf.RaggedTensor.from_uniform_row_length(ragged, size, validate=False)
-        # As RaggedTensors are in the elements of a dataset: a variant per batch.
-        return nested._to_variant(batched_input=True)  # noqa: SLF001  # as tf.data's own
-    return tf.reshape(column, [-1, size, *column.shape[1:]])
-
-
-class CountedDataset(RawDataset):
+class CountedDataset(DefinedDataset):
     """A dataset of unknown cardinality that has ``count`` elements; the cardinality is ``count``.
 
     Unlike after `tf.data.experimental.assert_cardinality`, an iterator may end earlier: one of a
@@ -221,23 +182,27 @@ class CountedDataset(RawDataset):
     """
 
     def __init__(self, inputs: tf.data.Dataset, count: int) -> None:
-        # TensorFlow knows the cardinality of what is taken of an endless dataset, and interleaved
-        # datasets are endless if one of them is. An empty one of unknown cardinality counts as
-        # endless when it is repeated. No element is taken from it, as the selector is always zero.
-        empty = inputs.take(0).repeat()
-        zeros = tf.data.Dataset.from_tensors(int64(0)).repeat()
-        interleaved = tf.raw_ops.DirectedInterleaveDataset(
-            selector_input_dataset=zeros._variant_tensor,  # noqa: SLF001  # as tf.data's own datasets
-            data_input_datasets=[inputs._variant_tensor, empty._variant_tensor],  # noqa: SLF001
-            stop_on_empty_dataset=True,
-            **inputs._flat_structure,  # noqa: SLF001
-        )
-        variant = tf.raw_ops.TakeDataset(
-            input_dataset=interleaved,
-            count=int64(count),
-            **inputs._flat_structure,  # noqa: SLF001
-        )
-        super().__init__(variant, inputs.element_spec, inputs)
+        types, numbers = type_attributes(inputs.element_spec), NUMBERS
+
+        def counted(dataset: Symbol) -> Symbol:
+            # TensorFlow knows the cardinality of what is taken of an endless dataset, and
+            # interleaved datasets are endless if one of them is. An empty one of unknown
+            # cardinality counts as endless when it is repeated. No element is taken from it, as the
+            # selector is always zero.
+            empty = dataset.then("TakeDataset", 0, **types).then("RepeatDataset", -1, **types)
+            zero = dataset.constant(0, tf.int64)
+            one = operation("TensorDataset", [zero], output_shapes=numbers["output_shapes"])
+            zeros = one.then("RepeatDataset", -1, **numbers)
+            interleaved = zeros.then(
+                "DirectedInterleaveDataset",
+                [dataset, empty],
+                stop_on_empty_dataset=True,
+                **types,
+            )
+            taken: Symbol = interleaved.then("TakeDataset", count, **types)
+            return taken
+
+        super().__init__(counted, inputs.element_spec, inputs)
 
 
 class RebatchDataset(RawDataset):
@@ -285,3 +250,7 @@ def type_attributes(spec: Any) -> dict[str, Any]:
         "output_types": [component.dtype for component in components],
         "output_shapes": [component.shape for component in components],
     }
+
+
+NUMBERS = type_attributes(tf.TensorSpec((), tf.int64))
+"""The attributes of a dataset of int64 numbers."""

@@ -29,7 +29,8 @@ from registry.storage.mirror.mirror import open_mirror
 from registry.storage.mirror.row_layout import RowLayout
 from registry.storage.mirror.state import load_state
 from registry.storage.mirror.value_units import HEAD, UNIT
-from registry.tensorflow import EpochDataset, StreamDataset
+from registry.tensorflow import EpochDataset, StreamDataset, gather
+from registry.training import chunks
 from registry.training.policy import Policy
 from tests.support.growing_datasets import KINDS, Kind, Row, due, plain, rows, yielded
 
@@ -167,11 +168,18 @@ def test_damage_changes_no_sample_in_a_graph(subject: Subject) -> None:
             assert in_graph(epoch) == [plain(row) for row in subject.due["all", 1]]
 
 
-def test_damage_fails_a_running_graph_and_is_repaired_for_the_next(subject: Subject) -> None:
+@pytest.mark.parametrize("offset", [5, 8])
+def test_damage_fails_a_running_graph_and_is_repaired_for_the_next(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, offset: int
+) -> None:
+    # Chunks of one batch, of which all but the first are read by what XLA compiles.
+    monkeypatch.setattr(chunks, "CACHED_BYTES", 1)
+    monkeypatch.setattr(chunks, "PACKED_BYTES", 1)
+    monkeypatch.setattr(gather, "FIRST_ROWS", 1)
     epoch = subject.dataset.run("all").epoch(1)
     records = next(subject.cache.glob("*/0/records"))
     entries = next(subject.cache.glob(f"*/epochs/{epoch.watermark}-0-*.entries"))
-    used = int(epoch.positions(np.array([5]))[0])
+    used = int(epoch.positions(np.array([offset]))[0])
     assert epoch.index.cells is not None
     first_place = int(epoch.index.cells[0])
     layout = RowLayout(epoch.codec)
@@ -180,9 +188,9 @@ def test_damage_fails_a_running_graph_and_is_repaired_for_the_next(subject: Subj
         stored = np.fromfile(records, np.uint8).reshape(-1, layout.seals.stride)
         unit = int(layout.fields(stored)["begin"][used])
         damage.append((records.with_name("values"), UNIT * unit + HEAD))
-    for path, offset in damage:
+    for path, byte in damage:
         batches = EpochDataset(epoch, batch_size=7)
-        flip(path, offset, 3)
+        flip(path, byte, 3)
         with pytest.raises(tf.errors.InvalidArgumentError, match="damaged; create the dataset"):
             list(batches)
         assert in_graph(epoch) == [plain(row) for row in subject.due["all", 1]]

@@ -82,6 +82,17 @@ def _rows(batch: Any) -> list[list[Any]]:
     return [list(row) for row in zip(*columns, strict=True)]
 
 
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several blocks of several chunks each, of which all but the first are read by XLA."""
+    monkeypatch.setattr(gather, "BLOCK_ROWS", 128)
+    monkeypatch.setattr(gather, "FIRST_ROWS", 64)
+    monkeypatch.setattr(chunks, "CACHED_BYTES", 600)
+    monkeypatch.setattr(chunks, "PACKED_BYTES", 600)
+    monkeypatch.setattr(chunks, "COPIED_BYTES", 100_000)
+
+
+@pytest.mark.usefixtures("small_blocks")
 def test_the_graph_yields_every_kind_of_feature_without_python(epoch: Epoch) -> None:
     for options in ({}, {"shard": (1, 3), "start": 77}, {"drop_remainder": True}):
         dataset = _dataset(epoch, **options)
@@ -92,15 +103,6 @@ def test_the_graph_yields_every_kind_of_feature_without_python(epoch: Epoch) -> 
     for (label, boxes), batch in zip(labels, _dataset(epoch), strict=True):
         assert label.numpy().tolist() == batch["label"].numpy().tolist()
         assert boxes["boxes"].to_list() == batch["boxes"].to_list()
-
-
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several blocks of several chunks each."""
-    monkeypatch.setattr(gather, "BLOCK_ROWS", 128)
-    monkeypatch.setattr(chunks, "CACHED_BYTES", 600)
-    monkeypatch.setattr(chunks, "PACKED_BYTES", 600)
-    monkeypatch.setattr(chunks, "COPIED_BYTES", 100_000)
 
 
 DECODED = {"decode_images": True, "image_size": (4, 4)}
