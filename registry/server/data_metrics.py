@@ -1,6 +1,6 @@
 """The metrics of the data: datasets, runs and mirrors.
 
-A scrape reads nothing but a few rows for each dataset and run, in a thread of its own, and no more
+A scrape reads nothing but a few rows for each dataset and run, in a separate thread, and no more
 often than every `REFRESHED` seconds. What is slow, such as the bytes of samples, is counted in the
 background. A scrape does not wait for a database that is slow or down: it gets what was last read,
 and how old that is.
@@ -87,7 +87,7 @@ class DataMetrics:
         self._counts = counts
         self._read = _Read()
         self._datasets: dict[int, Dataset] = {}
-        # Of its own: the threads of requests may all wait for the database.
+        # Not those of requests, which may all wait for the database.
         self._pool = ThreadPoolExecutor(1, "registry-metrics")
         self._reading: asyncio.Future[None] | None = None
         self._writer = ThreadPoolExecutor(1, "registry-metrics-text")

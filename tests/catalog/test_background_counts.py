@@ -18,9 +18,9 @@ from tests.support.servers import eventually
 
 @pytest.fixture
 def counts() -> Iterator[BackgroundCounts]:
-    made = BackgroundCounts()
-    yield made
-    made.close(wait=True)
+    background_counts = BackgroundCounts()
+    yield background_counts
+    background_counts.close(wait=True)
 
 
 @pytest.fixture(autouse=True)

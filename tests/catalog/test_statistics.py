@@ -69,9 +69,9 @@ def test_features_with_too_many_classes_are_counted_no_more(reg: Registry) -> No
 @pytest.fixture
 def backups() -> Iterator[list[Backup]]:
     """Backups, which are removed at the end."""
-    made: list[Backup] = []
-    yield made
-    for backup in made:
+    all_backups: list[Backup] = []
+    yield all_backups
+    for backup in all_backups:
         backup.remove()
 
 

@@ -89,7 +89,7 @@ class BackgroundCounts:
             if key in self._queued or self._closed.is_set():
                 return
             self._queued.add(key)
-        self._pool.submit(self._count_all, dataset, key)
+        self._pool.submit(self._count_more, dataset, key)
 
     def close(self, *, wait: bool = False) -> None:
         """End the thread after the rows that it counts now."""
@@ -107,21 +107,25 @@ class BackgroundCounts:
             self.request(dataset)
         return statistics
 
-    def _count_all(self, dataset: Dataset, key: _Key) -> None:
-        """Count until nothing is left, or another process counts."""
-        before = -1
+    def _count_more(self, dataset: Dataset, key: _Key, before: int = -1) -> None:
+        """Count some rows, and the rest after those of other datasets that wait.
+
+        Nothing more is counted here while another process counts.
+        """
+        position = before
         try:
-            while not self._closed.is_set():
-                statistics = self._count(dataset, COUNTED_BEHIND)
-                if statistics.complete or statistics.position == before:
-                    return
-                before = statistics.position
+            statistics = self._count(dataset, COUNTED_BEHIND)
+            if not statistics.complete:
+                position = statistics.position
         # A page that needs the statistics says it again.
         except RegistryError as error:
             logger.info("%s: %s", dataset.name, error)
         finally:
-            with self._lock:
-                self._queued.discard(key)
+            if position != before and not self._closed.is_set():
+                self._pool.submit(self._count_more, dataset, key, position)
+            else:
+                with self._lock:
+                    self._queued.discard(key)
 
 
 def _key(dataset: Dataset) -> _Key:

@@ -30,7 +30,7 @@ from registry.training.value_columns import SOURCES
 
 
 @dataclass(frozen=True)
-class FoundRows:
+class MatchedRows:
     """Rows that have a record and meet the conditions: positions, the newest first, and sizes.
 
     All rows from ``searched`` on were searched, and none before. ``sizes`` are those of the
@@ -75,7 +75,7 @@ class RowSearch:
         self._buckets = buckets
         self._tests = tests
 
-    def backwards(self, until: int) -> Iterator[FoundRows]:
+    def backwards(self, until: int) -> Iterator[MatchedRows]:
         """Yield what is found before position ``until``, some rows at a time."""
         state = self._counted()
         while until:
@@ -93,7 +93,9 @@ class RowSearch:
                 after, facts = self._read(after, until)
                 mask = self._matches(facts, self._labels)
             inside = np.flatnonzero(mask)[::-1]
-            yield FoundRows(inside + after, facts.rows["size"][inside], after, counted is not None)
+            yield MatchedRows(
+                inside + after, facts.rows["size"][inside], after, counted is not None
+            )
             until = after
 
     def _counted(self) -> CountState:
