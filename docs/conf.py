@@ -1,16 +1,16 @@
 """Sphinx builds the pages: ``sphinx-build -W docs build/docs``."""
 
-import importlib.metadata
 from pathlib import Path
 
 import typer.main
 from typer.cli import get_docs_for_click
 
+import registry
 from registry.cli import app
 
 project = "Registry"
 author = "The Registry authors"
-release = importlib.metadata.version("registry")
+release = registry.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 html_theme = "furo"

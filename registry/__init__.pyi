@@ -16,6 +16,8 @@ from .training.mix import Mix, mix
 from .training.policy import Replay
 from .training.run import Run
 
+__version__: str
+
 __all__ = [
     "Bytes",
     "ClassLabel",

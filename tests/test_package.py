@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import email
 import json
+import os
+import re
 import subprocess
 import sys
+import sysconfig
+import tarfile
+import tomllib
+import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +21,19 @@ from typer.main import get_command
 import registry
 from registry import ClassLabel
 from registry.cli.base import MODULES, app
+from registry.distribution import DISTRIBUTION, install_extra
+from registry.io.formats import FORMATS
+from registry.storage.database.schema import REVISION
+from tests.support.distributions import build
+from tests.support.processes import run_python
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return build(tmp_path_factory.mktemp("dist"))
 
 
 def test_importing_registry_loads_nothing_heavy_and_no_database() -> None:
@@ -86,3 +107,78 @@ def test_everything_public_is_exported_and_documented() -> None:
 def test_a_name_that_does_not_exist_is_no_attribute() -> None:
     with pytest.raises(AttributeError, match="Dataste"):
         registry.Dataste  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_a_wheel_has_the_package_alone_and_its_source_has_all_that_tests_need(
+    distributions: tuple[Path, Path],
+) -> None:
+    def files(folder: str) -> set[str]:
+        paths = (path for path in (ROOT / folder).rglob("*") if path.is_file())
+        return {str(each.relative_to(ROOT)) for each in paths if "__pycache__" not in each.parts}
+
+    source, wheel = distributions
+    package, migrations = files("registry"), files("migrations")
+    assert package > {"registry/py.typed", "registry/html/templates/layout.html"}
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        (metadata,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+        fields = email.message_from_bytes(archive.read(metadata))
+    assert names == package | {f"registry/{name}" for name in migrations}
+    assert (fields["Name"], fields["Version"]) == (DISTRIBUTION, registry.__version__)
+    with tarfile.open(source) as packed:
+        held = {name.partition("/")[2] for name in packed.getnames()}
+    assert held >= package | migrations | files("tests") | {"README.md", "LICENSE", ".ci/run"}
+
+
+def test_the_wheel_alone_sets_a_database_up(
+    distributions: tuple[Path, Path], empty_postgresql_url: str, tmp_path: Path
+) -> None:
+    def run(*command: str | Path) -> str:
+        return subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=outside,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        ).stdout
+
+    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    venv.create(tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    wheel = distributions[1]
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", wheel)
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    # What the package needs comes from this environment, where it may itself be a link to the
+    # checkout: that is in a .pth file, which are not read in a folder that one of them names.
+    (site / "needed.pth").write_text(sysconfig.get_path("purelib"))
+    assert run(python, "-c", "import registry; print(registry.__file__)").startswith(str(site))
+    command, url = python.with_name("registry"), empty_postgresql_url
+    assert run(command, "--version") == f"registry {registry.__version__}\n"
+    alembic = "from alembic.config import main; main(prog='alembic')"
+    upgrade = run_python(
+        alembic, "upgrade", "head", "--sql", cwd=ROOT, check=True, REGISTRY_URL=url
+    )
+    assert run(command, "init", "--sql", "--url", url) == upgrade.stdout
+    for each in (url, f"sqlite:///{tmp_path}/new.db"):
+        assert run(command, "init", "--url", each).endswith(f"is at schema {REVISION}\n")
+        assert run(command, "ls", "--json", "--url", each) == "[]\n"
+
+
+def test_every_extra_that_is_named_exists_in_a_distribution_of_our_name() -> None:
+    assert PROJECT["name"] == DISTRIBUTION
+    assert install_extra("xml") == f"pip install '{DISTRIBUTION}[xml]'"
+    extras = {*PROJECT["optional-dependencies"]}
+    code = "".join(path.read_text() for path in (ROOT / "registry").rglob("*.py"))
+    asked = re.findall(r"install_extra\([\"'](\w+)[\"']\)", code)
+    assert len(asked) > 8
+    assert {*asked} <= extras
+    assert {each.extra for each in FORMATS.values() if each.extra} <= extras
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    text = "".join(page.read_text() for page in pages)
+    named = re.findall(r"pip install .*?([\w.-]+)\[([\w,-]+)\]", text)
+    assert len(named) > 8
+    assert {name for name, _ in named} <= {DISTRIBUTION, "."}
+    assert {extra for _, each in named for extra in each.split(",")} <= extras

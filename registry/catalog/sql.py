@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from registry.distribution import install_extra
 from registry.errors import QueryError, RegistryError
 from registry.samples.text import text_problem
 
@@ -71,9 +72,7 @@ def query(registry: Registry, sql: str) -> Iterator[Answer]:
         import duckdb  # noqa: PLC0415  # an extra
         import pyarrow as pa  # noqa: F401, PLC0415
     except ImportError as error:
-        raise RegistryError(
-            f"SQL needs {error.name}; run: pip install 'registry[duckdb]'"
-        ) from None
+        raise RegistryError(f"SQL needs {error.name}; run: {install_extra('duckdb')}") from None
     if problem := text_problem(sql):
         raise QueryError(f"a query {problem}")
     with duckdb.connect(":memory:") as connection:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from registry.distribution import install_extra
 from registry.errors import RegistryError
 from registry.samples.features import Encoding, Image
 from registry.samples.image_header import encoding_of
@@ -92,7 +93,7 @@ def _decoder() -> Decode:
         return _tensorflow()
     except ModuleNotFoundError:
         raise RegistryError(
-            "decoding images needs Pillow or TensorFlow; run: pip install 'registry[images]'"
+            f"decoding images needs Pillow or TensorFlow; run: {install_extra('images')}"
         ) from None
 
 

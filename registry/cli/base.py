@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+import registry
 from registry.cli.complete import dataset_names
 from registry.cli.output import print_error, printable
 from registry.errors import RegistryError
@@ -165,9 +166,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 
 def _print_version(asked: bool) -> None:
     if asked:
-        import importlib.metadata  # noqa: PLC0415  # slow, and for this alone
-
-        typer.echo(f"registry {importlib.metadata.version('registry')}")
+        typer.echo(f"registry {registry.__version__}")
         raise typer.Exit
 
 

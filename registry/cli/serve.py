@@ -14,6 +14,7 @@ from registry.catalog.registry import connect
 from registry.cli.base import Url, app
 from registry.cli.media import Prefixes, Roots
 from registry.cli.output import print_error
+from registry.distribution import install_extra
 from registry.io.media import media_reader
 
 SECRETS_VARIABLE = "REGISTRY_WEBHOOK_SECRETS"
@@ -78,7 +79,7 @@ def serve(  # noqa: PLR0913, PLR0917  # all of them are options
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in _EXTRA:
             raise  # a broken import in our own code is not a missing extra
-        print_error(f"serving needs {error.name}; run: pip install 'registry[server]'")
+        print_error(f"serving needs {error.name}; run: {install_extra('server')}")
         raise typer.Exit(1) from None
     # With times: uvicorn's own logging is off, since its messages quote requests.
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from registry.catalog.live_samples import Samples
+from registry.distribution import install_extra
 from registry.errors import ExportFileError, ImportFileError
 from registry.io.detection import coco, cvat, labelme, voc, yolo
 from registry.io.files import csv, image_folder, jsonl, npz, webdataset
@@ -249,7 +250,9 @@ def find_writer(path: Path, name: str | None = None, group: str | None = None) -
 
 
 def _missing_extra(name: str, error: ImportError) -> str:
-    return f"{name} files need {error.name}; run: pip install 'registry[{FORMATS[name].extra}]'"
+    extra = FORMATS[name].extra
+    assert extra is not None  # the others import nothing that may be missing
+    return f"{name} files need {error.name}; run: {install_extra(extra)}"
 
 
 def format_of(path: Path) -> str:

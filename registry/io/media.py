@@ -16,6 +16,7 @@ from threading import Lock
 from typing import Protocol, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from registry.distribution import install_extra
 from registry.errors import RegistryError
 from registry.samples.features import LARGEST_RECORD
 from registry.samples.json_codec import excerpt, from_base64
@@ -200,9 +201,7 @@ def media_reader(
     except ImportError as error:
         if error.name not in {"fsspec", "httpx"}:
             raise  # a broken import in our own code is not a missing extra
-        raise MediaError(
-            f"--fetch needs {error.name}; run: pip install 'registry[fetch]'"
-        ) from None
+        raise MediaError(f"--fetch needs {error.name}; run: {install_extra('fetch')}") from None
     limits = FetchLimits() if seconds is None else FetchLimits(seconds=seconds)
     return MediaReader(roots, Fetcher(prefixes, limits))
 

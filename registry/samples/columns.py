@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from registry.distribution import install_extra
 from registry.samples.features import ClassLabel, Feature, Tensor
 from registry.samples.unfit_value import NULL, UnfitValueError, unlike_column
 
@@ -77,7 +78,7 @@ def _of_arrow(column: Any) -> Any:
         from registry.samples.arrow import checked_values  # noqa: PLC0415
     except ImportError:
         raise UnfitValueError(
-            f"a {type(column).__name__} is read with PyArrow: pip install 'registry[parquet]'"
+            f"a {type(column).__name__} is read with PyArrow: {install_extra('parquet')}"
         ) from None
     if not isinstance(column, pa.Array | pa.ChunkedArray):
         column = pa.chunked_array(column)

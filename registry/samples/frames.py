@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from registry.distribution import install_extra
 from registry.errors import RegistryError
 from registry.samples.codec import Column
 from registry.samples.features import ClassLabel, Features, Tensor
 
 if TYPE_CHECKING:
     from registry.samples.arrow_layout import ArrowLayout
-
-_EXTRAS = {"pyarrow": "'registry[parquet]'"}
 
 
 class Tabular(Protocol):
@@ -103,6 +102,5 @@ def _library(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError:
-        raise RegistryError(
-            f"this table needs {name}; run: pip install {_EXTRAS.get(name, name)}"
-        ) from None
+        command = install_extra("parquet") if name == "pyarrow" else f"pip install {name}"
+        raise RegistryError(f"this table needs {name}; run: {command}") from None

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from registry.distribution import install_extra
 from registry.errors import RegistryError
 from registry.samples.features import Encoding
 from registry.samples.image_header import encoding_of
@@ -116,7 +117,7 @@ def _import() -> Any:
         from PIL import Image  # noqa: PLC0415  # the extra "images"
     except ModuleNotFoundError:
         raise RegistryError(
-            "images as arrays need Pillow; run: pip install 'registry[images]'"
+            f"images as arrays need Pillow; run: {install_extra('images')}"
         ) from None
     return Image
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from registry.distribution import install_extra
 from registry.errors import InvalidSampleError
 from registry.samples.columns import NamedClasses, is_from, takes_whole
 from registry.samples.features import ClassLabel, Features, Text
@@ -97,7 +98,7 @@ def _arrow_batches(table: Any) -> Iterator[Any]:
         import pyarrow as pa  # noqa: PLC0415  # an extra
     except ImportError:
         raise InvalidSampleError(
-            f"a {type(table).__name__} is read with PyArrow: pip install 'registry[parquet]'"
+            f"a {type(table).__name__} is read with PyArrow: {install_extra('parquet')}"
         ) from None
     if _is_hugging_face(table):
         # Not its table: that lacks what `select`, `shuffle` and `filter` did.

@@ -408,7 +408,7 @@ def test_without_pyarrow_pandas_is_read_and_polars_names_the_extra(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (batch,) = insertions(schemas, frame, None, None)
     assert list(batch.records) == schemas.newest.codec.encode(columns)
-    with pytest.raises(InvalidSampleError, match=r"pip install 'registry\[parquet\]'"):
+    with pytest.raises(InvalidSampleError, match=r"pip install 'registry-datasets\[parquet\]'"):
         list(insertions(schemas, other, None, None))
 
 

@@ -209,7 +209,9 @@ def test_the_demo_names_the_extra_that_it_needs(
 ) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
     result = run("demo", "--folder", tmp_path / "demo", code=1)
-    assert result.stderr == ("error: the demo needs sklearn; run: pip install 'registry[demo]'\n")
+    assert result.stderr == (
+        "error: the demo needs sklearn; run: pip install 'registry-datasets[demo]'\n"
+    )
 
 
 def test_commands_take_a_url_and_listings_give_json() -> None:

@@ -199,4 +199,4 @@ def test_completing_a_name_neither_creates_a_database_nor_prints_an_error(
 
 
 def test_the_version_is_that_of_the_package() -> None:
-    assert run("--version").stdout == "registry 0.1.0\n"
+    assert run("--version").stdout == f"registry {registry.__version__}\n"

@@ -61,7 +61,7 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.delitem(sys.modules, "registry.io.files.parquet", raising=False)
     monkeypatch.delattr("registry.io.files.parquet", raising=False)
-    reason = r"parquet files need pyarrow; run: pip install 'registry\[parquet\]'"
+    reason = r"parquet files need pyarrow; run: pip install 'registry-datasets\[parquet\]'"
     with pytest.raises(ImportFileError, match=reason):
         find_reader(Path("d.parquet"))
     with pytest.raises(ExportFileError, match=reason):

@@ -262,7 +262,9 @@ def test_without_pillow_what_needs_it_names_the_extra(
         lambda: photos.insert({"photo": [np.zeros((2, 2), np.uint8)]}),
         lambda: epoch.batches(1, decode_images=True),
     ):
-        with pytest.raises(RegistryError, match=r"need Pillow; run: pip install 'registry\[images"):
+        with pytest.raises(
+            RegistryError, match=r"need Pillow; run: pip install 'registry-datasets\[images"
+        ):
             call()
 
 

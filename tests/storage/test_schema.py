@@ -9,9 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import sysconfig
 import time
-import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -201,30 +199,6 @@ def test_a_new_revision_starts_from_the_safe_template(tmp_path: Path) -> None:
     command.downgrade(config, "-1")
     assert schema.revision(engine) == REVISION
     engine.dispose()
-
-
-def test_the_wheel_alone_sets_a_database_up(empty_postgresql_url: str, tmp_path: Path) -> None:
-    def run(*command: str | Path, cwd: Path = tmp_path) -> str:
-        return subprocess.run(
-            command, cwd=cwd, capture_output=True, text=True, check=True, timeout=120
-        ).stdout
-
-    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=ROOT)
-    (wheel,) = tmp_path.glob("*.whl")
-    venv.create(tmp_path / "venv")
-    python = tmp_path / "venv" / "bin" / "python"
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", wheel)
-    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
-    # What the package needs comes from this environment, where it may itself be a link to the
-    # checkout: that is in a .pth file, which are not read in a folder that one of them names.
-    (site / "needed.pth").write_text(sysconfig.get_path("purelib"))
-    assert run(python, "-c", "import registry; print(registry.__file__)").startswith(str(site))
-    command = python.with_name("registry")
-    expected = _alembic(empty_postgresql_url, "upgrade", "head", "--sql")
-    assert run(command, "init", "--sql", "--url", empty_postgresql_url) == expected
-    for url in (empty_postgresql_url, f"sqlite:///{tmp_path}/new.db"):
-        assert run(command, "init", "--url", url).endswith(f"is at schema {REVISION}\n")
-        assert run(command, "ls", "--json", "--url", url) == "[]\n"
 
 
 def test_the_upgrade_can_be_written_as_sql(

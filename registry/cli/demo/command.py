@@ -9,6 +9,7 @@ import typer
 
 from registry.cli.base import app
 from registry.cli.output import print_error
+from registry.distribution import install_extra
 
 _DEMO_EXTRA = ("fastapi", "jinja2", "keras", "markupsafe", "sklearn", "tensorflow", "uvicorn")
 
@@ -33,5 +34,5 @@ def demo(
         package = (error.name or "").partition(".")[0]
         if package not in _DEMO_EXTRA:
             raise  # a broken import in our own code is not a missing extra
-        print_error(f"the demo needs {package}; run: pip install 'registry[demo]'")
+        print_error(f"the demo needs {package}; run: {install_extra('demo')}")
         raise typer.Exit(1) from None

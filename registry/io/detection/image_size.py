@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 
+from registry.distribution import install_extra
 from registry.io.labeling.boxes import Size
 
 
@@ -18,7 +19,7 @@ def image_size(content: bytes) -> Size:
     except ImportError:
         raise ValueError(
             "the image's size is not stated, and reading it from the file needs Pillow; run: "
-            "pip install 'registry[images]'"
+            + install_extra("images")
         ) from None
     try:
         with warnings.catch_warnings():
