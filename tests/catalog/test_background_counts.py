@@ -10,7 +10,8 @@ import pytest
 from registry import Dataset, Registry
 from registry.catalog.statistics import background
 from registry.catalog.statistics.background import BackgroundCounts
-from registry.catalog.statistics.count import last_counted
+from registry.catalog.statistics.count import last_counted, statistics_of
+from registry.catalog.statistics.model import Statistics
 from tests.support.counted_rows import counted
 from tests.support.datasets import digit
 from tests.support.servers import eventually
@@ -94,3 +95,27 @@ def test_a_request_soon_after_another_has_new_rows_counted_behind_it(
     fill(digits, 3)
     assert counts.of(digits).live == 3
     eventually(lambda: counts.of(digits).live == 6)
+
+
+def test_a_large_dataset_does_not_keep_others_waiting(
+    reg: Registry, digits: Dataset, counts: BackgroundCounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = reg.create("other", digits.features)
+    fill(digits, 60)
+    fill(other, 10)
+    parts: list[str] = []
+
+    def noted(dataset: Dataset, *, most: int | None) -> Statistics:
+        # Until the other dataset waits, too.
+        waiting.wait(10)
+        parts.append(dataset.name)
+        return statistics_of(dataset, most=most)
+
+    waiting = threading.Event()
+    monkeypatch.setattr(background, "statistics_of", noted)
+    counts.request(digits)
+    counts.request(other)
+    waiting.set()
+    eventually(lambda: (last := last_counted(digits)) is not None and last.live == 60)
+    assert parts[:2] == ["digits", "other"]
+    assert parts.count("digits") > 5
