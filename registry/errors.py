@@ -409,6 +409,10 @@ class RewindError(EpochError):
         self.asked = asked
 
 
+class OffsetError(EpochError, IndexError):
+    """An epoch has no sample at this offset; `IndexError` is what ends a loop over a sequence."""
+
+
 class MixPositionError(EpochError):
     """The runs of a mix have consumed numbers of samples that no position of the mix has.
 

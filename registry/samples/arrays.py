@@ -27,13 +27,20 @@ class Scratch(threading.local):
 
     def __init__(self) -> None:
         self._buffers: dict[str, npt.NDArray[np.uint8]] = {}
+        self._last: dict[str, tuple[tuple[int, ...], npt.DTypeLike, npt.NDArray[Any]]] = {}
 
     def array(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """Return an array of any content, the same memory for each array of a name."""
+        # Those who read a few rows at a time mostly want the same again.
+        last = self._last.get(name)
+        if last is not None and last[0] == shape and last[1] is dtype:
+            return last[2]
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if size > REUSED_BYTES:
             return np.empty(shape, dtype)
         buffer = self._buffers.get(name)
         if buffer is None or len(buffer) < size:
             buffer = self._buffers[name] = np.empty(size, np.uint8)
-        return buffer[:size].view(dtype).reshape(shape)
+        array = buffer[:size].view(dtype).reshape(shape)
+        self._last[name] = shape, dtype, array
+        return array

@@ -8,6 +8,7 @@ feature is variable, a page of records becomes arrays by one ``np.frombuffer``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Mapping, Sequence
 from functools import cached_property
 from struct import Struct
@@ -188,29 +189,51 @@ class Codec:
 
     def decode_rows(self, rows: npt.NDArray[np.uint8]) -> dict[str, Column]:
         """Unpack fixed-width records, the first bytes of uint8 rows of shape ``(count, width)``."""
-        return dict(zip(self.features, self._fixed(rows), strict=True))
+        return dict(zip(self._fixed_names, self._fixed(rows), strict=True))
+
+    @cached_property
+    def _fixed_names(self) -> tuple[str, ...]:
+        return tuple(self.features.fixed)
+
+    @cached_property
+    def _fixed_fields(self) -> list[tuple[str, np.dtype[Any], tuple[int, ...], int]]:
+        """The name, dtype, shape of a value and offset of each field of fixed width."""
+        fields: Mapping[str, Any] = self.header.fields or {}
+        named = [(name, *fields[name][:2]) for name in map(_field, range(len(self._fixed_names)))]
+        return [(name, field.base, field.shape, offset) for name, field, offset in named]
+
+    @cached_property
+    def _voids(self) -> dict[int, np.dtype[Any]]:
+        """The fields as void fields of rows, by the rows' width: made once, as it takes long."""
+        return {}
 
     def _fixed(self, rows: npt.NDArray[np.uint8]) -> list[Column]:
         """Extract the columns of the fixed-width features from rows that begin with them."""
-        fields: Mapping[str, Any] = self.header.fields or {}
-        layouts = [fields[_field(i)][:2] for i in range(len(self.features.fixed))]
-        # As void fields: NumPy copies these several times as fast as typed fields or single bytes.
-        layout = np.dtype(
+        width = rows.shape[1]
+        layout = self._voids.get(width)
+        if layout is None:
+            layout = self._voids[width] = self._void_fields(width)
+        header = np.ascontiguousarray(rows).view(layout)[:, 0]
+        columns = []
+        for name, base, shape, _ in self._fixed_fields:
+            column = np.ascontiguousarray(header[name]).view(base)
+            # Copied only if needed: a field's buffer need not be aligned for its dtype.
+            if not column.flags.aligned:
+                column = np.require(column, requirements="A")
+            columns.append(column.reshape(-1, *shape) if shape else column)
+        return columns
+
+    def _void_fields(self, width: int) -> np.dtype[Any]:
+        # NumPy copies these several times as fast as typed fields or single bytes.
+        fields = self._fixed_fields
+        return np.dtype(
             {
-                "names": [_field(i) for i in range(len(layouts))],
-                "formats": [f"V{field.itemsize}" for field, _ in layouts],
-                "offsets": [offset for _, offset in layouts],
-                "itemsize": rows.shape[1],
+                "names": [name for name, *_ in fields],
+                "formats": [f"V{base.itemsize * math.prod(shape)}" for _, base, shape, _ in fields],
+                "offsets": [offset for *_, offset in fields],
+                "itemsize": width,
             }
         )
-        header = np.ascontiguousarray(rows).view(layout)[:, 0]
-        # "A" copies only if needed: a field's buffer need not be aligned for its dtype.
-        return [
-            np.require(
-                np.ascontiguousarray(header[_field(i)]).view(field.base), requirements="A"
-            ).reshape(-1, *field.shape)
-            for i, (field, _) in enumerate(layouts)
-        ]
 
     def fixed_field(self, name: str) -> tuple[np.dtype[Any], int]:
         """Return the dtype of a fixed-width feature in a record, and the offset of its bytes."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, SupportsIndex, TypeVar
+from typing import Any, SupportsIndex, TypeVar, overload
 
-from registry.errors import EpochError
+import numpy as np
+
+from registry.errors import EpochError, ErasedError
 from registry.html.card import card_html
 from registry.samples.arrays import Positions
 from registry.samples.codec import Codec, Column
@@ -18,6 +20,15 @@ from registry.storage.mirror.local_files import LocalFiles
 from registry.training.chunks import batches_of, rows_in_chunk
 from registry.training.class_weights import balanced, class_label, count_classes
 from registry.training.epoch_table import EpochTable
+from registry.training.map_style import (
+    GatheredSamples,
+    Offsets,
+    Sample,
+    columns_at,
+    is_one,
+    sample_at,
+    samples_at,
+)
 from registry.training.packed_chunk import PackedChunk
 from registry.training.pinned_samples import PinnedSamples
 from registry.training.sharding import ALONE, CHUNK_ROWS, Shard, Share
@@ -34,6 +45,10 @@ class Epoch(PinnedSamples):
     yielded. A sample is identified by its offset in the epoch's order, ``[0, size)``. Safe to share
     between threads. After unpickling, the source and the index are opened on first use.
 
+    It is a map-style dataset, too, as PyTorch and Grain read it: ``len(epoch)``; ``epoch[i]``, the
+    sample at an offset as a dict by feature; ``epoch[2:8]`` and ``epoch[[5, 3]]``, a batch as
+    `batches` yields it. Negative offsets count from the end. Raises `OffsetError`, an `IndexError`.
+
     Raises `ErasedError` if samples of the epoch were erased: when it is opened, or when they are
     read.
     """
@@ -42,6 +57,23 @@ class Epoch(PinnedSamples):
         from registry.training.cards import epoch_card  # noqa: PLC0415
 
         return card_html("Epoch", repr(self), lambda: epoch_card(self))
+
+    @overload
+    def __getitem__(self, offset: SupportsIndex) -> Sample: ...
+    @overload
+    def __getitem__(self, offset: slice | Offsets) -> dict[str, Column]: ...
+    def __getitem__(self, offset: Any) -> Sample | dict[str, Column]:
+        return sample_at(self, offset) if is_one(offset) else columns_at(self, offset)
+
+    def __getitems__(self, offsets: Offsets) -> GatheredSamples:
+        """Return the samples at some offsets, read at once: a sequence of dicts by feature."""
+        return samples_at(self, offsets)
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Yield the samples one by one, in order."""
+        for after in range(0, self.size, CHUNK_ROWS):
+            for columns in self.columns(np.arange(after, min(self.size, after + CHUNK_ROWS))):
+                yield from GatheredSamples(columns)
 
     @property
     def codec(self) -> Codec:
@@ -92,6 +124,14 @@ class Epoch(PinnedSamples):
         # More than fit in the cache, which costs less than twice the calls of NumPy.
         chunks = 2 if self.codec.fixed_width else 1
         return self._gathered(take, offsets, chunks * self.chunk_rows(batch_size))
+
+    def gather(self, offsets: Positions) -> dict[str, Column]:
+        """Return the samples at these offsets as columns, in order, read at once."""
+        positions = self.lookup(offsets)
+        try:
+            return read_columns(self.source, self.schema, positions)
+        except ErasedError as error:
+            self._name_erased(error)
 
     def fields(self, offsets: Positions) -> Iterator[Fields]:
         """Yield the samples at these offsets as records taken apart, a chunk at a time."""

@@ -14,6 +14,7 @@ from registry.samples.arrays import Positions
 from registry.samples.schema import Schema
 from registry.storage.mirror.index import Index
 from registry.training.erased_samples import Erased, erased_error, erased_samples, lost_samples
+from registry.training.offset_table import OffsetTable
 from registry.training.permutation import Permutation
 from registry.training.pin_store import Pin
 from registry.training.population import Population, contains
@@ -22,8 +23,8 @@ from registry.training.source import Source
 from registry.training.sources import Sources
 
 Part = TypeVar("Part")
-_OPENED = {"source", "index"}
-"""Attributes that are not pickled, since they belong to one process."""
+_OPENED = {"source", "index", "_table"}
+"""Attributes that are not pickled, since they belong to one process or can be made again."""
 
 
 class PinnedSamples:
@@ -100,6 +101,10 @@ class PinnedSamples:
         """The positions in the log of the epoch's samples, by rank."""
         return self._make_index(self.size)
 
+    @cached_property
+    def _table(self) -> OffsetTable:
+        return OffsetTable(self.size)
+
     def __len__(self) -> int:
         return self.size
 
@@ -116,6 +121,10 @@ class PinnedSamples:
             return index.positions(ranks, ranks)
 
         return self._with_index(located)
+
+    def lookup(self, offsets: Positions) -> Positions:
+        """Return what `positions` does, for those who look up a few offsets many times."""
+        return self._table.positions(offsets, self.positions)
 
     def ranked(self, rows: int) -> Iterator[Positions]:
         """Yield the positions of all samples in the order of the log, ``rows`` at a time.
@@ -147,9 +156,12 @@ class PinnedSamples:
         try:
             yield
         except ErasedError as error:
-            # First with all erased samples of the epoch; else with those that were just read.
-            self._refuse_erased()
-            self._refuse(list(zip(error.positions, error.keys, strict=True)))
+            self._name_erased(error)
+
+    def _name_erased(self, error: ErasedError) -> NoReturn:
+        # First with all erased samples of the epoch; else with those that were just read.
+        self._refuse_erased()
+        self._refuse(list(zip(error.positions, error.keys, strict=True)))
 
     def _refuse_erased(self) -> None:
         """Raise `ErasedError` with all samples of the epoch that are known to be erased."""

@@ -9,6 +9,7 @@ number, the samples consumed, is the position of all shards.
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import SupportsIndex
 
@@ -59,12 +60,7 @@ class Share:
 
     def stream_offsets(self, after: int, until: int) -> Positions:
         """Return the offsets of the shard's samples ``[after, until)`` in an endless sequence."""
-        local = np.arange(after, until)
-        if self.count == 1:
-            return local
-        step, within = np.divmod(local, self.batch_size)
-        offsets: Positions = step * self.step + self.index * self.batch_size + within
-        return offsets
+        return self._in_whole_steps(np.arange(after, until))
 
     def size(self, length: int, *, drop_remainder: bool) -> int:
         """Return how many samples of a sequence of this length belong to the shard."""
@@ -80,13 +76,47 @@ class Share:
         The rest after the last whole step is one more, shorter step, which the shards divide
         evenly.
         """
+        return self.offsets_of(np.arange(after, until), length)
+
+    def offsets_of(self, local: Positions, length: int) -> Positions:
+        """Return the offsets of some of the shard's samples, in ascending order, as above."""
         steps, rest = divmod(length, self.step)
         whole = steps * self.batch_size
-        offsets = self.stream_offsets(after, until)
-        if until > whole and self.count > 1:
-            # `stream_offsets` puts these where they would be if the last step were whole.
-            last = np.arange(max(after, whole), until) - whole
-            offsets[len(offsets) - len(last) :] = steps * self.step + self._slice(rest)[0] + last
+        offsets = self._in_whole_steps(local)
+        if self.count > 1 and len(local) and local[-1] >= whole:
+            # Where they would be if the last step were whole.
+            last = int(np.searchsorted(local, whole))
+            offsets[last:] = local[last:] + (steps * self.step + self._slice(rest)[0] - whole)
+        return offsets
+
+    def worker_offsets(
+        self,
+        worker: Shard,
+        length: int,
+        *,
+        skip: int = 0,
+        drop_remainder: bool = False,
+    ) -> Iterator[Positions]:
+        """Yield the offsets, in a finite sequence, of one of the shard's worker processes.
+
+        Process i of n gets the shard's batches i, i + n, i + 2n … without the first ``skip`` of
+        these, `chunk` samples at a time. Taken in turn, the batches of all processes are those of
+        the shard, for any number of processes.
+        """
+        index, count = worker
+        size = self.size(length, drop_remainder=drop_remainder)
+        numbers = np.arange(index + skip * count, -(-size // self.batch_size), count)
+        rows = np.arange(self.batch_size)
+        for after in range(0, len(numbers), at_once := self.chunk // self.batch_size):
+            batches = numbers[after : after + at_once, None]
+            local = (batches * self.batch_size + rows).ravel()
+            yield self.offsets_of(local[local < size], length)
+
+    def _in_whole_steps(self, local: Positions) -> Positions:
+        if self.count == 1:
+            return local
+        step, within = np.divmod(local, self.batch_size)
+        offsets: Positions = step * self.step + self.index * self.batch_size + within
         return offsets
 
     def _slice(self, rest: int) -> tuple[int, int]:

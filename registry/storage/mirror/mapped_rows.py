@@ -55,7 +55,11 @@ class MappedRows:
 
     @cached_property
     def _flat_rows(self) -> npt.NDArray[Any]:
-        return self.rows.view(f"V{self.seals.stride}")[:, 0]
+        return self.rows.view(self._row)[:, 0]
+
+    @cached_property
+    def _row(self) -> np.dtype[Any]:
+        return np.dtype(f"V{self.seals.stride}")
 
     def take_rows(self, positions: Positions, schema: Schema) -> tuple[Rows, Mask]:
         """Copy records as those of a schema of fixed width, uint8 ``(count, width or more)``.
@@ -153,11 +157,10 @@ class MappedRows:
     def _copy_rows(self, positions: Positions, rows: Rows) -> Rows:
         # A copy, since a row that is erased or repaired meanwhile would change between the check
         # and its use. As one void per row, NumPy copies each in one piece.
-        row = f"V{self.seals.stride}"
-        if len(positions) and positions.max() >= self.position:
-            raise IndexError(f"position {positions.max()} of {self.position}")
+        if len(positions) and (last := np.maximum.reduce(positions)) >= self.position:
+            raise IndexError(f"position {last} of {self.position}")
         # "clip", as NumPy copies the output first in the mode that raises the error.
-        self._flat_rows.take(positions, out=rows.view(row)[:, 0], mode="clip")
+        self._flat_rows.take(positions, out=rows.view(self._row)[:, 0], mode="clip")
         return rows
 
     def broken(self, after: int, until: int) -> Mask:

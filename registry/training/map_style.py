@@ -1,0 +1,114 @@
+"""Samples of an epoch by their offsets, as map-style datasets of PyTorch and Grain give them."""
+
+from __future__ import annotations
+
+import operator
+import reprlib
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import cached_property
+from typing import Any, Protocol, SupportsIndex, TypeAlias, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from registry.errors import OffsetError
+from registry.samples.arrays import Positions
+from registry.samples.codec import Column
+
+Offsets: TypeAlias = Sequence[int] | npt.NDArray[np.integer]
+Sample: TypeAlias = dict[str, Any]
+"""A sample's values by feature: arrays, NumPy's scalars, text, bytes."""
+
+
+class GatheredSamples(Sequence[Sample]):
+    """Samples that were read at once, as a list of dicts by feature has them.
+
+    ``columns`` has them as a batch, from which collating them needs no loop.
+    """
+
+    def __init__(self, columns: dict[str, Column]) -> None:
+        self.columns = columns
+
+    @cached_property
+    def _samples(self) -> list[Sample]:
+        names = tuple(self.columns)
+        rows = zip(*self.columns.values(), strict=True)
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Sample | list[Sample]:
+        return self._samples[index]
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self._samples)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} samples: {', '.join(self.columns)}>"
+
+
+class Gathered(Protocol):
+    """What has samples at the offsets ``[0, size)``."""
+
+    number: int
+    size: int
+
+    def gather(self, offsets: Positions) -> dict[str, Column]:
+        """Return the samples at these offsets as columns, in order."""
+
+
+def sample_at(epoch: Gathered, offset: SupportsIndex) -> Sample:
+    columns = epoch.gather(_checked(epoch, [operator.index(offset)]))
+    return {name: column[0] for name, column in columns.items()}
+
+
+def samples_at(epoch: Gathered, offsets: Offsets) -> GatheredSamples:
+    return GatheredSamples(epoch.gather(_checked(epoch, offsets)))
+
+
+def columns_at(epoch: Gathered, offsets: slice | Offsets) -> dict[str, Column]:
+    if isinstance(offsets, slice):
+        return epoch.gather(np.arange(*offsets.indices(epoch.size)))
+    return epoch.gather(_checked(epoch, offsets))
+
+
+def is_one(offset: object) -> bool:
+    """Return whether an offset is of one sample. An array of NumPy has ``__index__``, too."""
+    return isinstance(offset, SupportsIndex) and not getattr(offset, "ndim", 0)
+
+
+def _checked(epoch: Gathered, offsets: Offsets) -> Positions:
+    """Return offsets as an array, negative ones counted from the end.
+
+    Raises `OffsetError` where there is no sample, and `TypeError` for what are no whole numbers.
+    """
+    numbers = _as_array(epoch, offsets)
+    # As unsigned, so that one comparison finds the negative ones, too.
+    if not len(numbers) or int(np.maximum.reduce(numbers.view(np.uint64))) < epoch.size:
+        return numbers
+    lowest, highest = int(numbers.min()), int(numbers.max())
+    if not -epoch.size <= lowest <= highest < epoch.size:
+        wrong = lowest if lowest < -epoch.size else highest
+        raise OffsetError(f"epoch {epoch.number} has samples [0, {epoch.size}), not {wrong}")
+    return np.where(numbers < 0, numbers + epoch.size, numbers)
+
+
+def _as_array(epoch: Gathered, offsets: Offsets) -> Positions:
+    if type(offsets) is list:
+        # By an array of Python's, which takes half the time of `asarray`.
+        with suppress(TypeError, OverflowError):
+            return np.frombuffer(array("q", offsets), np.int64)
+    given = np.asarray(offsets)
+    if given.ndim != 1 or (given.dtype.kind not in "iu" and given.size):
+        raise TypeError(
+            f"{epoch!r} is read by offsets: a whole number, a slice, or a sequence of whole "
+            f"numbers, not {reprlib.repr(offsets)}"
+        )
+    return np.ascontiguousarray(given, np.int64)
