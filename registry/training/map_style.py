@@ -6,7 +6,6 @@ import operator
 import reprlib
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from functools import cached_property
 from typing import Any, Protocol, SupportsIndex, TypeAlias, overload
 
@@ -65,7 +64,11 @@ class Gathered(Protocol):
 
 
 def sample_at(epoch: Gathered, offset: SupportsIndex) -> Sample:
-    columns = epoch.gather(_checked(epoch, [operator.index(offset)]))
+    try:
+        number = operator.index(offset)
+    except TypeError:
+        raise _no_offset(epoch, offset) from None
+    columns = epoch.gather(_checked(epoch, [number]))
     return {name: column[0] for name, column in columns.items()}
 
 
@@ -80,8 +83,8 @@ def columns_at(epoch: Gathered, offsets: slice | Offsets) -> dict[str, Column]:
 
 
 def is_one(offset: object) -> bool:
-    """Return whether an offset is of one sample. An array of NumPy has ``__index__``, too."""
-    return isinstance(offset, SupportsIndex) and not getattr(offset, "ndim", 0)
+    """Return whether this is the offset of one sample. NumPy's arrays have ``__index__``, too."""
+    return not isinstance(offset, slice | Sequence) and not getattr(offset, "ndim", 0)
 
 
 def _checked(epoch: Gathered, offsets: Offsets) -> Positions:
@@ -93,22 +96,34 @@ def _checked(epoch: Gathered, offsets: Offsets) -> Positions:
     # As unsigned, so that one comparison finds the negative ones, too.
     if not len(numbers) or int(np.maximum.reduce(numbers.view(np.uint64))) < epoch.size:
         return numbers
-    lowest, highest = int(numbers.min()), int(numbers.max())
-    if not -epoch.size <= lowest <= highest < epoch.size:
-        wrong = lowest if lowest < -epoch.size else highest
-        raise OffsetError(f"epoch {epoch.number} has samples [0, {epoch.size}), not {wrong}")
+    for number in (int(numbers.min()), int(numbers.max())):
+        if not -epoch.size <= number < epoch.size:
+            raise _no_sample(epoch, number)
     return np.where(numbers < 0, numbers + epoch.size, numbers)
 
 
 def _as_array(epoch: Gathered, offsets: Offsets) -> Positions:
-    if type(offsets) is list:
-        # By an array of Python's, which takes half the time of `asarray`.
-        with suppress(TypeError, OverflowError):
+    # A list of bools is a mask to NumPy, and would be the offsets 0 and 1 here.
+    if type(offsets) is list and offsets and type(offsets[0]) is not bool:
+        try:
+            # By an array of Python's, which takes half the time of `asarray`.
             return np.frombuffer(array("q", offsets), np.int64)
+        except OverflowError:
+            raise _no_sample(epoch, max(offsets, key=abs)) from None
+        except TypeError:
+            pass  # an error below
     given = np.asarray(offsets)
     if given.ndim != 1 or (given.dtype.kind not in "iu" and given.size):
-        raise TypeError(
-            f"{epoch!r} is read by offsets: a whole number, a slice, or a sequence of whole "
-            f"numbers, not {reprlib.repr(offsets)}"
-        )
+        raise _no_offset(epoch, offsets)
     return np.ascontiguousarray(given, np.int64)
+
+
+def _no_sample(epoch: Gathered, offset: int) -> OffsetError:
+    return OffsetError(f"epoch {epoch.number} has samples [0, {epoch.size}), not {offset}")
+
+
+def _no_offset(epoch: Gathered, given: object) -> TypeError:
+    return TypeError(
+        f"{epoch!r} is read by offsets: a whole number, a slice, or a sequence of whole numbers, "
+        f"not {reprlib.repr(given)}"
+    )

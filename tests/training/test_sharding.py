@@ -49,6 +49,24 @@ def test_workers_divide_every_step_of_an_epoch_at_every_length(
                 assert part.tolist() == offsets[after:until]
 
 
+@pytest.mark.parametrize("drop", [False, True])
+@pytest.mark.parametrize(("batch_size", "count"), SHARES)
+def test_the_processes_of_a_worker_have_its_batches_in_turn_from_any_one_on(
+    batch_size: int, count: int, drop: bool
+) -> None:
+    length = 5 * batch_size * count + 2
+    for index, processes in itertools.product(range(count), (1, 2, 3, 7)):
+        share = Share.of(batch_size, (index, count))
+        whole = share.epoch_offsets(0, share.size(length, drop_remainder=drop), length).tolist()
+        batches = [whole[at : at + batch_size] for at in range(0, len(whole), batch_size)]
+        for process, skip in itertools.product(range(processes), (0, 1, 2, 9)):
+            expected = itertools.chain(*batches[process::processes][skip:])
+            parts = share.worker_offsets(
+                (process, processes), length, skip=skip, drop_remainder=drop
+            )
+            assert [n for part in parts for n in part.tolist()] == [*expected]
+
+
 @pytest.mark.parametrize(("batch_size", "count"), SHARES)
 def test_workers_divide_every_step_of_an_endless_sequence(batch_size: int, count: int) -> None:
     expected = shares_of(3 * batch_size * count, batch_size, count, drop=False)
