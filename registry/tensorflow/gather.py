@@ -43,11 +43,11 @@ from registry.training.permutation import Permutation
 
 BLOCK_ROWS = 1 << 20
 """How many samples, about, are read from one mapping of the files."""
-FIRST_ROWS = 1 << 17
+FIRST_ROWS = 1 << 15
 """How many samples, about, are read by code that is not compiled.
 
-As long as XLA compiles, a step that takes half a millisecond or more per batch of 256 waits for
-nothing. Per sample, the code takes a fifth more of all time.
+It takes several times as long per sample. A step of a millisecond per batch of 256 waits for
+nothing while XLA compiles; one that takes no time waits for a tenth of a second, once.
 """
 
 
