@@ -55,18 +55,19 @@ ACTIVE = """() => [...document.querySelectorAll("*")].flatMap(element =>
       || ["href", "src", "action", "formaction", "xlink:href", "srcdoc"].includes(each.name)
         && !/^(\\/(?!\\/)|data:image\\/|#|\\?)/.test(each.value))
     .map(each => `${element.tagName} ${each.name}=${each.value}`))"""
-# Texts with a character that turns the direction, and that share their line with other texts.
-TURNING = """() => {
-  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
+# Texts that turn the direction of others in their line; all of `HOSTILE` in a row is a paragraph.
+TURNING = """first => {
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), results = [];
   while (texts.nextNode()) {
     const text = texts.currentNode, parent = text.parentElement;
-    if (!text.data.includes("\\u202e")) continue;
+    if (!text.data.includes("\\u202e") || text.data.includes(first)) continue;
     if (parent.closest("bdi, [dir=auto], option, textarea, script, svg")) continue;
     let block = parent;
     while (getComputedStyle(block).display.startsWith("inline")) block = block.parentElement;
-    if (block.textContent.trim() !== text.data.trim()) found.push(block.outerHTML.slice(0, 300));
+    const alone = block.textContent.trim() === text.data.trim();
+    if (!alone || !text.data.trim().startsWith("\\u202e")) results.push(block.outerHTML);
   }
-  return found;
+  return results;
 }"""
 
 
@@ -95,7 +96,7 @@ def _fill(reg: Registry) -> None:
         things.insert([{**sample, **zeros}], keys=[text], source=text, groups=[text])
         things.run(text, split=HOSTILE[number % 5])
     things.update(HOSTILE[0], text=HOSTILE[1], source=HOSTILE[19])
-    run = things.run(HOSTILE[3] + HOSTILE[19], where={"label": list(HOSTILE[:20])})
+    run = things.run(HOSTILE[19] + HOSTILE[3], where={"label": list(HOSTILE[:20])})
     run.epoch(0)
     things.retract(HOSTILE[2], source=HOSTILE[2])
     things.insert([{**sample, **zeros}], keys=["one more"], source=HOSTILE[5])
@@ -163,7 +164,7 @@ def _checked(visitor: Visitor, path: str) -> Page:
     assert page.locator("h1").count() == 1, path
     visitor.fits()
     for script in (ACTIVE, TURNING):
-        problems: Any = page.evaluate(script)
+        problems: Any = page.evaluate(script, HOSTILE[0])
         assert problems == [], path
     visitor.check()
     return page
