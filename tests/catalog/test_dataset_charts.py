@@ -54,7 +54,7 @@ def test_the_charts_of_a_dataset_show_each_row_and_each_live_sample(sqlite_reg: 
     assert balance[split or ""][1] == 1
     assert shown == {
         "Growth": {"live samples": [19]},
-        "Rows by day": {"inserted": [20], "relabelled": [1], "retracted": [1]},
+        "Rows by day": {"inserted": [20], "relabeled": [1], "retracted": [1]},
         "label: classes over time": {"cat": [18], "dog": [1]},
         "Sources and annotators by day": {"ada": [20], "bob": [1], "(no source)": [1]},
     }

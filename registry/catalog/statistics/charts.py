@@ -127,7 +127,7 @@ def _growth(calendar: Calendar, days: Sequence[DayCounts]) -> Chart:
 def _changes(calendar: Calendar, days: Sequence[DayCounts]) -> Chart:
     kinds: dict[str, Callable[[DayCounts], int]] = {
         "inserted": lambda each: each.inserted,
-        "relabelled": lambda each: each.relabelled,
+        "relabeled": lambda each: each.relabelled,
         "otherwise revised": lambda each: each.revised - each.relabelled,
         "retracted": lambda each: each.retracted,
     }
