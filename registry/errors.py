@@ -181,7 +181,7 @@ class DatasetNotFoundError(RegistryError):
         super().__init__(f"no dataset named {name!r:.200}; {hint}")
         self.name = name
         suggestions = [renamed[0]] if renamed else close
-        self.suggestion = suggestions[0] if suggestions else None
+        self.suggestion: str | None = suggestions[0] if suggestions else None
 
 
 class DatasetExistsError(RegistryError):
@@ -349,8 +349,8 @@ class ErasedError(RegistryError):
         named = ", ".join([*some, "…"] if len(erased) > 3 else some)
         count = "a sample" if len(erased) == 1 else f"{len(erased):,} samples"
         super().__init__(f"{holder} {verb} {count} whose content was erased ({named}); {remedy}")
-        self.positions = [position for position, _ in erased]
-        self.keys = [key for _, key in erased]
+        self.positions: list[int] = [position for position, _ in erased]
+        self.keys: list[str] = [key for _, key in erased]
 
 
 class LogGapError(RegistryError):
@@ -386,7 +386,7 @@ class RunNotFoundError(RegistryError):
             message = f"no run named {name!r:.200}; {hint}"
         super().__init__(message)
         self.name = name
-        self.suggestion = close[0] if close else None
+        self.suggestion: str | None = close[0] if close else None
 
 
 class RunMismatchError(RegistryError):
@@ -428,7 +428,7 @@ class MixPositionError(EpochError):
             "names, or go back to the last position that all have reached: "
             f"mix.record({reached}, rewind=True)"
         )
-        self.consumed = [count for _, count in consumed]
+        self.consumed: list[int] = [count for _, count in consumed]
         self.reached = reached
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from copy import copy
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
@@ -59,7 +60,7 @@ class Dataset:
         self.name: str = row.name
         """The name when it was opened; a dataset that is renamed stays open."""
         self.description: str = row.description
-        self.created_at = row.created_at
+        self.created_at: datetime = row.created_at
         # JSON has no tuples: the stored intervals are lists.
         self.splits: dict[str, Interval] = {n: (a, z) for n, (a, z) in row.splits.items()}
         self._log = log

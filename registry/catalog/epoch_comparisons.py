@@ -25,7 +25,7 @@ _KEPT = 128
 _KEPT_EPOCHS = 4096
 _QUEUED = 16
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 logger.addHandler(logging.NullHandler())
 
 _Key = tuple[str, int, int, int]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,17 @@ from registry.storage.log.row_texts import RowText
 _TEXTS: tuple[RowText, ...] = ("key", "group_key", "source")
 _POSITION, _SPLIT = "position", "split"
 
+if TYPE_CHECKING:
 
-class SqlTable(arrow_dataset.InMemoryDataset):  # type: ignore[misc]  # PyArrow ships no types
+    class _InMemoryDataset:  # without it, type checkers know nothing of the class below
+        def __init__(self, *arguments: Any) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    _InMemoryDataset = arrow_dataset.InMemoryDataset
+
+
+class SqlTable(_InMemoryDataset):
     """The live samples of a dataset at a version, of which DuckDB scans the columns that it needs.
 
     ``error`` is the error of the last scan, of which DuckDB passes on the text alone.

@@ -91,7 +91,7 @@ class Commands(TyperGroup):
         if missing := [name for name in names if name not in self.commands]:
             for name in missing:
                 importlib.import_module(f"registry.cli.{MODULES[name]}")
-            self.commands = typer.main.get_group(app).commands
+            self.commands.update(typer.main.get_group(app).commands)
         if not gc.isenabled():  # a program has begun
             gc.freeze()
             gc.enable()
@@ -130,7 +130,7 @@ class _Program(typer.Typer):
         return super().__call__(*args, **options)
 
 
-app = _Program(
+app: typer.Typer = _Program(
     cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

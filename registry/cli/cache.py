@@ -28,7 +28,9 @@ _TIMEOUT = 10.0
 _UID = 8
 """Hex digits of a dataset's uid in a table, as many as tell mirrors apart."""
 
-cache = typer.Typer(no_args_is_help=True, help="List and remove the mirrors on this machine.")
+cache: typer.Typer = typer.Typer(
+    no_args_is_help=True, help="List and remove the mirrors on this machine."
+)
 app.add_typer(cache, name="cache")
 
 

@@ -29,7 +29,9 @@ _KEY_WIDTH = 60
 _TABLE_ROWS = 1000
 """Rows of a table that are laid out at a time."""
 
-inbox = typer.Typer(no_args_is_help=True, help="Look after rows that did not fit their dataset.")
+inbox: typer.Typer = typer.Typer(
+    no_args_is_help=True, help="Look after rows that did not fit their dataset."
+)
 app.add_typer(inbox, name="inbox")
 
 

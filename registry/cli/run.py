@@ -20,7 +20,9 @@ from registry.training.run import Run
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")]
 
-run = typer.Typer(no_args_is_help=True, help="Create, list, show and remove training runs.")
+run: typer.Typer = typer.Typer(
+    no_args_is_help=True, help="Create, list, show and remove training runs."
+)
 app.add_typer(run, name="run")
 
 

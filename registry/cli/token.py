@@ -16,7 +16,9 @@ from registry.cli.tables import Column, Listing
 from registry.server import tokens
 from registry.server.tokens import Token
 
-token = typer.Typer(no_args_is_help=True, help="Make and revoke the tokens that `serve` asks for.")
+token: typer.Typer = typer.Typer(
+    no_args_is_help=True, help="Make and revoke the tokens that `serve` asks for."
+)
 app.add_typer(token, name="token")
 
 TokenName = Annotated[str, typer.Argument(metavar="NAME", help="The token's name.")]

@@ -58,7 +58,7 @@ class Picture:
     ``width`` and ``height`` are those at which it is shown, in CSS pixels.
     """
 
-    kind: ClassVar = "picture"
+    kind: ClassVar[str] = "picture"
     name: str
     caption: str
     source: str = ""
@@ -87,7 +87,7 @@ class Picture:
 class Plot:
     """Lines of numbers, with the least and the largest of them as text."""
 
-    kind: ClassVar = "plot"
+    kind: ClassVar[str] = "plot"
     name: str
     caption: str
     paths: list[str]
@@ -100,7 +100,7 @@ class Plot:
 class Words:
     """Text in parts, which are marked where they differ from another text."""
 
-    kind: ClassVar = "words"
+    kind: ClassVar[str] = "words"
     name: str
     parts: list[Part]
     left_out: int = 0
@@ -113,7 +113,7 @@ class Words:
 class ClassName:
     """The class of a sample; ``color`` counts from 0."""
 
-    kind: ClassVar = "class"
+    kind: ClassVar[str] = "class"
     name: str
     text: str
     color: int
@@ -125,7 +125,7 @@ class ClassName:
 class Numbers:
     """Numbers or bytes as text."""
 
-    kind: ClassVar = "numbers"
+    kind: ClassVar[str] = "numbers"
     name: str
     text: str
     caption: str = ""

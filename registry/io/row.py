@@ -53,7 +53,7 @@ class GivenFeatures(Features):
 
     def __init__(self, features: Mapping[str, Feature], optional: Iterable[str]) -> None:
         super().__init__(features)
-        self.optional = frozenset(optional)
+        self.optional: frozenset[str] = frozenset(optional)
 
 
 def optional(features: Features, mapping: FieldMapping) -> frozenset[str]:

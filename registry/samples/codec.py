@@ -44,14 +44,14 @@ class Codec:
 
     def __init__(self, features: Features, defaults: Mapping[str, Any] | None = None) -> None:
         self.features = features
-        self.defaults = defaults or {}
+        self.defaults: Mapping[str, Any] = defaults or {}
         self._names = frozenset(features)
         self._required = self._names - self.defaults.keys()
         fields = [(_field(i), *_storage(f)) for i, f in enumerate(features.fixed.values())]
         lengths = [(f"l{i}", "<u4", ()) for i in range(len(features.variable))]
-        self.header = np.dtype(fields + lengths)
+        self.header: np.dtype[np.void] = np.dtype(fields + lengths)
         self._whole = np.dtype(f"V{self.header.itemsize}")
-        self.fixed_width = not lengths
+        self.fixed_width: bool = not lengths
         # Skips the fixed-width fields: unpacking reads the lengths alone.
         before = self.header.itemsize - 4 * len(lengths)
         self._lengths = Struct(f"<{before}x{len(lengths)}I")

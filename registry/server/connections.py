@@ -64,7 +64,7 @@ class OpenConnections:
 
     def __init__(self, settings: ServerSettings, metrics: Metrics) -> None:
         self.settings = settings
-        self.limit = most_connections(settings.connections)
+        self.limit: int = most_connections(settings.connections)
         self._proxies = [ipaddress.ip_network(proxy) for proxy in settings.forwarded_allow_ips]
         self._open: set[ClientConnection] = set()
         self._by_address: Counter[str] = Counter()
@@ -159,7 +159,7 @@ class ClientConnection(asyncio.Protocol):
     """One connection: passes events to uvicorn's protocol while they are within the limits."""
 
     def __init__(self, connections: OpenConnections, inner: HttpToolsProtocol) -> None:
-        self.address = ""
+        self.address: str = ""
         """The client's network: its IPv4 address, or the /64 network of its IPv6 address."""
         self._connections = connections
         self._settings = connections.settings

@@ -39,7 +39,7 @@ REFRESHED: Final = 5.0
 WAITED: Final = 2.0
 """Seconds that a scrape waits for them."""
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 logger.addHandler(logging.NullHandler())
 
 _DATASETS = {

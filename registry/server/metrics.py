@@ -26,38 +26,42 @@ class Metrics:
         counter = partial(Counter, registry=self._registry)
         gauge = partial(Gauge, registry=self._registry)
         seconds = partial(Histogram, registry=self._registry, buckets=_SECONDS)
-        self.requests = counter(
+        self.requests: Counter = counter(
             "registry_http_requests", "Requests answered.", ["method", "route", "status"]
         )
-        self.request_seconds = seconds(
+        self.request_seconds: Histogram = seconds(
             "registry_http_request_seconds",
             "From a request's head to the end of its answer.",
             ["route"],
         )
-        self.requests_in_progress = gauge("registry_http_busy", "Requests being answered.")
-        self.body_memory = gauge(
+        self.requests_in_progress: Gauge = gauge("registry_http_busy", "Requests being answered.")
+        self.body_memory: Gauge = gauge(
             "registry_http_body_memory_bytes",
             "Memory for the bodies of requests and what is read from them, as it is estimated.",
         )
-        self.connections = gauge("registry_http_connections", "Open connections.")
-        self.connections_closed = counter(
+        self.connections: Gauge = gauge("registry_http_connections", "Open connections.")
+        self.connections_closed: Counter = counter(
             "registry_http_connections_closed",
             "Connections that the server closed for its limits.",
             ["reason"],
         )
-        self.samples = counter("registry_samples", "Samples committed.", ["dataset", "outcome"])
-        self.commit_requests = Histogram(
+        self.samples: Counter = counter(
+            "registry_samples", "Samples committed.", ["dataset", "outcome"]
+        )
+        self.commit_requests: Histogram = Histogram(
             "registry_commit_requests",
             "Requests committed together.",
             ["dataset"],
             buckets=_REQUESTS,
             registry=self._registry,
         )
-        self.commit_seconds = seconds(
+        self.commit_seconds: Histogram = seconds(
             "registry_commit_seconds", "Duration of a commit.", ["dataset"]
         )
-        self.queued_requests = gauge("registry_commit_waiting", "Requests waiting.", ["dataset"])
-        self.events = counter(
+        self.queued_requests: Gauge = gauge(
+            "registry_commit_waiting", "Requests waiting.", ["dataset"]
+        )
+        self.events: Counter = counter(
             "registry_webhook_events", "Webhook deliveries.", ["dataset", "tool", "outcome"]
         )
 

@@ -27,7 +27,7 @@ from registry.server.schemas import PROBLEM_JSON, ProblemDetails
 RETRY_AFTER = 1
 """Seconds in the Retry-After header of answers with status 429 and 503."""
 
-logger = logging.getLogger("registry.server")
+logger: logging.Logger = logging.getLogger("registry.server")
 
 _SEND_AGAIN = "send it again, with the same keys: what was stored after all is not stored twice"
 _NOT_FOUND = (SampleNotFoundError, DatasetNotFoundError, DatasetDroppedError, VersionError)
@@ -70,7 +70,7 @@ class Problem(Exception):  # noqa: N818  # the term of RFC 9457
         self.status = status
         # Not validated: Pydantic rejects lone surrogates, and one in a key of the request would
         # turn this answer into a 500.
-        self.details = ProblemDetails.model_construct(
+        self.details: ProblemDetails = ProblemDetails.model_construct(
             type="about:blank",
             title=_TITLES.get(status, "Error"),
             status=status,

@@ -8,7 +8,7 @@ megabytes, so `request_body.py` checks them against its names and types one by o
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import Security
 from fastapi.security import HTTPBearer
@@ -37,7 +37,7 @@ Timestamp = Annotated[
 class SampleItem(BaseModel):
     """A sample to insert, update or retract."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     # The limits are only documented: the log checks keys and actions, for all of its writers.
     key: str | None = Field(
@@ -64,7 +64,7 @@ class SampleItem(BaseModel):
 class Answer(BaseModel):
     """The body of an answer. Members that are not set are left out of its JSON."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(from_attributes=True)
 
 
 class HeadAnswer(Answer):
@@ -160,7 +160,7 @@ class InboxPageAnswer(Answer):
 class InboxCorrection(BaseModel):
     """What to replace in a rejected row before it is tried again."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     fields: dict[str, Any] | None = Field(
         None, description="All fields of the row, as in a request to insert. Null keeps them."

@@ -81,17 +81,19 @@ class Service:
     def __init__(self, registry: Registry, settings: ServerSettings) -> None:
         self.registry = registry
         self.settings = settings
-        self.metrics = Metrics()
-        self.connections = OpenConnections(settings, self.metrics)
-        self.pools = ThreadPools(settings.database_timeout)
-        self.media_events = MediaEvents(settings, self.pools)
-        self.counts = BackgroundCounts()
-        self.data_metrics = DataMetrics(registry, self.metrics, self.counts)
-        self.comparisons = EpochComparisons()
-        self.auth = Authenticator(registry, settings, self.pools)
-        self.bodies = BodyReader(settings, self.metrics)
+        self.metrics: Metrics = Metrics()
+        self.connections: OpenConnections = OpenConnections(settings, self.metrics)
+        self.pools: ThreadPools = ThreadPools(settings.database_timeout)
+        self.media_events: MediaEvents = MediaEvents(settings, self.pools)
+        self.counts: BackgroundCounts = BackgroundCounts()
+        self.data_metrics: DataMetrics = DataMetrics(registry, self.metrics, self.counts)
+        self.comparisons: EpochComparisons = EpochComparisons()
+        self.auth: Authenticator = Authenticator(registry, settings, self.pools)
+        self.bodies: BodyReader = BodyReader(settings, self.metrics)
         address = address_of(registry.engine.url)
-        self.sessions = Sessions(session_key(cache_folder()), address, settings.session_seconds)
+        self.sessions: Sessions = Sessions(
+            session_key(cache_folder()), address, settings.session_seconds
+        )
         self.overview: Recent[Any] = Recent(FRESH)
         self.shared_pages: RecentOf[str] = RecentOf(FRESH, 128)
         """What the page of all datasets has of each (see `pages/datasets.py`)."""

@@ -32,7 +32,7 @@ class ThreadPools:
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
         self._readers = ThreadPoolExecutor(READERS, "registry-read")
-        self.writers = ThreadPoolExecutor(WRITERS, "registry-write")
+        self.writers: ThreadPoolExecutor = ThreadPoolExecutor(WRITERS, "registry-write")
         self._parsers = ThreadPoolExecutor(PARSERS, "registry-parse")
         self._drawers = ThreadPoolExecutor(DRAWERS, "registry-draw")
 

@@ -26,7 +26,7 @@ class BatchDataset(FlatMapDataset):
 
     def __init__(
         self,
-        chunks: tf.data.Dataset,
+        chunks: tf.data.Dataset[Any],
         select: Callable[[Any], Any],
         batch_size: int,
         *,

@@ -42,10 +42,10 @@ CANCEL_INTERVAL = 0.2
 _KERAS_ITERATOR = "keras.src.trainers.epoch_iterator"
 
 
-class _RunDataset(tf.data.Dataset):  # type: ignore[misc]  # TensorFlow ships no types
+class _RunDataset(tf.data.Dataset[Any]):  # type: ignore[misc]  # TensorFlow ships no types
     """A dataset of batches under the subclass's name, with options added."""
 
-    def __init__(self, batches: tf.data.Dataset) -> None:
+    def __init__(self, batches: tf.data.Dataset[Any]) -> None:
         options = tf.data.Options()
         # The samples come from a database: there are no files of which each worker could read a
         # part, and `shard` has divided the samples already.
@@ -60,7 +60,7 @@ class _RunDataset(tf.data.Dataset):  # type: ignore[misc]  # TensorFlow ships no
         self._batches = batches.with_options(options)
         super().__init__(self._batches._variant_tensor)  # noqa: SLF001  # as tf.data's own subclasses
 
-    def _inputs(self) -> list[tf.data.Dataset]:
+    def _inputs(self) -> list[tf.data.Dataset[Any]]:
         return [self._batches]
 
     @property
@@ -237,7 +237,7 @@ class StreamDataset(_RunDataset):
         _check_steps_given()
         return super().cardinality()
 
-    def map(self, *arguments: Any, **options: Any) -> tf.data.Dataset:
+    def map(self, *arguments: Any, **options: Any) -> tf.data.Dataset[Any]:
         """Map a function over the batches, as `tf.data.Dataset.map` does.
 
         Raises `TrainingError` if Keras maps without a number of steps.

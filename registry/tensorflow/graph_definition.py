@@ -43,8 +43,8 @@ class Symbol:
 
     def __init__(self, definition: _Definition, name: str, dtype: int) -> None:
         self._definition = definition
-        self.name = name
-        self.dtype = dtype
+        self.name: str = name
+        self.dtype: int = dtype
 
     def then(self, operation: str, *inputs: Any, **attributes: Any) -> Any:
         """Return the output of an operation whose first input is this tensor.
@@ -165,7 +165,7 @@ class Function:
 
     def __init__(self, definition: function_pb2.FunctionDef, used: list[Any]) -> None:
         self._definition = definition
-        self.signature = definition.signature
+        self.signature: Any = definition.signature
         self.name: str = definition.signature.name
         self._used = used
         weakref.finalize(self, context.remove_function, self.name).atexit = False
@@ -231,8 +231,8 @@ class _Definition:
     """A function that is being defined."""
 
     def __init__(self, name: str) -> None:
-        self.message = function_pb2.FunctionDef()
-        self.signature = self.message.signature
+        self.message: Any = function_pb2.FunctionDef()
+        self.signature: Any = self.message.signature
         self.signature.name = name
         self.used: list[Any] = []
         """The functions that it calls."""

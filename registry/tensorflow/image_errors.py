@@ -50,7 +50,9 @@ class ImageErrors:
         self._functions = self._described, _raised
         self._tokens = [_register(function) for function in self._functions]
 
-    def failing(self, positions: Any, decoded: tf.data.Dataset, spec: Any) -> tf.data.Dataset:
+    def failing(
+        self, positions: Any, decoded: tf.data.Dataset[Any], spec: Any
+    ) -> tf.data.Dataset[Any]:
         """Return a dataset that fails, whose elements would have this spec.
 
         ``positions`` are those of a chunk, and ``decoded`` are pairs of a position and a sample.

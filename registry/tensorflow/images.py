@@ -41,13 +41,13 @@ DECODERS = 2 * (os.cpu_count() or 1)
 
 
 def batches(
-    chunks: tf.data.Dataset,
+    chunks: tf.data.Dataset[Any],
     elements: Elements,
     logs: Sequence[Log],
     batch_size: int,
     *,
     drop_remainder: bool,
-) -> tf.data.Dataset:
+) -> tf.data.Dataset[Any]:
     """Return batches of the samples in chunks of any size, with images decoded.
 
     A chunk is a pair: the positions of some samples, int64 ``(count,)``, as in `log_positions`, and
@@ -61,14 +61,14 @@ def batches(
 
 
 def whole_batches(
-    chunks: tf.data.Dataset,
+    chunks: tf.data.Dataset[Any],
     elements: Elements,
     log: Log,
     dataset: str,
     batch_size: int,
     *,
     drop_remainder: bool,
-) -> tf.data.Dataset:
+) -> tf.data.Dataset[Any]:
     """Return the batches of chunks, each of which is whole batches, or one batch that is shorter.
 
     As `batches`. No Python runs, so that other processes can run the dataset, too. Errors there
@@ -79,7 +79,7 @@ def whole_batches(
     return _selected(parts, elements)
 
 
-def _selected(batches: tf.data.Dataset, elements: Elements) -> tf.data.Dataset:
+def _selected(batches: tf.data.Dataset[Any], elements: Elements) -> tf.data.Dataset[Any]:
     """Return the parts that a model takes of batches, if `_Decoded` did not."""
     if not _has_ragged(elements):
         return batches
@@ -97,7 +97,7 @@ class _Decoded(InterleaveDataset):
 
     def __init__(
         self,
-        chunks: tf.data.Dataset,
+        chunks: tf.data.Dataset[Any],
         elements: Elements,
         batch_size: int,
         errors: ImageErrors,
@@ -123,7 +123,7 @@ class _Decoder:
     errors: ImageErrors
     drop_remainder: bool
 
-    def decode_chunk(self, chunk: Any) -> tf.data.Dataset:
+    def decode_chunk(self, chunk: Any) -> tf.data.Dataset[Any]:
         """Return batches of the samples in a chunk."""
         positions, _ = chunk
         samples = tf.data.Dataset.from_tensor_slices(chunk)
@@ -139,7 +139,7 @@ class _Decoder:
         count = -(-tf.size(positions, tf.int64) // self.batch_size)
         return complete.concatenate(failure).take(count)
 
-    def _batched(self, samples: tf.data.Dataset) -> tf.data.Dataset:
+    def _batched(self, samples: tf.data.Dataset[Any]) -> tf.data.Dataset[Any]:
         return samples.batch(self.batch_size, drop_remainder=self.drop_remainder)
 
     def _decode(self, sample: Any) -> Any:

@@ -61,7 +61,7 @@ def file_batches(
     *,
     drop_remainder: bool,
     wait: float,
-) -> tf.data.Dataset:
+) -> tf.data.Dataset[Any]:
     """Return batches that graph operations gather from the mirror's files.
 
     The caller keeps ``files``; where they are missing, they are waited for, in seconds.
@@ -112,7 +112,7 @@ def generator_batches(
     batch_size: int,
     *,
     drop_remainder: bool,
-) -> tf.data.Dataset:
+) -> tf.data.Dataset[Any]:
     """Return batches of samples that a Python generator reads, a chunk at a time.
 
     Each iterator calls ``chunks`` once. All chunks have this schema, and positions in ``logs``.
@@ -134,7 +134,7 @@ def _decoded(
     chunks: Callable[[], ChunkIterator],
     codec: Codec,
     batch_size: int,
-) -> tf.data.Dataset:
+) -> tf.data.Dataset[Any]:
     """Return chunks of samples, which Python hands on as arrays, of whole batches each."""
     empty = PackedChunk.empty(codec)
     variable = [n for n, name in enumerate(codec.features.variable) if name in elements.wanted]
@@ -159,7 +159,7 @@ def _decoded(
 
 def _samples(
     elements: Elements, chunks: Callable[[], ChunkIterator], codec: Codec, batch_size: int
-) -> tf.data.Dataset:
+) -> tf.data.Dataset[Any]:
     """Return chunks of samples with their positions, as `images.batches` takes them.
 
     By its position, an image that cannot be decoded is named.

@@ -35,17 +35,17 @@ cores. A call for each core then leaves none, and the step waits until a chunk i
 """
 
 
-class RawDataset(tf.data.Dataset):  # type: ignore[misc]  # TensorFlow ships no types
+class RawDataset(tf.data.Dataset[Any]):  # type: ignore[misc]  # TensorFlow ships no types
     """A dataset that an operation makes; ``variant`` is the operation's output."""
 
-    def __init__(self, variant: Any, spec: Any, *inputs: tf.data.Dataset) -> None:
+    def __init__(self, variant: Any, spec: Any, *inputs: tf.data.Dataset[Any]) -> None:
         # Without these references, the functions of the input datasets would be deleted while the
         # operations that call them still exist.
         self._input_datasets = list(inputs)
         self._spec = spec
         super().__init__(variant)
 
-    def _inputs(self) -> list[tf.data.Dataset]:
+    def _inputs(self) -> list[tf.data.Dataset[Any]]:
         return self._input_datasets
 
     @property
@@ -60,7 +60,9 @@ class DefinedDataset(RawDataset):
     Without inputs, the function is given a constant.
     """
 
-    def __init__(self, make: Callable[..., Symbol], spec: Any, *inputs: tf.data.Dataset) -> None:
+    def __init__(
+        self, make: Callable[..., Symbol], spec: Any, *inputs: tf.data.Dataset[Any]
+    ) -> None:
         # An attribute, so that the functions live for as long as the operations that call them.
         self._made_by = define("dataset", lambda *each: [make(*each)], [tf.variant] * len(inputs))
         variants = [each._variant_tensor for each in inputs]  # noqa: SLF001  # as tf.data's own
@@ -75,7 +77,7 @@ class MapDataset(RawDataset):
 
     def __init__(
         self,
-        inputs: tf.data.Dataset,
+        inputs: tf.data.Dataset[Any],
         function: Callable[[Any], Any],
         calls: int = tf.data.AUTOTUNE,
     ) -> None:
@@ -109,7 +111,7 @@ class FlatMapDataset(DefinedDataset):
     """
 
     def __init__(
-        self, inputs: tf.data.Dataset, function: Callable[[Any], Any] | Function, spec: Any
+        self, inputs: tf.data.Dataset[Any], function: Callable[[Any], Any] | Function, spec: Any
     ) -> None:
         if not isinstance(function, Function):
             function = graph_function(function, inputs.element_spec)
@@ -125,7 +127,7 @@ class TakeWhileDataset(RawDataset):
     As ``inputs.take_while(predicate)``, which does not keep its function on one device (`LOCAL`).
     """
 
-    def __init__(self, inputs: tf.data.Dataset, predicate: Callable[[Any], Any]) -> None:
+    def __init__(self, inputs: tf.data.Dataset[Any], predicate: Callable[[Any], Any]) -> None:
         self._function = graph_function(predicate, inputs.element_spec)
         variant = tf.raw_ops.TakeWhileDataset(
             input_dataset=inputs._variant_tensor,  # noqa: SLF001  # as tf.data's own datasets
@@ -144,7 +146,9 @@ class InterleaveDataset(RawDataset):
     but has no parameters for its buffers, which may then hold all images of a chunk.
     """
 
-    def __init__(self, inputs: tf.data.Dataset, function: Callable[[Any], tf.data.Dataset]) -> None:
+    def __init__(
+        self, inputs: tf.data.Dataset[Any], function: Callable[[Any], tf.data.Dataset[Any]]
+    ) -> None:
         specs: list[Any] = []
 
         # Only the variant can leave a traced function, so the spec is put aside while it is traced.
@@ -181,7 +185,7 @@ class CountedDataset(DefinedDataset):
     worker of tf.data service does, where the dataset is divided among several.
     """
 
-    def __init__(self, inputs: tf.data.Dataset, count: int) -> None:
+    def __init__(self, inputs: tf.data.Dataset[Any], count: int) -> None:
         types, numbers = type_attributes(inputs.element_spec), NUMBERS
 
         def counted(dataset: Symbol) -> Symbol:
@@ -212,7 +216,9 @@ class RebatchDataset(RawDataset):
     to replace tensors that are not dense.
     """
 
-    def __init__(self, chunks: tf.data.Dataset, batch_size: int, *, drop_remainder: bool) -> None:
+    def __init__(
+        self, chunks: tf.data.Dataset[Any], batch_size: int, *, drop_remainder: bool
+    ) -> None:
         rows = batch_size if drop_remainder else None
         spec = tf.nest.map_structure(
             lambda column: tf.TensorSpec([rows, *column.shape[1:]], column.dtype),
@@ -227,7 +233,9 @@ class RebatchDataset(RawDataset):
         super().__init__(variant, spec, chunks)
 
 
-def map_plainly(dataset: tf.data.Dataset, function: Callable[[Any], Any]) -> tf.data.Dataset:
+def map_plainly(
+    dataset: tf.data.Dataset[Any], function: Callable[[Any], Any]
+) -> tf.data.Dataset[Any]:
     """Map by a function of graph operations, without AutoGraph, which would only cost time."""
     return dataset.map(tf.autograph.experimental.do_not_convert(function))
 

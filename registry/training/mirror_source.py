@@ -59,7 +59,7 @@ class MirrorSource:
 
     def __init__(self, mirror: Mirror, view: View, watermark: Watermark, schema: int) -> None:
         self.mirror = mirror
-        self.view = view
+        self.view: View = view
         self._watermark = watermark
         self._schema = schema
 

@@ -83,7 +83,7 @@ class Mix(NotAnArray):
             if schema.number >= self._schemas.get(uid, schema).number:
                 self._schemas[uid] = schema
         elements = [(part, self._schemas[part.run.log.uid].features) for part in parts]
-        self.schema = Schema(0, 0, shared_features(elements))
+        self.schema: Schema = Schema(0, 0, shared_features(elements))
 
     @property
     def features(self) -> Features:

@@ -39,14 +39,14 @@ class PinnedSamples:
     ) -> None:
         self.run = run
         self.schema = schema
-        self.number = pin.number
-        self.since = pin.since
-        self.watermark = pin.watermark
-        self.chain = pin.chain
-        self.size = pin.size
-        self.start = pin.start
-        self.older = pin.older
-        self.order = Permutation.keyed(pin.size, run.seed, pin.number)
+        self.number: int = pin.number
+        self.since: int = pin.since
+        self.watermark: int = pin.watermark
+        self.chain: bytes = pin.chain
+        self.size: int = pin.size
+        self.start: int = pin.start
+        self.older: int | None = pin.older
+        self.order: Permutation = Permutation.keyed(pin.size, run.seed, pin.number)
         self._log_end = pin.log_end
         self._population = population
         self._sources = sources

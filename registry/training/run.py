@@ -21,6 +21,7 @@ from registry.html.card import card_html
 from registry.samples.arrays import Positions
 from registry.samples.codec import Column
 from registry.samples.features import Features
+from registry.samples.schema import Schema
 from registry.samples.splits import Interval
 from registry.storage.log.entries import Entry
 from registry.storage.log.reader import Log
@@ -57,7 +58,7 @@ class Run(NotAnArray):
         self.dataset = dataset
         """The dataset's name when the run was opened."""
         number, schemas = settings.schema, log.schemas
-        self.schema = schemas.newest if number is None else schemas.numbered(number)
+        self.schema: Schema = schemas.newest if number is None else schemas.numbered(number)
         self._settings = settings
         self._epochs = Epochs(log, settings, interval, sources)
         self._stream = RunStream(log, settings, self.schema, self._epochs)

@@ -28,7 +28,7 @@ UNCHANGED = 60.0
 from a backup."""
 _KEPT = 256
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 logger.addHandler(logging.NullHandler())
 
 _Key = tuple[str, str]

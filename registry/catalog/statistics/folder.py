@@ -15,7 +15,7 @@ from registry.storage.log.reader import Log
 from registry.storage.mirror.usage import address_of
 from registry.training.mirror_source import cache_folder
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 logger.addHandler(logging.NullHandler())
 
 

@@ -87,6 +87,10 @@ def label(dataset: Dataset) -> None:
     digits.correct(dataset, previous[is_wrong[previous]])
 
 
-if __name__ == "__main__":
+def main() -> None:
     with connect(sys.argv[1]) as registry:
         label(registry.open("digits"))
+
+
+if __name__ == "__main__":
+    main()

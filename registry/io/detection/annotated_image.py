@@ -83,10 +83,10 @@ class Sampler:
         self._group = group
         with import_errors(path):
             form = box_format(boxes)
-        self.paths = {mapping.get(name, name) for name in features}
+        self.paths: set[str] = {mapping.get(name, name) for name in features}
         """The paths that the features take their values from."""
         boxed = (name for name in features if mapping.get(name, name) in _BOX_PATHS)
-        self.boxed = next(boxed, None)
+        self.boxed: str | None = next(boxed, None)
         """The first feature that takes boxes."""
         self._forms = {each: _BOX_PATHS[each] or form for each in self.paths & _BOX_PATHS.keys()}
 

@@ -39,7 +39,7 @@ class CvatFile:
 
     def __init__(self, path: Path, roots: Sequence[Path]) -> None:
         self.path = path
-        self.meta = CvatMeta()
+        self.meta: CvatMeta = CvatMeta()
         self._stack = ExitStack()
         self._archive: ZipFile | None = None
         self._members: dict[str, str] = {}

@@ -43,7 +43,7 @@ class ShapeFields:
     def __init__(
         self, paths: Collection[str], *, hulls: bool, labels: Sequence[str] | None = None
     ) -> None:
-        self.used = {path.partition(".")[0] for path in paths}
+        self.used: set[str] = {path.partition(".")[0] for path in paths}
         self._hulls = hulls
         self._indexes = {label: index for index, label in enumerate(labels or ())}
         self._is_boxed = not self.used.isdisjoint(_BOXED)

@@ -37,7 +37,7 @@ class Fetcher:
         limits: FetchLimits | None = None,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        self.limits = limits or FetchLimits()
+        self.limits: FetchLimits = limits or FetchLimits()
         parsed = [parse_prefix(prefix) for prefix in prefixes]
         self._web = [prefix for prefix in parsed if isinstance(prefix, HttpPrefix)]
         self._studio = label_studio(self._web, environment)

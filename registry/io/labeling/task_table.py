@@ -93,7 +93,7 @@ class TaskTable(StateTable):
         self._undecided.clear()
         compared = [(task, result.record) for task, result in results.items()]
         unread = [task for task in results if task not in self.live]
-        self.live |= latest(self.connection, self.dataset_id, unread, compared, self.older)
+        self.live.update(latest(self.connection, self.dataset_id, unread, compared, self.older))
         return [self._task_change(task, result) for task, result in results.items()]
 
     def _task_change(self, task: str, result: _Result) -> TaskChange:

@@ -28,7 +28,7 @@ from registry.server.pages.viewer import show_shared, viewer_of
 from registry.server.problems import Problem
 from registry.server.routes.datasets import service_of
 
-router = APIRouter(include_in_schema=False)
+router: APIRouter = APIRouter(include_in_schema=False)
 
 _LATEST: Final = 12
 """Samples on the first page of a dataset."""

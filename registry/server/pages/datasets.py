@@ -18,8 +18,8 @@ from registry.server.pages.viewer import Viewer, show, viewer_of
 from registry.server.routes.datasets import service_of
 from registry.server.service import Service
 
-logger = logging.getLogger("registry.server")
-router = APIRouter(include_in_schema=False)
+logger: logging.Logger = logging.getLogger("registry.server")
+router: APIRouter = APIRouter(include_in_schema=False)
 
 DAYS: Final = 30
 """Days of which the growth is shown."""

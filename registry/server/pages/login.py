@@ -12,7 +12,7 @@ from registry.server.routes.datasets import service_of
 from registry.server.service import Service
 from registry.server.tokens import digest
 
-router = APIRouter(include_in_schema=False)
+router: APIRouter = APIRouter(include_in_schema=False)
 
 _UNKNOWN = "This token is unknown, revoked or expired."
 _MOST_BYTES = 1 << 13

@@ -23,7 +23,7 @@ from registry.server.service import OpenDataset
 from registry.storage.log.inbox_changes import reason_of
 from registry.storage.log.inbox_retry import RejectedRowNotFoundError
 
-router = APIRouter(include_in_schema=False)
+router: APIRouter = APIRouter(include_in_schema=False)
 
 ROWS: Final = 50
 """Rows of a page."""

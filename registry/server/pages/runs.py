@@ -23,7 +23,7 @@ from registry.server.service import Service
 from registry.training.pin_store import Pin, PinnedEpoch
 from registry.training.run import Run
 
-router = APIRouter(include_in_schema=False)
+router: APIRouter = APIRouter(include_in_schema=False)
 
 _RUNS: Final = 50
 """Runs of a page."""

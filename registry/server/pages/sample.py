@@ -31,7 +31,7 @@ from registry.server.pages.viewer import show, viewer_of
 from registry.server.problems import Problem
 from registry.server.routes.datasets import service_of
 
-router = APIRouter(include_in_schema=False)
+router: APIRouter = APIRouter(include_in_schema=False)
 
 _REVISIONS: Final = 6
 """Revisions of a page."""

@@ -13,7 +13,7 @@ from typing import Final
 _NAME: Final = "sessions.key"
 _BYTES: Final = 32
 
-logger = logging.getLogger("registry.server")
+logger: logging.Logger = logging.getLogger("registry.server")
 
 
 def session_key(folder: Path) -> bytes:

@@ -9,7 +9,7 @@ from registry.server.pages.responses import secured
 from registry.server.problems import Problem
 from registry.server.routes.datasets import service_of
 
-router = APIRouter(include_in_schema=False)
+router: APIRouter = APIRouter(include_in_schema=False)
 
 _LARGE = 1 << 12
 """Bytes from which compression is worth its time."""

@@ -40,7 +40,7 @@ from registry.server.service import OpenDataset, Service
 from registry.storage.log.batch import Report
 from registry.storage.log.changes import Change
 
-router = APIRouter(prefix="/v1/datasets", tags=["datasets"], dependencies=[BEARER])
+router: APIRouter = APIRouter(prefix="/v1/datasets", tags=["datasets"], dependencies=[BEARER])
 
 
 class _Key(Convertor[str]):

@@ -12,7 +12,7 @@ from registry.server.routes.datasets import service_of
 from registry.server.schemas import BEARER, StatusAnswer, failures
 from registry.storage.database import schema
 
-router = APIRouter(tags=["health"])
+router: APIRouter = APIRouter(tags=["health"])
 
 
 @router.get("/healthz", response_model=StatusAnswer)

@@ -34,7 +34,9 @@ from registry.storage.log.batch import Report
 from registry.storage.log.inbox_retry import RejectedRowNotFoundError
 from registry.storage.log.inbox_rows import InboxEntry
 
-router = APIRouter(prefix="/v1/datasets/{name}/inbox", tags=["inbox"], dependencies=[BEARER])
+router: APIRouter = APIRouter(
+    prefix="/v1/datasets/{name}/inbox", tags=["inbox"], dependencies=[BEARER]
+)
 
 _FAILURES = failures(401, 403, 404, 421, 422, 429, 503)
 _MOST_ROWS = 1000

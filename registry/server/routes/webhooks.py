@@ -33,7 +33,7 @@ from registry.server.schemas import BEARER, JSON, EventAnswer, event_body, failu
 from registry.server.service import Service
 from registry.server.webhook_signatures import Delivery, check_cvat, check_standard
 
-router = APIRouter(prefix="/v1/datasets/{name}/webhooks", tags=["webhooks"])
+router: APIRouter = APIRouter(prefix="/v1/datasets/{name}/webhooks", tags=["webhooks"])
 
 _FAILURES = failures(400, 401, 404, 408, 413, 415, 421, 503)
 _CVAT_DETAIL = "CVAT's events carry no annotations: export them as COCO and `registry insert` that"

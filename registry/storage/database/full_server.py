@@ -24,7 +24,7 @@ from registry.storage.database.driver_errors import is_from_full_server
 _LONGEST_PAUSE = 1.0
 """Seconds. Each attempt costs the server a new process, even if it is rejected."""
 
-logger = logging.getLogger("registry.storage.database.full_server")
+logger: logging.Logger = logging.getLogger("registry.storage.database.full_server")
 # Without a handler, Python prints warnings to stderr in a program that has not set up logging.
 logger.addHandler(logging.NullHandler())
 

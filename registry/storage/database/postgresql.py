@@ -133,7 +133,7 @@ class WatchedConnection(PipelinedConnection):
         pid, database, encoding, commit, _ = row
         if encoding != ENCODING:
             raise EncodingError(database, encoding)
-        self.pooled = pid != announced
+        self.pooled: bool = pid != announced
         if self.pooled:
             self.prepare_threshold = None
             durable = {"synchronous_commit": commit} if commit == _STRONGEST else _DURABLE

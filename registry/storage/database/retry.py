@@ -33,7 +33,7 @@ PATIENCE = 30.0
 _MARGIN = 5.0
 """Seconds before the end of a database's timeout in which no retry starts, at most."""
 
-logger = logging.getLogger("registry.storage.database.retry")
+logger: logging.Logger = logging.getLogger("registry.storage.database.retry")
 # Without a handler, Python prints warnings to stderr in a program that has not set up logging.
 logger.addHandler(logging.NullHandler())
 

@@ -38,7 +38,7 @@ from registry.storage.database.models import DatasetRow, InboxRow, SampleRow, Ut
 from registry.storage.database.transactions import read, write
 from registry.storage.log.raw_text import RawText, raw, readable
 
-logger = logging.getLogger("registry.storage.log.inbox")
+logger: logging.Logger = logging.getLogger("registry.storage.log.inbox")
 
 SOURCE = "inbox"
 """The source of rows whose ``source`` is NULL."""

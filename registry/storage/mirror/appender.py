@@ -30,7 +30,7 @@ class Appender:
     """
 
     def __init__(self, folder: Path, state: MirrorState, files: Mapping[str, FileIO]) -> None:
-        self.state = state
+        self.state: MirrorState = state
         self._folder = folder
         self._files = files
 

@@ -35,7 +35,7 @@ class SealedRows:
 
     def __init__(self, width: int) -> None:
         self.width = width
-        self.stride = -(-(width + 4) // 8) * 8
+        self.stride: int = -(-(width + 4) // 8) * 8
 
     @cached_property
     def multipliers(self) -> npt.NDArray[np.uint64]:

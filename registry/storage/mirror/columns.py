@@ -45,7 +45,7 @@ class ColumnFile:
     """
 
     def __init__(self, generation: Path, name: str, dtype: npt.DTypeLike) -> None:
-        self.dtype = np.dtype(dtype)
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
         # With the size of a value, by which `blank_columns` finds them.
         self._values = generation / "columns" / f"{name}.{self.dtype.itemsize}"
         self._segments = self._values.with_suffix(".segments")

@@ -45,7 +45,7 @@ class EntryWriter:
     """
 
     def __init__(self, file: FileIO, end: int) -> None:
-        self.end = end
+        self.end: int = end
         self._file = file
         file.seek(end * 8)
 

@@ -42,11 +42,11 @@ class MappedRows:
         self, schema: Schema, records: npt.NDArray[np.uint8], values: npt.NDArray[np.int64]
     ) -> None:
         self.schema = schema
-        self.fixed_width = schema.codec.fixed_width
-        self.layout = RowLayout(schema.codec)
+        self.fixed_width: bool = schema.codec.fixed_width
+        self.layout: RowLayout = RowLayout(schema.codec)
         self.rows: Rows = records.reshape(-1, self.layout.seals.stride)
         self.values: Units = values.reshape(-1, UNIT // 8)
-        self.position = len(self.rows)
+        self.position: int = len(self.rows)
 
     @property
     def seals(self) -> SealedRows:

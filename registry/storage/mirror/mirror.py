@@ -67,7 +67,7 @@ class Mirror:
         self._states = StateReader(folder)
         self._updater = Updater(log, folder, self._states)
         self._view: View | None = None
-        self.indexes = Indexes(folder / INDEX_FOLDER)
+        self.indexes: Indexes = Indexes(folder / INDEX_FOLDER)
 
     def sync(
         self,

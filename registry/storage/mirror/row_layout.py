@@ -37,13 +37,13 @@ class RowLayout:
     """
 
     def __init__(self, codec: Codec) -> None:
-        self.values = len(codec.features.variable)
-        self.header = codec.header.itemsize
-        self.lengths = self.header - 4 * self.values
-        self.begin = self.header
-        self.sums = self.begin + 8
-        self.width = self.sums + 8 * self.values if self.values else self.header
-        self.seals = SealedRows(self.width)
+        self.values: int = len(codec.features.variable)
+        self.header: int = codec.header.itemsize
+        self.lengths: int = self.header - 4 * self.values
+        self.begin: int = self.header
+        self.sums: int = self.begin + 8
+        self.width: int = self.sums + 8 * self.values if self.values else self.header
+        self.seals: SealedRows = SealedRows(self.width)
 
     @cached_property
     def _fields(self) -> np.dtype[Any]:

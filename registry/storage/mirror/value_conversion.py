@@ -24,7 +24,7 @@ class ValueConversion:
     """
 
     def __init__(self, view: View, schema: Schema) -> None:
-        self.layout = RowLayout(schema.codec)
+        self.layout: RowLayout = RowLayout(schema.codec)
         self._view = view
         self._fixed, self._lengths, bodies = schema.projection(view.schema).added
         lengths = np.frombuffer(self._lengths, "<u4").astype(np.int64)

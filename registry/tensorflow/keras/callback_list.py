@@ -10,12 +10,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from registry.tensorflow.keras.base_classes import CallbackList
 from registry.tensorflow.keras.checkpoint import Call
 from registry.tensorflow.keras.lineage import Lineage
 from registry.tensorflow.keras.progress import EpochProgress
 
 
-class OneTrainingCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]  # Keras ships no types
+class OneTrainingCallbacks(CallbackList):
     """Callbacks that see many calls of ``model.fit`` as one training.
 
     Keras calls ``on_train_begin`` and ``on_train_end`` for each ``model.fit``. Here they are passed

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import keras
 import numpy as np
+
+from registry.tensorflow.keras.base_classes import Layer
 
 ATTRIBUTE = "registry_position"
 """The model's attribute that holds the layer, which is also its name in the file of weights."""
@@ -74,7 +75,7 @@ class Position:
         return cls(**fields, call=None if call is None else Call(**call))
 
 
-class SavedPosition(keras.layers.Layer):  # type: ignore[misc]  # Keras ships no types
+class SavedPosition(Layer):
     """A layer that is saved and restored with a model's weights, but not called by the model.
 
     Keras reads the position from ``current`` while it saves the weights.

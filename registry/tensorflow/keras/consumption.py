@@ -6,8 +6,7 @@ import operator
 from dataclasses import replace
 from typing import Any, SupportsIndex
 
-import keras
-
+from registry.tensorflow.keras.base_classes import Callback
 from registry.tensorflow.keras.checkpoint import Position, SavedPosition
 from registry.tensorflow.keras.progress import Progress, check_run
 from registry.training.mix import Mix
@@ -15,7 +14,7 @@ from registry.training.run import Run
 from registry.training.sharding import ALONE, Share
 
 
-class Consumption(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no types
+class Consumption(Callback):
     """Records how many of a run's samples were trained on, for `StreamDataset` to continue from.
 
     For ``model.fit(StreamDataset(run, batch_size=…), …, callbacks=[Consumption(run, …)])``.

@@ -32,16 +32,16 @@ class Datasets:
     options: Mapping[str, Any]
     function: Callable[..., Any] | None
 
-    def training(self, epoch: Epoch, first: int) -> tf.data.Dataset:
+    def training(self, epoch: Epoch, first: int) -> tf.data.Dataset[Any]:
         """Return the worker's batches of an epoch, from the offset ``first`` on."""
         return self._mapped(EpochDataset(epoch, start=first, **self.options))
 
-    def of_mix(self, mix: Mix, start: int, steps: int) -> tf.data.Dataset:
+    def of_mix(self, mix: Mix, start: int, steps: int) -> tf.data.Dataset[Any]:
         """Return the worker's batches of the next ``steps`` steps of a mix after ``start``."""
         given = {name: value for name, value in self.options.items() if name not in _OF_SHARES}
         return self._mapped(MixStepsDataset(mix, self.share, start, steps, **given))
 
-    def validation(self, epoch: Epoch) -> tf.data.Dataset:
+    def validation(self, epoch: Epoch) -> tf.data.Dataset[Any]:
         """Return batches of the whole epoch for every worker, so that all get equal metrics."""
         options = {**self.options, "shard": ALONE, "drop_remainder": False}
         return self._mapped(EpochDataset(epoch, **options))
@@ -51,13 +51,13 @@ class Datasets:
         drop = self.options["drop_remainder"]
         return distribution.steps(self.share, length, drop_remainder=drop)
 
-    def _mapped(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+    def _mapped(self, dataset: tf.data.Dataset[Any]) -> tf.data.Dataset[Any]:
         if self.function is None:
             return dataset
         return dataset.map(self.function, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
-def build(model: Any, dataset: tf.data.Dataset) -> None:
+def build(model: Any, dataset: tf.data.Dataset[Any]) -> None:
     """Create a model's weights by calling it with one batch, whose result is discarded.
 
     Without weights, callbacks that restore them would have nothing to restore into.

@@ -36,7 +36,7 @@ def worker_shard(model: Any) -> Shard | None:
     shards: list[Shard] = []
 
     # The strategy has no public attribute for them; it calls this with the context.
-    def note_shard(context: tf.distribute.InputContext) -> tf.data.Dataset:
+    def note_shard(context: tf.distribute.InputContext) -> tf.data.Dataset[Any]:
         shards.append((context.input_pipeline_id, context.num_input_pipelines))
         return tf.data.Dataset.range(1)
 
@@ -55,7 +55,7 @@ def steps(share: Share, length: int, *, drop_remainder: bool) -> int:
     return -(-fewest // share.batch_size)
 
 
-def spread(model: Any, dataset: tf.data.Dataset, batch_size: int) -> Any:
+def spread(model: Any, dataset: tf.data.Dataset[Any], batch_size: int) -> Any:
     """Return the strategy's dataset of a worker's batches, divided among the worker's devices."""
     strategy = model.distribute_strategy
     devices = len(strategy.extended.worker_devices)
@@ -68,7 +68,7 @@ def spread(model: Any, dataset: tf.data.Dataset, batch_size: int) -> Any:
 
 
 @contextmanager
-def adapted(model: Any, dataset: tf.data.Dataset, *, several_machines: bool) -> Iterator[None]:
+def adapted(model: Any, dataset: tf.data.Dataset[Any], *, several_machines: bool) -> Iterator[None]:
     """Make Keras able to train the model under its strategy, for the length of the block.
 
     ``dataset`` holds this worker's batches. The model's own attributes are restored afterwards.

@@ -32,7 +32,7 @@ class EpochSource(Protocol):
     def epoch(self, number: int, offset: int) -> Any:
         """Return an epoch to be trained on from an offset on."""
 
-    def dataset(self, epoch: Any, offset: int) -> tf.data.Dataset:
+    def dataset(self, epoch: Any, offset: int) -> tf.data.Dataset[Any]:
         """Return this worker's batches of an epoch from an offset on."""
 
     def steps(self, epoch: Any, offset: int) -> int:
@@ -41,7 +41,7 @@ class EpochSource(Protocol):
     def after(self, epoch: Any) -> tuple[int, int]:
         """Return the epoch and the offset to train on after an epoch."""
 
-    def first_batches(self, number: int) -> tf.data.Dataset:
+    def first_batches(self, number: int) -> tf.data.Dataset[Any]:
         """Return batches to build a model with that begins with an epoch."""
 
     def interrupted(self, call: Call, sample: int) -> Call:
@@ -72,7 +72,7 @@ class RunEpochs:
     def epoch(self, number: int, offset: int) -> Epoch:  # noqa: ARG002  # as `MixEpochs.epoch`
         return self.run.epoch(number, timeout=self.timeout).in_schema(self.run.schema)
 
-    def dataset(self, epoch: Epoch, offset: int) -> tf.data.Dataset:
+    def dataset(self, epoch: Epoch, offset: int) -> tf.data.Dataset[Any]:
         return self.datasets.training(epoch, offset)
 
     def steps(self, epoch: Epoch, offset: int) -> int:
@@ -81,7 +81,7 @@ class RunEpochs:
     def after(self, epoch: Epoch) -> tuple[int, int]:
         return epoch.number + 1, 0
 
-    def first_batches(self, number: int) -> tf.data.Dataset:
+    def first_batches(self, number: int) -> tf.data.Dataset[Any]:
         # Of an epoch that is pinned, if there is any: this would pin another one before it is known
         # that the training begins with it.
         last = self.run.last
@@ -148,7 +148,7 @@ class MixEpochs:
             number, number * self.samples_per_epoch, offset + steps * self.datasets.share.step
         )
 
-    def dataset(self, epoch: MixEpoch, offset: int) -> tf.data.Dataset:
+    def dataset(self, epoch: MixEpoch, offset: int) -> tf.data.Dataset[Any]:
         return self.datasets.of_mix(self.mix, epoch.start + offset, self.steps(epoch, offset))
 
     def steps(self, epoch: MixEpoch, offset: int) -> int:
@@ -157,7 +157,7 @@ class MixEpochs:
     def after(self, epoch: MixEpoch) -> tuple[int, int]:
         return divmod(epoch.start + epoch.size, self.samples_per_epoch)
 
-    def first_batches(self, number: int) -> tf.data.Dataset:
+    def first_batches(self, number: int) -> tf.data.Dataset[Any]:
         start = min(number * self.samples_per_epoch, self.mix.consumed)
         self.mix.begin(start)
         return self.datasets.of_mix(self.mix, start, 1)

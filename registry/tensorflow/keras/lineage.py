@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from registry.errors import TrainingError
 from registry.storage.log.version import Version
+from registry.tensorflow.keras.base_classes import Callback
 from registry.training.epoch import Epoch
 from registry.training.mix import Mix
 from registry.training.run import Run
@@ -18,7 +19,7 @@ _FOLDER = "registry"
 """Folder in TensorBoard's, which shows it as a run of this name."""
 
 
-class Lineage(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no types
+class Lineage(Callback):
     """Writes what each epoch is trained on into TensorBoard, and into MLflow if a run is active.
 
     For `fit`: ``fit(model, run, …, callbacks=[TensorBoard("logs"), Lineage()])``. ``log_dir`` is

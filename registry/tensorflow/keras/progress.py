@@ -23,8 +23,8 @@ class Progress:
 
     def __init__(self, run: Run | Mix, sample: int = 0, consumed: int = 0) -> None:
         self.run = run
-        self.sample = sample
-        self.consumed = consumed
+        self.sample: int = sample
+        self.consumed: int = consumed
         self._recorder = Recorder(run)
 
     def restore(self, position: Position) -> None:
@@ -102,7 +102,7 @@ class EpochProgress(Progress):
         self.flush()
 
     def reach(self, sample: int) -> None:
-        self.sample = sample
+        self.sample: int = sample
         if not self._backed_up:
             self._recorder.reach(sample)
         # Samples after the backup are not recorded: if the process is killed, the weights that

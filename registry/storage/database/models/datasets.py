@@ -40,7 +40,7 @@ class DatasetRow(Base):
     name: ColumnElement[str] = Column(Text, nullable=False)
     splits: ColumnElement[dict[str, Any]] = Column(DOCUMENT, nullable=False)
     description: ColumnElement[str] = Column(Text, server_default=text("''"), nullable=False)
-    created_at = inserted_at()
+    created_at: ColumnElement[datetime] = inserted_at()
     dropped_at: ColumnElement[datetime | None] = Column(UtcDateTime)
     """When the dataset was dropped; some of its rows may not be deleted yet."""
     rejected_retention: ColumnElement[int] = Column(
@@ -52,7 +52,7 @@ class DatasetRow(Base):
 
     # Without AUTOINCREMENT, SQLite would give a dropped dataset's id to a new dataset, and with it
     # the rows that are not deleted yet.
-    __table_args__ = ({"sqlite_autoincrement": True},)
+    __table_args__: tuple[Any, ...] = ({"sqlite_autoincrement": True},)
 
 
 NOT_DROPPED = DatasetRow.dropped_at.is_(None)
@@ -79,20 +79,20 @@ class HeadRow(Base):
 
     __tablename__ = "heads"
 
-    dataset_id = of_dataset(primary_key=True)
-    position = counter()
+    dataset_id: ColumnElement[int] = of_dataset(primary_key=True)
+    position: ColumnElement[int] = counter()
     """Number of rows in the log, and so the position of the next one."""
-    live = counter()
+    live: ColumnElement[int] = counter()
     """Number of live samples."""
     chain: ColumnElement[bytes] = Column(LargeBinary, nullable=False)
     """Hash chain over all rows of the log."""
-    updated_at = inserted_at()
-    erased = counter()
+    updated_at: ColumnElement[datetime] = inserted_at()
+    erased: ColumnElement[int] = counter()
     """Number of this dataset's rows in `ErasureRow`."""
     schema: ColumnElement[int] = Column(Integer, server_default="0", nullable=False)
     """Number of the schema in force, one of the dataset's in `SchemaRow`."""
 
-    __table_args__ = ({"postgresql_with": {"fillfactor": 10}},)
+    __table_args__: tuple[Any, ...] = ({"postgresql_with": {"fillfactor": 10}},)
 
 
 class SchemaRow(Base):
@@ -100,12 +100,12 @@ class SchemaRow(Base):
 
     __tablename__ = "schemas"
 
-    dataset_id = of_dataset(primary_key=True)
+    dataset_id: ColumnElement[int] = of_dataset(primary_key=True)
     number: ColumnElement[int] = Column(Integer, primary_key=True, autoincrement=False)
-    since = bigint()
+    since: ColumnElement[int] = bigint()
     features: ColumnElement[dict[str, Any]] = Column(DOCUMENT, nullable=False)
     """As JSON; a feature that was added has its default, too (see `samples/schema.py`)."""
-    created_at = inserted_at()
+    created_at: ColumnElement[datetime] = inserted_at()
 
 
 class TagRow(Base):
@@ -113,12 +113,12 @@ class TagRow(Base):
 
     __tablename__ = "tags"
 
-    dataset_id = of_dataset(primary_key=True)
+    dataset_id: ColumnElement[int] = of_dataset(primary_key=True)
     name: ColumnElement[str] = Column(KEY, primary_key=True)
-    position = bigint()
+    position: ColumnElement[int] = bigint()
     chain: ColumnElement[bytes] = Column(LargeBinary, nullable=False)
     schema: ColumnElement[int] = Column(Integer, nullable=False)
-    live = bigint()
+    live: ColumnElement[int] = bigint()
     """Number of live samples of the version."""
-    created_at = inserted_at()
+    created_at: ColumnElement[datetime] = inserted_at()
     note: ColumnElement[str] = Column(Text, server_default=text("''"), nullable=False)

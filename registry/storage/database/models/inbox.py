@@ -29,22 +29,22 @@ class InboxRow(Base):
 
     __tablename__ = "inbox"
 
-    id = serial()
-    dataset_id = of_dataset()
+    id: ColumnElement[int] = serial()
+    dataset_id: ColumnElement[int] = of_dataset()
     key: ColumnElement[str | None] = Column(KEY)
     fields: ColumnElement[dict[str, Any] | None] = Column(DOCUMENT)
     """The sample as JSON (see `samples/json_codec.py`)."""
     action: ColumnElement[str] = Column(Text, server_default="insert", nullable=False)
     """A trigger refuses an unknown one when the row is inserted."""
     source: ColumnElement[str | None] = Column(Text)
-    created_at = inserted_at()
+    created_at: ColumnElement[datetime] = inserted_at()
     error: ColumnElement[str | None] = Column(Text)
     """Why the row was rejected; NULL while it waits."""
     rejected_at: ColumnElement[datetime | None] = Column(UtcDateTime)
     group_key: ColumnElement[str | None] = Column(KEY)
     """The sample's group; NULL if the row names none."""
 
-    __table_args__ = (
+    __table_args__: tuple[Any, ...] = (
         # Every read of a head checks for waiting rows, and usually there are none. The partial
         # index is then empty, however many rejected rows are kept.
         Index(

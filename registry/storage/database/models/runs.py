@@ -34,13 +34,13 @@ class RunRow(Base):
     __tablename__ = "runs"
 
     id: ColumnElement[int] = Column(Integer, primary_key=True)
-    dataset_id = of_dataset()
+    dataset_id: ColumnElement[int] = of_dataset()
     name: ColumnElement[str] = Column(Text, nullable=False)
-    seed = bigint()
+    seed: ColumnElement[int] = bigint()
     split: ColumnElement[str | None] = Column(Text)
     policy: ColumnElement[str] = Column(Text, nullable=False)
-    consumed = counter()
-    created_at = inserted_at()
+    consumed: ColumnElement[int] = counter()
+    created_at: ColumnElement[datetime] = inserted_at()
     conditions: ColumnElement[dict[str, Any] | None] = Column(OPTIONAL_DOCUMENT)
     """What the run's samples have in common, as JSON; NULL if it takes all of its split."""
     watermark: ColumnElement[int | None] = Column(BigInteger)
@@ -48,7 +48,7 @@ class RunRow(Base):
     chain: ColumnElement[bytes | None] = Column(LargeBinary)
     schema: ColumnElement[int | None] = Column(Integer)
 
-    __table_args__ = (UniqueConstraint("dataset_id", "name"),)
+    __table_args__: tuple[Any, ...] = (UniqueConstraint("dataset_id", "name"),)
 
 
 class RemovedRunRow(Base):
@@ -60,10 +60,10 @@ class RemovedRunRow(Base):
 
     __tablename__ = "removed_runs"
 
-    dataset_id = of_dataset(primary_key=True)
+    dataset_id: ColumnElement[int] = of_dataset(primary_key=True)
     name: ColumnElement[str] = Column(Text, primary_key=True)
     created_at: ColumnElement[datetime] = Column(UtcDateTime, primary_key=True)
-    removed_at = inserted_at()
+    removed_at: ColumnElement[datetime] = inserted_at()
 
 
 class EpochRow(Base):
@@ -75,15 +75,15 @@ class EpochRow(Base):
     __tablename__ = "epochs"
 
     run_id: ColumnElement[int] = Column(ForeignKey("runs.id", ondelete="CASCADE"), nullable=False)
-    number = bigint()
-    since = bigint()
-    watermark = bigint()
+    number: ColumnElement[int] = bigint()
+    since: ColumnElement[int] = bigint()
+    watermark: ColumnElement[int] = bigint()
     chain: ColumnElement[bytes] = Column(LargeBinary, nullable=False)
-    size = bigint()
-    start = bigint()
-    pinned_at = inserted_at()
+    size: ColumnElement[int] = bigint()
+    start: ColumnElement[int] = bigint()
+    pinned_at: ColumnElement[datetime] = inserted_at()
     schema: ColumnElement[int] = Column(Integer, server_default="0", nullable=False)
     older: ColumnElement[int | None] = Column(BigInteger)
     """Number of older samples that a replay of a run with conditions draws from."""
 
-    __table_args__ = (PrimaryKeyConstraint("run_id", "number"),)
+    __table_args__: tuple[Any, ...] = (PrimaryKeyConstraint("run_id", "number"),)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -34,7 +37,7 @@ class SampleRow(Base):
 
     __tablename__ = "samples"
 
-    position = bigint()
+    position: ColumnElement[int] = bigint()
     dataset_id: ColumnElement[int] = Column(Integer, nullable=False)
     bucket: ColumnElement[int] = Column(Integer, nullable=False)
     record: ColumnElement[bytes | None] = Column(LargeBinary)
@@ -44,7 +47,7 @@ class SampleRow(Base):
     """Position of the previous revision of the same key, NULL for the first."""
     source: ColumnElement[str | None] = Column(Text)
     key: ColumnElement[str] = Column(KEY, nullable=False)
-    created_at = inserted_at()
+    created_at: ColumnElement[datetime] = inserted_at()
     group_key: ColumnElement[str | None] = Column(KEY)
     """What the key belongs to, such as a task or a patient; NULL if nothing.
 
@@ -53,7 +56,7 @@ class SampleRow(Base):
     live: ColumnElement[int | None] = Column(BigInteger)
     """Number of live samples after this row, in the last row of a commit, and in some before."""
 
-    __table_args__ = (
+    __table_args__: tuple[Any, ...] = (
         PrimaryKeyConstraint("dataset_id", "position"),
         # A revision is superseded at most once, so that a key's history cannot fork.
         Index(
@@ -83,9 +86,9 @@ class ErasureRow(Base):
 
     __tablename__ = "erasures"
 
-    dataset_id = of_dataset(primary_key=True)
+    dataset_id: ColumnElement[int] = of_dataset(primary_key=True)
     number: ColumnElement[int] = Column(BigInteger, primary_key=True, autoincrement=False)
-    position = bigint()
-    erased_at = inserted_at()
+    position: ColumnElement[int] = bigint()
+    erased_at: ColumnElement[datetime] = inserted_at()
 
-    __table_args__ = (UniqueConstraint("dataset_id", "position"),)
+    __table_args__: tuple[Any, ...] = (UniqueConstraint("dataset_id", "position"),)

@@ -40,7 +40,7 @@ class ToolAnnotationRow(Base):
 
     __tablename__ = "tool_annotations"
 
-    dataset_id = of_dataset()
+    dataset_id: ColumnElement[int] = of_dataset()
     tool: ColumnElement[str] = Column(Text, nullable=False)
     annotation: ColumnElement[str] = Column(KEY, nullable=False)
     updated_at: ColumnElement[datetime | None] = Column(UtcDateTime)
@@ -52,7 +52,7 @@ class ToolAnnotationRow(Base):
     fields: ColumnElement[dict[str, Any] | None] = Column(OPTIONAL_DOCUMENT)
     """Values that one sample per task is decided from, as JSON (see `samples/json_codec.py`)."""
 
-    __table_args__ = (
+    __table_args__: tuple[Any, ...] = (
         PrimaryKeyConstraint("dataset_id", "tool", "annotation"),
         # Not beginning with dataset_id, as the primary key does, for the reason given at the
         # indexes of `samples`.
@@ -71,15 +71,15 @@ class WebhookRow(Base):
 
     __tablename__ = "webhooks"
 
-    dataset_id = of_dataset()
+    dataset_id: ColumnElement[int] = of_dataset()
     tool: ColumnElement[str] = Column(Text, nullable=False)
     mapping: ColumnElement[dict[str, Any]] = Column(DOCUMENT, nullable=False)
-    created_at = inserted_at()
+    created_at: ColumnElement[datetime] = inserted_at()
     options: ColumnElement[dict[str, Any]] = Column(
         DOCUMENT, server_default=text("'{}'"), nullable=False
     )
 
-    __table_args__ = (PrimaryKeyConstraint("dataset_id", "tool"),)
+    __table_args__: tuple[Any, ...] = (PrimaryKeyConstraint("dataset_id", "tool"),)
 
 
 class DeliveryRow(Base):
@@ -91,14 +91,14 @@ class DeliveryRow(Base):
 
     __tablename__ = "deliveries"
 
-    id = serial()
-    dataset_id = of_dataset()
+    id: ColumnElement[int] = serial()
+    dataset_id: ColumnElement[int] = of_dataset()
     tool: ColumnElement[str] = Column(Text, nullable=False)
     event: ColumnElement[str] = Column(Text, nullable=False)
     digest: ColumnElement[bytes] = Column(LargeBinary, nullable=False)
-    received_at = inserted_at()
+    received_at: ColumnElement[datetime] = inserted_at()
 
-    __table_args__ = (UniqueConstraint("dataset_id", "tool", "digest"),)
+    __table_args__: tuple[Any, ...] = (UniqueConstraint("dataset_id", "tool", "digest"),)
 
 
 class TokenRow(Base):
@@ -114,6 +114,6 @@ class TokenRow(Base):
     digest: ColumnElement[bytes] = Column(LargeBinary, unique=True, nullable=False)
     dataset: ColumnElement[str | None] = Column(Text)
     rights: ColumnElement[str] = Column(Text, nullable=False)
-    created_at = inserted_at()
+    created_at: ColumnElement[datetime] = inserted_at()
     expires_at: ColumnElement[datetime | None] = Column(UtcDateTime)
     revoked_at: ColumnElement[datetime | None] = Column(UtcDateTime)
