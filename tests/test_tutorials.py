@@ -35,7 +35,9 @@ def test_a_team_labels_and_trains_two_models(
     monkeypatch.setenv("REGISTRY_URL", postgresql_url)
     monkeypatch.chdir(tmp_path)
     sections = re.split(r"^## \d\. ", PAGE, flags=re.MULTILINE)
-    texts = [json.loads(content) for _, name, content in BLOCK.findall(PAGE) if name == "tasks.json"]
+    texts = [
+        json.loads(content) for _, name, content in BLOCK.findall(PAGE) if name == "tasks.json"
+    ]
     secrets = "".join(_commands(section) for section in sections[2:4])
     (secret, _) = re.findall(r"^rgy_\S+", secrets, re.MULTILINE)
     _commands(sections[4])
@@ -61,7 +63,9 @@ def _commands(section: str) -> str:
     """Run the commands of a section, and return what they print."""
     blocks = [content for language, _, content in BLOCK.findall(section) if language == "sh"]
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return "".join(run(*shlex.split(line)[1:], url=os.environ["REGISTRY_URL"]).stdout for line in lines)
+    return "".join(
+        run(*shlex.split(line)[1:], url=os.environ["REGISTRY_URL"]).stdout for line in lines
+    )
 
 
 def _authorization(secret: str) -> dict[str, str]:
