@@ -19,6 +19,7 @@ myst_heading_anchors = 3
 # Docstrings write the names of objects in single backticks.
 default_role = "py:obj"
 autodoc_member_order = "bysource"
+autodoc_mock_imports = ["torch"]  # its classes are only a base of ours
 autodoc_default_options = {"members": True, "show-inheritance": True}
 
 # The page of the commands is what they print as their help.

@@ -18,15 +18,21 @@ BLOCK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 """Python, commands, or the content of the file that the caption names."""
+NEEDS = {"pytorch.md": ("torch", "torchdata", "grain", "jax")}
+"""Packages of the examples of a page that are not among those of the tests."""
 WITH_EXAMPLES = [page for page in PAGES if BLOCK.search(page.read_text())]
 
 
 # Keras's own, where it saves a variable.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+# What torchdata calls in PyTorch.
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: page.name)
 def test_the_examples_of_a_page_run_in_order(
     page: Path, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for package in NEEDS.get(page.name, ()):
+        pytest.importorskip(package, reason=f"needs {package}, which `.ci/run` tests in a step")
     monkeypatch.setenv("REGISTRY_URL", sqlite_url)
     monkeypatch.chdir(tmp_path)
     text = page.read_text()

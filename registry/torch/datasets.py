@@ -68,7 +68,11 @@ class _DividedDataset(IterableDataset):  # type: ignore[misc]  # PyTorch may be 
     @property
     def _share(self) -> Share:
         """The part of this process's rank."""
-        return Share.of(self.batch_size or 1, self._rank or ALONE)
+        return Share.of(self._item_size, self._rank or ALONE)
+
+    @property
+    def _item_size(self) -> int:
+        return 1 if self.batch_size is None else self.batch_size
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         # Not in the generator, which begins later: a state is restored by one iterator only.
@@ -77,8 +81,8 @@ class _DividedDataset(IterableDataset):  # type: ignore[misc]  # PyTorch may be 
         return self._items(self._chunks(self._share, worker_shard(), skip))
 
     def _items(self, chunks: Chunks) -> Iterator[dict[str, Any]]:
-        size = self.batch_size or 1
-        for columns in batches_of(chunks, size, self._logs, self.features, self._channels):
+        logs, size = self._logs, self._item_size
+        for columns in batches_of(chunks, size, logs, self.features, self._channels):
             batch = batch_of(columns)
             # Before it is yielded: a state is read while the generator waits in `yield`.
             self._yielded += 1
@@ -114,16 +118,16 @@ class _DividedDataset(IterableDataset):  # type: ignore[misc]  # PyTorch may be 
         Raises `TrainingError` if it is the state of other samples, of another batch size, or of
         another number of ranks or workers.
         """
-        here = {**self.state_dict(), "yielded": state_dict.get("yielded")}
-        names = [name for name in here if state_dict.get(name, here) != here[name]]
-        if names or "yielded" not in state_dict:
+        here, yielded = self.state_dict(), state_dict.get("yielded")
+        names = [name for name in here if name != "yielded" and here[name] != state_dict.get(name)]
+        if names or not isinstance(yielded, int) or yielded < 0:
             differences = [f"{name} {state_dict.get(name)!r}, not {here[name]!r}" for name in names]
             raise TrainingError(
                 f"the state is of another dataset ({'; '.join(differences) or 'no position'}): "
                 "make the dataset and its DataLoader as they were when it was saved, or begin at "
                 "another sample by start="
             )
-        self._yielded, self._restored = operator.index(state_dict["yielded"]), True
+        self._yielded, self._restored = yielded, True
 
 
 class EpochDataset(_DividedDataset):
@@ -211,9 +215,8 @@ class StreamDataset(_DividedDataset):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue where a state was saved, as by `EpochDataset.load_state_dict`."""
-        start = operator.index(state_dict.get("start", self.start))
         super().load_state_dict({**state_dict, "start": self.start})
-        self.start = start
+        self.start = state_dict["start"]
 
     def _chunks(self, share: Share, worker: Shard, skip: int) -> Chunks:
         number, workers = worker
