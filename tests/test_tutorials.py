@@ -56,7 +56,7 @@ def test_a_team_labels_and_trains_two_models(
         assert len(reg.open("moods")) == len(texts[0]) == 6
         printed = capsys.readouterr().out
         assert "large: 6 samples in the last epoch" in printed
-    _commands(sections[6])
+    _commands(sections[6] + sections[7])
 
 
 def _commands(section: str) -> str:
