@@ -32,6 +32,7 @@ from benchmarks.one_row import insert_one_row
 from benchmarks.quiet import quiet
 from benchmarks.reading import flatness, read_images, read_numbers
 from benchmarks.server import postgresql
+from benchmarks.sizes import sizes
 from benchmarks.sqlite import sqlite
 from benchmarks.tables import arrow
 
@@ -60,6 +61,7 @@ SUBJECTS: dict[str, Subject] = {
     "memory": memory,
     "history": history,
     "sqlite": sqlite,
+    "sizes": sizes,
     "sync": sync,
     "filter": filter_,
     "count": counting,

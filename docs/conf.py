@@ -1,12 +1,13 @@
 """Sphinx builds the pages: ``sphinx-build -W docs build/docs``."""
 
+import sys
 from pathlib import Path
 
-import typer.main
-from typer.cli import get_docs_for_click
-
 import registry
-from registry.cli import app
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from reference_pages import write_pages
 
 project = "Registry"
 author = "The Registry authors"
@@ -22,8 +23,4 @@ autodoc_member_order = "bysource"
 autodoc_mock_imports = ["torch"]  # its classes are only a base of ours
 autodoc_default_options = {"members": True, "show-inheritance": True}
 
-# The page of the commands is what they print as their help.
-command = typer.main.get_command(app)
-context = command.context_class(command, info_name="registry")
-page = get_docs_for_click(obj=command, ctx=context, name="registry", title="Commands")
-Path(__file__).with_name("reference").joinpath("commands.md").write_text(page)
+write_pages()

@@ -76,39 +76,69 @@ def _unpickled(kind: type[RegistryError], args: tuple[Any, ...]) -> RegistryErro
 
 
 class InvalidURLError(RegistryError):
-    """A database URL that cannot be used. The message never contains the URL's password."""
+    """A database URL that cannot be used. The message never contains the URL's password.
+
+    Remedy: write ``postgresql://user@host/database`` or ``sqlite:///path/to/file.db``; the message
+    says what is wrong with this one.
+    """
 
 
 class SchemaError(RegistryError):
-    """The database's schema revision is not the one that this version of the package needs."""
+    """The database's schema revision is not the one that this version of the package needs.
+
+    Remedy: compare the version of the package with the one that last ran ``registry init``.
+    """
 
 
 class SchemaMissingError(SchemaError):
-    """The database has no registry tables; `registry init` creates them."""
+    """The database has no registry tables; `registry init` creates them.
+
+    Remedy: run ``registry init``, or correct the URL.
+    """
 
 
 class SchemaTooOldError(SchemaError):
-    """The schema is older than this version of the package; `registry init` upgrades it."""
+    """The schema is older than this version of the package; `registry init` upgrades it.
+
+    Remedy: run ``registry init`` as the tables' owner; it does not stop writers.
+    """
 
 
 class SchemaTooNewError(SchemaError):
-    """The schema is newer than this version of the package; upgrade the package."""
+    """The schema is newer than this version of the package; upgrade the package.
+
+    Remedy: upgrade the package in this environment.
+    """
 
 
 class TransientError(RegistryError):
-    """A retry may succeed. Appends and reads have already retried, up to their deadline."""
+    """A retry may succeed. Appends and reads have already retried, up to their deadline.
+
+    Remedy: try again later; what was being written is stored whole or not at all, and sending it
+    again with the same keys stores nothing twice.
+    """
 
 
 class DatabaseUnavailableError(TransientError):
-    """The database is down or unreachable, or a connection to it was lost."""
+    """The database is down or unreachable, or a connection to it was lost.
+
+    Remedy: start the database or correct the address; to wait longer, ``connect(timeout=…)``.
+    """
 
 
 class ConflictError(TransientError):
-    """A conflict with another transaction: a deadlock, or a lock not acquired in time."""
+    """A conflict with another transaction: a deadlock, or a lock not acquired in time.
+
+    Remedy: try again; if it repeats, look for a transaction that stays open, in
+    ``pg_stat_activity``.
+    """
 
 
 class LockTimeoutError(ConflictError):
-    """A lock was not acquired within the time that the database setting ``setting`` allows."""
+    """A lock was not acquired within the time that the database setting ``setting`` allows.
+
+    Remedy: end the transaction that holds the lock, or raise the setting for this role.
+    """
 
     def __init__(self, message: str, setting: str = "lock_timeout") -> None:
         super().__init__(message)
@@ -116,27 +146,46 @@ class LockTimeoutError(ConflictError):
 
 
 class ReplicaBehindError(TransientError):
-    """A standby, or a replica, has not yet received the primary's changes."""
+    """A standby, or a replica, has not yet received the primary's changes.
+
+    Remedy: wait until the standby has caught up, or connect to the primary.
+    """
 
 
 class DatabaseError(RegistryError):
-    """The database rejected the statement, and a retry does not help."""
+    """The database rejected the statement, and a retry does not help.
+
+    Remedy: read the message, which is the database's; ``registry doctor`` checks the rest.
+    """
 
 
 class ReadOnlyError(DatabaseError):
-    """A write to a read-only database: a standby, or a file without write permission."""
+    """A write to a read-only database: a standby, or a file without write permission.
+
+    Remedy: connect to the primary, or make the file writable.
+    """
 
 
 class PermissionDeniedError(DatabaseError):
-    """The database user lacks a privilege that this operation needs."""
+    """The database user lacks a privilege that this operation needs.
+
+    Remedy: have the tables' owner run ``registry grants`` for this role, also after each upgrade.
+    """
 
 
 class DiskFullError(DatabaseError):
-    """The database has no disk space left; no row of the batch was stored."""
+    """The database has no disk space left; no row of the batch was stored.
+
+    Remedy: free space on the database's disk, and send the batch again.
+    """
 
 
 class EncodingError(DatabaseError):
-    """A PostgreSQL database whose ``encoding`` is not UTF8, so that keys might be altered."""
+    """A PostgreSQL database whose ``encoding`` is not UTF8, so that keys might be altered.
+
+    Remedy: load a dump into a database that was created with ``ENCODING 'UTF8' TEMPLATE
+    template0``, and run ``registry doctor`` on that.
+    """
 
     remedy = (
         "create one by CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, load a dump of this "
@@ -153,7 +202,10 @@ class EncodingError(DatabaseError):
 
 
 class StatementTimeoutError(DatabaseError):
-    """The database cancelled a statement or transaction that ran longer than ``setting`` allows."""
+    """The database cancelled a statement or transaction that ran longer than ``setting`` allows.
+
+    Remedy: raise the setting for this role, or ask for fewer rows at a time.
+    """
 
     def __init__(self, message: str, setting: str = "statement_timeout") -> None:
         super().__init__(message)
@@ -161,11 +213,17 @@ class StatementTimeoutError(DatabaseError):
 
 
 class FeatureError(RegistryError):
-    """An invalid feature or split definition."""
+    """An invalid feature or split definition.
+
+    Remedy: correct the definition that the message names.
+    """
 
 
 class DatasetNotFoundError(RegistryError):
-    """No dataset has this name; ``suggestion`` is the closest existing name, or None."""
+    """No dataset has this name; ``suggestion`` is the closest existing name, or None.
+
+    Remedy: use the name that the message suggests, or one of ``registry ls``.
+    """
 
     def __init__(
         self, name: str, existing: Iterable[str], renamed: tuple[str, str] | None = None
@@ -185,7 +243,10 @@ class DatasetNotFoundError(RegistryError):
 
 
 class DatasetExistsError(RegistryError):
-    """A dataset of this name already exists."""
+    """A dataset of this name already exists.
+
+    Remedy: open it, or choose another name.
+    """
 
     def __init__(self, name: str) -> None:
         super().__init__(f"a dataset named {name!r} exists already; open it or choose another name")
@@ -193,7 +254,10 @@ class DatasetExistsError(RegistryError):
 
 
 class RenameError(RegistryError):
-    """A dataset that cannot be renamed, because of the token ``token``; nothing was changed."""
+    """A dataset that cannot be renamed, because of the token ``token``; nothing was changed.
+
+    Remedy: revoke the token, or choose another name.
+    """
 
     def __init__(self, token: str, reason: str) -> None:
         super().__init__(
@@ -207,6 +271,8 @@ class DatasetDroppedError(RegistryError):
     """The dataset was dropped after this process opened it.
 
     A new dataset of the same name is another dataset: open it by name.
+
+    Remedy: open by name the dataset that you want.
     """
 
     def __init__(self) -> None:
@@ -214,7 +280,10 @@ class DatasetDroppedError(RegistryError):
 
 
 class SampleNotFoundError(RegistryError):
-    """No live sample of the dataset has this key."""
+    """No live sample of the dataset has this key.
+
+    Remedy: check the key; ``history(key)`` lists the key's revisions.
+    """
 
     def __init__(self, key: str, why: str = "no sample has this key") -> None:
         super().__init__(f"key {key!r}: {why}")
@@ -231,6 +300,8 @@ class InvalidSampleError(RegistryError):
 
     ``row`` counts from 0 within the batch. For a whole row, ``feature`` is None; for a whole
     column, ``row`` and ``key`` are.
+
+    Remedy: correct the value that the message names, and insert the batch again.
     """
 
     def __init__(
@@ -255,6 +326,8 @@ class ImportFileError(RegistryError):
     ``line`` counts from 1, in units of ``unit``: "line", or "row" or "record" in a file without
     lines. ``stored`` is the number of the file's rows that earlier batches stored. Importing the
     repaired file again leaves those rows unchanged and adds the rest.
+
+    Remedy: correct the line, and import the file again.
     """
 
     def __init__(
@@ -292,7 +365,10 @@ class ImportFileError(RegistryError):
 
 
 class ExportFileError(RegistryError):
-    """A file that cannot be written. An earlier file at its path is left unchanged."""
+    """A file that cannot be written. An earlier file at its path is left unchanged.
+
+    Remedy: choose another path, or make room; the message has the system's reason.
+    """
 
     def __init__(self, reason: str, *, file: str) -> None:
         super().__init__(f"{file}: {reason}")
@@ -301,11 +377,18 @@ class ExportFileError(RegistryError):
 
 
 class VersionError(RegistryError):
-    """A dataset version (``name@watermark:chain``) that is not in this database."""
+    """A dataset version (``name@watermark:chain``) that is not in this database.
+
+    Remedy: ``registry log`` lists the positions; a version of another copy of the dataset needs
+    that database.
+    """
 
 
 class TagError(VersionError):
-    """A tag that does not exist, that points to another version, or whose name is not valid."""
+    """A tag that does not exist, that points to another version, or whose name is not valid.
+
+    Remedy: ``registry tags`` lists the tags; to move one, ``move=True``.
+    """
 
     def __init__(self, message: str, tag: str) -> None:
         super().__init__(message)
@@ -313,11 +396,17 @@ class TagError(VersionError):
 
 
 class QueryError(RegistryError):
-    """A query in SQL that is refused, or that fails; it changes nothing."""
+    """A query in SQL that is refused, or that fails; it changes nothing.
+
+    Remedy: write one statement that reads; the message has what the database says of it.
+    """
 
 
 class ImageError(RegistryError):
-    """A stored image that cannot be decoded; the attributes locate it in its dataset."""
+    """A stored image that cannot be decoded; the attributes locate it in its dataset.
+
+    Remedy: update or retract the sample; ``registry verify --images`` finds others.
+    """
 
     def __init__(
         self, reason: str, dataset: str, *, position: int, key: str, feature: str | None = None
@@ -339,6 +428,8 @@ class ErasedError(RegistryError):
 
     For an epoch of a run with conditions, they may be all that were erased since: nobody knows any
     more which of them met the conditions.
+
+    Remedy: read a later epoch or version, which does not have these samples.
     """
 
     def __init__(
@@ -357,6 +448,8 @@ class LogGapError(RegistryError):
     """The log holds only ``found`` rows at the positions ``[after, until)``.
 
     Raised instead of returning a short page, which would skip samples silently.
+
+    Remedy: stop writing, and restore the rows from a backup; nothing in the registry removes them.
     """
 
     def __init__(self, after: int, until: int, found: int) -> None:
@@ -374,6 +467,8 @@ class RunNotFoundError(RegistryError):
     """No run of the dataset has this name, or it was removed after this process opened it.
 
     ``suggestion`` is the closest name of an existing run, or None.
+
+    Remedy: use the name that the message suggests, or one of ``registry run ls``.
     """
 
     def __init__(self, name: str, existing: Iterable[str] | None) -> None:
@@ -390,15 +485,25 @@ class RunNotFoundError(RegistryError):
 
 
 class RunMismatchError(RegistryError):
-    """A run of this name exists with a different seed, split, policy or conditions."""
+    """A run of this name exists with a different seed, split, policy or conditions.
+
+    Remedy: open the run with its own settings, or take another name.
+    """
 
 
 class EpochError(RegistryError):
-    """An epoch that cannot be pinned: the previous one is not pinned, or there are no samples."""
+    """An epoch that cannot be pinned: the previous one is not pinned, or there are no samples.
+
+    Remedy: begin the epochs in order; where there are no samples, insert some or wait with a
+    ``timeout``.
+    """
 
 
 class RewindError(EpochError):
-    """A consumed count, ``asked``, lower than ``consumed``, which a run or a mix has recorded."""
+    """A consumed count, ``asked``, lower than ``consumed``, which a run or a mix has recorded.
+
+    Remedy: ``advance(samples)`` adds to the count; ``rewind=True`` goes back on purpose.
+    """
 
     def __init__(self, holder: str, consumed: int, asked: int) -> None:
         super().__init__(
@@ -417,6 +522,8 @@ class MixPositionError(EpochError):
     """The runs of a mix have consumed numbers of samples that no position of the mix has.
 
     ``consumed`` has the number of each run, ``reached`` is the last position that all have reached.
+
+    Remedy: ``mix.record(error.reached, rewind=True)``, or take runs of other names.
     """
 
     def __init__(self, mix: str, consumed: Sequence[tuple[str, int]], reached: int) -> None:
@@ -433,34 +540,61 @@ class MixPositionError(EpochError):
 
 
 class TrainingError(RegistryError, TypeError):
-    """A model, data or arguments unusable for training; no epoch was pinned or trained on."""
+    """A model, data or arguments unusable for training; no epoch was pinned or trained on.
+
+    Remedy: correct what the message names; then call again.
+    """
 
 
 class NotAnArrayError(TrainingError, AttributeError):
-    """A run or an epoch was passed as if it were the data, as in ``model.fit(run)``."""
+    """A run or an epoch was passed as if it were the data, as in ``model.fit(run)``.
+
+    Remedy: pass ``EpochDataset(epoch, …)`` or ``StreamDataset(run, …)``, or call
+    ``registry.keras.fit``.
+    """
 
     # Also an AttributeError, so that ``hasattr(run, "shape")`` is False.
 
 
 class DivergenceError(RegistryError):
-    """The database's history differs from the one that was read, written or trained on."""
+    """The database's history differs from the one that was read, written or trained on.
+
+    Remedy: find out which database is right: restore the newer one, or begin a run of another name
+    on this one.
+    """
 
 
 class MirrorError(RegistryError):
-    """The local copy of a log cannot be repaired, or was removed while a dataset read it."""
+    """The local copy of a log cannot be repaired, or was removed while a dataset read it.
+
+    Remedy: check the disk, or point ``$REGISTRY_CACHE`` elsewhere; the mirror is filled again.
+    """
 
 
 class DivergenceWarning(UserWarning):
-    """The local copy held rows of a history that the database does not have; it dropped them."""
+    """The local copy held rows of a history that the database does not have; it dropped them.
+
+    Remedy: find out whether the database was restored from an older backup on purpose.
+    """
 
 
 class CacheWarning(UserWarning):
-    """The cache directory cannot be used; every read goes to the database."""
+    """The cache directory cannot be used; every read goes to the database.
+
+    Remedy: point ``$REGISTRY_CACHE`` to a local directory with room.
+    """
 
 
 class ReplicaWarning(UserWarning):
-    """The replica is unreachable or lags too far; reads go to the primary for a while."""
+    """The replica is unreachable or lags too far; reads go to the primary for a while.
+
+    Remedy: start the replica, or wait until it has caught up; to stop instead, make the warning an
+    error.
+    """
 
 
 class FreshModelWarning(UserWarning):
-    """A model whose optimizer has made no step continues a run that already has progress."""
+    """A model whose optimizer has made no step continues a run that already has progress.
+
+    Remedy: load the model's weights, or begin with ``initial_epoch=0``; the message says both.
+    """

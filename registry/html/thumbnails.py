@@ -34,7 +34,10 @@ _QUALITY = 82
 
 
 class ThumbnailError(RegistryError):
-    """An image that is not drawn; the message says why."""
+    """An image that is not drawn; the message says why.
+
+    Remedy: none is needed; the page shows the reason in place of the picture.
+    """
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,10 @@ _UPLOADS = "/data/"
 
 
 class MediaError(RegistryError):
-    """A prefix or a token that cannot be used to fetch media. The message holds no secret."""
+    """A prefix or a token that cannot be used to fetch media. The message holds no secret.
+
+    Remedy: correct the prefix, or the variable that has the token.
+    """
 
 
 class Fetches(Protocol):

@@ -21,7 +21,10 @@ Secrets = Mapping[str, Mapping[str, tuple[str, ...]]]
 
 
 class SettingsError(RegistryError):
-    """An invalid setting of the server. The message never contains a secret."""
+    """An invalid setting of the server. The message never contains a secret.
+
+    Remedy: correct the option or the variable that the message names.
+    """
 
 
 @dataclass(frozen=True)

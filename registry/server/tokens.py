@@ -33,7 +33,10 @@ _ROTATED = "~"
 
 
 class TokenError(RegistryError):
-    """A token cannot be created, or there is none of the name to revoke or rotate."""
+    """A token cannot be created, or there is none of the name to revoke or rotate.
+
+    Remedy: correct what the message names; ``registry token ls`` lists the tokens.
+    """
 
 
 @dataclass(frozen=True)

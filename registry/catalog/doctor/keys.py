@@ -45,7 +45,7 @@ def check_keys(engine: Engine) -> Iterator[Finding]:
                 f"dataset {log.name}",
                 f"{count} samples have other keys than were inserted, since the client had another "
                 f"encoding: {', '.join(examples)}",
-                'insert them into another dataset (docs/databases.md, "Encodings")',
+                'insert them into another dataset (docs/operate/postgresql.md, "Encodings")',
             )
 
 

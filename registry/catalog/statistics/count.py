@@ -22,7 +22,10 @@ COUNTED_NOW = 1 << 16
 
 
 class StatisticsError(RegistryError):
-    """Statistics cannot be kept or read."""
+    """Statistics cannot be kept or read.
+
+    Remedy: point ``$REGISTRY_CACHE`` to a directory with room.
+    """
 
     @classmethod
     def unusable(cls, dataset: str, error: OSError) -> Self:

@@ -35,7 +35,7 @@ from registry.server.webhook_signatures import Delivery, check_cvat, check_stand
 
 router: APIRouter = APIRouter(prefix="/v1/datasets/{name}/webhooks", tags=["webhooks"])
 
-_FAILURES = failures(400, 401, 404, 408, 413, 415, 421, 503)
+_FAILURES = failures(400, 401, 404, 408, 413, 415, 421, 422, 503)
 _CVAT_DETAIL = "CVAT's events carry no annotations: export them as COCO and `registry insert` that"
 
 

@@ -111,7 +111,10 @@ _SEQUENCES = ("datasets", "inbox", "runs", "deliveries")
 
 
 class RoleError(RegistryError):
-    """A role that does not exist, or a SQLite database, which has no roles."""
+    """A role that does not exist, or a SQLite database, which has no roles.
+
+    Remedy: create the role first; on SQLite, protect the file instead.
+    """
 
 
 def statements(engine: Engine, roles: Mapping[Kind, Iterable[str]]) -> list[str]:

@@ -84,7 +84,10 @@ class LeftOut:
 
 
 class LimitsError(RegistryError):
-    """The limits are out of range."""
+    """The limits are out of range.
+
+    Remedy: give a whole number in the range that the message names.
+    """
 
 
 def listed(engine: Engine, dataset_id: int, after: int, limit: int | None) -> Iterator[Refused]:

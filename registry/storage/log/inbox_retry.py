@@ -21,7 +21,10 @@ from registry.storage.log.writer import Writer, transact_in
 
 
 class RejectedRowNotFoundError(RegistryError):
-    """No rejected row has this id; it may have been moved or removed, or be locked."""
+    """No rejected row has this id; it may have been moved or removed, or be locked.
+
+    Remedy: ``registry inbox ls`` lists the rows that can be tried again.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(f"there is no rejected row {number}; it may have been moved or removed")
