@@ -515,7 +515,10 @@ class RewindError(EpochError):
 
 
 class OffsetError(EpochError, IndexError):
-    """An epoch has no sample at this offset; `IndexError` is what ends a loop over a sequence."""
+    """An epoch has no sample at this offset; `IndexError` is what ends a loop over a sequence.
+
+    Remedy: give an offset below ``len(epoch)``.
+    """
 
 
 class MixPositionError(EpochError):
