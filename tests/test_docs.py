@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.commands import run
+from tests.support.commands import parse, run
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference"
@@ -24,6 +24,9 @@ BLOCK = re.compile(
 says why the block is not run."""
 NEEDS = {"pytorch.md": ("torch", "torchdata", "grain", "jax")}
 """Packages of the examples of a page that are not among those of the tests."""
+COMMAND = re.compile(r"^(?: {4})?(?:\$ )?registry (?!…)([a-z].*)$", re.MULTILINE)
+"""A line of a block; in a paragraph, a line begins with code in backticks."""
+SHELL = {"|", ">", "&&", ";", "&"}
 WITH_EXAMPLES = [page for page in PAGES if BLOCK.search(page.read_text())]
 
 
@@ -55,6 +58,16 @@ def test_the_examples_of_a_page_run_in_order(
                 program, *arguments = shlex.split(command)
                 assert program == "registry"
                 run(*arguments, url=sqlite_url)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_the_commands_of_a_page_take_their_arguments(page: Path) -> None:
+    # Also those that are not run: they need a tool, a token, files or a terminal.
+    text = page.read_text().replace("\\\n", " ")
+    for command in COMMAND.findall(text):
+        words = shlex.split(command, comments=True)
+        end = next((i for i, word in enumerate(words) if word in SHELL), len(words))
+        parse(words[:end])
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)

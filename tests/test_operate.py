@@ -9,15 +9,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from typer.main import get_command
 
 import registry
 from registry import Tensor
-from registry.cli import app
+from tests.support.commands import parse
 
 DOCS = Path(__file__).parent.parent / "docs"
 OPERATE = sorted(DOCS.glob("operate/*.md"))
@@ -126,12 +124,9 @@ def test_the_settings_of_the_pooler_are_those_of_a_pool_in_transaction_mode() ->
 
 
 def check_command(command: list[str]) -> None:
-    """Parse the arguments of a command of the registry; a shell's are found in its script."""
+    """Parse the arguments of a command of the registry; a shell's are in its script."""
     if command[0] == "sh":
         command = re.findall(r"registry \w+", command[-1])[0].split()
-    program, name, *arguments = command
+    program, *arguments = command
     assert program == "registry"
-    group: Any = get_command(app)
-    with group.make_context("registry", [name], resilient_parsing=True) as context:
-        chosen = group.get_command(context, name)
-        chosen.make_context(name, arguments)
+    parse(arguments)

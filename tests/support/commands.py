@@ -6,13 +6,15 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from typer import testing
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
+from registry.cli import app as all_commands
 from registry.cli.base import app
 
 # Typer creates all commands each time that a test runs one, which takes longer than most of them.
@@ -25,6 +27,30 @@ def run(*arguments: object, url: str | None = None, code: int = 0) -> Result:
     result = CliRunner().invoke(app, [str(each) for each in arguments], env=environment)
     assert result.exit_code == code, result.output
     return result
+
+
+@functools.cache
+def _all_commands() -> Any:
+    return get_command(all_commands)
+
+
+def parse(arguments: Sequence[str]) -> None:
+    """Parse a command's arguments without running it; raises an error for what it does not take.
+
+    A file that does not exist is none.
+    """
+    command = _all_commands()
+    context = command.make_context("registry", [arguments[0]], resilient_parsing=True)
+    rest = list(arguments)
+    while hasattr(command, "commands"):
+        name = rest.pop(0)
+        command = command.get_command(context, name)
+        assert command is not None, f"there is no command {name!r}"
+    try:
+        command.make_context("registry", rest)
+    except Exception as error:
+        if not str(error).endswith("does not exist."):
+            raise
 
 
 @contextmanager
