@@ -16,8 +16,8 @@ PACKAGE = Path(registry.__file__).parent
 ERRORS = """\
 # Errors
 
-What this package raises is a `RegistryError`, whose message has the values. An error that is
-indented is a kind of the one above it. Those of `registry.errors` have their facts as attributes,
+What this package raises is a `RegistryError`, whose message has the values. An error with a
+dash is a kind of the one above that has a dash less. Those of `registry.errors` have their facts as attributes,
 which [the Python API](api.md#errors) lists.
 """
 
@@ -42,7 +42,8 @@ def errors_page() -> str:
 def remedy(kind: type) -> tuple[str, str]:
     """Return what the docstring of an error says: what happened, and what to do."""
     cause, _, what = inspect.cleandoc(kind.__doc__ or "").partition("Remedy: ")
-    return one_line(cause), one_line(what)
+    what = one_line(what)
+    return one_line(cause), what[:1].upper() + what[1:]
 
 
 def _below(kind: type, depth: int = 0) -> Iterator[tuple[type, int]]:
@@ -63,5 +64,5 @@ def _is_warning(value: object) -> bool:
 
 def _error_row(kind: type, depth: int = 0) -> str:
     cause, what = remedy(kind)
-    name = "\N{NO-BREAK SPACE}" * 4 * depth + f"`{kind.__name__}`"
+    name = "\N{EN DASH} " * depth + f"`{kind.__name__}`"
     return f"|{name}|{in_cell(cause)}|{in_cell(what)}|"

@@ -57,7 +57,7 @@ def test_the_page_of_http_has_all_routes_and_forms(pages: ModuleType) -> None:
 
 def test_each_error_says_what_to_do(pages: ModuleType) -> None:
     page, rows = pages.errors_page(), {}
-    for name, cause, remedy in re.findall(r"^\|[\xa0]*`(\w+)`\|(.*)\|(.*)\|$", page, re.MULTILINE):
+    for name, cause, remedy in re.findall(r"^\|[^|`]*`(\w+)`\|(.*)\|(.*)\|$", page, re.MULTILINE):
         rows[name] = (cause, remedy)
     kinds = {
         each.__name__
