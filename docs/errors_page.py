@@ -16,9 +16,9 @@ PACKAGE = Path(registry.__file__).parent
 ERRORS = """\
 # Errors
 
-What this package raises is a `RegistryError`, whose message has the values. An error with a
-dash is a kind of the one above that has a dash less. Those of `registry.errors` have their facts as attributes,
-which [the Python API](api.md#errors) lists.
+What this package raises is a `RegistryError`, whose message has the values. An error with a dash is
+a kind of the one above that has a dash less. Those of `registry.errors` have their facts as
+attributes, which [the Python API](api.md#errors) lists.
 """
 
 
