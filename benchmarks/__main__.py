@@ -29,6 +29,7 @@ from benchmarks.memory import memory
 from benchmarks.mirroring import sync
 from benchmarks.numpy_batches import batches
 from benchmarks.one_row import insert_one_row
+from benchmarks.pages import pages
 from benchmarks.quiet import quiet
 from benchmarks.reading import flatness, read_images, read_numbers
 from benchmarks.server import postgresql
@@ -81,6 +82,7 @@ SUBJECTS: dict[str, Subject] = {
     "large-texts": imported_late("large", "large_texts"),
     "scale": imported_late("scale", "scale"),
     "serve": imported_late("serving", "serve"),
+    "pages": pages,
 }
 Name = StrEnum("Name", {name: name for name in SUBJECTS})  # type: ignore[misc]
 
