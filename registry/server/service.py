@@ -76,7 +76,7 @@ class OpenDataset:
 
 
 class Service:
-    """The state of one server; its methods are for one event loop."""
+    """The state of one server; its methods, unless they say so, are for one event loop."""
 
     def __init__(self, registry: Registry, settings: ServerSettings) -> None:
         self.registry = registry
@@ -95,8 +95,8 @@ class Service:
             session_key(cache_folder()), address, settings.session_seconds
         )
         self.overview: Recent[Any] = Recent(FRESH)
-        self.shared_pages: RecentOf[str] = RecentOf(FRESH, 128)
         """What the page of all datasets has of each (see `pages/datasets.py`)."""
+        self.shared_pages: RecentOf[str] = RecentOf(FRESH, 128)
         self._datasets: dict[str, OpenDataset] = {}
         self._committers: dict[str, GroupCommitter] = {}
 
@@ -107,14 +107,18 @@ class Service:
         """
         if (dataset := self._datasets.get(name)) is not None:
             return dataset
+        return await self.pools.read(self.open_here, name)
+
+    def open_here(self, name: str) -> OpenDataset:
+        """Return what `open` does. Blocks: call it in a thread."""
+        if (dataset := self._datasets.get(name)) is not None:
+            return dataset
         # The name is any text of a URL: without this, each invalid one would cost a query.
         if not _NAME.fullmatch(name):
             raise DatasetNotFoundError(name[:200], ())
-        dataset = await self.pools.read(OpenDataset, self.registry, name)
-        if "@" not in name:
-            # Not for versions: a dataset has as many as it has positions, and all would stay open.
-            self._datasets[name] = dataset
-        return dataset
+        dataset = OpenDataset(self.registry, name)
+        # Not for versions: a dataset has as many as it has positions, and all would stay open.
+        return dataset if "@" in name else self._datasets.setdefault(name, dataset)
 
     async def names_media(self, dataset: OpenDataset) -> bool:
         """Return whether an event may have to fetch the content of a feature of the dataset."""

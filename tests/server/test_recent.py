@@ -60,3 +60,17 @@ def test_recent_results_are_kept_for_their_time_and_for_the_last_keys() -> None:
     for _ in range(2):
         fresh.get("d", work("d"))
     assert calls[4:] == ["d", "d"]
+
+
+def test_what_is_kept_is_given_without_a_call_until_it_is_too_old(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("registry.server.pages.recent.time.monotonic", lambda: now[0])
+    pages = RecentOf[str](1.0, 2)
+    assert pages.kept("a") is None
+    pages.get("a", lambda: "page")
+    now[0] += 0.9
+    assert (pages.kept("a"), pages.kept("b")) == ("page", None)
+    now[0] += 0.2
+    assert pages.kept("a") is None

@@ -46,12 +46,13 @@ async def dataset_page(name: str, request: Request) -> Response:
     """Show what is in a dataset, or in a version of one."""
     viewer = await viewer_of(request, name)
     service = service_of(request)
-    dataset = await service.open(name)
     return await show_shared(
         request,
         viewer,
         "dataset.html",
-        lambda: dataset.use(lambda opened: _overview(opened, name, service.counts.of(opened))),
+        lambda: service.open_here(name).use(
+            lambda opened: _overview(opened, name, service.counts.of(opened))
+        ),
     )
 
 
@@ -70,12 +71,11 @@ async def samples_page(name: str, request: Request, before: Before = None) -> Re
         if named != name:
             return redirect(samples_path(named, query.parameters()))
     service = service_of(request)
-    dataset = await service.open(name)
     return await show_shared(
         request,
         viewer,
         "samples_page.html",
-        lambda: dataset.use(
+        lambda: service.open_here(name).use(
             lambda opened: _samples(opened, name, query, service.counts.of(opened))
         ),
     )

@@ -22,6 +22,11 @@ class Recent(Generic[Value]):
         self._lock = threading.Lock()
         self._last: tuple[float, Value] | None = None
 
+    def kept(self) -> Value | None:
+        """Return the last result unless it is too old."""
+        last = self._last
+        return None if last is None or time.monotonic() - last[0] >= self._seconds else last[1]
+
     def get(self, work: Callable[[], Value]) -> Value:
         """Return the last result of ``work``, or call it; an error is raised and not kept."""
         last = self._last
@@ -55,6 +60,12 @@ class RecentOf(Generic[Value]):
         self._lock = threading.Lock()
         self._used: OrderedDict[Hashable, tuple[float, Recent[Value]]] = OrderedDict()
         """When each was asked for, the last one last."""
+
+    def kept(self, key: Hashable) -> Value | None:
+        """Return the last result for a key unless it is too old; never waits for ``work``."""
+        with self._lock:
+            _, recent = self._used.get(key, (0, None))
+        return None if recent is None else recent.kept()
 
     def get(self, key: Hashable, work: Callable[[], Value]) -> Value:
         """Return the last result of ``work`` for a key, or call it, as `Recent.get` does."""

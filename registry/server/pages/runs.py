@@ -16,7 +16,7 @@ from registry.errors import DivergenceError, EpochError, ErasedError, RunNotFoun
 from registry.server.pages.dataset import frame
 from registry.server.pages.paths import dataset_path, run_path
 from registry.server.pages.run_charts import change_charts, epoch_charts
-from registry.server.pages.viewer import show, viewer_of
+from registry.server.pages.viewer import show_shared, viewer_of
 from registry.server.problems import Problem
 from registry.server.routes.datasets import service_of
 from registry.server.service import Service
@@ -73,12 +73,12 @@ async def runs_page(
     if run is not None:
         return await _show_run(name, run, request, before, None, None)
     viewer = await viewer_of(request, name)
-    dataset = await service_of(request).open(name)
-    return await show(
+    service = service_of(request)
+    return await show_shared(
         request,
         viewer,
         "runs.html",
-        lambda: dataset.use(lambda opened: _runs(opened, name, after)),
+        lambda: service.open_here(name).use(lambda opened: _runs(opened, name, after)),
     )
 
 
@@ -105,13 +105,14 @@ async def _show_run(
 ) -> Response:
     viewer = await viewer_of(request, name)
     service = service_of(request)
-    dataset = await service.open(name)
     compared = None if since is None or until is None else (since, until)
-    return await show(
+    return await show_shared(
         request,
         viewer,
         "run.html",
-        lambda: dataset.use(lambda opened: _run(service, opened, name, run, before, compared)),
+        lambda: service.open_here(name).use(
+            lambda opened: _run(service, opened, name, run, before, compared)
+        ),
     )
 
 

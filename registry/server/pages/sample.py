@@ -27,7 +27,7 @@ from registry.html.samples import draw_sample, picture_of
 from registry.html.thumbnails import Thumbnail, ThumbnailError
 from registry.server.pages.paths import dataset_path, picture_path, run_path, sample_path
 from registry.server.pages.responses import secured
-from registry.server.pages.viewer import show, viewer_of
+from registry.server.pages.viewer import show_shared, viewer_of
 from registry.server.problems import Problem
 from registry.server.routes.datasets import service_of
 
@@ -73,12 +73,12 @@ async def sample_page(name: str, key: str, request: Request, before: _Before = N
 async def show_sample(name: str, key: str, request: Request, before: int | None) -> Response:
     """Return the page of a sample."""
     viewer = await viewer_of(request, name)
-    dataset = await service_of(request).open(name)
-    return await show(
+    service = service_of(request)
+    return await show_shared(
         request,
         viewer,
         "sample.html",
-        lambda: dataset.use(lambda opened: _values(opened, name, key, before)),
+        lambda: service.open_here(name).use(lambda opened: _values(opened, name, key, before)),
     )
 
 

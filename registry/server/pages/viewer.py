@@ -125,13 +125,14 @@ async def show_shared(
     service = service_of(request)
     key = request.scope["raw_path"], request.scope["query_string"]
 
-    def read() -> str:
-        text = service.shared_pages.get(key, lambda: render(template, viewer=None, **work()))
-        session = render("session.html", viewer=viewer)
-        # No value can hold this: every "<" of one is escaped.
-        return text.replace(_SESSION, session, 1)
-
-    return _answer(request, viewer, await service.pools.read(read), 200)
+    text = service.shared_pages.kept(key)
+    if text is None:
+        text = await service.pools.read(
+            service.shared_pages.get, key, lambda: render(template, viewer=None, **work())
+        )
+    # No value can hold this: every "<" of one is escaped.
+    text = text.replace(_SESSION, render("session.html", viewer=viewer), 1)
+    return _answer(request, viewer, text, 200)
 
 
 def _answer(request: Request, viewer: Viewer, text: str, status: int) -> Response:
