@@ -33,6 +33,8 @@ from registry.training.mirror_source import cache_folder
 
 Result = TypeVar("Result")
 
+_STALE = 5.0
+"""Seconds that a page may be old which takes long to make."""
 _NAME = re.compile(rf"{NAME}|{REFERENCE}")
 
 
@@ -96,7 +98,7 @@ class Service:
         )
         self.overview: Recent[Any] = Recent(FRESH)
         """What the page of all datasets has of each (see `pages/datasets.py`)."""
-        self.shared_pages: RecentOf[str] = RecentOf(FRESH, 128)
+        self.shared_pages: RecentOf[str] = RecentOf(FRESH, 128, _STALE)
         self._datasets: dict[str, OpenDataset] = {}
         self._committers: dict[str, GroupCommitter] = {}
 

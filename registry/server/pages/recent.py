@@ -10,27 +10,34 @@ from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
 
+_REST = 200
+"""How many times as long as it took to read is a value kept, within the limits."""
+
 
 class Recent(Generic[Value]):
     """The last result of a function that reads, at most ``seconds`` old when it is asked for.
 
-    Thread-safe. While one thread reads, others get the result from before.
+    With ``longest``, one that took long to read is kept for up to this time, so that reading takes
+    a small share of all time. Thread-safe. While one thread reads, others get the result from
+    before.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, longest: float | None = None) -> None:
         self._seconds = seconds
+        self._longest = seconds if longest is None else longest
         self._lock = threading.Lock()
         self._last: tuple[float, Value] | None = None
+        """Until when it is kept, and the result."""
 
     def kept(self) -> Value | None:
         """Return the last result unless it is too old."""
         last = self._last
-        return None if last is None or time.monotonic() - last[0] >= self._seconds else last[1]
+        return None if last is None or time.monotonic() >= last[0] else last[1]
 
     def get(self, work: Callable[[], Value]) -> Value:
         """Return the last result of ``work``, or call it; an error is raised and not kept."""
         last = self._last
-        if last is not None and time.monotonic() - last[0] < self._seconds:
+        if last is not None and time.monotonic() < last[0]:
             return last[1]
         if not self._lock.acquire(blocking=last is None):
             assert last is not None
@@ -42,7 +49,8 @@ class Recent(Generic[Value]):
             # The time before the work: what is committed while it reads must not count as read.
             now = time.monotonic()
             value = work()
-            self._last = now, value
+            rest = _REST * (time.monotonic() - now)
+            self._last = now + min(max(self._seconds, rest), self._longest), value
             return value
         finally:
             self._lock.release()
@@ -54,8 +62,9 @@ class RecentOf(Generic[Value]):
     Thread-safe.
     """
 
-    def __init__(self, seconds: float, most: int) -> None:
+    def __init__(self, seconds: float, most: int, longest: float | None = None) -> None:
         self._seconds = seconds
+        self._longest = seconds if longest is None else longest
         self._most = most
         self._lock = threading.Lock()
         self._used: OrderedDict[Hashable, tuple[float, Recent[Value]]] = OrderedDict()
@@ -73,10 +82,10 @@ class RecentOf(Generic[Value]):
         with self._lock:
             _, recent = self._used.pop(key, (now, None))
             if recent is None:
-                recent = Recent(self._seconds)
+                recent = Recent(self._seconds, self._longest)
             self._used[key] = now, recent
             # Also the unused ones: they may hold what is erased by now.
-            while len(self._used) > self._most or self._oldest() < now - self._seconds:
+            while len(self._used) > self._most or self._oldest() < now - self._longest:
                 self._used.popitem(last=False)
         return recent.get(work)
 
