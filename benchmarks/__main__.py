@@ -24,6 +24,7 @@ from benchmarks.followers import followers
 from benchmarks.history import history
 from benchmarks.importing import import_
 from benchmarks.inserting import insert
+from benchmarks.map_style import map_style
 from benchmarks.measure import Bench, Result
 from benchmarks.memory import memory
 from benchmarks.mirroring import sync
@@ -72,6 +73,7 @@ SUBJECTS: dict[str, Subject] = {
     "train-texts": imported_late("train_texts", "train_texts"),
     "train-changed": imported_late("changed", "train_changed"),
     "batches": batches,
+    "map-style": map_style,
     "first-batch": first_batch,
     "train-photos": imported_late("photos", "train_photos"),
     "train-resized-photos": imported_late("photos", "train_resized_photos"),
