@@ -16,20 +16,21 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cache import cache
-from benchmarks.data import Samples, images, loaded, numbers
+from benchmarks.data import SHORT, Samples, images, loaded, numbers, texts
 from benchmarks.measure import Bench, Contender, Result, compare, interleave, ready
 from benchmarks.numpy_batches import BATCH
 from registry.training.epoch import Epoch
 
 READ = 100_000
 """Samples that are read from Hugging Face in a round, at most: its rate does not depend on them."""
-IMAGE_ROWS = 20
-"""There is one image for so many numbers, as it has 70 times the bytes."""
+FEWER = 20
+"""There is one text and one image for so many numbers; an image has 70 times the bytes."""
 
 
 def map_style(bench: Bench) -> list[Result]:
     """Read all samples of an epoch at random, in batches, and by a DataLoader."""
-    samples = {"numbers": numbers(bench.rows), "images": images(bench.rows // IMAGE_ROWS)}
+    few = bench.rows // FEWER
+    samples = {"numbers": numbers(bench.rows), "texts": texts(few, SHORT), "images": images(few)}
     results = []
     with cache(), bench.server.database() as database, loaded(database, samples) as reg:
         epochs = {name: reg.open(name).run("train").epoch(0) for name in samples}

@@ -27,6 +27,8 @@ from registry.samples.arrays import Positions, Rows, Scratch
 
 BLOCK_BYTES = 1 << 18
 """Bytes of rows that are hashed at a time, so that they stay in the core's cache."""
+_WORD, _HALF, _ONE = np.dtype("<u8"), np.dtype("<u4"), np.uint64(1)
+"""Made once: of a few rows, making them would take as long as a pass over the rows."""
 _SCRATCH = Scratch()
 
 
@@ -42,6 +44,11 @@ class SealedRows:
         """The odd multipliers, uint64: one per word of a row, and last the position's."""
         stream = shake_128(b"registry mirror").digest(self.stride + 8)
         return np.frombuffer(stream, "<u8") | np.uint64(1)
+
+    @cached_property
+    def _factors(self) -> tuple[npt.NDArray[np.uint64], np.uint64]:
+        """The multipliers of the words, and of the position."""
+        return self.multipliers[:-1], self.multipliers[-1]
 
     def seal(self, records: npt.NDArray[Any], positions: Positions) -> Rows:
         """Return rows, shape ``(count, stride)``, of records of dtype ``V{width}``."""
@@ -69,12 +76,12 @@ class SealedRows:
         """Return what `broken` does, and overwrite the rows, which saves a copy of them."""
         seals = self._seals(rows).copy()
         hashes = np.empty(len(rows), np.uint32)
-        self._hash_words(rows.view("<u8"), positions, hashes)
+        self._hash_words(rows.view(_WORD), positions, hashes)
         broken: npt.NDArray[np.bool_] = hashes != seals
         return broken
 
     def _seals(self, rows: Rows) -> npt.NDArray[np.uint32]:
-        return rows.view("<u4")[:, -1]
+        return rows.view(_HALF)[:, -1]
 
     def _hash(self, rows: Rows, positions: Positions) -> npt.NDArray[np.uint32]:
         """Hash rows with their seals taken as zero, a block at a time."""
@@ -96,16 +103,19 @@ class SealedRows:
         hashes: npt.NDArray[np.uint32],
     ) -> None:
         """Write the hashes of rows, which are overwritten."""
-        halves = words.view("<u4")
+        halves = words.view(_HALF)
         halves[:, -1] = 0  # the seal is the last word's higher half
-        # As `words ^= words >> 32`, in half the time.
-        halves[:, 0::2] ^= halves[:, 1::2]
+        # As `words ^= words >> 32`, in half the time; with one dimension, in a quarter.
+        flat = halves.reshape(-1)
+        low = flat[0::2]
+        np.bitwise_xor(low, flat[1::2], out=low)
         totals, terms = _SCRATCH.array("totals", (2, len(words)), np.uint64)
         # Not `matmul`, which keeps the sum of integers in memory.
-        np.vecdot(words, self.multipliers[:-1], out=totals)
+        by_word, by_position = self._factors
+        np.vecdot(words, by_word, out=totals)
         # Viewed first: NumPy promotes int64 with uint64 to float64, which loses the low bits.
-        np.add(positions.view(np.uint64), np.uint64(1), out=terms)
-        terms *= self.multipliers[-1]
-        totals += terms
-        both = totals.view("<u4")
+        np.add(positions.view(_WORD), _ONE, out=terms)
+        np.multiply(terms, by_position, out=terms)
+        np.add(totals, terms, out=totals)
+        both = totals.view(_HALF)
         np.bitwise_xor(both[0::2], both[1::2], out=hashes)

@@ -157,7 +157,7 @@ class MappedRows:
     def _copy_rows(self, positions: Positions, rows: Rows) -> Rows:
         # A copy, since a row that is erased or repaired meanwhile would change between the check
         # and its use. As one void per row, NumPy copies each in one piece.
-        if len(positions) and (last := np.maximum.reduce(positions)) >= self.position:
+        if len(positions) and (last := positions[positions.argmax()]) >= self.position:
             raise IndexError(f"position {last} of {self.position}")
         # "clip", as NumPy copies the output first in the mode that raises the error.
         self._flat_rows.take(positions, out=rows.view(self._row)[:, 0], mode="clip")
