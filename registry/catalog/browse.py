@@ -29,7 +29,7 @@ __all__ = ["EpochChanges", "ListedSample", "SamplePage", "epoch_changes", "find_
 SEARCHED_ROWS = 1 << 19
 """Rows that one call searches, at most; one that is read from the database counts as `READ_COST`,
 as it takes so much longer."""
-READ_COST = 16
+READ_COST = 64
 READ_SAMPLES = 1 << 10
 """Samples that one call reads, at most."""
 READ_BYTES = 32 << 20
