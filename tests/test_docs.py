@@ -77,9 +77,10 @@ def test_the_links_of_a_page_lead_to_files(page: Path) -> None:
     assert [each for each in files if not each.exists() and each not in GENERATED] == []
 
 
-def test_the_house_names_files_that_exist() -> None:
-    page = (ROOT / "docs" / "house.md").read_text()
+@pytest.mark.parametrize(("name", "most"), [("house", 40), ("contributing", 30)])
+def test_a_page_about_the_code_names_files_that_exist(name: str, most: int) -> None:
+    page = (ROOT / "docs" / f"{name}.md").read_text()
     names = re.findall(r"`([a-z_]+/[a-z_/]*(?:\.py)?|[a-z_]+\.(?:py|toml))`", page)
-    assert len(names) > 40
+    assert len(names) > most
     roots = (ROOT, ROOT / "registry")
     assert [name for name in names if not any((root / name).exists() for root in roots)] == []

@@ -169,6 +169,10 @@ def test_the_wheel_alone_sets_a_database_up(
 
 def test_every_extra_that_is_named_exists_in_a_distribution_of_our_name() -> None:
     assert PROJECT["name"] == DISTRIBUTION
+    # Where an extra has ours by another name, that project would be installed.
+    needed = [each for extra in PROJECT["optional-dependencies"].values() for each in extra]
+    ours = {each.partition("[")[0] for each in needed if each.startswith("registry")}
+    assert ours == {DISTRIBUTION}
     assert install_extra("xml") == f"pip install '{DISTRIBUTION}[xml]'"
     extras = {*PROJECT["optional-dependencies"]}
     code = "".join(path.read_text() for path in (ROOT / "registry").rglob("*.py"))
