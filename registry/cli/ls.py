@@ -23,11 +23,11 @@ def list_datasets(as_json: AsJson = False, url: Url = None) -> None:
     with connect(url) as registry:
         # The head is read once per dataset: its numbers and its version must agree.
         datasets = [(dataset, dataset.head) for dataset in registry.datasets()]
-    if as_json:
+        if not as_json:
+            _print(datasets)
+            return
         summaries = [DatasetSummary.of(dataset, head) for dataset, head in datasets]
-        typer.echo(json.dumps([dataset_json(summary) for summary in summaries], indent=2))
-        return
-    _print(datasets)
+    typer.echo(json.dumps([dataset_json(summary) for summary in summaries], indent=2))
 
 
 def _print(datasets: Iterable[tuple[Dataset, Head]]) -> None:

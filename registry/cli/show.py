@@ -22,10 +22,10 @@ def show(dataset: Name, as_json: AsJson = False, url: Url = None) -> None:
         opened = registry.open(dataset)
         # One head for all lines: a commit in between must not make them contradict each other.
         summary = DatasetSummary.of(opened, opened.head)
-    if as_json:
-        typer.echo(json.dumps(dataset_json(summary), indent=2))
-        return
-    _print(opened, summary)
+        if not as_json:
+            _print(opened, summary)
+            return
+    typer.echo(json.dumps(dataset_json(summary), indent=2))
 
 
 def _print(dataset: Dataset, summary: DatasetSummary) -> None:

@@ -89,9 +89,7 @@ def _of_pandas(feature: Feature, column: Any) -> Any:
     dtype = column.dtype
     # The dtypes of Arrow: their lists and structs have no equal in NumPy.
     if is_from(dtype, "pandas", "ArrowDtype"):
-        import pyarrow as pa  # noqa: PLC0415  # imported by pandas already
-
-        return _of_arrow(pa.chunked_array(column))
+        return _of_arrow(column.array.__arrow_array__())
     if dtype.kind in "Mm" or type(dtype).__name__ == "PeriodDtype":
         raise UnfitValueError(unlike_column(dtype))
     # A float column may hold NaN as a value, but pandas also turns integers with nulls to floats.
