@@ -8,7 +8,6 @@ itself. This part needs PyTorch, and is left out without it.
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cache import cache
-from benchmarks.data import SHORT, Samples, images, loaded, numbers, texts
+from benchmarks.data import SEED, SHORT, Samples, images, loaded, numbers, texts
 from benchmarks.measure import Bench, Contender, Result, compare, interleave, ready
 from benchmarks.numpy_batches import BATCH
 from registry.training.epoch import Epoch
@@ -69,9 +68,9 @@ def by_data_loaders(epoch: Epoch, samples: Samples, rounds: int) -> Result:
 
 
 def offset_lists(epoch: Epoch) -> list[list[int]]:
-    """Return all offsets in a random order, as lists of Python's integers, as samplers do."""
-    offsets = list(range(epoch.size))
-    random.Random(0).shuffle(offsets)
+    """Return all offsets in a random order, as PyTorch's RandomSampler makes lists of them."""
+    # A list that is shuffled would have its integers all over the memory.
+    offsets = np.random.default_rng(SEED).permutation(epoch.size).tolist()
     return [offsets[after : after + BATCH] for after in range(0, len(offsets), BATCH)]
 
 
