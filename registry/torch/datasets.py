@@ -38,7 +38,7 @@ State = dict[str, Any]
 Chunks = Iterator[tuple[Samples, Positions]]
 
 
-class _DividedDataset(IterableDataset):  # type: ignore[misc]  # PyTorch may be missing
+class _DividedDataset(IterableDataset[Any]):  # type: ignore[misc]  # PyTorch may be missing
     """Samples that ranks and workers divide, from a position that can be saved."""
 
     def __init__(
@@ -49,7 +49,7 @@ class _DividedDataset(IterableDataset):  # type: ignore[misc]  # PyTorch may be 
         channels: int | None,
     ) -> None:
         self.features = features
-        self.batch_size = None if batch_size is None else operator.index(batch_size)
+        self.batch_size: int | None = None if batch_size is None else operator.index(batch_size)
         self._shard = shard
         self._channels = channels
         self._yielded = 0
@@ -157,7 +157,7 @@ class EpochDataset(_DividedDataset):
     ) -> None:
         super().__init__(epoch.features, batch_size, shard, channels if decode_images else None)
         self.epoch = epoch
-        self.start = operator.index(start)
+        self.start: int = operator.index(start)
         self.drop_remainder = drop_remainder
         if not 0 <= self.start <= epoch.size:
             raise EpochError(f"{epoch!r} has no sample {self.start} to start at")
@@ -207,7 +207,7 @@ class StreamDataset(_DividedDataset):
         super().__init__(run.features, batch_size, shard, channels if decode_images else None)
         self.run = run
         # Now, and not by each worker: the first batch may be recorded before the last one begins.
-        self.start = run.consumed if start is None else operator.index(start)
+        self.start: int = run.consumed if start is None else operator.index(start)
 
     def state_dict(self) -> State:
         """Return the position, as `EpochDataset.state_dict` does."""
