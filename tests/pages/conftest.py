@@ -13,9 +13,11 @@ from playwright.sync_api import Browser, BrowserContext, sync_playwright
 from tests.support.visitors import Visitor
 
 
-@pytest.fixture(scope="session")
+# Not for the whole session: until Playwright is stopped, its event loop counts as running in this
+# thread, and asyncio.run() of other tests would fail.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium, started once for each of pytest's workers."""
+    """Chromium, started once for the tests of a module."""
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
         pytest.skip("there is no chromium; on Debian, apt-get install chromium")
