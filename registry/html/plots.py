@@ -71,7 +71,8 @@ def pixels_of(values: Numbers) -> npt.NDArray[np.uint8] | None:
     scale = 255 / (high - low) if high > low else 0.0
     with np.errstate(invalid="ignore", over="ignore"):
         shades = np.nan_to_num((numbers - low) * scale, nan=0, posinf=255, neginf=0)
-    return np.clip(np.rint(shades), 0, 255).astype(np.uint8)
+    pixels: npt.NDArray[np.uint8] = np.clip(np.rint(shades), 0, 255).astype(np.uint8)
+    return pixels
 
 
 def is_image(shape: tuple[int, ...]) -> bool:

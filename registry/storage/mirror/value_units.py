@@ -94,13 +94,13 @@ def sums(units: Units, counts: Positions) -> Sums:
 def _odd_numbers(count: int) -> Sums:
     """Return 1, 3, 5, …, which nobody writes to."""
     if count > KEPT_NUMBERS:
-        return np.arange(1, 2 * count, 2, np.uint64)
+        return np.arange(1, 2 * count, 2, dtype=np.uint64)
     return _kept_numbers()[:count]
 
 
 @cache
 def _kept_numbers() -> Sums:
-    return np.arange(1, 2 * KEPT_NUMBERS, 2, np.uint64)
+    return np.arange(1, 2 * KEPT_NUMBERS, 2, dtype=np.uint64)
 
 
 def _fingerprints(units: Units) -> Sums:
