@@ -6,8 +6,10 @@ chunks, whose function captures the mapped tensors. (A file is mapped whenever t
 maps it runs, and each mapping faults in its pages again.) Blocks are also what tf.data service can
 divide among workers.
 
-The first block is short, and read by code that is not compiled. Meanwhile, the code that reads the
-others is compiled: the number of the second block comes from a function that calls it.
+The first block is short. The first dataset of its kind in a process reads it by code that is not
+compiled. Meanwhile, the code that reads the others is compiled: the number of the second block
+comes from a function that calls it. Later datasets find it compiled. Their graphs differ in two
+constants only, so that an iterator can be restored from one that another process has saved.
 
 No Python runs after the graph is built. So iterators can be saved, and the graph can run in another
 process that sees the files.
@@ -41,6 +43,8 @@ from registry.tensorflow.raw_datasets import (
 )
 from registry.training.permutation import Permutation
 
+NONE = -1
+"""The number of no block."""
 BLOCK_ROWS = 1 << 20
 """How many samples, about, are read from one mapping of the files."""
 FIRST_ROWS = 1 << 15
@@ -49,6 +53,11 @@ FIRST_ROWS = 1 << 15
 It takes several times as long per sample. A step of a millisecond per batch of 256 waits for
 nothing while XLA compiles; one that takes no time waits for a tenth of a second, once.
 """
+
+
+_compiled: set[tuple[GatherSignature, int, int]] = set()
+"""What is compiled in this process once the first dataset of its kind is read: a signature, and the
+lengths of the files of the index."""
 
 
 def gathered_chunks(
@@ -69,6 +78,12 @@ def gathered_chunks(
     chunks = -(-parameters.whole // signature.rows) + (parameters.size > parameters.whole)
     first, others = (max(1, rows // signature.rows) for rows in (FIRST_ROWS, BLOCK_ROWS))
     images = order_images(signature, order)
+    blocks = (chunks > 0) + max(0, -(-(chunks - first) // others))
+    kind = (signature, files.index.cell_words, files.index.entry_words)
+    compiling = blocks > 1 and kind not in _compiled
+    uncompiled = 1 if compiling or blocks == 1 else 0
+    if compiling:
+        _compiled.add(kind)
 
     def captured(number: Symbol, *, values: bool) -> list[Symbol]:
         shard = number.constant(parameters, tf.int64)
@@ -85,7 +100,7 @@ def gathered_chunks(
         )
         read = numbers.then(
             "ParallelMapDatasetV2",
-            [number < 1, *captured(number, values=bool(signature.variable))],
+            [number < uncompiled, *captured(number, values=bool(signature.variable))],
             tf.data.AUTOTUNE,
             f=chunk.function,
             **OWN_THREADS,
@@ -98,10 +113,10 @@ def gathered_chunks(
         return number.call(chunk.compile, *inputs)
 
     def gathered(zero: Symbol) -> Symbol:
-        count = (chunks > 0) + max(0, -(-(chunks - first) // others))
-        numbers = zero.then("RangeDataset", count, 1, **NUMBERS)
-        if count > 1 and not wait:
-            numbers = _after(numbers, 1, define("compiled", compiled, [tf.int64]))
+        numbers = zero.then("RangeDataset", blocks, 1, **NUMBERS)
+        if blocks > 1 and not wait:
+            ahead = define("compiled", compiled, [tf.int64])
+            numbers = _after(numbers, 1 if compiling else NONE, ahead)
         opened = define("block", block, [tf.int64], LOCAL)
         if wait:
             opened = when_there(opened, files.paths, chunk.spec, wait)

@@ -128,6 +128,24 @@ def test_an_iterator_restored_from_a_checkpoint_continues_exactly(
         assert [_rows(batch) for batch in resumed] == expected[before:]
 
 
+@pytest.mark.usefixtures("small_blocks")
+def test_an_iterator_is_restored_from_one_that_began_without_compiled_code(
+    epoch: Epoch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first dataset of a process begins so, and later ones do not: a restart has another."""
+    monkeypatch.setattr(gather, "_compiled", set())
+    first, later = _dataset(epoch), _dataset(epoch)
+    expected = [_rows(batch) for batch in epoch.batches(32)]
+    assert [_rows(batch) for batch in later] == [_rows(batch) for batch in first] == expected
+    for saved, restored in ((first, later), (later, first)):
+        iterator = iter(saved)
+        next(iterator)
+        path = tf.train.Checkpoint(iterator=iterator).save(tmp_path / "checkpoint")
+        resumed = iter(restored)
+        tf.train.Checkpoint(iterator=resumed).restore(path).assert_consumed()
+        assert [_rows(batch) for batch in resumed] == expected[1:]
+
+
 def test_the_cardinality_is_known_after_methods_that_keep_it(epoch: Epoch) -> None:
     dataset = _dataset(epoch)
     count = sum(1 for _ in dataset)
