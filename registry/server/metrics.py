@@ -66,7 +66,7 @@ class Metrics:
         )
 
     def add(self, collector: Collector) -> None:
-        """Add what has metrics of its own."""
+        """Add what brings its own metrics."""
         self._registry.register(collector)
 
     def text(self) -> bytes:

@@ -29,7 +29,7 @@ from registry.tensorflow.raw_datasets import FlatMapDataset, graph_function, typ
 KEPT_BYTES = 32 << 20
 """Free bytes at the end of the heap that the process keeps."""
 HEAP_BYTES = 8 << 20
-"""Bytes from which on an array has memory of its own, which is returned once it is free."""
+"""Bytes from which on an array gets its own memory, which is returned once it is free."""
 _KEPT = (
     (-1, "MALLOC_TRIM_THRESHOLD_", KEPT_BYTES),
     (-3, "MALLOC_MMAP_THRESHOLD_", HEAP_BYTES),

@@ -213,7 +213,7 @@ def test_a_token_sees_its_dataset_alone_and_changes_what_it_may(
     csrf = form_token(http.get(REJECTED))
     form = {"csrf": csrf, "discard": "1"}
     assert http.post(REJECTED, data=form).status_code == 403
-    # One that may write: the rows of its own source.
+    # One that may write: the rows of its source.
     log_in(http, tokens.create(reg.engine, "tool", dataset="digits"))
     page = http.get(REJECTED)
     assert ("tool/7" in page.text, "scanner" in page.text) == (True, False)
