@@ -14,8 +14,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -25,6 +24,7 @@ import numpy.typing as npt
 import registry
 from benchmarks.cache import cache
 from benchmarks.measure import Bench, Result
+from benchmarks.processes import started
 from benchmarks.server import Database
 from registry import ClassLabel, Dataset, Tensor
 from registry.samples.features import Feature
@@ -60,9 +60,9 @@ def pages(bench: Bench) -> list[Result]:
         database = stack.enter_context(bench.server.database())
         _fill(database)
         serving = ["registry", "serve", "--insecure", "--port", "0", "--url", database.url]
-        server, line = stack.enter_context(_process(*serving))
+        server, line = stack.enter_context(started(*serving))
         writers = [
-            stack.enter_context(_process(__name__, "write", database.url, f"tool-{number}"))[0]
+            stack.enter_context(started(__name__, "write", database.url, f"tool-{number}"))[0]
             for number in range(WRITERS)
         ]
         at = line.split()[1]
@@ -117,7 +117,7 @@ def _round(writers: list[subprocess.Popen[str]], at: str | None) -> tuple[int, l
     with ExitStack() as stack:
         visitors = None
         if at is not None:
-            visitors, _ = stack.enter_context(_process(__name__, "visit", at))
+            visitors, _ = stack.enter_context(started(__name__, "visit", at))
         for each in [*writers, *([visitors] if visitors else [])]:
             assert each.stdin is not None
             each.stdin.write("go\n")
@@ -128,20 +128,6 @@ def _round(writers: list[subprocess.Popen[str]], at: str | None) -> tuple[int, l
             inserted += int(writer.stdout.readline())
         waits = visitors.communicate(timeout=120)[0].split() if visitors else []
     return inserted, [float(each) for each in waits]
-
-
-@contextmanager
-def _process(module: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run a Python module; yield the process and the first line that it prints."""
-    command = [sys.executable, "-m", module, *arguments]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as running:
-        try:
-            assert running.stdout is not None
-            yield running, running.stdout.readline().strip()
-        finally:
-            running.terminate()
 
 
 def _cpu_seconds(process: int) -> float:

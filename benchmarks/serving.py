@@ -20,6 +20,7 @@ from statistics import median, quantiles
 import registry
 from benchmarks.data import NUMBERS, numbers
 from benchmarks.measure import Bench, Contender, Result, Work, compare, interleave
+from benchmarks.processes import started
 from registry.server import tokens
 
 CLIENTS = 32
@@ -67,8 +68,8 @@ class _Side:
             token = tokens.create(reg.engine, "clients", lifetime=timedelta(hours=1))
             options = ["--port", "0", "--gather", str(self.gather), "--rate", "1000000"]
             with (
-                _process("registry", "serve", "--url", database.url, *options) as (_, serving),
-                _process(__name__, serving.rpartition(":")[2], token, str(self.requests)) as (
+                started("registry", "serve", "--url", database.url, *options) as (_, serving),
+                started(__name__, serving.rpartition(":")[2], token, str(self.requests)) as (
                     clients,
                     _,
                 ),
@@ -82,20 +83,6 @@ class _Side:
         seconds = [float(line) for line in clients.communicate("go\n")[0].split()]
         self.p99.append(quantiles(seconds, n=100)[98])
         return len(seconds)
-
-
-@contextmanager
-def _process(module: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run a Python module; yield the process and the first line that it prints."""
-    command = [sys.executable, "-m", module, *arguments]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as running:
-        try:
-            assert running.stdout is not None
-            yield running, running.stdout.readline().strip()
-        finally:
-            running.terminate()
 
 
 async def post(port: int, token: str, count: int) -> list[float]:

@@ -13,15 +13,13 @@ counts of complete rows, and rows behind them that nobody reads.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 from sqlalchemy import Connection, select
 
 from registry.catalog.rename import name_of
@@ -51,6 +49,7 @@ from registry.storage.log.erasures import erased_from
 from registry.storage.log.head import Head, chain_at, read_head
 from registry.storage.log.reader import Log
 from registry.storage.log.standby import in_recovery
+from registry.storage.mirror.process_lock import try_lock
 from registry.storage.mirror.usage import record_use
 
 READ_ROWS = {"postgresql": 1 << 16, "sqlite": 1 << 12}
@@ -113,7 +112,7 @@ class RowCounter:
         state = self.load()
         end = self._end(state)
         if not self._is_current(state, end):
-            with self._try_lock() as locked:
+            with try_lock(self._folder / "lock") as locked:
                 if locked:
                     # Read again: another process may have counted meanwhile.
                     state = self.load()
@@ -256,22 +255,6 @@ class RowCounter:
                 shutil.rmtree(path, ignore_errors=True)
             elif path.name.startswith("."):  # a draft of a counter that was killed
                 path.unlink(missing_ok=True)
-
-    @contextmanager
-    def _try_lock(self) -> Iterator[bool]:
-        """Yield whether no other process or thread counts; none does in the block."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        # A new object each time: one from before a fork fails.
-        lock = FileLock(self._folder / "lock")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
 
 
 def rows_at_once(log: Log, schema: Schema) -> int:
