@@ -1,76 +1,162 @@
-"""The pages are true: their examples run, and the files that they name exist."""
+"""The pages are true: their blocks run or are parsed, and the files that they name exist.
+
+A block that cannot run, or whose output differs each time, says why in a comment before it:
+``<!-- not run: … -->`` or ``<!-- not compared: … -->``.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.commands import parse, run
+import registry
+from registry import ClassLabel, Tensor, Text
+from registry.cli.base import MODULES
+from tests.support.block_parsers import PARSERS, is_url
+from tests.support.commands import options_of, run
+from tests.support.page_commands import check_command
+from tests.support.pages import GENERATED, PAGES, ROOT, blocks, inline_code
+from tests.support.printed import assert_printed
 
-ROOT = Path(__file__).parent.parent
-REFERENCE = ROOT / "docs" / "reference"
-GENERATED = [REFERENCE / f"{name}.md" for name in ("commands", "errors", "http", "sql")]
-"""What Sphinx generates from the code, before it reads the pages."""
-PAGES = sorted({*(ROOT / "docs").rglob("*.md")} - {*GENERATED})
-BLOCK = re.compile(
-    r"(?<!-->\n)^```(?:(python|sh)|\{code-block\} \w+\n:caption: (\S+)\n)\n(.*?)^```",
-    re.DOTALL | re.MULTILINE,
-)
-"""Python, commands, or the content of the file that the caption names; not after a comment, which
-says why the block is not run."""
 NEEDS = {"pytorch.md": ("torch", "torchdata", "grain", "jax")}
 """Packages of the examples of a page that are not among those of the tests."""
-COMMAND = re.compile(r"^(?: {4})?(?:\$ )?registry (?!…)([a-z].*)$", re.MULTILINE)
-"""A line of a block; in a paragraph, a line begins with code in backticks."""
-SHELL = {"|", ">", "&&", ";", "&"}
-WITH_EXAMPLES = [page for page in PAGES if BLOCK.search(page.read_text())]
+EXAMPLES = [
+    page
+    for page in PAGES[1:]
+    if any(each.language in {"python", "sh"} and not each.reason for each in blocks(page))
+]
+"""README's are run by its own test."""
+
+
+def _by_name(page: Path) -> str:
+    return page.name
 
 
 # Keras's own, where it saves a variable.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 # What torchdata calls in PyTorch.
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
-@pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", EXAMPLES, ids=_by_name)
 def test_the_examples_of_a_page_run_in_order(
-    page: Path, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path,
+    sqlite_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for package in NEEDS.get(page.name, ()):
         pytest.importorskip(package, reason=f"needs {package}, which `.ci/run` tests in a step")
     monkeypatch.setenv("REGISTRY_URL", sqlite_url)
     monkeypatch.chdir(tmp_path)
-    text = page.read_text()
     namespace: dict[str, Any] = {}
-    for block in BLOCK.finditer(text):
-        language, name, content = block.groups()
-        if name is not None:
-            Path(name).parent.mkdir(parents=True, exist_ok=True)
-            Path(name).write_text(content)
-        elif language == "python":
+    printed = ""
+    for block in blocks(page):
+        if block.caption:
+            Path(block.caption).parent.mkdir(parents=True, exist_ok=True)
+            Path(block.caption).write_text(block.content)
+        elif block.reason:
+            pass
+        elif block.language == "python":
             # Line numbers in a traceback are the page's.
-            lines = "\n" * text.count("\n", 0, block.start(3))
-            exec(compile(lines + content, str(page), "exec"), namespace)
-        else:
-            for command in content.replace("\\\n", " ").splitlines():
-                program, *arguments = shlex.split(command)
-                assert program == "registry"
-                run(*arguments, url=sqlite_url)
+            exec(compile("\n" * block.line + block.content, str(page), "exec"), namespace)
+            printed = capsys.readouterr().out
+        elif block.language == "sh":
+            printed = "".join(_output(words, sqlite_url) for words in block.commands() if words)
+        elif block.language == "text" and not is_url(block):
+            assert_printed(block.content, printed)
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def _output(words: list[str], url: str) -> str:
+    program, *arguments = words
+    assert program == "registry", "a block of other programs says why it is not run"
+    return run(*arguments, url=url).stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_by_name)
+def test_each_block_of_a_page_is_run_or_parsed_or_says_why_not(page: Path) -> None:
+    all_blocks = blocks(page)
+    for number, block in enumerate(all_blocks):
+        where = f"{page.name}, line {block.line}"
+        if block.language.startswith("{"):  # a directive, which the strict build checks
+            assert block.language in {"{toctree}", "{eval-rst}"}, where
+            continue
+        assert block.language, f"{where}: an indented block has no language"
+        assert block.language in PARSERS, f"{where}: nothing checks {block.language}"
+        PARSERS[block.language](block)
+        for test in re.findall(r"tests/[\w/]+\.py", block.reason):
+            assert (ROOT / test).exists(), where
+        later = all_blocks[number + 1 :]
+        code = "".join(each.content for each in later)
+        if block.language == "text" and not (block.reason or is_url(block)):
+            # What is printed follows on what prints it; a file is read by what follows.
+            before = all_blocks[number - 1]
+            read = block.caption and block.caption.partition("/")[0] in code
+            ran = before.language in {"python", "sh"} and not before.reason
+            assert read or (not block.caption and page in EXAMPLES and ran), where
+        if block.language == "python" and block.caption:
+            # A program is run by the test that the reason of its command names.
+            uses = [each.reason for each in later if f"python {block.caption}" in each.content]
+            assert any("tests/" in each for each in uses), where
+
+
+def test_a_block_in_no_known_way_is_noticed(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```toml\na = \n```\n\n<!-- not run: why -->\n\ntext\n\n```sh\nx | y\n```\n")
+    toml, shell = blocks(page)
+    with pytest.raises(tomllib.TOMLDecodeError):
+        PARSERS[toml.language](toml)
+    assert (shell.reason, list(shell.commands())) == ("", [["x"], ["y"]])
+    with pytest.raises(AssertionError):
+        assert_printed("samples  5\n", "samples  4\n")
+    assert_printed(
+        "at 2026-01-31 12:00:02 UTC, v@1:" + "a" * 32 + "\n…\n1s 0.8123\n",
+        "x\nat 1999-01-01 01:00:02 UTC, v@1:" + "b" * 32 + "\nand\n3s 0.8500\n",
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_by_name)
 def test_the_commands_of_a_page_take_their_arguments(page: Path) -> None:
     # Also those that are not run: they need a tool, a token, files or a terminal.
-    text = page.read_text().replace("\\\n", " ")
-    for command in COMMAND.findall(text):
-        words = shlex.split(command, comments=True)
-        end = next((i for i, word in enumerate(words) if word in SHELL), len(words))
-        parse(words[:end])
+    for block in blocks(page):
+        if block.language == "sh" or block.caption == "crontab":
+            for words in block.commands():
+                check_command(words)
+    for code in inline_code(page):
+        words = code.removeprefix("$ ").split()
+        if words[:1] == ["registry"] and len(words) > 1 and words[1].isalpha():
+            assert words[1] in MODULES, code
+            assert {each.partition("=")[0] for each in words if each.startswith("--")} <= {
+                "--help",
+                *options_of(words[1:]),
+            }, code
+        elif words[:2] == ["python", "-m"]:
+            check_command(shlex.split(code))
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_the_statements_on_the_pages_are_known_to_postgresql(postgresql_url: str) -> None:
+    statements = [
+        (page.name, block.content)
+        for page in PAGES
+        for block in blocks(page)
+        if block.language == "sql"
+    ]
+    assert len(statements) > 3
+    with registry.connect(postgresql_url) as reg:
+        reg.create("digits", {"label": Tensor("int32")})
+        reg.create("notes", {"text": Text(), "label": ClassLabel(["cat", "dog"])})
+        for _page, statement in statements:
+            with reg.engine.connect() as connection:
+                done = connection.exec_driver_sql(statement)
+                assert done.rowcount == 1 or "INSERT" not in statement, statement
+                connection.rollback()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_by_name)
 def test_the_links_of_a_page_lead_to_files(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text())
     files = [(page.parent / each).resolve() for each in targets]
@@ -84,3 +170,13 @@ def test_a_page_about_the_code_names_files_that_exist(name: str, most: int) -> N
     assert len(names) > most
     roots = (ROOT, ROOT / "registry")
     assert [name for name in names if not any((root / name).exists() for root in roots)] == []
+
+
+def test_the_drawing_of_the_house_is_the_contract() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    rooms, folders = (contract["layers"] for contract in settings["contracts"])
+    (drawing,) = (each for each in blocks(ROOT / "docs" / "house.md") if each.language == "text")
+    upper, lower = drawing.content.splitlines()
+    faces = {"__main__", "keras"}
+    assert upper.replace(", ", " | ").split(" → ") == [each for each in rooms if each not in faces]
+    assert lower.strip() == "storage: " + " → ".join(folders)

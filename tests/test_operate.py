@@ -1,4 +1,4 @@
-"""What operators copy from the pages is valid: units, manifests, settings, SQL."""
+"""What operators copy from the pages is valid: units, manifests, settings."""
 
 from __future__ import annotations
 
@@ -7,51 +7,26 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
 import registry
-from registry import Tensor
 from tests.support.commands import parse
+from tests.support.pages import DOCS, blocks
 
-DOCS = Path(__file__).parent.parent / "docs"
 OPERATE = sorted(DOCS.glob("operate/*.md"))
-HAND_WRITTEN = [*OPERATE, *(DOCS / "reference" / f"{n}.md" for n in ("mirror", "order", "records"))]
-BLOCK = re.compile(
-    r"(<!-- not run: .{10,}? -->\n)?"
-    r"^```(?:(\w+)|\{code-block\} (\w+)\n:caption: (\S+)\n)\n(.*?)^```$",
-    re.MULTILINE | re.DOTALL,
-)
-CHECKED = {"python", "sh", "yaml", "ini", "sql", "text"}
-"""Languages of blocks that tests run or parse; a text is no code."""
-
-
-def blocks(language: str) -> Iterator[tuple[str, str]]:
-    """Yield the caption and the content of the operators' blocks."""
-    for page in OPERATE:
-        for _, plain, captioned, caption, content in BLOCK.findall(page.read_text()):
-            if language in {plain, captioned}:
-                yield caption, content
 
 
 def contents(suffix: str, language: str) -> dict[str, str]:
-    """Return the blocks whose captions end so."""
-    return {name: text for name, text in blocks(language) if name.endswith(suffix)}
-
-
-@pytest.mark.parametrize("page", HAND_WRITTEN, ids=lambda page: page.name)
-def test_each_block_is_run_or_parsed_or_says_why_not(page: Path) -> None:
-    text = page.read_text()
-    all_blocks = BLOCK.findall(text)
-    assert len(all_blocks) == text.count("\n```") / 2
-    for reason, plain, captioned, _, content in all_blocks:
-        assert reason or {plain, captioned} & CHECKED, content
-    # Indented blocks would be neither.
-    outside = BLOCK.sub("", text)
-    assert re.findall(r"^\n {4}\S.*", outside, re.MULTILINE) == []
+    """Return the operators' blocks whose captions end so."""
+    return {
+        block.caption: block.content
+        for page in OPERATE
+        for block in blocks(page)
+        if block.language == language and block.caption.endswith(suffix)
+    }
 
 
 def test_the_manifests_run_commands_that_exist() -> None:
@@ -95,7 +70,7 @@ def test_the_units_are_valid_and_run_commands_that_exist(tmp_path: Path) -> None
     assert (complaints, done.returncode) == ([], 0), done.stderr
 
 
-def test_the_settings_and_statements_are_known_to_postgresql(postgresql_url: str) -> None:
+def test_the_settings_are_known_to_postgresql(postgresql_url: str) -> None:
     (text,) = contents("postgresql.conf", "ini").values()
     page = (DOCS / "operate" / "postgresql.md").read_text()
     table = page.partition("## Settings of the server")[2].partition("##")[0]
@@ -103,16 +78,9 @@ def test_the_settings_and_statements_are_known_to_postgresql(postgresql_url: str
     for row in re.findall(r"^\|(`[^|]+)\|", table, re.MULTILINE):
         named |= set(re.findall(r"`(\w+)`", row))
     assert len(named) > 10
-    statements = [content for _, content in blocks("sql")]
-    assert statements
-    with registry.connect(postgresql_url) as reg:
-        reg.create("digits", {"label": Tensor("int32")})
-        with reg.engine.connect() as connection:
-            known = connection.exec_driver_sql("SELECT name FROM pg_settings").scalars().all()
-            assert named <= {*known}
-            for statement in statements:
-                connection.exec_driver_sql(statement)
-            connection.rollback()
+    with registry.connect(postgresql_url) as reg, reg.engine.connect() as connection:
+        known = connection.exec_driver_sql("SELECT name FROM pg_settings").scalars().all()
+        assert named <= {*known}
 
 
 def test_the_settings_of_the_pooler_are_those_of_a_pool_in_transaction_mode() -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from registry.cli.base import MODULES
+from tests.support.pages import ROOT, blocks_of
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+BLOCKS = blocks_of(README)
 
 
 @pytest.fixture
@@ -27,13 +27,13 @@ def namespace(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, A
 
 @pytest.mark.filterwarnings("ignore:`shuffle=True` was passed:UserWarning")
 def test_the_examples_run_as_they_stand(namespace: dict[str, Any]) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (example,) = (each.content for each in BLOCKS if each.language == "python")
     exec(example, namespace)
     digits, run = namespace["digits"], namespace["run"]
     assert len(digits) == 100
     assert run.consumed == 2 * run.epoch(0).size == 2 * sum(map(len, namespace["replay"]))
     assert digits.get("scan-17")["label"] != 5
-    (correction,) = re.findall(r"```sql\n(.*?)```", README, re.DOTALL)
+    (correction,) = (each.content for each in BLOCKS if each.language == "sql")
     with namespace["reg"].engine.begin() as connection:
         connection.exec_driver_sql(correction)
     assert digits.get("scan-17")["label"] == 5
@@ -42,7 +42,6 @@ def test_the_examples_run_as_they_stand(namespace: dict[str, Any]) -> None:
 def test_every_command_has_an_example_and_every_one_there_exists() -> None:
     page = (ROOT / "docs" / "start" / "commands.md").read_text()
     assert set(re.findall(r"^registry (\w+)", page, re.MULTILINE)) == set(MODULES)
-    assert set(re.findall(r"^ {4}.*\bregistry (\w+)", README, re.MULTILINE)) <= set(MODULES)
 
 
 def test_the_readme_is_short_and_begins_with_code() -> None:
@@ -52,5 +51,5 @@ def test_the_readme_is_short_and_begins_with_code() -> None:
 
 def test_the_test_command_is_the_one_that_is_checked() -> None:
     command = "pip install -e '.[test]' && pytest"
-    assert f"    {command}\n" in README
+    assert f"{command}\n" in [each.content for each in BLOCKS]
     assert command in (ROOT / ".ci" / "run").read_text()

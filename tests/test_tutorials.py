@@ -6,7 +6,6 @@ import json
 import os
 import re
 import runpy
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,12 @@ import registry
 from tests.support.commands import run
 from tests.support.label_studio_project import choice
 from tests.support.labeling_events import annotation
+from tests.support.pages import DOCS, blocks_of
+from tests.support.printed import assert_printed
 from tests.support.servers import serving
-from tests.test_docs import BLOCK, ROOT
 
-PAGE = (ROOT / "docs" / "start" / "team.md").read_text()
+PAGE = (DOCS / "start" / "team.md").read_text()
+FILES = {each.caption: each.content for each in blocks_of(PAGE) if each.caption}
 
 
 # Keras's own, where it saves a variable.
@@ -35,25 +36,23 @@ def test_a_team_labels_and_trains_two_models(
     monkeypatch.setenv("REGISTRY_URL", postgresql_url)
     monkeypatch.chdir(tmp_path)
     sections = re.split(r"^## \d\. ", PAGE, flags=re.MULTILINE)
-    texts = [
-        json.loads(content) for _, name, content in BLOCK.findall(PAGE) if name == "tasks.json"
-    ]
+    tasks = json.loads(FILES["tasks.json"])
     secrets = "".join(_commands(section) for section in sections[2:4])
     (secret, _) = re.findall(r"^rgy_\S+", secrets, re.MULTILINE)
     _commands(sections[4])
     (path,) = set(re.findall(r"`http://127\.0\.0\.1:8000(/v1/\S+)`", sections[4]))
     with registry.connect() as reg, serving(reg) as address:
-        for number, task in enumerate(texts[0]):
+        for number, task in enumerate(tasks, 1):
             event = _event(number, task)
             answer = httpx.post(address + path, json=event, headers=_authorization(secret))
             assert answer.status_code == 200, answer.text
             assert "error" not in answer.text
-        for _, name, content in BLOCK.findall(PAGE):
-            if name:
-                Path(name).write_text(content)
+        (log,) = (each.content for each in blocks_of(sections[4]) if each.language == "text")
+        assert_printed(log, run("log", "moods", url=postgresql_url).stdout)
+        Path("train.py").write_text(FILES["train.py"])
         trained = [_train(*arguments) for arguments in re.findall(r"train\.py (\w+) (\d+)", PAGE)]
         assert [*trained, _train("small", "4")] == [2 * 6, 2 * 6, 4 * 6]
-        assert len(reg.open("moods")) == len(texts[0]) == 6
+        assert len(reg.open("moods")) == len(tasks) == 6
         printed = capsys.readouterr().out
         assert "large: 6 samples in the last epoch" in printed
     _commands(sections[6] + sections[7])
@@ -61,10 +60,11 @@ def test_a_team_labels_and_trains_two_models(
 
 def _commands(section: str) -> str:
     """Run the commands of a section, and return what they print."""
-    blocks = [content for language, _, content in BLOCK.findall(section) if language == "sh"]
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
     return "".join(
-        run(*shlex.split(line)[1:], url=os.environ["REGISTRY_URL"]).stdout for line in lines
+        run(*words[1:], url=os.environ["REGISTRY_URL"]).stdout
+        for block in blocks_of(section)
+        if block.language == "sh" and not block.reason
+        for words in block.commands()
     )
 
 
@@ -75,12 +75,12 @@ def _authorization(secret: str) -> dict[str, str]:
 def _event(number: int, task: dict[str, str]) -> dict[str, Any]:
     """Return what Label Studio sends when a task is labeled."""
     mood = "good" if "fine" in task["text"] else "bad"
-    labeled = annotation(number, choice(mood), id=number, task=number)
+    labeled = annotation(number, choice(mood), id=number, task=number, project=1)
     return {
         "action": "ANNOTATION_CREATED",
         "annotation": labeled,
-        "task": {"id": number, "project": 2, "data": task},
-        "project": {"id": 2},
+        "task": {"id": number, "project": 1, "data": task},
+        "project": {"id": 1},
     }
 
 

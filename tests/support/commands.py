@@ -53,6 +53,17 @@ def parse(arguments: Sequence[str]) -> None:
             raise
 
 
+def options_of(words: Sequence[str]) -> set[str]:
+    """Return the options of the command, or subcommand, that the words begin with."""
+    command = _all_commands()
+    context = command.make_context("registry", ["ls"], resilient_parsing=True)
+    for word in words:
+        if not hasattr(command, "commands"):
+            break
+        command = command.get_command(context, word) or command
+    return {option for each in command.params for option in [*each.opts, *each.secondary_opts]}
+
+
 @contextmanager
 def process(*arguments: str, stderr: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
     """Run a real ``python -m registry``."""
