@@ -207,3 +207,9 @@ def parse_duration(text: str) -> timedelta:
     if match is None:
         raise typer.BadParameter(f"{text!r} is no duration; write 30m, 12h, 90d or 52w")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def duration_text(duration: timedelta) -> str:
+    """Return a duration as `parse_duration` reads it, in days or the largest unit below."""
+    unit = next((each for each in "dhm" if not duration % timedelta(**{_UNITS[each]: 1})), "s")
+    return f"{duration // timedelta(**{_UNITS[unit]: 1})}{unit}"

@@ -13,7 +13,7 @@ from registry.catalog.copy.dataset import Copied, copy_dataset
 from registry.catalog.copy.into import Selection, fill_dataset
 from registry.catalog.registry import Registry, connect
 from registry.cli.base import AsJsonLines, Url, app, parse_pairs
-from registry.cli.output import printable
+from registry.cli.output import counted, printable
 from registry.cli.progress import progress
 from registry.errors import RegistryError
 from registry.storage.database.url import masked, may_exist, parse_url
@@ -109,8 +109,9 @@ def _fill(
     if as_json:
         typer.echo(json.dumps({"version": version, "rows": filled.rows, **counts}))
         return
-    counted = ", ".join(f"{count:,} {what}" for what, count in counts.items())
-    typer.echo(f"{into}: {filled.rows:,} rows of {printable(name)} read: {counted}; {version}")
+    changes = ", ".join(f"{count:,} {what}" for what, count in counts.items())
+    read = f"{counted(filled.rows, 'row')} of {printable(name)} read"
+    typer.echo(f"{into}: {read}: {changes}; {version}")
 
 
 def _check_exists(url: str) -> None:
@@ -137,10 +138,10 @@ def _json_line(copied: Copied) -> str:
 
 def _line(copied: Copied) -> str:
     related = copied.related
-    parts = [f"{copied.rows:,} rows copied"]
-    parts += [f"{related.runs:,} runs"] if related.runs else []
-    parts += [f"{related.refused:,} refused rows in the inbox"] if related.refused else []
-    parts += [f"{related.left:,} inbox rows left behind"] if related.left else []
+    parts = [f"{counted(copied.rows, 'row')} copied"]
+    parts += [counted(related.runs, "run")] if related.runs else []
+    parts += [f"{counted(related.refused, 'rejected row')} in the inbox"] if related.refused else []
+    parts += [f"{counted(related.left, 'inbox row')} left behind"] if related.left else []
     if related.erased:
         parts.append(f"{related.erased:,} erased, of which its files keep the bytes until VACUUM")
     name, version = printable(copied.version.name), printable(str(copied.version))

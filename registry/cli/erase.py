@@ -10,7 +10,7 @@ from registry.catalog.registry import connect
 from registry.cli.base import DatasetName, Url, Yes, app
 from registry.cli.confirm import confirm
 from registry.cli.open_to_change import open_to_change
-from registry.cli.output import print_note
+from registry.cli.output import counted, print_note
 
 
 @app.command()
@@ -47,7 +47,7 @@ def erase(
         confirm(f"Erase all that {opened.name} ever held of {samples}, permanently?", yes=yes)
         erasure = opened.erase(*keys, full=full)
     typer.echo(
-        f"{opened.name}: {erasure.rows:,} rows of the log erased, "
+        f"{opened.name}: {counted(erasure.rows, 'row')} of the log erased, "
         f"{erasure.inbox_rows:,} of the inbox"
     )
     if erasure.remains is not None:

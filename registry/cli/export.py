@@ -11,7 +11,7 @@ import typer
 from registry.catalog.dataset import Dataset
 from registry.catalog.registry import connect
 from registry.cli.base import AsJsonLines, Name, Url, app, parse_pairs
-from registry.cli.output import printable
+from registry.cli.output import counted, printable
 from registry.cli.progress import progress
 from registry.io.detection.export_folder import export_folder
 from registry.io.export_file import export_file
@@ -109,4 +109,4 @@ def _line(dataset: Dataset, path: Path, count: int, *, as_json: bool) -> str:
     version = str(dataset.version)
     if as_json:
         return json.dumps({"file": str(path), "samples": count, "version": version})
-    return f"{printable(str(path))}: {count:,} samples of {version}"
+    return f"{printable(str(path))}: {counted(count, 'sample')} of {version}"

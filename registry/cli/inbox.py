@@ -11,10 +11,10 @@ from typing import Annotated
 import typer
 
 from registry.catalog.registry import connect
-from registry.cli.base import AsJson, Name, Url, app, parse_duration
+from registry.cli.base import AsJson, Name, Url, app, duration_text, parse_duration
 from registry.cli.drain import drained_line
 from registry.cli.media import Prefixes, Roots
-from registry.cli.output import print_note
+from registry.cli.output import counted, print_note
 from registry.cli.tables import Column, Listing, print_properties
 from registry.io.media import media_reader
 from registry.io.retry_media import RetriedRows, retry_with_media
@@ -139,4 +139,9 @@ def limits(
     with connect(url) as registry:
         # With None for both it changes nothing, and returns the limits as they are.
         stored = registry.open(dataset).inbox.set_limits(retention=new_retention, quota=quota)
-    print_properties([("retention", str(stored.retention)), ("quota", f"{stored.quota:,} rows")])
+    print_properties(
+        [
+            ("retention", duration_text(stored.retention)),
+            ("quota", counted(stored.quota, "row")),
+        ]
+    )

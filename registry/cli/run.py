@@ -158,8 +158,8 @@ def show(
             ("where", str(run.conditions) or "(all samples)"),
             *([("version", str(run.version))] if run.version else []),
             ("created", f"{run.created_at:%Y-%m-%d %H:%M:%S} UTC"),
-            ("epochs", f"{count:,}, of {end:,} samples"),
-            ("consumed", f"{consumed:,} samples"),
+            ("epochs", f"{count:,}, of {counted(end, 'sample')}"),
+            ("consumed", counted(consumed, "sample")),
         ]
     )
     if epochs:
@@ -199,7 +199,8 @@ def rm(dataset: DatasetName, name: RunName, yes: Yes = False, url: Url = None) -
         run = opened.find_run(name)
         last, consumed = run.last, run.consumed
         count, end = (last.number + 1, last.end) if last else (0, 0)
-        size = f"{counted(count, 'epoch')} of {end:,} samples, {consumed:,} of them consumed"
+        samples = f"{counted(end, 'sample')}, {consumed:,} of them consumed"
+        size = f"{counted(count, 'epoch')} of {samples}"
         confirm(f"Remove run {name!r} of {opened.name} ({size}), permanently?", yes=yes)
         opened.remove_run(name)
     typer.echo(f"removed {printable(name)}: {size}")

@@ -11,6 +11,7 @@ from registry.catalog.registry import connect
 from registry.catalog.summary import DatasetSummary
 from registry.cli.base import AsJson, Name, Url, app
 from registry.cli.dataset_json import dataset_json
+from registry.cli.output import counted
 from registry.cli.tables import print_properties
 from registry.samples.schema_text import features_text
 
@@ -41,8 +42,8 @@ def _print(dataset: Dataset, summary: DatasetSummary) -> None:
                 for each in summary.changes
             ),
             *(("splits", f"{name}={share:g}") for name, share in summary.shares.items()),
-            ("live", f"{summary.head.live:,} samples"),
-            ("positions", f"{summary.head.position:,} rows in the log"),
+            ("live", counted(summary.head.live, "sample")),
+            ("positions", f"{counted(summary.head.position, 'row')} in the log"),
             ("version", summary.head.version),
             ("created", f"{summary.created_at:%Y-%m-%d %H:%M:%S} UTC"),
         ]

@@ -12,7 +12,7 @@ from registry.catalog.registry import connect
 from registry.catalog.verify import Verification
 from registry.catalog.verify_images import BrokenImage
 from registry.cli.base import AsJson, Name, Url, app
-from registry.cli.output import print_error
+from registry.cli.output import counted, print_error
 
 _REMEDY = "restore a database from a backup; remove a mirror's folder, and it is created again"
 
@@ -53,7 +53,8 @@ def _print_verification(verification: Verification, *, quiet: bool) -> None:
         print_error(f"{copy}: the chain differs from position {position} on; {_REMEDY}")
     elif not quiet:
         erased = f", {verification.erased:,} of them erased" if verification.erased else ""
-        typer.echo(f"{copy}: {verification.position:,} rows{erased} match the stored hash chain")
+        rows = counted(verification.position, "row")
+        typer.echo(f"{copy}: {rows}{erased} match the stored hash chain")
 
 
 def _print_broken(dataset: str, image: BrokenImage) -> None:

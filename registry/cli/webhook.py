@@ -18,6 +18,9 @@ from registry.io.labeling.label_studio import webhook as label_studio
 from registry.io.labeling.rules import consensus_of, questions_of
 from registry.io.labeling.stored_states import has_annotations
 
+_OPTIONS = {"method": "consensus", "min_annotators": "min-annotators"}
+"""The options of the command that stored ones have other names than."""
+
 
 @app.command()
 def webhook(  # noqa: PLR0913, PLR0917  # arguments and options of the command
@@ -95,14 +98,14 @@ def webhook(  # noqa: PLR0913, PLR0917  # arguments and options of the command
         if (questions := questions_of(rules)) and (mapping or not known):
             # A typo would otherwise be noticed when every annotation is rejected.
             typer.echo(f"warning: {unseen_controls(questions)}", err=True)
+    options = {_OPTIONS.get(name, name): value for name, value in settings.options().items()}
     if as_json:
-        typer.echo(json.dumps({"map": settings.mapping, **settings.options()}, indent=2))
+        typer.echo(json.dumps({"map": settings.mapping, **options}, indent=2))
         return
-    options = [(name.replace("_", "-"), str(value)) for name, value in settings.options().items()]
     print_properties(
         [
             *(settings.mapping.items() or [("map", "features take values of their own names")]),
-            *options,
+            *((name, str(value)) for name, value in options.items()),
         ]
     )
     typer.echo()

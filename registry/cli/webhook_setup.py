@@ -12,12 +12,16 @@ def setup_lines(dataset: Dataset, tool: str, server: str) -> list[tuple[str, str
     """Return the properties of a webhook, by their names in the tool, and what to know about it."""
     address = f"{server.rstrip('/')}/v1/datasets/{dataset.name}/webhooks/{tool}"
     if tool == "argilla":
-        return [("URL", address), ("secret", "that of registry serve --secrets")]
+        return [
+            ("url", address),
+            ("events", "response.created, response.updated, response.deleted, record.deleted"),
+            ("secret", "Argilla answers with it; give it to registry serve --secrets"),
+        ]
     return [
-        ("URL", address),
-        ("header", "Authorization: Token SECRET"),
+        ("Payload URL", address),
+        ("Headers", "Authorization: Token SECRET"),
+        ("Payload", "leave both on: Send payload, Send for all actions"),
         ("SECRET", f"registry token create {tool}.{dataset.name} --dataset {dataset.name}"),
-        ("events", "annotations created, updated and deleted; tasks deleted"),
         ("address", "a loopback or private one needs SSRF_PROTECTION_ENABLED=false in the tool"),
         ("lost events", "are never sent again: import an export of the project every night"),
     ]

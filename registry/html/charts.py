@@ -65,8 +65,11 @@ def sparkline(values: Sequence[float], label: str) -> Markup:
 def _limited(chart: Chart) -> Chart:
     """Return the chart with colors, as many series as there are colors, and as many rows as fit.
 
-    The series and rows of the lowest sums are added up as one.
+    The series and rows of the lowest sums are added up as one. A line or area of one label has no
+    length and would be invisible, so it becomes a bar.
     """
+    if len(chart.labels) == 1 and chart.kind in {"line", "area"}:
+        chart = replace(chart, kind="bars", stacked=chart.adds_up)
     if len(chart.series) > COLORS:
         by_size = sorted(
             range(len(chart.series)), key=lambda index: -sum(chart.series[index].values)

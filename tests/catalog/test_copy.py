@@ -470,7 +470,7 @@ def test_the_command_copies_all_or_some_datasets_and_prints_them(
     assert line == f"empty: 0 rows copied; empty@0:{'0' * 32}"
     assert target.names() == ["empty"]
     line = run("copy", *urls).stdout.splitlines()[1]
-    assert line == f"growing: 46 rows copied, 1 runs; {origin.version}"
+    assert line == f"growing: 46 rows copied, 1 run; {origin.version}"
     (_, repeated) = run("copy", *urls, "--json").stdout.splitlines()
     counts = {"rows": 0, "runs": 1, "refused": 0, "left": 0, "erased": 0}
     assert json.loads(repeated) == {"version": str(origin.version), **counts}

@@ -109,7 +109,7 @@ def test_a_version_is_not_altered_and_the_copy_command_fills_a_new_dataset(
     assert "never changes; open 'pets' instead" in refused.stderr
     options = ("--into", "tags", "--drop-feature", "boxes", "--rename-feature", "kind=side")
     line = run("copy", "pets", *options, url=pets).stdout
-    assert line.startswith("tags: 1 rows of pets read: 1 inserted, 0 revised, 0 retracted, ")
+    assert line.startswith("tags: 1 row of pets read: 1 inserted, 0 revised, 0 retracted, ")
     assert list(reg.open("tags").features) == ["label", "side"]
     again = json.loads(run("copy", "pets", *options, "--json", url=pets).stdout)
     assert (again["rows"], again["version"]) == (0, str(reg.open("tags").version))

@@ -16,6 +16,7 @@ import registry
 from registry import Dataset, Registry
 from registry.catalog.doctor.mirrors import check_mirrors
 from registry.catalog.statistics.count import statistics_of
+from registry.cli.base import duration_text, parse_duration
 from registry.storage.mirror.layout import lock_file
 from registry.storage.mirror.usage import mirrors, remove_mirror
 from tests.support.commands import run
@@ -239,3 +240,8 @@ def test_statistics_without_a_mirror_are_listed_and_removed(url: str, reg: Regis
     assert listed(url)[0]["dropped"]
     assert "1 mirror removed" in prune(url, "--dropped")
     assert listed(url) == []
+
+
+@pytest.mark.parametrize("text", ["90d", "36h", "30m", "86401s"])
+def test_a_duration_is_printed_as_it_is_read(text: str) -> None:
+    assert duration_text(parse_duration(text)) == text

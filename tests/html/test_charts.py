@@ -65,6 +65,17 @@ def test_every_chart_is_drawn_within_its_frame_and_adds_up(chart: Chart) -> None
     assert sum(sum(each["values"]) for each in kept["series"]) == pytest.approx(total)
 
 
+@pytest.mark.parametrize("kind", ["line", "area"])
+def test_a_chart_of_a_single_day_is_visible(kind: Any) -> None:
+    both = [Series("cat", [3]), Series("dog", [2])]
+    html = draw_chart(Chart("Growth", ["2026-11-28"], both, kind, days=True))
+    marks = [each for each in drawing(html).iter("path") if "series-" in each.attrib["class"]]
+    assert len(marks) == 2
+    assert all("h" in each.attrib["d"] for each in marks)  # a path with a width
+    (data,) = re.findall(r'<script type="application/json">(.*?)</script>', html, re.DOTALL)
+    assert (json.loads(data)["kind"], json.loads(data)["stacked"]) == ("bars", kind == "area")
+
+
 def test_text_of_a_chart_stays_text() -> None:
     chart = Chart(HOSTILE, [HOSTILE, "b"], [Series(HOSTILE, [1, 2]), Series("x", [3, 4])])
     for kind in KINDS:

@@ -126,6 +126,8 @@ def test_a_mapping_is_set_checked_and_shown(url: str, moods: Dataset) -> None:
     shown = run("webhook", "digits", "label-studio", *arguments, url=url)
     assert shown.stdout.split()[:2] == ["text", "data.title"]
     assert f"https://registry.example{STUDIO}" in shown.stdout
+    for field in ("Payload URL", "Headers", "Send for all actions"):  # as the tool's form has them
+        assert field in shown.stdout
     assert "Authorization: Token SECRET" in shown.stdout
     assert "SSRF_PROTECTION_ENABLED=false" in shown.stdout
     assert shown.stderr == ""

@@ -137,7 +137,7 @@ def test_settings_of_consensus_are_checked_and_kept(
     shown = run("webhook", "moods", "label-studio", "--consensus", "latest", url=url).stdout
     assert shown.split()[:8] == [
         *("mood", "result.mood", "per", "task"),
-        *("method", "latest", "min-annotators", "2"),
+        *("consensus", "latest", "min-annotators", "2"),
     ]
     send(1, "good")
     send(2, "bad", 1)
