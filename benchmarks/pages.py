@@ -2,21 +2,23 @@
 
 Run as a module with an address and a number of seconds, it is the visitors; with the URL of a
 database, it is a writer. Both are separate processes. Requests are sent at fixed times whether or
-not earlier ones were answered, and are timed from then on: `wrk` would wait for slow answers, and
-so leave out what others wait meanwhile.
+not earlier ones were answered, and are timed from then on. `wrk` has no such rate: it would wait
+for slow answers, and so leave out what others wait meanwhile.
 """
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
+import selectors
+import socket
 import subprocess
 import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median, quantiles
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -163,42 +165,85 @@ def _insert(
     raise AssertionError
 
 
-async def visit(at: str) -> None:
+def visit(at: str) -> None:
     """Request pages for some seconds when a line is read, and print what each request took."""
     host, port = at.removeprefix("http://").split(":")
-    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+    address = host, int(port)
+    requests = [f"GET {page} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode() for page in PAGES]
     waits: list[float] = []
-
-    async def get(path: str, due: float) -> None:
-        # The server closes connections that are not used for some seconds.
-        while idle and idle[-1][0].at_eof():
-            idle.pop()[1].close()
-        reader, writer = idle.pop() if idle else await asyncio.open_connection(host, int(port))
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-        head = (await reader.readuntil(b"\r\n\r\n")).lower()
-        if not head.startswith(b"http/1.1 200"):
-            raise AssertionError(f"{path}: {head.decode()}")
-        await reader.readexactly(int(head.split(b"content-length:")[1].split(b"\r\n")[0]))
-        waits.append(time.perf_counter() - due)
-        idle.append((reader, writer))
-
-    print("ready", flush=True)
-    sys.stdin.readline()
-    began = time.perf_counter()
-    tasks = []
-    for number in range(int(RATE * SECONDS)):
-        due = began + number / RATE
-        await asyncio.sleep(max(0, due - time.perf_counter()))
-        tasks.append(asyncio.create_task(get(PAGES[number % len(PAGES)], due)))
-    await asyncio.gather(*tasks)
+    with Visitors(address) as visitors:
+        print("ready", flush=True)
+        sys.stdin.readline()
+        began = time.perf_counter()
+        for number in range(int(RATE * SECONDS)):
+            due = began + number / RATE
+            while (left := due - time.perf_counter()) > 0:
+                waits += visitors.read(left)
+            visitors.send(requests[number % len(PAGES)], due)
+        while visitors.waiting:
+            waits += visitors.read(60)
     for wait in waits:
         print(wait)
-    for _, writer in idle:
-        writer.close()
+
+
+class Visitors:
+    """Connections, each with one request at a time, in one thread.
+
+    With no more of Python than this takes: what the visitors take is missing to the writers, and
+    asyncio takes several times as much as the server's own work for a page that is kept.
+    """
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self._address = address
+        self._poll = selectors.DefaultSelector()
+        self._idle: list[socket.socket] = []
+        self.waiting: dict[socket.socket, tuple[float, bytearray]] = {}
+        """When the request of each was due, and what was read of the answer."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in [*self._idle, *self.waiting]:
+            each.close()
+        self._poll.close()
+
+    def send(self, request: bytes, due: float) -> None:
+        """Send a request on a connection that has no other."""
+        if self._idle:
+            connection = self._idle.pop()
+        else:
+            connection = socket.create_connection(self._address)
+            self._poll.register(connection, selectors.EVENT_READ, connection)
+        connection.sendall(request)
+        self.waiting[connection] = due, bytearray()
+
+    def read(self, seconds: float) -> list[float]:
+        """Read what arrives first; return the seconds that each complete answer took."""
+        return [wait for key, _ in self._poll.select(seconds) for wait in self._read(key.data)]
+
+    def _read(self, connection: socket.socket) -> list[float]:
+        part = connection.recv(1 << 18)
+        if connection not in self.waiting:
+            # The server closes connections that are not used for some seconds.
+            self._poll.unregister(connection)
+            self._idle.remove(connection)
+            connection.close()
+            return []
+        due, answer = self.waiting[connection]
+        answer += part
+        head, _, body = answer.partition(b"\r\n\r\n")
+        if not part or not head.startswith(b"HTTP/1.1 200"):
+            raise AssertionError(head.decode())
+        if len(body) < int(head.split(b"content-length: ")[1].split(b"\r\n")[0]):
+            return []
+        del self.waiting[connection]
+        self._idle.append(connection)
+        return [time.perf_counter() - due]
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "write":
         write(*sys.argv[2:])
     else:
-        asyncio.run(visit(*sys.argv[2:]))
+        visit(*sys.argv[2:])
