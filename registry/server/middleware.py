@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.server.connections import STATE_KEY
 from registry.server.pages.errors import answer_problem
+from registry.server.pages.viewer import kept_page
 from registry.server.problems import Problem, problem_of
 from registry.server.service import Service
 
@@ -43,8 +45,13 @@ class RequestMiddleware:
         self._in_progress += 1  # no lock: all requests are on one event loop
         self._service.metrics.requests_in_progress.inc()
         try:
-            full = self._in_progress > self._service.connections.limit and scope["path"] != HEALTH
-            await (_reject if full else self._app)(scope, receive, send_and_keep_status)
+            app = self._app
+            if self._in_progress > self._service.connections.limit and scope["path"] != HEALTH:
+                app = _reject
+            # Before the router, which takes several times as long as the answer.
+            elif (page := await kept_page(Request(scope))) is not None:
+                app = page
+            await app(scope, receive, send_and_keep_status)
         except Exception as error:  # noqa: BLE001  # the last handler; its log holds no values
             answer = answer_problem(scope, problem_of(error))
             if not status:  # once an answer has started, a second start is a protocol error

@@ -12,6 +12,7 @@ from registry.catalog.registry import Registry
 from registry.catalog.rename import id_of
 from registry.catalog.statistics.background import FRESH, BackgroundCounts
 from registry.errors import DatasetDroppedError, DatasetNotFoundError, RegistryError
+from registry.html.thumbnails import Thumbnail
 from registry.io.row_media import is_named
 from registry.server.auth import Authenticator
 from registry.server.connections import OpenConnections
@@ -22,6 +23,7 @@ from registry.server.metrics import Metrics
 from registry.server.pages.recent import Recent, RecentOf
 from registry.server.pages.session_key import session_key
 from registry.server.pages.sessions import Sessions
+from registry.server.pages.shared_page import SharedPage
 from registry.server.request_body import BodyReader
 from registry.server.settings import ServerSettings
 from registry.server.thread_pools import ThreadPools
@@ -98,7 +100,9 @@ class Service:
         )
         self.overview: Recent[Any] = Recent(FRESH)
         """What the page of all datasets has of each (see `pages/datasets.py`)."""
-        self.shared_pages: RecentOf[str] = RecentOf(FRESH, 128, _STALE)
+        self.shared_pages: RecentOf[SharedPage] = RecentOf(FRESH, 128, _STALE)
+        self.shared_pictures: RecentOf[tuple[str, Thumbnail | None]] = RecentOf(FRESH, 128)
+        """Pictures with their tags, as `pages/sample.py` sends them."""
         self._datasets: dict[str, OpenDataset] = {}
         self._committers: dict[str, GroupCommitter] = {}
 

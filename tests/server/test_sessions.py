@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -224,6 +225,41 @@ def test_a_token_sees_its_dataset_alone_and_changes_what_it_may(
     assert [row.key for row in digits.inbox.refused()] == ["c"]
 
 
+def test_a_page_that_is_kept_for_others_is_shown_to_those_alone_who_may_see_it(
+    http: httpx.Client, reg: Registry, digits: Dataset, secret: str
+) -> None:
+    log_in(http, secret)
+    tool = tokens.create(reg.engine, "tool", dataset="digits")
+    reader = tokens.create(reg.engine, "reader", dataset="digits", rights="read")
+    stranger = tokens.create(reg.engine, "stranger", dataset="other")
+    with httpx.Client(base_url=http.base_url, verify=False) as other:
+        for path in ("/datasets/digits/samples", REJECTED):
+            assert http.get(path).status_code == 200
+            other.cookies.clear()
+            assert is_login(other.get(path))
+            log_in(other, stranger)
+            assert other.get(path).status_code == 403
+            log_in(other, reader)
+            page = other.get(path)
+            # Also where it was made for this one alone: the token of its forms is its own.
+            assert (page.status_code, "ada" in page.text) == (200, False)
+            assert form_token(page) != form_token(http.get(path))
+        assert "Discard" in http.get(REJECTED).text
+        assert "Discard" not in other.get(REJECTED).text
+        log_in(other, tool)
+        assert "scanner" in http.get(REJECTED).text
+        assert "scanner" not in other.get(REJECTED).text
+    row = digits.inbox.refused()[0].id
+    form = {"csrf": form_token(http.get(REJECTED)), "discard": str(row)}
+    http.post(REJECTED, data=form)
+    # What was just changed is not shown as it was.
+    assert f"row-{row}" not in http.get(REJECTED).text
+    metrics = http.get("/metrics", headers={"authorization": f"Bearer {secret}"}).text
+    samples = 'requests_total{method="GET",route="/datasets/{name}/samples",status='
+    counts = re.findall(samples + r'"(\d+)"} (\d)', metrics)
+    assert dict(counts) == {"200": "3", "303": "1", "403": "1"}
+
+
 def test_a_row_is_corrected_retried_and_discarded_by_the_page(
     http: httpx.Client, digits: Dataset, secret: str
 ) -> None:
@@ -262,7 +298,8 @@ def test_a_server_without_tokens_needs_no_login_but_tokens_of_forms(
         assert page.status_code == 200
         assert "Log out" not in page.text
         assert http.get("/login").headers["location"] == "/"
-        for path in ("/", "/login", REJECTED):
+        assert http.get("/datasets/digits").status_code == 200  # kept
+        for path in ("/", "/login", REJECTED, "/datasets/digits"):
             assert http.get(path, headers={"host": "evil.example"}).status_code == 421
         form = {"discard": "1"}
         assert http.post(REJECTED, data=form).status_code == 403

@@ -10,8 +10,9 @@ from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
 
-_REST = 200
-"""How many times as long as it took to read is a value kept, within the limits."""
+_REST = 50
+"""How many times as long as it took to read is a value kept, within the limits. Where there are
+several values, all of them take this part of the time together."""
 
 
 class Recent(Generic[Value]):
@@ -34,8 +35,11 @@ class Recent(Generic[Value]):
         last = self._last
         return None if last is None or time.monotonic() >= last[0] else last[1]
 
-    def get(self, work: Callable[[], Value]) -> Value:
-        """Return the last result of ``work``, or call it; an error is raised and not kept."""
+    def get(self, work: Callable[[], Value], values: int = 1) -> Value:
+        """Return the last result of ``work``, or call it; an error is raised and not kept.
+
+        ``values`` is how many are read and kept in this way.
+        """
         last = self._last
         if last is not None and time.monotonic() < last[0]:
             return last[1]
@@ -49,7 +53,7 @@ class Recent(Generic[Value]):
             # The time before the work: what is committed while it reads must not count as read.
             now = time.monotonic()
             value = work()
-            rest = _REST * (time.monotonic() - now)
+            rest = _REST * values * (time.monotonic() - now)
             self._last = now + min(max(self._seconds, rest), self._longest), value
             return value
         finally:
@@ -87,7 +91,13 @@ class RecentOf(Generic[Value]):
             # Also the unused ones: they may hold what is erased by now.
             while len(self._used) > self._most or self._oldest() < now - self._longest:
                 self._used.popitem(last=False)
-        return recent.get(work)
+            values = len(self._used)
+        return recent.get(work, values)
+
+    def clear(self) -> None:
+        """Forget all results, also those that are being read now."""
+        with self._lock:
+            self._used.clear()
 
     def _oldest(self) -> float:
         return next(iter(self._used.values()))[0]

@@ -16,7 +16,7 @@ from registry.io.retry_media import retry_row
 from registry.samples.json_codec import parse_json
 from registry.server.pages.paths import dataset_path
 from registry.server.pages.responses import redirect
-from registry.server.pages.viewer import Viewer, read_form, show, viewer_of
+from registry.server.pages.viewer import Viewer, read_form, show, show_shared, viewer_of
 from registry.server.problems import Problem
 from registry.server.routes.datasets import service_of
 from registry.server.service import OpenDataset
@@ -32,6 +32,19 @@ _LARGEST: Final = 1 << 14
 
 _After = Annotated[int, Query(ge=0, lt=1 << 63)]
 _Count = Annotated[int, Query(ge=0, le=ROWS)]
+
+
+@dataclass(frozen=True)
+class _Audience:
+    """Who sees the same rows, and whether they may change them. ``source`` None is all sources."""
+
+    source: str | None
+    may_write: bool
+
+    @classmethod
+    def of(cls, viewer: Viewer, dataset: str) -> _Audience:
+        source = None if viewer.token is None else viewer.token.source
+        return cls(source, viewer.may("write", dataset))
 
 
 @dataclass(frozen=True)
@@ -76,12 +89,15 @@ async def rejected_page(
     viewer = await viewer_of(request, name)
     dataset = await service_of(request).open(name)
     outcome = _Outcome(stored, rejected, discarded, gone)
-    return await show(
-        request,
-        viewer,
-        "rejected.html",
-        lambda: dataset.use(lambda opened: _values(opened, viewer, after, outcome)),
-    )
+    audience = _Audience.of(viewer, dataset.name)
+
+    def values() -> dict[str, Any]:
+        return dataset.use(lambda opened: _values(opened, audience, after, outcome))
+
+    # Not one from before the change that led here, which another server may have made.
+    if outcome != _Outcome():
+        return await show(request, viewer, "rejected.html", values)
+    return await show_shared(request, viewer, "rejected.html", values, audience)
 
 
 @router.post("/datasets/{name}/rejected")
@@ -107,6 +123,7 @@ async def change_rejected(name: str, request: Request, after: _After = 0) -> Res
     except _UnfitError as error:
         correction = _Correction(error.id, fields["fields"][0], str(error))
         return await _show_again(request, viewer, dataset, after, correction)
+    service.shared_pages.clear()
     counts = {key: value for key, value in vars(outcome).items() if value}
     return redirect(f"{dataset_path(name, 'rejected')}?{urlencode({**counts, 'after': after})}")
 
@@ -159,23 +176,24 @@ def _retry(dataset: Dataset, form: _Form, source: str | None, media: MediaReader
 async def _show_again(
     request: Request, viewer: Viewer, dataset: OpenDataset, after: int, correction: _Correction
 ) -> Response:
+    audience = _Audience.of(viewer, dataset.name)
     return await show(
         request,
         viewer,
         "rejected.html",
-        lambda: dataset.use(lambda opened: _values(opened, viewer, after, correction=correction)),
+        lambda: dataset.use(lambda opened: _values(opened, audience, after, correction=correction)),
         422,
     )
 
 
 def _values(
     dataset: Dataset,
-    viewer: Viewer,
+    audience: _Audience,
     after: int,
     outcome: _Outcome | None = None,
     correction: _Correction | None = None,
 ) -> dict[str, Any]:
-    source = None if viewer.token is None else viewer.token.source
+    source = audience.source
     # One more than is shown, to know whether these are the last.
     rows = dataset.inbox.rejected_rows(after, ROWS + 1, source, _LARGEST)
     limits = dataset.inbox.limits
@@ -187,7 +205,7 @@ def _values(
         "after": after,
         "source": source,
         "limits": limits,
-        "may_write": viewer.may("write", dataset.name),
+        "may_write": audience.may_write,
         "outcome": outcome or _Outcome(),
         "correction": correction,
         "crumbs": [

@@ -27,7 +27,7 @@ from registry.html.samples import draw_sample, picture_of
 from registry.html.thumbnails import Thumbnail, ThumbnailError
 from registry.server.pages.paths import dataset_path, picture_path, run_path, sample_path
 from registry.server.pages.responses import secured
-from registry.server.pages.viewer import show_shared, viewer_of
+from registry.server.pages.viewer import address_of, show_shared, viewer_of
 from registry.server.problems import Problem
 from registry.server.routes.datasets import service_of
 
@@ -36,9 +36,12 @@ router: APIRouter = APIRouter(include_in_schema=False)
 _REVISIONS: Final = 6
 """Revisions of a page."""
 _LARGEST_SIDE: Final = 2048
+_SHARED_SIDE: Final = 512
+"""The largest side of pictures that are kept for others for a moment: larger ones take memory."""
 _SECONDS: Final = 60
 """How long browsers show a picture again without asking: it may be erased, or the session end."""
 
+_Tagged = tuple[str, Thumbnail | None]
 _Position = Annotated[int, Path(ge=0, lt=1 << 63)]
 _Before = Annotated[int | None, Query(ge=0, lt=1 << 63)]
 
@@ -114,10 +117,19 @@ async def _send_picture(
     service = service_of(request)
     opened = await service.open(name)
     known = request.headers.get("if-none-match", "")
+
+    def work() -> _Tagged:
+        return opened.use(lambda dataset: _picture(dataset, position, feature, side, known))
+
     # In a pool of few threads, as each one may hold a large image in memory.
-    tag, file = await service.pools.draw(
-        opened.use, lambda dataset: _picture(dataset, position, feature, side, known)
-    )
+    if known or side > _SHARED_SIDE:
+        tag, file = await service.pools.draw(work)
+    else:
+        key, pictures = address_of(request), service.shared_pictures
+        kept = pictures.kept(key)
+        if kept is None:
+            kept = await service.pools.draw(lambda: pictures.get(key, work))
+        tag, file = kept
     status, data, media_type = (
         (304, b"", None) if file is None else (200, file.data, file.media_type)
     )
@@ -127,9 +139,7 @@ async def _send_picture(
     return secured(response, cache=f"private, max-age={_SECONDS}")
 
 
-def _picture(
-    dataset: Dataset, position: int, feature: str, side: int, known: str
-) -> tuple[str, Thumbnail | None]:
+def _picture(dataset: Dataset, position: int, feature: str, side: int, known: str) -> _Tagged:
     """Return the tag of a picture, and the picture unless the browser has the one with this tag."""
     chain = chain_of_value(dataset, position)
     # Which value it is, and how it is drawn; the path has the rest.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
 
 from registry.html.render import render
 from registry.server.pages.responses import html
 from registry.server.pages.sessions import Session
+from registry.server.pages.shared_page import SharedPage
 from registry.server.problems import Problem
 from registry.server.routes.datasets import service_of
 from registry.server.tokens import Right, Token
@@ -20,6 +22,8 @@ from registry.server.tokens import Right, Token
 _FORM: Final = "application/x-www-form-urlencoded"
 _SESSION: Final = "<!--session-->"
 """Where the layout has the session of the viewer, if it is not known to the template."""
+_CSRF: Final = Markup("<!--csrf-->")
+"""Where a page that viewers share has the token of their forms."""
 _MOST_FIELDS: Final = 2000
 MOST_BYTES: Final = 1 << 20
 """Bytes of a form, at most."""
@@ -98,8 +102,7 @@ def _login_required(request: Request, session: Session | None) -> LoginRequired:
     path, query = "/", ""
     if request.method == "GET":
         # As it was sent: the decoded path of a key may have a "?".
-        path = request.scope["raw_path"].decode("ascii", "replace")
-        query = request.scope["query_string"].decode("ascii", "replace")
+        path, query = (part.decode("ascii", "replace") for part in address_of(request))
     return LoginRequired(f"{path}?{query}" if query else path, ended=ended)
 
 
@@ -111,28 +114,63 @@ async def show(
     status: int = 200,
 ) -> Response:
     """Return a page: a template with the values that ``work`` reads, both in another thread."""
-    text = await service_of(request).pools.read(lambda: render(template, viewer=viewer, **work()))
+    text = await service_of(request).pools.read(
+        lambda: render(template, viewer=viewer, csrf=viewer.csrf, **work())
+    )
     return _answer(request, viewer, text, status)
 
 
 async def show_shared(
-    request: Request, viewer: Viewer, template: str, work: Callable[[], Mapping[str, Any]]
+    request: Request,
+    viewer: Viewer,
+    template: str,
+    work: Callable[[], Mapping[str, Any]],
+    *differs: Hashable,
 ) -> Response:
-    """Return a page as `show` does, which is the same for all who may see it.
+    """Return a page of a dataset as `show` does, which is the same for all who may see it.
 
-    It is made again only as often as a person could notice, however many requests there are.
+    If it is not the same, ``differs`` is all that the page depends on besides its address. It is
+    made again only as often as a person could notice, however many requests there are.
     """
-    service = service_of(request)
-    key = request.scope["raw_path"], request.scope["query_string"]
+    service, route = service_of(request), request.scope["route"]
+    name = request.path_params["name"]
+    page = await service.pools.read(
+        service.shared_pages.get,
+        (*address_of(request), *differs),
+        lambda: SharedPage(render(template, viewer=None, csrf=_CSRF, **work()), name, route),
+    )
+    return _answer_shared(request, viewer, page)
 
-    text = service.shared_pages.kept(key)
-    if text is None:
-        text = await service.pools.read(
-            service.shared_pages.get, key, lambda: render(template, viewer=None, **work())
-        )
-    # No value can hold this: every "<" of one is escaped.
-    text = text.replace(_SESSION, render("session.html", viewer=viewer), 1)
-    return _answer(request, viewer, text, 200)
+
+async def kept_page(request: Request) -> Response | None:
+    """Return the answer to a request if its page is kept by `show_shared`, for all who may see it.
+
+    Raises what `viewer_of` does.
+    """
+    if request.method != "GET":
+        return None
+    page = service_of(request).shared_pages.kept(address_of(request))
+    if page is None:
+        return None
+    # As the router does it: requests are measured by their route.
+    request.scope["route"] = page.route
+    viewer = await viewer_of(request, page.dataset)
+    return _answer_shared(request, viewer, page)
+
+
+def _answer_shared(request: Request, viewer: Viewer, page: SharedPage) -> Response:
+    # No value can hold these: every "<" of one is escaped.
+    session = render("session.html", viewer=viewer) if viewer.name else ""
+    text = page.text.replace(_SESSION, session, 1)
+    if _CSRF not in text:
+        # A visitor's session is for forms alone.
+        return html(text)
+    return _answer(request, viewer, text.replace(_CSRF, viewer.csrf), 200)
+
+
+def address_of(request: Request) -> tuple[bytes, bytes]:
+    """Return the path and the query of a request, as they were sent."""
+    return request.scope["raw_path"], request.scope["query_string"]
 
 
 def _answer(request: Request, viewer: Viewer, text: str, status: int) -> Response:
