@@ -122,8 +122,16 @@ def test_pictures_that_cannot_be_drawn_leave_the_others(
     at: str, visit: Callable[..., Visitor]
 ) -> None:
     page = visit(at).open("/datasets/street/samples")
-    for image in page.locator(".picture img").all():
-        image.scroll_into_view_if_needed()
+    heights = []
+    for frame in page.locator(".picture-frame").all():
+        image = frame.locator("img")
+        frame.scroll_into_view_if_needed()
         page.wait_for_function("image => image.complete", arg=image.element_handle())
         assert image.evaluate("image => image.naturalWidth") > 0
+        boxes = (frame.locator(each).bounding_box() for each in (".boxes", ".picture-behind"))
+        heights.append([box["height"] for box in boxes if box])
+    # Nothing is drawn over a picture that is none, and it says so; others hide this.
+    assert [behind for boxes, behind in heights if boxes < 1] == [176] * 6
+    assert all(boxes >= behind for boxes, behind in heights if boxes >= 1)
+    assert len(heights) == 19
     assert page.locator(".picture-problem").count() == 5

@@ -189,7 +189,9 @@ def _drawn(
         query.style,
         form=query.boxes,
         # Twice as many pixels, for screens that have them.
-        address=lambda feature: picture_path(base, position, feature, 2 * query.style.side),
+        address=lambda feature: picture_path(
+            base, position, feature, 2 * query.style.side, within=True
+        ),
     )
     return draw_sample(dataset.features, values, style)
 

@@ -31,9 +31,12 @@ def sample_path(name: str, key: str, before: int | None = None) -> str:
     return path if before is None else f"{path}?before={before}"
 
 
-def picture_path(name: str, position: int, feature: str, side: int) -> str:
-    """Return the path of a picture of the value of a feature, at a position of the log."""
-    query = {"side": side}
+def picture_path(name: str, position: int, feature: str, side: int, *, within: bool = False) -> str:
+    """Return the path of a picture of the value of a feature, at a position of the log.
+
+    ``within`` is whether it is part of a page, which says by itself that there is no picture.
+    """
+    query = {"side": side, **({"within": 1} if within else {})}
     if feature in _DOTS:
         return (
             f"{dataset_path(name, 'images')}/{position}?{urlencode(query | {'feature': feature})}"

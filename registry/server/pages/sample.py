@@ -43,6 +43,7 @@ _SECONDS: Final = 60
 
 _Tagged = tuple[str, Thumbnail | None]
 _Position = Annotated[int, Path(ge=0, lt=1 << 63)]
+_Side = Annotated[int, Query(ge=16, le=_LARGEST_SIDE)]
 _Before = Annotated[int | None, Query(ge=0, lt=1 << 63)]
 
 
@@ -91,11 +92,12 @@ async def picture(
     position: _Position,
     feature: str,
     request: Request,
-    side: Annotated[int, Query(ge=16, le=_LARGEST_SIDE)] = 352,
+    side: _Side = 352,
+    within: bool = False,
 ) -> Response:
     """Send the picture of a value; one that cannot be drawn is a picture that says why."""
     await viewer_of(request, name)
-    return await _send_picture(name, position, feature, request, side)
+    return await _send_picture(name, position, feature, request, side, within=within)
 
 
 @router.get("/datasets/{name}/images/{position}")
@@ -104,22 +106,25 @@ async def picture_of_parameter(
     position: _Position,
     request: Request,
     feature: str = "",
-    side: Annotated[int, Query(ge=16, le=_LARGEST_SIDE)] = 352,
+    side: _Side = 352,
+    within: bool = False,
 ) -> Response:
     """Send a picture as `picture` does, of a feature whose name is no part of a path."""
     await viewer_of(request, name)
-    return await _send_picture(name, position, feature, request, side)
+    return await _send_picture(name, position, feature, request, side, within=within)
 
 
 async def _send_picture(
-    name: str, position: int, feature: str, request: Request, side: int
+    name: str, position: int, feature: str, request: Request, side: int, *, within: bool
 ) -> Response:
     service = service_of(request)
     opened = await service.open(name)
     known = request.headers.get("if-none-match", "")
 
     def work() -> _Tagged:
-        return opened.use(lambda dataset: _picture(dataset, position, feature, side, known))
+        return opened.use(
+            lambda dataset: _picture(dataset, position, feature, side, known, within)
+        )
 
     # In a pool of few threads, as each one may hold a large image in memory.
     if known or side > _SHARED_SIDE:
@@ -139,7 +144,9 @@ async def _send_picture(
     return secured(response, cache=f"private, max-age={_SECONDS}")
 
 
-def _picture(dataset: Dataset, position: int, feature: str, side: int, known: str) -> _Tagged:
+def _picture(
+    dataset: Dataset, position: int, feature: str, side: int, known: str, within: bool
+) -> _Tagged:
     """Return the tag of a picture, and the picture unless the browser has the one with this tag."""
     chain = chain_of_value(dataset, position)
     # Which value it is, and how it is drawn; the path has the rest.
@@ -148,14 +155,22 @@ def _picture(dataset: Dataset, position: int, feature: str, side: int, known: st
         return tag, None
     value = value_at(dataset, position, feature) if tag else None
     if value is None:
-        return "", _placeholder("there is no picture here")
+        return "", _placeholder("there is no picture here", within)
     try:
         return tag, picture_of(dataset.features[feature], value, side)
     except ThumbnailError as error:
-        return tag, _placeholder(str(error))
+        return tag, _placeholder(str(error), within)
 
 
-def _placeholder(reason: str) -> Thumbnail:
+def _placeholder(reason: str, within: bool) -> Thumbnail:
+    """Return a picture of a reason; within a page, one without a height.
+
+    Only when the picture is decoded, the server learns that there is none: the page, with boxes
+    that lie over it, was made before. They disappear with its height.
+    """
+    if within:
+        text = '<svg xmlns="http://www.w3.org/2000/svg" width="16000" height="1"/>'
+        return Thumbnail(text.encode(), "image/svg+xml", 16_000, 1)
     text = render("placeholder.svg", reason=reason)
     return Thumbnail(text.encode(), "image/svg+xml", 160, 120)
 
@@ -210,7 +225,7 @@ def _column(
     position = revision.entry.position
     style = replace(
         SAMPLE,
-        address=lambda feature: picture_path(base, position, feature, 2 * SAMPLE.side),
+        address=lambda feature: picture_path(base, position, feature, 2 * SAMPLE.side, within=True),
         large=lambda feature: picture_path(base, position, feature, _LARGEST_SIDE),
     )
     drawings: dict[str, Drawing] = {}
