@@ -27,21 +27,21 @@ _KEPT = 64
 OTHERS = "others"
 
 
-def draw_chart(chart: Chart, *, script: bool = True) -> Markup:
+def draw_chart(chart: Chart, *, script: bool = True, scrolls: bool = True) -> Markup:
     """Return a ``<figure>`` with the drawing and the table of a chart.
 
-    Without ``script`` it has no data for `charts.js`, as in cards. A chart without any value says
-    so.
+    Without ``script`` it has no data for `charts.js`, as in cards. ``scrolls`` is whether the
+    drawing does where it is wider than the screen. A chart without any value says so.
     """
     series = (replace(each, values=tuple(each.values)) for each in chart.series)
     # Sequences of any kind, as tuples, by which the drawing is kept.
-    return _drawn(replace(chart, labels=tuple(chart.labels), series=tuple(series)), script)
+    return _drawn(replace(chart, labels=tuple(chart.labels), series=tuple(series)), script, scrolls)
 
 
 # A drawing takes a millisecond or more, and each request of a page needs it. Its numbers change
 # once a second at most.
 @lru_cache(_KEPT)
-def _drawn(chart: Chart, script: bool) -> Markup:
+def _drawn(chart: Chart, script: bool, scrolls: bool) -> Markup:
     chart = _limited(chart)
     caption = Markup("<figcaption>{}</figcaption>").format(chart.title)
     if not chart.labels or not chart.series:
@@ -52,9 +52,11 @@ def _drawn(chart: Chart, script: bool) -> Markup:
         data = Markup('<script type="application/json">{}</script>').format(
             htmlsafe_json_dumps({**vars(chart), "series": [*map(vars, chart.series)]})
         )
+    # By the keyboard, only what can have the focus scrolls.
+    focus = Markup(' tabindex="0"') if scrolls else ""
     return Markup(
-        '<figure class="chart chart-{}">{}{}<div class="chart-drawing">{}</div>{}{}</figure>'
-    ).format(chart.kind, caption, _legend(chart), draw(chart), data, _table(chart))
+        '<figure class="chart chart-{}">{}{}<div class="chart-drawing"{}>{}</div>{}{}</figure>'
+    ).format(chart.kind, caption, _legend(chart), focus, draw(chart), data, _table(chart))
 
 
 def sparkline(values: Sequence[float], label: str) -> Markup:

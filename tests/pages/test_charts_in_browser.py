@@ -31,11 +31,19 @@ def test_charts_are_drawn_without_scripts_and_again_by_plotly(
         count = drawings.count()
         assert count > 1
         assert all(drawings.nth(index).is_visible() for index in range(count))
+        # Drawings that are wider than a phone scroll, also by the keyboard. Axe needs scripts.
+        phone = visit(at, viewport={"width": 390, "height": 800})
+        phone.page.route("**/charts.*.js", lambda route: route.fulfill(body="", status=200))
+        phone.open("/datasets/digits")
+        phone.accessible()
         page = visit(at).open("/datasets/digits")
         page.wait_for_function(
             "count => document.querySelectorAll('.js-plotly-plot .main-svg').length >= count",
             arg=count,
         )
+        # Its first day is not empty.
+        growth = page.locator("figure.chart").filter(has_text="Growth").locator(".point")
+        assert growth.first.is_visible()
         # The name of a source is text, also to Plotly, which would take it for markup.
         assert page.get_by_text("<b>tool</b>").count() > 0
         button = page.locator(".chart-legend button").first

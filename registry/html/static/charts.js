@@ -17,6 +17,14 @@
   const span = ({ labels }) =>
     (new Date(labels[labels.length - 1]) - new Date(labels[0])) / 86_400_000;
 
+  function largest({ series, labels, kind, stacked }) {
+    const adds = kind === "rows" || (stacked && kind !== "line");
+    return Math.max(...labels.map((_, index) => {
+      const column = series.map(({ values }) => values[index]);
+      return adds ? column.reduce((sum, value) => sum + value, 0) : Math.max(...column);
+    }));
+  }
+
   function traces(chart) {
     const rows = chart.kind === "rows";
     // By their indexes: two labels may be equal once they are cut, and Plotly would merge them.
@@ -63,7 +71,9 @@
           tickvals: chart.labels.map((_, index) => index),
           ticktext: chart.labels.map((label) => plain(short(label, rows ? 22 : 14))),
         };
-    const values = { ...axis, rangemode: "tozero", fixedrange: true, tickformat: "~s" };
+    const values = { ...axis, rangemode: "tozero", fixedrange: true, tickformat: "~s",
+      // No label between two samples.
+      ...(largest(chart) < 5 ? { dtick: 1, tickformat: "d" } : {}) };
     return {
       height,
       xaxis: rows ? values : labels,
@@ -99,6 +109,7 @@
     Plotly.react(plot, traces(chart), layout(chart, height), options);
     // Kept for screen readers, which read its text.
     drawing.classList.add("hidden");
+    drawing.removeAttribute("tabindex");
   }
 
   function toggles(figure, plot) {

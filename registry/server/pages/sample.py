@@ -122,9 +122,7 @@ async def _send_picture(
     known = request.headers.get("if-none-match", "")
 
     def work() -> _Tagged:
-        return opened.use(
-            lambda dataset: _picture(dataset, position, feature, side, known, within)
-        )
+        return opened.use(lambda dataset: _picture(dataset, position, feature, side, known, within))
 
     # In a pool of few threads, as each one may hold a large image in memory.
     if known or side > _SHARED_SIDE:
