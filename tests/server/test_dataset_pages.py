@@ -200,7 +200,9 @@ def test_pictures_are_small_and_those_that_cannot_be_drawn_say_why(
         assert answer.headers["cache-control"] == "private, max-age=60"
         if "/2/photo" in source:
             assert answer.headers["content-type"] == "image/svg+xml"
-            assert "damaged" in answer.text
+            # Within the page it has no height, so that nothing lies over it.
+            assert 'height="1"' in answer.text
+            assert "damaged" in http.get(source.replace("within=1", "")).text
         else:
             with Pillow.open(io.BytesIO(answer.content)) as image:
                 assert max(image.size) <= 352
@@ -254,6 +256,42 @@ def test_the_page_of_a_run_says_what_changed_between_two_epochs(
     missing = http.get(path[1], params={"since": 0, "until": 7}).text
     assert "has not pinned epoch 7" in missing
     assert http.get("/datasets/pets/runs/none").status_code == 404
+    pets.erase("d")
+    assert http.get("/datasets/pets").status_code == 200
+    erased = http.get(path[1], params={"since": 1, "until": 0}).text
+    assert "1 row was erased since, and has no class any more" in erased
+
+
+def test_runs_are_paged_and_compared_whatever_their_names_are(
+    reg: Registry, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registry.server.pages.runs._RUNS", 1)
+    pets = reg.create("pets", PETS)
+    names = ["..", "a&after=z#x", "b %26+c", "d?e/f;g"]
+    for name in names:
+        pets.run(name)
+    shown, path = [], "/datasets/pets/runs"
+    while path:
+        page = http.get(path).text
+        shown += re.findall(r'<a href="[^"]*"><bdi>(.*?)</bdi>', page)
+        following = re.search(r'href="([^"]*)" rel="next"', page)
+        path = html.unescape(following[1]) if following else ""
+    assert [html.unescape(each) for each in shown] == sorted(names)
+    for _ in range(2):
+        pets.insert([pet(0)])
+        epochs = pets.run("..")
+        epochs.epoch(0 if epochs.last is None else 1)
+    # As the form of its page is sent, with the fields that it has.
+    page = http.get("/datasets/pets/runs?run=..").text
+    form = re.search(
+        r'<form class="filters" method="get" action="([^"#]*)#changes">\s*'
+        r'<input type="hidden" name="run" value="\.\.">',
+        page,
+    )
+    assert form is not None
+    http.get("/datasets/pets")
+    compared = http.get(form[1], params={"run": "..", "since": 0, "until": 1}).text
+    assert "From epoch 0 to epoch 1" in compared
 
 
 def test_pages_leave_the_rows_that_wait_in_the_inbox(reg: Registry, http: httpx.Client) -> None:

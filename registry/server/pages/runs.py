@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -29,8 +30,6 @@ _RUNS: Final = 50
 """Runs of a page."""
 _EPOCHS: Final = 25
 """Epochs of a page."""
-
-_MOST_CHARTS: Final = 5
 
 _Number = Annotated[int | None, Query(ge=0, lt=1 << 63)]
 
@@ -68,10 +67,12 @@ async def runs_page(
     after: str = "",
     run: str | None = None,
     before: _Number = None,
+    since: _Number = None,
+    until: _Number = None,
 ) -> Response:
     """Show the runs of a dataset, in the order of their names."""
     if run is not None:
-        return await _show_run(name, run, request, before, None, None)
+        return await _show_run(name, run, request, before, since, until)
     viewer = await viewer_of(request, name)
     service = service_of(request)
     return await show_shared(
@@ -121,7 +122,7 @@ def _runs(dataset: Dataset, name: str, after: str) -> Mapping[str, Any]:
     shown = named[:_RUNS]
     following = None
     if len(named) > _RUNS:
-        following = f"{dataset_path(name, 'runs')}?after={shown[-1].name}"
+        following = f"{dataset_path(name, 'runs')}?{urlencode({'after': shown[-1].name})}"
     return {
         **frame(dataset, name, "Runs"),
         "lines": [_run_line(name, run) for run in shown],
@@ -172,6 +173,10 @@ def _run(
         "crumbs": [(name, dataset_path(name)), ("Runs", runs), (run_name, None)],
         "run": run,
         "run_url": run_path(name, run_name),
+        # A form replaces the parameters of its address.
+        "form_url": run_path(name, run_name).partition("?")[0],
+        "compared_url": compared
+        and run_path(name, run_name, dict(zip(("since", "until"), compared, strict=True))),
         "last": last,
         "consumed": consumed,
         "position": _position(run, last, consumed),
@@ -180,6 +185,7 @@ def _run(
         "compared": compared,
         "changes": changes,
         "change_charts": [] if changes is None else change_charts(changes, schema),
+        "erased": 0 if changes is None else _erased(changes),
         "problem": problem,
         "uncounted": any(each.origins is None for each in lines),
         "first_url": run_path(name, run_name) if before is not None else None,
@@ -219,6 +225,16 @@ def _position(run: Run, last: Pin | None, consumed: int) -> str:
         return f"all of epoch {last.number}"
     number, offset = run.locate(consumed)
     return f"in epoch {number}, after {offset:,} samples"
+
+
+def _erased(changes: EpochChanges) -> int:
+    """Return how many of the rows that came or went have no class, as they were erased."""
+    # Each sample has a class of each feature with classes.
+    return sum(
+        each.size
+        - min((sum(counts.values()) for counts in each.classes.values()), default=each.size)
+        for each in (changes.came, changes.went)
+    )
 
 
 def _changes(
