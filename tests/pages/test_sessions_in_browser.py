@@ -88,6 +88,7 @@ def test_a_session_ends_with_its_token_its_time_and_a_logout_elsewhere(
     other.get_by_role("button", name="Retry row").first.click()
     assert other.url.startswith(f"{at}/login")
     _log_in(other, secret)
+    assert other.url.partition("?")[0] == at + REJECTED
     tokens.revoke(reg.engine, "ada")
     other.goto(at + REJECTED)
     assert _asks_to_log_in(other)

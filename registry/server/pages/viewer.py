@@ -98,11 +98,8 @@ def _login_required(request: Request, session: Session | None) -> LoginRequired:
     ended = service_of(request).sessions.cookie in request.cookies and (
         session is None or session.digest is not None
     )
-    # Of pages that are read: the path of a form has no page.
-    path, query = "/", ""
-    if request.method == "GET":
-        # As it was sent: the decoded path of a key may have a "?".
-        path, query = (part.decode("ascii", "replace") for part in address_of(request))
+    # As it was sent: the decoded path of a key may have a "?". A form has the path of its page.
+    path, query = (part.decode("ascii", "replace") for part in address_of(request))
     return LoginRequired(f"{path}?{query}" if query else path, ended=ended)
 
 
