@@ -1,17 +1,20 @@
-"""The cards of runs and epochs in a notebook."""
+"""The cards of runs, epochs and mixes in a notebook."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from registry.errors import MixPositionError
 from registry.html.card import MOST_SAMPLES, Card, CardSample, CardTable, Fact, card_sample
 from registry.html.chart import Chart, Series
 from registry.samples.feature_text import feature_texts
 from registry.training.epoch import Epoch
+from registry.training.mix import Mix
 from registry.training.run import Run
 from registry.training.run_store import RunSettings
 
 _MOST_EPOCHS = 12
+_MOST_RUNS = 50
 
 
 def run_card(run: Run) -> Card:
@@ -65,6 +68,36 @@ def epoch_card(epoch: Epoch) -> Card:
         features=feature_texts(epoch.features),
         samples_title="First samples, in the order of the epoch",
         samples=[*_samples(epoch)],
+    )
+
+
+def mix_card(mix: Mix) -> Card:
+    """Return what a notebook shows of a mix: its runs, their shares, and what they consumed."""
+    total = sum(part.weight for part in mix.parts)
+    rows = [
+        (
+            part.run.name,
+            str(part.run.version or part.run.dataset),
+            f"{part.weight:g}",
+            f"{part.weight / total:.2%}",
+            f"{part.run.consumed:,}",
+        )
+        for part in mix.parts[:_MOST_RUNS]
+    ]
+    facts, notice = [("seed", str(mix.seed)), ("runs", f"{len(mix.parts):,}")], ""
+    try:
+        facts.append(("consumed", f"{mix.consumed:,}"))
+    except MixPositionError as error:
+        notice = str(error)
+    names = "run", "dataset", "weight", "share", "consumed"
+    more = max(0, len(mix.parts) - _MOST_RUNS)
+    return Card(
+        "Mix",
+        mix.name,
+        facts=facts,
+        features=feature_texts(mix.features),
+        tables=[CardTable("Runs", names, rows, (2, 3, 4), more)],
+        notice=notice,
     )
 
 

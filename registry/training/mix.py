@@ -21,6 +21,7 @@ from registry.errors import (
     MixPositionError,
     RewindError,
 )
+from registry.html.card import card_html
 from registry.samples.arrays import Positions
 from registry.samples.codec import Column
 from registry.samples.features import Features
@@ -109,6 +110,11 @@ class Mix(NotAnArray):
         named = [f"{part.name} ({part.weight:g})" for part in self.parts[:5]]
         more = [f"{len(self.parts) - 5} others"] if len(self.parts) > 5 else []
         return f"<mix of {', '.join([*named, *more])}: seed {self.seed}>"
+
+    def _repr_html_(self) -> str | None:
+        from registry.training.cards import mix_card  # noqa: PLC0415
+
+        return card_html("Mix", self.name, lambda: mix_card(self))
 
     @property
     def consumed(self) -> int:

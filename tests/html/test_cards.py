@@ -16,6 +16,7 @@ from registry import (
     Registry,
     Tensor,
     Text,
+    mix,
 )
 from registry.html.card import LARGEST
 from registry.html.card_styles import card_styles
@@ -91,6 +92,10 @@ def test_a_card_says_what_the_object_is(reg: Registry, ten: Dataset) -> None:
     run = ten.run("cnn-1", seed=7, split="train")
     epoch = run.epoch(0)
     run.advance(3)
+    both = mix({run: 3, ten.run("cnn-2"): 1})
+    lost = both._repr_html_()
+    both.record(0, rewind=True)
+    both.advance(8)
     (page,) = ten.pages(until=12)
     expected: list[tuple[object, list[str]]] = [
         (reg, ["Registry", "digits", "handwritten", "live samples"]),
@@ -98,11 +103,15 @@ def test_a_card_says_what_the_object_is(reg: Registry, ten: Dataset) -> None:
         (reg.open("digits@gold"), ["Version of a dataset", "digits@12:"]),
         (run, ["Run", "cnn-1", "train", "seed", "7", "consumed", f"{epoch.size}"]),
         (epoch, ["Epoch", "0 of cnn-1", f"{epoch.size}", "offset 0"]),
+        (both, ["Mix", "cnn-1 + cnn-2 (", "75.00%", "25.00%", "consumed", "8", "uint8[2,2]"]),
         (page, ["Page of a log", "positions 0 to 12", "revised", "retracted", "position 0"]),
     ]
     for shown, words in expected:
         text = text_of(shown)
         assert [word for word in words if word not in text] == []
+    # Its runs have consumed what no position of the mix has.
+    assert lost is not None
+    assert "have consumed" in lost
 
 
 def test_hostile_text_is_shown_and_nothing_of_it_runs(reg: Registry) -> None:
