@@ -39,6 +39,10 @@ class DatasetTable:
         for text, name in names.items():
             if name is None:
                 continue
+            if not isinstance(name, str) or not name:
+                raise FeatureError(
+                    f"the {_WORDS[text]} need the name of a column, such as 'id', not {name!r:.140}"
+                )
             if name in taken:
                 raise FeatureError(
                     f"{name!r} is {taken[name]}; choose another name for the {_WORDS[text]}"

@@ -106,11 +106,19 @@ def _of_pandas(feature: Feature, column: Any) -> Any:
 
 
 def _contents(values: list[Any]) -> list[Any]:
-    """Return a column of Python objects with the contents of the files of Hugging Face."""
+    """Return a column of Python objects, with the contents of the files of Hugging Face."""
+    # pandas reads lists of lists, as of Parquet, as arrays of arrays.
+    values = [_nested(value) if isinstance(value, np.ndarray) else value for value in values]
     # pandas reads their struct as a dictionary.
     if not all(isinstance(value, dict) and value.keys() == FILE_MEMBERS for value in values):
         return values
     return [content_of_file(row, value["bytes"], value["path"]) for row, value in enumerate(values)]
+
+
+def _nested(value: Any) -> Any:
+    if isinstance(value, np.ndarray) and value.dtype.kind == "O":
+        return [_nested(each) for each in value]
+    return value
 
 
 def content_of_file(row: int, data: bytes | None, path: str | None) -> bytes | Path:

@@ -47,6 +47,8 @@ VIEWS: dict[str, View] = {
     "Arrow": Dataset.to_arrow,
     "pandas": Dataset.to_pandas,
     "polars": Dataset.to_polars,
+    # As pandas reads a Parquet file.
+    "pandas of Arrow": lambda dataset, **names: dataset.to_arrow(**names).to_pandas(),
     "Hugging Face": lambda dataset, **names: datasets.Dataset(dataset.to_arrow(**names)),
 }
 
@@ -197,10 +199,12 @@ def test_fixed_columns_share_the_memory_of_the_page(reg: Registry) -> None:
             {"keys": "x", "groups": "x"},
             "'x' is the column of the keys; choose another name",
         ),
+        ({"keys": True}, "the keys need the name of a column, such as 'id', not True"),
+        ({"sources": ""}, "the sources need the name of a column"),
     ],
 )
-def test_a_name_that_is_taken_is_refused(
-    digits: Dataset, names: dict[str, str], reason: str
+def test_a_name_that_is_taken_or_none_is_refused(
+    digits: Dataset, names: dict[str, Any], reason: str
 ) -> None:
     for view in (digits.to_arrow, digits.to_pandas, digits.to_polars):
         with pytest.raises(FeatureError, match=reason):
