@@ -6,6 +6,7 @@ the query names is a table, of which only the columns that are used are read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -127,5 +128,8 @@ def _errors(tables: list[SqlTable]) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """Return the first paragraph of a message, which has no excerpt of the query."""
-    return " ".join(str(error).split("\n\n")[0].split())
+    """Return the first paragraph of a message, without an excerpt of the query.
+
+    Where a function does not take some values, DuckDB lists all that it takes: of ``+``, 60 lines.
+    """
+    return " ".join(re.split(r"\n\n|\s+Candidate functions:", str(error))[0].split())

@@ -157,6 +157,9 @@ REFUSED = {
     "SELECT " + "(" * 50_000 + "1" + ")" * 50_000: "Parser Error: ",
     "SELECT repeat('x', 100000000000)": "Error: ",
     "SELECT 'x'::INT": "Conversion Error",
+    "SELECT [1] + 1": "might need to add explicit type casts.\n",
+    "WITH d AS (DELETE FROM digits RETURNING *) SELECT * FROM d": "Error: ",
+    "SELECT * FROM query('DELETE FROM digits')": "Error: ",
 }
 
 
