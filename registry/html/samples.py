@@ -100,7 +100,7 @@ class _Drawer:
             return ClassName(name, text, index % COLORS, changed=changed)
         if isinstance(value, bytes):
             more = "…" if len(value) > _LISTED else ""
-            text = value[:_LISTED].hex(" ") + more
+            text = value[:_LISTED].hex(" ") + more or "empty"
             return Numbers(name, text, f"{len(value):,} bytes", changed)
         return self._array(name, np.asarray(value), changed=changed)
 
