@@ -13,6 +13,7 @@ from benchmarks.data import NUMBERS, grow
 from benchmarks.large import SMALL
 from benchmarks.measure import Bench, Result, Timing, Work, compare, duration, interleave, rate
 from benchmarks.mirroring import PICKED_UP
+from benchmarks.sizes import allocated
 from registry import Dataset, Registry
 from registry.catalog.browse import find_samples
 from registry.catalog.statistics.count import statistics_of
@@ -24,7 +25,11 @@ WHERE = {"label": [3, 7]}
 def counting(bench: Bench) -> list[Result]:
     """Count ten times the rows of other subjects once, then open them, and count new ones."""
     rows = min(10**7, 10 * bench.rows)
-    with cache(), bench.server.database() as database, registry.connect(database.url) as reg:
+    with (
+        cache() as folder,
+        bench.server.database() as database,
+        registry.connect(database.url) as reg,
+    ):
         small, large = (reg.create(name, NUMBERS) for name in ("small", "large"))
         for dataset, size in ((small, min(SMALL, bench.rows)), (large, rows)):
             grow(dataset, size)
@@ -33,6 +38,7 @@ def counting(bench: Bench) -> list[Result]:
         began = perf_counter()
         statistics_of(large, most=None)
         first = Timing(rows, (perf_counter() - began,))
+        kept = allocated(folder) / (rows + len(small))
         opened = interleave(
             {
                 "statistics": partial(_opened, reg),
@@ -45,6 +51,7 @@ def counting(bench: Bench) -> list[Result]:
         )
     return [
         rate("rows counted for the first time", first),
+        Result("the counts of a row with a class label", "bytes", kept),
         duration(f"{rows:,} counted rows opened with statistics", opened["statistics"], OPEN_MS),
         duration(f"{rows:,} counted rows: a page by class", opened["samples"], OPEN_MS),
         compare(

@@ -1,4 +1,6 @@
-"""Subject: figures at up to 10⁸ rows, next to 10⁶: epochs of a split, after relabels.
+"""Subject: figures at up to 10⁸ rows, next to 10⁶: what a row takes, epochs of a split.
+
+One row in a hundred is relabeled.
 
 ``python -m benchmarks --only scale --rows 100000000`` takes 50 GB of disk in the folder for
 temporary files, and removes them at its end. It takes half an hour, most of it to insert the rows.
@@ -9,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain, islice, repeat
+from itertools import chain, islice, pairwise, repeat
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,7 @@ from benchmarks.measure import (
     Bench,
     Contender,
     Result,
+    Timing,
     Work,
     compare,
     duration,
@@ -33,6 +37,8 @@ from benchmarks.measure import (
 from benchmarks.mirroring import PICKED_UP
 from benchmarks.numpy_batches import drained
 from benchmarks.pipelines import BATCH, contender
+from benchmarks.server import Database
+from benchmarks.sizes import allocated, stored
 from registry import Dataset
 from registry.tensorflow import EpochDataset, StreamDataset
 from registry.training.run import Run
@@ -61,15 +67,17 @@ def scale(bench: Bench) -> list[Result]:
         registry.connect(database.url) as reg,
     ):
         datasets = {size: reg.create(f"n{size}", NUMBERS, splits=SPLITS) for size in sizes}
+        slopes = []
         for size, dataset in datasets.items():
-            _fill(dataset, size)
-            for name in (_RUN, starting.RUN, first_batch.RUN):
+            slopes += _slopes(dataset, size, database, folder)
+            for name in (starting.RUN, first_batch.RUN):
                 dataset.run(name, split=SPLIT).epoch(0)
             _check(dataset.run(_RUN))
         database.settle()
         read_all(folder)
         largest = datasets[sizes[-1]]
         return [
+            *slopes,
             *_rates(datasets, bench.rounds),
             *_first_batches(largest, bench.rounds),
             *first_batch.measured(database, largest.name, "EpochDataset", bench.rounds, None),
@@ -90,6 +98,25 @@ def read_all(folder: Path) -> None:
             with path.open("rb") as file:
                 while file.read(1 << 20):
                     pass
+
+
+def _slopes(dataset: Dataset, rows: int, database: Database, folder: Path) -> Iterator[Result]:
+    """Fill a dataset and its mirror; yield what a row takes of the disk, and the rates."""
+    in_tables, in_files = stored(database), allocated(folder)
+    times = [perf_counter()]
+    _fill(dataset, rows)
+    times.append(perf_counter())
+    dataset.run(_RUN, split=SPLIT).epoch(0)
+    times.append(perf_counter())
+    count = dataset.head.position
+    filled, mirrored = (Timing(count, (end - begin,)) for begin, end in pairwise(times))
+    yield rate(f"rows inserted: {rows:,} rows", filled)
+    yield rate(f"rows mirrored: {rows:,} rows", mirrored)
+    for what, size in (
+        ("PostgreSQL", stored(database) - in_tables),
+        ("the mirror, and an epoch", allocated(folder) - in_files),
+    ):
+        yield Result(f"a row in {what}: {rows:,} rows", "bytes", size / count)
 
 
 def _fill(dataset: Dataset, rows: int) -> None:

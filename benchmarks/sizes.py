@@ -30,15 +30,15 @@ def sizes(bench: Bench) -> list[Result]:
             database.settle()
             figures = {
                 "record": record,
-                "PostgreSQL": _stored(database) / len(samples),
+                "PostgreSQL": stored(database) / len(samples),
                 "SQLite": _sqlite(samples) / len(samples),
-                "mirror": _below(folder) / len(samples),
+                "mirror": allocated(folder) / len(samples),
             }
         results += [Result(f"{name}: {where}", "bytes", size) for where, size in figures.items()]
     return results
 
 
-def _stored(database: Database) -> int:
+def stored(database: Database) -> int:
     """Return the bytes of all samples, with their indexes."""
     with administrator(database.address) as connection:
         size: int = connection.exec_driver_sql(
@@ -52,9 +52,9 @@ def _sqlite(samples: Samples) -> int:
         path = Path(folder, "registry.db")
         with registry.connect(f"sqlite:///{path}") as reg:
             samples.insert(reg, "d")
-        return _below(Path(folder))
+        return allocated(Path(folder))
 
 
-def _below(folder: Path) -> int:
+def allocated(folder: Path) -> int:
     # Allocated blocks: files of a mirror have space ahead of what is written.
     return sum(each.stat().st_blocks * 512 for each in folder.rglob("*") if each.is_file())

@@ -91,6 +91,19 @@ def test_the_settings_of_the_pooler_are_those_of_a_pool_in_transaction_mode() ->
     assert "host=" in settings["databases"]["registry"]
 
 
+def test_the_sizes_that_are_computed_follow_from_those_that_are_measured() -> None:
+    page = (DOCS / "operate" / "sizing.md").read_text()
+    (measured,) = re.findall(r"^\|10 numbers and a label\|\d+\|(.*)\|$", page, re.MULTILINE)
+    sizes = [int(each) for each in measured.split("|")]
+    computed = dict(re.findall(r"^\|(10[⁶⁸⁹])\|(.*)\|$", page, re.MULTILINE))
+    for rows, power, unit in (("10⁶", 6, 6), ("10⁸", 8, 9), ("10⁹", 9, 9)):
+        name = {6: "MB", 9: "GB"}[unit]
+        texts = [f"{size * 10**power / 10**unit:.0f} {name}" for size in sizes]
+        assert computed[rows].split("|") == texts
+    per_row = int(re.findall(r"takes about (\d+) bytes a row more", page)[0])
+    assert abs(sizes[0] - 44 - per_row) < 10
+
+
 def check_command(command: list[str]) -> None:
     """Parse the arguments of a command of the registry; a shell's are in its script."""
     if command[0] == "sh":
