@@ -67,7 +67,7 @@ def scale(bench: Bench) -> list[Result]:
         registry.connect(database.url) as reg,
     ):
         datasets = {size: reg.create(f"n{size}", NUMBERS, splits=SPLITS) for size in sizes}
-        slopes = []
+        slopes: list[Result] = []
         for size, dataset in datasets.items():
             slopes += _slopes(dataset, size, database, folder)
             for name in (starting.RUN, first_batch.RUN):

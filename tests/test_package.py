@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import email
 import json
 import os
@@ -13,6 +14,7 @@ import tarfile
 import tomllib
 import venv
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,15 @@ from tests.support.processes import run_python
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "google": "protobuf",
+    "markdown_it": "markdown-it-py",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+"""Of packages whose name is another one."""
+FOR_TESTS = {"docs", "release", "test", "test-tools", "torch-tests"}
 
 
 @pytest.fixture(scope="module")
@@ -186,3 +197,42 @@ def test_every_extra_that_is_named_exists_in_a_distribution_of_our_name() -> Non
     assert len(named) > 8
     assert {name for name, _ in named} <= {DISTRIBUTION, "."}
     assert {extra for _, each in named for extra in each.split(",")} <= extras
+
+
+def test_every_package_that_is_imported_has_a_lower_bound_of_its_own() -> None:
+    extras = PROJECT["optional-dependencies"]
+    runtime = [*PROJECT["dependencies"], *_needed(*{*extras} - FOR_TESTS)]
+    # Users install the build of PyTorch that fits their machine.
+    runtime += [each for each in extras["torch-tests"] if each.startswith("torch>")]
+    every = [*runtime, *_needed(*extras)]
+    for folder, needed in (("registry", runtime), ("tests", every)):
+        names = [re.match(r"[\w-]+(?:\[.*\])?>=\d", each) for each in needed]
+        assert all(names), needed
+        bounded = {re.split(r"[\[>]", each)[0] for each in needed}
+        imported = {*_imported(ROOT / folder)}
+        assert len(imported) > 20
+        assert {DISTRIBUTIONS.get(each, each.replace("_", "-")) for each in imported} <= bounded
+
+
+def _needed(*extras: str) -> list[str]:
+    each_extra = (PROJECT["optional-dependencies"][extra] for extra in extras)
+    return [each for extra in each_extra for each in extra if not each.startswith(DISTRIBUTION)]
+
+
+def _imported(folder: Path) -> Iterator[str]:
+    """Yield the names of all packages of others that the modules in a folder import."""
+    ours = {
+        "registry",
+        "tests",
+        "benchmarks",
+        *(each.stem for each in (ROOT / "docs").glob("*.py")),
+    }
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                names = [node.module]
+            for name in names:
+                package = name.partition(".")[0]
+                if package not in sys.stdlib_module_names | ours:
+                    yield package
