@@ -74,7 +74,9 @@ class ArrowLayout:
         variable = [*codec.features.variable]
         for name, feature in self.features.items():
             if isinstance(feature, FixedFeature):
-                columns.append(self._fixed(feature, codec.fixed_column(name, fields.headers)))
+                columns.append(
+                    self._fixed(feature, codec.layout.fixed_column(name, fields.headers))
+                )
             else:
                 columns.append(self._variable(feature, _values(fields, variable.index(name))))
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)

@@ -1,17 +1,12 @@
-"""Encoding of samples to records, and decoding. The only module that knows the layout.
+"""Encoding of samples to records, and decoding.
 
-A record consists of a header and a body, both without padding. The header is a little-endian
-struct: the fixed-width fields in the order of the features, then a uint32 byte length for each
-variable-width field, in the same order. The body is the bytes of the variable-width fields. If no
-feature is variable, a page of records becomes arrays by one ``np.frombuffer``.
+If no feature is variable, a page of records becomes arrays by one ``np.frombuffer``.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Container, Mapping, Sequence
 from functools import cached_property
-from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -22,7 +17,6 @@ from registry.samples.columns import plain_column
 from registry.samples.features import (
     LARGEST_RECORD,
     Bytes,
-    ClassLabel,
     Feature,
     Features,
     FixedFeature,
@@ -30,6 +24,7 @@ from registry.samples.features import (
     Ragged,
     Text,
 )
+from registry.samples.record_layout import RecordLayout, field_name, storage
 from registry.samples.unfit_value import UnfitValueError
 from registry.samples.validation import pack_fixed, pack_variable
 
@@ -47,14 +42,10 @@ class Codec:
         self.defaults: Mapping[str, Any] = defaults or {}
         self._names = frozenset(features)
         self._required = self._names - self.defaults.keys()
-        fields = [(_field(i), *_storage(f)) for i, f in enumerate(features.fixed.values())]
-        lengths = [(f"l{i}", "<u4", ()) for i in range(len(features.variable))]
-        self.header: np.dtype[np.void] = np.dtype(fields + lengths)
+        self.layout = RecordLayout(features)
+        self.header = self.layout.header
         self._whole = np.dtype(f"V{self.header.itemsize}")
-        self.fixed_width: bool = not lengths
-        # Skips the fixed-width fields: unpacking reads the lengths alone.
-        before = self.header.itemsize - 4 * len(lengths)
-        self._lengths = Struct(f"<{before}x{len(lengths)}I")
+        self.fixed_width: bool = not features.variable
 
     # struct.Struct cannot be pickled.
     def __reduce__(self) -> tuple[type[Codec], tuple[Features, Mapping[str, Any]]]:
@@ -112,7 +103,7 @@ class Codec:
                     continue
                 column = plain_column(feature, columns[name])
                 if isinstance(feature, FixedFeature):
-                    header[_field(fixed)] = pack_fixed(feature, column, count)
+                    header[field_name(fixed)] = pack_fixed(feature, column, count)
                     fixed += 1
                 else:
                     old_image = name in stored and isinstance(feature, Image)
@@ -142,8 +133,8 @@ class Codec:
             header[f"l{len(parts)}"] = len(default)
             parts.append([default] * len(header))
             return False
-        field = self.header[_field(fixed)]
-        header[_field(fixed)] = np.frombuffer(default, field.base).reshape(field.shape)
+        field = self.header[field_name(fixed)]
+        header[field_name(fixed)] = np.frombuffer(default, field.base).reshape(field.shape)
         return True
 
     def decode(self, data: bytes | memoryview, count: int) -> dict[str, Column]:
@@ -160,7 +151,7 @@ class Codec:
         view, records, start = memoryview(data), [], 0
         for _ in range(count):
             records.append(view[start:])  # its length is in its header
-            start += self.header.itemsize + sum(self._lengths.unpack_from(records[-1]))
+            start += self.header.itemsize + sum(self.layout.lengths(records[-1]))
         return self.decode_records(records)
 
     def decode_records(self, records: Sequence[bytes | memoryview]) -> dict[str, Column]:
@@ -170,7 +161,7 @@ class Codec:
         cuts: list[list[bytes | memoryview]] = [[] for _ in names]
         for record in records:
             start = size
-            for cut, length in zip(cuts, self._lengths.unpack_from(record), strict=True):
+            for cut, length in zip(cuts, self.layout.lengths(record), strict=True):
                 cut.append(record[start : start + length])
                 start += length
         return self.decode_values(headers.reshape(-1, size), cuts)
@@ -179,7 +170,7 @@ class Codec:
         self, headers: npt.NDArray[np.uint8], values: Sequence[list[bytes | memoryview]]
     ) -> dict[str, Column]:
         """Unpack uint8 rows that begin with headers, and the values of each variable feature."""
-        fixed, variable = iter(self._fixed(headers)), iter(values)
+        fixed, variable = iter(self.layout.fixed_columns(headers)), iter(values)
         return {
             name: next(fixed)
             if isinstance(feature, FixedFeature)
@@ -189,82 +180,7 @@ class Codec:
 
     def decode_rows(self, rows: npt.NDArray[np.uint8]) -> dict[str, Column]:
         """Unpack fixed-width records, the first bytes of uint8 rows of shape ``(count, width)``."""
-        return dict(zip(self._fixed_names, self._fixed(rows), strict=True))
-
-    @cached_property
-    def _fixed_names(self) -> tuple[str, ...]:
-        return tuple(self.features.fixed)
-
-    @cached_property
-    def _fixed_fields(self) -> list[tuple[str, np.dtype[Any], tuple[int, ...], int]]:
-        """The name, dtype, shape of a value and offset of each field of fixed width."""
-        fields: Mapping[str, Any] = self.header.fields or {}
-        named = [(name, *fields[name][:2]) for name in map(_field, range(len(self._fixed_names)))]
-        return [(name, field.base, field.shape, offset) for name, field, offset in named]
-
-    @cached_property
-    def _voids(self) -> dict[int, np.dtype[Any]]:
-        """The fields as void fields of rows, by the rows' width: made once, as it takes long."""
-        return {}
-
-    def _fixed(self, rows: npt.NDArray[np.uint8]) -> list[Column]:
-        """Extract the columns of the fixed-width features from rows that begin with them."""
-        width = rows.shape[1]
-        layout = self._voids.get(width)
-        if layout is None:
-            layout = self._voids[width] = self._void_fields(width)
-        header = np.ascontiguousarray(rows).view(layout)[:, 0]
-        columns = []
-        for name, base, shape, _ in self._fixed_fields:
-            column = np.ascontiguousarray(header[name]).view(base)
-            # Copied only if needed: a field's buffer need not be aligned for its dtype.
-            if not column.flags.aligned:
-                column = np.require(column, requirements="A")
-            columns.append(column.reshape(-1, *shape) if shape else column)
-        return columns
-
-    def _void_fields(self, width: int) -> np.dtype[Any]:
-        # NumPy copies these several times as fast as typed fields or single bytes.
-        fields = self._fixed_fields
-        return np.dtype(
-            {
-                "names": [name for name, *_ in fields],
-                "formats": [f"V{base.itemsize * math.prod(shape)}" for _, base, shape, _ in fields],
-                "offsets": [offset for *_, offset in fields],
-                "itemsize": width,
-            }
-        )
-
-    def fixed_field(self, name: str) -> tuple[np.dtype[Any], int]:
-        """Return the dtype of a fixed-width feature in a record, and the offset of its bytes."""
-        fields: Mapping[str, Any] = self.header.fields or {}
-        dtype, offset = fields[_field(list(self.features.fixed).index(name))][:2]
-        return dtype, offset
-
-    def fixed_column(self, name: str, rows: npt.NDArray[np.uint8]) -> Column:
-        """Extract the column of one fixed-width feature from uint8 rows that begin with headers."""
-        field, offset = self.fixed_field(name)
-        layout = np.dtype(
-            {
-                "names": ["value"],
-                "formats": [f"V{field.itemsize}"],
-                "offsets": [offset],
-                "itemsize": rows.shape[1],
-            }
-        )
-        values = np.ascontiguousarray(np.ascontiguousarray(rows).view(layout)["value"][:, 0])
-        column: Column = np.require(values.view(field.base), requirements="A")
-        return column.reshape(-1, *field.shape)
-
-    def variable_bytes(self, name: str, records: Sequence[bytes | memoryview]) -> list[bytes]:
-        """Return the bytes of one variable-width feature in each record."""
-        index, size = list(self.features.variable).index(name), self.header.itemsize
-        values = []
-        for record in records:
-            lengths = self._lengths.unpack_from(record)
-            start = size + sum(lengths[:index])
-            values.append(bytes(record[start : start + lengths[index]]))
-        return values
+        return dict(zip(self.layout.fixed_names, self.layout.fixed_columns(rows), strict=True))
 
     def decode_one(self, record: bytes) -> dict[str, Any]:
         """Unpack one record into a value per feature: array, NumPy scalar, ``str`` or ``bytes``."""
@@ -307,22 +223,12 @@ def _check_sizes(records: Sequence[bytes], keys: Sequence[str] | None) -> None:
             )
 
 
-def _field(index: int) -> str:
-    return f"f{index}"
-
-
 def _packed(feature: Feature, value: Any) -> bytes:
     if isinstance(feature, FixedFeature):
-        base, _ = _storage(feature)
+        base, _ = storage(feature)
         return pack_fixed(feature, [value], 1).astype(base, copy=False).tobytes()
     # A default was checked when its feature was added, so that its image is not checked again.
     return pack_variable(Bytes() if isinstance(feature, Image) else feature, [value], 1)[0]
-
-
-def _storage(feature: FixedFeature) -> tuple[Any, tuple[int, ...]]:
-    if isinstance(feature, ClassLabel):
-        return "<i4", ()
-    return np.dtype(feature.dtype).newbyteorder("<"), feature.shape
 
 
 def _unpack(feature: object, values: Sequence[bytes | memoryview]) -> Column:

@@ -59,7 +59,7 @@ class ValueColumn:
     def of_rows(self, codec: Codec, rows: Rows) -> Values:
         """Return the values in fixed-width records, uint8 rows that begin with them."""
         assert self.feature is not None
-        return codec.fixed_column(self.feature, rows)
+        return codec.layout.fixed_column(self.feature, rows)
 
     def of_view(self, view: View, after: int, until: int) -> tuple[Values, npt.NDArray[np.bool_]]:
         """Return the values of a mirror's rows, whose width varies, and which rows are broken.
@@ -83,7 +83,7 @@ class ValueColumn:
             size = codec.header.itemsize
             headers = np.frombuffer(b"".join([record[:size] for record in records]), np.uint8)
             return self.of_rows(codec, headers.reshape(-1, size))
-        texts = codec.variable_bytes(self.feature, records)
+        texts = codec.layout.variable_bytes(self.feature, records)
         return np.array([text_hash(text) for text in texts], np.uint64)
 
 

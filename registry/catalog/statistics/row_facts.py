@@ -153,7 +153,7 @@ class _Span:
     @classmethod
     def of(cls, schema: Schema, labels: Sequence[CountedLabel]) -> _Span:
         fields = {
-            label.name: schema.codec.fixed_field(label.name)
+            label.name: schema.codec.layout.fixed_field(label.name)
             for label in labels
             if label.name in schema.features
         }
