@@ -55,6 +55,27 @@ def test_the_page_of_http_has_all_routes_and_forms(pages: ModuleType) -> None:
     assert len(named) > 5
 
 
+def test_the_page_of_python_has_all_public_names() -> None:
+    page = (ROOT / "docs" / "reference" / "api.md").read_text()
+    modules = {
+        "": "__init__.pyi",
+        "tensorflow.": "tensorflow/__init__.py",
+        "keras.": "keras.py",
+        "torch.": "torch/__init__.py",
+    }
+    names = {
+        prefix + name
+        for prefix, path in modules.items()
+        for node in ast.parse((ROOT / "registry" / path).read_text()).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        for name in ast.literal_eval(node.value)
+    }
+    assert "torch.collate" in names
+    documented = set(re.findall(r":: registry\.((?:\w+\.)?\w+)$", page, re.MULTILINE))
+    # The errors, of which one is also in `registry`, are documented by their module.
+    assert documented - {"errors"} == names - {"RegistryError"}
+
+
 def test_each_error_says_what_to_do(pages: ModuleType) -> None:
     page, rows = pages.errors_page(), {}
     for name, cause, remedy in re.findall(r"^\|[^|`]*`(\w+)`\|(.*)\|(.*)\|$", page, re.MULTILINE):

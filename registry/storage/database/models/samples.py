@@ -41,7 +41,7 @@ class SampleRow(Base):
     dataset_id: ColumnElement[int] = Column(Integer, nullable=False)
     bucket: ColumnElement[int] = Column(Integer, nullable=False)
     record: ColumnElement[bytes | None] = Column(LargeBinary)
-    """The packed sample (see `samples/record_layout.py`), NULL for a retraction, empty if erased."""
+    """The sample (see `samples/record_layout.py`), NULL for a retraction, empty if erased."""
     chain: ColumnElement[bytes] = Column(LargeBinary, nullable=False)
     supersedes: ColumnElement[int | None] = Column(BigInteger)
     """Position of the previous revision of the same key, NULL for the first."""
