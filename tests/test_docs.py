@@ -20,11 +20,22 @@ from registry.cli.base import MODULES
 from tests.support.block_parsers import PARSERS, is_url
 from tests.support.commands import options_of, run
 from tests.support.page_commands import check_command
-from tests.support.pages import GENERATED, PAGES, ROOT, blocks, inline_code
+from tests.support.pages import DOCS, GENERATED, PAGES, ROOT, blocks, inline_code
 from tests.support.printed import assert_printed
 
 NEEDS = {"pytorch.md": ("torch", "torchdata", "grain", "jax")}
 """Packages of the examples of a page that are not among those of the tests."""
+EXTRAS = {
+    "tensorflow": r"^(?:from|import) (?:registry\.)?(?:tensorflow|keras)\b",
+    "images": r"^from PIL\b|decode_images=True",
+    "parquet": r"^import (?:pyarrow|polars|datasets)\b|to_arrow|\.parquet",
+    "duckdb": r"^registry sql|^import duckdb",
+    "tfrecord": r"^registry insert.*\.tfrecord",
+    "xml": r"^registry insert.*\.xml",
+    "yaml": r"data\.yaml",
+    "server": r"^registry (?:serve|demo)",
+}
+"""What of a block needs which extra."""
 EXAMPLES = [
     page
     for page in PAGES[1:]
@@ -69,6 +80,32 @@ def test_the_examples_of_a_page_run_in_order(
             printed = "".join(_output(words, sqlite_url) for words in block.commands() if words)
         elif block.language == "text" and not is_url(block):
             assert_printed(block.content, printed)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_by_name)
+def test_a_page_names_the_extras_that_its_blocks_need(page: Path) -> None:
+    code = "".join(each.content for each in blocks(page) if each.language in {"python", "sh"})
+    needed = {extra for extra, use in EXTRAS.items() if re.search(use, code, re.MULTILINE)}
+    named = re.findall(r"(?:registry-datasets|\.|`)\[([a-z,-]+)\]", page.read_text())
+    extras = {extra for names in named for name in names.split(",") for extra in _with(name)}
+    assert needed <= extras, f"it needs a line with: pip install 'registry-datasets[{needed}]'"
+
+
+def _with(extra: str) -> set[str]:
+    """Return an extra, and those that it consists of."""
+    requirements = re.findall(r"registry-datasets\[(.*?)\]", " ".join(_extras()[extra]))
+    return {extra, *(part for names in requirements for part in names.split(","))}
+
+
+def _extras() -> dict[str, list[str]]:
+    settings: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras: dict[str, list[str]] = settings["project"]["optional-dependencies"]
+    return extras
+
+
+def test_the_page_on_installing_names_each_extra() -> None:
+    rows = re.findall(r"^\|(`.*?)\|", (DOCS / "start" / "install.md").read_text(), re.MULTILINE)
+    assert {*re.findall(r"[\w-]+", " ".join(rows))} == {*_extras()} - {"test-tools"}
 
 
 def _output(words: list[str], url: str) -> str:

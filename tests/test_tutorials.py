@@ -39,15 +39,15 @@ def test_a_team_labels_and_trains_two_models(
     tasks = json.loads(FILES["tasks.json"])
     secrets = "".join(_commands(section) for section in sections[2:4])
     (secret, _) = re.findall(r"^rgy_\S+", secrets, re.MULTILINE)
-    _commands(sections[4])
-    (path,) = set(re.findall(r"`http://127\.0\.0\.1:8000(/v1/\S+)`", sections[4]))
+    form, log = (each.content for each in blocks_of(sections[4]) if each.language == "text")
+    assert_printed(form, _commands(sections[4]))
+    (path,) = set(re.findall(r"http://127\.0\.0\.1:8000(/v1/\S+)", sections[4]))
     with registry.connect() as reg, serving(reg) as address:
         for number, task in enumerate(tasks, 1):
             event = _event(number, task)
             answer = httpx.post(address + path, json=event, headers=_authorization(secret))
             assert answer.status_code == 200, answer.text
             assert "error" not in answer.text
-        (log,) = (each.content for each in blocks_of(sections[4]) if each.language == "text")
         assert_printed(log, run("log", "moods", url=postgresql_url).stdout)
         Path("train.py").write_text(FILES["train.py"])
         trained = [_train(*arguments) for arguments in re.findall(r"train\.py (\w+) (\d+)", PAGE)]
