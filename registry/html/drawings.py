@@ -52,15 +52,22 @@ class DrawnBox:
 
 
 @dataclass(frozen=True)
-class Picture:
+class _Drawing:
+    """What all have: the feature's name, a caption, and whether the value was changed."""
+
+    name: str
+    caption: str = field(default="", kw_only=True)
+    changed: bool = field(default=False, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Picture(_Drawing):
     """An image, or a placeholder with the ``problem`` why there is none.
 
     ``width`` and ``height`` are those at which it is shown, in CSS pixels.
     """
 
     kind: ClassVar[str] = "picture"
-    name: str
-    caption: str
     source: str = ""
     width: int = 0
     height: int = 0
@@ -73,7 +80,6 @@ class Picture:
     large: str = ""
     """The address of the picture at a larger size; empty if there is none."""
     problem: str = ""
-    changed: bool = False
 
     @property
     def alt(self) -> str:
@@ -84,52 +90,40 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Plot:
+class Plot(_Drawing):
     """Lines of numbers, with the least and the largest of them as text."""
 
     kind: ClassVar[str] = "plot"
-    name: str
-    caption: str
     paths: list[str]
     low: str
     high: str
-    changed: bool = False
 
 
 @dataclass(frozen=True)
-class Words:
+class Words(_Drawing):
     """Text in parts, which are marked where they differ from another text."""
 
     kind: ClassVar[str] = "words"
-    name: str
     parts: list[Part]
     left_out: int = 0
     """Characters that are not shown."""
-    caption: str = ""
-    changed: bool = False
 
 
 @dataclass(frozen=True)
-class ClassName:
+class ClassName(_Drawing):
     """The class of a sample; ``color`` counts from 0."""
 
     kind: ClassVar[str] = "class"
-    name: str
     text: str
     color: int
-    caption: str = ""
-    changed: bool = False
 
 
 @dataclass(frozen=True)
-class Numbers:
+class Numbers(_Drawing):
     """Numbers or bytes as text."""
 
     kind: ClassVar[str] = "numbers"
-    name: str
     text: str
-    caption: str = ""
-    changed: bool = False
 
 
 Drawing: TypeAlias = Picture | Plot | Words | ClassName | Numbers

@@ -101,7 +101,7 @@ class _Drawer:
         if isinstance(value, bytes):
             more = "…" if len(value) > _LISTED else ""
             text = value[:_LISTED].hex(" ") + more or "empty"
-            return Numbers(name, text, f"{len(value):,} bytes", changed)
+            return Numbers(name, text, caption=f"{len(value):,} bytes", changed=changed)
         return self._array(name, np.asarray(value), changed=changed)
 
     def _image(self, name: str, file: bytes, *, changed: bool) -> Picture:
@@ -113,12 +113,11 @@ class _Drawer:
             else:
                 source = style.address(name)
         except ThumbnailError as error:
-            return Picture(name, "no picture", problem=str(error), changed=changed)
+            return Picture(name, caption="no picture", problem=str(error), changed=changed)
         caption = f"{width:,}{_TIMES}{height:,} {encoding_of(file)}"
         boxes = list(self._boxes(name, (width, height)))
         return Picture(
             name,
-            caption,
             source,
             *_fitted(width, height, style.side),
             coarse=max(width, height) <= _COARSE,
@@ -126,6 +125,7 @@ class _Drawer:
             more=max(0, len(boxes) - style.boxes),
             labelled=style.side >= _LABELLED_SIDE,
             large=style.large(name) if style.large and max(width, height) > style.side else "",
+            caption=caption,
             changed=changed or any(box.changed for box in boxes),
         )
 
@@ -160,8 +160,8 @@ class _Drawer:
             lines = plots.lines_of(array)
             if lines is not None:
                 low, high = _number(lines.low), _number(lines.high)
-                return Plot(name, caption, lines.paths, low, high, changed)
-        return Numbers(name, _listed(array), caption if array.ndim else "", changed)
+                return Plot(name, lines.paths, low, high, caption=caption, changed=changed)
+        return Numbers(name, _listed(array), caption=caption if array.ndim else "", changed=changed)
 
     def _pixels(
         self, name: str, array: np.ndarray[Any, Any], caption: str, *, changed: bool
@@ -175,10 +175,10 @@ class _Drawer:
             try:
                 source = thumbnail_of_array(pixels, 2 * self.style.side).uri
             except ThumbnailError as error:
-                return Picture(name, "no picture", problem=str(error), changed=changed)
+                return Picture(name, caption="no picture", problem=str(error), changed=changed)
         size = _fitted(width, height, self.style.side)
         coarse = max(width, height) <= _COARSE
-        return Picture(name, caption, source, *size, coarse=coarse, changed=changed)
+        return Picture(name, source, *size, coarse=coarse, caption=caption, changed=changed)
 
 
 def picture_of(feature: Feature, value: Any, side: int) -> Thumbnail:
