@@ -10,12 +10,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from reference_pages import write_pages
 
 project = "Registry"
-author = "The Registry authors"
+author = copyright = "The Registry authors"
 release = registry.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 html_theme = "furo"
 html_title = "Registry"
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 myst_heading_anchors = 3
 # Docstrings write the names of objects in single backticks.
 default_role = "py:obj"
