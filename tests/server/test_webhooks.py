@@ -21,6 +21,7 @@ from registry.samples.features import Feature
 from registry.server import tokens
 from registry.server.settings import ServerSettings, SettingsError, parse_secrets
 from tests.support.commands import run
+from tests.support.pages import DOCS, blocks
 from tests.support.servers import SECRETS, Served, client, serving
 from tests.support.webhooks import signed_argilla, signed_cvat
 
@@ -196,6 +197,18 @@ def test_an_argilla_event_is_applied_once(
     assert moods.get(ARGILLA_KEY) == {"text": "a\nletter", "mood": 1}
     assert moods.head.position == 1
     assert deliveries(reg) == [("argilla", "response.updated")]
+
+
+def test_the_argilla_event_on_the_page_is_applied(
+    url: str, moods: Dataset, send_argilla: SendArgilla
+) -> None:
+    page = blocks(DOCS / "tools" / "argilla.md")
+    event = json.loads(next(each.content for each in page if each.caption == "event.json"))
+    run("webhook", "digits", "argilla", "--map", "text=fields.text", url=url)
+    assert send_argilla("msg_1", event) == "applied"
+    (entry,) = moods.entries()
+    assert moods.get(entry.key) == {"text": "Fine.", "mood": 1}
+    assert entry.key == f"argilla:{event['data']['record']['id']}:{event['data']['id']}"
 
 
 def test_a_copy_of_an_argilla_event_is_rejected(reg: Registry, url: str, moods: Dataset) -> None:
