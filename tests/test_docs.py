@@ -209,6 +209,17 @@ def test_a_page_about_the_code_names_files_that_exist(name: str, most: int) -> N
     assert [name for name in names if not any((root / name).exists() for root in roots)] == []
 
 
+def test_each_guarantee_names_the_test_of_its_fault() -> None:
+    page = (ROOT / "docs" / "guarantees.md").read_text()
+    rows = re.findall(r"^\|.*\|`(.*\.py)`\|$", page, re.MULTILINE)
+    assert len(rows) > 10
+    for row in rows:
+        *options, name = row.split()
+        code = (ROOT / "tests" / "faults" / name).read_text()
+        slow = re.search(r"^@rounds|mark\.slow", code, re.MULTILINE)
+        assert options == [] or (options == ["-m", "slow"] and slow), row
+
+
 def test_the_drawing_of_the_house_is_the_contract() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     rooms, folders = (contract["layers"] for contract in settings["contracts"])
