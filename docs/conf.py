@@ -10,12 +10,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from reference_pages import write_pages
 
 project = "Registry"
-author = copyright = "The Registry authors"
+author = project_copyright = "The Registry authors"
 release = registry.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 html_theme = "furo"
 html_title = "Registry"
+html_favicon = "../registry/html/static/icon.svg"
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]
 myst_heading_anchors = 3
