@@ -118,6 +118,8 @@ class _DividedDataset(IterableDataset[Any]):  # type: ignore[misc]  # PyTorch ma
         Raises `TrainingError` if it is the state of other samples, of another batch size, or of
         another number of ranks or workers.
         """
+        if not isinstance(state_dict, Mapping):
+            raise TrainingError(f"a state is what state_dict() returns, not {state_dict!r:.140}")
         here, yielded = self.state_dict(), state_dict.get("yielded")
         names = [name for name in here if name != "yielded" and here[name] != state_dict.get(name)]
         if names or not isinstance(yielded, int) or yielded < 0:
@@ -155,6 +157,11 @@ class EpochDataset(_DividedDataset):
         decode_images: bool = False,
         channels: int = 3,
     ) -> None:
+        if not isinstance(epoch, Epoch):
+            raise TrainingError(
+                f"EpochDataset takes an epoch, such as run.epoch(0), not {epoch!r:.140}; "
+                "StreamDataset takes a run"
+            )
         super().__init__(epoch.features, batch_size, shard, channels if decode_images else None)
         self.epoch = epoch
         self.start: int = operator.index(start)
@@ -204,6 +211,10 @@ class StreamDataset(_DividedDataset):
         decode_images: bool = False,
         channels: int = 3,
     ) -> None:
+        if not isinstance(run, Run | Mix):
+            raise TrainingError(
+                f"StreamDataset takes a run or a mix, not {run!r:.140}; EpochDataset takes an epoch"
+            )
         super().__init__(run.features, batch_size, shard, channels if decode_images else None)
         self.run = run
         # Now, and not by each worker: the first batch may be recorded before the last one begins.
@@ -215,7 +226,8 @@ class StreamDataset(_DividedDataset):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue where a state was saved, as by `EpochDataset.load_state_dict`."""
-        super().load_state_dict({**state_dict, "start": self.start})
+        given = isinstance(state_dict, Mapping)
+        super().load_state_dict({**state_dict, "start": self.start} if given else state_dict)
         self.start = state_dict["start"]
 
     def _chunks(self, share: Share, worker: Shard, skip: int) -> Chunks:

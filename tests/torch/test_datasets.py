@@ -177,6 +177,8 @@ def test_the_state_of_another_dataset_is_refused(dataset: Dataset) -> None:
     for broken in ({}, {**stream.state_dict(), "yielded": None}):
         with pytest.raises(TrainingError, match="the state is of another dataset"):
             stream.load_state_dict(broken)
+    with pytest.raises(TrainingError, match=r"what state_dict\(\) returns, not None"):
+        stream.load_state_dict(None)  # type: ignore[arg-type]
 
 
 def test_arguments_that_no_sample_fits_are_refused(dataset: Dataset) -> None:
@@ -187,6 +189,10 @@ def test_arguments_that_no_sample_fits_are_refused(dataset: Dataset) -> None:
         EpochDataset(epoch, shard=(2, 2))
     with pytest.raises(EpochError, match="has no sample 104"):
         EpochDataset(epoch, start=104)
+    with pytest.raises(TrainingError, match=r"an epoch, such as run.epoch\(0\), not <run 'r'"):
+        EpochDataset(dataset.run("r"))  # type: ignore[arg-type]
+    with pytest.raises(TrainingError, match="takes a run or a mix, not <epoch 0"):
+        StreamDataset(epoch)  # type: ignore[arg-type]
 
 
 def test_an_epoch_is_a_map_style_dataset_of_a_data_loader(dataset: Dataset) -> None:
