@@ -7,16 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from registry.catalog.live_samples import live_samples
-from registry.errors import FeatureError
 from registry.samples.codec import Column
 from registry.samples.features import Features
-from registry.storage.log.row_texts import RowText
+from registry.storage.log.row_texts import RowText, named_texts
 
 if TYPE_CHECKING:
     from registry.catalog.dataset import Dataset
     from registry.samples.arrow_layout import ArrowLayout
-
-_WORDS: dict[RowText, str] = {"key": "keys", "group_key": "groups", "source": "sources"}
 
 
 @dataclass(frozen=True)
@@ -34,22 +31,7 @@ class DatasetTable:
         """Return the table of a dataset as it is now; raises `FeatureError` for a name twice."""
         # One version with its features, for the schema and all rows.
         version = dataset.snapshot()
-        taken = dict.fromkeys(version.features, "a feature")
-        named: dict[RowText, str] = {}
-        for text, name in names.items():
-            if name is None:
-                continue
-            if not isinstance(name, str) or not name:
-                raise FeatureError(
-                    f"the {_WORDS[text]} need the name of a column, such as 'id', not {name!r:.140}"
-                )
-            if name in taken:
-                raise FeatureError(
-                    f"{name!r} is {taken[name]}; choose another name for the {_WORDS[text]}"
-                )
-            taken[name] = f"the column of the {_WORDS[text]}"
-            named[text] = name
-        return cls(version, named)
+        return cls(version, named_texts(version.features, names))
 
     @property
     def features(self) -> Features:

@@ -16,6 +16,7 @@ from registry.samples.codec import Codec, Column
 from registry.samples.features import Features
 from registry.samples.fields import Fields
 from registry.samples.frames import arrow_reader, arrow_table, pandas_frame, polars_frame
+from registry.storage.log.row_texts import RowText
 from registry.storage.mirror.local_files import LocalFiles
 from registry.training.chunks import batches_of, rows_in_chunk
 from registry.training.class_weights import balanced, class_label, count_classes
@@ -210,18 +211,33 @@ class Epoch(PinnedSamples):
         pairs = ((self, chunk) for chunk in chunks)
         return batches_of(pairs, share.batch_size, logs, self.features, decoded)
 
-    def to_arrow(self) -> Any:
-        """Return the samples as a `pyarrow.Table`, in the epoch's order; as `Dataset.to_arrow`."""
-        return arrow_table(EpochTable(self))
+    def to_arrow(
+        self, *, keys: str | None = None, groups: str | None = None, sources: str | None = None
+    ) -> Any:
+        """Return the samples as a `pyarrow.Table`, in the epoch's order; as `Dataset.to_arrow`.
 
-    def to_pandas(self) -> Any:
-        """Return the samples as a `pandas.DataFrame`, in the epoch's order."""
-        return pandas_frame(EpochTable(self))
+        ``keys``, ``groups`` and ``sources`` name columns for those of the samples, which are looked
+        up in the database.
+        """
+        return arrow_table(self._as_table(keys, groups, sources))
 
-    def to_polars(self) -> Any:
-        """Return the samples as a `polars.DataFrame`, in the epoch's order."""
-        return polars_frame(EpochTable(self))
+    def to_pandas(
+        self, *, keys: str | None = None, groups: str | None = None, sources: str | None = None
+    ) -> Any:
+        """Return the samples as a `pandas.DataFrame`, in the epoch's order; as `to_arrow`."""
+        return pandas_frame(self._as_table(keys, groups, sources))
+
+    def to_polars(
+        self, *, keys: str | None = None, groups: str | None = None, sources: str | None = None
+    ) -> Any:
+        """Return the samples as a `polars.DataFrame`, in the epoch's order; as `to_arrow`."""
+        return polars_frame(self._as_table(keys, groups, sources))
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """Export the samples as a stream of Arrow, in the epoch's order, in bounded memory."""
-        return arrow_reader(EpochTable(self)).__arrow_c_stream__(requested_schema)
+        reader = arrow_reader(self._as_table(None, None, None))
+        return reader.__arrow_c_stream__(requested_schema)
+
+    def _as_table(self, keys: str | None, groups: str | None, sources: str | None) -> EpochTable:
+        names: dict[RowText, str | None] = {"key": keys, "group_key": groups, "source": sources}
+        return EpochTable.of(self, names)

@@ -173,6 +173,29 @@ def test_an_epoch_is_a_table_in_its_order(reg: Registry, revised: Dataset) -> No
         assert copy.head.chain == again.head.chain
 
 
+def test_the_table_of_an_epoch_has_the_keys_groups_and_sources_of_its_samples(
+    revised: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revised.insert([digit(7)], keys=["é/…"], groups=["patient"])
+    epoch = revised.run("r", seed=3).epoch(0)
+    monkeypatch.setattr("registry.training.epoch.rows_in_chunk", lambda *_, **__: 4)
+    names = {"keys": "key", "groups": "group", "sources": "by"}
+    tables = [epoch.to_arrow(**names), epoch.to_polars(**names)]
+    rows = epoch.to_pandas(**names).to_dict("records")
+    assert [row["label"] for row in rows] == epoch[:]["label"].tolist()
+    assert sorted(row["key"] for row in rows) == sorted([*LIVE, "é/…"])
+    entries = {entry.key: entry for entry in revised.entries()}
+    for row in rows:
+        entry = entries[row["key"]]
+        assert (row["group"], row["by"]) == (entry.group, entry.source)
+        assert row["label"] == revised.get(row["key"])["label"]
+    for name in ("key", "group", "by"):
+        assert all([*table[name]] == [row[name] for row in rows] for table in tables[1:])
+        assert tables[0][name].to_pylist() == [row[name] for row in rows]
+    with pytest.raises(FeatureError, match="'label' is a feature"):
+        epoch.to_pandas(keys="label")
+
+
 def test_other_libraries_read_the_stream(revised: Dataset) -> None:
     digits = revised
     assert pl.DataFrame(digits)["label"].to_list() == [0, 1, 2, 5, 6, 7, 8, 9, 9]
