@@ -329,7 +329,11 @@ def test_errors_of_pages_are_pages_and_those_of_the_api_json(
     of_the_api = http.get("/v1/datasets", headers=browser)
     assert (of_the_api.status_code, of_the_api.json()["status"]) == (401, 401)
     late = http.get(f"{REJECTED}?after=x")
-    assert (late.status_code, "<h1>" in late.text) == (422, True)
+    assert late.status_code == 422
+    assert "<h1>Invalid request</h1>" in late.text
+    assert '<p class="clip">after: Input should be a valid integer' in late.text
+    # A message that begins with a name leaves it as it is.
+    assert '<p class="clip">digits@0:' in http.get("/datasets/digits@0/rejected").text
 
 
 def test_servers_that_share_a_cache_folder_share_sessions(

@@ -13,6 +13,8 @@ from registry.server.problems import Problem
 
 _PAGES = ("/", "/login", "/logout")
 _BELOW = ("/datasets/", "/static/")
+_TITLES = {422: "Invalid request"}
+"""Titles of what is the error of a sample to a program."""
 _API = ("/v1/", "/metrics", "/healthz", "/readyz", "/openapi.json")
 
 
@@ -23,13 +25,12 @@ def answer_problem(scope: Scope, problem: Problem) -> Response:
     if isinstance(problem, LoginRequired):
         return redirect(problem.login)
     details = problem.details
-    text = render(
-        "error.html",
-        status=problem.status,
-        title=details.title,
-        # Details begin in lower case, as they follow a name in a log or a colon.
-        detail=details.detail[:1].upper() + details.detail[1:],
-    )
+    detail = details.detail if details.field is None else f"{details.field}: {details.detail}"
+    # Details begin in lower case, as they follow a name in a log or a colon; or with a name.
+    if detail.partition(" ")[0].isalpha():
+        detail = detail[:1].upper() + detail[1:]
+    title = _TITLES.get(problem.status, details.title)
+    text = render("error.html", status=problem.status, title=title, detail=detail)
     response = html(text, problem.status)
     response.headers.update({k: v for k, v in problem.headers.items() if k != "www-authenticate"})
     return response
