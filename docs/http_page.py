@@ -31,8 +31,9 @@ def http_page() -> str:
             lines += ["", f"## `{method.upper()} {path}`", "", *_operation_lines(operation)]
     lines += ["", "## Forms"]
     forms = dict(form["components"]["schemas"])
-    # FastAPI writes the form of problems into each response.
-    forms.setdefault("ProblemDetails", next(_nested(form["paths"], "ProblemDetails")))
+    # Forms of problems are in each response, and those of requests in each body.
+    for schema in _inline(form["paths"]):
+        forms.setdefault(schema["title"], schema)
     for name, schema in sorted(forms.items()):
         if "properties" in schema:
             lines += ["", f"### `{name}`", "", *_form_lines(schema)]
@@ -102,6 +103,8 @@ def _type(schema: dict[str, Any]) -> str:
         return f"`{reference.rpartition('/')[2]}`"
     if parts := schema.get("anyOf") or schema.get("oneOf"):
         return " or ".join(_type(each) for each in parts)
+    if "properties" in schema:
+        return f"`{schema['title']}`"
     if values := schema.get("enum") or [schema[key] for key in ("const",) if key in schema]:
         return " or ".join(f"`{value}`" for value in values)
     if schema.get("type") == "array":
@@ -109,10 +112,13 @@ def _type(schema: dict[str, Any]) -> str:
     return in_cell(" ".join(filter(None, [schema.get("type", "any"), schema.get("format")])))
 
 
-def _nested(value: object, title: str) -> Iterator[dict[str, Any]]:
-    """Yield the schemas of a title below a value."""
+def _inline(value: object) -> Iterator[dict[str, Any]]:
+    """Yield the schemas of objects below a value."""
     if isinstance(value, dict):
-        if value.get("title") == title:
+        if "properties" in value and "title" in value:
             yield value
         for each in value.values():
-            yield from _nested(each, title)
+            yield from _inline(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _inline(each)

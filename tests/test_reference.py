@@ -53,6 +53,9 @@ def test_the_page_of_http_has_all_routes_and_forms(pages: ModuleType) -> None:
     named = {*re.findall(r"\|`[\w/+]+` (?:list of )?`(\w+)`\|", page), "ProblemDetails"}
     assert [each for each in named if f"### `{each}`" not in page] == []
     assert len(named) > 5
+    bodies = {*re.findall(r"^Body, `application/json`: `(\w+)`", page, re.MULTILINE)}
+    assert {f"### `{each}`" for each in bodies} <= {*page.splitlines()}
+    assert "SampleItem" in bodies
 
 
 def test_the_page_of_python_has_all_public_names() -> None:

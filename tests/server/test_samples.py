@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from registry import Dataset, Registry
+from registry import ClassLabel, Dataset, Registry
 from tests.support.datasets import FIXED, digit
+from tests.support.pages import DOCS, blocks
 from tests.support.servers import NDJSON, POST, client, item, problem
 
 ACTIONS = ("inserted", "revised", "retracted", "unchanged")
@@ -48,6 +49,16 @@ def test_an_answer_counts_the_samples_and_names_the_version(
     assert [answer[action] for action in ACTIONS] == [3, 0, 0, 0]
     assert answer["keys"] is None
     assert answer["head"]["version"] == str(digits.version)
+
+
+def test_the_body_on_the_page_is_stored(http: httpx.Client, reg: Registry) -> None:
+    scans = reg.create("scans", {"label": ClassLabel(10)})
+    page = blocks(DOCS / "server.md")
+    body = next(each.content for each in page if each.caption == "samples.json")
+    answer = http.post("/v1/datasets/scans/samples", json=json.loads(body))
+    assert [answer.json()[action] for action in ACTIONS] == [2, 1, 1, 0]
+    assert http.get("/v1/datasets/scans/samples/scan-1").json()["fields"] == {"label": 5}
+    assert len(scans) == 1
 
 
 def test_a_repeated_request_changes_nothing(http: httpx.Client, digits: Dataset) -> None:
