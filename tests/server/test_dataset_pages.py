@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from registry import ClassLabel, Image, Ragged, Registry, Replay, Tensor, Text
+from registry import ClassLabel, Dataset, Image, Ragged, Registry, Replay, Tensor, Text
 from registry.catalog.overview import overview
 from registry.errors import InvalidSampleError
 from registry.samples.features import Feature
 from registry.samples.keys import check_key
 from registry.server import tokens
+from registry.server.pages import datasets as datasets_page
+from registry.server.service import Service
 from registry.server.settings import ServerSettings
 from tests.storage.test_inbox import put
 from tests.support.hostile_input import NAMES
@@ -260,6 +262,32 @@ def test_the_page_of_a_run_says_what_changed_between_two_epochs(
     assert http.get("/datasets/pets").status_code == 200
     erased = http.get(path[1], params={"since": 1, "until": 0}).text
     assert "1 row was erased since, and has no class any more" in erased
+
+
+def test_datasets_are_paged_by_name_and_only_those_of_the_page_are_counted(
+    reg: Registry, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registry.server.pages.datasets._DATASETS", 2)
+    counted: list[str] = []
+    growth = datasets_page._growth
+
+    def counting(service: Service, dataset: Dataset, position: int) -> Any:
+        counted.append(dataset.name)
+        return growth(service, dataset, position)
+
+    monkeypatch.setattr(datasets_page, "_growth", counting)
+    names = ["A", "_b", "a", "a-1", "b"]
+    for name in names:
+        reg.create(name, PETS).insert([pet(0)])
+    shown, path = [], "/"
+    while path:
+        page = http.get(path).text
+        assert "5 datasets, 5 live samples" in page
+        shown.append(re.findall(r'class="clip"><a href="/datasets/([^"/]*)"', page))
+        assert {*counted} == {name for names in shown for name in names}
+        path = html.unescape(link(page, "More datasets") or "")
+    assert shown == [["A", "_b"], ["a", "a-1"], ["b"]]
+    assert "No more datasets" in http.get("/?after=zz").text
 
 
 def test_runs_are_paged_and_compared_whatever_their_names_are(

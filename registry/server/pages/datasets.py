@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request, Response
 
@@ -21,6 +22,8 @@ from registry.server.service import Service
 logger: logging.Logger = logging.getLogger("registry.server")
 router: APIRouter = APIRouter(include_in_schema=False)
 
+_DATASETS: Final = 100
+"""Datasets of a page."""
 DAYS: Final = 30
 """Days of which the growth is shown."""
 
@@ -50,6 +53,27 @@ class _Growth:
         )
 
 
+class _Datasets:
+    """All datasets as they were read at once; the growth of each is counted where it is shown."""
+
+    def __init__(self, service: Service) -> None:
+        # By Python's order, which `after` is compared by; that of the database may be another.
+        self.overviews: Final = sorted(overview(service.registry), key=lambda each: each.name)
+        self._service = service
+        self._opened = {dataset.id: dataset for dataset in service.registry.datasets()}
+        self._growths: dict[int, _Growth | None] = {}
+
+    def line(self, each: DatasetOverview) -> _Line:
+        # Two threads may both count one; either result is right.
+        if each.id not in self._growths:
+            dataset, growth = self._opened.get(each.id), None
+            # It may have been dropped since the overview was read.
+            if dataset is not None:
+                growth = _growth(self._service, dataset, each.position)
+            self._growths[each.id] = growth
+        return _Line(each, self._growths[each.id])
+
+
 @dataclass(frozen=True)
 class _Line:
     """A dataset on the page; ``growth`` is None where the folder of the counts is unusable."""
@@ -59,33 +83,29 @@ class _Line:
 
 
 @router.get("/")
-async def datasets_page(request: Request) -> Response:
-    """Show the datasets that the viewer may read."""
+async def datasets_page(request: Request, after: str = "") -> Response:
+    """Show the datasets that the viewer may read, those with names after ``after``."""
     viewer = await viewer_of(request, right=None)
     service = service_of(request)
-    return await show(request, viewer, "datasets.html", lambda: _values(service, viewer))
+    return await show(request, viewer, "datasets.html", lambda: _values(service, viewer, after))
 
 
-def _values(service: Service, viewer: Viewer) -> dict[str, Any]:
-    lines: list[_Line] = service.overview.get(lambda: _read(service))
-    readable = [line for line in lines if viewer.may("read", line.overview.name)]
+def _values(service: Service, viewer: Viewer, after: str) -> dict[str, Any]:
+    datasets: _Datasets = service.overview.get(lambda: _Datasets(service))
+    readable = [each for each in datasets.overviews if viewer.may("read", each.name)]
+    following = [each for each in readable if each.name > after]
+    shown = following[:_DATASETS]
+    more = len(following) > len(shown)
     return {
-        "lines": readable,
-        "total": sum(line.overview.live for line in readable),
+        "lines": [datasets.line(each) for each in shown],
+        "count": len(readable),
+        "total": sum(each.live for each in readable),
         "days": DAYS,
         "most_counted": MOST_COUNTED,
+        "first_url": "/" if after else None,
+        "next_url": f"/?{urlencode({'after': shown[-1].name})}" if more else None,
         "crumbs": [],
     }
-
-
-def _read(service: Service) -> list[_Line]:
-    known = {each.id: each for each in overview(service.registry)}
-    return [
-        _Line(known[dataset.id], _growth(service, dataset, known[dataset.id].position))
-        for dataset in service.registry.datasets()
-        # Not one that was created since the overview was read.
-        if dataset.id in known
-    ]
 
 
 def _growth(service: Service, dataset: Dataset, position: int) -> _Growth | None:

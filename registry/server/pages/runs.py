@@ -118,7 +118,8 @@ async def _show_run(
 
 
 def _runs(dataset: Dataset, name: str, after: str) -> Mapping[str, Any]:
-    named = [run for run in dataset.runs() if run.name > after]
+    # By Python's order, which `after` is compared by; that of the database may be another.
+    named = sorted((run for run in dataset.runs() if run.name > after), key=lambda run: run.name)
     shown = named[:_RUNS]
     following = None
     if len(named) > _RUNS:
