@@ -57,6 +57,7 @@ class _RunDataset(tf.data.Dataset[Any]):  # type: ignore[misc]  # TensorFlow shi
         # Without it, buffers still grow when they run empty, and AUTOTUNE makes as many calls in
         # parallel as there are cores.
         options.autotune.enabled = False
+        options.experimental_optimization.apply_default_optimizations = False
         self._batches = batches.with_options(options)
         super().__init__(self._batches._variant_tensor)  # noqa: SLF001  # as tf.data's own subclasses
 

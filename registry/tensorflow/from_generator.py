@@ -12,29 +12,16 @@ batch of a `StreamDataset` takes 48 ms instead of 30, on two cores: "StreamDatas
 
 from __future__ import annotations
 
-import ctypes
 import itertools
-import os
-import sys
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from registry.tensorflow import generator_shutdown
+from registry.tensorflow.freed_memory import keep_freed_memory
 from registry.tensorflow.raw_datasets import FlatMapDataset, graph_function, type_attributes
-
-KEPT_BYTES = 32 << 20
-"""Free bytes at the end of the heap that the process keeps."""
-HEAP_BYTES = 8 << 20
-"""Bytes from which on an array gets its own memory, which is returned once it is free."""
-_KEPT = (
-    (-1, "MALLOC_TRIM_THRESHOLD_", KEPT_BYTES),
-    (-3, "MALLOC_MMAP_THRESHOLD_", HEAP_BYTES),
-)
-"""Options of ``mallopt`` by their numbers in glibc's ``malloc.h``, and variables that set them."""
 
 
 class GeneratorDataset(FlatMapDataset):
@@ -95,7 +82,8 @@ class _Generators:
         self._running: dict[int, Iterator[Any]] = {}
 
     def start(self) -> np.int64:
-        _keep_freed_memory()
+        # Now, because the operation of the dataset has changed the settings.
+        keep_freed_memory()
         number = next(self._numbers)
         self._running[number] = self._make()
         return np.int64(number)
@@ -112,30 +100,3 @@ class _Generators:
         # Otherwise the generator and what it has open would live as long as the dataset.
         del self._running[int(number)]
         return number
-
-
-def _keep_freed_memory() -> None:
-    """Have the C library keep freed memory, so that the next chunk of samples reuses it.
-
-    By default the GNU C library maps memory for each array of 128 KiB or more, and returns free
-    memory at the end of the heap once it is 128 KiB. The next chunk then costs a page fault for
-    each page: half of all time with texts (``python -m benchmarks --only train-texts``), a tenth
-    with images (``train-photos``). The library normally raises both thresholds by what is freed.
-    But TensorFlow sets the first one to 128 KiB whenever it makes the operation of a generator
-    dataset (`ApplyPython311MemoryPatch` in
-    https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/core/kernels/data/generator_dataset_op.cc),
-    which switches that off. So this is called at the start of each iterator, after that.
-
-    The settings hold for the whole process. ``MALLOC_MMAP_THRESHOLD_`` and
-    ``MALLOC_TRIM_THRESHOLD_`` in the environment win.
-    """
-    for option, variable, size in _KEPT:
-        if variable not in os.environ and _mallopt() is not None:
-            _mallopt()(option, size)
-
-
-@cache
-def _mallopt() -> Any:
-    """Return the function that sets an option of ``malloc``; None if there is none."""
-    # Other C libraries have none, and the options are those of the GNU C library.
-    return getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

@@ -36,6 +36,7 @@ from registry.tensorflow.elements import (
     row_decoder,
     row_specs,
 )
+from registry.tensorflow.freed_memory import keep_freed_memory
 from registry.tensorflow.from_generator import GeneratorDataset
 from registry.tensorflow.gather import gathered_chunks
 from registry.tensorflow.graph_order import ShardParameters
@@ -70,6 +71,8 @@ def file_batches(
     parameters = ShardParameters.of(epoch.order, share, start, size, files.index.first)
     view, wanted = files.view, tuple(elements.wanted)
     variable = any(name in epoch.features.variable for name in wanted)
+    if variable:
+        keep_freed_memory()
     width = epoch.source.record_bytes if variable else view.seals.stride
     signature = GatherSignature(
         epoch.features,
