@@ -57,6 +57,9 @@ class _RunDataset(tf.data.Dataset[Any]):  # type: ignore[misc]  # TensorFlow shi
         # Without it, buffers still grow when they run empty, and AUTOTUNE makes as many calls in
         # parallel as there are cores.
         options.autotune.enabled = False
+        # Each new iterator would copy the whole graph to look for what it can rewrite, which takes
+        # most of the time until the first batch. Without autotuning, TensorFlow would only fuse
+        # `map` and `batch`, and `shuffle` and `repeat`.
         options.experimental_optimization.apply_default_optimizations = False
         self._batches = batches.with_options(options)
         super().__init__(self._batches._variant_tensor)  # noqa: SLF001  # as tf.data's own subclasses
@@ -98,8 +101,9 @@ class EpochDataset(_RunDataset):
     multiple of the batch size; with ``drop_remainder`` it is left out.
 
     A function that is mapped over the dataset with AUTOTUNE runs as many calls in parallel as
-    there are cores. Autotuning is disabled, because it costs more than it gains here; enable it by
-    `with_options`.
+    there are cores. Autotuning and TensorFlow's default optimizations are disabled, because they
+    cost more than they gain here. `with_options` enables them: ``autotune.enabled``, and
+    ``experimental_optimization.apply_default_optimizations``.
 
     Unless there is no local copy, no Python runs while batches are made. `tf.train.Checkpoint`
     saves and restores iterators, with images not symbolically

@@ -227,17 +227,21 @@ def test_a_wait_that_is_no_number_of_seconds_is_refused(digits: Dataset) -> None
             EpochDataset(epoch, batch_size=4, wait=wait)
 
 
-def test_autosharding_and_autotuning_are_off_unless_options_enable_them(digits: Dataset) -> None:
+def test_tuning_sharding_and_rewriting_are_off_unless_options_enable_them(digits: Dataset) -> None:
     mapped = StreamDataset(digits.run("r"), batch_size=4).map(lambda batch: batch["label"])
     options = mapped.options()
     assert options.autotune.enabled is False
+    assert options.experimental_optimization.apply_default_optimizations is False
     assert (
         options.experimental_distribute.auto_shard_policy
         == tf.data.experimental.AutoShardPolicy.OFF
     )
     tuned = tf.data.Options()
     tuned.autotune.enabled = True
-    assert mapped.with_options(tuned).options().autotune.enabled is True
+    tuned.experimental_optimization.apply_default_optimizations = True
+    enabled = mapped.with_options(tuned).options()
+    assert enabled.autotune.enabled is True
+    assert enabled.experimental_optimization.apply_default_optimizations is True
 
 
 @pytest.mark.parametrize("encoding", ["png", "jpeg"])
