@@ -15,6 +15,7 @@ release = registry.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = "Registry"
 html_favicon = "../registry/html/static/icon.svg"
 html_static_path = ["_static"]
