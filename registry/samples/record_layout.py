@@ -18,6 +18,9 @@ import numpy.typing as npt
 
 from registry.samples.features import ClassLabel, Features, FixedFeature
 
+RowField = tuple[str, npt.NDArray[Any], np.dtype[Any], tuple[int, ...]]
+"""The name of a feature, its values in rows as voids, their dtype, and the shape of each."""
+
 
 class RecordLayout:
     """Where the values of the given features are in a record. Thread-safe."""
@@ -53,19 +56,24 @@ class RecordLayout:
 
     def fixed_columns(self, rows: npt.NDArray[np.uint8]) -> list[npt.NDArray[Any]]:
         """Extract the columns of the fixed-width features from rows that begin with them."""
-        width = rows.shape[1]
-        layout = self._voids.get(width)
-        if layout is None:
-            layout = self._voids[width] = self._void_fields(width)
-        header = np.ascontiguousarray(rows).view(layout)[:, 0]
         columns = []
-        for name, base, shape, _ in self._fixed_fields:
-            column = np.ascontiguousarray(header[name]).view(base)
+        for _, field, base, shape in self.fields_of_rows(np.ascontiguousarray(rows)):
+            column = np.ascontiguousarray(field).view(base)
             # Copied only if needed: a field's buffer need not be aligned for its dtype.
             if not column.flags.aligned:
                 column = np.require(column, requirements="A")
             columns.append(column.reshape(-1, *shape) if shape else column)
         return columns
+
+    def fields_of_rows(self, rows: npt.NDArray[np.uint8]) -> list[RowField]:
+        """Return the fields of fixed width of contiguous rows that begin with records."""
+        width = rows.shape[1]
+        layout = self._voids.get(width)
+        if layout is None:
+            layout = self._voids[width] = self._void_fields(width)
+        header = rows.view(layout)[:, 0]
+        names = zip(self.fixed_names, self._fixed_fields, strict=True)
+        return [(name, header[key], base, shape) for name, (key, base, shape, _) in names]
 
     def _void_fields(self, width: int) -> np.dtype[Any]:
         # NumPy copies these several times as fast as typed fields or single bytes.
@@ -109,6 +117,15 @@ class RecordLayout:
             start = size + sum(lengths[:index])
             values.append(bytes(record[start : start + lengths[index]]))
         return values
+
+
+def copied_columns(fields: Sequence[RowField]) -> dict[str, npt.NDArray[Any]]:
+    """Return columns of fields of rows, as copies of them."""
+    columns = {}
+    for name, field, base, shape in fields:
+        column = field.copy().view(base)
+        columns[name] = column.reshape(-1, *shape) if shape else column
+    return columns
 
 
 def field_name(index: int) -> str:

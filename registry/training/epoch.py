@@ -127,7 +127,10 @@ class Epoch(PinnedSamples):
         return self._gathered(take, offsets, chunks * self.chunk_rows(batch_size))
 
     def gather(self, offsets: Positions) -> dict[str, Column]:
-        """Return the samples at these offsets as columns, in order, read at once."""
+        """Return the samples at these offsets as columns, in order, read at once.
+
+        Negative ones count from the end. Raises `IndexError` where there is no sample.
+        """
         positions = self.lookup(offsets)
         try:
             return read_columns(self.source, self.schema, positions)

@@ -28,13 +28,24 @@ class OffsetTable:
         self._positions: npt.NDArray[Any] | None = None
 
     def positions(self, offsets: Positions, locate: Callable[[Positions], Positions]) -> Positions:
-        """Return the positions at these offsets; ``locate`` returns them without the table."""
+        """Return the positions at these offsets, of which negative ones count from the end.
+
+        ``locate`` returns those at offsets from 0 without the table. Raises `IndexError`.
+        """
         if self._positions is None:
             self._lookups += len(offsets)
             if self._size > min(LARGEST, self._lookups * LOOKUPS):
-                return locate(offsets)
+                return locate(self._from_start(offsets))
             positions = locate(np.arange(self._size))
             if not int(positions.max(initial=0)) >> 32:
                 positions = positions.astype(np.uint32)
             self._positions = positions
         return self._positions.take(offsets).astype(np.int64, copy=False)
+
+    def _from_start(self, offsets: Positions) -> Positions:
+        if not len(offsets):
+            return offsets
+        low, high = int(offsets.min()), int(offsets.max())
+        if not -self._size <= low <= high < self._size:
+            raise IndexError(f"offsets from {low} to {high} of {self._size}")
+        return offsets if low >= 0 else np.where(offsets < 0, offsets + self._size, offsets)

@@ -123,7 +123,10 @@ class PinnedSamples:
         return self._with_index(located)
 
     def lookup(self, offsets: Positions) -> Positions:
-        """Return what `positions` does, for those who look up a few offsets many times."""
+        """Return what `positions` does, for those who look up a few offsets many times.
+
+        Negative ones count from the end. Raises `IndexError` where there is no sample.
+        """
         return self._table.positions(offsets, self.positions)
 
     def ranked(self, rows: int) -> Iterator[Positions]:

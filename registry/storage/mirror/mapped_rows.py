@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from registry.samples.arrays import Positions, Rows, Scratch
+from registry.samples.arrays import Positions, Rows
 from registry.samples.codec import Column
 from registry.samples.schema import Schema
 from registry.storage.mirror.checksums import SealedRows
 from registry.storage.mirror.packed import Packed, divided, gather_units
+from registry.storage.mirror.row_buffer import row_buffer
 from registry.storage.mirror.row_layout import RowLayout
 from registry.storage.mirror.value_units import NO_VALUES, UNIT, Sums, Units
 
@@ -26,7 +27,6 @@ PART_UNITS = 1 << 17
 """Units of values that are copied at a time where all rows are read."""
 PART_ROWS = 1 << 10
 """Rows among which the last one with values is looked for at a time."""
-_SCRATCH = Scratch()
 
 Mask = npt.NDArray[np.bool_]
 
@@ -139,29 +139,26 @@ class MappedRows:
 
     def take_columns(self, positions: Positions, schema: Schema) -> tuple[dict[str, Column], Mask]:
         """Return what `take_rows` does, as columns."""
-        # The column of a single row is a view of it, which the check would overwrite.
-        if len(positions) == 1:
-            rows, broken = self.take_rows(positions, schema)
-            return schema.codec.decode_rows(rows), broken
-        shape = len(positions), self.seals.stride
-        rows = self._copy_rows(positions, _SCRATCH.array("rows", shape, np.uint8))
-        # Copies, so that afterwards the check can overwrite the rows.
-        columns = schema.codec.decode_rows(rows)
-        return columns, self.seals.broken_in_place(rows, positions)
+        buffer = row_buffer(len(positions), self.seals.stride)
+        self._copy_rows(positions, buffer.whole)
+        # Before the check, which overwrites the rows.
+        columns = buffer.columns(schema.codec.layout)
+        return columns, self.seals.broken_in_buffer(buffer, positions)
 
     def sealed_rows(self, positions: Positions) -> tuple[Rows, Mask]:
         """Copy the sealed rows at these positions; the second array says which are broken."""
-        rows = self._copy_rows(positions, np.empty((len(positions), self.seals.stride), np.uint8))
+        rows = np.empty((len(positions), self.seals.stride), np.uint8)
+        self._copy_rows(positions, rows.view(self._row)[:, 0])
         return rows, self.seals.broken(rows, positions)
 
-    def _copy_rows(self, positions: Positions, rows: Rows) -> Rows:
+    def _copy_rows(self, positions: Positions, rows: npt.NDArray[Any]) -> None:
+        """Copy rows to an array of voids."""
         # A copy, since a row that is erased or repaired meanwhile would change between the check
         # and its use. As one void per row, NumPy copies each in one piece.
         if len(positions) and (last := positions[positions.argmax()]) >= self.position:
             raise IndexError(f"position {last} of {self.position}")
         # "clip", as NumPy copies the output first in the mode that raises the error.
-        self._flat_rows.take(positions, out=rows.view(self._row)[:, 0], mode="clip")
-        return rows
+        self._flat_rows.take(positions, out=rows, mode="clip")
 
     def broken(self, after: int, until: int) -> Mask:
         """Return which rows of ``[after, until)`` are broken, or their values."""
