@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -68,13 +70,16 @@ def find_samples(
     split: str | None = None,
     before: int | None = None,
     limit: int = 48,
+    seconds: float | None = None,
 ) -> SamplePage:
     """Return live samples of a dataset or of a version, the newest first.
 
     ``where`` has conditions as `Dataset.run` takes them, ``before`` is the cursor of the page
-    before. A bounded number of rows is searched, and of samples read. Rows that wait in the inbox
-    stay there. Raises `FeatureError` for a split or a condition that no sample can meet.
+    before. A bounded number of rows is searched, and of samples read. The search ends earlier after
+    so many ``seconds``. Rows that wait in the inbox stay there. Raises `FeatureError` for a split
+    or a condition that no sample can meet.
     """
+    deadline = math.inf if seconds is None else time.monotonic() + seconds
     end = dataset.extent.stored_end()
     conditions = Conditions() if where is None else parse_conditions(where, dataset.features)
     known, others = divided_filters(filters(conditions, dataset.features), dataset.features)
@@ -94,7 +99,7 @@ def find_samples(
             return SamplePage(page.samples, cursor or None)
         cost += (until - rows.searched) * (1 if rows.counted else READ_COST)
         until = rows.searched
-        if cost >= SEARCHED_ROWS and until:
+        if until and (cost >= SEARCHED_ROWS or time.monotonic() >= deadline):
             return SamplePage(page.samples, rows.searched)
     return SamplePage(page.samples, None)
 

@@ -46,15 +46,27 @@ def test_pages_of_samples_join_up_to_all_that_meet_the_conditions(
         where = labelers.where(opened)
         split = random.choice([None, "train", "test"])
         limit = random.randrange(1, 9)
-        listed, cursor = [], None
+        listed, cursor, seconds = [], None, random.choice([None, 0, 60])
         for _ in range(1000):
-            page = find_samples(opened, where=where, split=split, before=cursor, limit=limit)
+            page = find_samples(
+                opened, where=where, split=split, before=cursor, limit=limit, seconds=seconds
+            )
             assert len(page.samples) <= limit
             listed += [plain(sample) for sample in page.samples]
             if (cursor := page.cursor) is None:
                 break
         assert cursor is None
         assert listed == expected(opened, where, split)
+
+
+def test_a_search_ends_with_its_time_where_it_can_be_continued(reg: Registry) -> None:
+    dataset = reg.create("digits", KINDS["fixed"])
+    dataset.insert([{"n": [0, 0, 0], "label": 0}] * 30)
+    where = {"source": ["nobody"]}
+    assert find_samples(dataset, where=where).cursor is None
+    cursor = find_samples(dataset, where=where, seconds=0).cursor
+    assert cursor is not None
+    assert 0 < cursor < 30
 
 
 def plain(sample: ListedSample) -> tuple[Any, ...]:

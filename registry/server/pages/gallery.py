@@ -22,7 +22,7 @@ from registry.server.problems import Problem
 CARDS: Final = 24
 """Samples of a page."""
 _SECONDS: Final = 0.2
-"""How long one request looks for samples that are rare, after its first search."""
+"""How long one request looks for samples that are rare."""
 _CLASS: Final = "class."
 """What the name of a parameter begins with that has the class of a feature."""
 NO_SOURCE_VALUE: Final = "none:"
@@ -143,6 +143,7 @@ def cards_of(dataset: Dataset, name: str, query: Query, limit: int = CARDS) -> C
             split=query.split or None,
             before=cursor,
             limit=limit - len(samples),
+            seconds=until - time.monotonic(),
         )
         samples += page.samples
         cursor = page.cursor
@@ -150,8 +151,8 @@ def cards_of(dataset: Dataset, name: str, query: Query, limit: int = CARDS) -> C
         if cursor is None or full or time.monotonic() > until:
             break
     cards = [_card(dataset, name, query, each) for each in samples]
-    # Without a condition, a page is short only where its samples are large.
-    searched = query.narrows and cursor is not None and not full
+    # Without a condition, a page is short only where its samples are large, or none is live.
+    searched = (query.narrows or not samples) and cursor is not None and not full
     return Cards(cards, cursor, searched=searched)
 
 
