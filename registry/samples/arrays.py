@@ -26,7 +26,7 @@ class Scratch(threading.local):
     """
 
     def __init__(self) -> None:
-        self._buffers: dict[str, npt.NDArray[np.uint8]] = {}
+        self._buffers: dict[tuple[str, npt.DTypeLike], npt.NDArray[Any]] = {}
         self._last: dict[str, tuple[tuple[int, ...], npt.DTypeLike, npt.NDArray[Any]]] = {}
 
     def array(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -35,12 +35,13 @@ class Scratch(threading.local):
         last = self._last.get(name)
         if last is not None and last[0] == shape and last[1] is dtype:
             return last[2]
-        size = math.prod(shape) * np.dtype(dtype).itemsize
-        if size > REUSED_BYTES:
-            return np.empty(shape, dtype)
-        buffer = self._buffers.get(name)
+        size = math.prod(shape)
+        buffer = self._buffers.get((name, dtype))
         if buffer is None or len(buffer) < size:
-            buffer = self._buffers[name] = np.empty(size, np.uint8)
-        array = buffer[:size].view(dtype).reshape(shape)
+            buffer = np.empty(size, dtype)
+            if buffer.nbytes > REUSED_BYTES:
+                return buffer.reshape(shape)
+            self._buffers[name, dtype] = buffer
+        array = buffer[:size].reshape(shape)
         self._last[name] = shape, dtype, array
         return array

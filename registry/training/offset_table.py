@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from registry.samples.arrays import Positions
 
+_INT64 = np.dtype(np.int64)
+
 LARGEST = 1 << 22
 """Samples of an epoch that has a table, at most: 16 MiB, or 32 MiB in a log of 2**32 rows."""
 LOOKUPS = 1 << 4
@@ -40,7 +42,7 @@ class OffsetTable:
             if not int(positions.max(initial=0)) >> 32:
                 positions = positions.astype(np.uint32)
             self._positions = positions
-        return self._positions.take(offsets).astype(np.int64, copy=False)
+        return self._positions.take(offsets).astype(_INT64, copy=False)
 
     def _from_start(self, offsets: Positions) -> Positions:
         if not len(offsets):

@@ -21,7 +21,7 @@ from registry.storage.mirror.checksums import SealedRows
 from registry.storage.mirror.packed import Packed, divided, gather_units
 from registry.storage.mirror.row_buffer import row_buffer
 from registry.storage.mirror.row_layout import RowLayout
-from registry.storage.mirror.value_units import NO_VALUES, UNIT, Sums, Units
+from registry.storage.mirror.value_units import UNIT, Sums, Units
 
 PART_UNITS = 1 << 17
 """Units of values that are copied at a time where all rows are read."""
@@ -99,7 +99,7 @@ class MappedRows:
     def _as_older(self, positions: Positions, schema: Schema) -> tuple[Packed, Sums, Mask]:
         """Return what `_gather` does, as records of a schema that is not newer."""
         # Its values are the first ones of each record.
-        older = RowLayout(schema.codec)
+        older = self.layout if schema.codec is self.schema.codec else RowLayout(schema.codec)
         packed, expected, broken = self._gather(positions, slice(0, older.values))
         if older.header != self.layout.header:
             lengths = slice(self.layout.lengths, self.layout.lengths + 4 * older.values)
@@ -114,15 +114,19 @@ class MappedRows:
         """
         rows, broken = self.sealed_rows(positions)
         fields = self.layout.fields(rows)
-        counts, lengths = self.layout.unit_counts(fields), fields["lengths"].astype(np.int64)
-        broken |= fields["begin"] + counts.sum(axis=1) > len(self.values)
+        begins, lengths = fields["begin"], fields["lengths"].astype(np.int64)
+        counts = self.layout.unit_counts(fields)
+        broken |= begins + counts.sum(axis=1) > len(self.values)
         # What a damaged row says of its values may be anything.
-        counts[broken] = lengths[broken] = 0
-        before, counts = counts[:, : features.start].sum(axis=1), counts[:, features]
-        packed = Packed(rows, NO_VALUES, counts, lengths[:, features])
-        begins = (fields["begin"] + before) * (packed.totals > 0)
-        units = gather_units(self.values, begins, packed.totals)
-        return replace(packed, units=units), fields["sums"][:, features] * (counts > 0), broken
+        if np.count_nonzero(broken):
+            counts[broken] = lengths[broken] = 0
+        if features.start:
+            begins = begins + counts[:, : features.start].sum(axis=1)
+        counts = counts[:, features]
+        totals = counts.sum(axis=1)
+        units = gather_units(self.values, begins * (totals > 0), totals)
+        packed = Packed(rows, units, counts, lengths[:, features])
+        return packed, fields["sums"][:, features] * (counts > 0), broken
 
     def units_before(self, position: int) -> int:
         """Return how many units the rows before a position have."""

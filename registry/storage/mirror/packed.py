@@ -90,7 +90,7 @@ class Packed:
 
     @cached_property
     def _starts(self) -> Positions:
-        ends = np.cumsum(self.counts.ravel()).reshape(self.counts.shape)
+        ends = self.counts.ravel().cumsum().reshape(self.counts.shape)
         return (ends - self.counts) * UNIT + HEAD
 
 
@@ -109,16 +109,17 @@ def gather_units(values: Units, begins: Positions, totals: Positions) -> Units:
         begins, totals = begins[filled], totals[filled]
     if len(begins) and (begins[1:] == begins[:-1] + totals[:-1]).all():
         return values[begins[0] : begins[-1] + totals[-1]].copy()
-    ends = np.cumsum(totals)
+    ends = totals.cumsum()
     if len(ends) and ends[-1] > LONG * len(ends):
         data = values.reshape(-1).view(np.uint8).data
         ranges = zip((begins * UNIT).tolist(), ((begins + totals) * UNIT).tolist(), strict=True)
         whole = b"".join([data[start:end] for start, end in ranges])
         return np.frombuffer(whole, np.int64).reshape(-1, UNIT // 8)
-    offsets = np.repeat(begins - ends + totals, totals)
+    offsets = (begins - ends + totals).repeat(totals)
     offsets += np.arange(len(offsets))
     # As one void per unit, NumPy copies each in one piece.
-    return values.view(f"V{UNIT}")[:, 0].take(offsets).view(np.int64).reshape(-1, UNIT // 8)
+    units: Units = values.view(f"V{UNIT}")[:, 0].take(offsets).view(np.int64)
+    return units.reshape(-1, UNIT // 8)
 
 
 def divided(totals: Positions, limit: int) -> Iterator[slice]:

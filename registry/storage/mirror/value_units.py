@@ -34,8 +34,10 @@ KEPT_NUMBERS = 1 << 17
 """Odd numbers that are kept, a MiB, for as many units."""
 _SCRATCH = Scratch()
 # Constants of FarmHash. The last one depends on the length of what is hashed.
-_K1, _K2 = np.uint64(0xB492B66FBE98F273), np.uint64(0x9AE16A3B2F90404F)
-_MULTIPLIER = np.uint64((int(_K2) + 2 * UNIT) % 2**64)
+_K1, _K2 = np.array([0xB492B66FBE98F273, 0x9AE16A3B2F90404F], np.uint64).reshape(2, 1)
+_MULTIPLIER = _K2 + np.uint64(2 * UNIT)
+_BITS = np.arange(64, dtype=np.uint64).reshape(64, 1)
+"""Numbers as arrays, which NumPy takes in half the time of scalars."""
 
 Units = npt.NDArray[np.int64]
 """Units, of shape ``(count, 4)``: little-endian words."""
@@ -54,8 +56,10 @@ _PADDINGS = [
 def unit_counts(lengths: npt.NDArray[np.integer]) -> Positions:
     """Return how many units values of these lengths in bytes take, int64 of the same shape."""
     ends = lengths.astype(np.int64) + HEAD
-    counts = -(-ends // UNIT)
-    counts += counts * UNIT - ends == 1
+    # By shifts and masks, which take a third of the time of divisions.
+    counts = (ends + (UNIT - 1)) >> (UNIT.bit_length() - 1)
+    # A padding of one byte does not exist.
+    counts += (ends & (UNIT - 1)) == UNIT - 1
     return counts
 
 
@@ -81,10 +85,10 @@ def sums(units: Units, counts: Positions) -> Sums:
     # The sum over r of h·(2r + 1), as differences of sums over all units.
     alone, weighted = _SCRATCH.array("sums", (2, len(units) + 1), np.uint64)
     alone[0] = weighted[0] = 0
-    np.cumsum(hashes, out=alone[1:])
+    hashes.cumsum(out=alone[1:])
     hashes *= _odd_numbers(len(units))
-    np.cumsum(hashes, out=weighted[1:])
-    ends = np.cumsum(counts)
+    hashes.cumsum(out=weighted[1:])
+    ends = counts.cumsum()
     starts = ends - counts
     offsets = 2 * starts.astype(np.uint64)
     result: Sums = weighted[ends] - weighted[starts] - offsets * (alone[ends] - alone[starts])
@@ -134,12 +138,12 @@ def _fingerprint(words: Sums, result: Sums) -> None:
     for _ in range(2):
         result ^= total
         result *= _MULTIPLIER
-        result ^= np.right_shift(result, np.uint64(47), out=shifted)
+        result ^= np.right_shift(result, _BITS[47], out=shifted)
     result *= _MULTIPLIER
 
 
 def _rotate(words: Sums, bits: int, shifted: Sums) -> None:
     """Rotate words to the right in place; ``shifted`` is overwritten."""
-    np.right_shift(words, np.uint64(bits), out=shifted)
-    np.left_shift(words, np.uint64(64 - bits), out=words)
+    np.right_shift(words, _BITS[bits], out=shifted)
+    np.left_shift(words, _BITS[64 - bits], out=words)
     words |= shifted
