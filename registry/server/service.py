@@ -10,7 +10,7 @@ from registry.catalog.dataset import Dataset
 from registry.catalog.epoch_comparisons import EpochComparisons
 from registry.catalog.registry import Registry
 from registry.catalog.rename import id_of
-from registry.catalog.statistics.background import FRESH, BackgroundCounts
+from registry.catalog.statistics.background import BackgroundCounts
 from registry.errors import DatasetDroppedError, DatasetNotFoundError, RegistryError
 from registry.html.thumbnails import Thumbnail
 from registry.io.row_media import is_named
@@ -35,6 +35,8 @@ from registry.training.mirror_source import cache_folder
 
 Result = TypeVar("Result")
 
+_FRESH = 1.0
+"""Seconds that a page may be old."""
 _STALE = 5.0
 """Seconds that a page may be old which takes long to make."""
 _NAME = re.compile(rf"{NAME}|{REFERENCE}")
@@ -98,10 +100,10 @@ class Service:
         self.sessions: Sessions = Sessions(
             session_key(cache_folder()), address, settings.session_seconds
         )
-        self.overview: Recent[Any] = Recent(FRESH)
+        self.overview: Recent[Any] = Recent(_FRESH)
         """What the page of all datasets has of each (see `pages/datasets.py`)."""
-        self.shared_pages: RecentOf[SharedPage] = RecentOf(FRESH, 128, _STALE)
-        self.shared_pictures: RecentOf[tuple[str, Thumbnail | None]] = RecentOf(FRESH, 128)
+        self.shared_pages: RecentOf[SharedPage] = RecentOf(_FRESH, 128, _STALE)
+        self.shared_pictures: RecentOf[tuple[str, Thumbnail | None]] = RecentOf(_FRESH, 128)
         """Pictures with their tags, as `pages/sample.py` sends them."""
         self._datasets: dict[str, OpenDataset] = {}
         self._committers: dict[str, GroupCommitter] = {}

@@ -17,7 +17,7 @@ COUNTED_AT_ONCE = 1 << 12
 """Rows that a request counts itself, at most."""
 COUNTED_BEHIND = 1 << 17
 """Rows after which the background stores its counts."""
-FRESH = 1.0
+FRESH = 2.5
 """Seconds for which statistics are returned again: a dataset that grows all the time is counted
 once in this time, however many requests ask for it."""
 BUSY = 5.0
