@@ -224,6 +224,7 @@ class MirrorSource:
             taken, broken = take(self.view, positions, schema)
             if not np.count_nonzero(broken):  # `any` takes as long as the hash of a row
                 return taken
+            self.view.check_within(positions)
             # Before any repair, as an erased row looks like a damaged one.
             refuse_erased(
                 [(row.position, row.key) for row in self.mirror.erased(positions[broken])]

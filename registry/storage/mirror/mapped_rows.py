@@ -144,7 +144,8 @@ class MappedRows:
     def take_columns(self, positions: Positions, schema: Schema) -> tuple[dict[str, Column], Mask]:
         """Return what `take_rows` does, as columns."""
         buffer = row_buffer(len(positions), self.seals.stride)
-        self._copy_rows(positions, buffer.whole)
+        # In this mode, positions that are outside have the last row, which is broken there.
+        self._flat_rows.take(positions, out=buffer.whole, mode="clip")
         # Before the check, which overwrites the rows.
         columns = buffer.columns(schema.codec.layout)
         return columns, self.seals.broken_in_buffer(buffer, positions)
@@ -159,10 +160,14 @@ class MappedRows:
         """Copy rows to an array of voids."""
         # A copy, since a row that is erased or repaired meanwhile would change between the check
         # and its use. As one void per row, NumPy copies each in one piece.
-        if len(positions) and (last := positions[positions.argmax()]) >= self.position:
-            raise IndexError(f"position {last} of {self.position}")
+        self.check_within(positions)
         # "clip", as NumPy copies the output first in the mode that raises the error.
         self._flat_rows.take(positions, out=rows, mode="clip")
+
+    def check_within(self, positions: Positions) -> None:
+        """Raise `IndexError` unless there is a row at all positions."""
+        if len(positions) and (last := positions[positions.argmax()]) >= self.position:
+            raise IndexError(f"position {last} of {self.position}")
 
     def broken(self, after: int, until: int) -> Mask:
         """Return which rows of ``[after, until)`` are broken, or their values."""
