@@ -10,7 +10,7 @@ import threading
 
 import numpy as np
 
-from registry.samples.arrays import Scratch
+from registry.samples.arrays import REUSED_BYTES, Scratch
 from registry.samples.codec import Column
 from registry.samples.record_layout import RecordLayout, copied_columns
 
@@ -60,6 +60,9 @@ _LAST = _Last()
 def row_buffer(count: int, stride: int) -> RowBuffer:
     """Return a buffer of any content; the next call in the same thread may return it again."""
     last = _LAST.buffer
-    if last is None or last.shape != (count, stride):
-        last = _LAST.buffer = RowBuffer(count, stride)
-    return last
+    if last is not None and last.shape == (count, stride):
+        return last
+    buffer = RowBuffer(count, stride)
+    if buffer.rows.nbytes <= REUSED_BYTES:
+        _LAST.buffer = buffer
+    return buffer
