@@ -108,6 +108,8 @@ def test_a_gallery_lists_each_live_sample_that_meets_its_filters_once(
     ):
         answer = http.get(f"/datasets/pets/samples?{query}")
         assert answer.status_code == 422, query
+        # With the form, where what somebody typed is corrected.
+        assert ("Filter samples" in answer.text) == query.startswith(("class", "split")), query
         assert reason in html.unescape(answer.text)
         assert answer.headers["content-type"].startswith("text/html")
 

@@ -24,7 +24,7 @@ from registry.server.pages.gallery import NO_SOURCE_VALUE, cards_of
 from registry.server.pages.paths import dataset_path, samples_path
 from registry.server.pages.responses import redirect
 from registry.server.pages.sample import show_sample
-from registry.server.pages.viewer import show_shared, viewer_of
+from registry.server.pages.viewer import show, show_shared, viewer_of
 from registry.server.problems import Problem
 from registry.server.routes.datasets import service_of
 
@@ -70,15 +70,21 @@ async def samples_page(name: str, request: Request, before: Before = None) -> Re
         named = f"{base}@{version}" if version else base
         if named != name:
             return redirect(samples_path(named, query.parameters()))
-    service = service_of(request)
-    return await show_shared(
-        request,
-        viewer,
-        "samples_page.html",
-        lambda: service.open_here(name).use(
-            lambda opened: _samples(opened, name, query, service.counts.of(opened))
-        ),
-    )
+    service, template = service_of(request), "samples_page.html"
+
+    def values(problem: str = "") -> Mapping[str, Any]:
+        return service.open_here(name).use(
+            lambda opened: _samples(opened, name, query, service.counts.of(opened), problem)
+        )
+
+    try:
+        return await show_shared(request, viewer, template, values)
+    except Problem as error:
+        if error.status != 422:
+            raise
+        # With the form: a class that was mistyped is corrected there.
+        detail = error.details.detail
+        return await show(request, viewer, template, lambda: values(detail), 422)
 
 
 def frame(dataset: Dataset, name: str, page: str) -> dict[str, Any]:
@@ -126,12 +132,13 @@ def _overview(dataset: Dataset, name: str, statistics: Statistics) -> Mapping[st
 
 
 def _samples(
-    dataset: Dataset, name: str, query: gallery.Query, statistics: Statistics
+    dataset: Dataset, name: str, query: gallery.Query, statistics: Statistics, problem: str
 ) -> Mapping[str, Any]:
+    """Return what the page shows; a ``problem`` in place of the samples."""
     sources = [source for source in statistics.by_source if source is not None]
     query = query.as_named(dataset.features, dataset.splits, sources)
     try:
-        cards = cards_of(dataset, name, query)
+        cards = gallery.Cards([]) if problem else cards_of(dataset, name, query)
     except (FeatureError, InvalidSampleError) as error:
         raise Problem(422, str(error)) from None
     following = None
@@ -142,6 +149,7 @@ def _samples(
     return {
         **frame(dataset, name, "Samples"),
         "query": query,
+        "problem": problem,
         "cards": cards,
         "first_url": samples_path(name, query.parameters()) if query.before is not None else None,
         "next_url": following,
