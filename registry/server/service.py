@@ -102,6 +102,8 @@ class Service:
         )
         self.overview: Recent[Any] = Recent(_FRESH)
         """What the page of all datasets has of each (see `pages/datasets.py`)."""
+        self.growths: RecentOf[Any] = RecentOf(_FRESH, 128)
+        """How datasets grew, by the numbers of those of a page."""
         self.shared_pages: RecentOf[SharedPage] = RecentOf(_FRESH, 128, _STALE)
         self.shared_pictures: RecentOf[tuple[str, Thumbnail | None]] = RecentOf(_FRESH, 128)
         """Pictures with their tags, as `pages/sample.py` sends them."""

@@ -54,24 +54,13 @@ class _Growth:
 
 
 class _Datasets:
-    """All datasets as they were read at once; the growth of each is counted where it is shown."""
+    """All datasets as they were read at once."""
 
     def __init__(self, service: Service) -> None:
         # By Python's order, which `after` is compared by; that of the database may be another.
         self.overviews: Final = sorted(overview(service.registry), key=lambda each: each.name)
-        self._service = service
-        self._opened = {dataset.id: dataset for dataset in service.registry.datasets()}
-        self._growths: dict[int, _Growth | None] = {}
-
-    def line(self, each: DatasetOverview) -> _Line:
-        # Two threads may both count one; either result is right.
-        if each.id not in self._growths:
-            dataset, growth = self._opened.get(each.id), None
-            # It may have been dropped since the overview was read.
-            if dataset is not None:
-                growth = _growth(self._service, dataset, each.position)
-            self._growths[each.id] = growth
-        return _Line(each, self._growths[each.id])
+        # Without those that were dropped meanwhile.
+        self.opened: Final = {dataset.id: dataset for dataset in service.registry.datasets()}
 
 
 @dataclass(frozen=True)
@@ -96,8 +85,16 @@ def _values(service: Service, viewer: Viewer, after: str) -> dict[str, Any]:
     following = [each for each in readable if each.name > after]
     shown = following[:_DATASETS]
     more = len(following) > len(shown)
+    here = {
+        each.id: (dataset, each.position)
+        for each in shown
+        if (dataset := datasets.opened.get(each.id)) is not None
+    }
+    growths: dict[int, _Growth | None] = service.growths.get(
+        tuple(here), lambda: {number: _growth(service, *each) for number, each in here.items()}
+    )
     return {
-        "lines": [datasets.line(each) for each in shown],
+        "lines": [_Line(each, growths.get(each.id)) for each in shown],
         "count": len(readable),
         "total": sum(each.live for each in readable),
         "days": DAYS,
