@@ -21,7 +21,7 @@ from registry.storage.mirror.checksums import SealedRows
 from registry.storage.mirror.packed import Packed, divided, gather_units
 from registry.storage.mirror.row_buffer import row_buffer
 from registry.storage.mirror.row_layout import RowLayout
-from registry.storage.mirror.value_units import UNIT, Sums, Units
+from registry.storage.mirror.value_units import UNIT, Sums, Units, row_sums
 
 PART_UNITS = 1 << 17
 """Units of values that are copied at a time where all rows are read."""
@@ -77,7 +77,9 @@ class MappedRows:
         units here.
         """
         packed, expected, broken = self._as_older(positions, schema)
-        return packed, broken | (packed.sums() != expected).any(axis=1)
+        damaged = packed.sums() != expected
+        # Of one value of variable width, without a loop over rows of one item.
+        return packed, broken | (damaged[:, 0] if damaged.shape[1] == 1 else damaged.any(axis=1))
 
     def take_unchecked(self, positions: Positions, schema: Schema) -> Packed:
         """Return what `take_packed` does, but damaged values as they are."""
@@ -116,14 +118,14 @@ class MappedRows:
         fields = self.layout.fields(rows)
         begins, lengths = fields["begin"], fields["lengths"].astype(np.int64)
         counts = self.layout.unit_counts(fields)
-        broken |= begins + counts.sum(axis=1) > len(self.values)
+        broken |= begins + row_sums(counts) > len(self.values)
         # What a damaged row says of its values may be anything.
         if np.count_nonzero(broken):
             counts[broken] = lengths[broken] = 0
         if features.start:
             begins = begins + counts[:, : features.start].sum(axis=1)
         counts = counts[:, features]
-        totals = counts.sum(axis=1)
+        totals = row_sums(counts)
         units = gather_units(self.values, begins * (totals > 0), totals)
         packed = Packed(rows, units, counts, lengths[:, features])
         return packed, fields["sums"][:, features] * (counts > 0), broken

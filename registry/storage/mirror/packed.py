@@ -18,6 +18,7 @@ from registry.storage.mirror.value_units import (
     Sums,
     Units,
     framed,
+    row_sums,
     sums,
     unit_counts,
 )
@@ -59,8 +60,7 @@ class Packed:
     @cached_property
     def totals(self) -> Positions:
         """The number of units of each record."""
-        totals: Positions = self.counts.sum(axis=1)
-        return totals
+        return row_sums(self.counts)
 
     def sums(self) -> Sums:
         """Return the sum of each value, shape ``(records, values)``; 0 where it has no units."""
@@ -105,9 +105,10 @@ def _are_long(size: int, count: int) -> bool:
 def gather_units(values: Units, begins: Positions, totals: Positions) -> Units:
     """Copy the units of rows: ``totals`` of them each, from ``begins`` on."""
     filled = totals > 0
-    if not filled.all():
+    if np.count_nonzero(filled) < len(filled):
         begins, totals = begins[filled], totals[filled]
-    if len(begins) and (begins[1:] == begins[:-1] + totals[:-1]).all():
+    # Of rows in random order, the first ones mostly say it.
+    if len(begins) and all(_follow(begins[:rows], totals) for rows in (4, None)):
         return values[begins[0] : begins[-1] + totals[-1]].copy()
     ends = totals.cumsum()
     if len(ends) and ends[-1] > LONG * len(ends):
@@ -120,6 +121,11 @@ def gather_units(values: Units, begins: Positions, totals: Positions) -> Units:
     # As one void per unit, NumPy copies each in one piece.
     units: Units = values.view(f"V{UNIT}")[:, 0].take(offsets).view(np.int64)
     return units.reshape(-1, UNIT // 8)
+
+
+def _follow(begins: Positions, totals: Positions) -> bool:
+    """Return whether the units of each row follow those of the row before."""
+    return bool((begins[1:] == (begins + totals[: len(begins)])[:-1]).all())
 
 
 def divided(totals: Positions, limit: int) -> Iterator[slice]:

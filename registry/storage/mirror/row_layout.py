@@ -81,5 +81,7 @@ class RowLayout:
     def unit_counts(self, fields: npt.NDArray[Any]) -> Positions:
         """Return how many units each value has, int64 of shape ``(count, values)``."""
         counts = unit_counts(fields["lengths"])
-        counts[fields["begin"] < 0] = 0
+        without = fields["begin"] < 0
+        if np.count_nonzero(without):
+            counts[without] = 0
         return counts
