@@ -79,7 +79,7 @@ def test_what_is_kept_is_given_without_a_call_until_it_is_too_old(
 def test_what_takes_long_is_kept_longer_within_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("registry.server.pages.recent.time.monotonic", lambda: now[0])
-    for took, values, kept in ((0.01, 1, 1.0), (0.04, 1, 2.0), (0.01, 4, 2.0), (3.0, 1, 5.0)):
+    for took, values, kept in ((0.01, 1, 1.0), (0.02, 1, 2.0), (0.005, 4, 2.0), (3.0, 1, 5.0)):
         recent: Recent[int] = Recent(1.0, 5.0)
 
         def work(seconds: float = took) -> int:

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
 
-_REST = 50
+_REST = 100
 """How many times as long as it took to read is a value kept, within the limits. Where there are
 several values, all of them take this part of the time together."""
 
