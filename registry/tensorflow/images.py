@@ -31,6 +31,7 @@ from registry.tensorflow.image_errors import ImageErrors
 from registry.tensorflow.raw_datasets import (
     InterleaveDataset,
     MapDataset,
+    OwnThreadsDataset,
     RebatchDataset,
     TakeWhileDataset,
     map_plainly,
@@ -56,7 +57,7 @@ def batches(
     """
     errors = ImageErrors(elements, logs, batch_size)
     parts = _Decoded(chunks, elements, batch_size, errors, drop_remainder=False)
-    rebatched = RebatchDataset(parts, batch_size, drop_remainder=drop_remainder)
+    rebatched = RebatchDataset(OwnThreadsDataset(parts), batch_size, drop_remainder=drop_remainder)
     return _selected(rebatched, elements)
 
 
@@ -76,7 +77,7 @@ def whole_batches(
     """
     errors = ImageErrors(elements, [log], batch_size, dataset)
     parts = _Decoded(chunks, elements, batch_size, errors, drop_remainder=drop_remainder)
-    return _selected(parts, elements)
+    return _selected(OwnThreadsDataset(parts), elements)
 
 
 def _selected(batches: tf.data.Dataset[Any], elements: Elements) -> tf.data.Dataset[Any]:

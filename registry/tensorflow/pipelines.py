@@ -41,7 +41,7 @@ from registry.tensorflow.from_generator import GeneratorDataset
 from registry.tensorflow.gather import gathered_chunks
 from registry.tensorflow.graph_order import ShardParameters
 from registry.tensorflow.graph_values import string_columns
-from registry.tensorflow.raw_datasets import MapDataset
+from registry.tensorflow.raw_datasets import MapDataset, OwnThreadsDataset
 from registry.training.chunks import Samples, rows_in_chunk
 from registry.training.epoch import Epoch
 from registry.training.packed_chunk import PackedChunk, in_whole_batches
@@ -157,7 +157,7 @@ def _decoded(
 
     spec = tf.TensorSpec((None, None), tf.uint8), tf.TensorSpec((), tf.string)
     decode = row_decoder(codec, elements.wanted)
-    return MapDataset(GeneratorDataset(generate, spec), decoded)
+    return OwnThreadsDataset(MapDataset(_generated(generate, spec), decoded))
 
 
 def _samples(
@@ -177,4 +177,9 @@ def _samples(
 
     spec = tf.TensorSpec((None,), tf.int64), row_specs(features, wanted)
     # Without the prefetch, decoding waits while Python gathers the next chunk.
-    return GeneratorDataset(generate, spec).prefetch(1)
+    return _generated(generate, spec).prefetch(1)
+
+
+def _generated(generate: Callable[[], Iterator[Any]], spec: Any) -> tf.data.Dataset[Any]:
+    # On one thread: while Python waits for samples, it would keep one from the chunks before.
+    return OwnThreadsDataset(GeneratorDataset(generate, spec), 1)
