@@ -46,7 +46,13 @@ from registry.training.permutation import Permutation
 NONE = -1
 """The number of no block."""
 BLOCK_ROWS = 1 << 20
-"""How many samples, about, are read from one mapping of the files."""
+"""How many samples, about, are read from one mapping of the files, at least."""
+BLOCKS = 16
+"""How many blocks, about, a large epoch has.
+
+Each block's mapping faults in most pages of the files once more: 0.3 s for 10⁸ rows of 44 bytes, as
+long as two million samples take.
+"""
 FIRST_ROWS = 1 << 15
 """How many samples, about, are read by code that is not compiled.
 
@@ -77,6 +83,7 @@ def gathered_chunks(
     chunk = read_chunk(signature)
     chunks = -(-parameters.whole // signature.rows) + (parameters.size > parameters.whole)
     first, others = (max(1, rows // signature.rows) for rows in (FIRST_ROWS, BLOCK_ROWS))
+    others = max(others, -(-chunks // BLOCKS))
     images = order_images(signature, order)
     blocks = (chunks > 0) + max(0, -(-(chunks - first) // others))
     kind = (signature, files.index.cell_words, files.index.entry_words)
