@@ -770,7 +770,7 @@ def test_the_limits_are_shown_and_set_by_a_command(url: str, digits: Dataset) ->
             CliRunner().invoke(app, ["inbox", "limits", "digits", *arguments, "--url", url]).output
         )
 
-    assert run().split() == ["retention", "30", "days,", "0:00:00", "quota", "100,000", "rows"]
-    assert "90 days" in run("--retention", "90d", "--quota", "5")
+    assert run().split() == ["retention", "30d", "quota", "100,000", "rows"]
+    assert "90d" in run("--retention", "90d", "--quota", "5")
     assert digits.inbox.limits == inbox_rejected.Limits(timedelta(days=90), 5)
     assert "is no duration" in run("--retention", "soon")
