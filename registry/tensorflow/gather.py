@@ -108,7 +108,9 @@ def gathered_chunks(
         read = numbers.then(
             "ParallelMapDatasetV2",
             [number < uncompiled, *captured(number, values=bool(signature.variable))],
-            tf.data.AUTOTUNE,
+            # To decode a chunk's images takes much longer than to read it: chunks that are read
+            # further ahead would delay the first batch.
+            1 if signature.by_row else tf.data.AUTOTUNE,
             f=chunk.function,
             **OWN_THREADS,
             **type_attributes(chunk.spec),
@@ -129,6 +131,8 @@ def gathered_chunks(
             opened = when_there(opened, files.paths, chunk.spec, wait)
         types = type_attributes(chunk.spec)
         every: Symbol = numbers.then("FlatMapDataset", [], f=opened, **types)
+        if signature.by_row:
+            return every
         # The prefetch keeps the cores busy while a block ends and the next one begins.
         prefetched: Symbol = every.then("PrefetchDataset", 1, **types)
         return prefetched
