@@ -27,11 +27,11 @@ from registry.errors import CacheWarning, MirrorError
 from registry.samples.buckets import buckets
 from registry.samples.splits import BUCKETS
 from registry.storage.database.transactions import read
-from registry.storage.log import paging
+from registry.storage.log import page_queries, paging
 from registry.storage.log.head import chain_at
 from registry.storage.log.page import Page
 from registry.storage.log.watermark import Watermark
-from registry.storage.mirror import index, index_files
+from registry.storage.mirror import appender, index, index_files, update
 from registry.storage.mirror.erase import read_erased
 from registry.storage.mirror.index_blocks import HEADER
 from registry.storage.mirror.mirror import Mirror, open_mirror
@@ -117,6 +117,32 @@ def test_only_new_rows_are_read_and_only_once(
     assert reads == []
 
 
+@pytest.mark.parametrize("written", [1, appender.WRITTEN_BYTES])
+def test_rows_that_were_read_before_ctrl_c_are_not_read_again(
+    growing: Dataset, reads: Ranges, written: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appender, "WRITTEN_BYTES", written)
+    monkeypatch.setattr(update, "FEW_ROWS", 0)
+    for module in (page_queries, paging):
+        monkeypatch.setattr(module, "FIRST_ROWS", 5)
+        monkeypatch.setattr(module, "MOST_ROWS", 5)
+    every_page = update.pages
+
+    def interrupted(*arguments: Any) -> Iterator[Page]:
+        yield from itertools.islice(every_page(*arguments), 2)
+        raise KeyboardInterrupt
+
+    run = growing.run("r")
+    with monkeypatch.context() as patch:
+        patch.setattr(update, "pages", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run.epoch(0)
+    reads.clear()
+    samples = yielded(run.epoch(0))
+    assert _joined(reads) == (10, 56)
+    assert samples == due(growing, run.epoch(0))
+
+
 def _joined(reads: Ranges) -> tuple[int, int]:
     """Return the range that the reads cover together, each position once."""
     ordered = sorted(reads)
@@ -127,7 +153,7 @@ def _joined(reads: Ranges) -> tuple[int, int]:
 
 TRAINER = """
 import sys, registry
-from registry.storage.log import paging
+from registry.storage.log import page_queries, paging
 from tests.support.growing_datasets import due, yielded
 
 def refuse(*_):
@@ -151,7 +177,7 @@ def test_another_process_reads_no_row_that_the_mirror_has(growing: Dataset, url:
 FORK = """
 import os, signal, sys, threading
 import registry
-from registry.storage.log import paging
+from registry.storage.log import page_queries, paging
 from tests.support.growing_datasets import due, yielded
 
 read_page, syncing, forked = paging.read_page, threading.Event(), threading.Event()

@@ -23,6 +23,8 @@ FORMAT = 4
 FORMER = 2, 3
 """Formats before. They differ only where records vary in width: format 2 had a file ``places``, and
 format 3 other sums of values."""
+_READ_BYTES = 4 << 20
+"""Bytes of a file that are read, and copied, at a time: whole parts of 2 MiB, as in `appender`."""
 _FORMER_VALUES = "former values"
 """What stands for ``values`` in the sizes of a mirror whose values are in a format before."""
 
@@ -93,7 +95,7 @@ def checksum(file: BinaryIO, length: int, start: int, copy: BinaryIO | None = No
 
     ``start`` is the CRC-32 of the bytes before. The bytes are also written to ``copy``, if given.
     """
-    while length and (data := file.read(min(length, 1 << 20))):
+    while length and (data := file.read(min(length, _READ_BYTES))):
         start, length = crc32(data, start), length - len(data)
         if copy is not None:
             copy.write(data)
