@@ -126,15 +126,14 @@ def test_rows_that_were_read_before_ctrl_c_are_not_read_again(
     for module in (page_queries, paging):
         monkeypatch.setattr(module, "FIRST_ROWS", 5)
         monkeypatch.setattr(module, "MOST_ROWS", 5)
-    every_page = update.pages
 
     def interrupted(*arguments: Any) -> Iterator[Page]:
-        yield from itertools.islice(every_page(*arguments), 2)
+        yield from itertools.islice(paging.pages(*arguments), 2)
         raise KeyboardInterrupt
 
     run = growing.run("r")
     with monkeypatch.context() as patch:
-        patch.setattr(update, "pages", interrupted)
+        patch.setattr("registry.storage.mirror.update.pages", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run.epoch(0)
     reads.clear()
