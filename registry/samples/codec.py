@@ -42,8 +42,8 @@ class Codec:
         self.defaults: Mapping[str, Any] = defaults or {}
         self._names = frozenset(features)
         self._required = self._names - self.defaults.keys()
-        self.layout = RecordLayout(features)
-        self.header = self.layout.header
+        self.layout: RecordLayout = RecordLayout(features)
+        self.header: np.dtype[np.void] = self.layout.header
         self._whole = np.dtype(f"V{self.header.itemsize}")
         self.fixed_width: bool = not features.variable
 

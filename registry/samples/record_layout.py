@@ -26,7 +26,7 @@ class RecordLayout:
     """Where the values of the given features are in a record. Thread-safe."""
 
     def __init__(self, features: Features) -> None:
-        self.features = features
+        self.features: Features = features
         fields = [(field_name(i), *storage(f)) for i, f in enumerate(features.fixed.values())]
         lengths = [(f"l{i}", "<u4", ()) for i in range(len(features.variable))]
         self.header: np.dtype[np.void] = np.dtype(fields + lengths)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 
 import numpy as np
+import numpy.typing as npt
 
 from registry.samples.arrays import REUSED_BYTES, Scratch
 from registry.samples.codec import Column
@@ -28,19 +29,23 @@ class RowBuffer:
     """
 
     def __init__(self, count: int, stride: int) -> None:
-        self.shape = count, stride
-        self.rows = _SCRATCH.array("rows", self.shape, np.uint8)
-        self.whole = self.rows.view(f"V{stride}")[:, 0]
-        self.words = self.rows.view(_WORD)
+        self.shape: tuple[int, int] = count, stride
+        self.rows: npt.NDArray[np.uint8] = _SCRATCH.array("rows", self.shape, np.uint8)
+        self.whole: npt.NDArray[np.void] = self.rows.view(f"V{stride}")[:, 0]
+        self.words: npt.NDArray[np.uint64] = self.rows.view(_WORD)
         halves = self.rows.view(_HALF)
         # The seal is the last word's higher half.
-        self.seals = halves[:, -1]
+        self.seals: npt.NDArray[np.uint32] = halves[:, -1]
         flat = halves.reshape(-1)
-        self.low, self.high = flat[0::2], flat[1::2]
-        self.hashes = _SCRATCH.array("hashes", (count,), np.uint32)
-        self.totals, self.terms = _SCRATCH.array("totals", (2, count), np.uint64)
+        self.low: npt.NDArray[np.uint32] = flat[0::2]
+        self.high: npt.NDArray[np.uint32] = flat[1::2]
+        self.hashes: npt.NDArray[np.uint32] = _SCRATCH.array("hashes", (count,), np.uint32)
+        totals = _SCRATCH.array("totals", (2, count), np.uint64)
+        self.totals: npt.NDArray[np.uint64] = totals[0]
+        self.terms: npt.NDArray[np.uint64] = totals[1]
         both = self.totals.view(_HALF)
-        self.total_low, self.total_high = both[0::2], both[1::2]
+        self.total_low: npt.NDArray[np.uint32] = both[0::2]
+        self.total_high: npt.NDArray[np.uint32] = both[1::2]
         self._layout: RecordLayout | None = None
 
     def columns(self, layout: RecordLayout) -> dict[str, Column]:
