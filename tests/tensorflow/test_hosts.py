@@ -21,6 +21,7 @@ from tests.support import hosts, strategies
 from tests.support.hosts import Host
 from tests.support.image_files import photo
 from tests.support.processes import tensorflow_context
+from tests.support.servers import eventually
 
 service = tf.data.experimental.service
 SIZE = 500
@@ -73,6 +74,8 @@ def mirroring(host: Host, url: str) -> Iterator[None]:
     process.start()
     try:
         yield
+        # Until it has begun, the signal would end it at once.
+        eventually(lambda: any(host.folder.rglob("state")), 60)
     finally:
         process.terminate()
         process.join()
