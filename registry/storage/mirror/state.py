@@ -23,10 +23,10 @@ FORMAT = 4
 FORMER = 2, 3
 """Formats before. They differ only where records vary in width: format 2 had a file ``places``, and
 format 3 other sums of values."""
-_READ_BYTES = 4 << 20
-"""Bytes of a file that are read, and copied, at a time: whole parts of 2 MiB, as in `appender`."""
 _FORMER_VALUES = "former values"
 """What stands for ``values`` in the sizes of a mirror whose values are in a format before."""
+_READ_BYTES = 4 << 20
+"""Bytes of a file that are read, and copied, at a time: whole parts of 2 MiB, as in `appender`."""
 
 
 @dataclass(frozen=True)
