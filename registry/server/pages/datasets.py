@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request, Response
 
@@ -15,6 +14,7 @@ from registry.catalog.dataset import Dataset
 from registry.catalog.overview import MOST_COUNTED, DatasetOverview, overview
 from registry.catalog.statistics.count import StatisticsError
 from registry.catalog.statistics.model import Statistics
+from registry.server.pages.paging import named_page
 from registry.server.pages.viewer import Viewer, show, viewer_of
 from registry.server.routes.datasets import service_of
 from registry.server.service import Service
@@ -57,8 +57,7 @@ class _Datasets:
     """All datasets as they were read at once."""
 
     def __init__(self, service: Service) -> None:
-        # By Python's order, which `after` is compared by; that of the database may be another.
-        self.overviews: Final = sorted(overview(service.registry), key=lambda each: each.name)
+        self.overviews: Final = overview(service.registry)
         # Without those that were dropped meanwhile.
         self.opened: Final = {dataset.id: dataset for dataset in service.registry.datasets()}
 
@@ -82,9 +81,7 @@ async def datasets_page(request: Request, after: str = "") -> Response:
 def _values(service: Service, viewer: Viewer, after: str) -> dict[str, Any]:
     datasets: _Datasets = service.overview.get(lambda: _Datasets(service))
     readable = [each for each in datasets.overviews if viewer.may("read", each.name)]
-    following = [each for each in readable if each.name > after]
-    shown = following[:_DATASETS]
-    more = len(following) > len(shown)
+    shown, following = named_page(readable, after, _DATASETS, "/")
     here = {
         each.id: (dataset, each.position)
         for each in shown
@@ -100,7 +97,7 @@ def _values(service: Service, viewer: Viewer, after: str) -> dict[str, Any]:
         "days": DAYS,
         "most_counted": MOST_COUNTED,
         "first_url": "/" if after else None,
-        "next_url": f"/?{urlencode({'after': shown[-1].name})}" if more else None,
+        "next_url": following,
         "crumbs": [],
     }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -15,6 +14,7 @@ from registry.catalog.epoch_origins import EpochOrigins
 from registry.catalog.statistics.count import StatisticsError
 from registry.errors import DivergenceError, EpochError, ErasedError, RunNotFoundError
 from registry.server.pages.dataset import frame
+from registry.server.pages.paging import named_page
 from registry.server.pages.paths import dataset_path, run_path
 from registry.server.pages.run_charts import change_charts, epoch_charts
 from registry.server.pages.viewer import show_shared, viewer_of
@@ -118,16 +118,12 @@ async def _show_run(
 
 
 def _runs(dataset: Dataset, name: str, after: str) -> Mapping[str, Any]:
-    # By Python's order, which `after` is compared by; that of the database may be another.
-    named = sorted((run for run in dataset.runs() if run.name > after), key=lambda run: run.name)
-    shown = named[:_RUNS]
-    following = None
-    if len(named) > _RUNS:
-        following = f"{dataset_path(name, 'runs')}?{urlencode({'after': shown[-1].name})}"
+    path = dataset_path(name, "runs")
+    shown, following = named_page(dataset.runs(), after, _RUNS, path)
     return {
         **frame(dataset, name, "Runs"),
         "lines": [_run_line(name, run) for run in shown],
-        "first_url": dataset_path(name, "runs") if after else None,
+        "first_url": path if after else None,
         "next_url": following,
     }
 
