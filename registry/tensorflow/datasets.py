@@ -8,10 +8,10 @@ How a dataset is built:
    `StreamDataset` always uses a generator, because its epochs are pinned while it is read.
 3. `_RunDataset` adds the options under which TensorFlow runs the whole.
 
-How it is read: TensorFlow's threads run the graph or call the generator, a few batches ahead of the
-training. So an exception in a generator reaches the user as an error of TensorFlow's, a signal does
-not reach it at all (`interrupts`), and it must have ended when the interpreter is finalized
-(`generator_shutdown`).
+How it is read: TensorFlow's threads run the graph, or wait for the thread that runs the generator
+(`generator_thread`), a few batches ahead of the training. So an exception in a generator reaches
+the user as an error of TensorFlow's, a signal does not reach it at all (`interrupts`), and it must
+have ended when the interpreter is finalized (`generator_shutdown`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from registry.errors import EpochError, TrainingError
 from registry.tensorflow import interrupts
 from registry.tensorflow.elements import Elements, Names
 from registry.tensorflow.file_wait import check_wait
+from registry.tensorflow.generator_thread import CANCEL_INTERVAL
 from registry.tensorflow.image_fitting import Ratio, Size
 from registry.tensorflow.image_options import Boxes, ImageOptions
 from registry.tensorflow.pipelines import ChunkIterator, file_batches, generator_batches
@@ -37,8 +38,6 @@ from registry.training.sharding import ALONE, Shard, Share
 
 Worker: TypeAlias = Shard | Any
 """A pair of index and count, or a `tf.distribute.InputContext`."""
-CANCEL_INTERVAL = 0.2
-"""Seconds between the moments at which a stream that waits for samples can be cancelled."""
 _KERAS_ITERATOR = "keras.src.trainers.epoch_iterator"
 
 
@@ -214,7 +213,7 @@ class StreamDataset(_RunDataset):
             if isinstance(run, Mix):  # which waits for nothing
                 yield from run.chunks(share, first)
                 return
-            # This runs in one of TensorFlow's threads, where `KeyboardInterrupt` is never raised.
+            # This does not run in the main thread, where alone `KeyboardInterrupt` is raised.
             pressed = interrupts.count()
             for chunk in run.chunks(share, first, CANCEL_INTERVAL):
                 if chunk is None and interrupts.count() != pressed:

@@ -2,7 +2,8 @@
 
 How it works: TensorFlow's operation `GeneratorDataset` calls three functions, to start an iterator,
 for each of its elements, and to finish it. Here each of them calls Python. A graph holds tensors
-only, so `_Generators` keeps the generators, and the graph holds their numbers.
+only, so `_Generators` keeps the generators, and the graph holds their numbers. Each generator runs
+on a separate thread (`generator_thread`).
 
 Why: `tf.data.Dataset.from_generator` does the same, but checks and converts every element in
 Python, and does not keep its functions on one device (`raw_datasets.LOCAL`). With it, the first
@@ -21,6 +22,7 @@ import tensorflow as tf
 
 from registry.tensorflow import generator_shutdown
 from registry.tensorflow.freed_memory import keep_freed_memory
+from registry.tensorflow.generator_thread import GeneratorThread
 from registry.tensorflow.raw_datasets import FlatMapDataset, graph_function, type_attributes
 
 
@@ -28,12 +30,12 @@ class GeneratorDataset(FlatMapDataset):
     """The elements of a generator; each iterator gets a new one from ``make``.
 
     Does what ``tf.data.Dataset.from_generator(make, output_signature=spec)`` does, for dense
-    arrays only. The generator yields arrays in the structure of ``spec``. TensorFlow's threads run
-    it, one call at a time.
+    arrays only. The generator yields arrays in the structure of ``spec``. While one takes longer
+    than `CANCEL_INTERVAL`, the dataset has elements equal to ``empty``, each after that time.
     """
 
-    def __init__(self, make: Callable[[], Iterator[Any]], spec: Any) -> None:
-        generators = _Generators(make)
+    def __init__(self, make: Callable[[], Iterator[Any]], spec: Any, empty: Any) -> None:
+        generators = _Generators(make, empty)
         specs = tf.nest.flatten(spec)
         dtypes = [component.dtype for component in specs]
 
@@ -76,27 +78,29 @@ class GeneratorDataset(FlatMapDataset):
 class _Generators:
     """The generators of a dataset's iterators, by number."""
 
-    def __init__(self, make: Callable[[], Iterator[Any]]) -> None:
+    def __init__(self, make: Callable[[], Iterator[Any]], empty: Any) -> None:
         self._make = make
+        self._empty = empty
         self._numbers = itertools.count()
-        self._running: dict[int, Iterator[Any]] = {}
+        self._running: dict[int, GeneratorThread] = {}
 
     def start(self) -> np.int64:
         # Now, because the operation of the dataset has changed the settings.
         keep_freed_memory()
         number = next(self._numbers)
-        self._running[number] = self._make()
+        self._running[number] = GeneratorThread(self._make())
         return np.int64(number)
 
     def take(self, number: np.int64) -> list[Any]:
-        """Return the components of the generator's next element."""
+        """Return the components of the generator's next element, or of an empty one."""
         with generator_shutdown.running_call():
             if generator_shutdown.has_begun():
                 # `tf.numpy_function` reports StopIteration as an error that ends the dataset.
                 raise StopIteration
-            return list(tf.nest.flatten(next(self._running[int(number)])))
+            element = self._running[int(number)].take()
+            return list(tf.nest.flatten(self._empty if element is None else element))
 
     def finish(self, number: np.int64) -> np.int64:
         # Otherwise the generator and what it has open would live as long as the dataset.
-        del self._running[int(number)]
+        self._running.pop(int(number)).close()
         return number

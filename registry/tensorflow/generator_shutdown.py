@@ -22,9 +22,12 @@ _LONGEST_WAIT = 5.0
 _QUIET = 0.05
 """Seconds without a call, after which TensorFlow is taken to make no other."""
 _begun = threading.Event()
-_lock = threading.Lock()
-_calls = 0
-"""How many generators are being called; guarded by the lock."""
+_calls = set[object]()
+"""An object for each call that is running.
+
+There is no lock: a thread that waited for it could not be ended by one that holds it while it
+collects garbage (`generator_thread`). Adding and removing take one step each.
+"""
 
 
 def has_begun() -> bool:
@@ -34,15 +37,13 @@ def has_begun() -> bool:
 
 @contextmanager
 def running_call() -> Iterator[None]:
-    """Count a call of a generator while the block runs."""
-    global _calls  # noqa: PLW0603  # the process has one end
-    with _lock:
-        _calls += 1
+    """Know of a call of a generator while the block runs."""
+    call = object()
+    _calls.add(call)
     try:
         yield
     finally:
-        with _lock:
-            _calls -= 1
+        _calls.discard(call)
 
 
 def _end_generators() -> None:
@@ -58,13 +59,7 @@ def _end_generators() -> None:
         time.sleep(0.01)
 
 
-def _forget_calls() -> None:
-    """Forget the parent's calls in a forked child, in which its threads do not run."""
-    global _calls, _lock  # as above
-    # Another thread of the parent may have held the lock, which nobody would release here.
-    _lock, _calls = threading.Lock(), 0
-
-
 atexit.register(_end_generators)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_calls)
+    # The child has none of the parent's threads.
+    os.register_at_fork(after_in_child=_calls.clear)

@@ -13,6 +13,7 @@ failing dataset only.
 from __future__ import annotations
 
 import re
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,11 +27,14 @@ from registry.storage.database.transactions import read
 from registry.storage.log.reader import Log
 from registry.storage.log.records import sample_at
 from registry.tensorflow.elements import Elements
+from registry.tensorflow.generator_thread import GeneratorThread
 from registry.tensorflow.raw_datasets import MapDataset
 from registry.training.log_positions import log_and_position
 
 _DECORATION = re.compile(r"\{\{[^{}]*\}\} ?| \[Op:[^\]]*\].*", re.DOTALL)
 """What TensorFlow adds to the message of a decoder: the names of nodes and operations."""
+_LONGEST_DESCRIPTION = 30
+"""Seconds in which Python may describe an error."""
 
 
 class ImageErrors:
@@ -106,7 +110,23 @@ class ImageErrors:
         return tf.where(intact, f"dataset {self._dataset}, {sizes}", undecoded)
 
     def _described(self, positions: Positions) -> bytes:
-        """Return the message of the error. Runs in one of TensorFlow's threads."""
+        """Return the message of the error. Called by one of TensorFlow's threads.
+
+        Raises `TimeoutError`, after which the graph's message is taken, when it takes too long:
+        then the description may be waiting for what deletes the iterator (`generator_thread`).
+        """
+        messages = GeneratorThread(map(self._description, [positions]))
+        deadline = time.monotonic() + _LONGEST_DESCRIPTION
+        try:
+            while time.monotonic() < deadline:
+                message: bytes | None = messages.take()
+                if message is not None:
+                    return message
+        finally:
+            messages.close()
+        raise TimeoutError
+
+    def _description(self, positions: Positions) -> bytes:
         try:
             for after in range(0, len(positions), self._batch_size):
                 part = positions[after : after + self._batch_size]
@@ -145,7 +165,7 @@ def _blank(spec: tf.TensorSpec) -> Any:
 def _refuse_broken(logs: Sequence[Log], elements: Elements, positions: Positions) -> None:
     """Raise an error if a sample cannot be decoded, or if the images differ in size.
 
-    Reads the database, in one of TensorFlow's threads.
+    Reads the database.
     """
     firsts: dict[str, tuple[tuple[int, ...], str]] = {}
     for log, position in (log_and_position(logs, each) for each in positions.tolist()):

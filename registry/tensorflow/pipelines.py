@@ -127,9 +127,8 @@ def generator_batches(
     return BatchDataset(decoded, elements.select, batch_size, drop_remainder=drop_remainder)
 
 
-# Each generator below yields an empty chunk where `chunks` yields None. TensorFlow cannot interrupt
-# Python, but it can cancel an iterator between two chunks. Without the empty ones, an iterator that
-# waits for a sample could not be deleted, and the process not end.
+# Each generator below yields no samples where `chunks` yields None: a generator can only be ended
+# where it yields, also while it waits for samples.
 
 
 def _decoded(
@@ -142,14 +141,16 @@ def _decoded(
     empty = PackedChunk.empty(codec)
     variable = [n for n, name in enumerate(codec.features.variable) if name in elements.wanted]
 
+    def arrays_of(chunk: PackedChunk) -> Any:
+        # As a string: `graph_values.message_of` copies units three times to make one of them.
+        return chunk.rows, np.array(chunk.units_of(variable).tobytes(), object)
+
     def packed() -> Iterator[PackedChunk]:
         for chunk in chunks():
             yield from chunk[0].packed(chunk[1], batch_size) if chunk else [empty]
 
     def generate() -> Iterator[Any]:
-        for chunk in in_whole_batches(packed(), batch_size):
-            # As a string: `graph_values.message_of` copies units three times to make one of them.
-            yield chunk.rows, np.array(chunk.units_of(variable).tobytes(), object)
+        return map(arrays_of, in_whole_batches(packed(), batch_size))
 
     def decoded(arrays: Any) -> Any:
         rows, message = arrays
@@ -157,7 +158,7 @@ def _decoded(
 
     spec = tf.TensorSpec((None, None), tf.uint8), tf.TensorSpec((), tf.string)
     decode = row_decoder(codec, elements.wanted)
-    return OwnThreadsDataset(MapDataset(_generated(generate, spec), decoded))
+    return OwnThreadsDataset(MapDataset(_generated(generate, spec, arrays_of(empty)), decoded))
 
 
 def _samples(
@@ -168,18 +169,23 @@ def _samples(
     By its position, an image that cannot be decoded is named.
     """
     features, wanted = codec.features, elements.wanted
-    empty = np.empty(0, np.int64), codec.decode(b"", 0)
+    empty = np.empty(0, np.int64), row_arrays(features, codec.decode(b"", 0), wanted)
 
     def generate() -> Iterator[Any]:
         for chunk in chunks():
-            for positions, columns in chunk[0].samples(chunk[1], batch_size) if chunk else [empty]:
+            if chunk is None:
+                yield empty
+                continue
+            for positions, columns in chunk[0].samples(chunk[1], batch_size):
                 yield positions, row_arrays(features, columns, wanted)
 
     spec = tf.TensorSpec((None,), tf.int64), row_specs(features, wanted)
     # Without the prefetch, decoding waits while Python gathers the next chunk.
-    return _generated(generate, spec).prefetch(1)
+    return _generated(generate, spec, empty).prefetch(1)
 
 
-def _generated(generate: Callable[[], Iterator[Any]], spec: Any) -> tf.data.Dataset[Any]:
+def _generated(
+    generate: Callable[[], Iterator[Any]], spec: Any, empty: Any
+) -> tf.data.Dataset[Any]:
     # On one thread: while Python waits for samples, it would keep one from the chunks before.
-    return OwnThreadsDataset(GeneratorDataset(generate, spec), 1)
+    return OwnThreadsDataset(GeneratorDataset(generate, spec, empty), 1)

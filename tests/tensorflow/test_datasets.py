@@ -19,7 +19,7 @@ from registry import ClassLabel, Dataset, Image, Ragged, Registry, Tensor
 from registry.errors import FeatureError
 from registry.samples.features import DTYPES
 from registry.tensorflow import EpochDataset, StreamDataset
-from registry.tensorflow.datasets import CANCEL_INTERVAL
+from registry.tensorflow.generator_thread import CANCEL_INTERVAL
 from tests.support.datasets import digit
 
 _numbers = itertools.count()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image as Pillow
 from registry import Bytes, ClassLabel, Dataset, Image, Ragged, Registry, Tensor, Text
 from registry.keras import fit
 from registry.samples.features import DTYPES, Feature
-from registry.tensorflow import EpochDataset, StreamDataset
+from registry.tensorflow import EpochDataset, StreamDataset, image_errors
 from registry.training.run import Run
 from tests.support.image_files import broken as broken_file
 from tests.support.image_files import photo
@@ -295,6 +296,17 @@ def test_a_batch_names_the_image_that_cannot_be_decoded(reg: Registry, offset: i
         labels, error = _until_error(batches)
         assert message in error
         assert labels == order[: offset // 4 * 4].tolist(), "no batch lacks a sample silently"
+
+
+def test_the_graph_names_the_position_where_the_key_cannot_be_read(
+    reg: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(image_errors, "_LONGEST_DESCRIPTION", 0.1)
+    monkeypatch.setattr(image_errors, "_refuse_broken", lambda *_: ended.wait(60))
+    _, error = _until_error(EpochDataset(_photos(reg, 6).epoch(0), batch_size=4))
+    ended.set()
+    assert "`registry log photos --after 6`" in error
 
 
 def test_a_training_names_the_image_that_cannot_be_decoded(reg: Registry) -> None:
