@@ -18,21 +18,19 @@ memory of the chunk's strings, which `unbatch` would copy.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 
 from registry.samples.features import Ragged
-from registry.storage.log.reader import Log
 from registry.tensorflow.elements import Elements, ragged_from_bytes
 from registry.tensorflow.image_errors import ImageErrors
 from registry.tensorflow.raw_datasets import (
     InterleaveDataset,
     MapDataset,
     OwnThreadsDataset,
-    RebatchDataset,
     TakeWhileDataset,
     map_plainly,
 )
@@ -44,40 +42,21 @@ DECODERS = 2 * (os.cpu_count() or 1)
 def batches(
     chunks: tf.data.Dataset[Any],
     elements: Elements,
-    logs: Sequence[Log],
-    batch_size: int,
-    *,
-    drop_remainder: bool,
-) -> tf.data.Dataset[Any]:
-    """Return batches of the samples in chunks of any size, with images decoded.
-
-    A chunk is a pair: the positions of some samples, int64 ``(count,)``, as in `log_positions`, and
-    their columns, as `row_arrays` makes them. For a batch with a sample that cannot be decoded,
-    iterators raise TensorFlow's error with the text of an `ImageError`.
-    """
-    errors = ImageErrors(elements, logs, batch_size)
-    parts = _Decoded(chunks, elements, batch_size, errors, drop_remainder=False)
-    rebatched = RebatchDataset(OwnThreadsDataset(parts), batch_size, drop_remainder=drop_remainder)
-    return _selected(rebatched, elements)
-
-
-def whole_batches(
-    chunks: tf.data.Dataset[Any],
-    elements: Elements,
-    log: Log,
-    dataset: str,
+    errors: ImageErrors,
     batch_size: int,
     *,
     drop_remainder: bool,
 ) -> tf.data.Dataset[Any]:
     """Return the batches of chunks, each of which is whole batches, or one batch that is shorter.
 
-    As `batches`. No Python runs, so that other processes can run the dataset, too. Errors there
-    have the position and the name of the dataset only.
+    A chunk is a pair: the positions of some samples, int64 ``(count,)``, as in `log_positions`, and
+    their columns, as `row_arrays` makes them. For a batch with a sample that cannot be decoded,
+    iterators raise TensorFlow's error with the text of an `ImageError`. No Python runs before that,
+    so that other processes can run the dataset, too.
     """
-    errors = ImageErrors(elements, [log], batch_size, dataset)
-    parts = _Decoded(chunks, elements, batch_size, errors, drop_remainder=drop_remainder)
-    return _selected(OwnThreadsDataset(parts), elements)
+    # Not batches of batches: those would be copied, which takes a tenth of all time.
+    decoded = _Decoded(chunks, elements, batch_size, errors, drop_remainder=drop_remainder)
+    return _selected(OwnThreadsDataset(decoded), elements)
 
 
 def _selected(batches: tf.data.Dataset[Any], elements: Elements) -> tf.data.Dataset[Any]:

@@ -3,8 +3,8 @@
 Samples travel in chunks of a few MiB, which are then cut into batches. Chunks divide the cost of a
 call into Python, or of a graph function, among many samples.
 
-- `file_batches`: `gather.gathered_chunks` reads the mirror's files, and `images.whole_batches`
-  decodes images. Iterators of a graph without Python can be saved by `tf.train.Checkpoint`, and
+- `file_batches`: `gather.gathered_chunks` reads the mirror's files, and `images.batches` decodes
+  images. Iterators of a graph without Python can be saved by `tf.train.Checkpoint`, and
   tf.data service can run it. All files must be there when it is built.
 - `generator_batches`: a Python generator yields chunks that `Epoch` reads from the mirror or the
   database. They are handed on as arrays of rows and of units (`PackedChunk`), and decoded in the
@@ -14,14 +14,14 @@ call into Python, or of a graph function, among many samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from registry.samples.arrays import Positions
-from registry.samples.codec import Codec
+from registry.samples.codec import Codec, Column
 from registry.samples.schema import Schema
 from registry.storage.database.transactions import read
 from registry.storage.log.reader import Log
@@ -41,16 +41,21 @@ from registry.tensorflow.from_generator import GeneratorDataset
 from registry.tensorflow.gather import gathered_chunks
 from registry.tensorflow.graph_order import ShardParameters
 from registry.tensorflow.graph_values import string_columns
+from registry.tensorflow.image_errors import ImageErrors
 from registry.tensorflow.raw_datasets import MapDataset, OwnThreadsDataset
+from registry.training import packed_chunk
+from registry.training.batching import in_whole_batches
 from registry.training.chunks import Samples, rows_in_chunk
 from registry.training.epoch import Epoch
-from registry.training.packed_chunk import PackedChunk, in_whole_batches
+from registry.training.packed_chunk import PackedChunk
 from registry.training.sharding import Share
 
 Chunk = tuple[Samples, Positions]
 """An epoch, or epochs of a mix, and the offsets of some of its samples."""
 ChunkIterator = Iterator[Chunk | None]
 """Yields None while there is nothing to read yet."""
+_POSITIONS = ""
+"""The name of the positions next to columns: no feature has it."""
 
 
 def file_batches(
@@ -88,13 +93,11 @@ def file_batches(
     chunks = gathered_chunks(signature, files, epoch.order, parameters, wait)
     if elements.images:
         log = epoch.source.log
-        return images.whole_batches(
-            chunks,
-            elements,
-            log,
-            read(log.engine, dataset_name, log.dataset_id),
-            share.batch_size,
-            drop_remainder=drop_remainder,
+        errors = ImageErrors(
+            elements, [log], share.batch_size, read(log.engine, dataset_name, log.dataset_id)
+        )
+        return images.batches(
+            chunks, elements, errors, share.batch_size, drop_remainder=drop_remainder
         ).prefetch(tf.data.AUTOTUNE)
     return BatchDataset(chunks, elements.select, share.batch_size, drop_remainder=drop_remainder)
 
@@ -122,7 +125,8 @@ def generator_batches(
     """
     if elements.images:
         samples = _samples(elements, chunks, schema.codec, batch_size)
-        return images.batches(samples, elements, logs, batch_size, drop_remainder=drop_remainder)
+        errors = ImageErrors(elements, logs, batch_size)
+        return images.batches(samples, elements, errors, batch_size, drop_remainder=drop_remainder)
     decoded = _decoded(elements, chunks, schema.codec, batch_size)
     return BatchDataset(decoded, elements.select, batch_size, drop_remainder=drop_remainder)
 
@@ -150,7 +154,7 @@ def _decoded(
             yield from chunk[0].packed(chunk[1], batch_size) if chunk else [empty]
 
     def generate() -> Iterator[Any]:
-        return map(arrays_of, in_whole_batches(packed(), batch_size))
+        return map(arrays_of, packed_chunk.in_whole_batches(packed(), batch_size))
 
     def decoded(arrays: Any) -> Any:
         rows, message = arrays
@@ -169,16 +173,25 @@ def _samples(
     By its position, an image that cannot be decoded is named.
     """
     features, wanted = codec.features, elements.wanted
-    empty = np.empty(0, np.int64), row_arrays(features, codec.decode(b"", 0), wanted)
+
+    def arrays_of(positions: Positions, columns: Mapping[str, Column]) -> dict[str, Column]:
+        return {_POSITIONS: positions, **row_arrays(features, columns, wanted)}
+
+    def parts() -> Iterator[dict[str, Column]]:
+        for chunk in chunks():
+            for positions, columns in (
+                chunk[0].samples(chunk[1], batch_size) if chunk else [nothing]
+            ):
+                yield arrays_of(positions, columns)
 
     def generate() -> Iterator[Any]:
-        for chunk in chunks():
-            if chunk is None:
-                yield empty
-                continue
-            for positions, columns in chunk[0].samples(chunk[1], batch_size):
-                yield positions, row_arrays(features, columns, wanted)
+        return map(element_of, in_whole_batches(parts(), batch_size))
 
+    def element_of(arrays: dict[str, Column]) -> Any:
+        return arrays.pop(_POSITIONS), arrays
+
+    nothing = np.empty(0, np.int64), codec.decode(b"", 0)
+    empty = element_of(arrays_of(*nothing))
     spec = tf.TensorSpec((None,), tf.int64), row_specs(features, wanted)
     # Without the prefetch, decoding waits while Python gathers the next chunk.
     return _generated(generate, spec, empty).prefetch(1)

@@ -229,30 +229,6 @@ class CountedDataset(DefinedDataset):
         super().__init__(counted, inputs.element_spec, inputs)
 
 
-class RebatchDataset(RawDataset):
-    """Batches of the rows of ``chunks``, which have any number of rows, also none.
-
-    As ``chunks.rebatch(batch_size, drop_remainder)``, which first maps a function over the chunks,
-    to replace tensors that are not dense.
-    """
-
-    def __init__(
-        self, chunks: tf.data.Dataset[Any], batch_size: int, *, drop_remainder: bool
-    ) -> None:
-        rows = batch_size if drop_remainder else None
-        spec = tf.nest.map_structure(
-            lambda column: tf.TensorSpec([rows, *column.shape[1:]], column.dtype),
-            chunks.element_spec,
-        )
-        variant = tf.raw_ops.RebatchDatasetV2(
-            input_dataset=chunks._variant_tensor,  # noqa: SLF001  # as tf.data's own datasets
-            batch_sizes=int64(batch_size),
-            drop_remainder=drop_remainder,
-            **type_attributes(spec),
-        )
-        super().__init__(variant, spec, chunks)
-
-
 def map_plainly(
     dataset: tf.data.Dataset[Any], function: Callable[[Any], Any]
 ) -> tf.data.Dataset[Any]:

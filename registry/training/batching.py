@@ -19,21 +19,37 @@ def batches(
     The last batch may be shorter; with ``drop_remainder`` it is left out. Batches may be views of
     the same arrays.
     """
+    for columns in in_whole_batches(parts, batch_size):
+        count = _rows(columns) // batch_size
+        if count:
+            yield from _whole_batches(columns, count)
+        elif _rows(columns) and not drop_remainder:
+            yield columns
+
+
+def in_whole_batches(parts: Iterable[Columns], batch_size: int) -> Iterator[dict[str, Column]]:
+    """Yield the rows as columns of whole batches, and at the end the rest; and parts without any.
+
+    The columns may be those of a part, or views of them.
+    """
     pending: list[Columns] = []
     rows = 0
     for part in parts:
+        if not _rows(part):
+            yield dict(part)
+            continue
         pending.append(part)
         rows += _rows(part)
         if rows < batch_size:
             continue
         # Joined only once there is a batch: joining each part as it comes copies rows repeatedly.
         joined = _join(pending)
-        count, rows = divmod(rows, batch_size)
-        cut = count * batch_size
-        yield from _whole_batches({name: column[:cut] for name, column in joined.items()}, count)
+        cut = rows // batch_size * batch_size
+        rows -= cut
+        yield {name: column[:cut] for name, column in joined.items()}
         # Not an empty rest: joining that with the next part would copy the part.
         pending = [{name: column[cut:] for name, column in joined.items()}] if rows else []
-    if rows and not drop_remainder:
+    if rows:
         yield _join(pending)
 
 
