@@ -42,7 +42,7 @@ FEATURES: dict[str, Any] = {"text": Text(), "label": ClassLabel(["cat", "dog"])}
 FIRST = [{"text": "as it was", "label": 1}]
 TYPED = {"content-type": JSON}
 
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = pytest.mark.timeout(2400)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ WARM = 0.3
 MOST = 0.05
 """The share by which the memory may grow after that."""
 
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = pytest.mark.timeout(2400)
 
 
 def endure(
