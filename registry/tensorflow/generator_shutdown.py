@@ -1,4 +1,4 @@
-"""Ending Python generators in TensorFlow's threads before the interpreter is finalized.
+"""Ending Python generators, and TensorFlow's calls of them, before the interpreter is finalized.
 
 How it works: at exit, before the finalization, a flag is set, and generators end at their next
 call. Then the process waits until no call has run for a moment.

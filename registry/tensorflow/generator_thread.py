@@ -12,14 +12,16 @@ would ever continue.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeAlias
 
 from registry.tensorflow import generator_shutdown
 
 CANCEL_INTERVAL = 0.2
 """Seconds that TensorFlow waits for an element at most, until it can cancel an iterator."""
+Taken: TypeAlias = tuple[Any, BaseException | None]
+"""An element, or what the generator raised in its place."""
 
 
 class GeneratorThread:
@@ -31,7 +33,7 @@ class GeneratorThread:
 
     def __init__(self, generator: Iterator[Any]) -> None:
         self._requests = SimpleQueue[bool]()
-        self._elements = SimpleQueue[Callable[[], Any]]()
+        self._elements = SimpleQueue[Taken]()
         self._requested = False
         threading.Thread(
             target=_answer,
@@ -49,11 +51,13 @@ class GeneratorThread:
             self._requests.put(True)
             self._requested = True
         try:
-            element = self._elements.get(timeout=CANCEL_INTERVAL)
+            element, error = self._elements.get(timeout=CANCEL_INTERVAL)
         except Empty:
             return None
         self._requested = False
-        return element()
+        if error is not None:
+            raise error
+        return element
 
     def close(self) -> None:
         """Have the thread delete the generator and end, without waiting for it."""
@@ -61,24 +65,11 @@ class GeneratorThread:
 
 
 def _answer(
-    generator: Iterator[Any],
-    requests: SimpleQueue[bool],
-    elements: SimpleQueue[Callable[[], Any]],
+    generator: Iterator[Any], requests: SimpleQueue[bool], elements: SimpleQueue[Taken]
 ) -> None:
     while requests.get():
         with generator_shutdown.running_call():
-            elements.put(_next(generator))
-
-
-def _next(generator: Iterator[Any]) -> Callable[[], Any]:
-    """Return a function that returns the next element, or raises what the generator raised."""
-    try:
-        element = next(generator)
-    except BaseException as error:  # noqa: BLE001  # it is raised where the element is taken
-        raised = error
-
-        def fail() -> Any:
-            raise raised
-
-        return fail
-    return lambda: element
+            try:
+                elements.put((next(generator), None))
+            except BaseException as error:  # noqa: BLE001  # it is raised where the element is taken
+                elements.put((None, error))

@@ -15,6 +15,7 @@ call into Python, or of a graph function, among many samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -179,10 +180,8 @@ def _samples(
 
     def parts() -> Iterator[dict[str, Column]]:
         for chunk in chunks():
-            for positions, columns in (
-                chunk[0].samples(chunk[1], batch_size) if chunk else [nothing]
-            ):
-                yield arrays_of(positions, columns)
+            samples = chunk[0].samples(chunk[1], batch_size) if chunk else [nothing]
+            yield from starmap(arrays_of, samples)
 
     def generate() -> Iterator[Any]:
         return map(element_of, in_whole_batches(parts(), batch_size))
